@@ -1,0 +1,64 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/telemetry"
+)
+
+type serveCommand struct {
+	Name string `arg:"" enum:"xds,identity,extauthz,ratelimit,meter,tokensvc,analytics,stub-openai,stub-gemini,stub-qwen,nats,clickhouse" help:"Which: ${enum}."`
+}
+
+// service is what every composition root gets.
+type service struct {
+	name     string
+	cfg      *config.Config
+	dir      string // state folder
+	log      *slog.Logger
+	registry *prometheus.Registry  // served at /metrics
+	metrics  prometheus.Registerer // register here: adds application=<name>
+}
+
+// Run starts the named service and blocks until it is told to stop.
+func (s serveCommand) Run(ctx context.Context, c *cli) error {
+	cfg, err := config.Load(c.Config, os.Getenv)
+	if err != nil {
+		return err
+	}
+	registry, metrics := telemetry.Registry(s.Name)
+	return serve(ctx, service{name: s.Name, cfg: cfg, dir: config.StateDir(os.Getenv), log: telemetry.Logger(os.Stderr, s.Name, slog.LevelInfo),
+		registry: registry, metrics: metrics})
+}
+
+func serve(ctx context.Context, s service) error {
+	switch s.name {
+	case "xds":
+		return serveXDS(ctx, s)
+	case "identity":
+		return serveIdentity(ctx, s)
+	case "extauthz":
+		return serveExtAuthz(ctx, s)
+	case "ratelimit":
+		return serveRateLimit(ctx, s)
+	case "meter":
+		return serveMeter(ctx, s)
+	case "tokensvc":
+		return serveTokenSvc(ctx, s)
+	case "analytics":
+		return serveAnalytics(ctx, s)
+	case "stub-openai", "stub-gemini", "stub-qwen":
+		return serveStub(ctx, s)
+	case "nats":
+		return serveNATS(ctx, s)
+	case "clickhouse":
+		return serveClickHouse(ctx, s)
+	}
+	return fmt.Errorf("serve %s: no such service", s.name)
+}

@@ -1,0 +1,15 @@
+// Package deploy holds what ships beside the binary: the default configuration,
+// the default limits and the pinned parts, each also embedded in the binary.
+package deploy
+
+import _ "embed"
+
+// DefaultConfig is the leaky.yaml used when none is given.
+//
+//go:embed leaky.yaml
+var DefaultConfig []byte
+
+// DefaultLimits are the descriptors used when leaky.yaml names no file.
+//
+//go:embed limits.yaml
+var DefaultLimits []byte

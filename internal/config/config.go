@@ -1,0 +1,129 @@
+// Package config is leaky.yaml: what every service reads at start, decoded strictly.
+// A mistake is reported with line, column, the key, and what would fix it.
+package config
+
+import "time"
+
+// Config is the whole of leaky.yaml. Every key has a default; an empty file is valid.
+type Config struct {
+	Gateway   Gateway             `yaml:"gateway"`
+	Envoy     Envoy               `yaml:"envoy"`
+	Services  Services            `yaml:"services"`
+	Stores    Stores              `yaml:"stores"`
+	Providers map[string]Provider `yaml:"providers"` // by name: openai, gemini, qwen, ...
+	Models    []Model             `yaml:"models"`
+	Tiers     Tiers               `yaml:"tiers"`
+	Limits    Limits              `yaml:"limits"`
+	Holds     Holds               `yaml:"holds"`
+	Auth      Auth                `yaml:"auth"`
+}
+
+// Gateway is Envoy's public listener.
+type Gateway struct {
+	Listen            string        `yaml:"listen"`              // host:port, default 127.0.0.1:8080
+	TrustedHops       int           `yaml:"trusted_hops"`        // proxies in front whose X-Forwarded-For counts, 0 to 10
+	MaxBodyBytes      int           `yaml:"max_body_bytes"`      // 1 KiB to 64 MiB, default 4 MiB; larger is 413
+	StreamIdleTimeout time.Duration `yaml:"stream_idle_timeout"` // no byte for so long ends a call, default 60s
+	MaxStreamDuration time.Duration `yaml:"max_stream_duration"` // longest call, default 10m; holds outlive it
+	RequestHeaders    int           `yaml:"max_request_headers"` // default 100; more is 431
+}
+
+// Envoy is how Envoy runs beside us.
+type Envoy struct {
+	Admin       string `yaml:"admin"`       // loopback only, default 127.0.0.1:9901
+	Concurrency int    `yaml:"concurrency"` // worker threads; 0: one per core
+	Spool       string `yaml:"spool"`       // usage log, relative to the state folder; default spool/usage.jsonl
+}
+
+// Endpoint is where one service listens.
+type Endpoint struct {
+	HTTP string `yaml:"http"` // host:port
+	GRPC string `yaml:"grpc"` // host:port or unix:path (relative to the state folder)
+}
+
+// Services are the addresses of the parts; loopback by default.
+type Services struct {
+	XDS        Endpoint `yaml:"xds"`
+	Identity   Endpoint `yaml:"identity"`
+	ExtAuthz   Endpoint `yaml:"extauthz"`
+	RateLimit  Endpoint `yaml:"ratelimit"`
+	Meter      Endpoint `yaml:"meter"`
+	TokenSvc   Endpoint `yaml:"tokensvc"`
+	Analytics  Endpoint `yaml:"analytics"`
+	StubOpenAI Endpoint `yaml:"stub_openai"`
+	StubGemini Endpoint `yaml:"stub_gemini"`
+	StubQwen   Endpoint `yaml:"stub_qwen"`
+}
+
+// Stores are URLs. The environment wins: LEAKY_POSTGRES_URL, LEAKY_REDIS_URL,
+// LEAKY_NATS_URL, LEAKY_CLICKHOUSE_URL. An empty one is started by leaky up.
+type Stores struct {
+	Postgres   string `yaml:"postgres"`
+	Redis      string `yaml:"redis"`
+	NATS       string `yaml:"nats"`
+	ClickHouse string `yaml:"clickhouse"`
+}
+
+// Protocol is what a provider speaks.
+type Protocol string
+
+const (
+	ProtocolOpenAI Protocol = "openai" // also Qwen's compatible mode
+	ProtocolGemini Protocol = "gemini"
+)
+
+// Provider is one upstream.
+type Provider struct {
+	Protocol       Protocol      `yaml:"protocol"`
+	URL            string        `yaml:"url"`             // http(s)://host[:port][/prefix]; LEAKY_PROVIDER_<NAME>_URL wins
+	APIKeyEnv      string        `yaml:"api_key_env"`     // environment variable with the provider's own key; empty: none is sent
+	ConnectTimeout time.Duration `yaml:"connect_timeout"` // default 2s
+	MaxRequests    int           `yaml:"max_requests"`    // circuit breaker: calls at once, default 1024
+	MaxPending     int           `yaml:"max_pending"`     // circuit breaker: calls waiting for a connection, default 256
+	TokensPerByte  float64       `yaml:"tokens_per_byte"` // input bound, > 0 to 1, default 1: the ceiling of any tokenizer
+	OutputFill     int64         `yaml:"fill_max_tokens"` // held and spliced in when the client states no maximum, default 1024
+	BytesPerToken  float64       `yaml:"bytes_per_token"` // answer bytes per token of a stream until one is learned, default 200
+}
+
+// Model is one model name and who serves it.
+type Model struct {
+	Name      string `yaml:"name"`
+	Provider  string `yaml:"provider"`
+	MaxOutput int64  `yaml:"max_output"` // most output tokens the model gives, default 16384
+	Kind      string `yaml:"kind"`       // "chat" (default) or "embedding"
+}
+
+// Tiers map roles to multipliers (contract: the tier with the highest priority wins).
+type Tiers struct {
+	Default string          `yaml:"default"` // default USER
+	Levels  map[string]Tier `yaml:"levels"`
+}
+
+// Tier scales the rules that ask for it.
+type Tier struct {
+	Priority int     `yaml:"priority"`                    // >= 0
+	Capacity float64 `yaml:"bucket_capacity_multiplier"`  // > 0, default 1
+	LeakRate float64 `yaml:"bucket_leak_rate_multiplier"` // > 0, default 1
+}
+
+// Limits says where the descriptors are.
+type Limits struct {
+	File    string        `yaml:"file"`    // envoyproxy/ratelimit's YAML; relative to leaky.yaml; empty: the built-in deploy/limits.yaml
+	Timeout time.Duration `yaml:"timeout"` // Envoy waits so long for a decision, default 500ms
+}
+
+// Holds is what happens to a hold that nobody settles.
+type Holds struct {
+	Expiry      string        `yaml:"expiry"`       // "charge" (default) or "release"
+	Margin      time.Duration `yaml:"margin"`       // a hold outlives max_stream_duration by so much, default 1m
+	SweepEvery  time.Duration `yaml:"sweep_every"`  // default 30s
+	SettledKept time.Duration `yaml:"settled_kept"` // a settled hold is remembered so long, default 10m
+}
+
+// Auth is what identity issues and extauthz accepts.
+type Auth struct {
+	Issuer   string        `yaml:"issuer"`    // default leaky-tokens-auth
+	Audience string        `yaml:"audience"`  // default leaky-tokens
+	TokenTTL time.Duration `yaml:"token_ttl"` // default 1h
+	KeyTTL   time.Duration `yaml:"key_ttl"`   // how long extauthz trusts a looked-up key, default 30s, at most 2m
+}

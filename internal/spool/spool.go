@@ -1,0 +1,100 @@
+// Package spool is the line that Envoy's access log writes for every LLM request
+// and the meter reads: the write-ahead log of metering. xds turns Format into
+// Envoy's json_format; the meter decodes lines with Parse.
+package spool
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+)
+
+// Line is one request as Envoy saw it end. A field Envoy had nothing for is nil or zero.
+type Line struct {
+	ID       string   `json:"id"`      // x-request-id, always Envoy's own
+	Account  string   `json:"account"` // whose buckets hold; empty: nothing was held
+	Held     *float64 `json:"held"`    // tokens held
+	HeldIn   *float64 `json:"held_in"` // of those, for the input
+	User     string   `json:"user"`
+	Org      string   `json:"org"`
+	Key      string   `json:"key"`
+	Tier     string   `json:"tier"`
+	Route    string   `json:"route"`
+	Provider string   `json:"provider"`
+	Model    string   `json:"model"`  // as asked
+	Served   string   `json:"served"` // as the provider says
+	Stream   string   `json:"stream"` // "true" when a stream was asked for
+	Bytes    string   `json:"bytes"`  // request body length in bytes, decimal
+
+	Input     *int64 `json:"in"`        // input tokens, nil when the provider told none
+	Output    *int64 `json:"out"`       // output tokens
+	Cached    *int64 `json:"cached"`    // input tokens served from the provider's cache
+	Reasoning *int64 `json:"reasoning"` // output tokens spent on reasoning
+	Quality   string `json:"q"`         // extraction status of envoy.data.ai.v3.TokenUsage
+
+	Status     int    `json:"status"`  // HTTP status sent to the client
+	Flags      string `json:"flags"`   // Envoy's response flags, "-" for none; DC: the client went away
+	Details    string `json:"details"` // Envoy's response code details
+	Upstream   string `json:"up"`      // provider's status, "-" when it never answered
+	BytesSent  int64  `json:"sent"`    // response body bytes sent to the client
+	WireRecv   int64  `json:"recv"`    // bytes received from the provider, headers included
+	HeaderRecv int64  `json:"recv_h"`  // of those, headers
+	Millis     int64  `json:"ms"`      // duration
+	FirstByte  *int64 `json:"ttfb"`    // milliseconds to the provider's first byte
+	Start      string `json:"start"`   // RFC 3339 with milliseconds
+	Trace      string `json:"trace"`   // traceparent
+	Corr       string `json:"corr"`    // x-correlation-id
+}
+
+// Format maps each field of Line to Envoy's substitution. The route's name and
+// provider come from the route's own metadata in namespace "leaky".
+func Format() map[string]string {
+	usage := func(field string) string {
+		return "%CEL(metadata.typed_filter_metadata['envoy.ai.token_usage']." + field + ")%"
+	}
+	auth := func(key string) string { return "%DYNAMIC_METADATA(" + facts.NamespaceAuth + ":" + key + ")%" }
+	limit := func(key string) string { return "%DYNAMIC_METADATA(" + facts.NamespaceLimit + ":" + key + ")%" }
+	return map[string]string{
+		"id": "%REQ(X-REQUEST-ID)%", "account": limit(facts.Account), "held": limit(facts.Held), "held_in": limit(facts.Input),
+		"user": auth(facts.User), "org": auth(facts.Org), "key": auth(facts.Key), "tier": auth(facts.Tier),
+		"route": "%METADATA(ROUTE:leaky:route)%", "provider": "%METADATA(ROUTE:leaky:provider)%",
+		"model":  limit(facts.Model),
+		"served": usage("model"), "stream": limit(facts.Stream),
+		"bytes": "%DYNAMIC_METADATA(" + facts.NamespaceBody + ":" + facts.Bytes + ")%",
+		"in":    usage("input_tokens"), "out": usage("output_tokens"),
+		"cached":    usage("input_token_details.cached_tokens"),
+		"reasoning": usage("output_token_details.reasoning_tokens"),
+		"q":         usage("extraction_status"),
+		"status":    "%RESPONSE_CODE%", "flags": "%RESPONSE_FLAGS%", "details": "%RESPONSE_CODE_DETAILS%",
+		"up":   "%RESP(:STATUS)%",
+		"sent": "%BYTES_SENT%", "recv": "%UPSTREAM_WIRE_BYTES_RECEIVED%", "recv_h": "%UPSTREAM_HEADER_BYTES_RECEIVED%",
+		"ms": "%DURATION%", "ttfb": "%RESPONSE_DURATION%", "start": "%START_TIME%",
+		"trace": "%REQ(TRACEPARENT)%", "corr": "%REQ(X-CORRELATION-ID)%",
+	}
+}
+
+// MaxLine is the longest line the meter accepts, in bytes; a longer one is damage.
+const MaxLine = 64 << 10
+
+// ErrMalformed says a spool line is not one of ours.
+var ErrMalformed = errors.New("malformed spool line")
+
+// Parse decodes one line, without its newline. It is lenient about numbers: Envoy
+// writes CEL results as strings or numbers depending on the operator.
+func Parse(line []byte) (Line, error) {
+	if len(line) > MaxLine {
+		return Line{}, fmt.Errorf("%w: %d bytes, at most %d", ErrMalformed, len(line), MaxLine)
+	}
+	var l Line
+	dec := json.NewDecoder(bytes.NewReader(line))
+	if err := dec.Decode(&l); err != nil {
+		return Line{}, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	if l.ID == "" {
+		return Line{}, fmt.Errorf("%w: no request id", ErrMalformed)
+	}
+	return l, nil
+}

@@ -1,0 +1,125 @@
+// Package usage is the usage event: what the meter, ratelimit's sweeper and
+// tokensvc publish on JetStream and analytics and the ledger consume. The envelope
+// is a CloudEvent 1.0 in JSON (structured mode); its id is the request id and the
+// Nats-Msg-Id, so that an event published twice counts once.
+package usage
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// JetStream names.
+const (
+	Stream          = "LEAKY"
+	SubjectPrefix   = "leaky.usage.v1."
+	SubjectsUsage   = "leaky.usage.v1.*"
+	SubjectsSaga    = "leaky.saga.v1.>"
+	SubjectsControl = "leaky.control.v1.>"
+	SubjectDead     = "leaky.dead.v1"
+	// SubjectRevokedKey carries the SHA-256 (hex) of a revoked API key as payload.
+	// Control subjects are plain NATS, not in the stream: who missed one has its cache's TTL.
+	SubjectRevokedKey = "leaky.control.v1.revoked.key"
+	// SubjectRevokedUser carries the id of a user whose roles or credentials changed.
+	SubjectRevokedUser = "leaky.control.v1.revoked.user"
+)
+
+// Subject is where the usage of a provider is published.
+func Subject(provider string) string { return SubjectPrefix + provider }
+
+// Source says where the charge of an event comes from.
+type Source string
+
+const (
+	FromProvider  Source = "provider"  // the provider's own count
+	FromEstimate  Source = "estimated" // bytes and the learned ratio; never above the hold
+	FromExpiry    Source = "expired"   // the sweeper's policy, nobody settled
+	FromRefusal   Source = "refused"   // a limit said no; nothing was charged
+	FromUnstarted Source = "released"  // the provider served nothing; the hold was given back
+)
+
+// Event is the data of a usage event. Token counts are tokens, never negative.
+type Event struct {
+	RequestID   string    `json:"requestId"`
+	UserID      string    `json:"userId"`
+	OrgID       string    `json:"orgId,omitzero"`
+	KeyID       string    `json:"keyId,omitzero"`
+	Tier        string    `json:"tier,omitzero"`
+	Account     string    `json:"account"`
+	Route       string    `json:"route"`
+	Provider    string    `json:"provider"`
+	ModelAsked  string    `json:"modelAsked"`
+	ModelServed string    `json:"modelServed,omitzero"`
+	Input       int64     `json:"inputTokens"`
+	Output      int64     `json:"outputTokens"`
+	Cached      int64     `json:"cachedTokens"`
+	Reasoning   int64     `json:"reasoningTokens"`
+	Held        int64     `json:"heldTokens"`
+	Charged     int64     `json:"tokens"` // what is charged: input + output, or the estimate
+	Source      Source    `json:"source"`
+	Allowed     bool      `json:"allowed"`
+	Stream      bool      `json:"stream"`
+	Status      int       `json:"status"`          // HTTP status the client saw
+	Reason      string    `json:"reason,omitzero"` // why refused, estimated or released
+	LatencyMS   int64     `json:"latencyMs"`
+	FirstByteMS int64     `json:"firstByteMs"`
+	Timestamp   time.Time `json:"timestamp"` // when the request began
+}
+
+// Envelope is a CloudEvent 1.0 with the extension attributes of the contract.
+type Envelope struct {
+	SpecVersion     string          `json:"specversion"`
+	ID              string          `json:"id"`
+	Source          string          `json:"source"`
+	Type            string          `json:"type"`
+	Time            time.Time       `json:"time"`
+	DataContentType string          `json:"datacontenttype"`
+	CorrelationID   string          `json:"correlationid,omitzero"`
+	TraceParent     string          `json:"traceparent,omitzero"`
+	Data            json.RawMessage `json:"data"`
+}
+
+// TypeUsage is the CloudEvents type of a usage event.
+const TypeUsage = "com.leaky-tokens.usage.v1"
+
+// Encode wraps an event; source names the service that publishes, e.g. "/meter".
+func Encode(e Event, source, correlationID, traceParent string) ([]byte, error) {
+	data, err := json.Marshal(e)
+	if err != nil {
+		return nil, fmt.Errorf("encode usage event: %w", err)
+	}
+	return json.Marshal(Envelope{SpecVersion: "1.0", ID: e.RequestID, Source: source, Type: TypeUsage, Time: e.Timestamp.UTC(),
+		DataContentType: "application/json", CorrelationID: correlationID, TraceParent: traceParent, Data: data})
+}
+
+// ErrMalformed says a message is not a usage event; such a message is poison.
+var ErrMalformed = errors.New("malformed usage event")
+
+// Decode unwraps and checks an event.
+func Decode(message []byte) (Event, error) {
+	var env Envelope
+	if err := json.Unmarshal(message, &env); err != nil {
+		return Event{}, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	if env.SpecVersion != "1.0" || env.Type != TypeUsage {
+		return Event{}, fmt.Errorf("%w: specversion %q, type %q", ErrMalformed, env.SpecVersion, env.Type)
+	}
+	var e Event
+	if err := json.Unmarshal(env.Data, &e); err != nil {
+		return Event{}, fmt.Errorf("%w: data: %w", ErrMalformed, err)
+	}
+	switch {
+	case e.RequestID == "" || e.RequestID != env.ID:
+		return Event{}, fmt.Errorf("%w: request id %q, event id %q", ErrMalformed, e.RequestID, env.ID)
+	case e.Provider == "" || strings.ContainsAny(e.Provider, ".*> \t\r\n"):
+		return Event{}, fmt.Errorf("%w: provider %q", ErrMalformed, e.Provider)
+	case e.Input < 0 || e.Output < 0 || e.Charged < 0 || e.Held < 0 || e.Cached < 0 || e.Reasoning < 0:
+		return Event{}, fmt.Errorf("%w: negative tokens", ErrMalformed)
+	case e.Timestamp.IsZero():
+		return Event{}, fmt.Errorf("%w: no timestamp", ErrMalformed)
+	}
+	return e, nil
+}
