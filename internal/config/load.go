@@ -6,38 +6,111 @@ import (
 	"strings"
 
 	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
 
 	"github.com/leaky-tokens/leaky-tokens/deploy"
 )
 
-// Load reads leaky.yaml at path (empty: the built-in one) and folds in the
-// environment. Errors name the line, the column and the key.
+// Load reads leaky.yaml at path (empty: the built-in one), folds in the environment
+// and checks the whole. An error lists every mistake as file:line:column: key: what
+// is wrong and what would be right.
 func Load(path string, getenv func(string) string) (*Config, error) {
-	text := deploy.DefaultConfig
+	text, name := deploy.DefaultConfig, "built-in leaky.yaml"
 	if path != "" {
 		var err error
 		if text, err = os.ReadFile(path); err != nil {
 			return nil, fmt.Errorf("read configuration: %w", err)
 		}
+		name = path
 	}
-	c, err := Parse(text)
-	if err != nil {
-		return nil, err
-	}
-	c.environment(getenv)
-	return c, nil
+	return parse(name, text, getenv)
 }
 
-// Parse decodes the text of a leaky.yaml strictly over the defaults.
+// Parse reads the text of a leaky.yaml as Load does, without an environment.
 func Parse(text []byte) (*Config, error) {
+	return parse("leaky.yaml", text, func(string) string { return "" })
+}
+
+func parse(name string, text []byte, getenv func(string) string) (*Config, error) {
+	file, err := parser.ParseBytes(text, 0)
+	if err != nil {
+		return nil, &Error{Mistakes: []Mistake{syntaxMistake(name, err)}}
+	}
 	c := &Config{}
 	if err := yaml.UnmarshalWithOptions(deploy.DefaultConfig, c, yaml.Strict()); err != nil {
 		return nil, fmt.Errorf("built-in configuration: %w", err)
 	}
-	if err := yaml.UnmarshalWithOptions(text, c, yaml.Strict()); err != nil {
-		return nil, err
+	builtin := *c
+	// A file that states providers or models states all of them: merging entry by entry
+	// would leave a stub's settings under a real provider's address.
+	c.Providers, c.Models = nil, nil
+	if mistakes := durationMistakes(name, file); len(mistakes) > 0 {
+		return nil, &Error{Mistakes: mistakes}
+	}
+	if !isEmpty(file) {
+		if err := yaml.UnmarshalWithOptions(text, c, yaml.Strict()); err != nil {
+			return nil, &Error{Mistakes: []Mistake{syntaxMistake(name, err)}}
+		}
+	}
+	c.fill(builtin)
+	c.environment(getenv)
+	if mistakes := c.validate(); len(mistakes) > 0 {
+		for i := range mistakes {
+			mistakes[i].locate(name, file)
+		}
+		return nil, &Error{Mistakes: mistakes}
 	}
 	return c, nil
+}
+
+func isEmpty(file *ast.File) bool {
+	for _, doc := range file.Docs {
+		if doc.Body != nil && doc.Body.Type() != ast.NullType && doc.Body.Type() != ast.CommentType {
+			return false
+		}
+	}
+	return true
+}
+
+// fill puts defaults where the file says nothing.
+func (c *Config) fill(builtin Config) {
+	if c.Providers == nil {
+		c.Providers = builtin.Providers
+	}
+	if c.Models == nil {
+		for _, m := range builtin.Models {
+			if _, ok := c.Providers[m.Provider]; ok {
+				c.Models = append(c.Models, m)
+			}
+		}
+	}
+	for name, p := range c.Providers {
+		setDefault(&p.Protocol, ProtocolOpenAI)
+		setDefault(&p.ConnectTimeout, defaultConnectTimeout)
+		setDefault(&p.MaxRequests, 1024)
+		setDefault(&p.MaxPending, 256)
+		setDefault(&p.TokensPerByte, 1)
+		setDefault(&p.OutputFill, 1024)
+		setDefault(&p.BytesPerToken, 200)
+		c.Providers[name] = p
+	}
+	for i := range c.Models {
+		setDefault(&c.Models[i].MaxOutput, 16384)
+		setDefault(&c.Models[i].Kind, KindChat)
+	}
+	for name, t := range c.Tiers.Levels {
+		setDefault(&t.Capacity, 1)
+		setDefault(&t.LeakRate, 1)
+		c.Tiers.Levels[name] = t
+	}
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
 }
 
 // environment lets URLs from the environment win over the file.
@@ -51,9 +124,13 @@ func (c *Config) environment(getenv func(string) string) {
 		}
 	}
 	for name, p := range c.Providers {
-		if value := getenv("LEAKY_PROVIDER_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_")) + "_URL"); value != "" {
+		if value := getenv(providerVariable(name)); value != "" {
 			p.URL = value
 			c.Providers[name] = p
 		}
 	}
+}
+
+func providerVariable(name string) string {
+	return "LEAKY_PROVIDER_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_")) + "_URL"
 }

@@ -1,0 +1,117 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/leaky-tokens/leaky-tokens/deploy"
+)
+
+func TestBuiltInConfigurationIsValid(t *testing.T) {
+	t.Parallel()
+	c, err := Load("", func(string) string { return "" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Gateway.Listen != "127.0.0.1:8080" || len(c.Models) == 0 || c.Providers["openai"].MaxRequests != 1024 {
+		t.Fatalf("defaults are missing: %+v", c)
+	}
+	if _, err := Parse(nil); err != nil {
+		t.Fatalf("an empty file must be valid: %v", err)
+	}
+}
+
+func TestMistakesNameLineColumnKeyAndFix(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct{ text, want string }{
+		"unknown key":          {"gateway:\n  listn: 127.0.0.1:1\n", `leaky.yaml:2:3: listn: unknown key; did you mean "listen"?`},
+		"wrong type":           {"gateway:\n  trusted_hops: many\n", "leaky.yaml:2:17: "},
+		"out of range":         {"gateway:\n  trusted_hops: 11\n", "leaky.yaml:2:17: gateway.trusted_hops: 11 is out of range; it must be 0 to 10"},
+		"bad duration":         {"auth:\n  token_ttl: 5 minutes\n", "leaky.yaml:2:14: "},
+		"bad address":          {"gateway: {listen: 8080}\n", "gateway.listen: address \"8080\": write host:port or unix:/path"},
+		"admin not loopback":   {"envoy: {admin: 0.0.0.0:9901}\n", "leaky.yaml:1:16: envoy.admin: 0.0.0.0 is not a loopback address"},
+		"same address twice":   {"services:\n  meter: {http: 127.0.0.1:8084}\n", "services.meter.http: 127.0.0.1:8084 is taken by services.ratelimit.http"},
+		"model's provider":     {"models:\n  - {name: gpt-x, provider: opena1}\n", `leaky.yaml:2:29: models[0].provider: "opena1" is not known; did you mean "openai"?`},
+		"model twice":          {"models:\n  - {name: a, provider: qwen}\n  - {name: a, provider: openai}\n", `leaky.yaml:3:12: models[1].name: "a" stands here twice`},
+		"expiry":               {"holds: {expiry: relase}\n", `did you mean "release"?`},
+		"provider without url": {"providers:\n  openai: {protocol: openai}\n", "providers.openai.url: write http(s)://host[:port][/prefix]"},
+		"provider credentials": {"providers:\n  openai: {url: 'https://user:secret@host'}\n", "without credentials"},
+		"ratio":                {"providers:\n  openai: {url: 'https://host', tokens_per_byte: 1.5}\n", "providers.openai.tokens_per_byte: 1.5 is out of range"},
+		"default tier":         {"tiers: {default: NONE}\n", `tiers.default: "NONE" is not among tiers.levels`},
+		"not yaml":             {"gateway: [\n", "leaky.yaml:"},
+		"duplicate key":        {"gateway: {trusted_hops: 1}\ngateway: {trusted_hops: 2}\n", "leaky.yaml:2:1: "},
+		"not a mapping":        {"- 1\n", "leaky.yaml:1:"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := Parse([]byte(tc.text))
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			if !strings.Contains(err.Error(), tc.want) {
+				t.Fatalf("want %q in:\n%v", tc.want, err)
+			}
+			if strings.Contains(err.Error(), "secret") {
+				t.Fatalf("the error shows a secret: %v", err)
+			}
+		})
+	}
+}
+
+func TestEveryMistakeIsListed(t *testing.T) {
+	t.Parallel()
+	_, err := Parse([]byte("gateway: {trusted_hops: 11, max_body_bytes: 1}\nholds: {expiry: never}\n"))
+	if err == nil || strings.Count(err.Error(), "\n") != 2 {
+		t.Fatalf("want three lines, got:\n%v", err)
+	}
+}
+
+func TestEnvironmentWins(t *testing.T) {
+	t.Parallel()
+	env := map[string]string{"LEAKY_REDIS_URL": "redis://elsewhere:6379/3", "LEAKY_PROVIDER_OPENAI_URL": "https://api.example.com/v9"}
+	c, err := Load("", func(name string) string { return env[name] })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Stores.Redis != env["LEAKY_REDIS_URL"] || c.Providers["openai"].URL != env["LEAKY_PROVIDER_OPENAI_URL"] {
+		t.Fatalf("got %+v, %+v", c.Stores, c.Providers["openai"])
+	}
+}
+
+func TestProvidersOfAFileReplaceTheBuiltInOnes(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "leaky.yaml")
+	text := "providers:\n  openai: {url: 'https://api.example.com', api_key_env: KEY}\n"
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Load(path, func(string) string { return "" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := c.Providers["openai"].TokensPerByte; got != 1 {
+		t.Errorf("a real provider must not inherit the stub's ratio: want 1, got %v", got)
+	}
+	if len(c.Providers) != 1 {
+		t.Errorf("want one provider, got %v", c.Providers)
+	}
+	for _, m := range c.Models {
+		if m.Provider != "openai" {
+			t.Errorf("model %s of a provider that is gone", m.Name)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(""))
+	f.Add(deploy.DefaultConfig)
+	f.Add([]byte("gateway: {listen: 1}\nmodels: [{name: x}]\n"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		c, err := Parse(text)
+		if (c == nil) == (err == nil) {
+			t.Fatalf("want a configuration or an error, got %v and %v", c, err)
+		}
+	})
+}

@@ -1,0 +1,191 @@
+package config
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
+)
+
+// Kinds of models.
+const (
+	KindChat      = "chat"
+	KindEmbedding = "embedding"
+)
+
+// What happens to a hold that nobody settled.
+const (
+	ExpiryCharge  = "charge"
+	ExpiryRelease = "release"
+)
+
+const defaultConnectTimeout = 2 * time.Second
+
+// providerName is what may stand in a NATS subject and an environment variable.
+var providerName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
+
+// modelName is what may stand in a path and a JSON string without escaping.
+var modelName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$`)
+
+// validator collects mistakes.
+type validator struct{ mistakes []Mistake }
+
+func (v *validator) fail(key, format string, args ...any) {
+	v.mistakes = append(v.mistakes, Mistake{Key: key, Message: fmt.Sprintf(format, args...)})
+}
+
+func between[T cmp.Ordered](v *validator, key string, value, least, most T) {
+	if value < least || value > most {
+		v.fail(key, "%v is out of range; it must be %v to %v", value, least, most)
+	}
+}
+
+func (v *validator) oneOf(key, value string, allowed ...string) {
+	if slices.Contains(allowed, value) {
+		return
+	}
+	if near := nearest(value, allowed); near != "" {
+		v.fail(key, "%q is not known; did you mean %q?", value, near)
+		return
+	}
+	v.fail(key, "%q is not known; write one of %s", value, strings.Join(allowed, ", "))
+}
+
+func (v *validator) address(key, value string, mayBeUnix bool) netaddr.Addr {
+	addr, err := netaddr.Parse(value)
+	switch {
+	case err != nil:
+		v.fail(key, "%v", err)
+	case addr.Network == "unix" && !mayBeUnix:
+		v.fail(key, "a Unix socket can't be used here; write host:port")
+	}
+	return addr
+}
+
+// validate checks ranges and references; the order is that of the file.
+func (c *Config) validate() []Mistake {
+	v := &validator{}
+	between(v, "gateway.trusted_hops", c.Gateway.TrustedHops, 0, 10)
+	between(v, "gateway.max_body_bytes", c.Gateway.MaxBodyBytes, 1<<10, 64<<20)
+	between(v, "gateway.stream_idle_timeout", c.Gateway.StreamIdleTimeout, time.Second, time.Hour)
+	between(v, "gateway.max_stream_duration", c.Gateway.MaxStreamDuration, time.Second, 24*time.Hour)
+	between(v, "gateway.max_request_headers", c.Gateway.RequestHeaders, 20, 1000)
+	between(v, "envoy.concurrency", c.Envoy.Concurrency, 0, 256)
+	if c.Envoy.Spool == "" {
+		v.fail("envoy.spool", "must not be empty; the spool is the write-ahead log of metering")
+	}
+	c.validateServices(v)
+	c.validateProviders(v)
+	c.validateTiers(v)
+	between(v, "limits.timeout", c.Limits.Timeout, time.Millisecond, 10*time.Second)
+	v.oneOf("holds.expiry", c.Holds.Expiry, ExpiryCharge, ExpiryRelease)
+	between(v, "holds.margin", c.Holds.Margin, time.Second, time.Hour)
+	between(v, "holds.sweep_every", c.Holds.SweepEvery, 100*time.Millisecond, time.Hour)
+	between(v, "holds.settled_kept", c.Holds.SettledKept, time.Minute, 7*24*time.Hour)
+	if c.Auth.Issuer == "" {
+		v.fail("auth.issuer", "must not be empty")
+	}
+	if c.Auth.Audience == "" {
+		v.fail("auth.audience", "must not be empty")
+	}
+	between(v, "auth.token_ttl", c.Auth.TokenTTL, time.Minute, 24*time.Hour)
+	between(v, "auth.key_ttl", c.Auth.KeyTTL, time.Second, 2*time.Minute)
+	return v.mistakes
+}
+
+func loopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	addr, err := netip.ParseAddr(host)
+	return err == nil && addr.IsLoopback()
+}
+
+func (c *Config) validateServices(v *validator) {
+	seen := map[string]string{}
+	check := func(key, value string, mayBeUnix bool) netaddr.Addr {
+		addr := v.address(key, value, mayBeUnix)
+		if other, twice := seen[value]; twice && addr.Port != 0 {
+			v.fail(key, "%s is taken by %s", value, other)
+		}
+		seen[value] = key
+		return addr
+	}
+	check("gateway.listen", c.Gateway.Listen, false)
+	if admin := check("envoy.admin", c.Envoy.Admin, false); admin.Host != "" && !loopback(admin.Host) {
+		v.fail("envoy.admin", "%s is not a loopback address; Envoy's admin can stop it and must not be reachable from outside", admin.Host)
+	}
+	s := c.Services
+	for _, e := range []struct {
+		key  string
+		addr Endpoint
+		grpc bool
+	}{{"xds", s.XDS, true}, {"identity", s.Identity, false}, {"extauthz", s.ExtAuthz, true}, {"ratelimit", s.RateLimit, true},
+		{"meter", s.Meter, false}, {"tokensvc", s.TokenSvc, false}, {"analytics", s.Analytics, false},
+		{"stub_openai", s.StubOpenAI, false}, {"stub_gemini", s.StubGemini, false}, {"stub_qwen", s.StubQwen, false}} {
+		check("services."+e.key+".http", e.addr.HTTP, false)
+		if e.grpc {
+			check("services."+e.key+".grpc", e.addr.GRPC, true)
+		} else if e.addr.GRPC != "" {
+			v.fail("services."+e.key+".grpc", "this service speaks HTTP only; remove the key")
+		}
+	}
+}
+
+func (c *Config) validateProviders(v *validator) {
+	for _, name := range slices.Sorted(maps.Keys(c.Providers)) {
+		p, key := c.Providers[name], "providers."+name
+		if !providerName.MatchString(name) {
+			v.fail(key, "a provider's name is lower-case letters, digits and hyphens, at most 32")
+		}
+		v.oneOf(key+".protocol", string(p.Protocol), string(ProtocolOpenAI), string(ProtocolGemini))
+		if u, err := url.Parse(p.URL); err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+			v.fail(key+".url", "write http(s)://host[:port][/prefix], without credentials, query or fragment (or set %s)", providerVariable(name))
+		}
+		between(v, key+".connect_timeout", p.ConnectTimeout, 10*time.Millisecond, time.Minute)
+		between(v, key+".max_requests", p.MaxRequests, 1, 1_000_000)
+		between(v, key+".max_pending", p.MaxPending, 1, 1_000_000)
+		if !(p.TokensPerByte > 0 && p.TokensPerByte <= 1) {
+			v.fail(key+".tokens_per_byte", "%v is out of range; it must be above 0 and at most 1", p.TokensPerByte)
+		}
+		between(v, key+".fill_max_tokens", p.OutputFill, 1, 1<<31-1)
+		between(v, key+".bytes_per_token", p.BytesPerToken, 0.1, 100_000)
+	}
+	seen := map[string]bool{}
+	for i, m := range c.Models {
+		key := fmt.Sprintf("models[%d]", i)
+		if !modelName.MatchString(m.Name) {
+			v.fail(key+".name", "%q: a model's name is letters, digits and . _ : @ -, at most 128", m.Name)
+		}
+		if seen[m.Name] {
+			v.fail(key+".name", "%q stands here twice; a model has one provider", m.Name)
+		}
+		seen[m.Name] = true
+		v.oneOf(key+".provider", m.Provider, slices.Sorted(maps.Keys(c.Providers))...)
+		v.oneOf(key+".kind", m.Kind, KindChat, KindEmbedding)
+		between(v, key+".max_output", m.MaxOutput, 1, 1<<31-1)
+	}
+}
+
+func (c *Config) validateTiers(v *validator) {
+	if _, ok := c.Tiers.Levels[c.Tiers.Default]; !ok {
+		v.fail("tiers.default", "%q is not among tiers.levels", c.Tiers.Default)
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Tiers.Levels)) {
+		t, key := c.Tiers.Levels[name], "tiers.levels."+name
+		between(v, key+".priority", t.Priority, 0, 1_000_000)
+		if !(t.Capacity > 0 && t.Capacity <= 1e9) {
+			v.fail(key+".bucket_capacity_multiplier", "%v is out of range; it must be above 0", t.Capacity)
+		}
+		if !(t.LeakRate > 0 && t.LeakRate <= 1e9) {
+			v.fail(key+".bucket_leak_rate_multiplier", "%v is out of range; it must be above 0", t.LeakRate)
+		}
+	}
+}
