@@ -1,0 +1,63 @@
+# Leaky Tokens. `make help` lists the targets.
+# cgo is off: the machine needs Go, Python with pip and Node with npm, but no C compiler.
+export CGO_ENABLED := 0
+GO ?= go
+LEAKY := bin/leaky
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## List the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build bin/leaky
+	@$(GO) build -ldflags "-X main.version=$(VERSION)" -o $(LEAKY) ./cmd/leaky
+
+.PHONY: parts
+parts: build ## Fetch the pinned parts (Envoy, Postgres, Valkey, the ClickHouse engine) into the cache
+	@$(LEAKY) parts fetch
+
+.PHONY: up
+up: build ## Start everything on loopback and prove it with one real call
+	@$(LEAKY) up
+
+.PHONY: down
+down: build ## Stop everything; data stays
+	@$(LEAKY) down
+
+.PHONY: demo
+demo: build ## 64 clients for a minute, then the verdict on the books (needs make up)
+	@$(LEAKY) demo
+
+.PHONY: test
+test: vet parts ## Run every test against real parts
+	@$(GO) test -shuffle=on -timeout 15m ./...
+
+.PHONY: vet
+vet: ## Static checks that come with Go
+	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "gofmt the files above"; exit 1; }
+	@$(GO) vet ./...
+
+.PHONY: lint
+lint: ## golangci-lint with the house rules (builds the linter the first time)
+	@$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.6.0 run ./...
+
+.PHONY: bench
+bench: build parts ## Measure the path against bare Envoy and no-op services in one run
+	@$(GO) run ./bench
+
+.PHONY: golden
+golden: ## Rewrite the golden files of xds from the code
+	@$(GO) test ./xds/... -update
+
+.PHONY: generate
+generate: ## Regenerate the limiter's gRPC code (needs python3 -m pip install grpcio-tools)
+	@mkdir -p bin && GOBIN=$(CURDIR)/bin $(GO) install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12 google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
+	@PATH="$(CURDIR)/bin:$$PATH" python3 -m grpc_tools.protoc -I internal/limitapi --go_out=internal/limitapi/gen --go_opt=paths=source_relative \
+	  --go-grpc_out=internal/limitapi/gen --go-grpc_opt=paths=source_relative limit.proto
+
+.PHONY: clean
+clean: ## Remove what the build made; the cache and the state folder stay
+	@rm -rf bin
