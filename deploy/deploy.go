@@ -13,3 +13,8 @@ var DefaultConfig []byte
 //
 //go:embed limits.yaml
 var DefaultLimits []byte
+
+// PartsLock is parts.json: version, file and SHA-256 of every part that is fetched.
+//
+//go:embed parts.json
+var PartsLock []byte
