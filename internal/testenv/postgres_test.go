@@ -1,0 +1,22 @@
+package testenv_test
+
+import (
+	"testing"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/testenv"
+)
+
+func TestPostgresDatabasesAreApart(t *testing.T) {
+	t.Parallel()
+	one, two := testenv.Postgres(t), testenv.Postgres(t)
+	if _, err := one.Exec(t.Context(), "CREATE TABLE a (id int); INSERT INTO a VALUES (1)"); err != nil {
+		t.Fatal(err)
+	}
+	var n int
+	if err := one.QueryRow(t.Context(), "SELECT count(*) FROM a").Scan(&n); err != nil || n != 1 {
+		t.Errorf("rows in the first database: want 1, got %d, %v", n, err)
+	}
+	if _, err := two.Exec(t.Context(), "SELECT * FROM a"); err == nil {
+		t.Error("the second database sees the first one's table: want an error, got none")
+	}
+}
