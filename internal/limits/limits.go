@@ -1,0 +1,238 @@
+// Package limits is what stands between a request's descriptors and the buckets they
+// fill: it reads the limits file, tells xds which descriptors Envoy has to send, and
+// finds the rule a descriptor falls under.
+//
+// The file is envoyproxy/ratelimit's descriptor YAML, with the algorithm and the burst
+// in the descriptor's metadata, which that service accepts and ignores. The matcher is
+// ours and not an import of its config package, for three reasons measured against it:
+// each lookup there creates statistics named after the values in the request (a series
+// for each user), logs through a global logger and concatenates strings for every entry;
+// it answers a bad file with a panic and without a position; and importing it links a
+// statsd client, an environment decoder and a second YAML library. A differential test
+// holds the two matchers to the same answers.
+package limits
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/deploy"
+)
+
+// Domain is the rate-limit domain our Envoy asks in; a file must name it.
+const Domain = "leaky"
+
+// Unit is what a bucket counts.
+type Unit uint8
+
+// Units. Requests is the default, as upstream has it.
+const (
+	Requests Unit = iota
+	Tokens
+)
+
+// String is the unit's name in the file.
+func (u Unit) String() string {
+	if u == Tokens {
+		return "tokens"
+	}
+	return "requests"
+}
+
+// Algorithm is how a bucket empties.
+type Algorithm uint8
+
+// Algorithms. A token bucket is a leaky bucket seen from the other end (balance =
+// capacity - level, full at first), so the two share their arithmetic.
+const (
+	FixedWindow Algorithm = iota // level counts from zero in each window of the clock
+	LeakyBucket                  // level drains at a steady rate
+	TokenBucket                  // balance refills at a steady rate
+)
+
+// String is the algorithm's name in the file.
+func (a Algorithm) String() string {
+	switch a {
+	case LeakyBucket:
+		return "leaky_bucket"
+	case TokenBucket:
+		return "token_bucket"
+	}
+	return "fixed_window"
+}
+
+// Rule is one limit. It is shared and must not be changed.
+type Rule struct {
+	Name      string // rate_limit.name, else Path
+	Path      string // keys with their fixed values, e.g. "count_tokens.user.provider"
+	Unit      Unit
+	Algorithm Algorithm
+	PerPeriod uint32        // requests_per_unit: what drains or is allowed in a period
+	Period    time.Duration // of unit: a second to a year (365 days; a month is 30)
+	Capacity  float64       // burst, else PerPeriod
+	Scaled    bool          // capacity and drain are multiplied by the caller's tier
+	Unlimited bool          // matches, and limits nothing
+	Shadow    bool          // counts and reports, and never refuses
+	Shared    bool          // no entry names a caller: one bucket for all accounts
+	Replaces  []string      // names of rules that yield to this one when both match
+
+	shared []string // by depth: the pattern that stands for the value (share_threshold), or empty
+}
+
+// PathKey is one entry of a path.
+type PathKey struct {
+	Key   string
+	Value string // fixed, for the key "count" only
+}
+
+// Path is the keys of a descriptor that some rule asks for.
+type Path []PathKey
+
+// Entry is one key and value of a descriptor.
+type Entry struct {
+	Key   string
+	Value string
+}
+
+// Set is a file's rules.
+type Set struct {
+	domain string
+	root   node
+	paths  []Path
+	rules  []*Rule
+}
+
+// Load reads the file at path; the built-in limits when path is empty.
+func Load(path string) (*Set, error) {
+	if path == "" {
+		set, err := Parse(deploy.DefaultLimits)
+		if err != nil {
+			return nil, fmt.Errorf("built-in limits: %w", err)
+		}
+		return set, nil
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read limits: %w", err)
+	}
+	set, err := Parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("limits %s:\n%w", path, err)
+	}
+	return set, nil
+}
+
+// Domain is the file's domain.
+func (s *Set) Domain() string { return s.domain }
+
+// Rules are all rules in file order.
+func (s *Set) Rules() []*Rule { return s.rules }
+
+// Paths are the distinct descriptors Envoy has to send for every rule to be reachable,
+// in file order.
+func (s *Set) Paths() []Path { return s.paths }
+
+func (s *Set) addPath(p Path) {
+	for _, known := range s.paths {
+		if slices.Equal(known, p) {
+			return
+		}
+	}
+	s.paths = append(s.paths, slices.Clone(p))
+}
+
+// node is one level of the tree of descriptors.
+type node struct {
+	keys []keyNode
+	rule *Rule
+}
+
+// keyNode is what a level knows of one key: fixed values, prefixes, and any value.
+type keyNode struct {
+	key      string
+	values   map[string]*node
+	prefixes []prefixNode
+	any      *node
+}
+
+type prefixNode struct {
+	prefix string
+	node   *node
+}
+
+func (n *node) find(e Entry) *node {
+	for i := range n.keys {
+		k := &n.keys[i]
+		if k.key != e.Key {
+			continue
+		}
+		if next := k.values[e.Value]; next != nil {
+			return next
+		}
+		for _, p := range k.prefixes {
+			if strings.HasPrefix(e.Value, p.prefix) {
+				return p.node
+			}
+		}
+		return k.any
+	}
+	return nil
+}
+
+// Match finds the rule for a descriptor. At each level a fixed value wins over a prefix
+// (`gpt-4*`, the first in the file that fits), and a prefix over a descriptor without a
+// value; there is no way back from a level that was entered, and only a descriptor of
+// the rule's exact depth matches: all as envoyproxy/ratelimit does it.
+func (s *Set) Match(entries []Entry) (*Rule, bool) {
+	at := &s.root
+	for _, e := range entries {
+		if at = at.find(e); at == nil {
+			return nil, false
+		}
+	}
+	if at.rule == nil {
+		return nil, false
+	}
+	return at.rule, true
+}
+
+// maxValue is the longest value that goes into a bucket's key as it is, in bytes.
+const maxValue = 256
+
+// AppendKey appends the name of the rule's bucket for these entries, which Match took:
+// the rule's path with the values filled in. Bytes that could be taken for a separator
+// or a hash tag are percent-encoded, so that no value can name another's bucket.
+func (r *Rule) AppendKey(dst []byte, entries []Entry) []byte {
+	for i, e := range entries {
+		if i > 0 {
+			dst = append(dst, '.')
+		}
+		dst = append(dst, e.Key...)
+		dst = append(dst, '_')
+		value := e.Value
+		if i < len(r.shared) && r.shared[i] != "" {
+			value = r.shared[i]
+		}
+		dst = appendValue(dst, value)
+	}
+	return dst
+}
+
+func appendValue(dst []byte, value string) []byte {
+	const hex = "0123456789abcdef"
+	if len(value) > maxValue {
+		value = digest(value)
+	}
+	for i := range len(value) {
+		switch c := value[i]; {
+		case c <= ' ', c >= 0x7f, c == '{', c == '}', c == '%', c == '.', c == '|':
+			dst = append(dst, '%', hex[c>>4], hex[c&15])
+		default:
+			dst = append(dst, c)
+		}
+	}
+	return dst
+}

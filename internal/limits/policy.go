@@ -1,0 +1,132 @@
+package limits
+
+import (
+	"slices"
+	"strings"
+)
+
+// keyCount is the first key of every path: it says what is counted.
+const keyCount = "count"
+
+// knownKeys are the entries our Envoy can send.
+func knownKeys() []string {
+	return []string{keyCount, "tier", "user", "org", "key", "role", "model", "provider", "route", "remote_address"}
+}
+
+// owner reports whether a key names a caller, so that its buckets belong to an account.
+func owner(key string) bool { return key == "user" || key == "org" || key == "key" }
+
+// known checks a descriptor's key against what Envoy sends.
+func (p *reader) known(m map[string]field, key, value string, depth int) bool {
+	if p.options.AnyKeys {
+		return true
+	}
+	units := []string{Tokens.String(), Requests.String()}
+	switch {
+	case !slices.Contains(knownKeys(), key):
+		p.fail(m["key"].at(), "unknown key %q%s; Envoy sends %s", key, meant(key, knownKeys()), strings.Join(knownKeys(), ", "))
+	case depth == 0 && key != keyCount:
+		p.fail(m["key"].at(), "a path begins with key: %s, which says what is counted: tokens or requests", keyCount)
+	case depth > 0 && key == keyCount:
+		p.fail(m["key"].at(), "%s can only be the first key of a path", keyCount)
+	case key == keyCount && value == "":
+		p.fail(m["key"].at(), "%s needs a value: tokens or requests", keyCount)
+	case key == keyCount && !slices.Contains(units, value):
+		p.fail(m["value"].at(), "unknown value %q of %s%s; tokens or requests", value, keyCount, meant(value, units))
+	default:
+		return true
+	}
+	return false
+}
+
+// policy reads metadata.rate_limit_policy: what upstream has no word for.
+func (p *reader) policy(m map[string]field, r *Rule) bool {
+	meta, ok := m["metadata"]
+	if !ok || meta.null() {
+		return true
+	}
+	mm, ok := p.mapping(meta.value, "metadata", "rate_limit_policy")
+	if !ok {
+		return false
+	}
+	f, ok := mm["rate_limit_policy"]
+	if !ok || f.null() {
+		return true
+	}
+	pm, ok := p.mapping(f.value, "rate_limit_policy", "algorithm", "burst", "unit", "scale")
+	if !ok {
+		return false
+	}
+	return p.algorithm(pm, r) && p.unit(pm, r) && p.burst(pm, r) && p.scale(pm, r)
+}
+
+func (p *reader) algorithm(m map[string]field, r *Rule) bool {
+	f, ok := m["algorithm"]
+	if !ok {
+		return true
+	}
+	name, all := p.text(f), []Algorithm{LeakyBucket, TokenBucket, FixedWindow}
+	names := make([]string, len(all))
+	for i, a := range all {
+		if names[i] = a.String(); names[i] == name {
+			r.Algorithm = a
+			return true
+		}
+	}
+	p.fail(f.at(), "unknown algorithm %q%s; one of %s", name, meant(name, names), strings.Join(names, ", "))
+	return false
+}
+
+// unit must repeat what the path counts: the value of count decides, so that a reader
+// of the path alone is never wrong.
+func (p *reader) unit(m map[string]field, r *Rule) bool {
+	f, ok := m["unit"]
+	if !ok {
+		return true
+	}
+	name, names := p.text(f), []string{Tokens.String(), Requests.String()}
+	switch {
+	case !slices.Contains(names, name):
+		p.fail(f.at(), "unknown unit %q%s; tokens or requests", name, meant(name, names))
+		return false
+	case name != r.Unit.String() && !p.options.AnyKeys:
+		p.fail(f.at(), "unit is %s, but the path counts %s", name, r.Unit)
+		return false
+	}
+	return true
+}
+
+func (p *reader) burst(m map[string]field, r *Rule) bool {
+	f, ok := m["burst"]
+	if !ok {
+		return true
+	}
+	if r.Unlimited {
+		p.fail(f.at(), "an unlimited rule has no burst")
+		return false
+	}
+	if r.Algorithm == FixedWindow {
+		p.fail(f.at(), "a fixed_window has no burst: requests_per_unit is all it holds")
+		return false
+	}
+	n, ok := p.number(f, 1, maxCapacity)
+	if ok && r.PerPeriod == 0 {
+		p.fail(f.at(), "a burst that never drains (requests_per_unit is 0) fills once and for all")
+		return false
+	}
+	r.Capacity = n
+	return ok
+}
+
+func (p *reader) scale(m map[string]field, r *Rule) bool {
+	f, ok := m["scale"]
+	if !ok {
+		return true
+	}
+	if name := p.text(f); name != "tier" {
+		p.fail(f.at(), "unknown scale %q%s; only tier", name, meant(name, []string{"tier"}))
+		return false
+	}
+	r.Scaled = true
+	return true
+}
