@@ -1,0 +1,124 @@
+package stubs
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// chatStream writes the chunks of one streamed chat completion.
+type chatStream struct {
+	c      *call
+	p      *plan
+	prefix []byte // of every chunk, up to the choices
+	tail   []byte // of every chunk, after the choices
+	buf    []byte
+	chunks int
+}
+
+// streamChat answers with chat.completion.chunk events: the role first, then the text in
+// pieces, the finish reason, the usage when it was asked for, and [DONE].
+func (s *Server) streamChat(c *call, p *plan) error {
+	t := &chatStream{c: c, p: p, tail: []byte("]}\n\n")}
+	if p.usage && !c.faults.OmitUsage {
+		t.tail = []byte("],\"usage\":null}\n\n")
+	}
+	t.prefix = fmt.Appendf(nil, `data: {"id":"chatcmpl-%s","object":"chat.completion.chunk","created":%d,"model":%s,"service_tier":"default","system_fingerprint":"fp_leakystub","choices":[`,
+		strings.ReplaceAll(uuid.NewString(), "-", ""), unixNow(), quoted(p.model))
+	c.start("text/event-stream; charset=utf-8")
+	if !t.roles() || !t.pieces() || !t.ends() {
+		return errGone
+	}
+	if p.usage && !c.faults.OmitUsage {
+		t.buf = append(t.buf[:0], t.prefix...)
+		t.buf = append(appendUsage(append(t.buf, "],"...), p), "}\n\n"...)
+		if !c.chunk(t.buf, 0) {
+			return errGone
+		}
+	}
+	if !c.chunk([]byte("data: [DONE]\n\n"), 0) {
+		return errGone
+	}
+	return nil
+}
+
+// choice writes one chunk for one choice; delta is the JSON of its delta's members.
+func (t *chatStream) choice(index int, finish string, tokens int, delta ...string) bool {
+	b := append(t.buf[:0], t.prefix...)
+	b = append(b, `{"index":`...)
+	b = strconv.AppendInt(b, int64(index), 10)
+	b = append(b, `,"delta":{`...)
+	for _, part := range delta {
+		b = append(b, part...)
+	}
+	b = append(b, `},"logprobs":null,"finish_reason":`...)
+	b = append(b, finish...)
+	b = append(b, '}')
+	t.buf = append(b, t.tail...)
+	return t.c.chunk(t.buf, tokens)
+}
+
+func (t *chatStream) roles() bool {
+	for i := range t.p.n {
+		delta := `"role":"assistant","content":"","refusal":null`
+		if t.p.tool != "" {
+			delta = `"role":"assistant","content":null,"tool_calls":[{"index":0,"id":"` + callID() + `","type":"function","function":{"name":` +
+				quoted(t.p.tool) + `,"arguments":""}}],"refusal":null`
+		}
+		if !t.choice(i, "null", t.p.thoughts, delta) {
+			return false
+		}
+	}
+	return true
+}
+
+// pieces writes the text, the choices taking turns.
+func (t *chatStream) pieces() bool {
+	f := &t.c.faults
+	size := f.TokensPerChunk * bytesPerToken
+	pause := time.Duration(f.ChunkDelayMS) * time.Millisecond
+	before, after := `"content":"`, `"`
+	if t.p.tool != "" {
+		before, after = `"tool_calls":[{"index":0,"function":{"arguments":"`, `"}}]`
+	}
+	for at := 0; at < len(t.p.text); at += size {
+		if pause > 0 && !t.c.sleep(pause) {
+			return false
+		}
+		piece := t.p.text[at:min(at+size, len(t.p.text))]
+		tokens := countTokens(piece)
+		if t.p.tool != "" {
+			piece = strings.ReplaceAll(piece, `"`, `\"`)
+		}
+		for i := range t.p.n {
+			if !t.choice(i, "null", tokens, before, piece, after) {
+				return false
+			}
+			t.truncate()
+		}
+	}
+	return true
+}
+
+// truncate drops the connection after as many chunks as the fault says.
+func (t *chatStream) truncate() {
+	t.chunks++
+	if n := t.c.faults.TruncateAfterChunks; n > 0 && t.chunks >= n {
+		t.c.cut()
+	}
+	if t.c.faults.BrokenJSON && t.chunks == 1 {
+		t.c.chunk([]byte("data: {\"id\":\n\n"), 0)
+	}
+}
+
+func (t *chatStream) ends() bool {
+	for i := range t.p.n {
+		if !t.choice(i, `"`+t.p.finish()+`"`, 0) {
+			return false
+		}
+	}
+	return true
+}

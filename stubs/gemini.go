@@ -1,0 +1,228 @@
+package stubs
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// generate answers POST /v1beta/models/{model}:generateContent and
+// :streamGenerateContent (SSE with ?alt=sse, else a JSON array that grows).
+func (s *Server) generate(c *call) error {
+	name := c.r.PathValue("call")
+	at := strings.LastIndexByte(name, ':')
+	if at < 0 {
+		return s.noSuchPath(c)
+	}
+	model, method := name[:at], name[at+1:]
+	stream := method == "streamGenerateContent"
+	if !stream && method != "generateContent" {
+		return s.noSuchPath(c)
+	}
+	if !s.knows(model) {
+		return &apiError{status: http.StatusNotFound, message: fmt.Sprintf("models/%s is not found for API version v1beta, or is not supported for %s.", model, method)}
+	}
+	p, bad := planGemini(c, model)
+	if bad != nil {
+		return bad
+	}
+	c.got.Model, c.got.Stream, c.got.Input, c.got.Generated, c.got.NoUsage = model, stream, p.input, p.output(), c.faults.OmitUsage
+	if c.gone() {
+		return errGone
+	}
+	g := &geminiAnswer{c: c, p: p, id: uuid.NewString()[:22]}
+	if stream {
+		return g.stream()
+	}
+	b := []byte(`{"candidates":[`)
+	for i := range p.n {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = g.appendCandidate(b, i, p.text, true)
+	}
+	return c.whole(g.appendEnd(append(b, ']'), p.n*p.thoughts, p.n*p.length))
+}
+
+func planGemini(c *call, model string) (*plan, *apiError) {
+	m, bad := object(c.body)
+	if bad != nil {
+		return nil, invalid("", "", "Invalid JSON payload received.")
+	}
+	p := &plan{model: model, n: 1}
+	w := wish{print: newFingerprint()}
+	if !m.has("contents") {
+		return nil, invalid("contents", "", "* GenerateContentRequest.contents: contents is not specified")
+	}
+	for _, field := range []string{"contents", "systemInstruction", "system_instruction"} {
+		texts, ok := geminiTexts(m[field])
+		if !ok {
+			return nil, invalid(field, "", "Invalid JSON payload received. Invalid value at '%s'", field)
+		}
+		for _, text := range texts {
+			p.input += countTokens(text)
+			w.read(text)
+		}
+	}
+	generation, bad := m.firstObject("generationConfig", "generation_config")
+	if bad != nil {
+		return nil, bad
+	}
+	limit, stated, bad := generation.firstInteger(1, maxLimit, "maxOutputTokens", "max_output_tokens")
+	if bad != nil {
+		return nil, bad
+	}
+	if stated {
+		w.limit = limit
+	}
+	if n, stated, bad := generation.firstInteger(1, 8, "candidateCount", "candidate_count"); bad != nil {
+		return nil, bad
+	} else if stated {
+		p.n = n
+	}
+	thinking, bad := generation.firstObject("thinkingConfig", "thinking_config")
+	if bad != nil {
+		return nil, bad
+	}
+	if budget, stated, bad := thinking.firstInteger(-1, maxLimit, "thinkingBudget", "thinking_budget"); bad != nil {
+		return nil, bad
+	} else if stated {
+		w.thinking = budget != 0
+	}
+	if m.has("cachedContent") {
+		p.cached = p.input / 2
+	}
+	p.fill(w, &c.faults)
+	return p, nil
+}
+
+// geminiTexts gives the texts of one content or of an array of them.
+func geminiTexts(raw json.RawMessage) ([]string, bool) {
+	if len(raw) == 0 || string(raw) == "null" {
+		return nil, true
+	}
+	type content struct {
+		Parts []struct {
+			Text string `json:"text"`
+		} `json:"parts"`
+	}
+	var contents []content
+	if raw[0] == '[' {
+		if json.Unmarshal(raw, &contents) != nil {
+			return nil, false
+		}
+	} else {
+		contents = make([]content, 1)
+		if json.Unmarshal(raw, &contents[0]) != nil {
+			return nil, false
+		}
+	}
+	var texts []string
+	for _, one := range contents {
+		for _, part := range one.Parts {
+			texts = append(texts, part.Text)
+		}
+	}
+	return texts, true
+}
+
+// geminiAnswer writes GenerateContentResponse messages.
+type geminiAnswer struct {
+	c   *call
+	p   *plan
+	id  string
+	buf []byte
+}
+
+func (g *geminiAnswer) appendCandidate(b []byte, index int, text string, last bool) []byte {
+	b = append(b, `{"content":{"parts":[{"text":"`...)
+	b = append(b, text...)
+	b = append(b, `"}],"role":"model"}`...)
+	if last {
+		reason := "STOP"
+		if g.p.cut {
+			reason = "MAX_TOKENS"
+		}
+		b = append(b, `,"finishReason":"`+reason+`"`...)
+	}
+	return fmt.Appendf(b, `,"index":%d}`, index)
+}
+
+// appendEnd closes a message with the usage so far. The total is prompt + candidates + thoughts.
+func (g *geminiAnswer) appendEnd(b []byte, thoughts, candidates int) []byte {
+	if !g.c.faults.OmitUsage {
+		b = fmt.Appendf(b, `,"usageMetadata":{"promptTokenCount":%d,"candidatesTokenCount":%d,"totalTokenCount":%d`,
+			g.p.input, candidates, g.p.input+candidates+thoughts)
+		if g.p.cached > 0 {
+			b = fmt.Appendf(b, `,"cachedContentTokenCount":%d`, g.p.cached)
+		}
+		b = fmt.Appendf(b, `,"promptTokensDetails":[{"modality":"TEXT","tokenCount":%d}]`, g.p.input)
+		if thoughts > 0 {
+			b = fmt.Appendf(b, `,"thoughtsTokenCount":%d`, thoughts)
+		}
+		b = append(b, '}')
+	}
+	return append(append(b, `,"modelVersion":`+quoted(g.p.model)+`,"responseId":"`+g.id+`"`...), '}')
+}
+
+// stream writes one message per piece, candidates taking turns; every message carries the
+// usage so far and the last one the totals, as the real service does.
+func (g *geminiAnswer) stream() error {
+	c, p := g.c, g.p
+	sse := c.r.URL.Query().Get("alt") == "sse"
+	before, between, after := "data: ", "data: ", "\r\n\r\n"
+	if sse {
+		c.start("text/event-stream")
+	} else {
+		before, between, after = "[", ",\r\n", ""
+		c.start("application/json; charset=UTF-8")
+	}
+	size := c.faults.TokensPerChunk * bytesPerToken
+	pause := time.Duration(c.faults.ChunkDelayMS) * time.Millisecond
+	written, thoughts, chunks := 0, 0, 0
+	for at := 0; at == 0 || at < len(p.text); at += size {
+		if at > 0 && pause > 0 && !c.sleep(pause) {
+			return errGone
+		}
+		end := min(at+size, len(p.text))
+		piece := p.text[at:end]
+		for i := range p.n {
+			tokens := countTokens(piece)
+			if at == 0 {
+				tokens += p.thoughts
+				thoughts += p.thoughts
+			}
+			written += countTokens(piece)
+			b := append(append(g.buf[:0], before...), `{"candidates":[`...)
+			b = append(g.appendCandidate(b, i, piece, end == len(p.text)), ']')
+			g.buf = append(g.appendEnd(b, thoughts, written), after...)
+			before = between
+			if !c.chunk(g.buf, tokens) {
+				return errGone
+			}
+			if chunks++; c.faults.TruncateAfterChunks > 0 && chunks >= c.faults.TruncateAfterChunks {
+				c.cut()
+			}
+			if c.faults.BrokenJSON && chunks == 1 {
+				c.chunk([]byte(before+"{\"candidates\":"+after), 0)
+			}
+		}
+	}
+	if !sse && !c.chunk([]byte("]"), 0) {
+		return errGone
+	}
+	return nil
+}
+
+// geminiModels answers GET /v1beta/models.
+func (s *Server) geminiModels(c *call) error {
+	items := make([]string, 0, 4)
+	for _, name := range s.modelNames() {
+		items = append(items, fmt.Sprintf(`{"name":%s,"displayName":%s,"supportedGenerationMethods":["generateContent","streamGenerateContent"]}`, quoted("models/"+name), quoted(name)))
+	}
+	return c.whole([]byte(`{"models":[` + strings.Join(items, ",") + `]}`))
+}
