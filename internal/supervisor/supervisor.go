@@ -1,0 +1,169 @@
+// Package supervisor is beside the request path: it runs every part of the stack as a
+// process of its own, without containers, starts it again when it crashes, and answers
+// `leaky ps|start|stop|restart|kill|down` on a Unix socket.
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// Config is what a supervisor needs.
+type Config struct {
+	Parts     []Part // in start order; a part's After names only earlier ones
+	LogDir    string // one file per part
+	RunDir    string // control socket and lock
+	StateDir  string // told to clients
+	Log       *slog.Logger
+	StopGrace time.Duration // between the polite signal and SIGKILL, default 10 s
+}
+
+// Supervisor runs the parts.
+type Supervisor struct {
+	cfg     Config
+	spawn   *spawner
+	runners []*runner
+	byName  map[string]*runner
+	started time.Time
+
+	downOnce sync.Once
+	down     chan struct{} // closed when a client asks for the end
+}
+
+// New checks the parts and their order; it starts nothing.
+func New(cfg Config) (*Supervisor, error) {
+	if cfg.Log == nil {
+		return nil, errors.New("supervisor: a logger is needed")
+	}
+	if cfg.StopGrace <= 0 {
+		cfg.StopGrace = 10 * time.Second
+	}
+	s := &Supervisor{cfg: cfg, spawn: newSpawner(), byName: map[string]*runner{}, down: make(chan struct{})}
+	for _, p := range cfg.Parts {
+		if s.byName[p.Name] != nil {
+			return nil, fmt.Errorf("supervisor: part %s is there twice", p.Name)
+		}
+		r := newRunner(p, cfg, s.spawn)
+		for _, name := range p.After {
+			dependency := s.byName[name]
+			if dependency == nil {
+				return nil, fmt.Errorf("supervisor: part %s comes after %s, which is not before it", p.Name, name)
+			}
+			r.after = append(r.after, dependency.ready)
+		}
+		s.byName[p.Name] = r
+		s.runners = append(s.runners, r)
+	}
+	return s, nil
+}
+
+// Run starts every part and blocks until ctx ends or a client asks for the end; it
+// returns when every process is gone. One supervisor per RunDir: a second one fails.
+func (s *Supervisor) Run(ctx context.Context) error {
+	lock, err := acquire(s.cfg.RunDir)
+	if err != nil {
+		return err
+	}
+	defer lock.release()
+	s.started = time.Now()
+	ln, err := listenControl(s.cfg.RunDir)
+	if err != nil {
+		return err
+	}
+
+	// The parts outlive ctx: they end in order, by stopAll.
+	lifetime, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	var group sync.WaitGroup
+	group.Go(func() { s.spawn.run(lifetime) })
+	for _, r := range s.runners {
+		if !r.part.External {
+			group.Go(func() { r.run(lifetime) })
+		}
+	}
+	group.Go(func() { s.trimLogs(lifetime) })
+	control := s.serveControl(ln)
+
+	select {
+	case <-ctx.Done():
+	case <-s.down:
+	case err = <-control.failed:
+	}
+	err = errors.Join(err, s.stopAll(lifetime))
+	end()
+	group.Wait()
+	return errors.Join(err, control.close())
+}
+
+// stopAll ends the parts, each after those that need it, and independent ones at once.
+func (s *Supervisor) stopAll(ctx context.Context) error {
+	s.cfg.Log.Info("stopping every part")
+	stopped := map[string]chan struct{}{}
+	for _, r := range s.runners {
+		stopped[r.part.Name] = make(chan struct{})
+	}
+	needed := map[string][]chan struct{}{}
+	for _, r := range s.runners {
+		for _, name := range r.part.After {
+			needed[name] = append(needed[name], stopped[r.part.Name])
+		}
+	}
+	var group sync.WaitGroup
+	failures := make([]error, len(s.runners))
+	for i, r := range s.runners {
+		group.Go(func() {
+			defer close(stopped[r.part.Name])
+			for _, dependent := range needed[r.part.Name] {
+				<-dependent
+			}
+			if !r.part.External {
+				failures[i] = r.do(ctx, opStop)
+			}
+		})
+	}
+	group.Wait()
+	return errors.Join(failures...)
+}
+
+// Statuses are all parts in start order.
+func (s *Supervisor) Statuses() []Status {
+	all := make([]Status, 0, len(s.runners))
+	for _, r := range s.runners {
+		status := r.snapshot()
+		status.RSS = residentBytes(status.PID)
+		all = append(all, status)
+	}
+	return all
+}
+
+func (s *Supervisor) askDown() { s.downOnce.Do(func() { close(s.down) }) }
+
+func (s *Supervisor) stopping() bool {
+	select {
+	case <-s.down:
+		return true
+	default:
+		return false
+	}
+}
+
+func (s *Supervisor) trimLogs(ctx context.Context) {
+	tick := time.NewTicker(time.Minute)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			for _, r := range s.runners {
+				if err := logFolder(s.cfg.LogDir).trim(r.part.Name); err != nil {
+					s.cfg.Log.Warn("trim log failed", "part", r.part.Name, "error", err)
+				}
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
