@@ -19,7 +19,7 @@ const okBody = `{"model":"gpt-4o-mini","max_tokens":5,"messages":[{"role":"user"
 // send makes a raw POST to the gateway.
 func send(t *testing.T, path, body string, header map[string]string) (int, http.Header, []byte) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, running.gateway+path, strings.NewReader(body))
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, running.Gateway+path, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +92,7 @@ func TestHostileBodies(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			header := map[string]string{"Authorization": "Bearer " + who.key}
+			header := map[string]string{"Authorization": "Bearer " + who.Key}
 			for k, v := range tc.header {
 				header[k] = v
 			}
@@ -131,12 +131,12 @@ func zipped(s string) string {
 func TestChunkedBodyIsMetered(t *testing.T) {
 	t.Parallel()
 	who := newAccount(t)
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, running.gateway+"/v1/chat/completions", io.MultiReader(strings.NewReader(okBody[:30]), strings.NewReader(okBody[30:])))
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, running.Gateway+"/v1/chat/completions", io.MultiReader(strings.NewReader(okBody[:30]), strings.NewReader(okBody[30:])))
 	if err != nil {
 		t.Fatal(err)
 	}
 	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Authorization", "Bearer "+who.key)
+	req.Header.Set("Authorization", "Bearer "+who.Key)
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
 		t.Fatal(err)
@@ -160,19 +160,19 @@ func TestCredentials(t *testing.T) {
 		want   int
 	}{
 		{name: "none", want: 401},
-		{name: "key as bearer", header: map[string]string{"Authorization": "Bearer " + who.key}, want: 200},
-		{name: "JWT", header: map[string]string{"Authorization": "Bearer " + who.jwt}, want: 200},
-		{name: "X-Api-Key", header: map[string]string{"X-Api-Key": who.key}, want: 200},
-		{name: "x-goog-api-key", header: map[string]string{"x-goog-api-key": who.key}, want: 200},
-		{name: "query", query: "?key=" + who.key, want: 200},
-		{name: "bad key", header: map[string]string{"X-Api-Key": who.key[:len(who.key)-1] + "0"}, want: 401},
+		{name: "key as bearer", header: map[string]string{"Authorization": "Bearer " + who.Key}, want: 200},
+		{name: "JWT", header: map[string]string{"Authorization": "Bearer " + who.JWT}, want: 200},
+		{name: "X-Api-Key", header: map[string]string{"X-Api-Key": who.Key}, want: 200},
+		{name: "x-goog-api-key", header: map[string]string{"x-goog-api-key": who.Key}, want: 200},
+		{name: "query", query: "?key=" + who.Key, want: 200},
+		{name: "bad key", header: map[string]string{"X-Api-Key": who.Key[:len(who.Key)-1] + "0"}, want: 401},
 		{name: "injection", header: map[string]string{"X-Api-Key": "leaky_x' OR pg_sleep(8)--"}, want: 401},
 		{name: "dots", header: map[string]string{"Authorization": "Bearer " + strings.Repeat(".", 4000)}, want: 401},
 		{name: "alg none", header: map[string]string{"Authorization": "Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiIxIn0."}, want: 401},
 		{name: "basic", header: map[string]string{"Authorization": "Basic YTpi"}, want: 401},
-		{name: "both, one user", header: map[string]string{"Authorization": "Bearer " + who.jwt, "X-Api-Key": who.key}, want: 200},
-		{name: "both, two users", header: map[string]string{"Authorization": "Bearer " + other.jwt, "X-Api-Key": who.key}, want: 400},
-		{name: "forged identity", header: map[string]string{"X-User-Id": who.id, "X-User-Roles": "ADMIN", "X-Leaky-Identity": who.jwt}, want: 401},
+		{name: "both, one user", header: map[string]string{"Authorization": "Bearer " + who.JWT, "X-Api-Key": who.Key}, want: 200},
+		{name: "both, two users", header: map[string]string{"Authorization": "Bearer " + other.JWT, "X-Api-Key": who.Key}, want: 400},
+		{name: "forged identity", header: map[string]string{"X-User-Id": who.ID, "X-User-Roles": "ADMIN", "X-Leaky-Identity": who.JWT}, want: 401},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
@@ -183,7 +183,7 @@ func TestCredentials(t *testing.T) {
 			if status == 401 && header.Get("WWW-Authenticate") != "Bearer" {
 				t.Errorf("WWW-Authenticate is %q", header.Get("WWW-Authenticate"))
 			}
-			if strings.Contains(string(body), who.key) {
+			if strings.Contains(string(body), who.Key) {
 				t.Error("the answer shows the key")
 			}
 		})
@@ -194,9 +194,9 @@ func TestForgedIdentityHeadersNeverCount(t *testing.T) {
 	t.Parallel()
 	who, other := newAccount(t), newAccount(t)
 	var me struct{ ID, UserID string }
-	req, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, running.gateway+"/api/v1/me", nil)
-	req.Header.Set("Authorization", "Bearer "+who.key)
-	req.Header.Set("X-User-Id", other.id)
+	req, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, running.Gateway+"/api/v1/me", nil)
+	req.Header.Set("Authorization", "Bearer "+who.Key)
+	req.Header.Set("X-User-Id", other.ID)
 	req.Header.Set("X-User-Roles", "ADMIN")
 	req.Header.Set("X-Leaky-Identity", "forged")
 	res, err := http.DefaultClient.Do(req)
@@ -207,19 +207,19 @@ func TestForgedIdentityHeadersNeverCount(t *testing.T) {
 	if err := json.NewDecoder(res.Body).Decode(&me); err != nil || res.StatusCode != 200 {
 		t.Fatalf("%d, %v", res.StatusCode, err)
 	}
-	if me.ID != who.id && me.UserID != who.id {
-		t.Fatalf("want %s, got %+v", who.id, me)
+	if me.ID != who.ID && me.UserID != who.ID {
+		t.Fatalf("want %s, got %+v", who.ID, me)
 	}
 }
 
 func TestRevokedKeyIsRefusedSoon(t *testing.T) {
 	t.Parallel()
 	who := newAccount(t)
-	auth := map[string]string{"Authorization": "Bearer " + who.key}
+	auth := map[string]string{"Authorization": "Bearer " + who.Key}
 	if status, _, body := send(t, "/v1/chat/completions", okBody, auth); status != 200 {
 		t.Fatalf("got %d %s", status, body)
 	}
-	mustCall(t, 204, "DELETE", fmt.Sprintf("/api/v1/auth/api-keys?userId=%s&apiKeyId=%s", who.id, who.keyID), who.jwt, nil, nil)
+	mustCall(t, 204, "DELETE", fmt.Sprintf("/api/v1/auth/api-keys?userId=%s&apiKeyId=%s", who.ID, who.KeyID), who.JWT, nil, nil)
 	// The cache would hold it for 30 s: only the revocation by NATS makes this pass.
 	eventually(t, 5*time.Second, "the refusal", func() bool {
 		status, _, _ := send(t, "/v1/chat/completions", okBody, auth)
@@ -231,7 +231,7 @@ func TestRequestIDIsAlwaysOurs(t *testing.T) {
 	t.Parallel()
 	who := newAccount(t)
 	mine := "00000000-0000-4000-8000-000000000001"
-	status, header, _ := send(t, "/v1/chat/completions", okBody, map[string]string{"Authorization": "Bearer " + who.key, "X-Request-Id": mine})
+	status, header, _ := send(t, "/v1/chat/completions", okBody, map[string]string{"Authorization": "Bearer " + who.Key, "X-Request-Id": mine})
 	if status != 200 || header.Get("X-Request-Id") == mine || header.Get("X-Request-Id") == "" {
 		t.Fatalf("%d, request id %q", status, header.Get("X-Request-Id"))
 	}
@@ -260,7 +260,7 @@ func TestPathTricks(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			status := rawStatus(t, "POST "+tc.path+" HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "+who.key+
+			status := rawStatus(t, "POST "+tc.path+" HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "+who.Key+
 				"\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: "+fmt.Sprint(len(okBody))+"\r\n\r\n"+okBody)
 			for _, want := range tc.want {
 				if status == want {
@@ -290,7 +290,7 @@ func TestManyHeadersAreRefused(t *testing.T) {
 
 func rawStatus(t *testing.T, request string) int {
 	t.Helper()
-	conn, err := net.Dial("tcp", strings.TrimPrefix(running.gateway, "http://"))
+	conn, err := net.Dial("tcp", strings.TrimPrefix(running.Gateway, "http://"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/sandbox"
 )
 
 // hundred is a call that uses 100 tokens: a prompt of 200 bytes (50 tokens) and 50 tokens of answer.
@@ -24,13 +26,13 @@ func hundred(statesMaximum bool) string {
 }
 
 // attempt sends the body once; a refusal says how long to wait.
-func attempt(ctx context.Context, who account, body string) (status int, wait time.Duration, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, running.gateway+"/v1/chat/completions", strings.NewReader(body))
+func attempt(ctx context.Context, who sandbox.Account, body string) (status int, wait time.Duration, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, running.Gateway+"/v1/chat/completions", strings.NewReader(body))
 	if err != nil {
 		return 0, 0, err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Authorization", "Bearer "+who.key)
+	req.Header.Set("Authorization", "Bearer "+who.Key)
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return 0, 0, err

@@ -11,10 +11,12 @@ import (
 	"github.com/openai/openai-go/v3"
 	"github.com/openai/openai-go/v3/option"
 	"google.golang.org/genai"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/sandbox"
 )
 
 // openaiClient is openai-go pointed at the gateway; header collects the last answer's headers.
-func openaiClient(who account, path string, header *http.Header, more ...option.RequestOption) openai.Client {
+func openaiClient(who sandbox.Account, path string, header *http.Header, more ...option.RequestOption) openai.Client {
 	remember := option.WithMiddleware(func(r *http.Request, next option.MiddlewareNext) (*http.Response, error) {
 		res, err := next(r)
 		if res != nil && header != nil {
@@ -22,7 +24,7 @@ func openaiClient(who account, path string, header *http.Header, more ...option.
 		}
 		return res, err
 	})
-	return openai.NewClient(append([]option.RequestOption{option.WithBaseURL(running.gateway + path), option.WithAPIKey(who.key), remember, option.WithMaxRetries(0)}, more...)...)
+	return openai.NewClient(append([]option.RequestOption{option.WithBaseURL(running.Gateway + path), option.WithAPIKey(who.Key), remember, option.WithMaxRetries(0)}, more...)...)
 }
 
 func ask(model, prompt string, max int64) openai.ChatCompletionNewParams {
@@ -181,8 +183,8 @@ func TestGeminiPlainAndStream(t *testing.T) {
 	t.Parallel()
 	who := newAccount(t)
 	var requestID atomic.Value
-	client, err := genai.NewClient(t.Context(), &genai.ClientConfig{APIKey: who.key, Backend: genai.BackendGeminiAPI,
-		HTTPOptions: genai.HTTPOptions{BaseURL: running.gateway},
+	client, err := genai.NewClient(t.Context(), &genai.ClientConfig{APIKey: who.Key, Backend: genai.BackendGeminiAPI,
+		HTTPOptions: genai.HTTPOptions{BaseURL: running.Gateway},
 		HTTPClient: &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
 			res, err := http.DefaultTransport.RoundTrip(r)
 			if res != nil {
