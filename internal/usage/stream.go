@@ -1,0 +1,59 @@
+package usage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	// DuplicateWindow is how long JetStream remembers a Nats-Msg-Id. A repeat after that is
+	// stored again: consumers dedupe by event id.
+	DuplicateWindow = 10 * time.Minute
+	// StreamDead keeps what consumers could not read, apart from the stream that they read.
+	StreamDead = "LEAKY_DEAD"
+
+	maxAge     = 7 * 24 * time.Hour  // long enough to mend a consumer over a weekend
+	maxAgeDead = 30 * 24 * time.Hour // a person looks at these
+)
+
+// EnsureStream gives the stream of usage and saga events, made on disk if need be, with
+// the stream of dead letters beside it. Every publisher and consumer calls it; at once is
+// fine. A stream that is there keeps its operator's settings (replicas, limits) and only
+// gains subjects it lacks.
+func EnsureStream(ctx context.Context, js jetstream.JetStream) (jetstream.Stream, error) {
+	if _, err := ensure(ctx, js, jetstream.StreamConfig{Name: StreamDead, Subjects: []string{SubjectDead}, MaxAge: maxAgeDead}); err != nil {
+		return nil, err
+	}
+	return ensure(ctx, js, jetstream.StreamConfig{Name: Stream, Subjects: []string{SubjectsUsage, SubjectsSaga},
+		MaxAge: maxAge, Duplicates: DuplicateWindow, AllowAtomicPublish: true})
+}
+
+func ensure(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) (jetstream.Stream, error) {
+	want.Storage, want.Retention, want.Discard = jetstream.FileStorage, jetstream.LimitsPolicy, jetstream.DiscardOld
+	want.AllowDirect = true
+	have, err := js.Stream(ctx, want.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		have, err = js.CreateStream(ctx, want)
+		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // somebody was faster, with other settings
+			have, err = js.Stream(ctx, want.Name)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ensure stream %s: %w", want.Name, err)
+	}
+	config := have.CachedInfo().Config
+	lacking := slices.DeleteFunc(want.Subjects, func(s string) bool { return slices.Contains(config.Subjects, s) })
+	if len(lacking) == 0 {
+		return have, nil
+	}
+	config.Subjects = append(config.Subjects, lacking...)
+	if have, err = js.UpdateStream(ctx, config); err != nil {
+		return nil, fmt.Errorf("add subjects to stream %s: %w", want.Name, err)
+	}
+	return have, nil
+}
