@@ -2,7 +2,52 @@ package main
 
 import (
 	"context"
-	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/leaky-tokens/leaky-tokens/identity"
+	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 )
 
-func serveIdentity(_ context.Context, _ service) error { return errors.New("not built yet") }
+// serveIdentity runs users, API keys and access tokens.
+func serveIdentity(ctx context.Context, s service) error {
+	pool, err := pgxpool.New(ctx, s.cfg.Stores.Postgres)
+	if err != nil {
+		return fmt.Errorf("postgres address: %w", err)
+	}
+	defer pool.Close()
+	id, err := identity.New(identity.Config{
+		Pool:          pool,
+		NATS:          s.cfg.Stores.NATS,
+		Auth:          s.cfg.Auth,
+		Tiers:         s.cfg.Tiers,
+		Secrets:       filepath.Join(s.dir, "secrets"),
+		KeysSecret:    os.Getenv("LEAKY_KEYS_SECRET"),
+		AdminUsername: os.Getenv("LEAKY_ADMIN_USERNAME"),
+		AdminPassword: os.Getenv("LEAKY_ADMIN_PASSWORD"),
+		IdentityKeys:  "http://" + s.cfg.Services.ExtAuthz.HTTP + "/.well-known/jwks.json",
+		Log:           s.log,
+		Metrics:       s.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	addr, err := netaddr.Parse(s.cfg.Services.Identity.HTTP)
+	if err != nil {
+		return fmt.Errorf("services.identity.http: %w", err)
+	}
+	ln, err := addr.In(s.dir).Listen()
+	if err != nil {
+		return err
+	}
+	common := httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Ready: id.Ready}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return id.Run(ctx) })
+	group.Go(func() error { return httpapi.Serve(ctx, ln, common.Wrap(id.Handler())) })
+	return group.Wait()
+}

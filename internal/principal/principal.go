@@ -124,6 +124,17 @@ func (v *Verifier) Verify(token string) (Principal, error) {
 	return Principal{UserID: c.Subject, OrgID: c.OrgID, KeyID: c.KeyID, Roles: c.Roles, Tier: c.Tier}, nil
 }
 
+// Authenticate checks the identity that a request carries. None, more than one or an
+// invalid one is ErrNoIdentity; the reason is wrapped with it, for instance that the
+// keys could not be fetched.
+func (v *Verifier) Authenticate(r *http.Request) (Principal, error) {
+	values := r.Header.Values(facts.HeaderIdentity)
+	if len(values) != 1 {
+		return Principal{}, ErrNoIdentity
+	}
+	return v.Verify(values[0])
+}
+
 type contextKey struct{}
 
 // From is the caller that Middleware put into the context.
@@ -140,12 +151,7 @@ func With(ctx context.Context, p Principal) context.Context {
 // Middleware lets only callers with a valid signed identity through; refuse writes the 401.
 func (v *Verifier) Middleware(refuse func(http.ResponseWriter, *http.Request), next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		values := r.Header.Values(facts.HeaderIdentity)
-		if len(values) != 1 {
-			refuse(w, r)
-			return
-		}
-		p, err := v.Verify(values[0])
+		p, err := v.Authenticate(r)
 		if err != nil {
 			refuse(w, r)
 			return

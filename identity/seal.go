@@ -1,0 +1,68 @@
+package identity
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/secretfile"
+)
+
+// minSecret is the fewest bytes a secret from the environment may have.
+const minSecret = 16
+
+// sealer encrypts private keys at rest with AES-256-GCM.
+type sealer struct{ aead cipher.AEAD }
+
+// newSealer takes the secret as given, else that of <secrets>/keys.secret, which is
+// made at first start. The key is derived from it for this one purpose.
+func newSealer(secret, folder string) (*sealer, error) {
+	material := []byte(secret)
+	if secret == "" {
+		var err error
+		material, err = secretfile.LoadOrCreate(filepath.Join(folder, "keys.secret"), func() ([]byte, error) {
+			raw := make([]byte, 32)
+			_, err := rand.Read(raw)
+			return []byte(base64.RawURLEncoding.EncodeToString(raw)), err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("load key secret: %w", err)
+		}
+	}
+	if len(material) < minSecret {
+		return nil, fmt.Errorf("the secret that seals signing keys (LEAKY_KEYS_SECRET) has %d bytes: at least %d are needed", len(material), minSecret)
+	}
+	key, err := hkdf.Key(sha256.New, material, nil, "leaky-tokens signing keys at rest v1", 32)
+	if err != nil {
+		return nil, fmt.Errorf("derive key: %w", err)
+	}
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, fmt.Errorf("make cipher: %w", err)
+	}
+	aead, err := cipher.NewGCMWithRandomNonce(block)
+	if err != nil {
+		return nil, fmt.Errorf("make cipher: %w", err)
+	}
+	return &sealer{aead: aead}, nil
+}
+
+// seal encrypts for one row: label, its id, is authenticated with it.
+func (s *sealer) seal(plain []byte, label string) []byte {
+	return s.aead.Seal(nil, nil, plain, []byte(label))
+}
+
+// open decrypts; errForeignSecret when the secret or the row is another.
+func (s *sealer) open(sealed []byte, label string) ([]byte, error) {
+	plain, err := s.aead.Open(nil, nil, sealed, []byte(label))
+	if err != nil {
+		return nil, errors.Join(errForeignSecret, err)
+	}
+	return plain, nil
+}
