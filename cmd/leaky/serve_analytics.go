@@ -2,7 +2,84 @@ package main
 
 import (
 	"context"
-	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/leaky-tokens/leaky-tokens/analytics"
+	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/internal/jwks"
+	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
+	"github.com/leaky-tokens/leaky-tokens/internal/principal"
 )
 
-func serveAnalytics(_ context.Context, _ service) error { return errors.New("not built yet") }
+func serveAnalytics(ctx context.Context, s service) error {
+	store, err := analytics.NewStore(analytics.StoreConfig{URL: s.cfg.Stores.ClickHouse, Log: s.log})
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	nc, err := connectNATS(s.cfg.Stores.NATS, s.name)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return fmt.Errorf("open jetstream: %w", err)
+	}
+	metrics := analytics.NewMetrics(s.metrics)
+	consumer, err := analytics.NewConsumer(analytics.ConsumerConfig{JetStream: js, Store: store, Metrics: metrics, Log: s.log})
+	if err != nil {
+		return err
+	}
+	keys, err := identityKeys(s)
+	if err != nil {
+		return err
+	}
+	api, err := analytics.New(analytics.Config{Store: store, Lag: consumer, Verifier: principal.NewVerifier(analytics.Audience, keys.Keyfunc),
+		KeysReady: keys.Ready, Providers: slices.Collect(maps.Keys(s.cfg.Providers)), Metrics: metrics, Log: s.log})
+	if err != nil {
+		return err
+	}
+	addr, err := netaddr.Parse(s.cfg.Services.Analytics.HTTP)
+	if err != nil {
+		return err
+	}
+	ln, err := addr.In(s.dir).Listen()
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		return httpapi.Serve(ctx, ln, httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Ready: api.Ready}.Wrap(api.Routes()))
+	})
+	g.Go(func() error { return store.Run(ctx) })
+	g.Go(func() error { return keys.Run(ctx) })
+	g.Go(func() error { return consumer.Run(ctx) })
+	g.Go(func() error { return metrics.WatchLag(ctx, consumer, 5*time.Second) })
+	return g.Wait()
+}
+
+// identityKeys are the keys that extauthz signs callers' identities with.
+func identityKeys(s service) (*jwks.Keys, error) {
+	return jwks.New(jwks.Config{URL: "http://" + s.cfg.Services.ExtAuthz.HTTP + "/.well-known/jwks.json", RefreshEvery: 30 * time.Second, Log: s.log})
+}
+
+// connectNATS connects now or as soon as NATS is there.
+func connectNATS(url, name string) (*nats.Conn, error) {
+	if url == "" {
+		return nil, fmt.Errorf("connect to nats: no URL; set LEAKY_NATS_URL or stores.nats")
+	}
+	nc, err := nats.Connect(url, nats.Name("leaky-"+name), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1),
+		nats.ReconnectWait(250*time.Millisecond), nats.Timeout(3*time.Second))
+	if err != nil {
+		return nil, fmt.Errorf("connect to nats: %w", err)
+	}
+	return nc, nil
+}

@@ -1,0 +1,188 @@
+// Package analytics is after the request's way: it takes usage events from JetStream
+// into ClickHouse, each exactly once, and answers who used what from exact SQL.
+package analytics
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/internal/principal"
+)
+
+// Audience is what signed identities for this service name.
+const Audience = "analytics"
+
+// HeaderPending tells on an export how many events were not stored yet when it began.
+const HeaderPending = "X-Leaky-Pending-Events"
+
+// Config is what New needs.
+type Config struct {
+	Store     *Store
+	Lag       Lag
+	Verifier  *principal.Verifier
+	KeysReady func() error // not nil while identities cannot be checked; may be nil
+	Providers []string     // names, lower-case
+	Metrics   *Metrics
+	Log       *slog.Logger
+}
+
+// API answers the analytics routes.
+type API struct {
+	cfg Config
+}
+
+// New makes the API.
+func New(cfg Config) (*API, error) {
+	if cfg.Store == nil || cfg.Lag == nil || cfg.Verifier == nil || cfg.Metrics == nil || cfg.Log == nil {
+		return nil, errors.New("make analytics api: Store, Lag, Verifier, Metrics and Log are needed")
+	}
+	cfg.Providers = slices.Sorted(slices.Values(cfg.Providers))
+	return &API{cfg: cfg}, nil
+}
+
+// Routes are the service's own; httpapi.Common wraps them.
+func (a *API) Routes() *http.ServeMux {
+	mux := http.NewServeMux()
+	mux.Handle("GET /api/v1/analytics/health", httpapi.Handle(a.cfg.Log, func(w http.ResponseWriter, _ *http.Request) error {
+		httpapi.WriteJSON(w, http.StatusOK, struct {
+			Service   string    `json:"service"`
+			Status    string    `json:"status"`
+			Timestamp time.Time `json:"timestamp"`
+		}{"analytics-service", "ok", time.Now().UTC()})
+		return nil
+	}))
+	for path, route := range map[string]struct {
+		handle caller
+		count  *prometheus.CounterVec
+	}{
+		"usage":     {a.usage, a.cfg.Metrics.usageQueries},
+		"report":    {a.report, a.cfg.Metrics.reportQueries},
+		"anomalies": {a.anomalies, a.cfg.Metrics.anomalyQueries},
+		"export":    {a.export, a.cfg.Metrics.exportQueries},
+	} {
+		mux.Handle("GET /api/v1/analytics/"+path, a.cfg.Verifier.Middleware(a.refuse, a.guard(route.handle, route.count)))
+	}
+	return mux
+}
+
+// Ready is nil once events can be read and callers told apart.
+func (a *API) Ready(context.Context) error {
+	if !a.cfg.Store.Ready() {
+		return errNotReady
+	}
+	if a.cfg.KeysReady != nil {
+		return a.cfg.KeysReady()
+	}
+	return nil
+}
+
+// caller is a handler that knows who calls.
+type caller func(w http.ResponseWriter, r *http.Request, who principal.Principal) error
+
+func (a *API) refuse(w http.ResponseWriter, r *http.Request) {
+	if a.cfg.KeysReady != nil && a.cfg.KeysReady() != nil {
+		httpapi.WriteError(w, r, a.cfg.Log, unavailable("identities cannot be checked now"))
+		return
+	}
+	httpapi.WriteError(w, r, a.cfg.Log, httpapi.Fail(http.StatusUnauthorized, "authentication is required"))
+}
+
+func unavailable(message string) *httpapi.Error {
+	return &httpapi.Error{Status: http.StatusServiceUnavailable, Message: message, Header: http.Header{"Retry-After": {"1"}}}
+}
+
+// guard asks for the role, counts the outcome, and makes a store that is away a 503.
+func (a *API) guard(h caller, count *prometheus.CounterVec) http.Handler {
+	return httpapi.Handle(a.cfg.Log, func(w http.ResponseWriter, r *http.Request) error {
+		outcome := outcomeFailure
+		defer func() { count.WithLabelValues(a.label(r), outcome).Inc() }() // also when an export is cut
+		err := a.call(h, w, r)
+		if err == nil {
+			outcome = outcomeSuccess
+		}
+		return err
+	})
+}
+
+func (a *API) call(h caller, w http.ResponseWriter, r *http.Request) error {
+	who, _ := principal.From(r.Context())
+	if !who.Is(principal.RoleUser) && !who.Is(principal.RoleAdmin) {
+		return httpapi.Fail(http.StatusForbidden, "role USER is required")
+	}
+	err := h(w, r, who)
+	if err == nil {
+		return nil
+	}
+	_, forCaller := errors.AsType[*httpapi.Error](err)
+	_, fromEngine := errors.AsType[*clickhouse.Exception](err)
+	if forCaller || fromEngine || r.Context().Err() != nil {
+		return err
+	}
+	a.cfg.Log.LogAttrs(r.Context(), slog.LevelWarn, "event store did not answer", slog.String("path", r.URL.Path), slog.Any("error", err))
+	return unavailable("the event store is not available")
+}
+
+// label is the provider for metrics: from the known list, else "unknown".
+func (a *API) label(r *http.Request) string {
+	if p, err := parseParams(r.URL.RawQuery); err == nil {
+		if name, err := p.provider(a.cfg.Providers); err == nil {
+			return name
+		}
+	}
+	return unknownProvider
+}
+
+// pending is how far behind the store is, nil when NATS does not tell.
+func (a *API) pending(ctx context.Context) *int64 {
+	n, err := a.cfg.Lag.Pending(ctx)
+	if err != nil {
+		return nil
+	}
+	return &n
+}
+
+// export streams one JSON object a line. If it cannot be completed the connection is
+// cut, so that a reader never takes a part for the whole.
+func (a *API) export(w http.ResponseWriter, r *http.Request, who principal.Principal) error {
+	f, err := parseExport(r.URL.RawQuery, who, a.cfg.Providers, time.Now())
+	if err != nil {
+		return err
+	}
+	if n := a.pending(r.Context()); n != nil {
+		w.Header().Set(HeaderPending, strconv.FormatInt(*n, 10))
+	}
+	begun := false
+	begin := func() {
+		if !begun {
+			w.Header().Set("Content-Type", "application/x-ndjson")
+			w.WriteHeader(http.StatusOK)
+			begun = true
+		}
+	}
+	lines := json.NewEncoder(w)
+	for row, err := range a.cfg.Store.Export(r.Context(), f) {
+		if err != nil && !begun {
+			return err
+		}
+		if err != nil {
+			a.cfg.Log.LogAttrs(r.Context(), slog.LevelWarn, "export cut short", slog.Any("error", err))
+			panic(http.ErrAbortHandler)
+		}
+		begin()
+		if err := lines.Encode(newItem(row)); err != nil {
+			panic(http.ErrAbortHandler) // the reader is gone
+		}
+	}
+	begin()
+	return nil
+}

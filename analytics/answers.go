@@ -1,0 +1,155 @@
+package analytics
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/internal/principal"
+	"github.com/leaky-tokens/leaky-tokens/internal/usage"
+)
+
+// item is one event as callers see it. Tokens is what was charged.
+type item struct {
+	Key struct {
+		Provider  string    `json:"provider"`
+		Timestamp time.Time `json:"timestamp"`
+	} `json:"key"`
+	RequestID       string       `json:"requestId"`
+	UserID          string       `json:"userId"`
+	OrgID           string       `json:"orgId,omitzero"`
+	KeyID           string       `json:"keyId,omitzero"`
+	Account         string       `json:"account"`
+	Provider        string       `json:"provider"`
+	Route           string       `json:"route"`
+	Model           string       `json:"model"`
+	ModelServed     string       `json:"modelServed,omitzero"`
+	Tokens          int64        `json:"tokens"`
+	InputTokens     int64        `json:"inputTokens"`
+	OutputTokens    int64        `json:"outputTokens"`
+	CachedTokens    int64        `json:"cachedTokens"`
+	ReasoningTokens int64        `json:"reasoningTokens"`
+	HeldTokens      int64        `json:"heldTokens"`
+	Source          usage.Source `json:"source"`
+	Allowed         bool         `json:"allowed"`
+	Stream          bool         `json:"stream"`
+	Status          int          `json:"status"`
+	Reason          string       `json:"reason,omitzero"`
+	LatencyMS       int64        `json:"latencyMs"`
+	FirstByteMS     int64        `json:"firstByteMs"`
+}
+
+func newItem(r Row) item {
+	i := item{RequestID: r.RequestID, UserID: r.UserID, OrgID: r.OrgID, KeyID: r.KeyID, Account: r.Account, Provider: r.Provider, Route: r.Route,
+		Model: r.ModelAsked, ModelServed: r.ModelServed, Tokens: r.Charged, InputTokens: r.Input, OutputTokens: r.Output, CachedTokens: r.Cached,
+		ReasoningTokens: r.Reasoning, HeldTokens: r.Held, Source: r.Source, Allowed: r.Allowed, Stream: r.Stream, Status: r.Status, Reason: r.Reason,
+		LatencyMS: r.LatencyMS, FirstByteMS: r.FirstByteMS}
+	i.Key.Provider, i.Key.Timestamp = r.Provider, r.Timestamp.UTC()
+	return i
+}
+
+type usageAnswer struct {
+	Provider string `json:"provider"`
+	Count    int    `json:"count"`
+	Items    []item `json:"items"`
+}
+
+func (a *API) usage(w http.ResponseWriter, r *http.Request, who principal.Principal) error {
+	now := time.Now()
+	p, err := parseUsage(r.URL.RawQuery, who, a.cfg.Providers)
+	if err != nil {
+		return err
+	}
+	rows, err := a.cfg.Store.Latest(r.Context(), p.filter, p.limit, now)
+	if err != nil {
+		return err
+	}
+	answer := usageAnswer{Provider: p.filter.Provider, Count: len(rows), Items: make([]item, len(rows))}
+	for i, row := range rows {
+		answer.Items[i] = newItem(row)
+	}
+	httpapi.WriteJSON(w, http.StatusOK, answer)
+	return nil
+}
+
+// reportAnswer: totals are exact over the window [windowStart, windowEnd); totalTokens =
+// consumedTokens + deniedTokens. PendingEvents is null when NATS does not tell.
+type reportAnswer struct {
+	Provider              string      `json:"provider"`
+	WindowStart           time.Time   `json:"windowStart"`
+	WindowEnd             time.Time   `json:"windowEnd"`
+	TotalEvents           int64       `json:"totalEvents"`
+	AllowedEvents         int64       `json:"allowedEvents"`
+	DeniedEvents          int64       `json:"deniedEvents"`
+	TotalTokens           int64       `json:"totalTokens"`
+	ConsumedTokens        int64       `json:"consumedTokens"`
+	DeniedTokens          int64       `json:"deniedTokens"`
+	InputTokens           int64       `json:"inputTokens"`
+	OutputTokens          int64       `json:"outputTokens"`
+	EstimatedTokens       int64       `json:"estimatedTokens"`
+	AverageTokensPerEvent float64     `json:"averageTokensPerEvent"`
+	UniqueUsers           int64       `json:"uniqueUsers"`
+	SampleLimit           int         `json:"sampleLimit"`
+	TopUsers              []UserTotal `json:"topUsers"`
+	PendingEvents         *int64      `json:"pendingEvents"`
+}
+
+func (a *API) report(w http.ResponseWriter, r *http.Request, who principal.Principal) error {
+	p, err := parseReport(r.URL.RawQuery, who, a.cfg.Providers, time.Now())
+	if err != nil {
+		return err
+	}
+	pending := a.pending(r.Context()) // before the sums: they hold at least what this says
+	sum, err := a.cfg.Store.Totals(r.Context(), p.filter, min(p.limit, topUsersMost))
+	if err != nil {
+		return err
+	}
+	answer := reportAnswer{Provider: p.filter.Provider, WindowStart: p.filter.From, WindowEnd: p.filter.To,
+		TotalEvents: sum.Events, AllowedEvents: sum.Allowed, DeniedEvents: sum.Events - sum.Allowed,
+		TotalTokens: sum.Tokens, ConsumedTokens: sum.Consumed, DeniedTokens: sum.Tokens - sum.Consumed,
+		InputTokens: sum.Input, OutputTokens: sum.Output, EstimatedTokens: sum.Estimated,
+		UniqueUsers: sum.Users, SampleLimit: p.limit, TopUsers: sum.Top, PendingEvents: pending}
+	if sum.Events > 0 {
+		answer.AverageTokensPerEvent = float64(sum.Tokens) / float64(sum.Events)
+	}
+	if answer.TopUsers == nil {
+		answer.TopUsers = []UserTotal{}
+	}
+	httpapi.WriteJSON(w, http.StatusOK, answer)
+	return nil
+}
+
+// anomalyAnswer: Ratio is null when the baseline is zero, as no number would be true.
+type anomalyAnswer struct {
+	Provider              string    `json:"provider"`
+	WindowStart           time.Time `json:"windowStart"`
+	WindowEnd             time.Time `json:"windowEnd"`
+	BaselineWindows       int       `json:"baselineWindows"`
+	CurrentTokens         int64     `json:"currentTokens"`
+	BaselineAverageTokens float64   `json:"baselineAverageTokens"`
+	Ratio                 *float64  `json:"ratio"`
+	ThresholdMultiplier   float64   `json:"thresholdMultiplier"`
+	Anomaly               bool      `json:"anomaly"`
+	SampleLimit           int       `json:"sampleLimit"`
+}
+
+func (a *API) anomalies(w http.ResponseWriter, r *http.Request, who principal.Principal) error {
+	p, err := parseAnomalies(r.URL.RawQuery, who, a.cfg.Providers, time.Now())
+	if err != nil {
+		return err
+	}
+	span := p.filter
+	span.From = p.filter.From.Add(-time.Duration(p.baselines) * p.window)
+	current, before, err := a.cfg.Store.Windows(r.Context(), span, p.filter.From)
+	if err != nil {
+		return err
+	}
+	answer := anomalyAnswer{Provider: p.filter.Provider, WindowStart: p.filter.From, WindowEnd: p.filter.To, BaselineWindows: p.baselines,
+		CurrentTokens: current, BaselineAverageTokens: float64(before) / float64(p.baselines), ThresholdMultiplier: p.threshold, SampleLimit: p.limit}
+	if mean := answer.BaselineAverageTokens; mean > 0 {
+		ratio := float64(current) / mean
+		answer.Ratio, answer.Anomaly = &ratio, ratio >= p.threshold
+	}
+	httpapi.WriteJSON(w, http.StatusOK, answer)
+	return nil
+}

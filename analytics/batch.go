@@ -1,0 +1,99 @@
+package analytics
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/usage"
+)
+
+// delivery is one message as the stream delivered it.
+type delivery struct {
+	seq  uint64
+	data []byte
+}
+
+// batch is what some deliveries amount to.
+type batch struct {
+	rows       []Row         // to insert, each id once
+	poison     map[int]error // by index of the delivery: never an event
+	duplicates int           // events that are in rows already, or were inserted lately
+}
+
+// sortDeliveries decodes. An event whose id is in recent, or comes twice, counts once:
+// the earlier in the stream stands, as in the ledger.
+func sortDeliveries(deliveries []delivery, recent *recentIDs) batch {
+	b := batch{poison: map[int]error{}}
+	at := make(map[string]int, len(deliveries))
+	for i, d := range deliveries {
+		event, err := usage.Decode(d.data)
+		if err != nil {
+			b.poison[i] = err
+			continue
+		}
+		row, err := newRow(event, d.seq)
+		if err != nil {
+			b.poison[i] = err
+			continue
+		}
+		earlier, twice := at[row.RequestID]
+		switch {
+		case twice && row.Seq < b.rows[earlier].Seq:
+			b.rows[earlier] = row
+			b.duplicates++
+		case twice || recent.has(row.RequestID):
+			b.duplicates++
+		default:
+			at[row.RequestID] = len(b.rows)
+			b.rows = append(b.rows, row)
+		}
+	}
+	return b
+}
+
+// token names the rows of one insert: "<stream>:<first seq>:<last seq>:<digest>". The
+// digest is over every sequence number and id, since the engine drops a block whose
+// token it knows: the same range with other rows in it (a redelivery that is whole where
+// the first was not, or a stream that was made anew) must not be taken for it.
+func token(stream string, rows []Row) string {
+	first, last := rows[0].Seq, rows[0].Seq
+	digest := sha256.New()
+	var seq [8]byte
+	for _, r := range rows {
+		first, last = min(first, r.Seq), max(last, r.Seq)
+		binary.BigEndian.PutUint64(seq[:], r.Seq)
+		digest.Write(seq[:])
+		digest.Write([]byte(r.RequestID))
+		digest.Write([]byte{0})
+	}
+	return fmt.Sprintf("%s:%d:%d:%s", stream, first, last, hex.EncodeToString(digest.Sum(nil)[:12]))
+}
+
+// recentIDs remembers the last ids that were inserted. It spares most duplicates the
+// way to ClickHouse; those it has forgotten are caught there.
+type recentIDs struct {
+	set  map[string]struct{}
+	ring []string
+	next int
+}
+
+func newRecentIDs(size int) *recentIDs {
+	return &recentIDs{set: make(map[string]struct{}, size), ring: make([]string, size)}
+}
+
+func (r *recentIDs) has(id string) bool {
+	_, ok := r.set[id]
+	return ok
+}
+
+func (r *recentIDs) add(id string) {
+	if r.has(id) {
+		return
+	}
+	delete(r.set, r.ring[r.next])
+	r.ring[r.next] = id
+	r.set[id] = struct{}{}
+	r.next = (r.next + 1) % len(r.ring)
+}

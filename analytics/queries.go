@@ -1,0 +1,192 @@
+package analytics
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"strings"
+	"time"
+)
+
+// Filter says which events a query covers. Empty members filter nothing.
+type Filter struct {
+	Provider  string
+	UserID    string
+	Account   string
+	RequestID string
+	From, To  time.Time // half-open [From, To), to the millisecond
+}
+
+// where is the filter as SQL; "true" when it filters nothing.
+func (f Filter) where() (string, []any) {
+	terms, args := []string{"true"}, []any{}
+	for _, term := range []struct{ column, value string }{
+		{"provider", f.Provider}, {"user_id", f.UserID}, {"account", f.Account}, {"request_id", f.RequestID},
+	} {
+		if term.value != "" {
+			terms, args = append(terms, term.column+" = ?"), append(args, term.value)
+		}
+	}
+	// Milliseconds as integers: the driver writes a time.Time to the second only.
+	if !f.From.IsZero() {
+		terms, args = append(terms, "timestamp >= fromUnixTimestamp64Milli(?, 'UTC')"), append(args, f.From.UnixMilli())
+	}
+	if !f.To.IsZero() {
+		terms, args = append(terms, "timestamp < fromUnixTimestamp64Milli(?, 'UTC')"), append(args, f.To.UnixMilli())
+	}
+	return strings.Join(terms, " AND "), args
+}
+
+// settings lets each day be merged by itself: the partition follows from the sorting
+// key, so copies of one event are never in two of them.
+const settings = " SETTINGS do_not_merge_across_partitions_select_final = 1"
+
+// Latest are the newest events first, at most limit. Recent days are asked first, so
+// that a page of a busy provider does not sort its whole history.
+func (s *Store) Latest(ctx context.Context, f Filter, limit int, now time.Time) ([]Row, error) {
+	if f.From.IsZero() && f.RequestID == "" {
+		recent := f
+		recent.From = now.Add(-24 * time.Hour)
+		rows, err := s.latest(ctx, recent, limit)
+		if err != nil || len(rows) == limit {
+			return rows, err
+		}
+	}
+	return s.latest(ctx, f, limit)
+}
+
+func (s *Store) latest(ctx context.Context, f Filter, limit int) ([]Row, error) {
+	rows := make([]Row, 0, min(limit, 200))
+	for row, err := range s.rows(ctx, f, fmt.Sprintf(" ORDER BY timestamp DESC, request_id DESC LIMIT %d", limit)) {
+		if err != nil {
+			return nil, fmt.Errorf("read latest events: %w", err)
+		}
+		rows = append(rows, row)
+	}
+	return rows, nil
+}
+
+// Export streams every event of the filter in the order of the table.
+func (s *Store) Export(ctx context.Context, f Filter) iter.Seq2[Row, error] {
+	return s.rows(ctx, f, "")
+}
+
+func (s *Store) rows(ctx context.Context, f Filter, tail string) iter.Seq2[Row, error] {
+	return func(yield func(Row, error) bool) {
+		ctx, cancel := context.WithTimeout(ctx, s.timeout)
+		defer cancel()
+		if !s.ready.Load() {
+			yield(Row{}, errNotReady)
+			return
+		}
+		var names []string
+		for _, c := range s.columns {
+			if c.into != nil {
+				names = append(names, c.name)
+			}
+		}
+		where, args := f.where()
+		found, err := s.conn.Query(ctx, "SELECT "+strings.Join(names, ", ")+", status, precedence FROM usage_events FINAL WHERE "+where+tail+settings, args...)
+		if err != nil {
+			yield(Row{}, fmt.Errorf("query events: %w", err))
+			return
+		}
+		defer found.Close()
+		for found.Next() {
+			row, err := s.scan(found)
+			if !yield(row, err) || err != nil {
+				return
+			}
+		}
+		if err := found.Err(); err != nil {
+			yield(Row{}, fmt.Errorf("read events: %w", err))
+		}
+	}
+}
+
+// scan reads one row: the columns that can be read in place, then the two that cannot.
+func (s *Store) scan(found interface{ Scan(...any) error }) (Row, error) {
+	var (
+		row        Row
+		status     int32
+		precedence uint64
+		into       = make([]any, 0, len(s.columns))
+	)
+	for _, c := range s.columns {
+		if c.into != nil {
+			into = append(into, c.into(&row))
+		}
+	}
+	if err := found.Scan(append(into, &status, &precedence)...); err != nil {
+		return Row{}, fmt.Errorf("scan event: %w", err)
+	}
+	row.Status, row.Seq = int(status), ^precedence
+	return row, nil
+}
+
+// UserTotal is what one user used.
+type UserTotal struct {
+	UserID      string `json:"userId"`
+	TotalTokens int64  `json:"totalTokens"`
+	Events      int64  `json:"events"`
+}
+
+// Totals are exact sums over a filter. Tokens are what was charged.
+type Totals struct {
+	Events, Allowed                 int64
+	Tokens, Consumed, Input, Output int64 // Consumed: of allowed events
+	Estimated                       int64 // of Tokens: by estimate or by the expiry policy, not by a provider's count
+	Users                           int64
+	Top                             []UserTotal // by tokens, largest first, then by id
+}
+
+// Totals sums the filter and names the top users. It is one query, so that the sums and
+// the list are of one moment.
+func (s *Store) Totals(ctx context.Context, f Filter, top int) (Totals, error) {
+	if !s.ready.Load() {
+		return Totals{}, errNotReady
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	where, args := f.where()
+	found, err := s.conn.Query(ctx, `SELECT user_id, e, t,
+			sum(e) OVER (), sum(a) OVER (), sum(t) OVER (), sum(c) OVER (), sum(i) OVER (), sum(o) OVER (), sum(g) OVER (), toInt64(count() OVER ())
+		FROM (SELECT user_id, toInt64(count()) AS e, toInt64(countIf(allowed)) AS a, sum(tokens) AS t, sumIf(tokens, allowed) AS c,
+				sum(input_tokens) AS i, sum(output_tokens) AS o, sumIf(tokens, source IN ('estimated', 'expired')) AS g
+			FROM usage_events FINAL WHERE `+where+` GROUP BY user_id)
+		ORDER BY t DESC, user_id LIMIT `+fmt.Sprint(top)+settings, args...)
+	if err != nil {
+		return Totals{}, fmt.Errorf("query totals: %w", err)
+	}
+	defer found.Close()
+	var sum Totals
+	for found.Next() {
+		var u UserTotal
+		if err := found.Scan(&u.UserID, &u.Events, &u.TotalTokens, &sum.Events, &sum.Allowed, &sum.Tokens, &sum.Consumed, &sum.Input, &sum.Output,
+			&sum.Estimated, &sum.Users); err != nil {
+			return Totals{}, fmt.Errorf("scan totals: %w", err)
+		}
+		sum.Top = append(sum.Top, u)
+	}
+	if err := found.Err(); err != nil {
+		return Totals{}, fmt.Errorf("read totals: %w", err)
+	}
+	return sum, nil
+}
+
+// Windows sums the charged tokens of [split, f.To) and of [f.From, split).
+func (s *Store) Windows(ctx context.Context, f Filter, split time.Time) (current, before int64, err error) {
+	if !s.ready.Load() {
+		return 0, 0, errNotReady
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	where, args := f.where()
+	row := s.conn.QueryRow(ctx, `SELECT sumIf(tokens, is_current), sumIf(tokens, NOT is_current)
+		FROM (SELECT tokens, timestamp >= fromUnixTimestamp64Milli(?, 'UTC') AS is_current FROM usage_events FINAL WHERE `+where+`)`+settings,
+		append([]any{split.UnixMilli()}, args...)...)
+	if err := row.Scan(&current, &before); err != nil {
+		return 0, 0, fmt.Errorf("query windows: %w", err)
+	}
+	return current, before, nil
+}

@@ -1,0 +1,155 @@
+package analytics
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// StoreConfig says where the events are kept.
+type StoreConfig struct {
+	URL     string        // http://[user:password@]host:port/database
+	Timeout time.Duration // of one query or insert; default 10 s
+	Log     *slog.Logger
+}
+
+// Store is the table of usage events in ClickHouse.
+type Store struct {
+	conn    driver.Conn
+	timeout time.Duration
+	log     *slog.Logger
+	columns []column
+	ready   atomic.Bool
+}
+
+// NewStore makes a store; it connects with the first query.
+func NewStore(cfg StoreConfig) (*Store, error) {
+	if cfg.URL == "" {
+		return nil, errors.New("open event store: no URL; set LEAKY_CLICKHOUSE_URL or stores.clickhouse")
+	}
+	options, err := clickhouse.ParseDSN(cfg.URL)
+	if err != nil {
+		return nil, fmt.Errorf("open event store: the URL must be http://host:port/database: %w", redacted(err, cfg.URL))
+	}
+	if cfg.Timeout <= 0 {
+		cfg.Timeout = 10 * time.Second
+	}
+	options.DialTimeout = min(cfg.Timeout, 3*time.Second)
+	options.ReadTimeout = cfg.Timeout
+	options.MaxOpenConns = 8
+	conn, err := clickhouse.Open(options)
+	if err != nil {
+		return nil, fmt.Errorf("open event store: %w", redacted(err, cfg.URL))
+	}
+	return &Store{conn: conn, timeout: cfg.Timeout, log: cfg.Log, columns: columns()}, nil
+}
+
+// redacted drops a URL, which may hold a password, from an error.
+func redacted(err error, url string) error {
+	return errors.New(strings.ReplaceAll(err.Error(), url, "(url)"))
+}
+
+// Close gives the connections back.
+func (s *Store) Close() error { return s.conn.Close() }
+
+// Ready reports whether the schema is in place.
+func (s *Store) Ready() bool { return s.ready.Load() }
+
+// Run brings the schema up to date, again and again until ClickHouse answers.
+func (s *Store) Run(ctx context.Context) error {
+	return persist(ctx, s.log, "migrate event store", s.Migrate)
+}
+
+// Migrate applies the migrations that are missing. Each is idempotent, so that two
+// replicas may do it at once.
+func (s *Store) Migrate(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*s.timeout)
+	defer cancel()
+	const versions = `CREATE TABLE IF NOT EXISTS analytics_schema_version
+		(version UInt32, applied_at DateTime DEFAULT now()) ENGINE = ReplacingMergeTree ORDER BY version`
+	if err := s.conn.Exec(ctx, versions); err != nil {
+		return fmt.Errorf("create version table: %w", err)
+	}
+	var have uint32
+	if err := s.conn.QueryRow(ctx, "SELECT max(version) FROM analytics_schema_version").Scan(&have); err != nil {
+		return fmt.Errorf("read schema version: %w", err)
+	}
+	files, err := migrations.ReadDir("migrations")
+	if err != nil {
+		return fmt.Errorf("list migrations: %w", err)
+	}
+	for i, file := range files { // sorted by name; one statement each, version = place
+		version := uint32(i + 1)
+		if version <= have {
+			continue
+		}
+		statement, err := migrations.ReadFile("migrations/" + file.Name())
+		if err != nil {
+			return fmt.Errorf("read migration: %w", err)
+		}
+		if err := s.conn.Exec(ctx, string(statement)); err != nil {
+			return fmt.Errorf("apply migration %s: %w", file.Name(), err)
+		}
+		if err := s.conn.Exec(ctx, fmt.Sprintf("INSERT INTO analytics_schema_version (version) VALUES (%d)", version)); err != nil {
+			return fmt.Errorf("record migration %s: %w", file.Name(), err)
+		}
+	}
+	s.ready.Store(true)
+	return nil
+}
+
+// Insert writes the rows as one block. The same token with the same rows is written
+// once, also when the answer to the first attempt was lost.
+func (s *Store) Insert(ctx context.Context, token string, rows []Row) error {
+	if !s.ready.Load() {
+		return errNotReady
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	names := make([]string, len(s.columns))
+	for i, c := range s.columns {
+		names[i] = c.name
+	}
+	// The settings are in the text, since a setting beside the query is lost on engines
+	// that take only text. A backlog may span more days than the default 100 partitions.
+	query := fmt.Sprintf("INSERT INTO usage_events (%s) SETTINGS insert_deduplication_token = '%s', max_partitions_per_insert_block = 0",
+		strings.Join(names, ", "), strings.NewReplacer(`'`, "", `\`, "").Replace(token))
+	batch, err := s.conn.PrepareBatch(clickhouse.Context(ctx, clickhouse.WithColumnNamesAndTypes(columnTypes(s.columns))), query)
+	if err != nil {
+		return fmt.Errorf("prepare batch: %w", err)
+	}
+	defer batch.Close()
+	values := make([]any, len(s.columns))
+	for i := range rows {
+		for j, c := range s.columns {
+			values[j] = c.value(&rows[i])
+		}
+		if err := batch.Append(values...); err != nil {
+			return fmt.Errorf("append to batch: %w", err)
+		}
+	}
+	if err := batch.Send(); err != nil {
+		if gone, ok := errors.AsType[*clickhouse.Exception](err); ok && gone.Code == codeUnknownTable {
+			err = errors.Join(err, s.Migrate(ctx)) // the database was made anew; the next attempt finds the table
+		}
+		return fmt.Errorf("send batch of %d: %w", len(rows), err)
+	}
+	return nil
+}
+
+// codeUnknownTable is ClickHouse's UNKNOWN_TABLE.
+const codeUnknownTable = 60
+
+// errNotReady says that ClickHouse has not answered yet.
+var errNotReady = errors.New("event store is not ready")
