@@ -14,12 +14,9 @@ import (
 // serveNATS is the message bus that leaky up starts when LEAKY_NATS_URL names no other.
 // LEAKY_NATS_LISTEN is its address; LEAKY_NATS_SYNC see package natsd.
 func serveNATS(ctx context.Context, s service) error {
-	var sync time.Duration
-	if text := os.Getenv("LEAKY_NATS_SYNC"); text != "" && text != "always" {
-		var err error
-		if sync, err = time.ParseDuration(text); err != nil || sync <= 0 {
-			return fmt.Errorf("LEAKY_NATS_SYNC=%q: write always or a duration such as 1s", text)
-		}
+	sync, err := natsSync(os.Getenv("LEAKY_NATS_SYNC"))
+	if err != nil {
+		return err
 	}
 	listen := cmp.Or(os.Getenv("LEAKY_NATS_LISTEN"), "127.0.0.1:4222")
 	server, err := natsd.New(natsd.Config{Listen: listen, Dir: filepath.Join(s.dir, "nats"), Sync: sync, Log: s.log})
@@ -34,4 +31,19 @@ func serveNATS(ctx context.Context, s service) error {
 		}
 	}()
 	return server.Run(ctx)
+}
+
+// natsSync reads LEAKY_NATS_SYNC: "always" (0) or a positive duration; a second when empty.
+func natsSync(text string) (time.Duration, error) {
+	switch text {
+	case "":
+		return time.Second, nil
+	case "always":
+		return 0, nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d <= 0 {
+		return 0, fmt.Errorf("LEAKY_NATS_SYNC=%q: write always or a duration such as 1s", text)
+	}
+	return d, nil
 }
