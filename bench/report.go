@@ -1,0 +1,177 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
+)
+
+// report prints one table per shape: medians over the rounds, and the ratios of each
+// round's own numbers, since ratios within a round survive a noisy machine.
+func report(w io.Writer, o options, shapes []shape, results map[string][]sample) {
+	fmt.Fprintf(w, "\n%d rounds of %v, shuffled; %d clients in a closed loop (4 where paced); medians, [quartiles]\n", o.rounds, o.window, o.clients)
+	for _, sh := range shapes {
+		fmt.Fprintf(w, "\n### %s\n\n| system | req/s | CPU us/request | Envoy | services | stores | p50 | p99 | first byte p50 | CPU / bare | CPU / chain | rate / chain |\n", sh.name)
+		fmt.Fprintln(w, "|---|---|---|---|---|---|---|---|---|---|---|---|")
+		bare, chain := results["bare/"+sh.name], results["chain/"+sh.name]
+		for _, name := range []string{"bare", "chain", "whole"} {
+			got := results[name+"/"+sh.name]
+			of := func(f func(sample) float64) float64 { return quantile(collect(got, f), 0.5) }
+			group := func(g string) float64 {
+				return of(func(s sample) float64 { return float64(s.cpu[g].Microseconds()) / float64(s.requests) })
+			}
+			cpu := collect(got, sample.cpuPerRequest)
+			fmt.Fprintf(w, "| %s | %.0f | %.0f [%.0f-%.0f] | %.0f | %.0f | %.0f | %s | %s | %s | %.2f | %.2f | %.2f |\n", name, of(sample.rate),
+				quantile(cpu, 0.5), quantile(cpu, 0.25), quantile(cpu, 0.75), group("envoy"), group("services"), group("stores"),
+				ms(of(func(s sample) float64 { return at(s.latency, 0.5) })), ms(of(func(s sample) float64 { return at(s.latency, 0.99) })),
+				ms(of(func(s sample) float64 { return at(s.firstByte, 0.5) })),
+				ratio(got, bare, sample.cpuPerRequest), ratio(got, chain, sample.cpuPerRequest), ratio(got, chain, sample.rate))
+		}
+		if sh.header != nil {
+			paced(w, sh, results)
+		}
+		control := collect(chain, sample.rate)
+		if spread := (quantile(control, 0.75) - quantile(control, 0.25)) / quantile(control, 0.5); spread > 0.3 {
+			fmt.Fprintf(w, "\nThe control's quartiles lie %.0f %% apart: the machine was too noisy, run again.\n", 100*spread)
+		}
+	}
+}
+
+// paced prints what a reader of a stream feels, as ratios to the bare Envoy.
+func paced(w io.Writer, sh shape, results map[string][]sample) {
+	bare := results["bare/"+sh.name]
+	for _, name := range []string{"chain", "whole"} {
+		got := results[name+"/"+sh.name]
+		fmt.Fprintf(w, "\n%s: first byte p50 %.2f of bare; gap between chunks p50 %.2f, p99 %.2f of bare\n", name,
+			ratio(got, bare, func(s sample) float64 { return at(s.firstByte, 0.5) }),
+			ratio(got, bare, func(s sample) float64 { return at(s.gaps, 0.5) }),
+			ratio(got, bare, func(s sample) float64 { return at(s.gaps, 0.99) }))
+	}
+}
+
+func collect(samples []sample, f func(sample) float64) []float64 {
+	var values []float64
+	for _, s := range samples {
+		values = append(values, f(s))
+	}
+	slices.Sort(values)
+	return values
+}
+
+// ratio is the median over the rounds of each round's own ratio.
+func ratio(a, b []sample, f func(sample) float64) float64 {
+	var ratios []float64
+	for i := range a {
+		ratios = append(ratios, f(a[i])/f(b[i]))
+	}
+	slices.Sort(ratios)
+	return quantile(ratios, 0.5)
+}
+
+func quantile(sorted []float64, q float64) float64 {
+	return sorted[min(int(q*float64(len(sorted))), len(sorted)-1)]
+}
+
+func at(sorted []time.Duration, q float64) float64 {
+	return float64(sorted[min(int(q*float64(len(sorted))), len(sorted)-1)])
+}
+
+func ms(nanoseconds float64) string { return fmt.Sprintf("%.1f ms", nanoseconds/1e6) }
+
+// reportHolds drives the limiter's own API from 64 goroutines for one window: holds per
+// second, then the settlement of all of them.
+func reportHolds(ctx context.Context, w io.Writer, s system, o options) error {
+	cfg, err := s.stack.Loaded()
+	if err != nil {
+		return err
+	}
+	addr, err := netaddr.Parse(cfg.Services.RateLimit.GRPC)
+	if err != nil {
+		return err
+	}
+	conn, err := grpc.NewClient(addr.In(filepath.Clean(s.stack.Dir)).Target(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	limiter := limitpb.NewLimiterClient(conn)
+	rule := func(unit string, more ...*limitpb.Entry) *limitpb.Descriptor {
+		return &limitpb.Descriptor{Entries: append([]*limitpb.Entry{{Key: "count", Value: unit}, {Key: "user", Value: s.user}}, more...)}
+	}
+	rules := []*limitpb.Descriptor{rule("tokens", &limitpb.Entry{Key: "provider", Value: "openai"}), rule("requests")}
+	var held, refused atomic.Int64
+	var failure error
+	var mu sync.Mutex
+	var open []*limitpb.Settlement
+	begin := time.Now()
+	var wg sync.WaitGroup
+	for range 64 {
+		wg.Go(func() {
+			var mine []*limitpb.Settlement
+			for time.Since(begin) < o.window {
+				id := uuid.NewString()
+				got, err := limiter.Hold(ctx, &limitpb.HoldRequest{Facts: &limitpb.Facts{RequestId: id, User: s.user, Tier: "VAST", Route: "openai-chat",
+					Provider: "openai", Model: "gpt-4o-mini"}, Descriptors: rules, InputTokens: 10, OutputTokens: 10})
+				if err != nil {
+					mu.Lock()
+					failure = err
+					mu.Unlock()
+					return
+				}
+				if !got.GetAdmitted() {
+					refused.Add(1)
+					continue
+				}
+				held.Add(1)
+				mine = append(mine, &limitpb.Settlement{RequestId: id, Account: got.GetAccount(), Charged: 15})
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			open = append(open, mine...)
+		})
+	}
+	wg.Wait()
+	elapsed := time.Since(begin)
+	if failure != nil {
+		return fmt.Errorf("hold: %w", failure)
+	}
+	begin = time.Now()
+	for batch := range slices.Chunk(open, 500) {
+		if _, err := limiter.Settle(ctx, &limitpb.SettleRequest{Settlements: batch}); err != nil {
+			return fmt.Errorf("settle: %w", err)
+		}
+	}
+	fmt.Fprintf(w, "\n### One Redis\n\n%.0f holds/s over gRPC from 64 callers (two rules each, %d refused); %.0f settles/s in batches of 500\n",
+		float64(held.Load())/elapsed.Seconds(), refused.Load(), float64(len(open))/time.Since(begin).Seconds())
+	return nil
+}
+
+// reportMemory prints the resident memory of each process.
+func reportMemory(ctx context.Context, w io.Writer, s system) error {
+	running, err := processes(ctx, s.stack)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "\n### Resident memory\n\n| process | MB |\n|---|---|\n")
+	var services int64
+	for _, p := range running {
+		fmt.Fprintf(w, "| %s | %.0f |\n", p.Name, float64(p.RSS)/1e6)
+		if groupOf(p.Name) == "services" {
+			services += p.RSS
+		}
+	}
+	fmt.Fprintf(w, "\nThe seven Go services together: %.0f MB, after the load above\n", float64(services)/1e6)
+	return nil
+}
