@@ -4,11 +4,6 @@
 package spool
 
 import (
-	"bytes"
-	"encoding/json"
-	"errors"
-	"fmt"
-
 	"github.com/leaky-tokens/leaky-tokens/internal/facts"
 )
 
@@ -33,7 +28,7 @@ type Line struct {
 	Output    *int64 `json:"out"`       // output tokens
 	Cached    *int64 `json:"cached"`    // input tokens served from the provider's cache
 	Reasoning *int64 `json:"reasoning"` // output tokens spent on reasoning
-	Quality   string `json:"q"`         // extraction status of envoy.data.ai.v3.TokenUsage
+	Quality   string `json:"q"`         // Complete, Partial or Failed; empty when the answer ended without usage
 
 	Status     int    `json:"status"`  // HTTP status sent to the client
 	Flags      string `json:"flags"`   // Envoy's response flags, "-" for none; DC: the client went away
@@ -74,27 +69,4 @@ func Format() map[string]string {
 		"ms": "%DURATION%", "ttfb": "%RESPONSE_DURATION%", "start": "%START_TIME%",
 		"trace": "%REQ(TRACEPARENT)%", "corr": "%REQ(X-CORRELATION-ID)%",
 	}
-}
-
-// MaxLine is the longest line the meter accepts, in bytes; a longer one is damage.
-const MaxLine = 64 << 10
-
-// ErrMalformed says a spool line is not one of ours.
-var ErrMalformed = errors.New("malformed spool line")
-
-// Parse decodes one line, without its newline. It is lenient about numbers: Envoy
-// writes CEL results as strings or numbers depending on the operator.
-func Parse(line []byte) (Line, error) {
-	if len(line) > MaxLine {
-		return Line{}, fmt.Errorf("%w: %d bytes, at most %d", ErrMalformed, len(line), MaxLine)
-	}
-	var l Line
-	dec := json.NewDecoder(bytes.NewReader(line))
-	if err := dec.Decode(&l); err != nil {
-		return Line{}, fmt.Errorf("%w: %w", ErrMalformed, err)
-	}
-	if l.ID == "" {
-		return Line{}, fmt.Errorf("%w: no request id", ErrMalformed)
-	}
-	return l, nil
 }
