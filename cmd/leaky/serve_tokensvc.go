@@ -3,6 +3,55 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
+	"github.com/leaky-tokens/leaky-tokens/internal/principal"
+	"github.com/leaky-tokens/leaky-tokens/tokensvc"
 )
 
-func serveTokenSvc(_ context.Context, _ service) error { return errors.New("not built yet") }
+func serveTokenSvc(ctx context.Context, s service) error {
+	if s.cfg.Stores.Postgres == "" {
+		return errors.New("connect to postgres: no URL; set LEAKY_POSTGRES_URL or stores.postgres")
+	}
+	// The pool connects when it is used, so it may be made before Postgres is up.
+	pool, err := pgxpool.New(ctx, s.cfg.Stores.Postgres)
+	if err != nil {
+		return fmt.Errorf("connect to postgres: %w", err)
+	}
+	defer pool.Close()
+	store, err := tokensvc.NewStore(tokensvc.StoreConfig{Pool: pool, Log: s.log})
+	if err != nil {
+		return err
+	}
+	keys, err := identityKeys(s)
+	if err != nil {
+		return err
+	}
+	api, err := tokensvc.New(tokensvc.Config{Store: store, Verifier: principal.NewVerifier(tokensvc.Audience, keys.Keyfunc), KeysReady: keys.Ready,
+		Models: s.cfg.Models, Providers: slices.Collect(maps.Keys(s.cfg.Providers)), Metrics: s.metrics, Log: s.log})
+	if err != nil {
+		return err
+	}
+	addr, err := netaddr.Parse(s.cfg.Services.TokenSvc.HTTP)
+	if err != nil {
+		return err
+	}
+	ln, err := addr.In(s.dir).Listen()
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		return httpapi.Serve(ctx, ln, httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Ready: api.Ready}.Wrap(api.Routes()))
+	})
+	g.Go(func() error { return store.Run(ctx) })
+	g.Go(func() error { return keys.Run(ctx) })
+	return g.Wait()
+}
