@@ -181,7 +181,9 @@ func (s *Service) reload(ctx context.Context) error {
 // Handler is the API: /api/v1/auth/**, /api/v1/me, /api/v1/admin/** and /oauth2/jwks.
 func (s *Service) Handler() http.Handler {
 	mux := http.NewServeMux()
-	handle := func(pattern string, h httpapi.HandlerFunc) { mux.Handle(pattern, httpapi.Handle(s.log, s.whenReady(h))) }
+	handle := func(pattern string, h httpapi.HandlerFunc) {
+		mux.Handle(pattern, httpapi.Handle(s.log, s.whenReady(h)))
+	}
 	handle("POST /api/v1/auth/register", s.register)
 	handle("POST /api/v1/auth/login", s.login)
 	handle("POST /api/v1/auth/api-keys", s.known(s.createKey))

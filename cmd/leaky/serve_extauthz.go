@@ -2,7 +2,55 @@ package main
 
 import (
 	"context"
-	"errors"
+	"fmt"
+	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/leaky-tokens/leaky-tokens/extauthz"
+	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 )
 
-func serveExtAuthz(_ context.Context, _ service) error { return errors.New("not built yet") }
+// serveExtAuthz runs what Envoy asks first: who calls, and may they.
+func serveExtAuthz(ctx context.Context, s service) error {
+	key, err := extauthz.LoadSigningKey(filepath.Join(s.dir, "secrets"))
+	if err != nil {
+		return err
+	}
+	authz, err := extauthz.New(extauthz.Config{
+		Identity:   "http://" + s.cfg.Services.Identity.HTTP,
+		NATS:       s.cfg.Stores.NATS,
+		Auth:       s.cfg.Auth,
+		Tiers:      s.cfg.Tiers,
+		SigningKey: key,
+		Log:        s.log,
+		Metrics:    s.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	grpcAddr, err := netaddr.Parse(s.cfg.Services.ExtAuthz.GRPC)
+	if err != nil {
+		return fmt.Errorf("services.extauthz.grpc: %w", err)
+	}
+	httpAddr, err := netaddr.Parse(s.cfg.Services.ExtAuthz.HTTP)
+	if err != nil {
+		return fmt.Errorf("services.extauthz.http: %w", err)
+	}
+	grpcListener, err := grpcAddr.In(s.dir).Listen()
+	if err != nil {
+		return err
+	}
+	httpListener, err := httpAddr.In(s.dir).Listen()
+	if err != nil {
+		grpcListener.Close()
+		return err
+	}
+	common := httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Ready: authz.Ready}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return authz.Run(ctx) })
+	group.Go(func() error { return authz.Serve(ctx, grpcListener) })
+	group.Go(func() error { return httpapi.Serve(ctx, httpListener, common.Wrap(authz.Handler())) })
+	return group.Wait()
+}
