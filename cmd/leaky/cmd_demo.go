@@ -1,0 +1,76 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"math/rand/v2"
+	"os"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/demo"
+)
+
+// demoCommand is `leaky demo`: load through the real gateway, then a verdict on the books.
+type demoCommand struct {
+	For     time.Duration `help:"How long the clients ask." default:"60s"`
+	Clients int           `help:"Clients at once, shared by three accounts of different tiers; one in ten hangs up in the middle of its streams." default:"64"`
+	Seed    uint64        `help:"Makes the clients ask the same again; 0: a fresh one, which is printed."`
+	Output  string        `short:"o" help:"What to print in the end: ${enum}." enum:"text,json" default:"text"`
+}
+
+// errBooks makes the command end with exit code 1; the verdict has told why.
+var errBooks = errors.New("demo: a limit was exceeded, or the books do not agree")
+
+// Run exits with 0 only if nothing went over a limit and the books agree.
+func (d demoCommand) Run(ctx context.Context, c *cli) error {
+	cfg, err := config.Load(c.Config, os.Getenv)
+	if err != nil {
+		return err
+	}
+	run, err := demo.Stack(cfg, config.StateDir(os.Getenv))
+	if err != nil {
+		return err
+	}
+	run.For, run.Clients, run.Seed, run.ChunkDelay = d.For, d.Clients, d.Seed, 5*time.Millisecond
+	if run.Seed == 0 {
+		run.Seed = rand.Uint64N(1 << 32)
+	}
+	run.Progress = os.Stderr
+	if fd := int(os.Stderr.Fd()); term.IsTerminal(fd) {
+		run.Width = func() int {
+			width, _, err := term.GetSize(fd)
+			if err != nil {
+				return 80
+			}
+			return width
+		}
+	}
+	dm, err := demo.New(run)
+	if err != nil {
+		return err
+	}
+	verdict, err := dm.Run(ctx)
+	if err != nil {
+		return err
+	}
+	if err := d.print(verdict); err != nil {
+		return err
+	}
+	if !verdict.OK {
+		return errBooks
+	}
+	return nil
+}
+
+func (d demoCommand) print(v demo.Verdict) error {
+	if d.Output == "json" {
+		enc := json.NewEncoder(os.Stdout)
+		enc.SetIndent("", "  ")
+		return enc.Encode(v)
+	}
+	return v.Print(os.Stdout)
+}

@@ -1,0 +1,179 @@
+package demo
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+const (
+	callTimeout  = 60 * time.Second       // longest a client waits for one call
+	longestWait  = 250 * time.Millisecond // of what a refusal asks for, so that the pressure stays
+	pauseOnFault = 100 * time.Millisecond // before the next call after a failed one
+	maxAnswer    = 16 << 20               // bytes of a JSON answer
+)
+
+// caller is one client: it asks, listens, and writes down what came back.
+type caller struct {
+	http    *http.Client
+	gateway string
+	account int
+	key     string // API key
+	text    string // the filling of prompts
+	start   time.Time
+	targets []Target
+	plan    *planner
+	book    *book
+}
+
+// run asks until ctx ends. A call that is under way then is carried to its end, unless
+// lifetime ends too.
+func (c *caller) run(ctx, lifetime context.Context) {
+	for ctx.Err() == nil {
+		call := c.call(lifetime, c.plan.next())
+		if lifetime.Err() != nil {
+			return // interrupted: what was cut off proves nothing
+		}
+		c.book.add(call)
+		pause := time.Duration(0)
+		switch call.Outcome {
+		case Refused:
+			pause = call.RetryAfter
+			if pause < 0 || pause > longestWait {
+				pause = longestWait
+			}
+		case Failed, Broken, Unexpected:
+			pause = pauseOnFault
+		}
+		wait(ctx, pause)
+	}
+}
+
+func wait(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// call carries out one ask.
+func (c *caller) call(ctx context.Context, a ask) Call {
+	ctx, hangUp := context.WithTimeout(ctx, callTimeout)
+	defer hangUp() // before the end of an answer it closes the connection
+	target := &c.targets[a.provider]
+	path, body := a.request(target, c.text)
+	got := Call{Account: c.account, Provider: target.Provider, Stream: a.stream, Input: -1, Output: -1, Sent: time.Since(c.start)}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.gateway+path, bytes.NewReader(body))
+	if err != nil {
+		return c.ended(got, Failed, err.Error())
+	}
+	req.Header.Set("Content-Type", "application/json")
+	c.authorize(req, target, a.offset)
+	resp, err := c.http.Do(req)
+	got.Answered = time.Since(c.start)
+	if err != nil {
+		return c.ended(got, Failed, err.Error())
+	}
+	defer resp.Body.Close()
+	got.Status = resp.StatusCode
+	if got.ID = resp.Header.Get("X-Request-Id"); uuid.Validate(got.ID) != nil {
+		problem := fmt.Sprintf("status %d with x-request-id %q, which is not Envoy's", got.Status, got.ID)
+		got.ID = ""
+		return c.ended(got, Unexpected, problem)
+	}
+	got.Held, _ = strconv.ParseInt(resp.Header.Get("X-Leaky-Hold"), 10, 64)
+	switch {
+	case got.Status == http.StatusOK && a.stream:
+		return c.listen(got, resp.Body, target.Protocol, a.hangUp)
+	case got.Status == http.StatusOK:
+		return c.read(got, resp.Body, target.Protocol)
+	}
+	return c.refused(got, resp)
+}
+
+// authorize shows the key in each of the ways a client may.
+func (c *caller) authorize(req *http.Request, t *Target, turn int) {
+	switch {
+	case turn%4 == 0:
+		req.Header.Set("X-Api-Key", c.key)
+	case t.Protocol == ProtocolGemini:
+		req.Header.Set("X-Goog-Api-Key", c.key)
+	default:
+		req.Header.Set("Authorization", "Bearer "+c.key)
+	}
+}
+
+func (c *caller) ended(got Call, o Outcome, problem string) Call {
+	got.Outcome, got.Problem, got.Ended = o, problem, time.Since(c.start)
+	return got
+}
+
+// refused sorts an answer other than 200.
+func (c *caller) refused(got Call, resp *http.Response) Call {
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, 2_000))
+	problem := fmt.Sprintf("status %d: %s", got.Status, strings.TrimSpace(string(text)))
+	switch {
+	case got.Status == http.StatusTooManyRequests:
+		got.RetryAfter = retryAfter(resp.Header)
+		return c.ended(got, Refused, "")
+	case got.Status >= http.StatusInternalServerError:
+		return c.ended(got, Failed, problem)
+	}
+	return c.ended(got, Unexpected, problem)
+}
+
+// retryAfter reads what SDKs read: x-should-retry, retry-after-ms, then retry-after.
+func retryAfter(h http.Header) time.Duration {
+	if h.Get("X-Should-Retry") == "false" {
+		return -1
+	}
+	if ms, err := strconv.ParseFloat(h.Get("Retry-After-Ms"), 64); err == nil && ms >= 0 {
+		return time.Duration(min(ms, 1e9) * float64(time.Millisecond))
+	}
+	if s, err := strconv.Atoi(h.Get("Retry-After")); err == nil && s >= 0 {
+		return time.Duration(min(s, 1e6)) * time.Second
+	}
+	return longestWait
+}
+
+// read takes a JSON answer.
+func (c *caller) read(got Call, body io.Reader, p Protocol) Call {
+	text, err := io.ReadAll(io.LimitReader(body, maxAnswer))
+	if err != nil {
+		return c.ended(got, Broken, fmt.Sprintf("read answer: %v", err))
+	}
+	if got.Input, got.Output, err = parseUsage(text, p); err != nil {
+		return c.ended(got, Broken, err.Error())
+	}
+	return c.ended(got, Completed, "")
+}
+
+// listen takes an SSE answer and hangs up after so many chunks when told to.
+func (c *caller) listen(got Call, body io.Reader, p Protocol, hangUp int) Call {
+	s := newSSE(body, p)
+	for chunks := 1; ; chunks++ {
+		err := s.next()
+		got.Input, got.Output = s.input, s.output
+		switch {
+		case errors.Is(err, io.EOF) && s.complete:
+			return c.ended(got, Completed, "")
+		case err != nil:
+			return c.ended(got, Broken, fmt.Sprintf("read stream after %d chunks: %v", chunks-1, err))
+		case hangUp > 0 && chunks >= hangUp:
+			return c.ended(got, Aborted, "")
+		}
+	}
+}

@@ -1,0 +1,192 @@
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
+)
+
+// Config is what a demo needs.
+type Config struct {
+	Gateway    string // URL without a path
+	Targets    []Target
+	Limiter    limitpb.LimiterClient
+	Admin      Credentials
+	Tiers      []string      // one account each, in this order
+	For        time.Duration // how long the clients ask
+	Clients    int           // at once, shared by the accounts
+	Seed       uint64
+	ChunkDelay time.Duration                                  // between the chunks of a stub's stream
+	Parts      func(context.Context) (map[string]Part, error) // what the supervisor runs; nil: nobody knows
+	Progress   io.Writer                                      // the live table
+	Width      func() int                                     // of the terminal Progress is; nil: it is none
+}
+
+// Part is how the supervisor sees one part.
+type Part struct{ PID, Restarts int }
+
+// Demo is one run against a running stack.
+type Demo struct{ cfg Config }
+
+// New checks the configuration.
+func New(cfg Config) (*Demo, error) {
+	switch {
+	case len(cfg.Targets) == 0:
+		return nil, errors.New("make demo: no provider is served by a stub, and the demo would spend real money elsewhere")
+	case cfg.Limiter == nil || cfg.Gateway == "" || len(cfg.Tiers) == 0:
+		return nil, errors.New("make demo: Gateway, Limiter and Tiers are needed")
+	case cfg.For <= 0:
+		return nil, fmt.Errorf("make demo: a demo of %s is too short", cfg.For)
+	case cfg.Clients < len(cfg.Tiers) || cfg.Clients > 4096:
+		return nil, fmt.Errorf("make demo: %d clients; %d to 4096 are possible", cfg.Clients, len(cfg.Tiers))
+	}
+	if cfg.Progress == nil {
+		cfg.Progress = io.Discard
+	}
+	return &Demo{cfg: cfg}, nil
+}
+
+// Run sets up accounts, lets the clients loose, drains, and judges. An error says that
+// the demo could not be carried out; a verdict that is not OK is none.
+func (d *Demo) Run(ctx context.Context) (v Verdict, err error) {
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: d.cfg.Clients + 8, DisableCompression: true}}
+	defer client.CloseIdleConnections()
+	gateway := api{http: client, base: d.cfg.Gateway}
+	accounts, err := openAccounts(ctx, gateway, d.cfg.Admin, d.cfg.Tiers)
+	if err != nil {
+		return Verdict{}, err
+	}
+	stubs, restore, err := d.openStubs(ctx, client)
+	defer func() { err = errors.Join(err, restore(context.WithoutCancel(ctx))) }()
+	if err != nil {
+		return Verdict{}, err
+	}
+	book := newBook(len(accounts))
+	events := &eventBook{gateway: gateway, accounts: accounts, targets: d.cfg.Targets, since: time.Now().Add(-time.Second)}
+	w := newWatcher(book, stubs, &limiterBook{client: d.cfg.Limiter, accounts: accounts}, events)
+	if err := w.look(ctx); status.Code(err) == codes.Unavailable {
+		return Verdict{}, fmt.Errorf("%w; %w", err, errDown)
+	} else if err != nil {
+		return Verdict{}, err
+	}
+	before := d.parts(ctx)
+	d.load(ctx, client, accounts, book, w)
+	if ctx.Err() != nil {
+		return Verdict{}, errors.New("demo interrupted before its end")
+	}
+	calls := book.all()
+	say := newTeller(d.cfg.Progress, d.cfg.Width)
+	w.drain(ctx, calls, say)
+	e := Evidence{Seed: d.cfg.Seed, Elapsed: elapsed(calls), Accounts: accounts, Targets: d.cfg.Targets, Calls: calls}
+	w.gather(ctx, &e)
+	e.Restarts = restarts(before, d.parts(ctx))
+	if ctx.Err() != nil {
+		return Verdict{}, errors.New("demo interrupted before its verdict")
+	}
+	return Judge(e), nil
+}
+
+// openStubs paces the stubs; restore undoes it and is never nil.
+func (d *Demo) openStubs(ctx context.Context, client *http.Client) (stubs []*stubBook, restore func(context.Context) error, err error) {
+	restore = func(ctx context.Context) error {
+		var errs []error
+		for _, s := range stubs {
+			errs = append(errs, s.restore(ctx))
+		}
+		return errors.Join(errs...)
+	}
+	for _, t := range d.cfg.Targets {
+		s := &stubBook{api: api{http: client, base: t.Stub}, provider: t.Provider, served: map[string]Served{}}
+		stubs = append(stubs, s)
+		if err := s.pace(ctx, int(d.cfg.ChunkDelay.Milliseconds())); err != nil {
+			return stubs, restore, err
+		}
+		if err := s.skip(ctx); err != nil {
+			return stubs, restore, err
+		}
+	}
+	return stubs, restore, nil
+}
+
+// load runs the clients for the time given and shows the live table meanwhile.
+func (d *Demo) load(ctx context.Context, client *http.Client, accounts []Account, b *book, w *watcher) {
+	text := filling(d.cfg.Seed)
+	start := time.Now()
+	asking, stop := context.WithTimeout(ctx, d.cfg.For)
+	defer stop()
+	var clients sync.WaitGroup
+	for i := range d.cfg.Clients {
+		account := i % len(accounts)
+		c := &caller{http: client, gateway: d.cfg.Gateway, account: account, key: accounts[account].key, text: text, start: start,
+			targets: d.cfg.Targets, plan: newPlanner(d.cfg.Seed, i, d.cfg.Targets, w.tooLarge(account)), book: b}
+		clients.Go(func() { c.run(asking, ctx) })
+	}
+	done := make(chan struct{})
+	go func() { clients.Wait(); close(done) }()
+	d.show(ctx, done, start, accounts, b, w)
+}
+
+// tooLarge is a max_tokens that none of the account's buckets can hold; 0 when an integer
+// of 31 bits cannot say it.
+func (w *watcher) tooLarge(account int) int {
+	largest := 0.0
+	for p, l := range w.limits {
+		if p.Account == account {
+			largest = max(largest, l.Capacity)
+		}
+	}
+	if largest <= 0 || largest >= math.MaxInt32-1 {
+		return 0
+	}
+	return int(largest) + 1
+}
+
+// parts asks the supervisor; nil when it cannot be asked.
+func (d *Demo) parts(ctx context.Context) map[string]Part {
+	if d.cfg.Parts == nil {
+		return nil
+	}
+	parts, err := d.cfg.Parts(ctx)
+	if err != nil {
+		return nil // the stack runs without our supervisor: restarts go unseen
+	}
+	return parts
+}
+
+func restarts(before, after map[string]Part) map[string]int {
+	counts := map[string]int{}
+	for _, name := range slices.Sorted(maps.Keys(after)) {
+		old, known := before[name]
+		n := after[name].Restarts - old.Restarts
+		if known && old.PID != after[name].PID {
+			n = max(n, 1)
+		}
+		if known && n > 0 {
+			counts[name] = n
+		}
+	}
+	return counts
+}
+
+func elapsed(calls []Call) time.Duration {
+	if len(calls) == 0 {
+		return 0
+	}
+	first, last := calls[0].Sent, calls[0].Ended
+	for i := range calls {
+		first, last = min(first, calls[i].Sent), max(last, calls[i].Ended)
+	}
+	return last - first
+}

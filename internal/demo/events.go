@@ -1,0 +1,94 @@
+package demo
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+)
+
+// exportTimeout bounds one export of one account.
+const exportTimeout = 30 * time.Second
+
+// maxLine is the longest line of an export, in bytes.
+const maxLine = 1 << 20
+
+// Total is what the sums of analytics say of one account at one provider.
+type Total struct {
+	Events int64 `json:"totalEvents"`
+	Tokens int64 `json:"totalTokens"`
+}
+
+// eventBook reads what analytics knows, as each account's own key may read it.
+type eventBook struct {
+	gateway  api
+	accounts []Account
+	targets  []Target
+	since    time.Time
+}
+
+// read exports the events of every account.
+func (b *eventBook) read(ctx context.Context) (map[string]Event, error) {
+	events := map[string]Event{}
+	for _, a := range b.accounts {
+		if err := b.export(ctx, a, events); err != nil {
+			return nil, fmt.Errorf("export the events of %s: %w", a.Name, err)
+		}
+	}
+	return events, nil
+}
+
+func (b *eventBook) export(ctx context.Context, a Account, into map[string]Event) error {
+	ctx, cancel := context.WithTimeout(ctx, exportTimeout)
+	defer cancel()
+	query := url.Values{"from": {b.since.UTC().Format(time.RFC3339)}}
+	resp, err := b.gateway.open(ctx, http.MethodGet, "/api/v1/analytics/export?"+query.Encode(), a.key, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("status %d", resp.StatusCode)
+	}
+	lines := bufio.NewScanner(resp.Body)
+	lines.Buffer(nil, maxLine)
+	for lines.Scan() {
+		var row struct {
+			RequestID string `json:"requestId"`
+			User      string `json:"userId"`
+			Provider  string `json:"provider"`
+			Tokens    int64  `json:"tokens"`
+			Input     int64  `json:"inputTokens"`
+			Output    int64  `json:"outputTokens"`
+			Source    string `json:"source"`
+			Allowed   bool   `json:"allowed"`
+		}
+		if err := json.Unmarshal(lines.Bytes(), &row); err != nil {
+			return fmt.Errorf("parse line: %w", err)
+		}
+		into[row.RequestID] = Event{User: row.User, Provider: row.Provider, Input: row.Input, Output: row.Output, Charged: row.Tokens,
+			Source: row.Source, Allowed: row.Allowed, Times: into[row.RequestID].Times + 1}
+	}
+	return lines.Err()
+}
+
+// totals asks for the sums, which are made apart from the events themselves.
+func (b *eventBook) totals(ctx context.Context) (map[Pair]Total, error) {
+	totals := map[Pair]Total{}
+	minutes := int(time.Since(b.since).Minutes()) + 2
+	for i, a := range b.accounts {
+		for _, t := range b.targets {
+			query := url.Values{"provider": {t.Provider}, "windowMinutes": {strconv.Itoa(minutes)}}
+			var total Total
+			if err := b.gateway.call(ctx, http.MethodGet, "/api/v1/analytics/report?"+query.Encode(), a.key, nil, &total); err != nil {
+				return nil, fmt.Errorf("report on %s: %w", a.Name, err)
+			}
+			totals[Pair{i, t.Provider}] = total
+		}
+	}
+	return totals, nil
+}

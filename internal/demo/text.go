@@ -1,0 +1,131 @@
+package demo
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// table aligns columns: the first to the left, the others to the right.
+type table struct{ rows [][]string }
+
+func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
+
+func (t *table) String() string {
+	var widths []int
+	for _, row := range t.rows {
+		for i, cell := range row {
+			if i == len(widths) {
+				widths = append(widths, 0)
+			}
+			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+		}
+	}
+	var b strings.Builder
+	for _, row := range t.rows {
+		for i, cell := range row {
+			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell))
+			switch {
+			case i == 0:
+				b.WriteString(cell + pad)
+			default:
+				b.WriteString("  " + pad + cell)
+			}
+		}
+		b.WriteString("\n")
+	}
+	return b.String()
+}
+
+// thousands writes 1204567 as 1,204,567.
+func thousands(n int64) string {
+	text := strconv.FormatInt(n, 10)
+	start := 0
+	if n < 0 {
+		start = 1
+	}
+	for at := len(text) - 3; at > start; at -= 3 {
+		text = text[:at] + "," + text[at:]
+	}
+	return text
+}
+
+// short writes 1204567 as 1.2M.
+func short(f float64) string {
+	switch {
+	case f >= 1e9:
+		return fmt.Sprintf("%.1fG", f/1e9)
+	case f >= 1e6:
+		return fmt.Sprintf("%.1fM", f/1e6)
+	case f >= 1e3:
+		return fmt.Sprintf("%.0fk", f/1e3)
+	}
+	return strconv.Itoa(int(math.Round(f)))
+}
+
+func percent(f float64) string { return fmt.Sprintf("%.1f%%", 100*f) }
+
+// Print writes the verdict for people.
+func (v Verdict) Print(to io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "\n%s requests in %.1f s, seed %d\n\n", thousands(int64(v.Requests)), v.Seconds, v.Seed)
+	v.printAccounts(&b)
+	v.printBooks(&b)
+	for _, d := range v.Disagreements {
+		fmt.Fprintf(&b, "  %s %s at %s: %s (stub %s, Redis %s, ClickHouse %s)\n", d.ID, d.Account, d.Provider, d.Why, told(d.Stub), told(d.Redis), told(d.ClickHouse))
+	}
+	for _, note := range v.Notes {
+		fmt.Fprintf(&b, "note: %s\n", note)
+	}
+	if v.OK {
+		b.WriteString("\nOK: nothing went over a limit, and the books agree.\n")
+	} else {
+		b.WriteString("\nNOT OK:\n")
+		for _, reason := range v.Reasons {
+			fmt.Fprintf(&b, "  - %s\n", reason)
+		}
+	}
+	_, err := io.WriteString(to, b.String())
+	return err
+}
+
+func (v Verdict) printAccounts(b *strings.Builder) {
+	var t table
+	t.add("account / provider", "admitted", "refused", "aborted", "failed", "held", "settled", "estimated", "expired", "served", "allowed", "over")
+	for _, a := range v.Accounts {
+		t.add(a.Name + " (" + a.Tier + ")")
+		for _, l := range a.Providers {
+			t.add("  "+l.Provider, thousands(int64(l.Admitted)), thousands(int64(l.Refused)), thousands(int64(l.Aborted)), thousands(int64(l.Failed)),
+				thousands(l.Held), thousands(l.Settled), fmt.Sprintf("%s (%s)", thousands(l.EstTokens), thousands(int64(l.Estimated))),
+				fmt.Sprintf("%s (%s)", thousands(l.ExpTokens), thousands(int64(l.Expired))),
+				thousands(l.Served), thousands(int64(l.Allowed)), thousands(l.Over))
+		}
+	}
+	b.WriteString(t.String())
+	b.WriteString("Columns from held on are tokens, with the number of calls in brackets; served is the stub's own count with aborted\n" +
+		"streams, allowed is capacity + leak * time.\n\n")
+}
+
+func (v Verdict) printBooks(b *strings.Builder) {
+	fmt.Fprintf(b, "tokens over the limit: %s\n", thousands(v.Over))
+	k := v.Books
+	fmt.Fprintf(b, "books: %s of %s calls with a provider's count are equal at the stub, in Redis and in ClickHouse; %s\n",
+		thousands(int64(k.Agreed)), thousands(int64(k.Compared)), count(k.Differing, "disagreement"))
+	fmt.Fprintf(b, "events: %s of %s found, %s missing, %s double, %s of calls no client saw answered; %s open\n", thousands(int64(k.Found)), thousands(int64(k.Expected)),
+		thousands(int64(k.Missing)), thousands(int64(k.Double)), thousands(int64(k.Unclaimed)), count(k.Open, "hold"))
+	if e := v.Estimates; e.Count > 0 {
+		fmt.Fprintf(b, "estimates: %s (charged %s, served %s tokens): error mean %s, worst %s, bias %+.1f%%\n",
+			count(e.Count, "aborted or broken call"), thousands(e.Charged), thousands(e.Served), percent(e.Mean), percent(e.Worst), 100*e.Bias)
+	}
+}
+
+// told writes a count of a book, "-" when the book says nothing.
+func told(n int64) string {
+	if n < 0 {
+		return "-"
+	}
+	return thousands(n)
+}

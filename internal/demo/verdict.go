@@ -1,0 +1,78 @@
+package demo
+
+// Verdict is what the demo found; -o json prints it as it is. Token counts are tokens.
+type Verdict struct {
+	OK            bool             `json:"ok"`
+	Seed          uint64           `json:"seed"`
+	Seconds       float64          `json:"seconds"` // first request to last answer
+	Requests      int              `json:"requests"`
+	Reasons       []string         `json:"reasons"` // why not OK
+	Notes         []string         `json:"notes"`   // worth knowing, no fault of the books
+	Over          int64            `json:"tokensOverLimit"`
+	Accounts      []AccountVerdict `json:"accounts"`
+	Books         Books            `json:"books"`
+	Estimates     Estimates        `json:"estimates"`
+	Disagreements []Disagreement   `json:"disagreements"` // at most maxShown of them
+	Restarts      map[string]int   `json:"restarts,omitempty"`
+}
+
+// AccountVerdict is one account.
+type AccountVerdict struct {
+	Account
+	Providers []Line `json:"providers"`
+}
+
+// Line is one account at one provider.
+type Line struct {
+	Provider  string  `json:"provider"`
+	Admitted  int     `json:"admitted"` // completed, aborted and broken ones
+	Refused   int     `json:"refused"`
+	Aborted   int     `json:"aborted"`
+	Failed    int     `json:"failed"` // no answer, 5xx, or broken off; counted, no fault of the books
+	Held      int64   `json:"heldTokens"`
+	Settled   int64   `json:"settledTokens"` // charged for settled holds
+	Estimated int     `json:"estimated"`     // calls charged by estimate
+	EstTokens int64   `json:"estimatedTokens"`
+	Expired   int     `json:"expired"`
+	ExpTokens int64   `json:"expiredTokens"`
+	Served    int64   `json:"servedTokens"` // what the stub really served, aborted streams included
+	Limit     Limit   `json:"limit"`
+	Allowed   float64 `json:"allowedTokens"` // capacity + leak * elapsed
+	Over      int64   `json:"tokensOverLimit"`
+}
+
+// Books counts how the three books compare.
+type Books struct {
+	Compared  int `json:"compared"`      // calls whose charge must be exact, and so were compared
+	Agreed    int `json:"agreed"`        // of those, equal at the stub, in Redis and in ClickHouse
+	Differing int `json:"disagreements"` // of any kind
+	Expected  int `json:"eventsExpected"`
+	Found     int `json:"eventsFound"` // of the expected ones
+	Missing   int `json:"eventsMissing"`
+	Double    int `json:"eventsDouble"`
+	Unclaimed int `json:"eventsUnclaimed"` // of requests whose answer no client ever saw
+	Open      int `json:"openHolds"`
+}
+
+// Estimates is how far the charges of aborted streams are from what the stub served.
+type Estimates struct {
+	Count   int     `json:"count"`
+	Charged int64   `json:"chargedTokens"`
+	Served  int64   `json:"servedTokens"`
+	Mean    float64 `json:"meanError"`  // mean of |charged-served|/served
+	Worst   float64 `json:"worstError"` // largest of them
+	Bias    float64 `json:"bias"`       // (sum charged - sum served) / sum served
+}
+
+// Disagreement is one request on which the books differ. -1 stands for "says nothing".
+type Disagreement struct {
+	ID         string `json:"requestId"`
+	Account    string `json:"account"`
+	Provider   string `json:"provider"`
+	Why        string `json:"why"`
+	Stub       int64  `json:"stub"`
+	Redis      int64  `json:"redis"`
+	ClickHouse int64  `json:"clickhouse"`
+}
+
+const maxShown = 10

@@ -1,0 +1,221 @@
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+const (
+	drainLimit = 30 * time.Second
+	drainEvery = 250 * time.Millisecond
+	finalTries = 20 // of reading the books at the end, drainEvery apart
+)
+
+// watcher reads the other books: while the load runs, for the live table and so that
+// little is left to look up, and then to the end.
+type watcher struct {
+	book    *book
+	stubs   []*stubBook
+	limiter *limiterBook
+	events  *eventBook
+
+	pending []map[string]bool // by account: ids without a final charge; true: it must get one
+	charges map[string]Charge
+	limits  map[Pair]Limit
+	found   map[string]Event
+}
+
+func newWatcher(b *book, stubs []*stubBook, limiter *limiterBook, events *eventBook) *watcher {
+	w := &watcher{book: b, stubs: stubs, limiter: limiter, events: events, charges: map[string]Charge{}, limits: map[Pair]Limit{}, found: map[string]Event{}}
+	for range limiter.accounts {
+		w.pending = append(w.pending, map[string]bool{})
+	}
+	return w
+}
+
+// tick reads what is new. A part that is down is no end: what it knows is read later.
+func (w *watcher) tick(ctx context.Context) error {
+	for _, c := range w.book.takeFresh() {
+		w.pending[c.Account][c.ID] = c.admitted()
+	}
+	var errs []error
+	for _, s := range w.stubs {
+		errs = append(errs, s.read(ctx))
+	}
+	for account := range w.pending {
+		errs = append(errs, w.settle(ctx, account))
+	}
+	return errors.Join(append(errs, w.look(ctx))...)
+}
+
+// settle asks after the holds that are not final yet.
+func (w *watcher) settle(ctx context.Context, account int) error {
+	pending := w.pending[account]
+	ids := make([]string, 0, len(pending))
+	for id := range pending {
+		ids = append(ids, id)
+	}
+	charges, err := w.limiter.charges(ctx, account, ids)
+	if err != nil {
+		return err
+	}
+	tokens := int64(0)
+	for id, charge := range charges {
+		w.charges[id] = charge
+		switch {
+		case charge.State == Settled || charge.State == Expired:
+			tokens += charge.Charged
+			delete(pending, id)
+		case charge.State == Unknown && !pending[id]:
+			delete(pending, id) // failed before a hold was taken
+		}
+	}
+	w.book.settle(account, tokens)
+	return nil
+}
+
+// look reads every bucket.
+func (w *watcher) look(ctx context.Context) error {
+	for account := range w.pending {
+		for _, s := range w.stubs {
+			p := Pair{account, s.provider}
+			limit, err := w.limiter.limit(ctx, p)
+			if err != nil {
+				return err
+			}
+			w.limits[p] = limit
+		}
+	}
+	return nil
+}
+
+// drain waits until every hold is settled and every event is there, at most drainLimit.
+// It tells say what it waits for.
+func (w *watcher) drain(ctx context.Context, calls []Call, say func(string)) {
+	ctx, cancel := context.WithTimeout(ctx, drainLimit)
+	defer cancel()
+	for ctx.Err() == nil {
+		err := w.tick(ctx)
+		holds, records := w.unsettled(), w.unserved(calls)
+		events := -1
+		if err == nil && holds == 0 {
+			if w.found, err = w.events.read(ctx); err == nil {
+				events = w.unwritten(calls)
+			}
+		}
+		switch {
+		case err != nil:
+			say("waiting for the books: " + err.Error())
+		case holds > 0:
+			say(fmt.Sprintf("waiting for %s to be settled", count(holds, "hold")))
+		case records > 0:
+			say(fmt.Sprintf("waiting for the stubs' word on %s", count(records, "call")))
+		case events > 0:
+			say(fmt.Sprintf("waiting for %s", count(events, "usage event")))
+		default:
+			return
+		}
+		wait(ctx, drainEvery)
+	}
+}
+
+func (w *watcher) unsettled() int {
+	n := 0
+	for _, pending := range w.pending {
+		n += len(pending)
+	}
+	return n
+}
+
+func (w *watcher) served(id string) Served {
+	var sum Served
+	for _, s := range w.stubs {
+		one := s.served[id]
+		sum = Served{Input: sum.Input + one.Input, Output: sum.Output + one.Output, Times: sum.Times + one.Times}
+	}
+	return sum
+}
+
+func (w *watcher) unserved(calls []Call) int {
+	n := 0
+	for i := range calls {
+		if c := &calls[i]; c.admitted() && c.ID != "" && w.served(c.ID).Times == 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// unwritten counts the calls whose event must come and has not.
+func (w *watcher) unwritten(calls []Call) int {
+	n := 0
+	for i := range calls {
+		c := &calls[i]
+		due := c.Outcome == Refused || c.admitted() || w.charges[c.ID].State == Settled
+		if c.ID != "" && due && w.found[c.ID].Times == 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// gather reads every book once more, whole, into the evidence. A charge that changed after
+// it was settled is seen here.
+func (w *watcher) gather(ctx context.Context, e *Evidence) {
+	e.Served, e.Charges = map[string]Served{}, map[string]Charge{}
+	attempt := func(read func() error) {
+		var err error
+		for range finalTries {
+			if err = read(); err == nil || ctx.Err() != nil {
+				break
+			}
+			wait(ctx, drainEvery)
+		}
+		if err != nil {
+			e.Unread = append(e.Unread, err.Error())
+		}
+	}
+	for _, s := range w.stubs {
+		attempt(func() error { return s.read(ctx) })
+		for id := range s.served {
+			e.Served[id] = w.served(id)
+		}
+	}
+	attempt(func() (err error) { e.Events, err = w.events.read(ctx); return err })
+	attempt(func() (err error) { e.Totals, err = w.events.totals(ctx); return err })
+	attempt(func() error { return w.final(ctx, e) })
+	attempt(func() error { return w.look(ctx) })
+	e.Limits = w.limits
+}
+
+// final looks at the holds of every id that is known, refusals and strangers' included.
+func (w *watcher) final(ctx context.Context, e *Evidence) error {
+	ids := make([][]string, len(e.Accounts))
+	known := map[string]bool{}
+	for i := range e.Calls {
+		if c := &e.Calls[i]; c.ID != "" && !known[c.ID] {
+			known[c.ID] = true
+			ids[c.Account] = append(ids[c.Account], c.ID)
+		}
+	}
+	for i, a := range e.Accounts {
+		for id, event := range e.Events {
+			if event.User == a.User && !known[id] {
+				ids[i] = append(ids[i], id)
+			}
+		}
+		charges, err := w.limiter.charges(ctx, i, ids[i])
+		if err != nil {
+			return err
+		}
+		for id, charge := range charges {
+			if before, ok := w.charges[id]; ok && charge.State == Unknown {
+				charge = before // settled long ago, and forgotten on purpose since
+			}
+			e.Charges[id] = charge
+		}
+	}
+	return nil
+}
