@@ -11,10 +11,28 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-type cli struct {
-	Config string `help:"Path of leaky.yaml; the built-in one when empty." env:"LEAKY_CONFIG" type:"path"`
+// version is set by the linker (see the Makefile).
+var version = "dev"
 
-	Serve serveCommand `cmd:"" help:"Run one service in the foreground."`
+type cli struct {
+	Config string `help:"Path of leaky.yaml; the built-in one when empty." env:"LEAKY_CONFIG" placeholder:"FILE"`
+
+	Up      upCommand      `cmd:"" group:"The stack" help:"Start everything in the background and prove it with one real call."`
+	Down    downCommand    `cmd:"" group:"The stack" help:"Stop everything; data stays."`
+	Ps      psCommand      `cmd:"" group:"The stack" help:"List the parts and how they are."`
+	Logs    logsCommand    `cmd:"" group:"The stack" help:"Print the log of one part."`
+	Start   startCommand   `cmd:"" group:"The stack" help:"Start a stopped part and wait until it is ready."`
+	Stop    stopCommand    `cmd:"" group:"The stack" help:"Stop one part; it stays down until started."`
+	Restart restartCommand `cmd:"" group:"The stack" help:"Stop one part gracefully, start it again, wait until it is ready."`
+	Kill    killCommand    `cmd:"" group:"The stack" help:"End one part with SIGKILL; it starts again like after any crash."`
+	Env     envCommand     `cmd:"" group:"The stack" help:"Print every URL as shell exports."`
+	Parts   partsCommand   `cmd:"" group:"The stack" help:"Fetch or list the programs that are not ours."`
+
+	Check   checkCommand   `cmd:"" group:"Tools" help:"Validate leaky.yaml and the limits it names."`
+	Version versionCommand `cmd:"" group:"Tools" help:"Print the version."`
+
+	Serve     serveCommand     `cmd:"" group:"Services" help:"Run one service in the foreground."`
+	Supervise superviseCommand `cmd:"" hidden:"" help:"Run the supervisor in the foreground (what up starts)."`
 }
 
 func main() {
@@ -22,6 +40,6 @@ func main() {
 	defer stop()
 	var c cli
 	command := kong.Parse(&c, kong.Name("leaky"), kong.Description("Meter and limit LLM tokens with Envoy."),
-		kong.UsageOnError(), kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(&c))
+		kong.UsageOnError(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(&c))
 	command.FatalIfErrorf(command.Run())
 }

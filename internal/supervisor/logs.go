@@ -132,3 +132,6 @@ func lastLines(f *os.File, n int) (int64, error) {
 	}
 	return 0, nil
 }
+
+// OpenLog opens the log of a part for appending, rotated if it is large.
+func OpenLog(logDir, part string) (*os.File, error) { return logFolder(logDir).open(part) }

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/leaky-tokens/leaky-tokens/envoy"
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/limits"
+)
+
+type checkCommand struct {
+	File string `arg:"" optional:"" help:"leaky.yaml to check; --config or the built-in one when not given."`
+}
+
+// Help shows how it is used.
+func (checkCommand) Help() string {
+	return `Prints every mistake with line and column. Exit code 1 if there is one.
+
+Examples:
+
+    leaky check leaky.yaml
+    leaky check && leaky restart xds`
+}
+
+// Run validates the file and the limits it names.
+func (k checkCommand) Run(c *cli) error {
+	path := k.File
+	if path == "" {
+		path = c.Config
+	}
+	cfg, err := config.Load(path, os.Getenv)
+	if err != nil {
+		return err
+	}
+	l := local{cfg: cfg, configPath: path, dir: config.StateDir(os.Getenv)}
+	set, err := limits.Load(limitsPath(l))
+	if err != nil {
+		return err
+	}
+	plan, err := l.plan(false)
+	if err != nil {
+		return err
+	}
+	if _, err := plan.Ports(); err != nil {
+		return err
+	}
+	name := path
+	if name == "" {
+		name = "the built-in leaky.yaml"
+	}
+	fmt.Printf("%s is valid: %d models, %d providers, %d limits\n", name, len(cfg.Models), len(cfg.Providers), len(set.Rules()))
+	return nil
+}
+
+// limitsPath is the limits file, which stands relative to leaky.yaml; empty: the built-in one.
+func limitsPath(l local) string {
+	file := l.cfg.Limits.File
+	if file == "" || filepath.IsAbs(file) {
+		return file
+	}
+	return filepath.Join(filepath.Dir(l.configPath), file)
+}
+
+type versionCommand struct{}
+
+// Help says what it prints.
+func (versionCommand) Help() string {
+	return "Prints the version, the commit it was built from, and the Envoy it is made for."
+}
+
+// Run prints it.
+func (versionCommand) Run() error {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return errors.New("this binary has no build information")
+	}
+	commit := "unknown"
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			commit = s.Value
+		}
+	}
+	fmt.Printf("leaky %s (commit %s, %s %s/%s, Envoy %s)\n", version, commit, runtime.Version(), runtime.GOOS, runtime.GOARCH, envoy.Version)
+	return nil
+}

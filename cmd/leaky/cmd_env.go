@@ -1,0 +1,50 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/supervisor/stack"
+)
+
+type envCommand struct{}
+
+// Help shows how it is used.
+func (envCommand) Help() string {
+	return `The stores' URLs hold their passwords: do not print this into a log.
+
+Examples:
+
+    eval "$(leaky env)"
+    psql "$LEAKY_POSTGRES_URL"
+    curl -s "$LEAKY_XDS_URL/v1/services"`
+}
+
+// Run prints the exports.
+func (envCommand) Run(c *cli) error {
+	l, err := openLocal(c)
+	if err != nil {
+		return err
+	}
+	plan, err := l.plan(false)
+	if err != nil {
+		return err
+	}
+	if missing := printExports(os.Stdout, plan.Exports()); missing > 0 {
+		fmt.Fprintf(os.Stderr, "leaky: %d URLs are left out: their passwords are made by the first `leaky up`\n", missing)
+	}
+	return nil
+}
+
+// printExports writes one line per variable and counts those that have no value yet.
+func printExports(out io.Writer, exports []stack.Export) (missing int) {
+	for _, e := range exports {
+		if e.Value == "" {
+			missing++
+			continue
+		}
+		fmt.Fprintf(out, "export %s=%s\n", e.Name, stack.ShellQuote(e.Value))
+	}
+	return missing
+}

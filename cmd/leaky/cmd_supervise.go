@@ -1,0 +1,72 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"syscall"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/supervisor"
+	"github.com/leaky-tokens/leaky-tokens/internal/supervisor/stack"
+	"github.com/leaky-tokens/leaky-tokens/internal/telemetry"
+)
+
+type superviseCommand struct{}
+
+// Help says who starts it.
+func (superviseCommand) Help() string {
+	return "`leaky up` starts this in the background; `leaky up --foreground` is what a service manager should run."
+}
+
+// Run starts every part and blocks until it is told to stop.
+func (superviseCommand) Run(ctx context.Context, c *cli) error {
+	l, err := openLocal(c)
+	if err != nil {
+		return err
+	}
+	return supervise(ctx, l, os.Stderr)
+}
+
+// supervise is the composition root of the supervisor; its log goes to w.
+func supervise(ctx context.Context, l local, w io.Writer) error {
+	if err := stack.OpenStateDir(l.dir); err != nil {
+		return err
+	}
+	raiseFileLimit()
+	plan, err := l.plan(true)
+	if err != nil {
+		return err
+	}
+	programs, err := partsStore()
+	if err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find own program: %w", err)
+	}
+	parts, err := plan.Parts(ctx, stack.Commands{Programs: programs, Self: self, Config: l.configPath})
+	if err != nil {
+		return err
+	}
+	s, err := supervisor.New(supervisor.Config{Parts: parts, LogDir: stack.LogDir(l.dir), RunDir: stack.RunDir(l.dir), StateDir: l.dir,
+		Log: telemetry.Logger(w, "supervisor", slog.LevelInfo)})
+	if err != nil {
+		return err
+	}
+	return s.Run(ctx)
+}
+
+// raiseFileLimit lets children open as many files as the system allows: Go raises its own
+// limit by itself, but gives the old one back to children unless it is set here. Failing
+// leaves the usual limit, which does for a small stack.
+func raiseFileLimit() {
+	var limit syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) != nil {
+		return
+	}
+	limit.Cur = min(limit.Max, 1<<20)
+	_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit)
+}

@@ -1,0 +1,228 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/limits"
+	"github.com/leaky-tokens/leaky-tokens/internal/supervisor"
+	"github.com/leaky-tokens/leaky-tokens/internal/supervisor/proof"
+	"github.com/leaky-tokens/leaky-tokens/internal/supervisor/stack"
+)
+
+type upCommand struct {
+	Foreground bool          `help:"Stay, and stop everything on Ctrl-C or SIGTERM."`
+	Clean      bool          `help:"Stop what runs and delete all data first."`
+	Timeout    time.Duration `default:"60s" help:"How long the parts may take to become ready; not counting the download of missing ones."`
+	Proof      bool          `default:"true" negatable:"" help:"End with one real call through the gateway and its metered tokens."`
+}
+
+// Help shows how it is used.
+func (upCommand) Help() string {
+	return `Each part is a process of its own on loopback. Data, logs and secrets live in one state folder (LEAKY_STATE_DIR). A store whose URL is in the environment (LEAKY_POSTGRES_URL, LEAKY_REDIS_URL, LEAKY_NATS_URL, LEAKY_CLICKHOUSE_URL) is used and not started.
+
+Examples:
+
+    leaky up                                        # start, or look after what runs already
+    leaky up --clean                                # begin with empty books
+    leaky --config my.yaml up                       # another leaky.yaml
+    LEAKY_POSTGRES_LISTEN=127.0.0.1:5433 leaky up   # another port for our own Postgres
+    leaky up --foreground                           # under a service manager`
+}
+
+// Run brings the stack up; it returns nil only when every part serves and the proof holds.
+func (u upCommand) Run(ctx context.Context, c *cli) error {
+	l, err := openLocal(c)
+	if err != nil {
+		return err
+	}
+	if _, err := limits.Load(limitsPath(l)); err != nil {
+		return err
+	}
+	if u.Clean {
+		if err := u.clean(ctx, l.dir); err != nil {
+			return err
+		}
+	}
+	begun := time.Now()
+	out := os.Stdout
+	if o, err := client().Status(ctx); err == nil {
+		fmt.Fprintf(out, "Already running (supervisor %d, since %s).\n", o.PID, o.Started.Format(time.DateTime))
+		if u.Foreground {
+			return errors.New("already running in the background: `leaky down` first")
+		}
+		return u.finish(ctx, out, l, begun, nil)
+	}
+	if err := prepare(ctx, l); err != nil {
+		return err
+	}
+	begun = time.Now()
+	if u.Foreground {
+		return u.stay(ctx, out, l, begun)
+	}
+	ended, err := startSupervisor(l)
+	if err != nil {
+		return err
+	}
+	return u.finish(ctx, out, l, begun, ended)
+}
+
+func (u upCommand) clean(ctx context.Context, dir string) error {
+	if _, err := supervisor.NewClient(stack.RunDir(dir)).Down(ctx); err != nil {
+		return err
+	}
+	return stack.Clean(dir)
+}
+
+// prepare does all that can be done before anything starts: folder, ports, missing parts.
+func prepare(ctx context.Context, l local) error {
+	if err := stack.OpenStateDir(l.dir); err != nil {
+		return err
+	}
+	plan, err := l.plan(true)
+	if err != nil {
+		return err
+	}
+	ports, err := plan.Ports()
+	if err != nil {
+		return err
+	}
+	if err := freePorts(ctx, ports, filepath.Join(stack.RunDir(l.dir), "supervisor.sock")); err != nil {
+		return err
+	}
+	programs, err := partsStore()
+	if err != nil {
+		return err
+	}
+	return programs.Ensure(ctx, plan.NeededParts()...)
+}
+
+// freePorts checks the ports. Where a supervisor left its socket behind it died without
+// a word, and its parts may take a moment to follow.
+func freePorts(ctx context.Context, ports []stack.Port, socket string) error {
+	err := stack.CheckPorts(ports)
+	if _, stale := os.Lstat(socket); stale != nil {
+		return err
+	}
+	for deadline := time.Now().Add(5 * time.Second); err != nil && time.Now().Before(deadline); err = stack.CheckPorts(ports) {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+	return err
+}
+
+// stay runs the supervisor in this process.
+func (u upCommand) stay(ctx context.Context, out io.Writer, l local, begun time.Time) error {
+	log, err := supervisor.OpenLog(stack.LogDir(l.dir), "supervisor")
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	running, stop := context.WithCancel(ctx)
+	defer stop()
+	ended := make(chan error, 1)
+	go func() { ended <- supervise(running, l, log) }()
+	first := make(chan error, 1) // finish takes the supervisor's early end from here
+	result := make(chan error, 1)
+	go func() { result <- u.finish(ctx, out, l, begun, first) }()
+	select {
+	case err := <-ended:
+		first <- err
+		return errors.Join(err, <-result)
+	case err := <-result:
+		if err != nil {
+			stop()
+			return errors.Join(err, <-ended)
+		}
+	}
+	fmt.Fprintln(out, "\nCtrl-C stops everything.")
+	return <-ended
+}
+
+// startSupervisor runs `leaky supervise` in a session of its own, away from our
+// terminal and our pipes; the channel tells when it ends.
+func startSupervisor(l local) (<-chan error, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find own program: %w", err)
+	}
+	log, err := supervisor.OpenLog(stack.LogDir(l.dir), "supervisor")
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	closeInherited()
+	cmd := exec.Command(self, "supervise")
+	cmd.Env = append(os.Environ(), "LEAKY_STATE_DIR="+l.dir, "LEAKY_CACHE_DIR="+config.CacheDir(os.Getenv))
+	if l.configPath != "" { // relative in our environment, perhaps
+		cmd.Env = append(cmd.Env, "LEAKY_CONFIG="+l.configPath)
+	}
+	cmd.Dir, cmd.Stdout, cmd.Stderr = l.dir, log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start supervisor: %w", err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	return ended, nil
+}
+
+// closeInherited keeps files that make or a shell left open to us (a job server, a pipe)
+// from staying open as long as the stack runs.
+func closeInherited() {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
+			syscall.CloseOnExec(fd)
+		}
+	}
+}
+
+// finish waits for readiness, tells where everything is, and proves it.
+func (u upCommand) finish(ctx context.Context, out io.Writer, l local, begun time.Time, ended <-chan error) error {
+	waiting, cancel := context.WithTimeout(ctx, u.Timeout)
+	defer cancel()
+	o, err := awaitReady(waiting, out, stack.LogDir(l.dir), begun, ended)
+	if err != nil {
+		return err
+	}
+	plan, err := l.plan(true)
+	if err != nil {
+		return err
+	}
+	describe(out, plan, o, l.dir, time.Since(begun))
+	if !u.Proof {
+		return nil
+	}
+	return prove(ctx, out, plan)
+}
+
+func prove(ctx context.Context, out io.Writer, plan *stack.Plan) error {
+	model, provider, ok := plan.Proof()
+	if !ok {
+		fmt.Fprintln(out, "\nProof: left out, since no model is served by a stub and a real call costs money.")
+		return nil
+	}
+	r, err := proof.Run(ctx, proof.Config{Gateway: plan.Gateway(), Model: model, Provider: provider})
+	if err != nil {
+		return fmt.Errorf("proof failed: %w\n(`leaky ps` and `leaky logs NAME` tell more; the stack stays up)", err)
+	}
+	fmt.Fprintf(out, "\nProof: a call to %s through the gateway used %d tokens; %.1f s later /api/v1/analytics/usage shows %d.\n",
+		model, r.Told, r.Delay.Seconds(), r.Metered)
+	return nil
+}

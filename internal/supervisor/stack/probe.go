@@ -1,0 +1,116 @@
+package stack
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/nats-io/nats.go"
+	"github.com/redis/go-redis/v9"
+)
+
+// probe tells whether a part serves; its caller sets the deadline.
+type probe = func(context.Context) error
+
+// httpReady wants status 200 and takes the reason from a readiness answer's JSON.
+func httpReady(client *http.Client, url string) probe {
+	return func(ctx context.Context) error {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		if err != nil {
+			return err
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			return shortNetError(err)
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
+		if err != nil || resp.StatusCode == http.StatusOK {
+			return err
+		}
+		var told struct {
+			Reason string `json:"reason"`
+		}
+		if json.Unmarshal(body, &told) == nil && told.Reason != "" {
+			return errors.New(told.Reason)
+		}
+		return fmt.Errorf("%s: %.80s", resp.Status, strings.TrimSpace(string(body)))
+	}
+}
+
+// shortNetError drops the URL from an error that is shown beside the part's address.
+func shortNetError(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return fmt.Errorf("%s: %w", op.Op, op.Err)
+	}
+	return err
+}
+
+func tcpOpen(address string) probe {
+	return func(ctx context.Context) error {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, "tcp", address)
+		if err != nil {
+			return shortNetError(err)
+		}
+		return conn.Close()
+	}
+}
+
+func both(first, second probe) probe {
+	return func(ctx context.Context) error {
+		if err := first(ctx); err != nil {
+			return err
+		}
+		return second(ctx)
+	}
+}
+
+func postgresReady(url string) probe {
+	return func(ctx context.Context) error {
+		conn, err := pgx.Connect(ctx, url)
+		if err != nil {
+			return shortNetError(err)
+		}
+		return errors.Join(conn.Ping(ctx), conn.Close(ctx))
+	}
+}
+
+func redisReady(url string) probe {
+	return func(ctx context.Context) error {
+		options, err := redis.ParseURL(url)
+		if err != nil {
+			return fmt.Errorf("redis url: %w", err)
+		}
+		options.MaxRetries = -1 // the supervisor asks again
+		client := redis.NewClient(options)
+		defer client.Close()
+		if err := client.Ping(ctx).Err(); err != nil {
+			return shortNetError(err)
+		}
+		return nil
+	}
+}
+
+func natsReady(url string) probe {
+	return func(ctx context.Context) error {
+		conn, err := nats.Connect(url, nats.MaxReconnects(0), nats.Name("leaky-probe"))
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		js, err := conn.JetStream()
+		if err != nil {
+			return err
+		}
+		_, err = js.AccountInfo(nats.Context(ctx))
+		return err
+	}
+}
