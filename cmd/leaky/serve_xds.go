@@ -2,7 +2,63 @@ package main
 
 import (
 	"context"
-	"errors"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
+	"github.com/leaky-tokens/leaky-tokens/xds"
 )
 
-func serveXDS(_ context.Context, _ service) error { return errors.New("not built yet") }
+// serveXDS runs the control plane. SIGHUP reloads the files at once.
+func serveXDS(ctx context.Context, s service) error {
+	x, err := xds.New(xds.Config{Config: s.cfg, Path: os.Getenv("LEAKY_CONFIG"), StateDir: s.dir, Getenv: os.Getenv, Log: s.log, Reload: hangups(ctx)})
+	if err != nil {
+		return err
+	}
+	grpcAddr, err := netaddr.Parse(s.cfg.Services.XDS.GRPC)
+	if err != nil {
+		return err
+	}
+	grpcListener, err := grpcAddr.In(s.dir).Listen()
+	if err != nil {
+		return err
+	}
+	httpAddr, err := netaddr.Parse(s.cfg.Services.XDS.HTTP)
+	if err != nil {
+		return err
+	}
+	httpListener, err := httpAddr.Listen()
+	if err != nil {
+		return err
+	}
+	common := httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Ready: x.Ready}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return x.Run(ctx, grpcListener) })
+	g.Go(func() error { return httpapi.Serve(ctx, httpListener, common.Wrap(x.Handler())) })
+	return g.Wait()
+}
+
+// hangups passes on each SIGHUP until ctx ends.
+func hangups(ctx context.Context) <-chan struct{} {
+	signals, reload := make(chan os.Signal, 1), make(chan struct{}, 1)
+	signal.Notify(signals, syscall.SIGHUP)
+	go func() {
+		defer signal.Stop(signals)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-signals:
+				select {
+				case reload <- struct{}{}:
+				default: // one is waiting already
+				}
+			}
+		}
+	}()
+	return reload
+}

@@ -1,0 +1,59 @@
+// Package envoy is Envoy as data: the pinned version, the bootstrap that knows only
+// the xds server, the command line, and the two Lua scripts of the filter chain.
+// xds puts the scripts into the listener; the supervisor and the tests start the binary.
+package envoy
+
+import (
+	_ "embed"
+	"strconv"
+)
+
+// Version is the one Envoy release this product is built on and tested with.
+// ai_protocol_manager is work in progress upstream, so no other is assumed to do.
+const Version = "1.40.0"
+
+// NodeCluster is the node.cluster of every gateway; the xds server serves all nodes alike.
+const NodeCluster = "leaky-gateway"
+
+// GuardLua refuses LLM requests whose body two JSON parsers could read differently,
+// and states the facts that limits are computed from.
+//
+//go:embed guard.lua
+var GuardLua string
+
+// SpliceLua puts what ratelimit decided into the body.
+//
+//go:embed splice.lua
+var SpliceLua string
+
+// ArgsConfig is what the command line of one Envoy process depends on.
+type ArgsConfig struct {
+	Bootstrap   string // path of the bootstrap file, .json
+	Concurrency int    // worker threads; 0: one per core
+	AdminPath   string // file Envoy writes the admin address to; empty: none
+	LogLevel    string // default warning
+}
+
+// Args are the arguments (without the program's name) that Envoy is started with. The
+// working folder must be the state folder: relative socket paths are resolved against it.
+func Args(c ArgsConfig) []string {
+	if c.LogLevel == "" {
+		c.LogLevel = "warning"
+	}
+	args := []string{
+		"--config-path", c.Bootstrap,
+		"--log-level", c.LogLevel,
+		// A crash loses at most so many milliseconds of the usage spool; the default is 10 s.
+		"--file-flush-interval-msec", "100",
+		// Hot restart shares memory by base id: two Envoys on one machine would clash.
+		"--disable-hot-restart",
+		"--drain-time-s", "5",
+	}
+	if c.Concurrency > 0 {
+		args = append(args, "--concurrency", strconv.Itoa(c.Concurrency))
+	}
+	if c.AdminPath != "" {
+		args = append(args, "--admin-address-path", c.AdminPath)
+	}
+	return args
+}

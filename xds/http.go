@@ -1,0 +1,101 @@
+package xds
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/xds/snapshot"
+)
+
+// probeTimeout bounds one look at whether a service answers.
+const probeTimeout = 500 * time.Millisecond
+
+// Handler is the HTTP side: what is configured, what runs, and who took it.
+func (x *XDS) Handler() http.Handler {
+	mux := http.NewServeMux()
+	handle := func(pattern string, f func(*http.Request) any) {
+		mux.HandleFunc("GET "+pattern, func(w http.ResponseWriter, r *http.Request) { httpapi.WriteJSON(w, http.StatusOK, f(r)) })
+	}
+	handle("/v1/config", func(*http.Request) any { return x.status() })
+	handle("/v1/clients", func(*http.Request) any { return map[string]any{"clients": x.server.Clients()} })
+	handle("/v1/services", func(r *http.Request) any { return map[string]any{"services": x.services(r.Context())} })
+	return mux
+}
+
+// Ready is an error until the first configuration is published.
+func (x *XDS) Ready(context.Context) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.live.snapshot == nil {
+		return errors.New("no configuration is published yet")
+	}
+	return nil
+}
+
+// Status is the live configuration.
+type Status struct {
+	Version   string            `json:"version"` // hash of everything
+	Since     time.Time         `json:"since"`
+	Versions  map[string]string `json:"versions"`          // hash by type
+	Resources map[string]int    `json:"resources"`         // how many by type
+	Refused   *Failure          `json:"refused,omitempty"` // the files' present content, if it was not taken
+}
+
+func (x *XDS) status() Status {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	s := Status{Since: x.since, Versions: map[string]string{}, Resources: map[string]int{}, Refused: x.failed}
+	if x.live.snapshot == nil {
+		return s
+	}
+	s.Version = x.live.snapshot.Version
+	for _, t := range snapshot.Types() {
+		s.Versions[snapshot.ShortType(t)] = x.live.snapshot.TypeVersion(t)
+		s.Resources[snapshot.ShortType(t)] = len(x.live.snapshot.Resources[t])
+	}
+	return s
+}
+
+// Service is one part that Envoy sends requests to.
+type Service struct {
+	Name    string `json:"name"`
+	Address string `json:"address"`
+	Healthy bool   `json:"healthy"` // something accepts connections there
+}
+
+func (x *XDS) services(ctx context.Context) []Service {
+	x.mu.Lock()
+	gateway := x.live.gateway
+	x.mu.Unlock()
+	if gateway == nil {
+		return []Service{}
+	}
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	found := make([]Service, len(gateway.Clusters))
+	var wg sync.WaitGroup
+	for i, c := range gateway.Clusters {
+		found[i] = Service{Name: c.Name, Address: c.Addr.String()}
+		if c.Stat != "" {
+			found[i].Name = c.Stat
+		}
+		wg.Go(func() {
+			address := c.Addr.Path
+			if c.Addr.Network == "tcp" {
+				address = c.Addr.String()
+			}
+			conn, err := (&net.Dialer{}).DialContext(ctx, c.Addr.Network, address)
+			if err == nil {
+				conn.Close()
+			}
+			found[i].Healthy = err == nil
+		})
+	}
+	wg.Wait()
+	return found
+}

@@ -1,0 +1,188 @@
+package model
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/limits"
+	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
+)
+
+// Input is what the gateway is made from.
+type Input struct {
+	Config   *config.Config
+	StateDir string // relative paths are resolved against it
+	Limits   []limits.Path
+	Getenv   func(string) string // provider keys
+}
+
+// Build makes the gateway and its secrets. Every mistake is reported, joined.
+func Build(in Input) (*Gateway, []Secret, error) {
+	b := &builder{cfg: in.Config, dir: in.StateDir, getenv: in.Getenv, providers: map[string]provider{}}
+	g := &Gateway{Limits: in.Limits}
+	g.Listener = b.listener()
+	g.Clusters = append(b.services(), b.providerClusters()...)
+	g.Routes = b.routes()
+	if err := errors.Join(b.errs...); err != nil {
+		return nil, nil, fmt.Errorf("build gateway: %w", err)
+	}
+	return g, b.secrets, nil
+}
+
+type builder struct {
+	cfg       *config.Config
+	dir       string
+	getenv    func(string) string
+	providers map[string]provider
+	secrets   []Secret
+	errs      []error
+}
+
+// provider is what routes need of a configured provider.
+type provider struct {
+	config.Provider
+	name    string
+	cluster string
+	host    string // authority
+	base    string // path before the operation, e.g. /v1
+}
+
+func (b *builder) fail(format string, args ...any) {
+	b.errs = append(b.errs, fmt.Errorf(format, args...))
+}
+
+func (b *builder) addr(key, text string) netaddr.Addr {
+	a, err := netaddr.Parse(text)
+	if err != nil {
+		b.fail("%s: %w", key, err)
+	}
+	return a.In(b.dir)
+}
+
+func (b *builder) listener() Listener {
+	g, spool := b.cfg.Gateway, b.cfg.Envoy.Spool
+	if !filepath.IsAbs(spool) {
+		spool = filepath.Join(b.dir, spool)
+	}
+	return Listener{
+		Addr: b.addr("gateway.listen", g.Listen), TrustedHops: uint32(g.TrustedHops), MaxBodyBytes: uint64(g.MaxBodyBytes),
+		MaxHeaders: uint32(g.RequestHeaders), IdleTimeout: g.StreamIdleTimeout, Spool: spool, LimitsTimeout: b.cfg.Limits.Timeout,
+	}
+}
+
+// Names of the clusters of our own services.
+const (
+	ClusterExtAuthz  = "extauthz"
+	ClusterRateLimit = "ratelimit"
+	clusterIdentity  = "identity"
+	clusterTokens    = "tokensvc"
+	clusterAnalytics = "analytics"
+)
+
+func (b *builder) services() []Cluster {
+	s := b.cfg.Services
+	var clusters []Cluster
+	for _, c := range []struct {
+		name, key, text string
+		grpc            bool
+	}{
+		{ClusterExtAuthz, "services.extauthz.grpc", s.ExtAuthz.GRPC, true},
+		{ClusterRateLimit, "services.ratelimit.grpc", s.RateLimit.GRPC, true},
+		{clusterIdentity, "services.identity.http", s.Identity.HTTP, false},
+		{clusterTokens, "services.tokensvc.http", s.TokenSvc.HTTP, false},
+		{clusterAnalytics, "services.analytics.http", s.Analytics.HTTP, false},
+		{"stub-openai", "services.stub_openai.http", s.StubOpenAI.HTTP, false},
+		{"stub-gemini", "services.stub_gemini.http", s.StubGemini.HTTP, false},
+		{"stub-qwen", "services.stub_qwen.http", s.StubQwen.HTTP, false},
+	} {
+		clusters = append(clusters, Cluster{Name: c.name, Addr: reachable(b.addr(c.key, c.text)), GRPC: c.grpc, Discover: true})
+	}
+	return clusters
+}
+
+// reachable turns an address to listen on into one to dial.
+func reachable(a netaddr.Addr) netaddr.Addr {
+	switch a.Host {
+	case "", "0.0.0.0":
+		a.Host = "127.0.0.1"
+	case "::":
+		a.Host = "::1"
+	}
+	return a
+}
+
+func (b *builder) providerClusters() []Cluster {
+	var clusters []Cluster
+	for _, name := range slices.Sorted(maps.Keys(b.cfg.Providers)) {
+		p := b.cfg.Providers[name]
+		u, err := url.Parse(p.URL)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" {
+			b.fail("providers.%s.url: %q must be http(s)://host[:port][/prefix]", name, p.URL)
+			continue
+		}
+		c := Cluster{Stat: "provider-" + name, Addr: netaddr.Addr{Network: "tcp", Host: u.Hostname(), Port: port(u)}, TLS: u.Scheme == "https",
+			Host: u.Hostname(), ConnectTimeout: p.ConnectTimeout, MaxRequests: uint32(p.MaxRequests), MaxPending: uint32(p.MaxPending), Provider: true}
+		if p.APIKeyEnv != "" {
+			b.credential(name, p, &c)
+		}
+		c.Name = c.Stat + "-" + fingerprint(c)
+		b.providers[name] = provider{Provider: p, name: name, cluster: c.Name, host: u.Host, base: base(name, p.Protocol, u.EscapedPath())}
+		clusters = append(clusters, c)
+	}
+	return clusters
+}
+
+func (b *builder) credential(name string, p config.Provider, c *Cluster) {
+	value := strings.TrimSpace(b.getenv(p.APIKeyEnv))
+	if value == "" {
+		b.fail("providers.%s.api_key_env: the environment variable %s is not set", name, p.APIKeyEnv)
+		return
+	}
+	c.Credential, c.Header, c.HeaderPrefix = "provider-"+name, "authorization", "Bearer "
+	if p.Protocol == config.ProtocolGemini {
+		c.Header, c.HeaderPrefix = "x-goog-api-key", ""
+	}
+	b.secrets = append(b.secrets, Secret{Name: c.Credential, Value: value})
+}
+
+func port(u *url.URL) int {
+	if n, err := strconv.Atoi(u.Port()); err == nil {
+		return n
+	}
+	if u.Scheme == "https" {
+		return 443
+	}
+	return 80
+}
+
+// base is the path before the operation. A URL with a path is a base URL as the
+// provider's SDK takes it; one without gets the provider's own.
+func base(name string, protocol config.Protocol, path string) string {
+	path = strings.TrimRight(path, "/")
+	switch {
+	case protocol == config.ProtocolGemini && !strings.HasSuffix(path, "/v1beta") && !strings.HasSuffix(path, "/v1"):
+		return path + "/v1beta"
+	case path != "":
+		return path
+	case name == providerQwen:
+		return "/compatible-mode/v1"
+	}
+	return "/v1"
+}
+
+// fingerprint makes a cluster's name change with its content, so that a change is an
+// add, a move of the routes and a remove, and no request is lost to a cluster that is
+// replaced in place.
+func fingerprint(c Cluster) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%+v", c))
+	return hex.EncodeToString(sum[:4])
+}

@@ -1,0 +1,103 @@
+// Package model is the gateway in our own terms: what leaky.yaml and the limits mean
+// before any Envoy message is written. xds builds it from the configuration, and
+// package protos turns it into Envoy's messages.
+package model
+
+import (
+	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/limits"
+	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
+)
+
+// Gateway is everything one Envoy needs to know.
+type Gateway struct {
+	Listener Listener
+	Routes   []Route // first match wins
+	Clusters []Cluster
+	Limits   []limits.Path // one descriptor is sent for each
+}
+
+// Listener is the public side.
+type Listener struct {
+	Addr          netaddr.Addr
+	TrustedHops   uint32
+	MaxBodyBytes  uint64
+	MaxHeaders    uint32
+	IdleTimeout   time.Duration // of a stream on which nothing moves
+	Spool         string        // absolute path of the usage log
+	LimitsTimeout time.Duration // how long a rate-limit decision may take
+}
+
+// Route is one match and what happens to it.
+type Route struct {
+	Name    string
+	Match   Match
+	Forward *Forward // exactly one of Forward and Reply
+	Reply   *Reply
+
+	Rule     string // facts.RulePublic, facts.RuleAuthenticated or "role:NAME"; never empty
+	Audience string // service the signed identity is minted for; empty: none
+	Family   string // shape of errors
+	LLM      *LLM   // nil for everything that is not an LLM call
+}
+
+// Match is when a route applies. Exactly one of Path, Prefix and Regex is set.
+type Match struct {
+	Path, Prefix, Regex string
+	Method              string            // empty: any
+	Query               map[string]string // exact values of query parameters
+	Models              []string          // spellings of the model in the body; empty: any
+	Guarded             bool              // only once the guard has passed the body
+}
+
+// Forward sends the request to a cluster.
+type Forward struct {
+	Cluster string
+	Path    string        // replaces the matched path; empty: as it came
+	Host    string        // replaces the authority; empty: as it came
+	Timeout time.Duration // until the whole answer is there; 0: none
+	Longest time.Duration // longest life of a stream; 0: no bound of its own
+}
+
+// Reply answers at once.
+type Reply struct {
+	Status  uint32
+	Message string
+	Code    string // error code in OpenAI's shape, may be empty
+	Allow   string // Allow header of a 405
+}
+
+// LLM marks a route on which tokens are held, metered and settled.
+type LLM struct {
+	Route    string // openai-chat, openai-embeddings, gemini-generate, gemini-stream, qwen-chat
+	Provider string
+	Model    string // as the provider calls it; empty on the route taken before the model is known
+	Gemini   bool   // body and errors are Gemini's
+	Stream   bool   // the path asks for a stream (Gemini)
+}
+
+// Cluster is one upstream.
+type Cluster struct {
+	Name     string
+	Stat     string // name in metrics, stable when Name carries a hash; empty: Name
+	Addr     netaddr.Addr
+	GRPC     bool
+	TLS      bool
+	Host     string // SNI and name the certificate must have
+	Discover bool   // endpoints come by EDS
+
+	ConnectTimeout time.Duration
+	MaxRequests    uint32 // circuit breaker; 0: Envoy's default
+	MaxPending     uint32
+	Provider       bool   // outlier detection; its answers are not ours
+	Credential     string // secret injected into each call; empty: none
+	Header         string // header that carries it
+	HeaderPrefix   string // before the secret, e.g. "Bearer "
+}
+
+// Secret is a value delivered by SDS. It is never logged.
+type Secret struct {
+	Name  string
+	Value string
+}

@@ -1,0 +1,172 @@
+package model
+
+import (
+	"slices"
+	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+)
+
+// providerQwen is the provider behind the compatible-mode path.
+const providerQwen = "qwen"
+
+// serviceTimeout bounds a call of the control APIs, in which nothing waits for a model.
+const serviceTimeout = 15 * time.Second
+
+const kindEmbedding = "embedding"
+
+// routes is the whole table. Exact paths come first, so that an LLM call passes no
+// regular expression; the last entry catches everything, since a request without a
+// route would not pass ext_authz.
+func (b *builder) routes() []Route {
+	routes := slices.Concat(
+		b.openAI("/v1/chat/completions", "/chat/completions", "openai-chat", func(m config.Model) bool { return m.Kind != kindEmbedding }),
+		b.openAI("/v1/embeddings", "/embeddings", "openai-embeddings", func(m config.Model) bool { return m.Kind == kindEmbedding }),
+		b.openAI("/compatible-mode/v1/chat/completions", "/chat/completions", "qwen-chat", func(m config.Model) bool {
+			return m.Kind != kindEmbedding && m.Provider == providerQwen
+		}),
+		b.gemini(),
+		modelList(),
+		tricks(),
+		services(),
+		unknown(),
+	)
+	return routes
+}
+
+// openAI is one path of the OpenAI protocol: a route for each model that serves it,
+// behind them the path's plain route. A request meets the plain one first, as no model
+// is known yet; the guard then has the routes looked at again.
+func (b *builder) openAI(path, operation, name string, serves func(config.Model) bool) []Route {
+	var routes []Route
+	plain := map[string]bool{}
+	for _, m := range b.cfg.Models {
+		p, ok := b.providers[m.Provider]
+		if _, configured := b.cfg.Providers[m.Provider]; !configured {
+			b.fail("models: %s names the provider %q, which is not configured", m.Name, m.Provider)
+		}
+		if !ok || p.Protocol != config.ProtocolOpenAI || !serves(m) {
+			continue
+		}
+		spellings := []string{m.Provider + "/" + m.Name}
+		if !plain[m.Name] {
+			plain[m.Name] = true
+			spellings = append(spellings, m.Name)
+		}
+		routes = append(routes, Route{
+			Name: name + ":" + m.Provider + "/" + m.Name, Match: Match{Path: path, Method: "POST", Models: spellings, Guarded: true},
+			Forward: b.call(p, p.base+operation), Rule: facts.RuleAuthenticated, Family: facts.FamilyOpenAI,
+			LLM: &LLM{Route: name, Provider: m.Provider, Model: m.Name},
+		})
+	}
+	return append(routes,
+		Route{Name: name, Match: Match{Path: path, Method: "POST"}, Rule: facts.RuleAuthenticated, Family: facts.FamilyOpenAI,
+			Reply: &Reply{Status: 404, Code: "model_not_found", Message: "the model does not exist, or this path does not serve it"}, LLM: &LLM{Route: name}},
+		notAllowed(path, facts.FamilyOpenAI, "POST"))
+}
+
+// gemini is two exact paths for each model; the model is in the path.
+func (b *builder) gemini() []Route {
+	var routes []Route
+	for _, m := range b.cfg.Models {
+		p, ok := b.providers[m.Provider]
+		if !ok || p.Protocol != config.ProtocolGemini {
+			continue
+		}
+		operation := "/models/" + m.Name
+		for _, o := range []struct {
+			verb, name string
+			query      map[string]string
+		}{
+			{":generateContent", "gemini-generate", nil},
+			{":streamGenerateContent", "gemini-stream", map[string]string{"alt": "sse"}},
+		} {
+			path := "/v1beta" + operation + o.verb
+			llm := LLM{Route: o.name, Provider: m.Provider, Model: m.Name, Gemini: true, Stream: o.query != nil}
+			before := llm
+			before.Provider, before.Model = "", ""
+			route := func(match Match) Route {
+				match.Path, match.Method, match.Query = path, "POST", o.query
+				return Route{Name: o.name + ":" + m.Provider + "/" + m.Name, Match: match, Rule: facts.RuleAuthenticated, Family: facts.FamilyGemini}
+			}
+			guarded, plain := route(Match{Guarded: true}), route(Match{})
+			guarded.Forward, guarded.LLM = b.call(p, p.base+operation+o.verb), &llm
+			plain.Reply, plain.LLM = &Reply{Status: 400, Message: "the body was not accepted"}, &before
+			routes = append(routes, guarded, plain)
+			if o.query != nil {
+				routes = append(routes, Route{Name: o.name, Match: Match{Path: path, Method: "POST"}, Rule: facts.RuleAuthenticated, Family: facts.FamilyGemini,
+					Reply: &Reply{Status: 400, Message: "streamGenerateContent is served as server-sent events only: add ?alt=sse"}})
+			}
+			routes = append(routes, notAllowed(path, facts.FamilyGemini, "POST"))
+		}
+	}
+	return routes
+}
+
+func (b *builder) call(p provider, path string) *Forward {
+	return &Forward{Cluster: p.cluster, Path: path, Host: p.host, Longest: b.cfg.Gateway.MaxStreamDuration}
+}
+
+func modelList() []Route {
+	const path = "/v1/models"
+	return []Route{
+		{Name: "openai-models", Match: Match{Path: path, Method: "GET"}, Forward: &Forward{Cluster: clusterTokens, Timeout: serviceTimeout},
+			Rule: facts.RuleAuthenticated, Audience: clusterTokens, Family: facts.FamilyOpenAI},
+		notAllowed(path, facts.FamilyOpenAI, "GET"),
+	}
+}
+
+func notAllowed(path, family, allow string) Route {
+	return Route{Name: "method", Match: Match{Path: path}, Rule: facts.RuleAuthenticated, Family: family,
+		Reply: &Reply{Status: 405, Message: "method is not allowed here, use " + allow, Allow: allow}}
+}
+
+// tricks refuses what two servers may read as different paths: matrix parameters,
+// backslashes and encoded NULs. Envoy itself refuses encoded slashes.
+func tricks() []Route {
+	return []Route{{Name: "tricks", Match: Match{Regex: `.*(;|\\|%5[cC]|%00|%3[bB]|#|%23).*`}, Rule: facts.RuleAuthenticated, Family: facts.FamilyProblem,
+		Reply: &Reply{Status: 400, Message: "the path holds a character that is not accepted"}}}
+}
+
+// services are the control APIs. A prefix without its trailing slash is a path of its own.
+func services() []Route {
+	routes := []Route{
+		// Answers for a key given in the clear: for extauthz alone, never for callers.
+		{Name: "identity", Match: Match{Path: "/api/v1/auth/api-keys/validate"}, Rule: facts.RulePublic, Family: facts.FamilyProblem,
+			Reply: &Reply{Status: 404, Message: "no such path"}},
+	}
+	for _, s := range []struct{ path, prefix, cluster, rule, audience string }{
+		{"", "/api/v1/auth/", clusterIdentity, facts.RulePublic, clusterIdentity},
+		{"/oauth2/jwks", "", clusterIdentity, facts.RulePublic, clusterIdentity},
+		{"", "/.well-known/", clusterIdentity, facts.RulePublic, clusterIdentity},
+		{"/api/v1/me", "/api/v1/me/", clusterIdentity, facts.RuleAuthenticated, clusterIdentity},
+		{"/api/v1/orgs", "/api/v1/orgs/", clusterIdentity, facts.RuleAuthenticated, clusterIdentity},
+		{"", "/api/v1/admin/", clusterIdentity, facts.RuleAuthenticated, clusterIdentity},
+		{"", "/api/v1/tokens/", clusterTokens, facts.RuleAuthenticated, clusterTokens},
+		{"", "/api/v1/analytics/", clusterAnalytics, facts.RuleAuthenticated, clusterAnalytics},
+		{"", "/api/v1/openai/", "stub-openai", facts.RuleAuthenticated, ""},
+		{"", "/api/v1/gemini/", "stub-gemini", facts.RuleAuthenticated, ""},
+		{"", "/api/v1/qwen/", "stub-qwen", facts.RuleAuthenticated, ""},
+	} {
+		for _, m := range []Match{{Path: s.path}, {Prefix: s.prefix}} {
+			if m.Path != "" || m.Prefix != "" {
+				routes = append(routes, Route{Name: s.cluster, Match: m, Forward: &Forward{Cluster: s.cluster, Timeout: serviceTimeout},
+					Rule: s.rule, Audience: s.audience, Family: facts.FamilyProblem})
+			}
+		}
+	}
+	return routes
+}
+
+// unknown answers 404 to a caller who is known, in the shape of the path's family.
+func unknown() []Route {
+	var routes []Route
+	for _, u := range []struct{ prefix, family string }{
+		{"/v1/", facts.FamilyOpenAI}, {"/compatible-mode/", facts.FamilyOpenAI}, {"/v1beta/", facts.FamilyGemini}, {"/", facts.FamilyProblem},
+	} {
+		routes = append(routes, Route{Name: "unknown", Match: Match{Prefix: u.prefix}, Rule: facts.RuleAuthenticated, Family: u.family,
+			Reply: &Reply{Status: 404, Message: "no such path"}})
+	}
+	return routes
+}

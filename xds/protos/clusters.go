@@ -1,0 +1,140 @@
+package protos
+
+import (
+	"net/netip"
+	"time"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	injectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/credential_injector/v3"
+	codecv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/upstream_codec/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	genericv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/http/injected_credentials/generic/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/leaky-tokens/leaky-tokens/xds/model"
+)
+
+// Trust is the file of root certificates that providers' certificates are checked against.
+type Trust struct{ File string }
+
+// upstreamBuffer bounds what is buffered for one upstream connection, in bytes.
+const upstreamBuffer = 256 << 10
+
+// Cluster is one upstream.
+func Cluster(c model.Cluster, trust Trust) *clusterv3.Cluster {
+	out := &clusterv3.Cluster{
+		Name: c.Name, AltStatName: c.Stat, ConnectTimeout: durationpb.New(connectTimeout(c)),
+		PerConnectionBufferLimitBytes: wrapperspb.UInt32(upstreamBuffer),
+		TypedExtensionProtocolOptions: map[string]*anypb.Any{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": anyOf(httpOptions(c))},
+		CircuitBreakers: &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{{
+			MaxConnections: count(c.MaxRequests), MaxRequests: count(c.MaxRequests), MaxPendingRequests: count(c.MaxPending)}}},
+	}
+	discover(c, out)
+	if c.TLS {
+		out.TransportSocket = transport(c, trust)
+	}
+	if c.Provider {
+		// Modest: a provider with one address keeps being asked (panic threshold), one of
+		// several is left alone for a while.
+		out.OutlierDetection = &clusterv3.OutlierDetection{ConsecutiveGatewayFailure: wrapperspb.UInt32(10), EnforcingConsecutiveGatewayFailure: wrapperspb.UInt32(100),
+			EnforcingConsecutive_5Xx: wrapperspb.UInt32(0), EnforcingSuccessRate: wrapperspb.UInt32(0), Interval: durationpb.New(5 * time.Second), BaseEjectionTime: durationpb.New(5 * time.Second)}
+	}
+	return out
+}
+
+func connectTimeout(c model.Cluster) time.Duration {
+	if c.ConnectTimeout > 0 {
+		return c.ConnectTimeout
+	}
+	return time.Second
+}
+
+// discover says where the endpoints come from: EDS for our own services with a
+// numeric address, DNS for names, the cluster itself otherwise.
+func discover(c model.Cluster, out *clusterv3.Cluster) {
+	switch {
+	case !numeric(c):
+		out.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STRICT_DNS}
+		out.DnsLookupFamily = clusterv3.Cluster_ALL
+		out.RespectDnsTtl = true
+		out.LoadAssignment = Endpoints(c)
+	case c.Discover:
+		out.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS}
+		out.EdsClusterConfig = &clusterv3.Cluster_EdsClusterConfig{EdsConfig: ads()}
+	default:
+		out.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC}
+		out.LoadAssignment = Endpoints(c)
+	}
+}
+
+// Discovered reports whether the cluster's endpoints are delivered by EDS.
+func Discovered(c model.Cluster) bool { return c.Discover && numeric(c) }
+
+func numeric(c model.Cluster) bool {
+	if c.Addr.Network == "unix" {
+		return true
+	}
+	_, err := netip.ParseAddr(c.Addr.Host)
+	return err == nil
+}
+
+// Endpoints are a cluster's addresses.
+func Endpoints(c model.Cluster) *endpointv3.ClusterLoadAssignment {
+	return &endpointv3.ClusterLoadAssignment{ClusterName: c.Name, Endpoints: []*endpointv3.LocalityLbEndpoints{{LbEndpoints: []*endpointv3.LbEndpoint{{
+		HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: address(c.Addr)}}}}}}}
+}
+
+func httpOptions(c model.Cluster) *httpv3.HttpProtocolOptions {
+	o := &httpv3.HttpProtocolOptions{CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{IdleTimeout: durationpb.New(time.Minute)}}
+	switch {
+	case c.GRPC:
+		o.UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
+			ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: &corev3.Http2ProtocolOptions{}}}}
+	case c.TLS:
+		o.UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_AutoConfig{AutoConfig: &httpv3.HttpProtocolOptions_AutoHttpConfig{}}
+	default:
+		o.UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
+			ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{HttpProtocolOptions: &corev3.Http1ProtocolOptions{}}}}
+	}
+	if c.Credential != "" {
+		o.HttpFilters = []*hcmv3.HttpFilter{
+			{Name: "envoy.filters.http.credential_injector", ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: anyOf(injector(c))}},
+			{Name: "envoy.filters.http.upstream_codec", ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: anyOf(&codecv3.UpstreamCodec{})}},
+		}
+	}
+	return o
+}
+
+// injector sets the provider's own key on each call. It sits on the upstream side, so
+// that no filter of the gateway and no access log ever sees the key.
+func injector(c model.Cluster) *injectorv3.CredentialInjector {
+	return &injectorv3.CredentialInjector{Overwrite: true, Credential: typed("envoy.http.injected_credentials.generic", &genericv3.Generic{
+		Credential: &tlsv3.SdsSecretConfig{Name: c.Credential, SdsConfig: ads()}, Header: c.Header, HeaderValuePrefix: c.HeaderPrefix})}
+}
+
+func transport(c model.Cluster, trust Trust) *corev3.TransportSocket {
+	return &corev3.TransportSocket{Name: "envoy.transport_sockets.tls", ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: anyOf(&tlsv3.UpstreamTlsContext{
+		Sni: c.Host,
+		CommonTlsContext: &tlsv3.CommonTlsContext{
+			TlsParams:     &tlsv3.TlsParameters{TlsMinimumProtocolVersion: tlsv3.TlsParameters_TLSv1_2},
+			AlpnProtocols: []string{"h2", "http/1.1"},
+			ValidationContextType: &tlsv3.CommonTlsContext_ValidationContext{ValidationContext: &tlsv3.CertificateValidationContext{
+				TrustedCa: &corev3.DataSource{Specifier: &corev3.DataSource_Filename{Filename: trust.File}},
+				MatchTypedSubjectAltNames: []*tlsv3.SubjectAltNameMatcher{{SanType: tlsv3.SubjectAltNameMatcher_DNS,
+					Matcher: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: c.Host}}}},
+			}},
+		},
+	})}}
+}
+
+// Secret is a provider's key for the injector.
+func Secret(s model.Secret) *tlsv3.Secret {
+	return &tlsv3.Secret{Name: s.Name, Type: &tlsv3.Secret_GenericSecret{GenericSecret: &tlsv3.GenericSecret{Secret: inline(s.Value)}}}
+}

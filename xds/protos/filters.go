@@ -1,0 +1,144 @@
+package protos
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	mutationv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	ratelimitconfigv3 "github.com/envoyproxy/go-control-plane/envoy/config/ratelimit/v3"
+	aiv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ai_protocol_manager/v3"
+	authzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
+	headersv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/header_mutation/v3"
+	jsonv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/json_to_metadata/v3"
+	luav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/lua/v3"
+	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ratelimit/v3"
+	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/leaky-tokens/leaky-tokens/envoy"
+	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/internal/limits"
+	"github.com/leaky-tokens/leaky-tokens/xds/model"
+)
+
+// Names of the filters, as routes refer to them. ext_authz and ratelimit write their
+// metadata under the name of the filter.
+const (
+	filterEdge      = "edge"
+	filterAuthz     = facts.NamespaceAuth
+	filterFacts     = "facts"
+	filterGuard     = "guard"
+	filterRateLimit = facts.NamespaceLimit
+	filterSplice    = "splice"
+	filterUsage     = "usage"
+)
+
+// llmFilters are turned off on every route that is not an LLM call.
+func llmFilters() []string { return []string{filterFacts, filterGuard, filterSplice, filterUsage} }
+
+// authzTimeout covers a look-up at identity when the key is not cached.
+const authzTimeout = 2 * time.Second
+
+// filters is the chain, in the order of docs/design.
+func filters(l model.Listener) []*hcmv3.HttpFilter {
+	chain := []*hcmv3.HttpFilter{}
+	add := func(name string, m proto.Message) {
+		chain = append(chain, &hcmv3.HttpFilter{Name: name, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: anyOf(m)}})
+	}
+	add(filterEdge, edge())
+	add(filterAuthz, authz())
+	add(filterFacts, bodyFacts())
+	add(filterGuard, &luav3.Lua{DefaultSourceCode: inline(envoy.GuardLua), StatPrefix: filterGuard})
+	add(filterRateLimit, rateLimit(l))
+	add(filterSplice, &luav3.Lua{DefaultSourceCode: inline(envoy.SpliceLua), StatPrefix: filterSplice})
+	add(filterUsage, usage())
+	add("envoy.filters.http.router", &routerv3.Router{SuppressEnvoyHeaders: true})
+	return chain
+}
+
+// correlationID is the caller's x-correlation-id when it is one, else the request's own id.
+const correlationID = `%CEL(request.headers['x-correlation-id'].matches('^[A-Za-z0-9._:-]{1,128}$') ? request.headers['x-correlation-id'] : request.id)%`
+
+// edge is first on the way in and so last on the way out: what it sets is on every
+// answer of the chain, whoever made it, exactly once.
+func edge() *headersv3.HeaderMutation {
+	overwrite := func(name, value string) *mutationv3.HeaderMutation {
+		return &mutationv3.HeaderMutation{Action: &mutationv3.HeaderMutation_Append{Append: set(name, value)}}
+	}
+	m := &headersv3.Mutations{}
+	m.ResponseMutations = append(m.ResponseMutations, overwrite("x-correlation-id", "%REQ(X-CORRELATION-ID?X-REQUEST-ID):128%"))
+	for _, h := range securityHeaders() {
+		m.ResponseMutations = append(m.ResponseMutations, &mutationv3.HeaderMutation{Action: &mutationv3.HeaderMutation_Append{Append: h}})
+	}
+	return &headersv3.HeaderMutation{Mutations: m}
+}
+
+func securityHeaders() []*corev3.HeaderValueOption {
+	headers := httpapi.SecurityHeaders()
+	var out []*corev3.HeaderValueOption
+	for _, name := range slices.Sorted(maps.Keys(headers)) {
+		out = append(out, set(name, headers[name]))
+	}
+	return out
+}
+
+// authz asks who calls, before any body is buffered or parsed. No answer is no entry.
+func authz() *authzv3.ExtAuthz {
+	return &authzv3.ExtAuthz{
+		TransportApiVersion: corev3.ApiVersion_V3,
+		Services:            &authzv3.ExtAuthz_GrpcService{GrpcService: grpc(model.ClusterExtAuthz, authzTimeout)},
+		FailureModeAllow:    false,
+		StatusOnError:       &typev3.HttpStatus{Code: typev3.StatusCode_ServiceUnavailable},
+		ValidateMutations:   true,
+	}
+}
+
+func grpc(cluster string, timeout time.Duration) *corev3.GrpcService {
+	return &corev3.GrpcService{Timeout: durationpb.New(timeout), TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{ClusterName: cluster}}}
+}
+
+// jsonTypes is the media type the guard accepts; json_to_metadata must read all of it.
+const jsonTypes = `(?i)application/json\s*(;.*)?`
+
+// bodyFacts parses the body strictly and reads the model. The guard reads the numbers,
+// as a conversion to text would hide whether max_tokens was a number or a string.
+func bodyFacts() *jsonv3.JsonToMetadata {
+	value := func(text string) *jsonv3.JsonToMetadata_KeyValuePair {
+		return &jsonv3.JsonToMetadata_KeyValuePair{MetadataNamespace: facts.NamespaceRequest, Key: facts.Model,
+			ValueType: &jsonv3.JsonToMetadata_KeyValuePair_Value{Value: structpb.NewStringValue(text)}}
+	}
+	return &jsonv3.JsonToMetadata{RequestRules: &jsonv3.JsonToMetadata_MatchRules{
+		AllowContentTypesRegex: &matcherv3.RegexMatcher{Regex: jsonTypes},
+		Rules: []*jsonv3.JsonToMetadata_Rule{{
+			Selectors: []*jsonv3.JsonToMetadata_Selector{{Selector: &jsonv3.JsonToMetadata_Selector_Key{Key: "model"}}},
+			OnPresent: &jsonv3.JsonToMetadata_KeyValuePair{MetadataNamespace: facts.NamespaceRequest, Key: facts.Model, Type: jsonv3.JsonToMetadata_STRING},
+			OnMissing: value(facts.Absent),
+			OnError:   value(facts.Invalid),
+		}},
+	}}
+}
+
+// rateLimit asks for a hold. No answer in time is a refusal: providers cost money.
+func rateLimit(l model.Listener) *ratelimitv3.RateLimit {
+	return &ratelimitv3.RateLimit{
+		Domain: limits.Domain, Timeout: seconds(l.LimitsTimeout), FailureModeDeny: true,
+		StatusOnError:                  &typev3.HttpStatus{Code: typev3.StatusCode_ServiceUnavailable},
+		DisableXEnvoyRatelimitedHeader: true,
+		RateLimitService: &ratelimitconfigv3.RateLimitServiceConfig{TransportApiVersion: corev3.ApiVersion_V3,
+			GrpcService: grpc(model.ClusterRateLimit, l.LimitsTimeout)},
+	}
+}
+
+// usage reads the provider's token counts. Its request side stays off: it would
+// re-encode every event of a stream.
+func usage() *aiv3.AiProtocolManager {
+	return &aiv3.AiProtocolManager{ResponseHandling: &aiv3.ResponseHandling{TokenUsage: &aiv3.TokenUsageExtraction{IncludeUnconfiguredRoutes: true}}}
+}

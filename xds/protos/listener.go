@@ -1,0 +1,78 @@
+package protos
+
+import (
+	"time"
+
+	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
+	mutationv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	earlyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/http/early_header_mutation/header_mutation/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/xds/model"
+)
+
+const (
+	// connectionBuffer is the flow-control window of one client, in bytes. Bodies of LLM
+	// routes have a bound of their own.
+	connectionBuffer = 256 << 10
+	headersKiB       = 64
+	headersTimeout   = 10 * time.Second
+	requestTimeout   = 2 * time.Minute // to receive a whole request
+	connectionIdle   = 5 * time.Minute
+)
+
+// Listener is the public listener with the whole filter chain.
+func Listener(l model.Listener) *listenerv3.Listener {
+	return &listenerv3.Listener{
+		Name: ListenerName, Address: address(l.Addr), PerConnectionBufferLimitBytes: wrapperspb.UInt32(connectionBuffer),
+		FilterChains: []*listenerv3.FilterChain{{Filters: []*listenerv3.Filter{{
+			Name: "envoy.filters.network.http_connection_manager", ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: anyOf(manager(l))}}}}},
+	}
+}
+
+// manager is the edge configuration of Envoy's best practices, with two changes for
+// LLM calls: no bound on a whole answer (a stream may last), and an idle bound instead.
+func manager(l model.Listener) *hcmv3.HttpConnectionManager {
+	return &hcmv3.HttpConnectionManager{
+		StatPrefix: ListenerName, CodecType: hcmv3.HttpConnectionManager_AUTO,
+		RouteSpecifier: &hcmv3.HttpConnectionManager_Rds{Rds: &hcmv3.Rds{ConfigSource: ads(), RouteConfigName: RoutesName}},
+		HttpFilters:    filters(l),
+
+		// No address is internal, so that a request id is always our own and no x-envoy-
+		// header of a client counts.
+		UseRemoteAddress: wrapperspb.Bool(true), XffNumTrustedHops: l.TrustedHops, InternalAddressConfig: &hcmv3.HttpConnectionManager_InternalAddressConfig{},
+		GenerateRequestId: wrapperspb.Bool(true), PreserveExternalRequestId: false, AlwaysSetRequestIdInResponse: true,
+		EarlyHeaderMutationExtensions: []*corev3.TypedExtensionConfig{typed("envoy.http.early_header_mutation.header_mutation", strip())},
+
+		NormalizePath: wrapperspb.Bool(true), MergeSlashes: true, PathWithEscapedSlashesAction: hcmv3.HttpConnectionManager_REJECT_REQUEST,
+		CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{IdleTimeout: durationpb.New(connectionIdle), MaxHeadersCount: count(l.MaxHeaders),
+			HeadersWithUnderscoresAction: corev3.HttpProtocolOptions_REJECT_REQUEST},
+		Http2ProtocolOptions: &corev3.Http2ProtocolOptions{MaxConcurrentStreams: wrapperspb.UInt32(100),
+			InitialStreamWindowSize: wrapperspb.UInt32(64 << 10), InitialConnectionWindowSize: wrapperspb.UInt32(1 << 20)},
+		MaxRequestHeadersKb: wrapperspb.UInt32(headersKiB), RequestHeadersTimeout: durationpb.New(headersTimeout), RequestTimeout: durationpb.New(requestTimeout),
+		StreamIdleTimeout: durationpb.New(l.IdleTimeout),
+
+		ServerHeaderTransformation: hcmv3.HttpConnectionManager_PASS_THROUGH,
+		LocalReplyConfig:           localReplies(l),
+		AccessLog:                  []*accesslogv3.AccessLog{spoolLog(l.Spool)},
+	}
+}
+
+// strip removes what a client must not say about herself, before anything reads it.
+func strip() *earlyv3.HeaderMutation {
+	m := &earlyv3.HeaderMutation{}
+	for _, name := range facts.IdentityHeaders() {
+		m.Mutations = append(m.Mutations, &mutationv3.HeaderMutation{Action: &mutationv3.HeaderMutation_Remove{Remove: name}})
+	}
+	for _, prefix := range []string{"x-envoy-", "x-user-", "x-org-", "x-leaky-", "x-quota-"} {
+		m.Mutations = append(m.Mutations, &mutationv3.HeaderMutation{Action: &mutationv3.HeaderMutation_RemoveOnMatch_{RemoveOnMatch: &mutationv3.HeaderMutation_RemoveOnMatch{
+			KeyMatcher: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Prefix{Prefix: prefix}}}}})
+	}
+	return m
+}

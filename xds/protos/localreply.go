@@ -1,0 +1,145 @@
+package protos
+
+import (
+	"fmt"
+	"strings"
+
+	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	celv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/filters/cel/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/xds/model"
+)
+
+// own is the text of a reply that this product wrote into a route or a script.
+const own = "%LOCAL_REPLY_BODY%"
+
+// refusal is one row of the table of errors that Envoy makes itself.
+type refusal struct {
+	when    string // CEL over response and upstream
+	status  uint32 // sent to the client; 0: as Envoy has it
+	title   string // RFC 9457
+	google  string // google.rpc.Code
+	kind    string // OpenAI's error.type
+	code    string // OpenAI's error.code; empty: the route's, which may be null
+	message string
+	final   bool // x-should-retry: false
+	later   bool // retry-after
+}
+
+const invalid = "invalid_request_error"
+
+// refusals are looked at in order; the first that holds decides. A message never
+// repeats Envoy's own text, which names upstream addresses.
+func refusals(l model.Listener) []refusal {
+	ours := func(status int) string {
+		return fmt.Sprintf(`response.code == %d && response.code_details in ['lua_response', 'direct_response']`, status)
+	}
+	code := func(status int) string { return fmt.Sprintf(`response.code == %d`, status) }
+	return []refusal{
+		{when: `response.code_details in ['ext_authz_error', 'rate_limiter_error']`, status: 503, title: "Service Unavailable", google: "UNAVAILABLE", kind: "server_error",
+			code: "gateway_unavailable", message: "the gateway cannot decide about this call now, try again", later: true},
+		{when: ours(400), title: "Bad Request", google: "INVALID_ARGUMENT", kind: invalid, message: own, final: true},
+		{when: ours(404), title: "Not Found", google: "NOT_FOUND", kind: invalid, message: own, final: true},
+		{when: ours(405), title: "Method Not Allowed", google: "UNIMPLEMENTED", kind: invalid, message: own, final: true},
+		{when: ours(415), title: "Unsupported Media Type", google: "INVALID_ARGUMENT", kind: invalid, message: own, final: true},
+		{when: code(413), title: "Content Too Large", google: "INVALID_ARGUMENT", kind: invalid, final: true,
+			message: fmt.Sprintf("the body is larger than %d bytes", l.MaxBodyBytes)},
+		{when: code(431), title: "Request Header Fields Too Large", google: "INVALID_ARGUMENT", kind: invalid, final: true,
+			message: fmt.Sprintf("more than %d headers, or more than %d KiB of them", l.MaxHeaders, headersKiB)},
+		{when: code(400), title: "Bad Request", google: "INVALID_ARGUMENT", kind: invalid, message: "the request is malformed", final: true},
+		{when: code(404), title: "Not Found", google: "NOT_FOUND", kind: invalid, message: "no such path", final: true},
+		{when: code(429), title: "Too Many Requests", google: "RESOURCE_EXHAUSTED", kind: "rate_limit_error", code: "rate_limit_exceeded", message: "too many requests", later: true},
+		{when: `response.code == 408 && !has(upstream.address)`, title: "Request Timeout", google: "DEADLINE_EXCEEDED", kind: invalid, message: "the request did not arrive in time"},
+		{when: `response.code >= 500 || response.code == 408`, status: 503, title: "Service Unavailable", google: "UNAVAILABLE", kind: "server_error",
+			message: "the service behind the gateway is not available", later: true},
+		{when: `true`, title: "Error", google: "UNKNOWN", kind: invalid, message: "the request was refused"},
+	}
+}
+
+// families are the shapes of errors and the paths that have them when no route was
+// found yet. The last takes the rest.
+func families() []struct{ name, when string } {
+	return []struct{ name, when string }{
+		{facts.FamilyOpenAI, family(facts.FamilyOpenAI, "/v1/", "/compatible-mode/")},
+		{facts.FamilyGemini, family(facts.FamilyGemini, "/v1beta/")},
+		{facts.FamilyProblem, `true`},
+	}
+}
+
+// family looks at the route first: the router has rewritten the path when a provider
+// cannot be reached.
+func family(name string, prefixes ...string) string {
+	var terms []string
+	for _, p := range prefixes {
+		terms = append(terms, fmt.Sprintf(`request.path.startsWith('%s')`, p))
+	}
+	return fmt.Sprintf(`xds.route_metadata.filter_metadata['%s']['family'] == '%s' || (!has(xds.route_name) && (%s))`, Namespace, name, strings.Join(terms, " || "))
+}
+
+// localReplies shapes every answer that Envoy makes itself.
+func localReplies(l model.Listener) *hcmv3.LocalReplyConfig {
+	c := &hcmv3.LocalReplyConfig{
+		// What our own services wrote passes as it is, with its own content type.
+		Mappers: []*hcmv3.ResponseMapper{{Filter: cel(`response.code_details in ['ext_authz_denied', 'request_rate_limited']`),
+			BodyFormatOverride: &corev3.SubstitutionFormatString{Format: &corev3.SubstitutionFormatString_TextFormatSource{TextFormatSource: inline(own)}}}},
+	}
+	for _, f := range families() {
+		for _, r := range refusals(l) {
+			c.Mappers = append(c.Mappers, mapper(f.name, f.when, r))
+		}
+	}
+	return c
+}
+
+func mapper(family, when string, r refusal) *hcmv3.ResponseMapper {
+	m := &hcmv3.ResponseMapper{Filter: cel("(" + when + ") && (" + r.when + ")"), HeadersToAdd: securityHeaders(), BodyFormatOverride: body(family, r)}
+	if r.status != 0 {
+		m.StatusCode = count(r.status)
+	}
+	if r.final && family != facts.FamilyProblem {
+		m.HeadersToAdd = append(m.HeadersToAdd, set("x-should-retry", "false"))
+	}
+	if r.later {
+		m.HeadersToAdd = append(m.HeadersToAdd, set("retry-after", "1"))
+	}
+	return m
+}
+
+func body(family string, r refusal) *corev3.SubstitutionFormatString {
+	text := structpb.NewStringValue
+	message := r.message + " (request %REQ(X-REQUEST-ID)%)"
+	status := text("%RESPONSE_CODE%")
+	contentType, fields := "application/json", map[string]*structpb.Value{}
+	switch family {
+	case facts.FamilyOpenAI:
+		code := r.code
+		if code == "" {
+			code = "%METADATA(ROUTE:" + Namespace + ":code)%"
+		}
+		fields["error"] = object(map[string]*structpb.Value{"message": text(message), "type": text(r.kind), "param": structpb.NewNullValue(), "code": text(code)})
+	case facts.FamilyGemini:
+		fields["error"] = object(map[string]*structpb.Value{"code": status, "message": text(message), "status": text(r.google)})
+	default:
+		contentType = "application/problem+json"
+		path := text("%PATH(NQ:ORIG)%")
+		fields = map[string]*structpb.Value{"type": text("about:blank"), "title": text(r.title), "status": status, "detail": text(message), "message": text(message),
+			"instance": path, "path": path, "timestamp": text("%START_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)%")}
+		if r.status == 503 {
+			fields["service"] = text("%ROUTE_NAME%")
+		}
+	}
+	return &corev3.SubstitutionFormatString{ContentType: contentType, Format: &corev3.SubstitutionFormatString_JsonFormat{JsonFormat: &structpb.Struct{Fields: fields}}}
+}
+
+func object(fields map[string]*structpb.Value) *structpb.Value {
+	return structpb.NewStructValue(&structpb.Struct{Fields: fields})
+}
+
+func cel(expression string) *accesslogv3.AccessLogFilter {
+	return &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_ExtensionFilter{ExtensionFilter: &accesslogv3.ExtensionFilter{
+		Name: "envoy.access_loggers.extension_filters.cel", ConfigType: &accesslogv3.ExtensionFilter_TypedConfig{TypedConfig: anyOf(&celv3.ExpressionFilter{Expression: expression})}}}}
+}

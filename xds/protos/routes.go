@@ -1,0 +1,159 @@
+package protos
+
+import (
+	"maps"
+	"slices"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	authzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
+	luav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/lua/v3"
+	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ratelimit/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/structpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/limits"
+	"github.com/leaky-tokens/leaky-tokens/xds/model"
+)
+
+// Namespace is the metadata of a route that the access log and the error bodies read.
+const Namespace = "leaky"
+
+// Routes is the route table.
+func Routes(g *model.Gateway) *routev3.RouteConfiguration {
+	var routes []*routev3.Route
+	for _, r := range g.Routes {
+		routes = append(routes, route(r, g))
+	}
+	return &routev3.RouteConfiguration{Name: RoutesName, ValidateClusters: wrapperspb.Bool(false),
+		VirtualHosts: []*routev3.VirtualHost{{Name: "gateway", Domains: []string{"*"}, Routes: routes}}}
+}
+
+func route(r model.Route, g *model.Gateway) *routev3.Route {
+	out := &routev3.Route{Name: r.Name, Match: match(r.Match), Metadata: metadata(r), TypedPerFilterConfig: perFilter(r, g.Limits)}
+	if r.LLM != nil {
+		out.RequestBodyBufferLimit = wrapperspb.UInt64(g.Listener.MaxBodyBytes)
+	}
+	if r.Reply != nil {
+		out.Action = &routev3.Route_DirectResponse{DirectResponse: &routev3.DirectResponseAction{Status: r.Reply.Status, Body: inline(r.Reply.Message)}}
+		if r.Reply.Allow != "" {
+			out.ResponseHeadersToAdd = []*corev3.HeaderValueOption{set("allow", r.Reply.Allow)}
+		}
+		return out
+	}
+	out.Action = &routev3.Route_Route{Route: forward(r)}
+	if r.LLM != nil {
+		out.RequestHeadersToRemove = private()
+	}
+	return out
+}
+
+// private are headers that no provider gets to see: the caller's credentials, who she
+// is, and where she calls from.
+func private() []string {
+	return append(facts.IdentityHeaders(), "authorization", "x-api-key", "x-goog-api-key", "cookie", "x-forwarded-for", "x-forwarded-proto")
+}
+
+func forward(r model.Route) *routev3.RouteAction {
+	a := &routev3.RouteAction{
+		ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: r.Forward.Cluster},
+		Timeout:          durationpb.New(r.Forward.Timeout),
+		// Only before anything was sent: a call that reached a provider may have been paid.
+		RetryPolicy: &routev3.RetryPolicy{RetryOn: "connect-failure,refused-stream", NumRetries: wrapperspb.UInt32(1)},
+	}
+	if r.Forward.Path != "" {
+		a.PrefixRewrite = r.Forward.Path
+	}
+	if r.Forward.Host != "" {
+		a.HostRewriteSpecifier = &routev3.RouteAction_HostRewriteLiteral{HostRewriteLiteral: r.Forward.Host}
+	}
+	if r.Forward.Longest > 0 {
+		a.MaxStreamDuration = &routev3.RouteAction_MaxStreamDuration{MaxStreamDuration: durationpb.New(r.Forward.Longest)}
+	}
+	return a
+}
+
+func match(m model.Match) *routev3.RouteMatch {
+	out := &routev3.RouteMatch{}
+	switch {
+	case m.Path != "":
+		out.PathSpecifier = &routev3.RouteMatch_Path{Path: m.Path}
+	case m.Regex != "":
+		out.PathSpecifier = &routev3.RouteMatch_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: m.Regex}}
+	default:
+		out.PathSpecifier = &routev3.RouteMatch_Prefix{Prefix: m.Prefix}
+	}
+	if m.Method != "" {
+		out.Headers = []*routev3.HeaderMatcher{{Name: ":method", HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: exact(m.Method)}}}
+	}
+	for _, name := range slices.Sorted(maps.Keys(m.Query)) {
+		out.QueryParameters = append(out.QueryParameters, &routev3.QueryParameterMatcher{Name: name,
+			QueryParameterMatchSpecifier: &routev3.QueryParameterMatcher_StringMatch{StringMatch: exact(m.Query[name])}})
+	}
+	if len(m.Models) > 0 {
+		out.DynamicMetadata = append(out.DynamicMetadata, &matcherv3.MetadataMatcher{Filter: facts.NamespaceRequest, Path: metadataPath(facts.Model), Value: oneOf(m.Models)})
+	}
+	if m.Guarded {
+		out.DynamicMetadata = append(out.DynamicMetadata, &matcherv3.MetadataMatcher{Filter: facts.NamespaceBody, Path: metadataPath(facts.Bytes),
+			Value: &matcherv3.ValueMatcher{MatchPattern: &matcherv3.ValueMatcher_PresentMatch{PresentMatch: true}}})
+	}
+	return out
+}
+
+func exact(s string) *matcherv3.StringMatcher {
+	return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: s}}
+}
+
+func oneOf(values []string) *matcherv3.ValueMatcher {
+	var all []*matcherv3.ValueMatcher
+	for _, v := range values {
+		all = append(all, &matcherv3.ValueMatcher{MatchPattern: &matcherv3.ValueMatcher_StringMatch{StringMatch: exact(v)}})
+	}
+	if len(all) == 1 {
+		return all[0]
+	}
+	return &matcherv3.ValueMatcher{MatchPattern: &matcherv3.ValueMatcher_OrMatch{OrMatch: &matcherv3.OrMatcher{ValueMatchers: all}}}
+}
+
+func metadata(r model.Route) *corev3.Metadata {
+	fields := map[string]*structpb.Value{"family": structpb.NewStringValue(r.Family)}
+	if r.LLM != nil {
+		fields["route"] = structpb.NewStringValue(r.LLM.Route)
+		if r.LLM.Provider != "" {
+			fields["provider"] = structpb.NewStringValue(r.LLM.Provider)
+		}
+	}
+	if r.Reply != nil && r.Reply.Code != "" {
+		fields["code"] = structpb.NewStringValue(r.Reply.Code)
+	}
+	return &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{Namespace: {Fields: fields}}}
+}
+
+// perFilter is what the filters are told of a route: each has an authorisation rule.
+func perFilter(r model.Route, paths []limits.Path) map[string]*anypb.Any {
+	context := map[string]string{facts.ContextRule: r.Rule, facts.ContextFamily: r.Family}
+	if r.Audience != "" {
+		context[facts.ContextAudience] = r.Audience
+	}
+	config := map[string]*anypb.Any{
+		filterAuthz: anyOf(&authzv3.ExtAuthzPerRoute{Override: &authzv3.ExtAuthzPerRoute_CheckSettings{
+			CheckSettings: &authzv3.CheckSettings{ContextExtensions: context, DisableRequestBodyBuffering: true}}}),
+	}
+	if limits := descriptors(r, paths); len(limits) > 0 {
+		config[filterRateLimit] = anyOf(&ratelimitv3.RateLimitPerRoute{RateLimits: limits})
+	}
+	if r.LLM == nil {
+		for _, name := range llmFilters() {
+			config[name] = anyOf(&routev3.FilterConfig{Disabled: true})
+		}
+		return config
+	}
+	if r.LLM.Gemini {
+		config[filterGuard] = anyOf(&luav3.LuaPerRoute{FilterContext: &structpb.Struct{Fields: map[string]*structpb.Value{"protocol": structpb.NewStringValue("gemini")}}})
+	}
+	return config
+}

@@ -1,0 +1,167 @@
+// Package snapshot is the complete configuration of an Envoy at one moment: every
+// resource, a version that is the hash of its content, and the checks that it hangs
+// together. Envoy would accept a route to a cluster that does not exist.
+package snapshot
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	"github.com/envoyproxy/go-control-plane/pkg/cache/types"
+	cachev3 "github.com/envoyproxy/go-control-plane/pkg/cache/v3"
+	resourcev3 "github.com/envoyproxy/go-control-plane/pkg/resource/v3"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/leaky-tokens/leaky-tokens/xds/model"
+	"github.com/leaky-tokens/leaky-tokens/xds/protos"
+)
+
+// Resources are one type's resources by name.
+type Resources map[string]types.Resource
+
+// Snapshot is what one Envoy is to run.
+type Snapshot struct {
+	Version   string               // hash over everything
+	Resources map[string]Resources // by type URL
+	versions  map[string]string    // hash of each type
+}
+
+// Types are the type URLs of a snapshot, in the order in which they are pushed.
+func Types() []string {
+	return []string{resourcev3.SecretType, resourcev3.ClusterType, resourcev3.EndpointType, resourcev3.ListenerType, resourcev3.RouteType}
+}
+
+// ShortType is the message's name of a type URL without its package: Cluster, RouteConfiguration.
+func ShortType(typeURL string) string { return typeURL[strings.LastIndexByte(typeURL, '.')+1:] }
+
+// Build translates a gateway and checks it.
+func Build(g *model.Gateway, secrets []model.Secret, trust protos.Trust) (*Snapshot, error) {
+	r := map[string]Resources{}
+	for _, t := range Types() {
+		r[t] = Resources{}
+	}
+	for _, s := range secrets {
+		r[resourcev3.SecretType][s.Name] = protos.Secret(s)
+	}
+	for _, c := range g.Clusters {
+		r[resourcev3.ClusterType][c.Name] = protos.Cluster(c, trust)
+		if protos.Discovered(c) {
+			r[resourcev3.EndpointType][c.Name] = protos.Endpoints(c)
+		}
+	}
+	r[resourcev3.ListenerType][protos.ListenerName] = protos.Listener(g.Listener)
+	r[resourcev3.RouteType][protos.RoutesName] = protos.Routes(g)
+	s, err := New(r)
+	if err != nil {
+		return nil, err
+	}
+	if err := check(g, secrets, s); err != nil {
+		return nil, fmt.Errorf("check snapshot: %w", err)
+	}
+	return s, nil
+}
+
+// New hashes a set of resources.
+func New(r map[string]Resources) (*Snapshot, error) {
+	s := &Snapshot{Resources: r, versions: map[string]string{}}
+	all := sha256.New()
+	for _, t := range Types() {
+		h := sha256.New()
+		for _, name := range slices.Sorted(maps.Keys(r[t])) {
+			text, err := proto.MarshalOptions{Deterministic: true}.Marshal(r[t][name])
+			if err != nil {
+				return nil, fmt.Errorf("hash %s: %w", name, err)
+			}
+			fmt.Fprintf(h, "%s %d\n", name, len(text))
+			h.Write(text)
+		}
+		sum := h.Sum(nil)
+		s.versions[t] = hex.EncodeToString(sum[:8])
+		all.Write(sum)
+	}
+	s.Version = hex.EncodeToString(all.Sum(nil)[:8])
+	return s, nil
+}
+
+// TypeVersion is the hash of one type's resources.
+func (s *Snapshot) TypeVersion(typeURL string) string { return s.versions[typeURL] }
+
+// Cache is the snapshot as the delta server's cache takes it.
+func (s *Snapshot) Cache() (*cachev3.Snapshot, error) {
+	out := &cachev3.Snapshot{}
+	for _, t := range Types() {
+		kind := cachev3.GetResponseType(t)
+		out.Resources[kind] = cachev3.NewResources(s.versions[t], slices.Collect(maps.Values(s.Resources[t])))
+	}
+	if err := out.ConstructVersionMap(); err != nil {
+		return nil, fmt.Errorf("build snapshot: %w", err)
+	}
+	return out, nil
+}
+
+// With is s with more resources of some types: those of other that s does not have.
+func (s *Snapshot) With(other *Snapshot, typeURLs ...string) (*Snapshot, error) {
+	r := maps.Clone(s.Resources)
+	for _, t := range typeURLs {
+		r[t] = maps.Clone(other.Resources[t])
+		maps.Copy(r[t], s.Resources[t])
+	}
+	return New(r)
+}
+
+// Lost reports whether some resource of a type is in old and not in s.
+func (s *Snapshot) Lost(old *Snapshot, typeURL string) bool {
+	for name := range old.Resources[typeURL] {
+		if _, ok := s.Resources[typeURL][name]; !ok {
+			return true
+		}
+	}
+	return false
+}
+
+// check finds what Envoy would accept and then fail on.
+func check(g *model.Gateway, secrets []model.Secret, s *Snapshot) error {
+	var errs []error
+	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	for _, r := range g.Routes {
+		if r.Rule == "" {
+			fail("route %s: no authorisation rule", r.Name)
+		}
+		if (r.Forward == nil) == (r.Reply == nil) {
+			fail("route %s: must either forward or reply", r.Name)
+		}
+		if r.Forward != nil && s.Resources[resourcev3.ClusterType][r.Forward.Cluster] == nil {
+			fail("route %s: no cluster %s", r.Name, r.Forward.Cluster)
+		}
+	}
+	for _, c := range g.Clusters {
+		if c.Credential != "" && !slices.ContainsFunc(secrets, func(x model.Secret) bool { return x.Name == c.Credential }) {
+			fail("cluster %s: no secret %s", c.Name, c.Credential)
+		}
+		out := s.Resources[resourcev3.ClusterType][c.Name].(*clusterv3.Cluster)
+		if out.GetType() == clusterv3.Cluster_EDS && s.Resources[resourcev3.EndpointType][c.Name] == nil {
+			fail("cluster %s: no endpoints", c.Name)
+		}
+	}
+	for _, name := range []string{model.ClusterExtAuthz, model.ClusterRateLimit} {
+		if s.Resources[resourcev3.ClusterType][name] == nil {
+			fail("no cluster %s", name)
+		}
+	}
+	for _, t := range Types() {
+		for name, r := range s.Resources[t] {
+			if v, ok := r.(interface{ ValidateAll() error }); ok {
+				if err := v.ValidateAll(); err != nil {
+					fail("%s: %w", name, err)
+				}
+			}
+		}
+	}
+	return errors.Join(errs...)
+}

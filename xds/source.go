@@ -1,0 +1,129 @@
+package xds
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/limits"
+	"github.com/leaky-tokens/leaky-tokens/xds/model"
+	"github.com/leaky-tokens/leaky-tokens/xds/protos"
+	"github.com/leaky-tokens/leaky-tokens/xds/snapshot"
+)
+
+// source is the files that the configuration comes from.
+type source struct {
+	path   string // leaky.yaml; empty: the built-in one
+	dir    string // state folder
+	getenv func(string) string
+	trust  protos.Trust
+}
+
+// loaded is one good configuration.
+type loaded struct {
+	gateway  *model.Gateway
+	snapshot *snapshot.Snapshot
+}
+
+// load reads, translates and checks; nothing of a bad configuration takes effect.
+func (s source) load(cfg *config.Config) (loaded, error) {
+	set, err := limits.Load(s.limitsFile(cfg))
+	if err != nil {
+		return loaded{}, err
+	}
+	g, secrets, err := model.Build(model.Input{Config: cfg, StateDir: s.dir, Limits: set.Paths(), Getenv: s.getenv})
+	if err != nil {
+		return loaded{}, err
+	}
+	snap, err := snapshot.Build(g, secrets, s.trust)
+	if err != nil {
+		return loaded{}, err
+	}
+	// Envoy opens the spool but makes no folder, and refuses the whole listener without it.
+	if err := os.MkdirAll(filepath.Dir(g.Listener.Spool), 0o700); err != nil {
+		return loaded{}, fmt.Errorf("make the spool's folder: %w", err)
+	}
+	return loaded{gateway: g, snapshot: snap}, nil
+}
+
+func (s source) limitsFile(cfg *config.Config) string {
+	file := cfg.Limits.File
+	if file == "" || filepath.IsAbs(file) || s.path == "" {
+		return file
+	}
+	return filepath.Join(filepath.Dir(s.path), file)
+}
+
+// stamp changes when a file does.
+type stamp struct {
+	size int64
+	time time.Time
+}
+
+func (s source) stamps(cfg *config.Config) map[string]stamp {
+	found := map[string]stamp{}
+	for _, path := range []string{s.path, s.limitsFile(cfg)} {
+		if path == "" {
+			continue
+		}
+		info, err := os.Stat(path)
+		switch {
+		case err == nil:
+			found[path] = stamp{info.Size(), info.ModTime()}
+		case errors.Is(err, fs.ErrNotExist):
+			found[path] = stamp{} // being replaced; a file that stays away is reported by load
+		}
+	}
+	return found
+}
+
+// watch calls changed whenever a file did, looking once in every interval, and whenever
+// reload receives.
+func (x *XDS) watch(ctx context.Context, changed func()) {
+	tick := time.NewTicker(x.poll)
+	defer tick.Stop()
+	seen := x.source.stamps(x.config())
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-x.reload:
+			changed()
+		case <-tick.C:
+			now := x.source.stamps(x.config())
+			if equal(seen, now) {
+				continue
+			}
+			changed()
+		}
+		seen = x.source.stamps(x.config())
+	}
+}
+
+func equal(a, b map[string]stamp) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for path, s := range a {
+		if b[path] != s {
+			return false
+		}
+	}
+	return true
+}
+
+// systemTrust finds the machine's root certificates: SSL_CERT_FILE, else where the
+// distributions keep them.
+func systemTrust(getenv func(string) string) protos.Trust {
+	for _, file := range []string{getenv("SSL_CERT_FILE"), "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"} {
+		if info, err := os.Stat(file); file != "" && err == nil && info.Mode().IsRegular() {
+			return protos.Trust{File: file}
+		}
+	}
+	return protos.Trust{}
+}

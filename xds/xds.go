@@ -1,0 +1,128 @@
+// Package xds is the control plane: it turns leaky.yaml and the limits into Envoy's
+// whole configuration and pushes it, before any request and whenever the files change.
+// No request passes through it, and Envoy keeps its configuration when it is away.
+package xds
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/xds/server"
+)
+
+// Config is what the control plane needs.
+type Config struct {
+	Config   *config.Config      // as loaded at start
+	Path     string              // leaky.yaml, for reloads; empty: the built-in one, which never changes
+	StateDir string              //
+	Getenv   func(string) string // provider keys and URL overrides
+	Log      *slog.Logger
+	Reload   <-chan struct{} // reload now; may be nil
+	Poll     time.Duration   // how often the files are looked at, default 1s
+}
+
+// XDS is the control plane.
+type XDS struct {
+	source source
+	server *server.Server
+	log    *slog.Logger
+	reload <-chan struct{}
+	poll   time.Duration
+	first  loaded
+
+	mu     sync.Mutex
+	cfg    *config.Config
+	live   loaded
+	since  time.Time
+	failed *Failure
+}
+
+// Failure is a configuration that was not taken.
+type Failure struct {
+	At     time.Time `json:"at"`
+	Reason string    `json:"reason"`
+}
+
+// New translates and checks the configuration; it starts nothing.
+func New(c Config) (*XDS, error) {
+	if c.Config == nil || c.Log == nil || c.Getenv == nil {
+		return nil, errors.New("make xds: the configuration, the logger and the environment are needed")
+	}
+	if c.Poll == 0 {
+		c.Poll = time.Second
+	}
+	srv, err := server.New(server.Config{Log: c.Log})
+	if err != nil {
+		return nil, err
+	}
+	src := source{path: c.Path, dir: c.StateDir, getenv: c.Getenv, trust: systemTrust(c.Getenv)}
+	first, err := src.load(c.Config)
+	if err != nil {
+		return nil, err
+	}
+	return &XDS{source: src, server: srv, log: c.Log, reload: c.Reload, poll: c.Poll, cfg: c.Config, first: first}, nil
+}
+
+// Run serves Envoys on the listener and follows the files until ctx ends.
+func (x *XDS) Run(ctx context.Context, ln net.Listener) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return x.server.Run(ctx, ln) })
+	g.Go(func() error {
+		if err := x.publish(ctx, x.cfg, x.first); err != nil {
+			return fmt.Errorf("publish the first configuration: %w", err)
+		}
+		x.watch(ctx, func() { x.refresh(ctx) })
+		return nil
+	})
+	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// refresh takes the files' present content, or keeps the last good one and says why.
+func (x *XDS) refresh(ctx context.Context) {
+	cfg, err := config.Load(x.source.path, x.source.getenv)
+	if err == nil {
+		var next loaded
+		if next, err = x.source.load(cfg); err == nil {
+			err = x.publish(ctx, cfg, next)
+		}
+	}
+	if err != nil && ctx.Err() == nil {
+		x.mu.Lock()
+		x.failed = &Failure{At: time.Now().UTC(), Reason: err.Error()}
+		x.mu.Unlock()
+		x.log.LogAttrs(ctx, slog.LevelError, "configuration not taken, the last good one stays", slog.Any("error", err))
+	}
+}
+
+func (x *XDS) publish(ctx context.Context, cfg *config.Config, next loaded) error {
+	x.mu.Lock()
+	same := x.live.snapshot != nil && x.live.snapshot.Version == next.snapshot.Version
+	x.cfg, x.live, x.failed = cfg, next, nil
+	if !same {
+		x.since = time.Now().UTC()
+	}
+	x.mu.Unlock()
+	if same {
+		return nil
+	}
+	x.log.LogAttrs(ctx, slog.LevelInfo, "publishing configuration", slog.String("version", next.snapshot.Version),
+		slog.Int("routes", len(next.gateway.Routes)), slog.Int("clusters", len(next.gateway.Clusters)))
+	return x.server.Publish(ctx, next.snapshot)
+}
+
+func (x *XDS) config() *config.Config {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.cfg
+}
