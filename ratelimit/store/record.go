@@ -1,0 +1,236 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/bucket"
+)
+
+// HoldState is where a hold is in its life.
+type HoldState byte
+
+// States of a hold.
+const (
+	StateNone    HoldState = 0
+	StateHeld    HoldState = 'H'
+	StateSettled HoldState = 'S'
+	StateExpired HoldState = 'X' // its event waits to be published
+	StateClosed  HoldState = 'E' // expired and published
+)
+
+// Record is a hold as stored.
+type Record struct {
+	State   HoldState
+	Held    int64
+	Charged int64
+	Output  int64
+	Expires int64  // microseconds; held and expired ones only
+	Facts   []byte // held and expired ones only
+}
+
+// parseRecord reads what the scripts write: "state held charged output expires
+// buckets", a line for each bucket, the facts.
+func parseRecord(text string) (Record, error) {
+	head, rest, long := strings.Cut(text, "\n")
+	words := strings.Split(head, " ")
+	if len(words) < 4 || len(words[0]) != 1 {
+		return Record{}, fmt.Errorf("%w: record %.80q", ErrReply, text)
+	}
+	r := Record{State: HoldState(words[0][0])}
+	fields := []*int64{&r.Held, &r.Charged, &r.Output}
+	var buckets int64
+	if long {
+		fields = append(fields, &r.Expires, &buckets)
+	}
+	if len(words) != len(fields)+1 {
+		return Record{}, fmt.Errorf("%w: record %.80q", ErrReply, text)
+	}
+	for i, field := range fields {
+		var err error
+		if *field, err = strconv.ParseInt(words[i+1], 10, 64); err != nil {
+			return Record{}, fmt.Errorf("%w: record %.80q: %w", ErrReply, text, err)
+		}
+	}
+	for range buckets {
+		var found bool
+		if _, rest, found = strings.Cut(rest, "\n"); !found {
+			return Record{}, fmt.Errorf("%w: record %.80q ends early", ErrReply, text)
+		}
+	}
+	r.Facts = []byte(rest)
+	return r, nil
+}
+
+// Look reads holds and buckets as they are now; it changes nothing.
+func (s *Store) Look(ctx context.Context, account string, ids []string, buckets []Bucket) ([]Record, []bucket.State, int64, error) {
+	now, err := s.Clock(ctx)
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	keys := make([]string, 0, len(ids)+len(buckets))
+	for _, id := range ids {
+		keys = append(keys, s.HoldKey(account, id))
+	}
+	for _, b := range buckets {
+		keys = append(keys, s.config.Prefix+b.Key)
+	}
+	if len(keys) == 0 {
+		return nil, nil, now, nil
+	}
+	values, err := s.client.MGet(ctx, keys...).Result()
+	if err := s.verdict(err); err != nil {
+		return nil, nil, 0, err
+	}
+	records, states := make([]Record, len(ids)), make([]bucket.State, len(buckets))
+	for i, v := range values {
+		text, _ := v.(string)
+		if i < len(ids) {
+			if text != "" {
+				records[i], err = parseRecord(text)
+			}
+		} else {
+			b := i - len(ids)
+			state := bucket.State{At: now}
+			if text != "" {
+				state, err = parseState(text)
+			}
+			states[b] = buckets[b].Limit.Params.Drain(state, now)
+		}
+		if err != nil {
+			return nil, nil, 0, err
+		}
+	}
+	return records, states, now, nil
+}
+
+// Clock is the time the scripts go by, in microseconds.
+func (s *Store) Clock(ctx context.Context) (int64, error) {
+	if s.config.Now != nil {
+		return s.config.Now(), nil
+	}
+	if err := s.gate.enter(); err != nil {
+		return 0, err
+	}
+	t, err := s.client.Time(ctx).Result()
+	if err := s.verdict(err); err != nil {
+		return 0, err
+	}
+	return t.UnixMicro(), nil
+}
+
+// Hold found by Overdue.
+type Hold struct {
+	Account string
+	ID      string
+	Record  Record
+}
+
+// scanCount is how many keys the server looks at in one step of a scan: about a
+// tenth of a millisecond of its only thread.
+const scanCount = 500
+
+// Sweep goes through all keys and gives each calls holds that are overdue or expired and
+// not published to visit. It rests between steps for as long as a step took, so that
+// it takes a bounded share of the server. It returns how many holds it saw alive.
+func (s *Store) Sweep(ctx context.Context, visit func(Hold) error) (live int, err error) {
+	now, err := s.Clock(ctx)
+	if err != nil {
+		return 0, err
+	}
+	var cursor uint64
+	for {
+		began := time.Now()
+		var keys []string
+		keys, cursor, err = s.client.Scan(ctx, cursor, s.config.Prefix+"{*}:h:*", scanCount).Result()
+		if err := s.verdict(err); err != nil {
+			return live, err
+		}
+		alive, err := s.sweepKeys(ctx, keys, now, visit)
+		live += alive
+		if err != nil || cursor == 0 {
+			return live, err
+		}
+		select {
+		case <-ctx.Done():
+			return live, ctx.Err()
+		case <-time.After(time.Since(began)):
+		}
+	}
+}
+
+func (s *Store) sweepKeys(ctx context.Context, keys []string, now int64, visit func(Hold) error) (live int, err error) {
+	if len(keys) == 0 {
+		return 0, nil
+	}
+	values, err := s.client.MGet(ctx, keys...).Result()
+	if err := s.verdict(err); err != nil {
+		return 0, err
+	}
+	var errs []error
+	for i, v := range values {
+		text, _ := v.(string)
+		if text == "" || text[0] != byte(StateHeld) && text[0] != byte(StateExpired) {
+			continue
+		}
+		r, err := parseRecord(text)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("hold %s: %w", keys[i], err))
+			continue
+		}
+		if r.State == StateHeld && r.Expires > now {
+			live++
+			continue
+		}
+		account, id, ok := s.parseHoldKey(keys[i])
+		if ok {
+			errs = append(errs, visit(Hold{Account: account, ID: id, Record: r}))
+		}
+	}
+	return live, errors.Join(errs...)
+}
+
+// parseHoldKey undoes HoldKey.
+func (s *Store) parseHoldKey(key string) (account, id string, ok bool) {
+	key, ok = strings.CutPrefix(key, s.config.Prefix+"{")
+	if !ok {
+		return "", "", false
+	}
+	i := strings.LastIndex(key, "}:h:")
+	if i < 0 {
+		return "", "", false
+	}
+	return key[:i], key[i+len("}:h:"):], true
+}
+
+// Expire settles an overdue hold by policy: charge takes all that was held, else nothing
+// is. It reports the record if its event is to be published, and false if somebody
+// settled or published it meanwhile.
+func (s *Store) Expire(ctx context.Context, account, id string, charge bool) (Record, bool, error) {
+	policy := "release"
+	if charge {
+		policy = "charge"
+	}
+	reply, err := s.run(ctx, s.expire, append(s.expire.begin(1, 3), s.HoldKey(account, id), s.now(), policy))
+	if err != nil || reply == "" {
+		return Record{}, false, err
+	}
+	r, err := parseRecord(reply)
+	return r, err == nil, err
+}
+
+// Finish says that the event of an expired hold is published.
+func (s *Store) Finish(ctx context.Context, account, id string) error {
+	return s.gated(func() error {
+		args := append(s.finish.begin(1, 2), s.HoldKey(account, id), millis(s.config.ExpiredKept))
+		err := s.client.Do(ctx, args...).Err()
+		if isNoScript(err) {
+			err = s.client.Do(ctx, s.finish.whole(args)...).Err()
+		}
+		return err
+	})
+}

@@ -1,0 +1,218 @@
+// Package store keeps buckets and holds in Redis, which only ratelimit touches. Each
+// step (hold, settle, expire) is one Lua script and so atomic; its arithmetic is that of
+// ratelimit/bucket.
+//
+// A bucket is a string "settled held at". It expires when it would be empty and stands
+// while anything is held. A hold is a string at "{account}:h:<request id>"; settling
+// turns it into a short record that is kept for a while, so that a second settlement is
+// known as such. Holds do not expire by themselves, because nobody would give back what
+// they hold: the sweeper finds them by SCAN. The hash tag keeps an account's keys in one
+// slot; buckets of rules that name no caller are shared by all accounts and have no tag.
+package store
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/bucket"
+)
+
+//go:embed lua/common.lua
+var common string
+
+//go:embed lua/hold.lua
+var holdLua string
+
+//go:embed lua/settle.lua
+var settleLua string
+
+//go:embed lua/expire.lua
+var expireLua string
+
+//go:embed lua/finish.lua
+var finishLua string
+
+// Errors of the store.
+var (
+	// ErrUnavailable says Redis did not answer, or is not asked because it did not lately.
+	ErrUnavailable = errors.New("redis unavailable")
+	// ErrReply says a script answered what this version cannot read.
+	ErrReply = errors.New("unexpected script answer")
+)
+
+// Config of a Store.
+type Config struct {
+	// URL is redis://[user:password@]host:port[/db] or unix:///path.
+	URL string
+	// Prefix goes before every key; for tests that share a server.
+	Prefix string
+	// Lifetime is how long a hold may stay unsettled, > 0.
+	Lifetime time.Duration
+	// SettledKept is how long a settled hold is remembered, > 0.
+	SettledKept time.Duration
+	// ExpiredKept is how long an expired one is, default 24 h.
+	ExpiredKept time.Duration
+	// DialTimeout and Timeout bound a connection attempt and a round trip; default 50 ms and 100 ms.
+	DialTimeout, Timeout time.Duration
+	// Now gives the time in microseconds; nil: the server's clock. For tests.
+	Now func() int64
+}
+
+// Store is the limiter's state.
+type Store struct {
+	config Config
+	client *redis.Client
+	pipe   *redis.AutoPipeliner
+	life   int64  // microseconds
+	kept   string // milliseconds
+	gate   gate
+	hold   script
+	settle script
+	expire script
+	finish script
+}
+
+// New makes a store; it does not connect.
+func New(c Config) (*Store, error) {
+	if c.Lifetime <= 0 || c.SettledKept < time.Millisecond {
+		return nil, fmt.Errorf("make store: lifetime %s and settled kept %s must be positive", c.Lifetime, c.SettledKept)
+	}
+	setDefault(&c.ExpiredKept, 24*time.Hour)
+	setDefault(&c.DialTimeout, 50*time.Millisecond)
+	setDefault(&c.Timeout, 100*time.Millisecond)
+	o, err := redis.ParseURL(c.URL)
+	if err != nil {
+		return nil, fmt.Errorf("redis url: %w", err)
+	}
+	o.DialTimeout, o.ReadTimeout, o.WriteTimeout = c.DialTimeout, c.Timeout, c.Timeout
+	o.PoolTimeout = c.Timeout
+	o.DialerRetries = 1
+	o.MaxRetries = 1 // a hold and a settlement are idempotent by request id
+	o.MinRetryBackoff, o.MaxRetryBackoff = time.Millisecond, 5*time.Millisecond
+	o.PoolSize, o.MaxIdleConns = 32, 8
+	o.ContextTimeoutEnabled = true
+	o.DisableIdentity = true
+	s := &Store{config: c, client: redis.NewClient(o), life: c.Lifetime.Microseconds(), kept: millis(c.SettledKept), gate: gate{now: time.Now},
+		hold: newScript(common + holdLua), settle: newScript(common + settleLua), expire: newScript(common + expireLua), finish: newScript(finishLua)}
+	if s.pipe, err = s.client.AutoPipeline(); err != nil {
+		return nil, fmt.Errorf("start pipeline: %w", err)
+	}
+	return s, nil
+}
+
+func setDefault(d *time.Duration, to time.Duration) {
+	if *d <= 0 {
+		*d = to
+	}
+}
+
+// Close gives back the connections.
+func (s *Store) Close() error { return errors.Join(s.pipe.Close(), s.client.Close()) }
+
+// Ping asks the server for a sign of life and loads the scripts.
+func (s *Store) Ping(ctx context.Context) error {
+	for _, sc := range []script{s.hold, s.settle, s.expire, s.finish} {
+		if err := s.client.ScriptLoad(ctx, sc.source).Err(); err != nil {
+			return fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+	}
+	return nil
+}
+
+// Kind is what a bucket counts and whether it can refuse.
+type Kind byte
+
+// Kinds of buckets, as the scripts know them.
+const (
+	Tokens         Kind = 't'
+	Requests       Kind = 'r'
+	ShadowTokens   Kind = 'T'
+	ShadowRequests Kind = 'R'
+)
+
+// CountsTokens reports whether a hold of tokens goes into the bucket.
+func (k Kind) CountsTokens() bool { return k == Tokens || k == ShadowTokens }
+
+// Refuses reports whether the bucket can say no.
+func (k Kind) Refuses() bool { return k == Tokens || k == Requests }
+
+// Limit is a bucket's kind and numbers, made once and used for every call.
+type Limit struct {
+	Kind   Kind
+	Params bucket.Params
+	args   [4]any // the script's
+	line   string // "rate window " of the hold's record
+}
+
+// NewLimit prepares a limit.
+func NewLimit(kind Kind, p bucket.Params) *Limit {
+	rate, window := number(p.Rate), fmt.Sprint(p.Window)
+	return &Limit{Kind: kind, Params: p, args: [4]any{string(kind), number(p.Capacity), rate, window}, line: rate + " " + window + " "}
+}
+
+// Bucket is one bucket of a call.
+type Bucket struct {
+	Limit *Limit
+	Key   string // without the store's prefix
+}
+
+// Take is one call to admit.
+type Take struct {
+	Account  string
+	ID       string // request id; empty: nothing is held or recorded, only requests are counted
+	Buckets  []Bucket
+	Requests int64  // cost in request buckets, >= 0
+	Input    int64  // tokens of the input, >= 0
+	Output   int64  // most tokens of the output; 0 asks for fill
+	Fill     int64  // most to grant for the output then; 0: the call has no output
+	Facts    []byte // kept with the hold, for the event if it expires
+}
+
+// Outcome of a Take.
+type Outcome byte
+
+// Outcomes.
+const (
+	Admitted Outcome = 'A'
+	Refused  Outcome = 'R'
+	Repeated Outcome = 'D' // the same request held before; nothing more is taken
+)
+
+// Taken is what a Take came to.
+type Taken struct {
+	Outcome Outcome
+	Now     int64          // microseconds, the clock the decision was made by
+	Held    int64          // tokens
+	Output  int64          // of those, for the output
+	States  []bucket.State // of each bucket, after the decision
+}
+
+// Status of a settlement.
+type Status byte
+
+// Statuses.
+const (
+	Settled   Status = 'S' // the charge replaces the hold
+	Duplicate Status = 'D' // settled before
+	Late      Status = 'L' // the sweeper was before
+	Unknown   Status = 'U' // no such hold
+)
+
+// Settlement is what one call really used.
+type Settlement struct {
+	Account string
+	ID      string
+	Charged int64 // tokens, >= 0
+}
+
+// Outcome of a Settlement: what the books say after it.
+type Settling struct {
+	Status  Status
+	Held    int64
+	Charged int64
+}
