@@ -85,16 +85,6 @@ type Envelope struct {
 // TypeUsage is the CloudEvents type of a usage event.
 const TypeUsage = "com.leaky-tokens.usage.v1"
 
-// Encode wraps an event; source names the service that publishes, e.g. "/meter".
-func Encode(e Event, source, correlationID, traceParent string) ([]byte, error) {
-	data, err := json.Marshal(e)
-	if err != nil {
-		return nil, fmt.Errorf("encode usage event: %w", err)
-	}
-	return json.Marshal(Envelope{SpecVersion: "1.0", ID: e.RequestID, Source: source, Type: TypeUsage, Time: e.Timestamp.UTC(),
-		DataContentType: "application/json", CorrelationID: correlationID, TraceParent: traceParent, Data: data})
-}
-
 // ErrMalformed says a message is not a usage event; such a message is poison.
 var ErrMalformed = errors.New("malformed usage event")
 
