@@ -19,6 +19,7 @@ type demoCommand struct {
 	For     time.Duration `help:"How long the clients ask." default:"60s"`
 	Clients int           `help:"Clients at once, shared by three accounts of different tiers; one in ten hangs up in the middle of its streams." default:"64"`
 	Seed    uint64        `help:"Makes the clients ask the same again; 0: a fresh one, which is printed."`
+	Drain   time.Duration `help:"Longest wait for the books to be complete afterwards." default:"30s"`
 	Output  string        `short:"o" help:"What to print in the end: ${enum}." enum:"text,json" default:"text"`
 }
 
@@ -35,7 +36,7 @@ func (d demoCommand) Run(ctx context.Context, c *cli) error {
 	if err != nil {
 		return err
 	}
-	run.For, run.Clients, run.Seed, run.ChunkDelay = d.For, d.Clients, d.Seed, 5*time.Millisecond
+	run.For, run.Clients, run.Seed, run.Drain, run.ChunkDelay = d.For, d.Clients, d.Seed, d.Drain, 5*time.Millisecond
 	if run.Seed == 0 {
 		run.Seed = rand.Uint64N(1 << 32)
 	}

@@ -28,6 +28,7 @@ type Config struct {
 	For        time.Duration // how long the clients ask
 	Clients    int           // at once, shared by the accounts
 	Seed       uint64
+	Drain      time.Duration                                  // longest wait for the books after the load, default 30 s
 	ChunkDelay time.Duration                                  // between the chunks of a stub's stream
 	Parts      func(context.Context) (map[string]Part, error) // what the supervisor runs; nil: nobody knows
 	Progress   io.Writer                                      // the live table
@@ -51,6 +52,9 @@ func New(cfg Config) (*Demo, error) {
 		return nil, fmt.Errorf("make demo: a demo of %s is too short", cfg.For)
 	case cfg.Clients < len(cfg.Tiers) || cfg.Clients > 4096:
 		return nil, fmt.Errorf("make demo: %d clients; %d to 4096 are possible", cfg.Clients, len(cfg.Tiers))
+	}
+	if cfg.Drain <= 0 {
+		cfg.Drain = 30 * time.Second
 	}
 	if cfg.Progress == nil {
 		cfg.Progress = io.Discard
@@ -88,7 +92,7 @@ func (d *Demo) Run(ctx context.Context) (v Verdict, err error) {
 	}
 	calls := book.all()
 	say := newTeller(d.cfg.Progress, d.cfg.Width)
-	w.drain(ctx, calls, say)
+	w.drain(ctx, calls, d.cfg.Drain, say)
 	e := Evidence{Seed: d.cfg.Seed, Elapsed: elapsed(calls), Accounts: accounts, Targets: d.cfg.Targets, Calls: calls}
 	w.gather(ctx, &e)
 	e.Restarts = restarts(before, d.parts(ctx))

@@ -26,6 +26,10 @@ func (t *table) String() string {
 	}
 	var b strings.Builder
 	for _, row := range t.rows {
+		if len(row) == 1 {
+			b.WriteString(row[0] + "\n")
+			continue
+		}
 		for i, cell := range row {
 			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell))
 			switch {
@@ -56,11 +60,11 @@ func thousands(n int64) string {
 // short writes 1204567 as 1.2M.
 func short(f float64) string {
 	switch {
-	case f >= 1e9:
+	case f >= 999_950_000:
 		return fmt.Sprintf("%.1fG", f/1e9)
-	case f >= 1e6:
+	case f >= 999_500:
 		return fmt.Sprintf("%.1fM", f/1e6)
-	case f >= 1e3:
+	case f >= 999.5:
 		return fmt.Sprintf("%.0fk", f/1e3)
 	}
 	return strconv.Itoa(int(math.Round(f)))

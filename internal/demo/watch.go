@@ -8,7 +8,6 @@ import (
 )
 
 const (
-	drainLimit = 30 * time.Second
 	drainEvery = 250 * time.Millisecond
 	finalTries = 20 // of reading the books at the end, drainEvery apart
 )
@@ -91,10 +90,10 @@ func (w *watcher) look(ctx context.Context) error {
 	return nil
 }
 
-// drain waits until every hold is settled and every event is there, at most drainLimit.
+// drain waits until every hold is settled and every event is there, at most limit.
 // It tells say what it waits for.
-func (w *watcher) drain(ctx context.Context, calls []Call, say func(string)) {
-	ctx, cancel := context.WithTimeout(ctx, drainLimit)
+func (w *watcher) drain(ctx context.Context, calls []Call, limit time.Duration, say func(string)) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	for ctx.Err() == nil {
 		err := w.tick(ctx)
