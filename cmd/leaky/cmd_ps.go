@@ -20,7 +20,9 @@ type psCommand struct {
 
 // Help shows how it is used.
 func (psCommand) Help() string {
-	return `Examples:
+	return `RSS counts the pages of the one binary in each of its processes again; PSS shares them out, so its sum is what the machine gives.
+
+Examples:
 
     leaky ps
     leaky ps -o json | jq '.[] | select(.state != "ready")'`
@@ -42,18 +44,23 @@ func (p psCommand) Run(ctx context.Context) error {
 
 func printParts(out io.Writer, parts []supervisor.Status, now time.Time) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "PART\tSTATE\tPID\tRESTARTS\tSINCE\tMEMORY\tADDRESS\t")
+	fmt.Fprintln(w, "PART\tSTATE\tPID\tRESTARTS\tSINCE\tRSS\tPSS\tADDRESS\t")
 	for _, p := range parts {
-		pid, memory := "-", "-"
+		pid := "-"
 		if p.PID != 0 {
 			pid = fmt.Sprint(p.PID)
 		}
-		if p.RSS != 0 {
-			memory = fmt.Sprintf("%.1f MB", float64(p.RSS)/1e6)
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", p.Name, p.State, pid, p.Restarts, age(now.Sub(p.Since)), memory, p.Address, p.Message)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\n", p.Name, p.State, pid, p.Restarts, age(now.Sub(p.Since)),
+			megabytes(p.RSS), megabytes(p.PSS), p.Address, p.Message)
 	}
 	return w.Flush()
+}
+
+func megabytes(n int64) string {
+	if n == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.1f MB", float64(n)/1e6)
 }
 
 // age rounds to what one wants to know.

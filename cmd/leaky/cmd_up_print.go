@@ -35,7 +35,8 @@ func awaitReady(ctx context.Context, out io.Writer, logDir string, begun time.Ti
 		case err := <-ended:
 			return last, fmt.Errorf("the supervisor ended: %v\n%s", err, tail(logDir, "supervisor", 5))
 		case <-ctx.Done():
-			return last, notReady(last, logDir)
+			explain(out, last, logDir)
+			return last, errors.New("the stack did not become ready in time; it keeps trying (leaky ps, leaky logs NAME, leaky down)")
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
@@ -64,18 +65,18 @@ func report(out io.Writer, seen map[string]supervisor.State, p supervisor.Status
 	seen[p.Name] = p.State
 }
 
-func notReady(o supervisor.Overview, logDir string) error {
-	lines := []string{"the stack did not become ready in time:"}
+// explain says what each part that is not up waits for or died of.
+func explain(out io.Writer, o supervisor.Overview, logDir string) {
+	fmt.Fprintln(out, "\nNot ready:")
 	for _, p := range o.Parts {
 		if p.Up() {
 			continue
 		}
-		lines = append(lines, fmt.Sprintf("  %-12s %s %s", p.Name, p.State, p.Message))
+		fmt.Fprintf(out, "  %-12s %s %s\n", p.Name, p.State, p.Message)
 		if p.Restarts > 0 || p.State == supervisor.StateBackoff {
-			lines = append(lines, tail(logDir, p.Name, 3))
+			fmt.Fprintln(out, tail(logDir, p.Name, 3))
 		}
 	}
-	return errors.New(strings.Join(append(lines, "It keeps trying: `leaky ps`, `leaky logs NAME`, `leaky down`."), "\n"))
 }
 
 // tail is the end of a log, indented, for an error message.

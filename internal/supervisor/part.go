@@ -51,6 +51,7 @@ type Status struct {
 	Since    time.Time `json:"since"`    // when the state was entered
 	Address  string    `json:"address,omitempty"`
 	RSS      int64     `json:"rssBytes,omitempty"` // resident memory of the process itself, bytes
+	PSS      int64     `json:"pssBytes,omitempty"` // the same with shared pages (the one binary) shared out
 	Message  string    `json:"message,omitempty"`  // why it is not ready
 }
 

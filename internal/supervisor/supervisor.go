@@ -134,7 +134,7 @@ func (s *Supervisor) Statuses() []Status {
 	all := make([]Status, 0, len(s.runners))
 	for _, r := range s.runners {
 		status := r.snapshot()
-		status.RSS = residentBytes(status.PID)
+		status.RSS, status.PSS = memory(status.PID)
 		all = append(all, status)
 	}
 	return all

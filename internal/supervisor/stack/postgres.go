@@ -63,8 +63,13 @@ func (d database) prepare(ctx context.Context) error {
 	if err := os.RemoveAll(fresh); err != nil {
 		return fmt.Errorf("initialise postgres: %w", err)
 	}
-	// The password goes through a pipe: the file is closed to the user who runs initdb.
-	if err := d.run(ctx, string(password)+"\n", "initdb", "-D", fresh, "-U", "leaky", "--pwfile=/dev/stdin", "--auth=scram-sha-256",
+	// The user who runs initdb may not read our file, so it gets one of its own for a moment.
+	copied := filepath.Join(d.dir, "password")
+	if err := d.hand(copied, password); err != nil {
+		return err
+	}
+	defer os.Remove(copied)
+	if err := d.run(ctx, "", "initdb", "-D", fresh, "-U", "leaky", "--pwfile="+copied, "--auth=scram-sha-256",
 		"--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"); err != nil {
 		return err
 	}
@@ -81,6 +86,18 @@ func (d database) folder(path string) error {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return fmt.Errorf("make %s: %w", path, err)
 	}
+	return d.own(path)
+}
+
+// hand writes a file that only the database's user can read.
+func (d database) hand(path string, content []byte) error {
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		return fmt.Errorf("make %s: %w", path, err)
+	}
+	return d.own(path)
+}
+
+func (d database) own(path string) error {
 	if d.user == nil {
 		return nil
 	}
@@ -100,8 +117,22 @@ func (d database) run(ctx context.Context, input, program string, args ...string
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: d.user, Setpgid: true}
 	err := cmd.Run()
 	// Single-user mode exits with 0 after a failed statement.
-	if text := strings.TrimSpace(out.String()); err != nil || strings.Contains(text, "ERROR:") || strings.Contains(text, "FATAL:") {
-		return fmt.Errorf("initialise postgres: %s: %v: %s", program, err, text[max(0, len(text)-600):])
+	if text := out.String(); err != nil || strings.Contains(text, "ERROR:") || strings.Contains(text, "FATAL:") {
+		return fmt.Errorf("initialise postgres: %s: %w", program, errors.Join(err, complaint(text)))
 	}
 	return nil
+}
+
+// complaint is the line of a program's output that says what is wrong.
+func complaint(output string) error {
+	var last string
+	for line := range strings.Lines(output) {
+		if line = strings.TrimSpace(line); line == "" {
+			continue
+		}
+		if last = line; strings.Contains(strings.ToLower(line), "error:") || strings.Contains(line, "FATAL:") {
+			break
+		}
+	}
+	return errors.New(last)
 }
