@@ -73,7 +73,14 @@ func (d *Demo) Run(ctx context.Context) (v Verdict, err error) {
 		return Verdict{}, err
 	}
 	stubs, restore, err := d.openStubs(ctx, client)
-	defer func() { err = errors.Join(err, restore(context.WithoutCancel(ctx))) }()
+	defer func() {
+		failed := restore(context.WithoutCancel(ctx))
+		if err != nil {
+			err = errors.Join(err, failed)
+		} else if failed != nil { // no reason to lose the verdict
+			v.Notes = append(v.Notes, failed.Error())
+		}
+	}()
 	if err != nil {
 		return Verdict{}, err
 	}
