@@ -188,7 +188,7 @@ function envoy_on_request(h)
     return refuse(h, "400", "body is not a JSON object, or holds an integer of more than 64 bits")
   end
   local facts, body = {}, { bytes = size }
-  local read = h:filterContext().protocol == "gemini" and gemini or openai
+  local read = h:filterContext():get("protocol") == "gemini" and gemini or openai
   local message = read(s, i, facts, body)
   if message then return refuse(h, "400", message) end
   for name, value in pairs(facts) do metadata:set("llm.request", name, value) end

@@ -43,6 +43,9 @@ func Parse(line []byte) (Line, error) {
 	if l.ID == "" {
 		return Line{}, fmt.Errorf("%w: no request id", ErrMalformed)
 	}
+	if l.HeaderRecv == 0 {
+		l.Upstream = "-" // no header came from a provider, so the status is Envoy's own
+	}
 	return l, nil
 }
 

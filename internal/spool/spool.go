@@ -19,7 +19,7 @@ type Line struct {
 	Tier     string   `json:"tier"`
 	Route    string   `json:"route"`
 	Provider string   `json:"provider"`
-	Model    string   `json:"model"`  // as asked
+	Model    string   `json:"model"`  // as configured: what was asked for, without its provider
 	Served   string   `json:"served"` // as the provider says
 	Stream   string   `json:"stream"` // "true" when a stream was asked for
 	Bytes    string   `json:"bytes"`  // request body length in bytes, decimal
@@ -44,8 +44,8 @@ type Line struct {
 	Corr       string `json:"corr"`    // x-correlation-id
 }
 
-// Format maps each field of Line to Envoy's substitution. The route's name and
-// provider come from the route's own metadata in namespace "leaky".
+// Format maps each field of Line to Envoy's substitution. The route's name, provider
+// and model come from the route's own metadata in namespace "leaky".
 func Format() map[string]string {
 	usage := func(field string) string {
 		return "%CEL(metadata.typed_filter_metadata['envoy.ai.token_usage']." + field + ")%"
@@ -56,7 +56,7 @@ func Format() map[string]string {
 		"id": "%REQ(X-REQUEST-ID)%", "account": limit(facts.Account), "held": limit(facts.Held), "held_in": limit(facts.Input),
 		"user": auth(facts.User), "org": auth(facts.Org), "key": auth(facts.Key), "tier": auth(facts.Tier),
 		"route": "%METADATA(ROUTE:leaky:route)%", "provider": "%METADATA(ROUTE:leaky:provider)%",
-		"model":  limit(facts.Model),
+		"model":  "%METADATA(ROUTE:leaky:model)%", // not ratelimit's: a refusal has one too
 		"served": usage("model"), "stream": limit(facts.Stream),
 		"bytes": "%DYNAMIC_METADATA(" + facts.NamespaceBody + ":" + facts.Bytes + ")%",
 		"in":    usage("input_tokens"), "out": usage("output_tokens"),

@@ -46,7 +46,7 @@ func manager(l model.Listener) *hcmv3.HttpConnectionManager {
 
 		// No address is internal, so that a request id is always our own and no x-envoy-
 		// header of a client counts.
-		UseRemoteAddress: wrapperspb.Bool(true), XffNumTrustedHops: l.TrustedHops, InternalAddressConfig: &hcmv3.HttpConnectionManager_InternalAddressConfig{},
+		UseRemoteAddress: wrapperspb.Bool(true), XffNumTrustedHops: l.TrustedHops, InternalAddressConfig: nobody(),
 		GenerateRequestId: wrapperspb.Bool(true), PreserveExternalRequestId: false, AlwaysSetRequestIdInResponse: true,
 		EarlyHeaderMutationExtensions: []*corev3.TypedExtensionConfig{typed("envoy.http.early_header_mutation.header_mutation", strip())},
 
@@ -62,6 +62,13 @@ func manager(l model.Listener) *hcmv3.HttpConnectionManager {
 		LocalReplyConfig:           localReplies(l),
 		AccessLog:                  []*accesslogv3.AccessLog{spoolLog(l.Spool)},
 	}
+}
+
+// nobody is an internal address range with no host in it. An empty one would not do:
+// Envoy 1.40 then takes loopback and RFC 1918 addresses for internal, and keeps the
+// request id such a client sends.
+func nobody() *hcmv3.HttpConnectionManager_InternalAddressConfig {
+	return &hcmv3.HttpConnectionManager_InternalAddressConfig{CidrRanges: []*corev3.CidrRange{{AddressPrefix: "255.255.255.255", PrefixLen: wrapperspb.UInt32(32)}}}
 }
 
 // strip removes what a client must not say about herself, before anything reads it.

@@ -6,9 +6,11 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	aiv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ai_protocol_manager/v3"
 	authzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
 	luav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/lua/v3"
 	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ratelimit/v3"
+	typeaiv3 "github.com/envoyproxy/go-control-plane/envoy/type/ai/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -55,7 +57,7 @@ func route(r model.Route, g *model.Gateway) *routev3.Route {
 // private are headers that no provider gets to see: the caller's credentials, who she
 // is, and where she calls from.
 func private() []string {
-	return append(facts.IdentityHeaders(), "authorization", "x-api-key", "x-goog-api-key", "cookie", "x-forwarded-for", "x-forwarded-proto")
+	return append(facts.IdentityHeaders(), "authorization", "x-api-key", "x-goog-api-key", "cookie", "x-forwarded-for", "x-forwarded-proto", "x-envoy-external-address")
 }
 
 func forward(r model.Route) *routev3.RouteAction {
@@ -124,7 +126,7 @@ func metadata(r model.Route) *corev3.Metadata {
 	if r.LLM != nil {
 		fields["route"] = structpb.NewStringValue(r.LLM.Route)
 		if r.LLM.Provider != "" {
-			fields["provider"] = structpb.NewStringValue(r.LLM.Provider)
+			fields["provider"], fields["model"] = structpb.NewStringValue(r.LLM.Provider), structpb.NewStringValue(r.LLM.Model)
 		}
 	}
 	if r.Reply != nil && r.Reply.Code != "" {
@@ -152,8 +154,19 @@ func perFilter(r model.Route, paths []limits.Path) map[string]*anypb.Any {
 		}
 		return config
 	}
+	config[filterUsage] = anyOf(&aiv3.AiProtocolManagerPerRoute{Response: &aiv3.ResponsePerRoute{LlmProtocol: protocol(*r.LLM)}})
 	if r.LLM.Gemini {
 		config[filterGuard] = anyOf(&luav3.LuaPerRoute{FilterContext: &structpb.Struct{Fields: map[string]*structpb.Value{"protocol": structpb.NewStringValue("gemini")}}})
 	}
 	return config
+}
+
+// protocol is the shape of the provider's usage. It is stated for each route, since the
+// filter does not recognise an embeddings answer by itself. Only the response is declared:
+// a declared request would be re-encoded.
+func protocol(l model.LLM) typeaiv3.LLMProtocol {
+	if l.Gemini {
+		return typeaiv3.LLMProtocol_GEMINI_GENERATE_CONTENT
+	}
+	return typeaiv3.LLMProtocol_OPENAI_CHAT_COMPLETIONS
 }
