@@ -89,7 +89,7 @@ func (p *Plan) serviceEnv(name, configPath string) []string {
 		}
 	}
 	if name == "identity" {
-		pass("LEAKY_ADMIN_USERNAME", "LEAKY_ADMIN_PASSWORD")
+		pass("LEAKY_ADMIN_USERNAME", "LEAKY_ADMIN_PASSWORD", "LEAKY_KEYS_SECRET")
 	}
 	slices.Sort(env)
 	return slices.Compact(env)
@@ -100,9 +100,9 @@ func uses(name string) []string {
 	switch name {
 	case "nats", "clickhouse":
 		return []string{name}
-	case "xds", "meter":
+	case "xds", "extauthz", "meter":
 		return []string{"nats"}
-	case "identity", "extauthz", "tokensvc":
+	case "identity", "tokensvc":
 		return []string{"postgres", "nats"}
 	case "ratelimit":
 		return []string{"redis", "nats"}

