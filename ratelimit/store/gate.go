@@ -53,3 +53,6 @@ func (g *gate) leave(well bool) {
 
 // Closed reports whether calls fail at once.
 func (g *gate) closed() bool { return g.until.Load() != 0 }
+
+// Down reports whether calls fail at once because Redis did not answer lately.
+func (s *Store) Down() bool { return s.gate.closed() }

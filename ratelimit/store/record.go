@@ -234,3 +234,6 @@ func (s *Store) Finish(ctx context.Context, account, id string) error {
 		return err
 	})
 }
+
+// Lifetime is how long a hold may stay unsettled.
+func (s *Store) Lifetime() time.Duration { return s.config.Lifetime }

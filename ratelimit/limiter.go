@@ -1,0 +1,153 @@
+package ratelimit
+
+import (
+	"context"
+	"errors"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/internal/limits"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/bucket"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
+)
+
+const (
+	// maxHeld bounds what one call may hold, in tokens.
+	maxHeld = 1 << 50
+	// maxSettlements is how many holds one call settles.
+	maxSettlements = 10_000
+)
+
+// Hold implements limitpb.LimiterServer: tokensvc holds as Envoy does.
+func (s *Service) Hold(ctx context.Context, r *limitpb.HoldRequest) (*limitpb.HoldResponse, error) {
+	f := r.GetFacts()
+	switch {
+	case f.GetRequestId() == "" || len(f.GetRequestId()) > maxID || !plain(f.GetRequestId()):
+		return nil, status.Error(codes.InvalidArgument, errNoID.Error())
+	case len(r.GetDescriptors()) > maxDescriptors:
+		return nil, status.Error(codes.InvalidArgument, errTooMany.Error())
+	}
+	for _, n := range []int64{r.GetInputTokens(), r.GetOutputTokens(), r.GetFillTokens()} {
+		if n < 0 || n > maxHeld {
+			return nil, status.Errorf(codes.InvalidArgument, "%d tokens: 0 to %d may be held", n, int64(maxHeld))
+		}
+	}
+	record, err := proto.Marshal(f)
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	descriptors := fromProto(r.GetDescriptors())
+	account := accountOf(f.GetOrg(), f.GetUser(), descriptors)
+	m := s.rules.match(descriptors, account, f.GetTier(), true)
+	take := store.Take{Account: account, ID: f.GetRequestId(), Buckets: m.buckets, Requests: 1,
+		Input: r.GetInputTokens(), Output: r.GetOutputTokens(), Fill: r.GetFillTokens(), Facts: record}
+	t, err := s.hold(ctx, take)
+	if err != nil {
+		return nil, err
+	}
+	out := &limitpb.HoldResponse{Admitted: t.Outcome != store.Refused, Held: t.Held, GrantedOutput: t.Output, Account: account,
+		Buckets: show(m, t.States, t.Now)}
+	if !out.Admitted {
+		no := s.decide(m, t, take)
+		s.metrics.refused(no.limit.rule.Name)
+		out.Rule, out.RetryAfterUs = no.limit.rule.Name, no.wait
+	}
+	return out, nil
+}
+
+func fromProto(ds []*limitpb.Descriptor) []descriptor {
+	out := make([]descriptor, len(ds))
+	for i, d := range ds {
+		for _, e := range d.GetEntries() {
+			out[i] = append(out[i], limits.Entry{Key: e.GetKey(), Value: e.GetValue()})
+		}
+	}
+	return out
+}
+
+func show(m matched, states []bucket.State, now int64) []*limitpb.Bucket {
+	out := make([]*limitpb.Bucket, len(m.limits))
+	for i, l := range m.limits {
+		out[i] = &limitpb.Bucket{Rule: l.rule.Name, Unit: l.rule.Unit.String(), Capacity: l.store.Params.Capacity, Level: states[i].Level(),
+			Held: states[i].Held, ResetUs: l.store.Params.Reset(states[i], now), Rate: l.perSecond()}
+	}
+	return out
+}
+
+// Settle implements limitpb.LimiterServer.
+func (s *Service) Settle(ctx context.Context, r *limitpb.SettleRequest) (*limitpb.SettleResponse, error) {
+	if n := len(r.GetSettlements()); n > maxSettlements {
+		return nil, status.Errorf(codes.InvalidArgument, "%d settlements, at most %d at once", n, maxSettlements)
+	}
+	batch := make([]store.Settlement, len(r.GetSettlements()))
+	for i, one := range r.GetSettlements() {
+		if one.GetCharged() < 0 || one.GetCharged() > maxHeld {
+			return nil, status.Errorf(codes.InvalidArgument, "settlement %d charges %d tokens: 0 to %d may be charged", i, one.GetCharged(), int64(maxHeld))
+		}
+		batch[i] = store.Settlement{Account: tag(one.GetAccount()), ID: one.GetRequestId(), Charged: one.GetCharged()}
+	}
+	done, err := s.store.Settle(ctx, batch)
+	if err != nil {
+		s.metrics.settles.failed.Add(float64(len(batch)))
+		return nil, unavailable(err)
+	}
+	out := &limitpb.SettleResponse{Settled: make([]*limitpb.Settled, len(done))}
+	for i, one := range done {
+		s.metrics.settled(one.Status)
+		out.Settled[i] = &limitpb.Settled{RequestId: batch[i].ID, Status: settledStatus(one.Status), Held: one.Held, Charged: one.Charged}
+	}
+	return out, nil
+}
+
+func settledStatus(s store.Status) limitpb.Settled_Status {
+	switch s {
+	case store.Settled:
+		return limitpb.Settled_SETTLED
+	case store.Duplicate:
+		return limitpb.Settled_DUPLICATE
+	case store.Late:
+		return limitpb.Settled_LATE
+	}
+	return limitpb.Settled_UNKNOWN
+}
+
+// Look implements limitpb.LimiterServer.
+func (s *Service) Look(ctx context.Context, r *limitpb.LookRequest) (*limitpb.LookResponse, error) {
+	if len(r.GetRequestIds()) > maxSettlements || len(r.GetDescriptors()) > maxDescriptors {
+		return nil, status.Error(codes.InvalidArgument, errTooMany.Error())
+	}
+	account := tag(r.GetAccount())
+	m := s.rules.match(fromProto(r.GetDescriptors()), account, r.GetTier(), true)
+	records, states, now, err := s.store.Look(ctx, account, r.GetRequestIds(), m.buckets)
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	out := &limitpb.LookResponse{Buckets: show(m, states, now), Holds: make([]*limitpb.HoldState, len(records))}
+	for i, one := range records {
+		out.Holds[i] = &limitpb.HoldState{RequestId: r.GetRequestIds()[i], State: holdState(one.State), Held: one.Held, Charged: one.Charged}
+	}
+	return out, nil
+}
+
+func holdState(s store.HoldState) limitpb.HoldState_State {
+	switch s {
+	case store.StateHeld:
+		return limitpb.HoldState_HELD
+	case store.StateSettled:
+		return limitpb.HoldState_SETTLED
+	case store.StateExpired, store.StateClosed:
+		return limitpb.HoldState_EXPIRED
+	}
+	return limitpb.HoldState_UNKNOWN
+}
+
+// unavailable gives a store's error its gRPC code, so that callers know what to repeat.
+func unavailable(err error) error {
+	if errors.Is(err, store.ErrUnavailable) {
+		return status.Error(codes.Unavailable, err.Error())
+	}
+	return status.Error(codes.Internal, err.Error())
+}

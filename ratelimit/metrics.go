@@ -1,0 +1,59 @@
+package ratelimit
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
+)
+
+// metrics of the service. Labels hold rule names and statuses, never callers.
+type metrics struct {
+	holds struct{ admitted, refused, repeated, malformed, failed prometheus.Counter }
+
+	byRule  *prometheus.CounterVec
+	settles struct {
+		settled, duplicate, late, unknown, failed prometheus.Counter
+	}
+	expired, published, unpublished prometheus.Counter
+	live                            prometheus.Gauge
+}
+
+func newMetrics(r prometheus.Registerer, s *store.Store) *metrics {
+	m := &metrics{}
+	holds := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_decisions_total",
+		Help: "Decisions by outcome; failed: Redis did not answer, malformed: the facts made no sense."}, []string{"outcome"})
+	m.holds.admitted, m.holds.refused, m.holds.repeated = holds.WithLabelValues("admitted"), holds.WithLabelValues("refused"), holds.WithLabelValues("repeated")
+	m.holds.malformed, m.holds.failed = holds.WithLabelValues("malformed"), holds.WithLabelValues("failed")
+	m.byRule = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_refusals_total", Help: "Refusals by the rule that decided."}, []string{"rule"})
+	settles := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_settlements_total",
+		Help: "Settlements by status; late: the sweeper was before, unknown: no such hold."}, []string{"status"})
+	m.settles.settled, m.settles.duplicate = settles.WithLabelValues("settled"), settles.WithLabelValues("duplicate")
+	m.settles.late, m.settles.unknown, m.settles.failed = settles.WithLabelValues("late"), settles.WithLabelValues("unknown"), settles.WithLabelValues("failed")
+	m.expired = prometheus.NewCounter(prometheus.CounterOpts{Name: "leaky_ratelimit_holds_expired_total", Help: "Holds that nobody settled in time."})
+	m.published = prometheus.NewCounter(prometheus.CounterOpts{Name: "leaky_ratelimit_expired_events_total", Help: "Usage events of expired holds published."})
+	m.unpublished = prometheus.NewCounter(prometheus.CounterOpts{Name: "leaky_ratelimit_expired_event_errors_total", Help: "Attempts to publish such an event that failed; the next sweep tries again."})
+	m.live = prometheus.NewGauge(prometheus.GaugeOpts{Name: "leaky_ratelimit_holds_live", Help: "Holds not settled yet, as of the last sweep."})
+	open := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "leaky_ratelimit_redis_open", Help: "1 while Redis is asked, 0 while calls fail at once because it did not answer."}, func() float64 {
+		if s.Down() {
+			return 0
+		}
+		return 1
+	})
+	r.MustRegister(holds, m.byRule, settles, m.expired, m.published, m.unpublished, m.live, open)
+	return m
+}
+
+func (m *metrics) refused(rule string) { m.byRule.WithLabelValues(rule).Inc() }
+
+func (m *metrics) settled(s store.Status) {
+	switch s {
+	case store.Settled:
+		m.settles.settled.Inc()
+	case store.Duplicate:
+		m.settles.duplicate.Inc()
+	case store.Late:
+		m.settles.late.Inc()
+	default:
+		m.settles.unknown.Inc()
+	}
+}

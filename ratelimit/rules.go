@@ -1,0 +1,160 @@
+package ratelimit
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/limits"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/bucket"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
+)
+
+// limit is a rule with its numbers for one tier and all the text that depends on
+// nothing else, made once.
+type limit struct {
+	rule     *limits.Rule
+	store    *store.Limit
+	capacity string // for x-ratelimit-limit-*
+	policy   string // an item of RateLimit-Policy: "name";q=..;w=..
+	name     string // the begin of an item of RateLimit: "name";r=
+}
+
+// rules find the limits of a request.
+type rules struct {
+	set      *limits.Set
+	base     map[*limits.Rule]*limit
+	tiers    map[string]map[*limits.Rule]*limit // scaled rules only
+	fallback string                             // the tier of who has none
+	replace  bool                               // some rule replaces others
+}
+
+func newRules(set *limits.Set, tiers config.Tiers) *rules {
+	r := &rules{set: set, base: map[*limits.Rule]*limit{}, tiers: map[string]map[*limits.Rule]*limit{}, fallback: tiers.Default}
+	for _, rule := range set.Rules() {
+		if rule.Unlimited {
+			continue
+		}
+		r.base[rule] = newLimit(rule, config.Tier{Capacity: 1, LeakRate: 1})
+		for name, tier := range tiers.Levels {
+			if r.tiers[name] == nil {
+				r.tiers[name] = map[*limits.Rule]*limit{}
+			}
+			if rule.Scaled {
+				r.tiers[name][rule] = newLimit(rule, tier)
+			}
+		}
+	}
+	r.replace = slices.ContainsFunc(set.Rules(), func(rule *limits.Rule) bool { return len(rule.Replaces) > 0 })
+	return r
+}
+
+// newLimit scales a rule: capacity is rounded and at least 1, the leak is at least
+// 0.0001 a second, and a multiplier that is not positive counts as 1. A rule that
+// refuses everything is not scaled.
+func newLimit(rule *limits.Rule, tier config.Tier) *limit {
+	p := bucket.Params{Capacity: rule.Capacity}
+	perSecond := float64(rule.PerPeriod) / rule.Period.Seconds()
+	if rule.Scaled && rule.Capacity > 0 {
+		p.Capacity = max(1, math.Round(rule.Capacity*positive(tier.Capacity)))
+		perSecond = max(0.0001, perSecond*positive(tier.LeakRate))
+	}
+	window := rule.Period.Seconds()
+	if rule.Algorithm == limits.FixedWindow {
+		p.Window = rule.Period.Microseconds()
+	} else {
+		p.Rate = perSecond / 1e6
+		window = math.Ceil(p.Capacity / perSecond)
+	}
+	kind := store.Requests
+	switch {
+	case rule.Unit == limits.Tokens && rule.Shadow:
+		kind = store.ShadowTokens
+	case rule.Unit == limits.Tokens:
+		kind = store.Tokens
+	case rule.Shadow:
+		kind = store.ShadowRequests
+	}
+	capacity := strconv.FormatFloat(p.Capacity, 'f', 0, 64)
+	return &limit{rule: rule, store: store.NewLimit(kind, p), capacity: capacity,
+		policy: fmt.Sprintf(`"%s";q=%s;w=%.0f`, rule.Name, capacity, window), name: `"` + rule.Name + `";r=`}
+}
+
+func positive(multiplier float64) float64 {
+	if multiplier <= 0 {
+		return 1
+	}
+	return multiplier
+}
+
+// perSecond is what drains from the bucket each second, on average.
+func (l *limit) perSecond() float64 {
+	p := l.store.Params
+	if p.Window > 0 {
+		return p.Capacity / (time.Duration(p.Window) * time.Microsecond).Seconds()
+	}
+	return p.Rate * 1e6
+}
+
+// matched is what one request falls under: a bucket of each limit.
+type matched struct {
+	limits  []*limit
+	buckets []store.Bucket
+}
+
+// match finds the limits of the descriptors for a tier. Descriptors with an entry that
+// says "not stated" match nothing: they would share one bucket between all such callers.
+// Rules that count tokens are left out unless tokens is set.
+func (r *rules) match(descriptors []descriptor, account, tier string, tokens bool) matched {
+	m := matched{limits: make([]*limit, 0, len(descriptors)), buckets: make([]store.Bucket, 0, len(descriptors))}
+	levels := r.tiers[tier]
+	if levels == nil {
+		levels = r.tiers[r.fallback]
+	}
+	var unlimited []*limits.Rule
+	var room [192]byte
+	for _, d := range descriptors {
+		if slices.ContainsFunc(d, func(e limits.Entry) bool { return e.Value == facts.Absent }) {
+			continue
+		}
+		rule, ok := r.set.Match(d)
+		if !ok || rule.Unit == limits.Tokens && !tokens {
+			continue
+		}
+		if rule.Unlimited {
+			unlimited = append(unlimited, rule)
+			continue
+		}
+		l := levels[rule]
+		if l == nil {
+			l = r.base[rule]
+		}
+		m.limits = append(m.limits, l)
+		m.buckets = append(m.buckets, store.Bucket{Limit: l.store, Key: store.BucketKey(account, rule.Shared, rule.AppendKey(room[:0], d))})
+	}
+	if r.replace {
+		m.replaced(unlimited)
+	}
+	return m
+}
+
+// replaced drops the limits that another matching rule replaces.
+func (m *matched) replaced(unlimited []*limits.Rule) {
+	var gone []string
+	for _, rule := range unlimited {
+		gone = append(gone, rule.Replaces...)
+	}
+	for _, l := range m.limits {
+		gone = append(gone, l.rule.Replaces...)
+	}
+	for i := len(m.limits) - 1; i >= 0; i-- {
+		if slices.Contains(gone, m.limits[i].rule.Name) {
+			m.limits = slices.Delete(m.limits, i, i+1)
+			m.buckets = slices.Delete(m.buckets, i, i+1)
+		}
+	}
+}

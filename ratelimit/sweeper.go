@@ -1,0 +1,112 @@
+package ratelimit
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/internal/usage"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
+)
+
+const (
+	sweepTimeout   = 5 * time.Minute
+	publishTimeout = 5 * time.Second
+	connectPause   = 250 * time.Millisecond
+)
+
+// Run waits for Redis, then sweeps until ctx ends.
+func (s *Service) Run(ctx context.Context) error {
+	if !s.connect(ctx) {
+		return nil
+	}
+	every := s.holds.SweepEvery
+	if every <= 0 {
+		every = 30 * time.Second
+	}
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		if err := s.Sweep(ctx); err != nil && ctx.Err() == nil {
+			s.log.LogAttrs(ctx, slog.LevelWarn, "sweep not complete, the next goes on", slog.Any("error", err))
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// connect waits until Redis answers; false when ctx ended before.
+func (s *Service) connect(ctx context.Context) bool {
+	for attempt := 0; ; attempt++ {
+		err := s.Ready(ctx)
+		if err == nil {
+			return true
+		}
+		if attempt%40 == 0 {
+			s.log.LogAttrs(ctx, slog.LevelWarn, "waiting for redis", slog.Any("error", err))
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(connectPause):
+		}
+	}
+}
+
+// Sweep settles by policy what nobody settled in time, and publishes an event for each.
+// First the charge goes into the bucket and the hold is marked, then the event is
+// published, then the mark is taken off: whoever dies in between, the next sweep finds
+// the mark and publishes again, under the same id.
+func (s *Service) Sweep(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
+	defer cancel()
+	live, err := s.store.Sweep(ctx, func(h store.Hold) error { return s.expire(ctx, h) })
+	if err != nil {
+		return err
+	}
+	s.metrics.live.Set(float64(live))
+	return nil
+}
+
+func (s *Service) expire(ctx context.Context, h store.Hold) error {
+	first := h.Record.State == store.StateHeld
+	r, due, err := s.store.Expire(ctx, h.Account, h.ID, s.holds.Expiry != "release")
+	if err != nil || !due {
+		return err
+	}
+	if first {
+		s.metrics.expired.Inc()
+	}
+	publish, cancel := context.WithTimeout(ctx, publishTimeout)
+	defer cancel()
+	if err := s.publisher.Publish(publish, s.expiredEvent(h, r)); err != nil {
+		s.metrics.unpublished.Inc()
+		return fmt.Errorf("publish expired hold %s: %w", h.ID, err)
+	}
+	if err := s.store.Finish(ctx, h.Account, h.ID); err != nil {
+		return fmt.Errorf("finish expired hold %s: %w", h.ID, err)
+	}
+	s.metrics.published.Inc()
+	return nil
+}
+
+// expiredEvent is the usage event of a hold that nobody settled. How the tokens split
+// is not known: the input is taken at its bound.
+func (s *Service) expiredEvent(h store.Hold, r store.Record) usage.Event {
+	var f limitpb.Facts
+	if err := proto.Unmarshal(r.Facts, &f); err != nil || f.GetProvider() == "" {
+		f.Provider = "unknown"
+	}
+	input := min(r.Held-r.Output, r.Charged)
+	return usage.Event{RequestID: h.ID, UserID: f.GetUser(), OrgID: f.GetOrg(), KeyID: f.GetKey(), Tier: f.GetTier(), Account: h.Account,
+		Route: f.GetRoute(), Provider: f.GetProvider(), ModelAsked: f.GetModel(), Input: input, Output: r.Charged - input, Held: r.Held, Charged: r.Charged,
+		Source: usage.FromExpiry, Allowed: true, Stream: f.GetStream(), Reason: "nobody settled the hold in time",
+		Timestamp: time.UnixMicro(r.Expires).Add(-s.store.Lifetime()).UTC()}
+}
