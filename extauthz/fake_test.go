@@ -1,0 +1,204 @@
+package extauthz
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/base64"
+	"encoding/json"
+	"log/slog"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	auth "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/apikey"
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+)
+
+// issuerKey signs the tokens of all fake issuers; making one takes a while.
+var issuerKey = sync.OnceValue(func() *rsa.PrivateKey {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		panic(err)
+	}
+	return key
+})
+
+const issuerKID = "key-1"
+
+// issuer is identity as extauthz sees it: a key set and a directory of API keys.
+type issuer struct {
+	url     string
+	server  *httptest.Server
+	mu      sync.Mutex
+	keys    map[string]validity
+	status  atomic.Int64 // when set, every answer
+	lookups atomic.Int64
+	fetches atomic.Int64
+	before  func() // called on each lookup after the key was found; may be nil
+}
+
+func newIssuer(t testing.TB) *issuer {
+	t.Helper()
+	i := &issuer{keys: map[string]validity{}}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /oauth2/jwks", func(w http.ResponseWriter, _ *http.Request) {
+		i.fetches.Add(1)
+		if status := i.status.Load(); status != 0 {
+			w.WriteHeader(int(status))
+			return
+		}
+		pub := issuerKey().PublicKey
+		_ = json.NewEncoder(w).Encode(map[string]any{"keys": []map[string]string{{"kty": "RSA", "use": "sig", "alg": "RS256", "kid": issuerKID,
+			"n": base64.RawURLEncoding.EncodeToString(pub.N.Bytes()), "e": base64.RawURLEncoding.EncodeToString(big.NewInt(int64(pub.E)).Bytes())}}})
+	})
+	mux.HandleFunc("GET /api/v1/auth/api-keys/validate", func(w http.ResponseWriter, r *http.Request) {
+		i.lookups.Add(1)
+		if status := i.status.Load(); status != 0 {
+			w.WriteHeader(int(status))
+			return
+		}
+		i.mu.Lock()
+		v, ok := i.keys[r.Header.Get("X-Api-Key")]
+		i.mu.Unlock()
+		if i.before != nil {
+			i.before()
+		}
+		if !ok {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		_ = json.NewEncoder(w).Encode(v)
+	})
+	i.server = httptest.NewServer(mux)
+	i.url = i.server.URL
+	t.Cleanup(i.server.Close)
+	return i
+}
+
+// newKey gives a key of the user to the directory.
+func (i *issuer) newKey(user string, expires *time.Time, roles ...string) string {
+	key := apikey.New(uuid.MustParse(user))
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.keys[key] = validity{UserID: user, KeyID: uuid.NewString(), ExpiresAt: expires, Roles: roles}
+	return key
+}
+
+func (i *issuer) revoke(key string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	delete(i.keys, key)
+}
+
+// claimsOf are those of a good token; tests change what they are about.
+func claimsOf(user string, roles ...string) jwt.MapClaims {
+	now := time.Now()
+	return jwt.MapClaims{"sub": user, "iss": "leaky-tokens-auth", "aud": "leaky-tokens", "roles": roles, "jti": uuid.NewString(),
+		"iat": now.Unix(), "nbf": now.Unix(), "exp": now.Add(time.Hour).Unix()}
+}
+
+func sign(t testing.TB, claims jwt.Claims, header map[string]any) string {
+	t.Helper()
+	token := jwt.NewWithClaims(jwt.SigningMethodRS256, claims)
+	token.Header["kid"], token.Header["typ"] = issuerKID, "at+jwt"
+	for name, value := range header {
+		if token.Header[name] = value; value == nil {
+			delete(token.Header, name)
+		}
+	}
+	signed, err := token.SignedString(issuerKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signed
+}
+
+// launch runs extauthz against the issuer until the test ends.
+func launch(t testing.TB, i *issuer, natsURL string) *Service {
+	t.Helper()
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := config.Parse(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := New(Config{Identity: i.url, NATS: natsURL, Auth: c.Auth, Tiers: c.Tiers, SigningKey: private,
+		Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Error("run:", err)
+		}
+	})
+	return s
+}
+
+func ready(t testing.TB, s *Service) *Service {
+	t.Helper()
+	eventually(t, "keys are fetched", func() bool { return s.Ready(context.Background()) == nil })
+	return s
+}
+
+// eventually polls, as what it waits for crosses sockets.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not in time: %s", what)
+		}
+	}
+}
+
+// request is what Envoy asks about a call on a route of the OpenAI family.
+func request(path string, headers map[string]string, extensions ...string) *auth.CheckRequest {
+	context := map[string]string{facts.ContextRule: facts.RuleAuthenticated, facts.ContextFamily: facts.FamilyOpenAI}
+	for i := 0; i < len(extensions); i += 2 {
+		context[extensions[i]] = extensions[i+1]
+	}
+	all := map[string]string{":method": "POST", ":path": path, "x-request-id": "req-1"}
+	for name, value := range headers {
+		all[name] = value
+	}
+	return &auth.CheckRequest{Attributes: &auth.AttributeContext{ContextExtensions: context,
+		Request: &auth.AttributeContext_Request{Http: &auth.AttributeContext_HttpRequest{Method: "POST", Path: path, Headers: all}}}}
+}
+
+// statusOf is the HTTP status Envoy would answer with; 200 for a call that goes on.
+func statusOf(t testing.TB, s *Service, req *auth.CheckRequest) int {
+	t.Helper()
+	resp, err := s.Check(context.Background(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if denied := resp.GetDeniedResponse(); denied != nil {
+		return int(denied.GetStatus().GetCode())
+	}
+	if resp.GetOkResponse() == nil || resp.GetStatus().GetCode() != 0 {
+		t.Fatalf("neither ok nor denied: %v", resp)
+	}
+	return http.StatusOK
+}
+
+func bearer(token string) map[string]string {
+	return map[string]string{"authorization": "Bearer " + token}
+}

@@ -1,0 +1,205 @@
+package extauthz
+
+import (
+	"crypto/ed25519"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/google/uuid"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+)
+
+func TestAGoodTokenNamesTheCaller(t *testing.T) {
+	t.Parallel()
+	s := ready(t, launch(t, newIssuer(t), ""))
+	user := uuid.NewString()
+	token := sign(t, claimsOf(user, "USER", "SILVER"), nil)
+	for _, path := range []string{"/v1/chat/completions", "/v1/chat/completions"} { // first seen, then cached
+		resp, err := s.Check(t.Context(), request(path, bearer(token)))
+		if err != nil || resp.GetOkResponse() == nil {
+			t.Fatalf("want ok, got %v, %v", resp, err)
+		}
+		fields := resp.GetDynamicMetadata().GetFields()
+		if fields[facts.User].GetStringValue() != user || fields[facts.Tier].GetStringValue() != "SILVER" || fields[facts.Roles].GetStringValue() != "SILVER,USER" || fields[facts.Key] != nil {
+			t.Fatalf("metadata: %v", fields)
+		}
+	}
+}
+
+func TestTokenAttacks(t *testing.T) {
+	t.Parallel()
+	i := newIssuer(t)
+	s := ready(t, launch(t, i, ""))
+	user := uuid.NewString()
+	with := func(change jwt.MapClaims) string {
+		c := claimsOf(user, "USER")
+		for name, value := range change {
+			if c[name] = value; value == nil {
+				delete(c, name)
+			}
+		}
+		return sign(t, c, nil)
+	}
+	header := func(change map[string]any) string { return sign(t, claimsOf(user, "USER"), change) }
+	good := header(nil)
+	parts := strings.Split(good, ".")
+	der, err := x509.MarshalPKIXPublicKey(&issuerKey().PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pub := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
+	_, other, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	for name, token := range map[string]string{
+		"alg none":              raw(`{"alg":"none","typ":"at+jwt","kid":"key-1"}`) + "." + parts[1] + ".",
+		"alg None with a rest":  raw(`{"alg":"None","typ":"at+jwt","kid":"key-1"}`) + "." + parts[1] + "." + parts[2],
+		"HS256 with public key": hs256(parts[1], pub),
+		"HS256 with DER":        hs256(parts[1], der),
+		"EdDSA":                 swapped(t, claimsOf(user, "ADMIN"), jwt.SigningMethodEdDSA, other),
+		"PS256":                 swapped(t, claimsOf(user, "ADMIN"), jwt.SigningMethodPS256, issuerKey()),
+		"RS512":                 swapped(t, claimsOf(user, "ADMIN"), jwt.SigningMethodRS512, issuerKey()),
+		"no kid":                header(map[string]any{"kid": nil}),
+		"unknown kid":           header(map[string]any{"kid": "key-2"}),
+		"kid is a path":         header(map[string]any{"kid": "../../dev/null"}),
+		"kid is a number":       header(map[string]any{"kid": 1}),
+		"kid of 10 kB":          header(map[string]any{"kid": strings.Repeat("k", 5000)}),
+		"jku":                   header(map[string]any{"jku": "http://evil.example/jwks"}),
+		"x5u":                   header(map[string]any{"x5u": "http://evil.example/cert"}),
+		"jwk":                   header(map[string]any{"jwk": map[string]string{"kty": "RSA"}}),
+		"crit":                  header(map[string]any{"crit": []string{"exp"}}),
+		"b64":                   header(map[string]any{"b64": false}),
+		"typ JWT":               header(map[string]any{"typ": "JWT"}),
+		"no typ":                header(map[string]any{"typ": nil}),
+		"alg twice":             raw(`{"alg":"none","alg":"RS256","typ":"at+jwt","kid":"key-1"}`) + "." + parts[1] + "." + parts[2],
+		"ALG beside alg":        raw(`{"alg":"RS256","ALG":"none","typ":"at+jwt","kid":"key-1"}`) + "." + parts[1] + "." + parts[2],
+		"header with a tail":    raw(`{"alg":"RS256","typ":"at+jwt","kid":"key-1"}{}`) + "." + parts[1] + "." + parts[2],
+		"header padded":         parts[0] + "=." + parts[1] + "." + parts[2],
+		"expired":               with(jwt.MapClaims{"exp": now.Add(-skew - 5*time.Second).Unix()}),
+		"no exp":                with(jwt.MapClaims{"exp": nil}),
+		"not yet":               with(jwt.MapClaims{"nbf": now.Add(skew + 10*time.Second).Unix()}),
+		"from the future":       with(jwt.MapClaims{"iat": now.Add(skew + 10*time.Second).Unix()}),
+		"other issuer":          with(jwt.MapClaims{"iss": "leaky-tokens-auth.evil.example"}),
+		"no issuer":             with(jwt.MapClaims{"iss": nil}),
+		"other audience":        with(jwt.MapClaims{"aud": "another"}),
+		"no audience":           with(jwt.MapClaims{"aud": nil}),
+		"no subject":            with(jwt.MapClaims{"sub": nil}),
+		"subject is no id":      with(jwt.MapClaims{"sub": "admin"}),
+		"subject in upper case": with(jwt.MapClaims{"sub": strings.ToUpper(user)}),
+		"roles are a string":    with(jwt.MapClaims{"roles": "ADMIN"}),
+		"body of another":       parts[0] + "." + raw(`{"sub":"`+user+`","roles":["ADMIN"]}`) + "." + parts[2],
+		"signature cut":         good[:len(good)-4],
+		"signature gone":        parts[0] + "." + parts[1] + ".",
+		"two parts":             parts[0] + "." + parts[1],
+		"four parts":            good + "." + parts[2],
+		"1 MB of dots":          strings.Repeat(".", 1<<20),
+		"64 kB long":            good + strings.Repeat("A", 64<<10),
+		"a known prefix":        good + "A",
+		"random":                "not-a-token",
+	} {
+		for range 2 { // a refusal must not be remembered as anything better
+			if got := statusOf(t, s, request("/v1/models", bearer(token))); got != http.StatusUnauthorized {
+				t.Errorf("%s: want 401, got %d", name, got)
+			}
+		}
+	}
+	if got := statusOf(t, s, request("/v1/models", bearer(good))); got != http.StatusOK {
+		t.Errorf("the good one: want 200, got %d", got)
+	}
+	if got := statusOf(t, s, request("/v1/models", bearer(with(jwt.MapClaims{"exp": now.Add(-skew / 2).Unix()})))); got != http.StatusOK {
+		t.Errorf("expired within the clock skew: want 200, got %d", got)
+	}
+	if got := statusOf(t, s, request("/v1/models", bearer(with(jwt.MapClaims{"aud": []string{"another", "leaky-tokens"}})))); got != http.StatusOK {
+		t.Errorf("two audiences: want 200, got %d", got)
+	}
+	if n := i.fetches.Load(); n > 4 {
+		t.Errorf("unknown key ids caused %d fetches of the key set", n)
+	}
+}
+
+func raw(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
+
+// hs256 signs with the public key as if it were a shared secret.
+func hs256(payload string, secret []byte) string {
+	text := raw(`{"alg":"HS256","typ":"at+jwt","kid":"key-1"}`) + "." + payload
+	mac := hmac.New(sha256.New, secret)
+	mac.Write([]byte(text))
+	return text + "." + base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+}
+
+func swapped(t *testing.T, claims jwt.Claims, method jwt.SigningMethod, key any) string {
+	t.Helper()
+	token := jwt.NewWithClaims(method, claims)
+	token.Header["kid"], token.Header["typ"] = issuerKID, "at+jwt"
+	signed, err := token.SignedString(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signed
+}
+
+func TestTokensWithoutKeysAreNeitherGoodNorBad(t *testing.T) {
+	t.Parallel()
+	i := newIssuer(t)
+	i.status.Store(http.StatusInternalServerError)
+	s := launch(t, i, "")
+	token := sign(t, claimsOf(uuid.NewString(), "USER"), nil)
+	if got := statusOf(t, s, request("/v1/models", bearer(token))); got != http.StatusServiceUnavailable {
+		t.Fatalf("want 503, got %d", got)
+	}
+	i.status.Store(0)
+	eventually(t, "keys are fetched", func() bool { return statusOf(t, s, request("/v1/models", bearer(token))) == http.StatusOK })
+	i.status.Store(http.StatusInternalServerError)
+	fresh := sign(t, claimsOf(uuid.NewString(), "USER"), nil)
+	if got := statusOf(t, s, request("/v1/models", bearer(fresh))); got != http.StatusOK {
+		t.Fatalf("keys at hand while identity is down: want 200, got %d", got)
+	}
+}
+
+func FuzzParseHeader(f *testing.F) {
+	f.Add([]byte(`{"alg":"RS256","kid":"key-1","typ":"at+jwt"}`))
+	f.Add([]byte(`{"alg":"none","alg":"RS256"}`))
+	f.Add([]byte(`{"jwk":{"kty":"oct"}}`))
+	f.Add([]byte(`[1]`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		h, err := parseHeader(text)
+		if err != nil {
+			return
+		}
+		var members map[string]any
+		if err := json.Unmarshal(text, &members); err != nil {
+			t.Fatalf("%q was read, and is not JSON: %v", text, err)
+		}
+		for name := range members {
+			if name != "alg" && name != "kid" && name != "typ" {
+				t.Fatalf("member %q was let through", name)
+			}
+		}
+		if alg, ok := members["alg"]; ok && alg != h.alg {
+			t.Fatalf("alg: want %v, got %q", alg, h.alg)
+		}
+	})
+}
+
+func FuzzCheckHeader(f *testing.F) {
+	f.Add("a.b.c")
+	f.Add(raw(`{"alg":"RS256","kid":"key-1","typ":"at+jwt"}`) + ".e30.AA")
+	f.Fuzz(func(t *testing.T, token string) {
+		if err := checkHeader(token); err == nil && strings.Count(token, ".") != 2 {
+			t.Fatalf("%q passed", token)
+		}
+	})
+}
