@@ -2,7 +2,72 @@ package main
 
 import (
 	"context"
-	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
+	"github.com/leaky-tokens/leaky-tokens/meter"
 )
 
-func serveMeter(_ context.Context, _ service) error { return errors.New("not built yet") }
+func serveMeter(ctx context.Context, s service) error {
+	limiter, err := dialLimiter(s)
+	if err != nil {
+		return err
+	}
+	defer limiter.Close()
+	// A lost server is retried for ever; what is published meanwhile fails at once, since the
+	// spool keeps it better than the client's buffer.
+	nc, err := nats.Connect(s.cfg.Stores.NATS, nats.Name("leaky-meter"), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1),
+		nats.ReconnectWait(250*time.Millisecond), nats.ReconnectBufSize(-1))
+	if err != nil {
+		return fmt.Errorf("connect to nats: %w", err)
+	}
+	defer nc.Close()
+	publisher, err := meter.NewJetStream(nc)
+	if err != nil {
+		return err
+	}
+	ratios := map[string]meter.Ratio{}
+	for name, p := range s.cfg.Providers {
+		ratios[name] = meter.Ratio{BytesPerToken: p.BytesPerToken, TokensPerByte: p.TokensPerByte}
+	}
+	spool := s.cfg.Envoy.Spool
+	if !filepath.IsAbs(spool) {
+		spool = filepath.Join(s.dir, spool)
+	}
+	m, err := meter.New(meter.Config{Spool: spool, Limiter: limitpb.NewLimiterClient(limiter), Publisher: publisher, Providers: ratios,
+		ReopenURL: "http://" + s.cfg.Envoy.Admin + "/reopen_logs", Log: s.log, Metrics: s.metrics})
+	if err != nil {
+		return err
+	}
+	ln, err := net.Listen("tcp", s.cfg.Services.Meter.HTTP)
+	if err != nil {
+		return fmt.Errorf("listen for %s: %w", s.name, err)
+	}
+	common := httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Ready: m.Ready}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return httpapi.Serve(ctx, ln, common.Wrap(http.NewServeMux())) })
+	group.Go(func() error { return m.Run(ctx) })
+	return group.Wait()
+}
+
+func dialLimiter(s service) (*grpc.ClientConn, error) {
+	address, err := netaddr.Parse(s.cfg.Services.RateLimit.GRPC)
+	if err != nil {
+		return nil, err
+	}
+	return grpc.NewClient(address.In(s.dir).Target(), grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+			MinConnectTimeout: 2 * time.Second}))
+}

@@ -1,0 +1,278 @@
+package meter
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"slices"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/spool"
+)
+
+const (
+	window   = 128  // samples remembered for one kind
+	maxKinds = 2000 // kinds remembered; more are served by their provider's or the default
+
+	// headShare is the part of a fit's fixed bytes that is taken to come before the text: an
+	// answer that broke off lacks its end (finish reason, usage). Low, so as to err high.
+	headShare = 0.2
+	// narrowShare takes the fixed bytes out of a ratio when all answers were equally long.
+	narrowShare = 0.85
+	// What the usage of a complete answer takes, in bytes: an answer without it is so much
+	// shorter than the ones that were learned from.
+	usageBytesJSON, usageBytesStream = 320, 640
+
+	defaultStreamBytes = 200.0 // bytes of an answer per token, in a stream
+	jsonBytes          = 4.0   // the same in a JSON answer, before anything was learned
+	defaultInputRatio  = 1.0   // tokens per byte of a request: the ceiling of any tokenizer
+)
+
+// Ratio is what to assume of a provider before anything was learned.
+type Ratio struct {
+	BytesPerToken float64 // of a streamed answer, default 200
+	TokensPerByte float64 // of a request, default 1
+}
+
+// Estimator learns from answers whose usage is known how many bytes a token takes, per
+// model, and tells the tokens of answers whose usage is not. One goroutine uses it.
+type Estimator struct {
+	defaults map[string]Ratio
+	outputs  map[kind]*fit
+	inputs   map[kind]*fit
+	changed  bool
+}
+
+// NewEstimator starts from the providers' defaults.
+func NewEstimator(defaults map[string]Ratio) *Estimator {
+	return &Estimator{defaults: defaults, outputs: map[kind]*fit{}, inputs: map[kind]*fit{}}
+}
+
+// learn takes in a line whose usage is complete and gives the relative error the fit had
+// on it, NaN when there was none to test.
+func (e *Estimator) learn(l *spool.Line) float64 {
+	if l.Quality != spool.Complete || l.Input == nil || !ended(l) || !served(l) {
+		return math.NaN()
+	}
+	k, failure := kindOf(l), math.NaN()
+	if body := l.WireRecv - l.HeaderRecv; body > 0 && count(l.Output) > 0 {
+		if slope, fixed, ok := e.fit(e.outputs, k).line(); ok {
+			failure = math.Abs((float64(body)-fixed)/slope-float64(*l.Output)) / float64(*l.Output)
+		}
+		e.add(e.outputs, k, float64(*l.Output), float64(body))
+	}
+	if bytes := parseBytes(l.Bytes); bytes > 0 && *l.Input > 0 {
+		k.stream = false
+		e.add(e.inputs, k, float64(*l.Input), float64(bytes))
+	}
+	return failure
+}
+
+// add stores a sample for the model and for its provider as a whole.
+func (e *Estimator) add(fits map[kind]*fit, k kind, tokens, bytes float64) {
+	e.changed = true
+	for _, k := range [...]kind{k, {provider: k.provider, stream: k.stream}} {
+		f := fits[k]
+		if f == nil {
+			if len(fits) >= maxKinds {
+				continue
+			}
+			f = &fit{}
+			fits[k] = f
+		}
+		f.add(tokens, bytes)
+	}
+}
+
+// fit is the model's, else its provider's; nil without any.
+func (e *Estimator) fit(fits map[kind]*fit, k kind) *fit {
+	if f := fits[k]; f != nil {
+		return f
+	}
+	return fits[kind{provider: k.provider, stream: k.stream}]
+}
+
+// output estimates the tokens in so many body bytes of an answer. ended: the answer came
+// to its end and only its usage is missing.
+func (e *Estimator) output(k kind, bytes int64, ended bool) int64 {
+	if bytes <= 0 {
+		return 0
+	}
+	f, b := e.fit(e.outputs, k), float64(bytes)
+	if slope, fixed, ok := f.line(); ok {
+		before := fixed * headShare
+		if ended {
+			lost := float64(usageBytesJSON)
+			if k.stream {
+				lost = usageBytesStream
+			}
+			before = max(before, fixed-lost)
+		}
+		return atLeastOne((b - before) / slope)
+	}
+	if ratio, ok := f.ratio(); ok {
+		return atLeastOne(b / (ratio * narrowShare))
+	}
+	per := jsonBytes
+	if k.stream {
+		per = orElse(e.defaults[k.provider].BytesPerToken, defaultStreamBytes)
+	}
+	return atLeastOne(b / per)
+}
+
+// input estimates the tokens in so many bytes of a request.
+func (e *Estimator) input(k kind, bytes int64) int64 {
+	if bytes <= 0 {
+		return 0
+	}
+	k.stream = false
+	f, b := e.fit(e.inputs, k), float64(bytes)
+	if slope, fixed, ok := f.line(); ok {
+		return atLeastOne((b - fixed) / slope)
+	}
+	if ratio, ok := f.ratio(); ok {
+		return atLeastOne(b / ratio)
+	}
+	return atLeastOne(b * orElse(e.defaults[k.provider].TokensPerByte, defaultInputRatio))
+}
+
+func atLeastOne(tokens float64) int64 {
+	if tokens < 1 || math.IsNaN(tokens) {
+		return 1
+	}
+	return int64(math.Ceil(min(tokens, math.MaxInt32) - 1e-9))
+}
+
+func orElse(v, fallback float64) float64 {
+	if v > 0 {
+		return v
+	}
+	return fallback
+}
+
+// sample is tokens and bytes of one request.
+type sample [2]float64
+
+// fit is a straight line, bytes = fixed + slope * tokens, over the last samples.
+type fit struct {
+	samples []sample
+	next    int
+	// Sums over the samples, kept up to date by add: tokens, bytes, tokens², tokens*bytes.
+	t, b, tt, tb float64
+}
+
+func (f *fit) add(tokens, bytes float64) {
+	s := sample{tokens, bytes}
+	if len(f.samples) < window {
+		f.samples = append(f.samples, s)
+	} else {
+		f.sum(f.samples[f.next], -1)
+		f.samples[f.next] = s
+		f.next = (f.next + 1) % window
+	}
+	f.sum(s, 1)
+}
+
+func (f *fit) sum(s sample, sign float64) {
+	f.t += sign * s[0]
+	f.b += sign * s[1]
+	f.tt += sign * s[0] * s[0]
+	f.tb += sign * s[0] * s[1]
+}
+
+// line is the least-squares line; not ok with too few samples, when all answers are about
+// equally long, or when the slope makes no sense.
+func (f *fit) line() (slope, fixed float64, ok bool) {
+	if f == nil || len(f.samples) < 2 {
+		return 0, 0, false
+	}
+	n := float64(len(f.samples))
+	mean := f.t / n
+	variance := f.tt/n - mean*mean
+	if variance < mean*mean*0.01 { // a spread below a tenth of the mean
+		return 0, 0, false
+	}
+	slope = (f.tb/n - mean*f.b/n) / variance
+	if slope < 0.5 || slope > 1<<16 {
+		return 0, 0, false
+	}
+	return slope, max(0, f.b/n-slope*mean), true
+}
+
+// ratio is the median of bytes per token.
+func (f *fit) ratio() (float64, bool) {
+	if f == nil || len(f.samples) == 0 {
+		return 0, false
+	}
+	ratios := make([]float64, len(f.samples))
+	for i, s := range f.samples {
+		ratios[i] = s[1] / s[0]
+	}
+	slices.Sort(ratios)
+	return ratios[len(ratios)/2], true
+}
+
+// learned is the estimator on disk.
+type learned struct {
+	Provider string   `json:"provider"`
+	Model    string   `json:"model,omitzero"`
+	Stream   bool     `json:"stream,omitzero"`
+	Input    bool     `json:"input,omitzero"`
+	Samples  []sample `json:"samples"` // tokens, bytes
+}
+
+// Save writes what was learned, if anything is new.
+func (e *Estimator) Save(path string) error {
+	if !e.changed {
+		return nil
+	}
+	all := []learned{}
+	for input, fits := range map[bool]map[kind]*fit{false: e.outputs, true: e.inputs} {
+		for k, f := range fits {
+			all = append(all, learned{Provider: k.provider, Model: k.model, Stream: k.stream, Input: input, Samples: f.samples})
+		}
+	}
+	text, err := json.Marshal(all)
+	if err != nil {
+		return fmt.Errorf("save estimates: %w", err)
+	}
+	if err := writeFile(path, text); err != nil {
+		return fmt.Errorf("save estimates: %w", err)
+	}
+	e.changed = false
+	return nil
+}
+
+// Load takes up what an earlier run learned. A file that is missing is no error; one that
+// does not parse is, and nothing is taken from it.
+func (e *Estimator) Load(path string) error {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("load estimates: %w", err)
+	}
+	var all []learned
+	if err := json.Unmarshal(text, &all); err != nil {
+		return fmt.Errorf("load estimates from %s: %w", path, err)
+	}
+	for _, l := range all {
+		fits := e.outputs
+		if l.Input {
+			fits = e.inputs
+		}
+		f := &fit{}
+		for _, s := range l.Samples {
+			if s[0] > 0 && s[1] > 0 {
+				f.add(s[0], s[1])
+			}
+		}
+		if len(f.samples) > 0 && len(fits) < maxKinds {
+			fits[kind{provider: l.Provider, model: l.Model, stream: l.Stream}] = f
+		}
+	}
+	return nil
+}

@@ -1,0 +1,300 @@
+// Package meter comes after the answer on the request path: it reads the line Envoy wrote
+// for each LLM request, settles the hold through ratelimit by what was really used,
+// publishes a usage event, and only then moves its checkpoint. So any crash replays, and
+// since settlement and event are idempotent by request id, nothing is lost or counted twice.
+package meter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/internal/spool"
+	"github.com/leaky-tokens/leaky-tokens/internal/usage"
+)
+
+// Config is what the meter needs.
+type Config struct {
+	Spool       string                // path of Envoy's usage log
+	Limiter     Settler               //
+	Publisher   Publisher             //
+	Providers   map[string]Ratio      // by name: what to assume before anything was learned
+	ReopenURL   string                // Envoy admin's /reopen_logs; empty: never rotate
+	RotateBytes int64                 // default 64 MiB
+	Poll        time.Duration         // pause when the spool gave less than a batch, default 40 ms
+	BatchLines  int                   // most lines of one settlement, default 500
+	MaxWaiting  int                   // events kept in memory while NATS is down, default 20000
+	Log         *slog.Logger          //
+	Metrics     prometheus.Registerer // may be nil
+}
+
+func (c *Config) checkpoint() string { return filepath.Join(filepath.Dir(c.Spool), "meter.checkpoint") }
+func (c *Config) estimates() string {
+	return filepath.Join(filepath.Dir(c.Spool), "meter.estimates.json")
+}
+func (c *Config) damaged() string { return filepath.Join(filepath.Dir(c.Spool), "damaged.jsonl") }
+
+const (
+	saveEvery = 5 * time.Second // estimates
+	lagEvery  = time.Second
+	drainTime = 3 * time.Second // for publishing what is settled when the meter stops
+)
+
+// Meter reads, settles and publishes. Make it with New and start it with Run.
+type Meter struct {
+	cfg       Config
+	tail      *tail
+	rotator   *rotator
+	estimator *Estimator
+	damage    damage
+	metrics   metrics
+	quietly   *occasionally
+
+	queue   chan settledBatch
+	waiting atomic.Int64             // events in the queue or being published
+	done    atomic.Pointer[position] // the last checkpoint
+
+	behind     bool     // settling went on without publishing: NATS has been down for long
+	behindFrom position // the first line that is settled and not queued
+
+	settleUp, publishUp atomic.Bool
+	verdicts            []verdict // reused
+}
+
+// New makes a meter; it starts nothing and touches no file.
+func New(cfg Config) (*Meter, error) {
+	if cfg.Spool == "" || cfg.Limiter == nil || cfg.Publisher == nil {
+		return nil, errors.New("make meter: spool, limiter and publisher are needed")
+	}
+	cfg.RotateBytes = positive(cfg.RotateBytes, 64<<20)
+	cfg.Poll = positive(cfg.Poll, 40*time.Millisecond)
+	cfg.BatchLines = positive(cfg.BatchLines, 500)
+	cfg.MaxWaiting = positive(cfg.MaxWaiting, 20_000)
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	m := &Meter{cfg: cfg, tail: newTail(cfg.Spool), estimator: NewEstimator(cfg.Providers), queue: make(chan settledBatch, 256),
+		rotator: &rotator{path: cfg.Spool, bytes: cfg.RotateBytes, reopen: cfg.ReopenURL, client: &http.Client{}},
+		damage:  damage{path: cfg.damaged()}, quietly: newOccasionally(cfg.Log)}
+	var err error
+	m.metrics, err = newMetrics(cfg.Metrics)
+	m.settleUp.Store(true)
+	m.publishUp.Store(true)
+	return m, err
+}
+
+func positive[T int | int64 | time.Duration](v, fallback T) T {
+	if v > 0 {
+		return v
+	}
+	return fallback
+}
+
+// Ready says whether usage gets through to ratelimit and NATS.
+func (m *Meter) Ready(context.Context) error {
+	switch {
+	case !m.settleUp.Load():
+		return errors.New("ratelimit does not answer; the spool keeps the lines")
+	case !m.publishUp.Load():
+		return errors.New("nats does not answer; the spool keeps the events")
+	}
+	return nil
+}
+
+// Run meters until ctx ends, then publishes what is settled, for at most three seconds.
+func (m *Meter) Run(ctx context.Context) error {
+	if err := os.MkdirAll(filepath.Dir(m.cfg.Spool), 0o700); err != nil {
+		return fmt.Errorf("make spool folder: %w", err)
+	}
+	from, err := loadCheckpoint(m.cfg.checkpoint())
+	if err != nil {
+		return err
+	}
+	if err := m.estimator.Load(m.cfg.estimates()); err != nil {
+		m.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "estimates start anew", slog.Any("error", err))
+	}
+	if err := m.seek(from); err != nil {
+		return err
+	}
+	defer m.tail.close()
+
+	publishing, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	group, reading := errgroup.WithContext(ctx)
+	group.Go(func() error { return m.publishLoop(publishing) })
+	group.Go(func() error {
+		defer stop()
+		err := m.readLoop(reading)
+		m.drain()
+		return errors.Join(err, m.estimator.Save(m.cfg.estimates()))
+	})
+	return group.Wait()
+}
+
+// seek goes to a position. When it is gone, nothing counts as done: no file may be
+// deleted on its word.
+func (m *Meter) seek(p position) error {
+	found, err := m.tail.seek(p)
+	if err != nil {
+		return err
+	}
+	if !found {
+		p = position{}
+	}
+	m.done.Store(&p)
+	return nil
+}
+
+// drain waits until what is settled is published; what is not is replayed at the next start.
+func (m *Meter) drain() {
+	for deadline := time.Now().Add(drainTime); m.waiting.Load() > 0 && m.publishUp.Load() && time.Now().Before(deadline); {
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// readLoop settles the spool's lines, batch by batch, and queues their events.
+func (m *Meter) readLoop(ctx context.Context) error {
+	pause := time.NewTicker(m.cfg.Poll)
+	defer pause.Stop()
+	var saved, lagged time.Time
+	for ctx.Err() == nil {
+		n, err := m.step(ctx)
+		if err != nil {
+			return err
+		}
+		if now := time.Now(); now.Sub(lagged) > lagEvery {
+			lagged = now
+			m.metrics.lag.Set(float64(m.tail.lag()))
+			m.housekeeping(ctx, now, &saved)
+		}
+		if n >= m.cfg.BatchLines {
+			continue // there is more
+		}
+		select {
+		case <-ctx.Done():
+		case <-pause.C:
+		}
+	}
+	return nil
+}
+
+func (m *Meter) housekeeping(ctx context.Context, now time.Time, saved *time.Time) {
+	if err := m.rotator.step(ctx, m.tail); err != nil {
+		m.quietly.warn("rotation waits", err)
+	}
+	if err := m.tail.release(*m.done.Load()); err != nil {
+		m.quietly.warn("finished spool stays", err)
+	}
+	if now.Sub(*saved) > saveEvery {
+		*saved = now
+		if err := m.estimator.Save(m.cfg.estimates()); err != nil {
+			m.quietly.warn("estimates are not saved", err)
+		}
+	}
+}
+
+// step does one batch and gives the number of its lines.
+func (m *Meter) step(ctx context.Context) (int, error) {
+	if m.behind && m.waiting.Load() == 0 {
+		m.behind = false
+		if err := m.seek(m.behindFrom); err != nil { // settled lines again: DUPLICATE, and published now
+			return 0, err
+		}
+	}
+	b, err := m.tail.next(m.cfg.BatchLines)
+	if err != nil {
+		m.quietly.warn("the spool cannot be read", err)
+		return 0, nil
+	}
+	if err := m.damage.keep(b.damaged); err != nil {
+		m.quietly.warn("a damaged line is not kept", err)
+	}
+	m.metrics.lines.WithLabelValues("damaged").Add(float64(len(b.damaged)))
+	m.judge(b.lines)
+	settled, err := m.settleAll(ctx, m.verdicts)
+	if err != nil {
+		return 0, nil // ctx ended: the lines are read again at the next start
+	}
+	m.enqueue(ctx, b, m.events(settled, b.lines))
+	return len(b.lines) + len(b.damaged), nil
+}
+
+// judge turns lines into verdicts and lets the estimator learn from them.
+func (m *Meter) judge(lines [][]byte) {
+	m.verdicts = m.verdicts[:0]
+	now := time.Now()
+	for _, text := range lines {
+		l, err := spool.Parse(text)
+		if err != nil {
+			m.metrics.lines.WithLabelValues("damaged").Inc()
+			m.quietly.warn("a spool line is damaged", err)
+			if err := m.damage.keep([][]byte{text}); err != nil {
+				m.quietly.warn("a damaged line is not kept", err)
+			}
+			continue
+		}
+		v := charge(&l, m.estimator, now)
+		m.metrics.countLine(&v)
+		if v.publish && v.event.Source == usage.FromProvider {
+			m.metrics.countError(m.estimator.learn(&l))
+		}
+		v.correlation, v.trace = l.Corr, l.Trace
+		m.verdicts = append(m.verdicts, v)
+	}
+}
+
+// events encodes what the verdicts publish after the books have spoken.
+func (m *Meter) events(settled []*limitpb.Settled, lines [][]byte) []Message {
+	messages := make([]Message, 0, len(lines))
+	next := 0
+	for i := range m.verdicts {
+		v := &m.verdicts[i]
+		if v.settle {
+			s := settled[next]
+			next++
+			if !m.outcome(v, s) {
+				continue
+			}
+		} else if !v.publish {
+			continue
+		}
+		data, err := usage.Encode(v.event, "/meter", v.correlation, v.trace)
+		if err != nil {
+			m.quietly.warn("an event cannot be encoded", err)
+			continue
+		}
+		m.metrics.countEvent(&v.event)
+		messages = append(messages, Message{ID: v.event.RequestID, Subject: usage.Subject(v.event.Provider), Data: data})
+	}
+	return messages
+}
+
+// enqueue hands a batch to the publisher. With too many waiting it drops the events
+// instead and remembers where: the spool still has them.
+func (m *Meter) enqueue(ctx context.Context, b batch, messages []Message) {
+	if b.end == b.start && len(messages) == 0 || m.behind {
+		return
+	}
+	if waiting := m.waiting.Load(); waiting > 0 && waiting+int64(len(messages)) > int64(m.cfg.MaxWaiting) {
+		m.behind, m.behindFrom = true, b.start
+		m.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "publishing is far behind; settling goes on alone", slog.Int64("waiting", waiting))
+		return
+	}
+	m.waiting.Add(int64(len(messages)))
+	select {
+	case m.queue <- settledBatch{messages: messages, end: b.end}:
+	default: // many small batches: as good as too many events
+		m.waiting.Add(int64(-len(messages)))
+		m.behind, m.behindFrom = true, b.start
+	}
+}

@@ -1,0 +1,75 @@
+package meter
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/usage"
+)
+
+type metrics struct {
+	lines     *prometheus.CounterVec // by kind
+	settled   *prometheus.CounterVec // by status
+	tokens    *prometheus.CounterVec // charged, by source
+	retries   *prometheus.CounterVec // by step
+	published prometheus.Counter
+	lag       prometheus.Gauge
+	failure   prometheus.Histogram
+
+	kinds   map[usage.Source]prometheus.Counter
+	charged map[usage.Source]prometheus.Counter
+	nothing prometheus.Counter
+}
+
+func newMetrics(r prometheus.Registerer) (metrics, error) {
+	counter := func(name, help, label string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label})
+	}
+	m := metrics{
+		lines:     counter("leaky_meter_lines_total", "Spool lines read, by what became of them.", "kind"),
+		settled:   counter("leaky_meter_settlements_total", "Settlements, by the limiter's answer.", "status"),
+		tokens:    counter("leaky_meter_tokens_total", "Tokens charged, by where the count comes from.", "source"),
+		retries:   counter("leaky_meter_retries_total", "Attempts that failed and are made again, by step.", "step"),
+		published: prometheus.NewCounter(prometheus.CounterOpts{Name: "leaky_meter_published_total", Help: "Usage events stored by JetStream."}),
+		lag:       prometheus.NewGauge(prometheus.GaugeOpts{Name: "leaky_meter_lag_bytes", Help: "Bytes of the spool that are written and not settled."}),
+		failure: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "leaky_meter_estimate_error_ratio",
+			Help:    "Relative error the estimate of output tokens would have had on answers whose usage is known.",
+			Buckets: []float64{0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1}}),
+		kinds: map[usage.Source]prometheus.Counter{}, charged: map[usage.Source]prometheus.Counter{},
+	}
+	for _, s := range []usage.Source{usage.FromProvider, usage.FromEstimate, usage.FromRefusal, usage.FromUnstarted} {
+		m.kinds[s], m.charged[s] = m.lines.WithLabelValues(string(s)), m.tokens.WithLabelValues(string(s))
+	}
+	m.nothing = m.lines.WithLabelValues("not_held")
+	if r == nil {
+		return m, nil
+	}
+	for _, c := range []prometheus.Collector{m.lines, m.settled, m.tokens, m.retries, m.published, m.lag, m.failure} {
+		if err := r.Register(c); err != nil {
+			return m, fmt.Errorf("register meter metrics: %w", err)
+		}
+	}
+	return m, nil
+}
+
+func (m *metrics) countLine(v *verdict) {
+	if !v.settle && !v.publish || v.orphan {
+		m.nothing.Inc()
+		return
+	}
+	m.kinds[v.event.Source].Inc()
+}
+
+func (m *metrics) countEvent(e *usage.Event) {
+	if c := m.charged[e.Source]; c != nil {
+		c.Add(float64(e.Charged))
+	}
+}
+
+func (m *metrics) countError(ratio float64) {
+	if !math.IsNaN(ratio) {
+		m.failure.Observe(ratio)
+	}
+}

@@ -1,0 +1,138 @@
+package meter
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/internal/usage"
+)
+
+// Settler is the part of ratelimit that the meter needs. Settle MUST be idempotent by
+// request id and answer in the order asked.
+type Settler interface {
+	Settle(ctx context.Context, in *limitpb.SettleRequest, opts ...grpc.CallOption) (*limitpb.SettleResponse, error)
+}
+
+const settleTimeout = 5 * time.Second
+
+// settleAll settles what the verdicts ask for and gives the books' word on each. It tries
+// until it succeeds or ctx ends: lines are never given up, except ones ratelimit refuses
+// as malformed, which get a nil.
+func (m *Meter) settleAll(ctx context.Context, verdicts []verdict) ([]*limitpb.Settled, error) {
+	asked := make([]*limitpb.Settlement, 0, len(verdicts))
+	for i := range verdicts {
+		if e := &verdicts[i].event; verdicts[i].settle {
+			asked = append(asked, &limitpb.Settlement{RequestId: e.RequestID, Account: e.Account, Charged: e.Charged})
+		}
+	}
+	if len(asked) == 0 {
+		return nil, nil
+	}
+	return m.settleSome(ctx, asked)
+}
+
+func (m *Meter) settleSome(ctx context.Context, asked []*limitpb.Settlement) ([]*limitpb.Settled, error) {
+	wait := newBackoff(50*time.Millisecond, time.Second)
+	for {
+		answer, err := m.settleOnce(ctx, asked)
+		switch {
+		case err == nil:
+			m.settleUp.Store(true)
+			return answer, nil
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case status.Code(err) == codes.InvalidArgument:
+			return m.settleHalves(ctx, asked, err)
+		}
+		m.settleUp.Store(false)
+		m.metrics.retries.WithLabelValues("settle").Inc()
+		m.metrics.lag.Set(float64(m.tail.lag()))
+		m.quietly.warn("settling waits for ratelimit", err)
+		if !wait.sleep(ctx) {
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func (m *Meter) settleOnce(ctx context.Context, asked []*limitpb.Settlement) ([]*limitpb.Settled, error) {
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	answer, err := m.cfg.Limiter.Settle(ctx, &limitpb.SettleRequest{Settlements: asked})
+	if err != nil {
+		return nil, err
+	}
+	if got := len(answer.GetSettled()); got != len(asked) {
+		return nil, fmt.Errorf("settle: asked for %d, answered %d", len(asked), got)
+	}
+	return answer.GetSettled(), nil
+}
+
+// settleHalves finds the settlement that ratelimit refuses to take, so that one bad line
+// does not hold up the others.
+func (m *Meter) settleHalves(ctx context.Context, asked []*limitpb.Settlement, cause error) ([]*limitpb.Settled, error) {
+	if len(asked) == 1 {
+		m.metrics.settled.WithLabelValues("refused").Inc()
+		m.quietly.warn("ratelimit refuses a settlement", fmt.Errorf("request %s: %w", asked[0].GetRequestId(), cause))
+		return []*limitpb.Settled{nil}, nil
+	}
+	half := len(asked) / 2
+	first, err := m.settleSome(ctx, asked[:half])
+	if err != nil {
+		return nil, err
+	}
+	second, err := m.settleSome(ctx, asked[half:])
+	return append(first, second...), err
+}
+
+// outcome says whether an event is published after the books have spoken, and mends it
+// where they say otherwise.
+func (m *Meter) outcome(v *verdict, s *limitpb.Settled) bool {
+	if s == nil {
+		return false
+	}
+	m.metrics.settled.WithLabelValues(statusName(s.GetStatus())).Inc()
+	e := &v.event
+	switch s.GetStatus() {
+	case limitpb.Settled_LATE:
+		return false // the sweeper charged by its policy and said so in an event of its own
+	case limitpb.Settled_UNKNOWN:
+		return !v.orphan // no hold to settle (Redis lost it): the provider's count still counts
+	case limitpb.Settled_DUPLICATE:
+		agree(e, s.GetCharged()) // settled before a crash: the same event again
+	}
+	if e.Held == 0 {
+		e.Held = s.GetHeld()
+	}
+	return true
+}
+
+// agree takes over what the books have charged: an estimate made anew may differ from the
+// one that was settled.
+func agree(e *usage.Event, charged int64) {
+	if e.Charged == charged || charged < 0 {
+		return
+	}
+	e.Charged = charged
+	e.Input = min(e.Input, charged)
+	e.Output = charged - e.Input
+}
+
+func statusName(s limitpb.Settled_Status) string {
+	switch s {
+	case limitpb.Settled_SETTLED:
+		return "settled"
+	case limitpb.Settled_DUPLICATE:
+		return "duplicate"
+	case limitpb.Settled_LATE:
+		return "late"
+	case limitpb.Settled_UNKNOWN:
+		return "unknown"
+	}
+	return "unspecified"
+}
