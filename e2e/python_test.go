@@ -11,7 +11,7 @@ import (
 )
 
 // pythonSDK is the release of the Python package that is tested.
-const pythonSDK = "openai==2.8.1"
+const pythonSDK = "openai==3.54.0"
 
 const pythonScript = `
 from openai import OpenAI, NotFoundError
