@@ -57,6 +57,9 @@ func (u upCommand) Run(ctx context.Context, c *cli) error {
 	out := os.Stdout
 	if o, err := client().Status(ctx); err == nil {
 		fmt.Fprintf(out, "Already running (supervisor %d, since %s).\n", o.PID, o.Started.Format(time.DateTime))
+		if built, err := builtAt(); err == nil && built.After(o.Started) {
+			fmt.Fprintln(out, "This binary is newer: `leaky restart NAME` takes it for one part, `leaky down` and `leaky up` for all.")
+		}
 		if u.Foreground {
 			return errors.New("already running in the background: `leaky down` first")
 		}
@@ -74,6 +77,18 @@ func (u upCommand) Run(ctx context.Context, c *cli) error {
 		return err
 	}
 	return u.finish(ctx, out, l, begun, ended)
+}
+
+func builtAt() (time.Time, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return time.Time{}, err
+	}
+	info, err := os.Stat(self)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return info.ModTime(), nil
 }
 
 func (u upCommand) clean(ctx context.Context, dir string) error {

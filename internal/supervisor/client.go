@@ -19,8 +19,9 @@ var ErrDown = errors.New("nothing is running: start it with `leaky up`")
 
 // Client talks to the supervisor of one state folder.
 type Client struct {
-	runDir string
-	http   *http.Client
+	runDir   string
+	http     *http.Client
+	patience time.Duration // how long all parts may take to end
 }
 
 // NewClient dials nothing yet.
@@ -30,7 +31,7 @@ func NewClient(runDir string) *Client {
 		return d.DialContext(ctx, "unix", filepath.Join(runDir, socketName))
 	}
 	// One request takes at most a graceful stop (10 s) and a kill; keep-alive would hold back the server's own end.
-	return &Client{runDir: runDir, http: &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}
+	return &Client{runDir: runDir, patience: 40 * time.Second, http: &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}
 }
 
 // Status is the state of every part. ErrDown when no supervisor answers.
@@ -68,15 +69,13 @@ func (c *Client) Down(ctx context.Context) (bool, error) {
 	if err != nil || pid == 0 {
 		return false, err
 	}
-	if err := c.call(ctx, http.MethodPost, "/v1/down", nil); err != nil && !errors.Is(err, ErrDown) {
-		return true, err
-	} else if err != nil {
-		// It holds the lock and has no socket: it starts, ends, or is stuck. A signal is safe in each case.
+	if c.ask(ctx) != nil {
+		// It holds the lock and does not answer: it starts, ends, or is stuck. A signal is right in each case.
 		if err := syscall.Kill(pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
 			return true, fmt.Errorf("stop supervisor %d: %w", pid, err)
 		}
 	}
-	if c.gone(ctx, 40*time.Second) {
+	if c.gone(ctx, c.patience) {
 		return true, nil
 	}
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
@@ -86,6 +85,13 @@ func (c *Client) Down(ctx context.Context) (bool, error) {
 		return true, fmt.Errorf("supervisor %d does not end", pid)
 	}
 	return true, nil
+}
+
+// ask tells the supervisor to end, which it answers at once.
+func (c *Client) ask(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	return c.call(ctx, http.MethodPost, "/v1/down", nil)
 }
 
 // gone waits until nobody holds the lock.

@@ -110,11 +110,7 @@ func (s *Supervisor) find(name string) (*runner, error) {
 	if r := s.byName[name]; r != nil {
 		return r, nil
 	}
-	names := make([]string, 0, len(s.runners))
-	for _, r := range s.runners {
-		names = append(names, r.part.Name)
-	}
-	return nil, UnknownPart(name, names)
+	return nil, UnknownPart(name, s.names())
 }
 
 // UnknownPart is the error for a name that is none of names, with the nearest one.

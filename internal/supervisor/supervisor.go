@@ -140,6 +140,14 @@ func (s *Supervisor) Statuses() []Status {
 	return all
 }
 
+func (s *Supervisor) names() []string {
+	names := make([]string, 0, len(s.runners))
+	for _, r := range s.runners {
+		names = append(names, r.part.Name)
+	}
+	return names
+}
+
 func (s *Supervisor) askDown() { s.downOnce.Do(func() { close(s.down) }) }
 
 func (s *Supervisor) stopping() bool {
@@ -157,9 +165,9 @@ func (s *Supervisor) trimLogs(ctx context.Context) {
 	for {
 		select {
 		case <-tick.C:
-			for _, r := range s.runners {
-				if err := logFolder(s.cfg.LogDir).trim(r.part.Name); err != nil {
-					s.cfg.Log.Warn("trim log failed", "part", r.part.Name, "error", err)
+			for _, name := range append(s.names(), "supervisor") {
+				if err := logFolder(s.cfg.LogDir).trim(name); err != nil {
+					s.cfg.Log.Warn("trim log failed", "part", name, "error", err)
 				}
 			}
 		case <-ctx.Done():

@@ -288,6 +288,26 @@ func TestChildrenDieWithTheSupervisor(t *testing.T) {
 	until(t, "the orphan dies", func() bool { return !alive(victim) })
 }
 
+func TestDownEndsAStuckSupervisor(t *testing.T) {
+	t.Parallel()
+	dir := shortDir(t)
+	outer := begin(t, shortDir(t), Part{Name: "supervisor", Path: os.Args[0], Env: []string{"LEAKY_CHILD=supervise", "LEAKY_DIR=" + dir}})
+	inner := NewClient(dir)
+	inner.patience = 100 * time.Millisecond
+	until(t, "the inner supervisor runs", func() bool {
+		o, err := inner.Status(t.Context())
+		return err == nil && o.Ready()
+	})
+	victim, stuck := inner.part(t, "victim").PID, outer.part(t, "supervisor").PID
+	if err := syscall.Kill(stuck, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if was, err := inner.Down(t.Context()); err != nil || !was {
+		t.Fatalf("down: want true, nil; got %v, %v", was, err)
+	}
+	until(t, "supervisor and part are gone", func() bool { return !alive(stuck) && !alive(victim) })
+}
+
 func TestControlErrors(t *testing.T) {
 	t.Parallel()
 	dir := shortDir(t)

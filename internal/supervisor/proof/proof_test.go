@@ -64,20 +64,20 @@ func TestRun(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
 		name string
-		g    gateway
+		g    *gateway
 		want string // part of the error; empty: none
 	}{
-		{"the books agree", gateway{usage: `{"total_tokens":23}`, metered: "23"}, ""},
-		{"the gateway warms up", gateway{usage: `{"total_tokens":23}`, metered: "23", warmup: 2}, ""},
-		{"the books differ", gateway{usage: `{"total_tokens":23}`, metered: "22"}, "the books say 22 tokens, the provider said 23"},
-		{"no usage told", gateway{usage: `{}`, metered: "0"}, "tells no usage"},
-		{"refused", gateway{usage: `{}`, metered: "0", refuse: "/v1/chat/completions"}, "answered 403"},
-		{"cannot register", gateway{usage: `{}`, metered: "0", refuse: "/api/v1/auth/register"}, "register an account"},
-		{"broken usage", gateway{usage: `{"total_tokens":"x"}`, metered: "0"}, "call gpt"},
+		{"the books agree", &gateway{usage: `{"total_tokens":23}`, metered: "23"}, ""},
+		{"the gateway warms up", &gateway{usage: `{"total_tokens":23}`, metered: "23", warmup: 2}, ""},
+		{"the books differ", &gateway{usage: `{"total_tokens":23}`, metered: "22"}, "the books say 22 tokens, the provider said 23"},
+		{"no usage told", &gateway{usage: `{}`, metered: "0"}, "tells no usage"},
+		{"refused", &gateway{usage: `{}`, metered: "0", refuse: "/v1/chat/completions"}, "answered 403"},
+		{"cannot register", &gateway{usage: `{}`, metered: "0", refuse: "/api/v1/auth/register"}, "register an account"},
+		{"broken usage", &gateway{usage: `{"total_tokens":"x"}`, metered: "0"}, "call gpt"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			server := httptest.NewServer(&tc.g)
+			server := httptest.NewServer(tc.g)
 			defer server.Close()
 			got, err := Run(t.Context(), Config{Gateway: server.URL, Model: "gpt", Provider: "openai"})
 			if tc.want != "" {

@@ -16,8 +16,9 @@ func (p *Plan) envoy(bin string) supervisor.Part {
 	file := p.path("run", "envoy.json")
 	return supervisor.Part{
 		Name: "envoy", Address: p.cfg.Gateway.Listen, Path: bin, Env: p.baseEnv(), After: []string{"xds", "extauthz", "ratelimit", "meter"},
-		Dir:     p.dir, // relative socket paths are resolved against it
-		Args:    envoy.Args(envoy.ArgsConfig{Bootstrap: file, Concurrency: p.cfg.Envoy.Concurrency}),
+		Dir: p.dir, // relative socket paths are resolved against it
+		// ai_protocol_manager is work in progress upstream (docs/design says why we use it); Envoy says so per route and push.
+		Args:    append(envoy.Args(envoy.ArgsConfig{Bootstrap: file, Concurrency: p.cfg.Envoy.Concurrency}), "--component-log-level", "misc:error"),
 		Prepare: func(context.Context) error { return p.prepareEnvoy(file) },
 		// The admin says LIVE once the listeners are there; the second look is for one that could not bind.
 		Ready: both(httpReady(p.client(), httpURL(p.cfg.Envoy.Admin)+"/ready"), tcpOpen(dialable(p.cfg.Gateway.Listen))),

@@ -87,7 +87,7 @@ func (p *Plan) ownURL(name string, at netaddr.Addr, create bool) (string, error)
 		u.Scheme = "nats"
 		return u.String(), nil
 	case "clickhouse":
-		u.Scheme, u.Path = "http", "/leaky"
+		u.Scheme, u.Path = "http", "/default" // the only database that the engine has from the start
 		return u.String(), nil
 	}
 	password, err := password(p.dir, name, create)
