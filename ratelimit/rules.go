@@ -53,15 +53,18 @@ func newRules(set *limits.Set, tiers config.Tiers) *rules {
 	return r
 }
 
-// newLimit scales a rule: capacity is rounded and at least 1, the leak is at least
-// 0.0001 a second, and a multiplier that is not positive counts as 1. A rule that
+// leastLeak is what a tier may scale a leak down to, per second.
+const leastLeak = 0.0001
+
+// newLimit scales a rule: capacity is rounded and at least 1, the leak is not scaled
+// below leastLeak, and a multiplier that is not positive counts as 1. A rule that
 // refuses everything is not scaled.
 func newLimit(rule *limits.Rule, tier config.Tier) *limit {
 	p := bucket.Params{Capacity: rule.Capacity}
 	perSecond := float64(rule.PerPeriod) / rule.Period.Seconds()
 	if rule.Scaled && rule.Capacity > 0 {
 		p.Capacity = max(1, math.Round(rule.Capacity*positive(tier.Capacity)))
-		perSecond = max(0.0001, perSecond*positive(tier.LeakRate))
+		perSecond = max(min(perSecond, leastLeak), perSecond*positive(tier.LeakRate))
 	}
 	window := rule.Period.Seconds()
 	if rule.Algorithm == limits.FixedWindow {

@@ -78,10 +78,10 @@ func (p Params) Grant(s State, input, fill float64) (float64, bool) {
 	return min(fill, left, max(least, math.Floor(left/4))), true
 }
 
-// worthwhile is the smallest grant while others hold room: half the fill, but no more
-// than an eighth of the bucket.
+// worthwhile is the smallest grant while others hold room: the fill, but no more than
+// an eighth of the bucket.
 func (p Params) worthwhile(fill float64) float64 {
-	return max(min(LeastFill, fill), min(math.Floor(fill/2), math.Floor(p.Capacity/8)))
+	return min(fill, max(LeastFill, math.Floor(p.Capacity/8)))
 }
 
 // Hold adds to the held part.

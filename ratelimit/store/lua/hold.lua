@@ -32,7 +32,7 @@ for i = 1, n do
     if left < least then
       fits = false
     else
-      least = math.max(least, math.min(math.floor(fill / 2), math.floor(capacity / 8)))
+      least = math.min(fill, math.max(16, math.floor(capacity / 8)))
       fits = fits and (left >= least or h <= 0)
       granted = math.min(granted, left, math.max(least, math.floor(left / 4)))
     end

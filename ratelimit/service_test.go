@@ -1,0 +1,203 @@
+package ratelimit_test
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	common "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
+	rls "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/internal/limits"
+	"github.com/leaky-tokens/leaky-tokens/internal/testenv"
+	"github.com/leaky-tokens/leaky-tokens/internal/usage"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit"
+)
+
+// thousand is a bucket of 1000 tokens that hardly leaks and one of requests.
+const thousand = `
+domain: leaky
+descriptors:
+  - key: count
+    value: tokens
+    descriptors:
+      - key: user
+        rate_limit: {name: user-tokens, unit: day, requests_per_unit: 1}
+        metadata: {rate_limit_policy: {algorithm: leaky_bucket, burst: 1000, unit: tokens, scale: tier}}
+  - key: count
+    value: requests
+    descriptors:
+      - key: user
+        rate_limit: {name: user-requests, unit: minute, requests_per_unit: 6000}
+        metadata: {rate_limit_policy: {algorithm: leaky_bucket, burst: 600, unit: requests}}
+      - {key: remote_address, rate_limit: {name: per-address, unit: hour, requests_per_unit: 3}}
+`
+
+// published remembers events; it can be told to fail.
+type published struct {
+	mu     sync.Mutex
+	events []usage.Event
+	err    error
+}
+
+func (p *published) Publish(_ context.Context, e usage.Event) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.err == nil {
+		p.events = append(p.events, e)
+	}
+	return p.err
+}
+
+func (p *published) fail(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.err = err
+}
+
+func (p *published) all() []usage.Event {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]usage.Event(nil), p.events...)
+}
+
+// env is a service on a Unix socket with clients of both its APIs.
+type env struct {
+	service *ratelimit.Service
+	envoy   rls.RateLimitServiceClient
+	limiter limitpb.LimiterClient
+	events  *published
+}
+
+type option func(*ratelimit.Config)
+
+func start(tb testing.TB, text string, options ...option) *env {
+	tb.Helper()
+	set, err := limits.Parse([]byte(text))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	client, prefix := testenv.Redis(tb)
+	e := &env{events: &published{}}
+	c := ratelimit.Config{Limits: set, RedisURL: "redis://" + client.Options().Addr, Prefix: prefix, Publisher: e.events,
+		Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Timeout: 10 * time.Second, Longest: 10 * time.Minute,
+		Holds: config.Holds{Margin: time.Minute, SettledKept: time.Minute, Expiry: "charge"},
+		Tiers: config.Tiers{Default: "USER", Levels: map[string]config.Tier{"USER": {Capacity: 1, LeakRate: 1}, "GOLD": {Capacity: 4, LeakRate: 4}}},
+		Providers: map[string]config.Provider{
+			"openai": {Protocol: config.ProtocolOpenAI, TokensPerByte: 0.25, OutputFill: 256},
+			"gemini": {Protocol: config.ProtocolGemini, TokensPerByte: 0.25, OutputFill: 256},
+		},
+		Models: []config.Model{{Name: "gpt-4o", Provider: "openai", MaxOutput: 16384}, {Name: "embed", Provider: "openai", Kind: "embedding"}},
+	}
+	for _, o := range options {
+		o(&c)
+	}
+	if e.service, err = ratelimit.New(c); err != nil {
+		tb.Fatal(err)
+	}
+	ln, err := net.Listen("unix", filepath.Join(tb.TempDir(), "s"))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- e.service.Serve(ctx, ln) }()
+	conn, err := grpc.NewClient("unix:"+ln.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		conn.Close()
+		stop()
+		if err := <-served; err != nil {
+			tb.Error(err)
+		}
+		e.service.Close()
+	})
+	e.envoy, e.limiter = rls.NewRateLimitServiceClient(conn), limitpb.NewLimiterClient(conn)
+	return e
+}
+
+// ask is an LLM request as Envoy describes it.
+type ask struct {
+	id, user, org, tier, provider, model    string
+	maxTokens, maxCompletion, n, stream, iu string
+	bytes                                   int
+	address                                 string
+}
+
+func entry(key, value string) *common.RateLimitDescriptor_Entry {
+	return &common.RateLimitDescriptor_Entry{Key: key, Value: value}
+}
+
+func or(value, otherwise string) string {
+	if value == "" {
+		return otherwise
+	}
+	return value
+}
+
+func (a ask) request() *rls.RateLimitRequest {
+	const no = facts.Absent
+	first := &common.RateLimitDescriptor{Entries: []*common.RateLimitDescriptor_Entry{
+		entry(facts.Hold, or(a.id, uuid.NewString())), entry(facts.Route, "openai-chat"), entry(facts.Provider, or(a.provider, "openai")),
+		entry(facts.Model, or(a.model, "gpt-4o")), entry(facts.MaxTokens, or(a.maxTokens, no)), entry(facts.MaxCompletionTokens, or(a.maxCompletion, no)),
+		entry(facts.N, or(a.n, no)), entry(facts.Stream, or(a.stream, no)), entry(facts.IncludeUsage, or(a.iu, no)),
+		entry(facts.Bytes, strconv.Itoa(a.bytes)), entry(facts.User, or(a.user, "ann")), entry(facts.Org, or(a.org, no)),
+		entry(facts.Key, "key-1"), entry(facts.Tier, or(a.tier, "USER")),
+	}}
+	return &rls.RateLimitRequest{Domain: "leaky", Descriptors: []*common.RateLimitDescriptor{first,
+		{Entries: []*common.RateLimitDescriptor_Entry{entry("count", "tokens"), entry("user", or(a.user, "ann"))}},
+		{Entries: []*common.RateLimitDescriptor_Entry{entry("count", "requests"), entry("user", or(a.user, "ann"))}},
+		{Entries: []*common.RateLimitDescriptor_Entry{entry("count", "requests"), entry("remote_address", or(a.address, no))}},
+	}}
+}
+
+func (e *env) ask(tb testing.TB, a ask) *rls.RateLimitResponse {
+	tb.Helper()
+	r, err := e.envoy.ShouldRateLimit(tb.Context(), a.request())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return r
+}
+
+func (e *env) settle(tb testing.TB, account, id string, charged int64) *limitpb.Settled {
+	tb.Helper()
+	r, err := e.limiter.Settle(tb.Context(), &limitpb.SettleRequest{Settlements: []*limitpb.Settlement{{Account: account, RequestId: id, Charged: charged}}})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return r.GetSettled()[0]
+}
+
+// level is a user's token bucket.
+func (e *env) level(tb testing.TB, user string) *limitpb.Bucket {
+	tb.Helper()
+	r, err := e.limiter.Look(tb.Context(), &limitpb.LookRequest{Account: "user:" + user,
+		Descriptors: []*limitpb.Descriptor{{Entries: []*limitpb.Entry{{Key: "count", Value: "tokens"}, {Key: "user", Value: user}}}}})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return r.GetBuckets()[0]
+}
+
+func headers(r *rls.RateLimitResponse) map[string]string {
+	out := map[string]string{}
+	for _, h := range r.GetResponseHeadersToAdd() {
+		out[h.GetKey()] = h.GetValue()
+	}
+	return out
+}
