@@ -1,0 +1,149 @@
+package meter
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/spool"
+	"github.com/leaky-tokens/leaky-tokens/internal/usage"
+)
+
+func ptr[T any](v T) *T { return &v }
+
+// fixed is a judge that always says the same.
+type fixed struct{ in, out int64 }
+
+func (f fixed) output(kind, int64, bool) int64 { return f.out }
+func (f fixed) input(kind, int64) int64        { return f.in }
+
+// held is a line of a request that was admitted with 44 + 256 tokens and answered in full.
+func held(change func(*spool.Line)) spool.Line {
+	l := spool.Line{ID: "6d5f9a53-5f0b-4d6e-9a43-0c1c3f1d2a10", Account: "user:u1", Held: ptr(300.0), HeldIn: ptr(44.0), User: "u1", Key: "k1", Tier: "GOLD",
+		Route: "openai-chat", Provider: "openai", Model: "gpt-4o", Served: "gpt-4o-2024", Bytes: "174", Input: ptr(int64(12)), Output: ptr(int64(80)),
+		Cached: ptr(int64(4)), Quality: spool.Complete, Status: 200, Flags: "-", Upstream: "200", BytesSent: 900, WireRecv: 1200, HeaderRecv: 300, Millis: 812,
+		FirstByte: ptr(int64(5)), Start: "2026-11-22T11:51:54.123Z"}
+	if change != nil {
+		change(&l)
+	}
+	return l
+}
+
+// unknownUsage takes the provider's count away.
+func unknownUsage(l *spool.Line) {
+	l.Input, l.Output, l.Cached, l.Quality, l.Served = nil, nil, nil, "", ""
+}
+
+// refused takes the hold away.
+func refusedLine(l *spool.Line) {
+	unknownUsage(l)
+	l.Account, l.Held, l.HeldIn, l.Upstream, l.WireRecv, l.HeaderRecv = "", nil, nil, "-", 0, 0
+}
+
+func TestCharge(t *testing.T) {
+	t.Parallel()
+	type want struct {
+		Settle, Publish, Orphan, Allowed bool
+		Account                          string
+		In, Out, Charged, Held           int64
+		Source                           usage.Source
+		Reason                           string
+	}
+	settled := func(in, out int64, source usage.Source, reason string) want {
+		return want{Settle: true, Publish: true, Allowed: true, Account: "user:u1", In: in, Out: out, Charged: in + out, Held: 300, Source: source, Reason: reason}
+	}
+	guess := fixed{in: 20, out: 33}
+	for name, c := range map[string]struct {
+		line spool.Line
+		j    fixed
+		want want
+	}{
+		"complete JSON": {held(nil), guess, settled(12, 80, usage.FromProvider, "")},
+		"complete SSE":  {held(func(l *spool.Line) { l.Stream = "true" }), guess, settled(12, 80, usage.FromProvider, "")},
+		"usage above the hold": {held(func(l *spool.Line) { l.Output = ptr(int64(5000)) }), guess,
+			settled(12, 5000, usage.FromProvider, "")},
+		"complete and then a disconnect": {held(func(l *spool.Line) { l.Flags = "DC" }), guess, settled(12, 80, usage.FromProvider, "")},
+		"embeddings":                     {held(func(l *spool.Line) { l.Output, l.Cached = nil, nil }), guess, settled(12, 0, usage.FromProvider, "")},
+		"gemini thoughts":                {held(func(l *spool.Line) { l.Reasoning = ptr(int64(30)) }), guess, settled(12, 80, usage.FromProvider, "")},
+		"aborted stream": {held(func(l *spool.Line) { unknownUsage(l); l.Flags, l.Stream = "DC", "true" }), guess,
+			settled(20, 33, usage.FromEstimate, ReasonDisconnected)},
+		"estimate above the hold": {held(func(l *spool.Line) { unknownUsage(l); l.Flags = "DC" }), fixed{in: 1e6, out: 1e6},
+			settled(44, 256, usage.FromEstimate, ReasonDisconnected)},
+		"usage omitted":  {held(unknownUsage), guess, settled(20, 33, usage.FromEstimate, ReasonNoUsage)},
+		"usage unread":   {held(func(l *spool.Line) { unknownUsage(l); l.Quality = spool.Failed }), guess, settled(20, 33, usage.FromEstimate, ReasonNoUsage)},
+		"usage partial":  {held(func(l *spool.Line) { l.Quality = spool.Partial }), guess, settled(12, 80, usage.FromEstimate, ReasonPartial)},
+		"partial is low": {held(func(l *spool.Line) { l.Quality, l.Output = spool.Partial, ptr(int64(3)) }), guess, settled(12, 33, usage.FromEstimate, ReasonPartial)},
+		"stream cut by the provider": {held(func(l *spool.Line) { unknownUsage(l); l.Flags, l.Stream = "UC", "true" }), guess,
+			settled(20, 33, usage.FromEstimate, ReasonCut)},
+		"stream too long": {held(func(l *spool.Line) { unknownUsage(l); l.Flags = "DT" }), guess, settled(20, 33, usage.FromEstimate, ReasonCut)},
+		"embeddings aborted": {held(func(l *spool.Line) { unknownUsage(l); l.Flags, l.HeldIn = "DC", ptr(300.0) }), guess,
+			settled(20, 0, usage.FromEstimate, ReasonDisconnected)},
+		"provider 500": {held(func(l *spool.Line) { unknownUsage(l); l.Status, l.Upstream = 500, "500" }), guess,
+			settled(0, 0, usage.FromUnstarted, ReasonProvider+"500")},
+		"provider 429": {held(func(l *spool.Line) { unknownUsage(l); l.Status, l.Upstream = 429, "429" }), guess,
+			settled(0, 0, usage.FromUnstarted, ReasonProvider+"429")},
+		"connect failure": {held(func(l *spool.Line) {
+			unknownUsage(l)
+			l.Status, l.Upstream, l.Flags, l.WireRecv, l.HeaderRecv = 503, "-", "UF,URX", 0, 0
+		}), guess, settled(0, 0, usage.FromUnstarted, ReasonNotServed)},
+		"disconnect before the answer": {held(func(l *spool.Line) {
+			unknownUsage(l)
+			l.Status, l.Upstream, l.Flags, l.WireRecv, l.HeaderRecv = 0, "-", "DC", 0, 0
+		}), guess, settled(0, 0, usage.FromUnstarted, ReasonNotServed)},
+		"head only": {held(func(l *spool.Line) { unknownUsage(l); l.Flags, l.WireRecv = "DC", 300 }), guess,
+			settled(0, 0, usage.FromUnstarted, ReasonNotServed)},
+		"refused by a limit": {held(func(l *spool.Line) { refusedLine(l); l.Status, l.Flags = 429, "RL" }), guess,
+			want{Publish: true, Account: "user:u1", Source: usage.FromRefusal, Reason: ReasonRateLimited}},
+		"refused for an organisation": {held(func(l *spool.Line) { refusedLine(l); l.Status, l.Flags, l.Org = 429, "RL", "o1" }), guess,
+			want{Publish: true, Account: "org:o1", Source: usage.FromRefusal, Reason: ReasonRateLimited}},
+		"guard 400": {held(func(l *spool.Line) { refusedLine(l); l.Status, l.Bytes = 400, "" }), guess, want{}},
+		"no credential": {held(func(l *spool.Line) { refusedLine(l); l.Status, l.Flags, l.User, l.Bytes = 401, "UAEX", "", "" }), guess,
+			want{}},
+		"unknown model": {held(func(l *spool.Line) { refusedLine(l); l.Status = 404 }), guess, want{}},
+		"limit service silent": {held(func(l *spool.Line) { refusedLine(l); l.Status, l.Flags = 503, "RLSE" }), guess,
+			want{Settle: true, Orphan: true, Allowed: true, Account: "user:u1", Source: usage.FromUnstarted, Reason: ReasonUndecided}},
+		"client left while it was asked": {held(func(l *spool.Line) { refusedLine(l); l.Status, l.Flags = 0, "DC" }), guess,
+			want{Settle: true, Orphan: true, Allowed: true, Account: "user:u1", Source: usage.FromUnstarted, Reason: ReasonUndecided}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			v := charge(&c.line, c.j, time.Unix(0, 0))
+			e := v.event
+			got := want{}
+			if v.settle || v.publish {
+				got = want{v.settle, v.publish, v.orphan, e.Allowed, e.Account, e.Input, e.Output, e.Charged, e.Held, e.Source, e.Reason}
+			}
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Errorf("verdict differs (-want +got):\n%s", diff)
+			}
+			if e.RequestID != c.line.ID || !e.Timestamp.Equal(time.Date(2026, 11, 22, 11, 51, 54, 123e6, time.UTC)) {
+				t.Errorf("want the line's id and start, got %+v", e)
+			}
+			if !v.publish {
+				return
+			}
+			text, err := usage.Encode(e, "/meter", "", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := usage.Decode(text); err != nil {
+				t.Errorf("the event is poison: %v", err)
+			}
+		})
+	}
+}
+
+func TestChargeOfOddLines(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	l := held(func(l *spool.Line) { l.Start, l.Provider, l.Held, l.HeldIn = "soon", "a.b", ptr(-5.0), nil })
+	v := charge(&l, fixed{}, now)
+	if !v.event.Timestamp.Equal(now) || v.event.Provider != unknownProvider || v.event.Held != 0 {
+		t.Errorf("want now, %q and no hold, got %+v", unknownProvider, v.event)
+	}
+	l = held(func(l *spool.Line) { unknownUsage(l); l.Flags, l.HeldIn = "DC", ptr(900.0) }) // more input than was held at all
+	if v := charge(&l, fixed{in: 10, out: 10}, now); v.event.Charged != 10 || v.event.Output != 0 {
+		t.Errorf("want 10 + 0, got %+v", v.event)
+	}
+}

@@ -1,0 +1,171 @@
+package meter
+
+import (
+	"math"
+	"math/rand/v2"
+	"path/filepath"
+	"strconv"
+	"testing"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/spool"
+)
+
+// shape is how many bytes a provider's stream takes.
+type shape struct {
+	head, chunk, tail int64 // the role; one chunk around its text; the end with the usage
+	perChunk          int64 // tokens of one chunk
+}
+
+// Measured on the stubs: OpenAI's chunks with a chunked-encoding frame, Gemini's with the usage in each.
+var (
+	openaiShape = shape{head: 345, chunk: 335, tail: 325 + 620 + 20, perChunk: 1}
+	openaiThree = shape{head: 345, chunk: 335, tail: 325 + 620 + 20, perChunk: 3}
+	geminiShape = shape{head: 0, chunk: 300, tail: 22, perChunk: 1}
+)
+
+func (s shape) bytes(tokens int64) int64 {
+	chunks := (tokens + s.perChunk - 1) / s.perChunk
+	return chunks*s.chunk + tokens*4
+}
+
+func (s shape) line(tokens, prompt int64) *spool.Line {
+	l := held(func(l *spool.Line) {
+		l.Stream, l.Output, l.Input = "true", ptr(tokens), ptr(prompt/4)
+		l.WireRecv, l.HeaderRecv = 250+s.head+s.bytes(tokens)+s.tail, 250
+		l.Bytes = strconv.FormatInt(prompt+110, 10)
+	})
+	return &l
+}
+
+func TestEstimateOfACutStream(t *testing.T) {
+	t.Parallel()
+	for name, s := range map[string]shape{"openai": openaiShape, "openai, three tokens a chunk": openaiThree, "gemini": geminiShape} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e := NewEstimator(nil)
+			rng := rand.New(rand.NewPCG(1, 2))
+			for range 40 {
+				e.learn(s.line(20+rng.Int64N(200), 100+rng.Int64N(4000)))
+			}
+			k := kind{provider: "openai", model: "gpt-4o", stream: true}
+			for _, served := range []int64{30, 60, 90, 150} {
+				got := e.output(k, s.head+s.bytes(served), false)
+				if failure := float64(got-served) / float64(served); failure < 0 || failure > 0.1 {
+					t.Errorf("%d tokens served: estimated %d, off by %.0f %%", served, got, 100*failure)
+				}
+			}
+			for _, prompt := range []int64{200, 1000, 100_000} {
+				got := e.input(k, prompt+110)
+				if failure := math.Abs(float64(got-prompt/4)) / float64(prompt/4); failure > 0.05 {
+					t.Errorf("%d input tokens: estimated %d", prompt/4, got)
+				}
+			}
+		})
+	}
+}
+
+func TestEstimateWithLittleKnowledge(t *testing.T) {
+	t.Parallel()
+	k := kind{provider: "openai", model: "gpt-4o", stream: true}
+	cold := NewEstimator(map[string]Ratio{"openai": {BytesPerToken: 100, TokensPerByte: 0.25}})
+	if got := cold.output(k, 1000, false); got != 10 {
+		t.Errorf("want the configured ratio, 10, got %d", got)
+	}
+	if got := cold.input(k, 1000); got != 250 {
+		t.Errorf("want the configured ratio, 250, got %d", got)
+	}
+	if got := NewEstimator(nil).output(k, 1000, false); got != 5 {
+		t.Errorf("want 200 bytes a token, got %d tokens", got)
+	}
+	same := NewEstimator(nil)
+	for range 20 {
+		same.learn(openaiShape.line(80, 400))
+	}
+	served := int64(30)
+	if got := same.output(k, openaiShape.head+openaiShape.bytes(served), false); got < served || got > served*5/4 {
+		t.Errorf("answers of one length: want %d or a little more, got %d", served, got)
+	}
+	other := kind{provider: "openai", model: "gpt-never-seen", stream: true}
+	if got := same.output(other, openaiShape.head+openaiShape.bytes(served), false); got < served || got > served*5/4 {
+		t.Errorf("another model of the provider: want %d or a little more, got %d", served, got)
+	}
+	if got := same.output(k, 0, false); got != 0 {
+		t.Errorf("no bytes: want 0, got %d", got)
+	}
+}
+
+func TestEstimateOfAnAnswerWithoutUsage(t *testing.T) {
+	t.Parallel()
+	e := NewEstimator(nil)
+	for n := int64(20); n < 120; n++ {
+		e.learn(openaiShape.line(n, 400))
+	}
+	k := kind{provider: "openai", model: "gpt-4o", stream: true}
+	whole := openaiShape.head + openaiShape.bytes(80) + openaiShape.tail - 620
+	if got := e.output(k, whole, true); got < 80 || got > 84 {
+		t.Errorf("want 80 or a little more, got %d", got)
+	}
+}
+
+func TestEstimatorLearnsOnlyFromWholeAnswers(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*spool.Line){
+		"aborted": func(l *spool.Line) { l.Flags = "DC" }, "partial": func(l *spool.Line) { l.Quality = spool.Partial },
+		"no usage": unknownUsage, "an error": func(l *spool.Line) { l.Upstream = "500" },
+	} {
+		e := NewEstimator(nil)
+		l := held(change)
+		e.learn(&l)
+		if len(e.outputs)+len(e.inputs) != 0 {
+			t.Errorf("%s: learned %v %v", name, e.outputs, e.inputs)
+		}
+	}
+}
+
+func TestEstimatorForgetsTheOldest(t *testing.T) {
+	t.Parallel()
+	e := NewEstimator(nil)
+	old := shape{chunk: 100, perChunk: 1}
+	for n := range int64(200) {
+		e.learn(old.line(20+n%50, 400))
+	}
+	for n := range int64(window) {
+		e.learn(openaiShape.line(20+n%50, 400))
+	}
+	slope, _, ok := e.outputs[kind{provider: "openai", model: "gpt-4o", stream: true}].line()
+	if want := float64(openaiShape.chunk + 4); !ok || math.Abs(slope-want) > 0.01 {
+		t.Errorf("want the new slope %v, got %v", want, slope)
+	}
+}
+
+func TestEstimatorSurvivesARestart(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "estimates.json")
+	e := NewEstimator(nil)
+	for n := int64(20); n < 60; n++ {
+		e.learn(openaiShape.line(n, 10*n))
+	}
+	if err := e.Save(path); err != nil {
+		t.Fatal(err)
+	}
+	again := NewEstimator(nil)
+	if err := again.Load(path); err != nil {
+		t.Fatal(err)
+	}
+	k := kind{provider: "openai", model: "gpt-4o", stream: true}
+	if want, got := e.output(k, 10_000, false), again.output(k, 10_000, false); want != got {
+		t.Errorf("want %d, got %d", want, got)
+	}
+	if want, got := e.input(k, 10_000), again.input(k, 10_000); want != got {
+		t.Errorf("want %d, got %d", want, got)
+	}
+	if err := writeFile(path, []byte("{")); err != nil {
+		t.Fatal(err)
+	}
+	if err := NewEstimator(nil).Load(path); err == nil {
+		t.Error("want an error from a damaged file")
+	}
+	if err := NewEstimator(nil).Load(path + ".none"); err != nil {
+		t.Errorf("a missing file is no error, got %v", err)
+	}
+}
