@@ -171,7 +171,7 @@ func (c *caller) listen(got Call, body io.Reader, p Protocol, hangUp int) Call {
 		case errors.Is(err, io.EOF) && s.complete:
 			return c.ended(got, Completed, "")
 		case err != nil:
-			return c.ended(got, Broken, fmt.Sprintf("read stream after %d chunks: %v", chunks-1, err))
+			return c.ended(got, Broken, fmt.Sprintf("read stream: %v", err))
 		case hangUp > 0 && chunks >= hangUp:
 			return c.ended(got, Aborted, "")
 		}

@@ -12,7 +12,7 @@ const PartEnvoy = "envoy"
 
 // Judge compares the books and says whether anything went over a limit.
 func Judge(e Evidence) Verdict {
-	j := &judge{e: &e, lines: map[Pair]*Line{}, servings: map[Pair][]serving{}, seen: map[string]bool{}, unexpected: map[string]int{}, parts: map[string]string{}}
+	j := &judge{e: &e, lines: map[Pair]*Line{}, servings: map[Pair][]serving{}, seen: map[string]bool{}, unexpected: map[string]int{}, failures: map[string]int{}, parts: map[string]string{}}
 	for _, t := range e.Targets {
 		j.parts[t.Provider] = t.Part
 	}
@@ -37,6 +37,7 @@ type judge struct {
 	faceless   int               // calls that failed without an id
 	errors     []float64         // relative error of each estimate
 	unexpected map[string]int    // problems by text
+	failures   map[string]int    // likewise
 	lost       int               // admitted calls a restarted stub forgot
 	parts      map[string]string // the stub of each provider
 }
@@ -65,6 +66,7 @@ func (j *judge) call(c *Call) {
 		l.Aborted++
 	case Failed, Broken:
 		l.Failed++
+		j.failures[string(c.Outcome)+": "+c.Problem]++
 	case Unexpected:
 		l.Failed++
 		j.unexpected[c.Problem]++

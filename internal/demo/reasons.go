@@ -1,6 +1,7 @@
 package demo
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -65,7 +66,11 @@ func (j *judge) admission() {
 		}
 	}
 	if failed > 0 {
-		j.note("%s failed without an answer, with 5xx, or in the middle", count(failed, "call"))
+		j.note("%s failed without an answer, with 5xx, or in the middle, such as", count(failed, "call"))
+		kinds := slices.SortedFunc(maps.Keys(j.failures), func(a, b string) int { return cmp.Or(j.failures[b]-j.failures[a], cmp.Compare(a, b)) })
+		for _, kind := range kinds[:min(len(kinds), 3)] {
+			j.note("  %s, %s", count(j.failures[kind], "call"), kind)
+		}
 	}
 }
 
