@@ -27,6 +27,9 @@ type engine struct {
 	ended     chan error
 }
 
+//nolint:gochecknoglobals // what TestMain stops
+var running atomic.Pointer[engine]
+
 const testMaxBody = 8 << 20
 
 //nolint:gochecknoglobals // a process can load the engine once
@@ -57,6 +60,7 @@ var sharedEngine = sync.OnceValues(func() (*engine, error) {
 	select {
 	case <-s.Ready():
 		e.addr = s.Addr().String()
+		running.Store(e)
 		return e, nil
 	case err := <-e.ended:
 		return nil, err
@@ -65,7 +69,7 @@ var sharedEngine = sync.OnceValues(func() (*engine, error) {
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if e, err := sharedEngine(); err == nil {
+	if e := running.Load(); e != nil {
 		e.stop()
 		if err := <-e.ended; err != nil {
 			fmt.Fprintln(os.Stderr, "stop:", err)

@@ -51,10 +51,12 @@ func fail(code, status int, name, format string, args ...any) *exception {
 // httpStatus maps as ClickHouse's HTTPHandler does, for the codes a client of ours meets.
 func httpStatus(code int) int {
 	switch code {
-	case 6, 26, 27, 36, 38, 41, 43, 53, 62, 69, 72, 117, 164, 386, 456, 457, 636:
+	case 6, 26, 27, 36, 38, 41, 43, 53, 62, 69, 72, 117, 386, 456, 457, 636:
 		return http.StatusBadRequest
 	case 46, 47, 50, 56, 60, 63, 73, 81, codeUnknownSetting:
 		return http.StatusNotFound
+	case 164:
+		return http.StatusForbidden
 	case 159:
 		return http.StatusRequestTimeout
 	case codeNotImplemented:
