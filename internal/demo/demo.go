@@ -28,6 +28,7 @@ type Config struct {
 	For        time.Duration // how long the clients ask
 	Clients    int           // at once, shared by the accounts
 	Seed       uint64
+	MaxBody    int                                            // bytes the gateway takes, default 4 MiB; no prompt is larger than half of it
 	Drain      time.Duration                                  // longest wait for the books after the load, default 30 s
 	ChunkDelay time.Duration                                  // between the chunks of a stub's stream
 	Parts      func(context.Context) (map[string]Part, error) // what the supervisor runs; nil: nobody knows
@@ -52,6 +53,9 @@ func New(cfg Config) (*Demo, error) {
 		return nil, fmt.Errorf("make demo: a demo of %s is too short", cfg.For)
 	case cfg.Clients < len(cfg.Tiers) || cfg.Clients > 4096:
 		return nil, fmt.Errorf("make demo: %d clients; %d to 4096 are possible", cfg.Clients, len(cfg.Tiers))
+	}
+	if cfg.MaxBody <= 0 {
+		cfg.MaxBody = 4 << 20
 	}
 	if cfg.Drain <= 0 {
 		cfg.Drain = 30 * time.Second
@@ -138,10 +142,12 @@ func (d *Demo) load(ctx context.Context, client *http.Client, accounts []Account
 	asking, stop := context.WithTimeout(ctx, d.cfg.For)
 	defer stop()
 	var clients sync.WaitGroup
+	share := (d.cfg.Clients + len(accounts) - 1) / len(accounts)
 	for i := range d.cfg.Clients {
 		account := i % len(accounts)
+		scale := promptScale(w.limits[Pair{account, d.cfg.Targets[0].Provider}], d.cfg.For, share, len(d.cfg.Targets), d.cfg.MaxBody)
 		c := &caller{http: client, gateway: d.cfg.Gateway, account: account, key: accounts[account].key, text: text, start: start,
-			targets: d.cfg.Targets, plan: newPlanner(d.cfg.Seed, i, d.cfg.Targets, w.tooLarge(account)), book: b}
+			targets: d.cfg.Targets, plan: newPlanner(d.cfg.Seed, i, d.cfg.Targets, w.tooLarge(account), scale), book: b}
 		clients.Go(func() { c.run(asking, ctx) })
 	}
 	done := make(chan struct{})

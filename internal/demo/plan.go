@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strconv"
+	"time"
 )
 
 // Sizes of what the clients ask for.
@@ -11,8 +12,10 @@ const (
 	smallPrompt  = 2_000   // bytes
 	mediumPrompt = 40_000  // bytes
 	bigPrompt    = 200_000 // bytes
-	hangUpEvery  = 10      // one client in so many hangs up in the middle of every stream
-	hangUpAt     = 5       // which of them; spreads over the accounts
+	largestScale = 4       // of medium and big prompts
+	largest      = largestScale * bigPrompt
+	hangUpEvery  = 10 // one client in so many hangs up in the middle of every stream
+	hangUpAt     = 5  // which of them; spreads over the accounts
 )
 
 // ask is one request a client is going to make.
@@ -36,10 +39,12 @@ type planner struct {
 	targets  int
 	models   []int // per target
 	tooLarge int   // a max_tokens that no bucket of the account can hold; 0: never ask
+	scale    float64
 }
 
-func newPlanner(seed uint64, client int, targets []Target, tooLarge int) *planner {
-	p := &planner{rng: rand.New(rand.NewPCG(seed, uint64(client))), hangsUp: client%hangUpEvery == hangUpAt, targets: len(targets), tooLarge: tooLarge}
+func newPlanner(seed uint64, client int, targets []Target, tooLarge int, scale float64) *planner {
+	p := &planner{rng: rand.New(rand.NewPCG(seed, uint64(client))), hangsUp: client%hangUpEvery == hangUpAt, targets: len(targets), tooLarge: tooLarge,
+		scale: scale}
 	for _, t := range targets {
 		p.models = append(p.models, len(t.Models))
 	}
@@ -55,9 +60,9 @@ func (p *planner) next() ask {
 	case size < 45:
 		a.prompt = 16 + r.IntN(smallPrompt)
 	case size < 75:
-		a.prompt = smallPrompt + r.IntN(mediumPrompt-smallPrompt)
+		a.prompt = p.sized(smallPrompt + r.IntN(mediumPrompt-smallPrompt))
 	default:
-		a.prompt = mediumPrompt + r.IntN(bigPrompt-mediumPrompt)
+		a.prompt = p.sized(mediumPrompt + r.IntN(bigPrompt-mediumPrompt))
 	}
 	switch size := r.IntN(100); {
 	case size < 70:
@@ -75,6 +80,23 @@ func (p *planner) next() ask {
 		a.hangUp = 1 + r.IntN(a.answer)
 	}
 	return a
+}
+
+func (p *planner) sized(bytes int) int { return max(16, int(float64(bytes)*p.scale)) }
+
+const (
+	usualTokens = 9_000 // of an ask at scale 1, on average
+	usualRate   = 1.5   // calls per second of one client, about
+	demand      = 1.5   // times what the limits let pass: the clients must run into them
+)
+
+// promptScale sizes prompts so that the clients of an account together ask for more than
+// its limit at one provider lets pass in the time given.
+func promptScale(limit Limit, run time.Duration, clients, providers, mostBytes int) float64 {
+	calls := run.Seconds() * float64(clients) * usualRate / float64(providers)
+	wanted := demand * (limit.Capacity + limit.Leak*run.Seconds()) / calls
+	most := min(largestScale, float64(mostBytes)/2/bigPrompt)
+	return min(max(wanted/usualTokens, 0.1), most)
 }
 
 // maximum states max_tokens in seven asks of ten: roomy, tight or far too large.
@@ -100,7 +122,7 @@ const fillingLength = 1 << 16
 func filling(seed uint64) string {
 	const letters = "etaoin shrdlu cmfwyp vbgkqj xz "
 	r := rand.New(rand.NewPCG(seed, 1<<32))
-	text := make([]byte, fillingLength+bigPrompt)
+	text := make([]byte, fillingLength+largest)
 	for i := range text {
 		text[i] = letters[r.IntN(len(letters))]
 	}

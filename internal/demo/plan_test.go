@@ -2,8 +2,10 @@ package demo
 
 import (
 	"encoding/json"
+	"math"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -17,7 +19,7 @@ func testTargets() []Target {
 }
 
 func asks(seed uint64, client, n int) []ask {
-	p := newPlanner(seed, client, testTargets(), 1_000_001)
+	p := newPlanner(seed, client, testTargets(), 1_000_001, 1)
 	list := make([]ask, n)
 	for i := range list {
 		list[i] = p.next()
@@ -65,6 +67,29 @@ func TestPlanMixes(t *testing.T) {
 	}
 }
 
+func TestPromptScaleAsksForMoreThanFits(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		limit   Limit
+		run     time.Duration
+		maxBody int
+		want    float64
+	}{
+		"a minute of a small limit":   {Limit{Capacity: 1e6, Leak: 1e4}, time.Minute, 4 << 20, 0.423},
+		"a minute of a large limit":   {Limit{Capacity: 4e6, Leak: 4e4}, time.Minute, 4 << 20, 1.693},
+		"a second of a large limit":   {Limit{Capacity: 4e6, Leak: 4e4}, time.Second, 4 << 20, largestScale},
+		"no limit known":              {Limit{}, time.Minute, 4 << 20, 0.1},
+		"a gateway that takes little": {Limit{Capacity: 4e6, Leak: 4e4}, time.Minute, 100_000, 0.25},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if got := promptScale(test.limit, test.run, 21, 3, test.maxBody); math.Abs(got-test.want) > 0.001 {
+				t.Errorf("want %.3f, got %.3f", test.want, got)
+			}
+		})
+	}
+}
+
 func btoi(b bool) int {
 	if b {
 		return 1
@@ -85,7 +110,7 @@ func TestRequestIsJSONOfItsProtocol(t *testing.T) {
 			map[string]any{"model": "gpt-4o", "stream": true, "max_tokens": 7.0}},
 		"qwen with the new name and two choices": {ask{provider: 2, prompt: 5, answer: 9, maxTokens: 7, newName: true, n: 2}, "/compatible-mode/v1/chat/completions",
 			map[string]any{"model": "qwen-plus", "n": 2.0, "max_completion_tokens": 7.0}},
-		"openai without a maximum": {ask{provider: 1, prompt: bigPrompt - 1, offset: fillingLength - 1, answer: 9}, "/v1/chat/completions", map[string]any{"model": "gpt-4o"}},
+		"openai without a maximum": {ask{provider: 1, prompt: largest, offset: fillingLength - 1, answer: 9}, "/v1/chat/completions", map[string]any{"model": "gpt-4o"}},
 		"gemini":                   {ask{provider: 0, model: 1, prompt: 5, answer: 9}, "/v1beta/models/gemini-2.5-pro:generateContent", map[string]any{}},
 		"gemini stream": {ask{provider: 0, stream: true, prompt: 5, answer: 9, maxTokens: 7}, "/v1beta/models/gemini-2.5-flash:streamGenerateContent?alt=sse",
 			map[string]any{"generationConfig": map[string]any{"temperature": 0.5, "maxOutputTokens": 7.0}}},

@@ -37,7 +37,7 @@ func Stack(cfg *config.Config, dir string) (Config, error) {
 		return Config{}, fmt.Errorf("dial the limiter: %w", err)
 	}
 	return Config{Gateway: "http://" + reachable(cfg.Gateway.Listen), Targets: targets(cfg), Limiter: limitpb.NewLimiterClient(conn), Admin: admin,
-		Tiers: []string{"USER", "SILVER", "GOLD"}, Parts: partsOf(filepath.Join(dir, "run"))}, nil
+		MaxBody: cfg.Gateway.MaxBodyBytes, Tiers: []string{"USER", "SILVER", "GOLD"}, Parts: partsOf(filepath.Join(dir, "run"))}, nil
 }
 
 func adminCredentials(dir string) (Credentials, error) {
