@@ -100,16 +100,15 @@ func deny(err error) *denial {
 }
 
 // refuse writes a denial in the shape of the route's family.
-func (s *Service) refuse(req *auth.CheckRequest, d denial) *auth.CheckResponse {
+func (s *Service) refuse(c call, d denial) (*reply, error) {
 	if d.grpc == codes.Unavailable {
 		s.metrics.unavailable.Inc()
 	} else {
 		s.metrics.refused.Inc()
 	}
-	call := req.GetAttributes().GetRequest().GetHttp()
-	path, _, _ := strings.Cut(call.GetPath(), "?") // the query may hold a key
-	body, content := refusal.Body(req.GetAttributes().GetContextExtensions()[facts.ContextFamily], refusal.Refusal{Status: d.status, Message: d.message,
-		Type: d.kind, Code: d.code, RequestID: call.GetHeaders()["x-request-id"], Path: path, RetryAfterSeconds: d.retry})
+	path, _, _ := strings.Cut(c.path, "?") // the query may hold a key
+	body, content := refusal.Body(c.family, refusal.Refusal{Status: d.status, Message: d.message,
+		Type: d.kind, Code: d.code, RequestID: c.requestID, Path: path, RetryAfterSeconds: d.retry})
 	headers := []*core.HeaderValueOption{overwrite("content-type", content)}
 	if d.status == http.StatusUnauthorized {
 		headers = append(headers, overwrite("www-authenticate", "Bearer"))
@@ -117,6 +116,6 @@ func (s *Service) refuse(req *auth.CheckRequest, d denial) *auth.CheckResponse {
 	if d.retry > 0 {
 		headers = append(headers, overwrite("retry-after", strconv.Itoa(d.retry)))
 	}
-	return &auth.CheckResponse{Status: &status.Status{Code: int32(d.grpc), Message: d.code}, HttpResponse: &auth.CheckResponse_DeniedResponse{
-		DeniedResponse: &auth.DeniedHttpResponse{Status: &typev3.HttpStatus{Code: typev3.StatusCode(d.status)}, Headers: headers, Body: string(body)}}}
+	return newReply(&auth.CheckResponse{Status: &status.Status{Code: int32(d.grpc), Message: d.code}, HttpResponse: &auth.CheckResponse_DeniedResponse{
+		DeniedResponse: &auth.DeniedHttpResponse{Status: &typev3.HttpStatus{Code: typev3.StatusCode(d.status)}, Headers: headers, Body: string(body)}}})
 }

@@ -7,7 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	auth "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/principal"
@@ -31,26 +30,26 @@ type caller struct {
 	answers []answer
 }
 
-// answer is a finished response. It is immutable, so it is sent again and again.
+// answer is a reply made for a caller, which is sent again and again.
 type answer struct {
 	audience string
 	inQuery  bool
 	until    time.Time // the minted identity in it is too old from then on; zero: never
-	response *auth.CheckResponse
+	reply    *reply
 }
 
 // maxAnswers per caller: audiences are the services that xds routes to, with or
 // without a key in the query.
 const maxAnswers = 16
 
-// find gives the finished response for an audience.
-func (c *caller) find(audience string, inQuery bool, now time.Time) *auth.CheckResponse {
+// find gives the finished reply for an audience.
+func (c *caller) find(audience string, inQuery bool, now time.Time) *reply {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for i := range c.answers {
 		a := &c.answers[i]
 		if a.audience == audience && a.inQuery == inQuery && (a.until.IsZero() || now.Before(a.until)) {
-			return a.response
+			return a.reply
 		}
 	}
 	return nil

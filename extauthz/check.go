@@ -18,53 +18,62 @@ import (
 // service that gets it last still has half a minute.
 const mintedFor = 30 * time.Second
 
-// Check answers Envoy (envoy.service.auth.v3.Authorization). It never returns an
-// error: whatever goes wrong is a refusal in the shape of the route.
-func (s *Service) Check(ctx context.Context, req *auth.CheckRequest) (resp *auth.CheckResponse, err error) {
+// Check answers one request as envoy.service.auth.v3.Authorization has it. It never
+// returns an error: whatever goes wrong is a refusal in the shape of the route. The
+// answer may be shared and must not be changed.
+func (s *Service) Check(ctx context.Context, req *auth.CheckRequest) (*auth.CheckResponse, error) {
+	r, err := s.check(ctx, callOf(req))
+	if err != nil {
+		return nil, err
+	}
+	return r.message, nil
+}
+
+func (s *Service) check(ctx context.Context, c call) (r *reply, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			s.log.Error("check panicked", slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
-			resp, err = s.refuse(req, denyUnavailable), nil
+			r, err = s.refuse(c, denyUnavailable)
 		}
 	}()
-	resp, denied := s.decide(ctx, req)
+	r, denied := s.decide(ctx, c)
 	if denied != nil {
-		return s.refuse(req, *denied), nil
+		return s.refuse(c, *denied)
 	}
-	return resp, nil
+	return r, nil
 }
 
 // decide gives the answer for a caller who may pass, or why not.
-func (s *Service) decide(ctx context.Context, req *auth.CheckRequest) (*auth.CheckResponse, *denial) {
-	http := req.GetAttributes().GetRequest().GetHttp()
-	extensions := req.GetAttributes().GetContextExtensions()
-	rule := extensions[facts.ContextRule]
-	creds, err := readCredentials(http.GetHeaders(), http.GetPath())
+func (s *Service) decide(ctx context.Context, c call) (*reply, *denial) {
+	creds, err := readCredentials(c)
 	if err != nil {
 		return nil, deny(err)
 	}
 	if !creds.anything {
-		if rule != facts.RulePublic {
+		if c.rule != facts.RulePublic {
 			return nil, &denyMissing
 		}
 		s.metrics.anonymous.Inc()
-		return anonymousAnswer(creds.inQuery), nil
+		if creds.inQuery {
+			return s.anonymous[1], nil
+		}
+		return s.anonymous[0], nil
 	}
 	now := time.Now()
 	who, err := s.identify(ctx, creds, now)
 	if err != nil {
 		return nil, deny(err)
 	}
-	if denied := s.permit(who, rule); denied != nil {
+	if denied := s.permit(who, c.rule); denied != nil {
 		return nil, denied
 	}
-	resp, err := s.answer(who, extensions[facts.ContextAudience], creds.inQuery, now)
+	r, err := s.answer(who, c.audience, creds.inQuery, now)
 	if err != nil {
 		s.log.Error("identity not minted", slog.Any("error", err))
 		return nil, &denyUnavailable
 	}
 	s.metrics.allowed.Inc()
-	return resp, nil
+	return r, nil
 }
 
 var errTwoUsers = errors.New("credentials of different users")
@@ -105,21 +114,23 @@ func (s *Service) permit(who *caller, rule string) *denial {
 	return &denyRole
 }
 
-// answer is the response for a caller and an audience, made once and sent again.
-func (s *Service) answer(who *caller, audience string, inQuery bool, now time.Time) (*auth.CheckResponse, error) {
-	if resp := who.find(audience, inQuery, now); resp != nil {
-		return resp, nil
+// answer is the reply for a caller and an audience, made once and sent again.
+func (s *Service) answer(who *caller, audience string, inQuery bool, now time.Time) (*reply, error) {
+	if r := who.find(audience, inQuery, now); r != nil {
+		return r, nil
 	}
 	fresh := answer{audience: audience, inQuery: inQuery}
 	minted := ""
+	var err error
 	if audience != "" {
-		var err error
 		if minted, err = s.signer.Mint(who.who, audience, now); err != nil {
 			return nil, fmt.Errorf("answer check: %w", err)
 		}
 		fresh.until = now.Add(mintedFor)
 	}
-	fresh.response = namedAnswer(who.who, minted, inQuery)
+	if fresh.reply, err = newReply(namedAnswer(who.who, minted, inQuery)); err != nil {
+		return nil, err
+	}
 	who.keep(fresh)
-	return fresh.response, nil
+	return fresh.reply, nil
 }

@@ -101,9 +101,14 @@ func BenchmarkOverUnixSocket(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	for name, server := range map[string]auth.AuthorizationServer{"cached key": s, "empty": empty{resp: resp}} {
+	floor := grpc.NewServer()
+	auth.RegisterAuthorizationServer(floor, empty{resp: resp})
+	for name, serve := range map[string]func(context.Context, net.Listener) error{
+		"cached key":    s.Serve,
+		"empty handler": func(_ context.Context, ln net.Listener) error { return floor.Serve(ln) },
+	} {
 		b.Run(name, func(b *testing.B) {
-			client := dial(b, server)
+			client := dial(b, serve)
 			b.ReportAllocs()
 			for b.Loop() {
 				if _, err := client.Check(context.Background(), key); err != nil {
@@ -112,23 +117,29 @@ func BenchmarkOverUnixSocket(b *testing.B) {
 			}
 		})
 	}
+	floor.Stop()
 }
 
-func dial(b *testing.B, server auth.AuthorizationServer) auth.AuthorizationClient {
-	b.Helper()
-	path := filepath.Join(b.TempDir(), "s")
+// dial serves on a Unix socket until the test ends.
+func dial(tb testing.TB, serve func(context.Context, net.Listener) error) auth.AuthorizationClient {
+	tb.Helper()
+	path := filepath.Join(tb.TempDir(), "s")
 	ln, err := net.Listen("unix", path)
 	if err != nil {
-		b.Fatal(err)
+		tb.Fatal(err)
 	}
-	g := grpc.NewServer()
-	auth.RegisterAuthorizationServer(g, server)
-	go func() { _ = g.Serve(ln) }()
-	b.Cleanup(g.Stop)
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- serve(ctx, ln) }()
 	conn, err := grpc.NewClient("unix:"+path, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
-		b.Fatal(err)
+		tb.Fatal(err)
 	}
-	b.Cleanup(func() { conn.Close() })
+	tb.Cleanup(func() {
+		conn.Close()
+		stop()
+		ln.Close()
+		<-done
+	})
 	return auth.NewAuthorizationClient(conn)
 }

@@ -33,8 +33,8 @@ const (
 
 // readCredentials finds the credentials in the headers and the query of a path.
 // Envoy joins a repeated header with commas. A blank value counts as absent.
-func readCredentials(headers map[string]string, path string) (c credentials, err error) {
-	if value := strings.Trim(headers[headerAuthorization], " \t"); value != "" {
+func readCredentials(from call) (c credentials, err error) {
+	if value := strings.Trim(from.authorization, " \t"); value != "" {
 		c.anything = true
 		bearer, err := parseBearer(value)
 		if err != nil {
@@ -46,14 +46,14 @@ func readCredentials(headers map[string]string, path string) (c credentials, err
 			c.token = bearer
 		}
 	}
-	for _, name := range [...]string{headerAPIKey, headerGoogleKey} {
-		if value := headers[name]; value != "" {
+	for _, value := range [...]string{from.apiKey, from.googleKey} {
+		if value != "" {
 			if err := c.addKeys(value); err != nil {
 				return c, err
 			}
 		}
 	}
-	if _, query, ok := strings.Cut(path, "?"); ok && query != "" {
+	if _, query, ok := strings.Cut(from.path, "?"); ok && query != "" {
 		err = c.addQuery(query)
 	}
 	return c, err

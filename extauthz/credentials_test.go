@@ -36,7 +36,7 @@ func TestReadCredentials(t *testing.T) {
 		"bearer of nothing":      {map[string]string{"authorization": "Bearer"}, "/v1", credentials{anything: true}, errMalformed},
 		"bearer of two":          {map[string]string{"authorization": "Bearer a b"}, "/v1", credentials{anything: true}, errMalformed},
 	} {
-		got, err := readCredentials(c.headers, c.path)
+		got, err := readCredentials(call{path: c.path, authorization: c.headers["authorization"], apiKey: c.headers["x-api-key"], googleKey: c.headers["x-goog-api-key"]})
 		if got != c.want || !errors.Is(err, c.err) {
 			t.Errorf("%s: want %+v, %v; got %+v, %v", name, c.want, c.err, got, err)
 		}
@@ -48,7 +48,7 @@ func FuzzReadCredentials(f *testing.F) {
 	f.Add("bearer\t", ",,", "/?%6bey=1&key=%")
 	f.Add("Bearer a,Bearer b", "a,b", "#?key=a")
 	f.Fuzz(func(t *testing.T, authorization, key, path string) {
-		c, err := readCredentials(map[string]string{"authorization": authorization, "x-api-key": key}, path)
+		c, err := readCredentials(call{authorization: authorization, apiKey: key, path: path})
 		present := strings.Trim(authorization, " \t") != "" || strings.Trim(key, " \t,") != ""
 		if present && !c.anything {
 			t.Fatal("a present credential reads as none, so the call would pass as anonymous")

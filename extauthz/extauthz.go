@@ -10,15 +10,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
-	"runtime"
 	"time"
 
-	auth "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
-	"google.golang.org/grpc"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/jwks"
@@ -42,7 +38,6 @@ const maxKeyTTL = 2 * time.Minute
 
 // Service is extauthz.
 type Service struct {
-	auth.UnimplementedAuthorizationServer
 	log       *slog.Logger
 	signer    *principal.Signer
 	published []byte // key set of signer
@@ -51,6 +46,7 @@ type Service struct {
 	keys      *keys
 	revoked   *revocations
 	metrics   *metrics
+	anonymous [2]*reply // for calls without credentials; [1] removes ?key= too
 }
 
 // New checks the configuration and starts nothing.
@@ -77,6 +73,11 @@ func New(cfg Config) (*Service, error) {
 	s.tokens = newTokens(cfg.Auth, cfg.Tiers, issuers)
 	s.keys = newKeys(&directory{base: cfg.Identity, timeout: cfg.LookupTimeout, client: newClient()}, cfg.Auth.KeyTTL, cfg.Tiers, m)
 	s.revoked = &revocations{url: cfg.NATS, log: cfg.Log, forget: s, connected: m.linked}
+	for n := range s.anonymous {
+		if s.anonymous[n], err = newReply(anonymousAnswer(n == 1)); err != nil {
+			return nil, err
+		}
+	}
 	return s, nil
 }
 
@@ -86,25 +87,6 @@ func (s *Service) Run(ctx context.Context) error {
 	group.Go(func() error { return s.issuers.Run(ctx) })
 	group.Go(func() error { return s.revoked.run(ctx) })
 	return group.Wait()
-}
-
-// Serve answers Envoy on the listener until ctx ends, then lets calls in flight end.
-func (s *Service) Serve(ctx context.Context, ln net.Listener) error {
-	server := grpc.NewServer(grpc.MaxRecvMsgSize(1<<20), grpc.NumStreamWorkers(uint32(runtime.GOMAXPROCS(0))), grpc.SharedWriteBuffer(true))
-	auth.RegisterAuthorizationServer(server, s)
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		<-ctx.Done()
-		hard := time.AfterFunc(5*time.Second, server.Stop)
-		defer hard.Stop()
-		server.GracefulStop()
-	}()
-	if err := server.Serve(ln); err != nil && ctx.Err() == nil {
-		return fmt.Errorf("serve grpc on %s: %w", ln.Addr(), err)
-	}
-	<-stopped
-	return nil
 }
 
 // Handler serves the public key of the minted identities.

@@ -1,0 +1,111 @@
+package extauthz
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"testing"
+
+	auth "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"github.com/google/uuid"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+)
+
+func TestDecodeReadsWhatProtobufReads(t *testing.T) {
+	t.Parallel()
+	for name, req := range map[string]*auth.CheckRequest{
+		"empty":      {},
+		"typical":    typical(map[string]string{"authorization": "Bearer x", "x-api-key": "a", "x-goog-api-key": "b"}, facts.ContextAudience, "tokensvc"),
+		"empty ones": request("", map[string]string{"authorization": ""}, facts.ContextRule, ""),
+	} {
+		wire, err := proto.Marshal(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got call
+		if err := got.decode(wire); err != nil || got != callOf(req) {
+			t.Errorf("%s: want %+v, got %+v, %v", name, callOf(req), got, err)
+		}
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	wire, err := proto.Marshal(typical(map[string]string{"authorization": "Bearer x"}))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(wire)
+	f.Add(append(wire, wire...)) // messages merge
+	f.Add([]byte{0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f})
+	f.Fuzz(func(t *testing.T, wire []byte) {
+		var req auth.CheckRequest
+		if err := proto.Unmarshal(wire, &req); err != nil {
+			_ = new(call).decode(wire) // must not panic
+			return
+		}
+		var got call
+		if err := got.decode(wire); err != nil || got != callOf(&req) {
+			t.Fatalf("want %+v, got %+v, %v", callOf(&req), got, err)
+		}
+	})
+}
+
+func TestTheWireCarriesTheSameAnswers(t *testing.T) {
+	t.Parallel()
+	i := newIssuer(t)
+	s := ready(t, launch(t, i, ""))
+	client := dial(t, s.Serve)
+	for name, req := range map[string]*auth.CheckRequest{
+		"named":     typical(bearer(i.newKey(uuid.NewString(), nil, "USER"))),
+		"service":   typical(bearer(i.newKey(uuid.NewString(), nil, "USER")), facts.ContextAudience, "tokensvc"),
+		"anonymous": typical(nil, facts.ContextRule, facts.RulePublic),
+		"refused":   typical(nil),
+		"huge":      typical(bearer(strings.Repeat("x", 100<<10))),
+	} {
+		want, err := s.Check(t.Context(), req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := client.Check(t.Context(), req)
+		if err != nil || got.GetDeniedResponse() == nil && !proto.Equal(got, want) || got.GetDeniedResponse().GetStatus().GetCode() != want.GetDeniedResponse().GetStatus().GetCode() {
+			t.Errorf("%s: want %v, got %v, %v", name, want, got, err)
+		}
+	}
+	bad := typical(map[string]string{"x-odd": "caf\xe9"}) // not UTF-8, as Envoy may pass on
+	resp, err := s.check(context.Background(), callOf(bad))
+	if err != nil || resp.message.GetDeniedResponse().GetStatus().GetCode() != http.StatusUnauthorized {
+		t.Errorf("non-UTF-8 header: want 401, got %v, %v", resp, err)
+	}
+	weird := callOf(request("/\xff\xfe?key=1", map[string]string{"x-request-id": "\xff"}))
+	if resp, err := s.check(context.Background(), weird); err != nil || len(resp.wire) == 0 {
+		t.Errorf("non-UTF-8 path: %v, %v", resp, err)
+	}
+}
+
+func BenchmarkWire(b *testing.B) {
+	i := newIssuer(b)
+	s := ready(b, launch(b, i, ""))
+	wire, err := proto.Marshal(typical(map[string]string{"authorization": "Bearer " + i.newKey(uuid.NewString(), nil, "USER")}))
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Run("decode, check, encode", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			var c call
+			if err := (codec{}).Unmarshal(mem.BufferSlice{mem.SliceBuffer(wire)}, &c); err != nil {
+				b.Fatal(err)
+			}
+			r, err := s.check(context.Background(), c)
+			if err != nil {
+				b.Fatal(err)
+			}
+			if _, err := (codec{}).Marshal(r); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
