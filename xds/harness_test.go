@@ -357,3 +357,24 @@ func (b *backend) count() int {
 	defer b.mu.Unlock()
 	return len(b.seen)
 }
+
+// rawRequest sends bytes as they are and returns everything that comes back.
+func rawRequest(t *testing.T, url, text string) string {
+	t.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(conn, text); err != nil {
+		t.Logf("write: %v", err) // Envoy may have answered and closed already
+	}
+	answer, err := io.ReadAll(conn)
+	if err != nil && len(answer) == 0 {
+		t.Fatalf("read: %v", err)
+	}
+	return string(answer)
+}

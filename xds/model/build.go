@@ -74,7 +74,7 @@ func (b *builder) listener() Listener {
 		spool = filepath.Join(b.dir, spool)
 	}
 	return Listener{
-		Addr: b.addr("gateway.listen", g.Listen), TrustedHops: uint32(g.TrustedHops), MaxBodyBytes: uint64(g.MaxBodyBytes),
+		Addr: b.addr("gateway.listen", g.Listen), TrustedHops: uint32(g.TrustedHops), MaxBodyBytes: uint32(g.MaxBodyBytes),
 		MaxHeaders: uint32(g.RequestHeaders), IdleTimeout: g.StreamIdleTimeout, Spool: spool, LimitsTimeout: b.cfg.Limits.Timeout,
 	}
 }

@@ -22,7 +22,7 @@ type Gateway struct {
 type Listener struct {
 	Addr          netaddr.Addr
 	TrustedHops   uint32
-	MaxBodyBytes  uint64
+	MaxBodyBytes  uint32
 	MaxHeaders    uint32
 	IdleTimeout   time.Duration // of a stream on which nothing moves
 	Spool         string        // absolute path of the usage log

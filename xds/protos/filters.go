@@ -9,18 +9,16 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	ratelimitconfigv3 "github.com/envoyproxy/go-control-plane/envoy/config/ratelimit/v3"
 	aiv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ai_protocol_manager/v3"
+	bufferv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/buffer/v3"
 	authzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
 	headersv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/header_mutation/v3"
-	jsonv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/json_to_metadata/v3"
 	luav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/lua/v3"
 	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ratelimit/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
-	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
-	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/leaky-tokens/leaky-tokens/envoy"
 	"github.com/leaky-tokens/leaky-tokens/internal/facts"
@@ -34,7 +32,7 @@ import (
 const (
 	filterEdge      = "edge"
 	filterAuthz     = facts.NamespaceAuth
-	filterFacts     = "facts"
+	filterBody      = "body"
 	filterGuard     = "guard"
 	filterRateLimit = facts.NamespaceLimit
 	filterSplice    = "splice"
@@ -42,7 +40,7 @@ const (
 )
 
 // llmFilters are turned off on every route that is not an LLM call.
-func llmFilters() []string { return []string{filterFacts, filterGuard, filterSplice, filterUsage} }
+func llmFilters() []string { return []string{filterBody, filterGuard, filterSplice, filterUsage} }
 
 // authzTimeout covers a look-up at identity when the key is not cached.
 const authzTimeout = 2 * time.Second
@@ -55,7 +53,9 @@ func filters(l model.Listener) []*hcmv3.HttpFilter {
 	}
 	add(filterEdge, edge())
 	add(filterAuthz, authz())
-	add(filterFacts, bodyFacts())
+	// Holds the body and bounds it. A route's request_body_buffer_limit would not do: in
+	// Envoy 1.40 a body between it and the connection's limit hangs, and a larger one passes.
+	add(filterBody, &bufferv3.Buffer{MaxRequestBytes: count(l.MaxBodyBytes)})
 	add(filterGuard, &luav3.Lua{DefaultSourceCode: inline(envoy.GuardLua), StatPrefix: filterGuard})
 	add(filterRateLimit, rateLimit(l))
 	add(filterSplice, &luav3.Lua{DefaultSourceCode: inline(envoy.SpliceLua), StatPrefix: filterSplice})
@@ -63,9 +63,6 @@ func filters(l model.Listener) []*hcmv3.HttpFilter {
 	add("envoy.filters.http.router", &routerv3.Router{SuppressEnvoyHeaders: true})
 	return chain
 }
-
-// correlationID is the caller's x-correlation-id when it is one, else the request's own id.
-const correlationID = `%CEL(request.headers['x-correlation-id'].matches('^[A-Za-z0-9._:-]{1,128}$') ? request.headers['x-correlation-id'] : request.id)%`
 
 // edge is first on the way in and so last on the way out: what it sets is on every
 // answer of the chain, whoever made it, exactly once.
@@ -103,27 +100,6 @@ func authz() *authzv3.ExtAuthz {
 
 func grpc(cluster string, timeout time.Duration) *corev3.GrpcService {
 	return &corev3.GrpcService{Timeout: durationpb.New(timeout), TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{ClusterName: cluster}}}
-}
-
-// jsonTypes is the media type the guard accepts; json_to_metadata must read all of it.
-const jsonTypes = `(?i)application/json\s*(;.*)?`
-
-// bodyFacts parses the body strictly and reads the model. The guard reads the numbers,
-// as a conversion to text would hide whether max_tokens was a number or a string.
-func bodyFacts() *jsonv3.JsonToMetadata {
-	value := func(text string) *jsonv3.JsonToMetadata_KeyValuePair {
-		return &jsonv3.JsonToMetadata_KeyValuePair{MetadataNamespace: facts.NamespaceRequest, Key: facts.Model,
-			ValueType: &jsonv3.JsonToMetadata_KeyValuePair_Value{Value: structpb.NewStringValue(text)}}
-	}
-	return &jsonv3.JsonToMetadata{RequestRules: &jsonv3.JsonToMetadata_MatchRules{
-		AllowContentTypesRegex: &matcherv3.RegexMatcher{Regex: jsonTypes},
-		Rules: []*jsonv3.JsonToMetadata_Rule{{
-			Selectors: []*jsonv3.JsonToMetadata_Selector{{Selector: &jsonv3.JsonToMetadata_Selector_Key{Key: "model"}}},
-			OnPresent: &jsonv3.JsonToMetadata_KeyValuePair{MetadataNamespace: facts.NamespaceRequest, Key: facts.Model, Type: jsonv3.JsonToMetadata_STRING},
-			OnMissing: value(facts.Absent),
-			OnError:   value(facts.Invalid),
-		}},
-	}}
 }
 
 // rateLimit asks for a hold. No answer in time is a refusal: providers cost money.

@@ -24,11 +24,15 @@ type refusal struct {
 	title   string // RFC 9457
 	google  string // google.rpc.Code
 	kind    string // OpenAI's error.type
-	code    string // OpenAI's error.code; empty: the route's, which may be null
+	code    string // OpenAI's error.code; empty: null
 	message string
 	final   bool // x-should-retry: false
 	later   bool // retry-after
+	early   bool // before the request has an id
 }
+
+// routeCode is the code that a route states for its own reply; null without one.
+const routeCode = "%METADATA(ROUTE:" + Namespace + ":code)%"
 
 const invalid = "invalid_request_error"
 
@@ -43,14 +47,14 @@ func refusals(l model.Listener) []refusal {
 		{when: `response.code_details in ['ext_authz_error', 'rate_limiter_error']`, status: 503, title: "Service Unavailable", google: "UNAVAILABLE", kind: "server_error",
 			code: "gateway_unavailable", message: "the gateway cannot decide about this call now, try again", later: true},
 		{when: ours(400), title: "Bad Request", google: "INVALID_ARGUMENT", kind: invalid, message: own, final: true},
-		{when: ours(404), title: "Not Found", google: "NOT_FOUND", kind: invalid, message: own, final: true},
+		{when: ours(404), title: "Not Found", google: "NOT_FOUND", kind: invalid, code: routeCode, message: own, final: true},
 		{when: ours(405), title: "Method Not Allowed", google: "UNIMPLEMENTED", kind: invalid, message: own, final: true},
 		{when: ours(415), title: "Unsupported Media Type", google: "INVALID_ARGUMENT", kind: invalid, message: own, final: true},
 		{when: code(413), title: "Content Too Large", google: "INVALID_ARGUMENT", kind: invalid, final: true,
 			message: fmt.Sprintf("the body is larger than %d bytes", l.MaxBodyBytes)},
-		{when: code(431), title: "Request Header Fields Too Large", google: "INVALID_ARGUMENT", kind: invalid, final: true,
+		{when: code(431), title: "Request Header Fields Too Large", google: "INVALID_ARGUMENT", kind: invalid, final: true, early: true,
 			message: fmt.Sprintf("more than %d headers, or more than %d KiB of them", l.MaxHeaders, headersKiB)},
-		{when: code(400), title: "Bad Request", google: "INVALID_ARGUMENT", kind: invalid, message: "the request is malformed", final: true},
+		{when: code(400), title: "Bad Request", google: "INVALID_ARGUMENT", kind: invalid, message: "the request is malformed", final: true, early: true},
 		{when: code(404), title: "Not Found", google: "NOT_FOUND", kind: invalid, message: "no such path", final: true},
 		{when: code(429), title: "Too Many Requests", google: "RESOURCE_EXHAUSTED", kind: "rate_limit_error", code: "rate_limit_exceeded", message: "too many requests", later: true},
 		{when: `response.code == 408 && !has(upstream.address)`, title: "Request Timeout", google: "DEADLINE_EXCEEDED", kind: invalid, message: "the request did not arrive in time"},
@@ -111,21 +115,24 @@ func mapper(family, when string, r refusal) *hcmv3.ResponseMapper {
 
 func body(family string, r refusal) *corev3.SubstitutionFormatString {
 	text := structpb.NewStringValue
-	message := r.message + " (request %REQ(X-REQUEST-ID)%)"
+	message := r.message
+	if !r.early {
+		message += " (request %REQ(X-REQUEST-ID)%)"
+	}
 	status := text("%RESPONSE_CODE%")
 	contentType, fields := "application/json", map[string]*structpb.Value{}
 	switch family {
 	case facts.FamilyOpenAI:
-		code := r.code
-		if code == "" {
-			code = "%METADATA(ROUTE:" + Namespace + ":code)%"
+		code := structpb.NewNullValue()
+		if r.code != "" {
+			code = text(r.code)
 		}
-		fields["error"] = object(map[string]*structpb.Value{"message": text(message), "type": text(r.kind), "param": structpb.NewNullValue(), "code": text(code)})
+		fields["error"] = object(map[string]*structpb.Value{"message": text(message), "type": text(r.kind), "param": structpb.NewNullValue(), "code": code})
 	case facts.FamilyGemini:
 		fields["error"] = object(map[string]*structpb.Value{"code": status, "message": text(message), "status": text(r.google)})
 	default:
 		contentType = "application/problem+json"
-		path := text("%PATH(NQ:ORIG)%")
+		path := text("%PATH(NQ:PATH)%")
 		fields = map[string]*structpb.Value{"type": text("about:blank"), "title": text(r.title), "status": status, "detail": text(message), "message": text(message),
 			"instance": path, "path": path, "timestamp": text("%START_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)%")}
 		if r.status == 503 {

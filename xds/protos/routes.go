@@ -29,17 +29,14 @@ const Namespace = "leaky"
 func Routes(g *model.Gateway) *routev3.RouteConfiguration {
 	var routes []*routev3.Route
 	for _, r := range g.Routes {
-		routes = append(routes, route(r, g))
+		routes = append(routes, route(r, g.Limits))
 	}
 	return &routev3.RouteConfiguration{Name: RoutesName, ValidateClusters: wrapperspb.Bool(false),
 		VirtualHosts: []*routev3.VirtualHost{{Name: "gateway", Domains: []string{"*"}, Routes: routes}}}
 }
 
-func route(r model.Route, g *model.Gateway) *routev3.Route {
-	out := &routev3.Route{Name: r.Name, Match: match(r.Match), Metadata: metadata(r), TypedPerFilterConfig: perFilter(r, g.Limits)}
-	if r.LLM != nil {
-		out.RequestBodyBufferLimit = wrapperspb.UInt64(g.Listener.MaxBodyBytes)
-	}
+func route(r model.Route, paths []limits.Path) *routev3.Route {
+	out := &routev3.Route{Name: r.Name, Match: match(r.Match), Metadata: metadata(r), TypedPerFilterConfig: perFilter(r, paths)}
 	if r.Reply != nil {
 		out.Action = &routev3.Route_DirectResponse{DirectResponse: &routev3.DirectResponseAction{Status: r.Reply.Status, Body: inline(r.Reply.Message)}}
 		if r.Reply.Allow != "" {
