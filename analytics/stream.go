@@ -2,7 +2,6 @@ package analytics
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -17,9 +16,6 @@ const (
 	// ackWait is how long a delivery may stay unanswered: after a crash between insert
 	// and ack, the next process sees the batch again that much later.
 	ackWait = 5 * time.Second
-	// deadStream keeps what is not an event for people to look at.
-	deadStream = "LEAKY_DEAD"
-	deadKept   = 30 * 24 * time.Hour
 )
 
 // Headers of a dead letter.
@@ -31,7 +27,7 @@ const (
 
 // attach makes sure that the streams and the durable consumer are there.
 func attach(ctx context.Context, js jetstream.JetStream) (jetstream.Consumer, error) {
-	if err := ensureStreams(ctx, js); err != nil {
+	if _, err := usage.EnsureStream(ctx, js); err != nil {
 		return nil, err
 	}
 	consumer, err := js.CreateOrUpdateConsumer(ctx, usage.Stream, jetstream.ConsumerConfig{
@@ -67,25 +63,4 @@ func headerText(s string) string {
 		}
 	}
 	return string(b)
-}
-
-func ensureStreams(ctx context.Context, js jetstream.JetStream) error {
-	if _, err := js.Stream(ctx, usage.Stream); errors.Is(err, jetstream.ErrStreamNotFound) {
-		_, err = js.CreateStream(ctx, jetstream.StreamConfig{Name: usage.Stream, Subjects: []string{usage.SubjectsUsage, usage.SubjectsSaga},
-			Storage: jetstream.FileStorage, Duplicates: 2 * time.Minute})
-		if err != nil && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-			return fmt.Errorf("make stream %s: %w", usage.Stream, err)
-		}
-	} else if err != nil {
-		return fmt.Errorf("find stream %s: %w", usage.Stream, err)
-	}
-	if _, err := js.StreamNameBySubject(ctx, usage.SubjectDead); !errors.Is(err, jetstream.ErrStreamNotFound) {
-		return err // covered, or NATS is not there
-	}
-	_, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: deadStream, Subjects: []string{usage.SubjectDead}, Storage: jetstream.FileStorage,
-		MaxAge: deadKept, MaxBytes: 256 << 20, Discard: jetstream.DiscardOld})
-	if err != nil && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-		return fmt.Errorf("make stream %s: %w", deadStream, err)
-	}
-	return nil
 }

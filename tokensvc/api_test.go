@@ -56,6 +56,7 @@ func newWorld(t *testing.T, pool *pgxpool.Pool, policy tokensvc.Policy) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	_, _ = keys.Key(t.Context(), "none") // fetches, so that calls at once find the key
 	log := slog.New(slog.DiscardHandler)
 	store, err := tokensvc.NewStore(tokensvc.StoreConfig{Pool: pool, Log: log, Timeout: 10 * time.Second})
 	if err != nil {

@@ -1,0 +1,71 @@
+package analytics
+
+import (
+	"testing"
+	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/usage"
+)
+
+func encoded(t *testing.T, e usage.Event) []byte {
+	t.Helper()
+	data, err := usage.Encode(e, "/meter", "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+func TestSortDeliveries(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2026, 3, 4, 5, 6, 7, 123456789, time.UTC)
+	recent := newRecentIDs(4)
+	recent.add("known")
+	b := sortDeliveries([]delivery{
+		{7, encoded(t, event("a", alice, "openai", at, 70))},
+		{3, encoded(t, event("a", alice, "openai", at, 30))}, // redelivered out of order: the earlier stands
+		{9, encoded(t, event("a", alice, "openai", at, 90))},
+		{4, []byte("{")},
+		{5, encoded(t, event("known", alice, "openai", at, 1))},
+		{6, encoded(t, event("b", bob, "qwen", at, 2))},
+	}, recent)
+	if len(b.rows) != 2 || b.rows[0].Seq != 3 || b.rows[0].Charged != 30 || b.rows[1].RequestID != "b" {
+		t.Errorf("want a of sequence 3 and b, got %+v", b.rows)
+	}
+	if b.duplicates != 3 || len(b.poison) != 1 || b.poison[3] == nil {
+		t.Errorf("want 3 duplicates and poison at 3, got %d and %v", b.duplicates, b.poison)
+	}
+	if got, want := b.rows[0].Timestamp, at.Truncate(time.Millisecond); !got.Equal(want) {
+		t.Errorf("want %v, got %v", want, got)
+	}
+}
+
+func TestTokenNamesTheRowsAndNotTheRange(t *testing.T) {
+	t.Parallel()
+	row := func(id string, seq uint64) Row { return Row{Event: usage.Event{RequestID: id}, Seq: seq} }
+	whole := []Row{row("a", 1), row("b", 2), row("c", 3)}
+	if token("S", whole) != token("S", []Row{row("a", 1), row("b", 2), row("c", 3)}) {
+		t.Error("want one token for the same rows")
+	}
+	for name, rows := range map[string][]Row{
+		"one left out":  {row("a", 1), row("c", 3)},
+		"another event": {row("a", 1), row("x", 2), row("c", 3)},
+		"shifted":       {row("a", 2), row("b", 3), row("c", 4)},
+		"ids run over":  {row("ab", 1), row("", 2), row("c", 3)},
+	} {
+		if token("S", rows) == token("S", whole) {
+			t.Errorf("%s: want another token, got the same", name)
+		}
+	}
+}
+
+func TestRecentIDsForgetTheOldest(t *testing.T) {
+	t.Parallel()
+	r := newRecentIDs(2)
+	for _, id := range []string{"a", "b", "b", "c"} {
+		r.add(id)
+	}
+	if r.has("a") || !r.has("b") || !r.has("c") || len(r.set) != 2 {
+		t.Errorf("want b and c, got %v", r.set)
+	}
+}

@@ -1,0 +1,288 @@
+package analytics
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/testenv"
+	"github.com/leaky-tokens/leaky-tokens/internal/usage"
+)
+
+// everything covers all events of a test.
+func everything(now time.Time) Filter {
+	return Filter{From: now.Add(-1000 * 24 * time.Hour), To: now.Add(time.Hour)}
+}
+
+func sameTotals(t *testing.T, store *Store, events []usage.Event, f Filter) {
+	t.Helper()
+	got, err := store.Totals(t.Context(), f, topUsersMost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(model(events, f, topUsersMost), got); diff != "" {
+		t.Errorf("%+v: want the model's totals, got: %s", f, diff)
+	}
+}
+
+func TestTotalsEqualTheModelWhateverIsDeliveredTwice(t *testing.T) {
+	t.Parallel()
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	now := time.Now()
+	events := randomEvents(rng, 400, now)
+	store, js := openStore(t, testenv.ClickHouse(t)), jetStream(t, testenv.NATS(t))
+	// Three runs of the consumer: each forgets the ids it knew, some inserts fail with
+	// and without writing, and events of earlier runs are published again.
+	for run := range 3 {
+		for _, e := range events[run*len(events)/4 : (run+2)*len(events)/4] {
+			for range 1 + rng.IntN(2) {
+				publish(t, js, e)
+			}
+		}
+		c, stop := running(t, js, &flaky{store: store, before: rng.IntN(2), after: rng.IntN(3)})
+		drained(t, c)
+		stop()
+	}
+	all := everything(now)
+	sameTotals(t, store, events, all)
+	for _, provider := range []string{"openai", "gemini", "qwen"} {
+		f := all
+		f.Provider = provider
+		sameTotals(t, store, events, f)
+		f.From, f.To = now.Add(-24*time.Hour), now.Add(-time.Hour)
+		sameTotals(t, store, events, f)
+		f.UserID = events[0].UserID
+		sameTotals(t, store, events, f)
+	}
+	seen := map[string]int{}
+	for row, err := range store.Export(t.Context(), all) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen[row.RequestID]++
+	}
+	for _, e := range events {
+		if seen[e.RequestID] != 1 {
+			t.Errorf("want event %s once, got %d times", e.RequestID, seen[e.RequestID])
+		}
+	}
+}
+
+func TestCrashBetweenInsertAndAck(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	store, js := openStore(t, testenv.ClickHouse(t)), jetStream(t, testenv.NATS(t))
+	var events []usage.Event
+	for i := range 50 {
+		events = append(events, event(fmt.Sprintf("r%d", i), alice, "openai", now, int64(i)))
+	}
+	publish(t, js, events...)
+	// A process that inserted and died before it acknowledged.
+	consumer, err := attach(t.Context(), js)
+	if err != nil {
+		t.Fatal(err)
+	}
+	messages, err := fetch(t.Context(), consumer)
+	if err != nil || len(messages) != len(events) {
+		t.Fatalf("want %d messages, got %d, %v", len(events), len(messages), err)
+	}
+	var deliveries []delivery
+	for _, msg := range messages {
+		meta, err := msg.Metadata()
+		if err != nil {
+			t.Fatal(err)
+		}
+		deliveries = append(deliveries, delivery{meta.Sequence.Stream, msg.Data()})
+	}
+	rows := sortDeliveries(deliveries, newRecentIDs(10)).rows
+	if err := store.Insert(t.Context(), token(usage.Stream, rows), rows); err != nil {
+		t.Fatal(err)
+	}
+	for _, msg := range messages { // what the time to acknowledge running out does
+		if err := msg.Nak(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish(t, js, event("later", bob, "openai", now, 7))
+	c, _ := running(t, js, store)
+	drained(t, c)
+	sameTotals(t, store, append(events, event("later", bob, "openai", now, 7)), everything(now))
+}
+
+func TestStoreAwayLosesNothing(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	store, js := openStore(t, testenv.ClickHouse(t)), jetStream(t, testenv.NATS(t))
+	away := &flaky{store: store, before: 1 << 30}
+	c, stop := running(t, js, away)
+	events := []usage.Event{event("a", alice, "openai", now, 5), event("b", bob, "qwen", now, 6)}
+	publish(t, js, events...)
+	eventually(t, "inserts tried", func() bool { return away.called() >= 3 })
+	if n, err := c.Pending(t.Context()); err != nil || n != 2 {
+		t.Errorf("want 2 pending while the store is away, got %d, %v", n, err)
+	}
+	if counted(c.cfg.Metrics.insertFailures) < 2 || counted(c.cfg.Metrics.inserted) != 0 {
+		t.Errorf("want failures and no inserts counted, got %d and %d", counted(c.cfg.Metrics.insertFailures), counted(c.cfg.Metrics.inserted))
+	}
+	stop() // hands the messages back
+	c, _ = running(t, js, store)
+	drained(t, c)
+	sameTotals(t, store, events, everything(now))
+}
+
+func TestPoisonIsBuriedAndBlocksNothing(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	store, js := openStore(t, testenv.ClickHouse(t)), jetStream(t, testenv.NATS(t))
+	old := event("old", alice, "openai", time.Date(1900, 1, 1, 0, 0, 0, 0, time.UTC), 1)
+	huge := event("huge", alice, "openai", now, 1<<60)
+	publish(t, js, event("good", alice, "openai", now, 5), old, huge)
+	poison := []string{"", "not json", "{}", `{"specversion":"1.0","type":"com.leaky-tokens.usage.v1","id":"x","data":{"requestId":"y"}}`,
+		`{"saga":"snapshot"}`, strings.Repeat("[", 100000), "\xff\xfe\r\nX: y"}
+	for _, text := range poison {
+		if _, err := js.Publish(t.Context(), usage.Subject("openai"), []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish(t, js, event("good2", alice, "openai", now, 6))
+	c, _ := running(t, js, store)
+	drained(t, c)
+	want := []usage.Event{event("good", alice, "openai", now, 5), event("good2", alice, "openai", now, 6)}
+	sameTotals(t, store, want, everything(now))
+	buried := len(poison) + 2
+	if got := counted(c.cfg.Metrics.dead); got != buried {
+		t.Errorf("want %d buried, got %d", buried, got)
+	}
+	dead, err := js.Stream(t.Context(), usage.StreamDead)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := dead.CachedInfo().State.Msgs; n != uint64(buried) {
+		t.Errorf("want %d dead letters kept, got %d", buried, n)
+	}
+	letter, err := dead.GetMsg(t.Context(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if letter.Header.Get(headerDeadReason) == "" || letter.Header.Get(headerDeadSubject) != usage.Subject("openai") || letter.Header.Get(headerDeadSequence) == "" {
+		t.Errorf("want reason, subject and sequence on a dead letter, got %v", letter.Header)
+	}
+}
+
+func TestConsumerOutlivesNATS(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	server := testenv.NATSServer(t)
+	store, js := openStore(t, testenv.ClickHouse(t)), jetStream(t, server.URL())
+	c, _ := running(t, js, store)
+	publish(t, js, event("before", alice, "openai", now, 1))
+	drained(t, c)
+	server.Stop()
+	if _, err := c.Pending(t.Context()); err == nil {
+		t.Error("want the lag unknown while NATS is away, got a number")
+	}
+	server.Start()
+	eventually(t, "publish after restart", func() bool {
+		_, err := js.Stream(t.Context(), usage.Stream)
+		return err == nil
+	})
+	publish(t, js, event("after", alice, "openai", now, 2))
+	eventually(t, "event after restart", func() bool {
+		sum, err := store.Totals(t.Context(), everything(now), 1)
+		return err == nil && sum.Events == 2 && sum.Tokens == 3
+	})
+	if err := js.DeleteConsumer(t.Context(), usage.Stream, durable); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, js, event("after delete", alice, "openai", now, 4))
+	eventually(t, "event after the consumer was deleted", func() bool {
+		sum, err := store.Totals(t.Context(), everything(now), 1)
+		return err == nil && sum.Events == 3 && sum.Tokens == 7
+	})
+}
+
+func TestFirstInTheStreamStands(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	store := openStore(t, testenv.ClickHouse(t))
+	first, second := event("r", alice, "openai", now, 10), event("r", alice, "openai", now, 99)
+	for i, rows := range [][]Row{{{second, 9}}, {{first, 3}}, {{second, 12}}} {
+		if err := store.Insert(t.Context(), fmt.Sprint("t", i), rows); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sameTotals(t, store, []usage.Event{first}, everything(now))
+}
+
+func TestSameTokenWritesOnce(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	store := openStore(t, testenv.ClickHouse(t))
+	rows := []Row{{event("r", alice, "openai", now, 10), 1}, {event("s", alice, "openai", now.Add(-200*24*time.Hour), 10), 2}}
+	for range 3 {
+		if err := store.Insert(t.Context(), token("LEAKY", rows), rows); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var n uint64
+	if err := store.conn.QueryRow(t.Context(), "SELECT count() FROM usage_events").Scan(&n); err != nil || n != 2 {
+		t.Errorf("want 2 rows on disk, got %d, %v", n, err)
+	}
+}
+
+func TestInsertAfterTheDatabaseWasMadeAnew(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	store := openStore(t, testenv.ClickHouse(t))
+	for _, table := range []string{"usage_events", "analytics_schema_version"} {
+		if err := store.conn.Exec(t.Context(), "DROP TABLE "+table); err != nil {
+			t.Fatal(err)
+		}
+	}
+	js := jetStream(t, testenv.NATS(t))
+	publish(t, js, event("r", alice, "openai", now, 10))
+	c, _ := running(t, js, store)
+	drained(t, c)
+	sameTotals(t, store, []usage.Event{event("r", alice, "openai", now, 10)}, everything(now))
+}
+
+func TestBacklogOverManyDays(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	store := openStore(t, testenv.ClickHouse(t))
+	var rows []Row
+	var events []usage.Event
+	for i := range 150 { // more days than max_partitions_per_insert_block allows by default
+		e := event(fmt.Sprint("r", i), alice, "openai", now.Add(-time.Duration(i)*24*time.Hour), int64(i))
+		events, rows = append(events, e), append(rows, Row{e, uint64(i + 1)})
+	}
+	if err := store.Insert(t.Context(), "t", rows); err != nil {
+		t.Fatal(err)
+	}
+	sameTotals(t, store, events, everything(now))
+}
+
+func TestRunStopsWithoutNATS(t *testing.T) {
+	t.Parallel()
+	js := jetStream(t, "nats://127.0.0.1:1")
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	c, stop := running(t, js, anyStore{})
+	<-ctx.Done()
+	stop()
+	if _, err := c.Pending(t.Context()); err == nil {
+		t.Error("want the lag unknown, got a number")
+	}
+}
+
+// anyStore takes everything.
+type anyStore struct{}
+
+func (anyStore) Insert(context.Context, string, []Row) error { return nil }
