@@ -1,0 +1,196 @@
+package jwks
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// server serves a key set that a test changes.
+type server struct {
+	*httptest.Server
+	text    atomic.Pointer[string]
+	status  atomic.Int64
+	fetches atomic.Int64
+}
+
+func serve(t *testing.T, text string) *server {
+	t.Helper()
+	s := &server{}
+	s.text.Store(&text)
+	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		s.fetches.Add(1)
+		if status := s.status.Load(); status != 0 {
+			w.Header().Set("Location", "/elsewhere")
+			w.WriteHeader(int(status))
+			return
+		}
+		_, _ = w.Write([]byte(*s.text.Load()))
+	}))
+	t.Cleanup(s.Close)
+	return s
+}
+
+func ed(t testing.TB, kid string) string {
+	t.Helper()
+	public, _, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf(`{"kty":"OKP","crv":"Ed25519","kid":%q,"x":%q}`, kid, base64.RawURLEncoding.EncodeToString(public))
+}
+
+func set(keys ...string) string { return `{"keys":[` + strings.Join(keys, ",") + `]}` }
+
+func TestKeysRotateAndStayOnFailure(t *testing.T) {
+	t.Parallel()
+	s := serve(t, set(ed(t, "a")))
+	k, err := New(Config{URL: s.URL, RefreshEvery: time.Hour, UnknownEvery: time.Nanosecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Ready(); !errors.Is(err, ErrUnavailable) {
+		t.Fatalf("before the first fetch: want %v, got %v", ErrUnavailable, err)
+	}
+	if _, err := k.Key(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.Key(t.Context(), "b"); !errors.Is(err, ErrUnknownKey) {
+		t.Fatalf("want %v, got %v", ErrUnknownKey, err)
+	}
+	rotated := set(ed(t, "b"))
+	s.text.Store(&rotated)
+	if _, err := k.Key(t.Context(), "b"); err != nil {
+		t.Fatalf("a new key is found by asking again: %v", err)
+	}
+	if _, err := k.Key(t.Context(), "a"); !errors.Is(err, ErrUnknownKey) {
+		t.Fatalf("a retired key: want %v, got %v", ErrUnknownKey, err)
+	}
+	for _, status := range []int64{500, 302} {
+		s.status.Store(status)
+		if _, err := k.Key(t.Context(), "c"); !errors.Is(err, ErrUnavailable) {
+			t.Fatalf("status %d: want %v, got %v", status, ErrUnavailable, err)
+		}
+		if _, err := k.Key(t.Context(), "b"); err != nil {
+			t.Fatalf("a key at hand is kept on failure: %v", err)
+		}
+	}
+	s.status.Store(0)
+	for _, broken := range []string{"", "{}", `{"keys":[]}`, "<html>", strings.Repeat(" ", maxBytes+1), `{"keys":[` + strings.Repeat(`{},`, 100) + `{}]}`} {
+		s.text.Store(&broken)
+		if _, err := k.Key(t.Context(), "c"); !errors.Is(err, ErrUnavailable) {
+			t.Fatalf("%.20q: want %v, got %v", broken, ErrUnavailable, err)
+		}
+		if _, err := k.Key(t.Context(), "b"); err != nil {
+			t.Fatalf("a key at hand is kept over a broken set: %v", err)
+		}
+	}
+}
+
+func TestInventedKeyIDsCauseFewFetches(t *testing.T) {
+	t.Parallel()
+	s := serve(t, set(ed(t, "a")))
+	k, err := New(Config{URL: s.URL, UnknownEvery: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.Key(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for i := range 50 {
+		wg.Go(func() {
+			if _, err := k.Key(context.Background(), fmt.Sprint("invented ", i)); !errors.Is(err, ErrUnknownKey) {
+				t.Errorf("want %v, got %v", ErrUnknownKey, err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := s.fetches.Load(); n != 1 {
+		t.Fatalf("want one fetch, got %d", n)
+	}
+}
+
+func TestRunWaitsForTheIssuer(t *testing.T) {
+	t.Parallel()
+	s := serve(t, set(ed(t, "a")))
+	s.status.Store(503)
+	k, err := New(Config{URL: s.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- k.Run(ctx) }()
+	for s.fetches.Load() < 2 {
+		time.Sleep(time.Millisecond)
+	}
+	s.status.Store(0)
+	for deadline := time.Now().Add(10 * time.Second); k.Ready() != nil; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("not ready in time")
+		}
+	}
+	stop()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestParseTakesOnlySafeKeys(t *testing.T) {
+	t.Parallel()
+	weak, err := rsa.GenerateKey(rand.Reader, 1024)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rsaKey := func(kid string, key *rsa.PublicKey, more string) string {
+		return fmt.Sprintf(`{"kty":"RSA","kid":%q,"n":%q,"e":%q%s}`, kid, base64.RawURLEncoding.EncodeToString(key.N.Bytes()),
+			base64.RawURLEncoding.EncodeToString(big.NewInt(int64(key.E)).Bytes()), more)
+	}
+	strong, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := Parse([]byte(set(ed(t, "good"), ed(t, ""), rsaKey("strong", &strong.PublicKey, `,"use":"sig","alg":"RS256"`), rsaKey("weak", &weak.PublicKey, ""),
+		rsaKey("encryption", &strong.PublicKey, `,"use":"enc"`), rsaKey("remote", &strong.PublicKey, `,"x5u":"http://evil.example"`),
+		`{"kty":"oct","kid":"secret","k":"AAAA"}`, `{"kty":"RSA","kid":"broken","n":"!","e":"AQAB"}`)))
+	if err != nil || len(keys) != 2 || keys["good"] == nil || keys["strong"] == nil {
+		t.Fatalf("want good and strong, got %v, %v", keys, err)
+	}
+}
+
+func TestOnlyHTTPAddresses(t *testing.T) {
+	t.Parallel()
+	for _, url := range []string{"", "file:///etc/passwd", "http://", "127.0.0.1:80", "://"} {
+		if _, err := New(Config{URL: url}); err == nil {
+			t.Errorf("%q was taken", url)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(set(ed(f, "a"))))
+	f.Add([]byte(`{"keys":[{"kty":"RSA","kid":"a","n":"AQ","e":"AQ","d":"AQ"}]}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		keys, err := Parse(text)
+		if err == nil && len(keys) == 0 {
+			t.Fatal("no key and no error")
+		}
+		if err == nil && !json.Valid(text) {
+			t.Fatal("keys out of something that is not JSON")
+		}
+	})
+}
