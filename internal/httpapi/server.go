@@ -58,7 +58,7 @@ func (c Common) Wrap(routes http.Handler) http.Handler {
 	mux.Handle("GET /metrics", metrics)
 	mux.Handle("GET /actuator/prometheus", metrics)
 	mux.Handle("/", c.unmatched(routes))
-	return c.headers(mux)
+	return c.headers(c.observed(mux))
 }
 
 // unmatched turns the ServeMux's plain-text 404 and 405 into problems.
