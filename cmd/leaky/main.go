@@ -28,6 +28,7 @@ type cli struct {
 	Env     envCommand     `cmd:"" group:"The stack" help:"Print every URL as shell exports."`
 	Parts   partsCommand   `cmd:"" group:"The stack" help:"Fetch or list the programs that are not ours."`
 
+	Demo    demoCommand    `cmd:"" group:"Tools" help:"Drive the running stack with parallel clients and judge the books."`
 	Check   checkCommand   `cmd:"" group:"Tools" help:"Validate leaky.yaml and the limits it names."`
 	Version versionCommand `cmd:"" group:"Tools" help:"Print the version."`
 
