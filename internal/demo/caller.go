@@ -124,7 +124,8 @@ func (c *caller) ended(got Call, o Outcome, problem string) Call {
 // refused sorts an answer other than 200.
 func (c *caller) refused(got Call, resp *http.Response) Call {
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, 2_000))
-	problem := fmt.Sprintf("status %d: %s", got.Status, strings.TrimSpace(string(text)))
+	// Without its id, so that equal problems count as one.
+	problem := fmt.Sprintf("status %d: %s", got.Status, strings.ReplaceAll(strings.TrimSpace(string(text)), got.ID, "ID"))
 	switch {
 	case got.Status == http.StatusTooManyRequests:
 		got.RetryAfter = retryAfter(resp.Header)

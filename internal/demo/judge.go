@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"sort"
 )
 
 // PartEnvoy is the part whose death may lose spool lines, as the supervisor names it.
@@ -230,7 +229,10 @@ func (j *judge) estimate(c *Call, served Served, charge Charge) {
 	j.v.Estimates.Count++
 	j.v.Estimates.Charged += charge.Charged
 	j.v.Estimates.Served += real
-	j.errors = append(j.errors, float64(max(diff, -diff))/float64(max(real, 1)))
+	relative := float64(max(diff, -diff)) / float64(max(real, 1))
+	if j.errors = append(j.errors, relative); relative > j.v.Estimates.Worst {
+		j.v.Estimates.Worst, j.v.Estimates.WorstID = relative, c.ID
+	}
 }
 
 // differ counts a request on which the books differ and shows it.
@@ -311,7 +313,6 @@ func (j *judge) estimates() {
 	for _, err := range j.errors {
 		sum += err
 	}
-	sort.Float64s(j.errors)
-	e.Mean, e.Worst = sum/float64(e.Count), j.errors[len(j.errors)-1]
+	e.Mean = sum / float64(e.Count)
 	e.Bias = float64(e.Charged-e.Served) / float64(max(e.Served, 1))
 }

@@ -50,7 +50,7 @@ func TestJudgeAgrees(t *testing.T) {
 	if want := (Books{Compared: 1, Agreed: 1, Expected: 3, Found: 3}); v.Books != want {
 		t.Errorf("books\nwant %+v\ngot  %+v", want, v.Books)
 	}
-	if want := (Estimates{Count: 1, Charged: 44, Served: 40, Mean: 0.1, Worst: 0.1, Bias: 0.1}); v.Estimates != want {
+	if want := (Estimates{Count: 1, Charged: 44, Served: 40, Mean: 0.1, Worst: 0.1, WorstID: id2, Bias: 0.1}); v.Estimates != want {
 		t.Errorf("estimates\nwant %+v\ngot  %+v", want, v.Estimates)
 	}
 }

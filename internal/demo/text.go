@@ -1,6 +1,7 @@
 package demo
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"math"
@@ -121,8 +122,8 @@ func (v Verdict) printBooks(b *strings.Builder) {
 	fmt.Fprintf(b, "events: %s of %s found, %s missing, %s double, %s of calls no client saw answered; %s open\n", thousands(int64(k.Found)), thousands(int64(k.Expected)),
 		thousands(int64(k.Missing)), thousands(int64(k.Double)), thousands(int64(k.Unclaimed)), count(k.Open, "hold"))
 	if e := v.Estimates; e.Count > 0 {
-		fmt.Fprintf(b, "estimates: %s (charged %s, served %s tokens): error mean %s, worst %s, bias %+.1f%%\n",
-			count(e.Count, "aborted or broken call"), thousands(e.Charged), thousands(e.Served), percent(e.Mean), percent(e.Worst), 100*e.Bias)
+		fmt.Fprintf(b, "estimates: %s (charged %s, served %s tokens): error mean %s, worst %s (%s), bias %+.1f%%\n",
+			count(e.Count, "aborted or broken call"), thousands(e.Charged), thousands(e.Served), percent(e.Mean), percent(e.Worst), cmp.Or(e.WorstID, "none"), 100*e.Bias)
 	}
 }
 

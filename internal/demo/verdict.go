@@ -61,7 +61,8 @@ type Estimates struct {
 	Served  int64   `json:"servedTokens"`
 	Mean    float64 `json:"meanError"`  // mean of |charged-served|/served
 	Worst   float64 `json:"worstError"` // largest of them
-	Bias    float64 `json:"bias"`       // (sum charged - sum served) / sum served
+	WorstID string  `json:"worstRequestId,omitzero"`
+	Bias    float64 `json:"bias"` // (sum charged - sum served) / sum served
 }
 
 // Disagreement is one request on which the books differ. -1 stands for "says nothing".
