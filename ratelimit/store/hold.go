@@ -2,9 +2,7 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/bucket"
@@ -17,9 +15,8 @@ func (s *Store) Hold(ctx context.Context, t Take) (Taken, error) {
 	if len(t.Buckets) == 0 && !recorded {
 		return Taken{Outcome: Admitted}, nil
 	}
-	args := s.hold.begin(len(t.Buckets), 8+4*len(t.Buckets))
-	life := int64(0)
-	tail := ""
+	args := s.hold.begin(len(t.Buckets), 3+2*len(t.Buckets))
+	life, tail := 0.0, ""
 	if recorded {
 		args[2] = len(t.Buckets) + 1
 		args = append(args, s.HoldKey(t.Account, t.ID))
@@ -28,9 +25,9 @@ func (s *Store) Hold(ctx context.Context, t Take) (Taken, error) {
 	for _, b := range t.Buckets {
 		args = append(args, s.config.Prefix+b.Key)
 	}
-	args = append(args, s.now(), t.Requests, t.Input, t.Output, t.Fill, life, tail)
+	args = append(args, doubles(s.now(), float64(t.Requests), float64(t.Input), float64(t.Output), float64(t.Fill), life), tail)
 	for _, b := range t.Buckets {
-		args = append(args, b.Limit.args[:]...)
+		args = append(args, b.Limit.arg)
 	}
 	reply, err := s.run(ctx, s.hold, args)
 	if err != nil {
@@ -58,27 +55,27 @@ func BucketKey(account string, shared bool, name []byte) string {
 	return b.String()
 }
 
-// tail is the record after its first five fields: how many buckets hold tokens, each
-// with what it takes to drain it, and the facts.
+// tail is the record after its head: how many buckets hold tokens, each with what it
+// takes to drain it, and the facts.
 func (s *Store) tail(t Take) string {
-	var n int64
-	size := len(t.Facts) + 4
+	n, length := 0, len(t.Facts)+1
 	for _, b := range t.Buckets {
 		if b.Limit.Kind.CountsTokens() {
 			n++
-			size += len(b.Limit.line) + len(s.config.Prefix) + len(b.Key) + 1
+			length += len(b.Limit.drain) + 2 + len(s.config.Prefix) + len(b.Key)
 		}
 	}
 	var r strings.Builder
-	r.Grow(size)
-	r.WriteString(strconv.FormatInt(n, 10))
-	r.WriteByte('\n')
+	r.Grow(length)
+	r.WriteByte(byte(n))
 	for _, b := range t.Buckets {
 		if b.Limit.Kind.CountsTokens() {
-			r.WriteString(b.Limit.line)
+			r.WriteString(b.Limit.drain)
+			key := len(s.config.Prefix) + len(b.Key)
+			r.WriteByte(byte(key))
+			r.WriteByte(byte(key >> 8))
 			r.WriteString(s.config.Prefix)
 			r.WriteString(b.Key)
-			r.WriteByte('\n')
 		}
 	}
 	r.Write(t.Facts)
@@ -87,48 +84,29 @@ func (s *Store) tail(t Take) string {
 
 // parseTaken reads hold.lua's answer.
 func parseTaken(reply string, n int) (Taken, error) {
-	head, rest, _ := strings.Cut(reply, ";")
-	outcome, numbers, _ := strings.Cut(head, " ")
-	t := Taken{States: make([]bucket.State, n)}
-	var err error
-	if len(outcome) != 1 {
-		return Taken{}, fmt.Errorf("%w: %.80q", ErrReply, reply)
+	const head = 1 + 3*size
+	if len(reply) != head+n*stateSize {
+		return Taken{}, fmt.Errorf("%w: %d bytes for %d buckets", ErrReply, len(reply), n)
 	}
-	t.Outcome = Outcome(outcome[0])
-	for i, field := range []*int64{&t.Now, &t.Held, &t.Output} {
-		var word string
-		word, numbers, _ = strings.Cut(numbers, " ")
-		var bad error
-		*field, bad = strconv.ParseInt(word, 10, 64)
-		if bad != nil {
-			err = fmt.Errorf("%w: number %d: %w", ErrReply, i, bad)
-		}
-	}
+	t := Taken{Outcome: Outcome(reply[0]), Now: int64(double(reply, 1, 0)), Held: int64(double(reply, 1, 1)), Output: int64(double(reply, 1, 2)),
+		States: make([]bucket.State, n)}
 	for i := range n {
-		var text string
-		text, rest, _ = strings.Cut(rest, ";")
-		var bad error
-		if t.States[i], bad = parseState(text); bad != nil {
-			err = errors.Join(err, bad)
-		}
-	}
-	if err != nil || rest != "" {
-		return Taken{}, errors.Join(fmt.Errorf("%w: %.200q", ErrReply, reply), err)
+		t.States[i] = state(reply[head+i*stateSize:])
 	}
 	return t, nil
 }
 
-// parseState reads a bucket's "settled held at".
+const stateSize = 3 * size
+
+// state reads a bucket. The caller has checked the length.
+func state(text string) bucket.State {
+	return bucket.State{Settled: double(text, 0, 0), Held: double(text, 0, 1), At: int64(double(text, 0, 2))}
+}
+
+// parseState reads a bucket as stored.
 func parseState(text string) (bucket.State, error) {
-	settled, rest, _ := strings.Cut(text, " ")
-	held, at, _ := strings.Cut(rest, " ")
-	var s bucket.State
-	var bad [3]error
-	s.Settled, bad[0] = strconv.ParseFloat(settled, 64)
-	s.Held, bad[1] = strconv.ParseFloat(held, 64)
-	s.At, bad[2] = strconv.ParseInt(at, 10, 64)
-	if err := errors.Join(bad[:]...); err != nil {
-		return bucket.State{}, fmt.Errorf("%w: bucket %.80q: %w", ErrReply, text, err)
+	if len(text) != stateSize {
+		return bucket.State{}, fmt.Errorf("%w: a bucket of %d bytes", ErrReply, len(text))
 	}
-	return s, nil
+	return state(text), nil
 }

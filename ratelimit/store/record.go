@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -33,34 +32,30 @@ type Record struct {
 	Facts   []byte // held and expired ones only
 }
 
-// parseRecord reads what the scripts write: "state held charged output expires
-// buckets", a line for each bucket, the facts.
+// parseRecord reads what the scripts write (see lua/common.lua).
 func parseRecord(text string) (Record, error) {
-	head, rest, long := strings.Cut(text, "\n")
-	words := strings.Split(head, " ")
-	if len(words) < 4 || len(words[0]) != 1 {
-		return Record{}, fmt.Errorf("%w: record %.80q", ErrReply, text)
+	const head = 1 + 4*size
+	if len(text) < head {
+		return Record{}, fmt.Errorf("%w: a record of %d bytes", ErrReply, len(text))
 	}
-	r := Record{State: HoldState(words[0][0])}
-	fields := []*int64{&r.Held, &r.Charged, &r.Output}
-	var buckets int64
-	if long {
-		fields = append(fields, &r.Expires, &buckets)
+	r := Record{State: HoldState(text[0]), Held: int64(double(text, 1, 0)), Charged: int64(double(text, 1, 1)), Output: int64(double(text, 1, 2)),
+		Expires: int64(double(text, 1, 3))}
+	rest := text[head:]
+	if rest == "" {
+		return r, nil
 	}
-	if len(words) != len(fields)+1 {
-		return Record{}, fmt.Errorf("%w: record %.80q", ErrReply, text)
-	}
-	for i, field := range fields {
-		var err error
-		if *field, err = strconv.ParseInt(words[i+1], 10, 64); err != nil {
-			return Record{}, fmt.Errorf("%w: record %.80q: %w", ErrReply, text, err)
+	n := int(rest[0])
+	rest = rest[1:]
+	for range n {
+		const fixed = 2*size + 2
+		if len(rest) < fixed {
+			return Record{}, fmt.Errorf("%w: a record of %d bytes ends early", ErrReply, len(text))
 		}
-	}
-	for range buckets {
-		var found bool
-		if _, rest, found = strings.Cut(rest, "\n"); !found {
-			return Record{}, fmt.Errorf("%w: record %.80q ends early", ErrReply, text)
+		skip := fixed + int(rest[fixed-2]) + int(rest[fixed-1])<<8
+		if len(rest) < skip {
+			return Record{}, fmt.Errorf("%w: a record of %d bytes ends early", ErrReply, len(text))
 		}
+		rest = rest[skip:]
 	}
 	r.Facts = []byte(rest)
 	return r, nil
@@ -211,11 +206,11 @@ func (s *Store) parseHoldKey(key string) (account, id string, ok bool) {
 // is. It reports the record if its event is to be published, and false if somebody
 // settled or published it meanwhile.
 func (s *Store) Expire(ctx context.Context, account, id string, charge bool) (Record, bool, error) {
-	policy := "release"
+	policy := 0.0
 	if charge {
-		policy = "charge"
+		policy = 1
 	}
-	reply, err := s.run(ctx, s.expire, append(s.expire.begin(1, 3), s.HoldKey(account, id), s.now(), policy))
+	reply, err := s.run(ctx, s.expire, append(s.expire.begin(1, 1), s.HoldKey(account, id), doubles(s.now(), policy)))
 	if err != nil || reply == "" {
 		return Record{}, false, err
 	}
@@ -226,7 +221,7 @@ func (s *Store) Expire(ctx context.Context, account, id string, charge bool) (Re
 // Finish says that the event of an expired hold is published.
 func (s *Store) Finish(ctx context.Context, account, id string) error {
 	return s.gated(func() error {
-		args := append(s.finish.begin(1, 2), s.HoldKey(account, id), millis(s.config.ExpiredKept))
+		args := append(s.finish.begin(1, 1), s.HoldKey(account, id), doubles(millis(s.config.ExpiredKept)))
 		err := s.client.Do(ctx, args...).Err()
 		if isNoScript(err) {
 			err = s.client.Do(ctx, s.finish.whole(args)...).Err()

@@ -3,10 +3,11 @@ package store
 import (
 	"context"
 	"crypto/sha1" //nolint:gosec // Redis names scripts by SHA-1
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"strconv"
+	"math"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -71,17 +72,37 @@ func (s *Store) verdict(err error) error {
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
-// number is a float64 as the scripts read it back exactly.
-func number(v float64) string { return strconv.FormatFloat(v, 'g', 17, 64) }
-
-func millis(d time.Duration) string { return strconv.FormatInt(max(1, d.Milliseconds()), 10) }
-
-// now is the scripts' time argument.
-func (s *Store) now() any {
-	if s.config.Now == nil {
-		return ""
+// doubles are numbers as the scripts read and write them.
+func doubles(numbers ...float64) string {
+	var room [64]byte
+	b := room[:0]
+	for _, n := range numbers {
+		b = binary.LittleEndian.AppendUint64(b, math.Float64bits(n))
 	}
-	return s.config.Now()
+	return string(b)
+}
+
+// size of a double, in bytes.
+const size = 8
+
+// double is the i-th number after skip bytes. The caller has checked the length.
+func double(text string, skip, i int) float64 {
+	at := text[skip+i*size : skip+i*size+size]
+	var n uint64
+	for k := range size {
+		n |= uint64(at[k]) << (8 * k)
+	}
+	return math.Float64frombits(n)
+}
+
+func millis(d time.Duration) float64 { return max(1, float64(d.Milliseconds())) }
+
+// now is the scripts' time argument: 0 is the server's clock.
+func (s *Store) now() float64 {
+	if s.config.Now == nil {
+		return 0
+	}
+	return float64(s.config.Now())
 }
 
 func isNoScript(err error) bool { return redis.HasErrorPrefix(err, "NOSCRIPT") }

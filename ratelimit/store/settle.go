@@ -2,10 +2,7 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"strconv"
-	"strings"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -23,7 +20,7 @@ func (s *Store) Settle(ctx context.Context, settlements []Settlement) ([]Settlin
 	pipe := s.client.Pipeline()
 	cmds := make([]*redis.Cmd, len(settlements))
 	for i, one := range settlements {
-		calls[i] = append(s.settle.begin(1, 4), s.HoldKey(one.Account, one.ID), s.now(), one.Charged, s.kept)
+		calls[i] = append(s.settle.begin(1, 1), s.HoldKey(one.Account, one.ID), doubles(s.now(), float64(one.Charged), s.kept))
 		cmds[i] = pipe.Do(ctx, calls[i]...)
 	}
 	_, err := pipe.Exec(ctx)
@@ -53,15 +50,8 @@ func (s *Store) Settle(ctx context.Context, settlements []Settlement) ([]Settlin
 }
 
 func parseSettling(reply string) (Settling, error) {
-	status, rest, _ := strings.Cut(reply, " ")
-	held, charged, _ := strings.Cut(rest, " ")
-	var bad [2]error
-	var s Settling
-	s.Held, bad[0] = strconv.ParseInt(held, 10, 64)
-	s.Charged, bad[1] = strconv.ParseInt(charged, 10, 64)
-	if err := errors.Join(bad[:]...); err != nil || len(status) != 1 {
-		return Settling{}, errors.Join(fmt.Errorf("%w: %.80q", ErrReply, reply), err)
+	if len(reply) != 1+2*size {
+		return Settling{}, fmt.Errorf("%w: a settlement of %d bytes", ErrReply, len(reply))
 	}
-	s.Status = Status(status[0])
-	return s, nil
+	return Settling{Status: Status(reply[0]), Held: int64(double(reply, 1, 0)), Charged: int64(double(reply, 1, 1))}, nil
 }

@@ -2,8 +2,10 @@
 // step (hold, settle, expire) is one Lua script and so atomic; its arithmetic is that of
 // ratelimit/bucket.
 //
-// A bucket is a string "settled held at". It expires when it would be empty and stands
-// while anything is held. A hold is a string at "{account}:h:<request id>"; settling
+// A bucket is a string of three doubles: settled, held, time. It expires when it would be
+// empty and stands while anything is held. Numbers travel and lie as binary doubles: they
+// are exact, and printing and parsing text took the scripts longer than all the rest.
+// A hold is a string at "{account}:h:<request id>"; settling
 // turns it into a short record that is kept for a while, so that a second settlement is
 // known as such. Holds do not expire by themselves, because nobody would give back what
 // they hold: the sweeper finds them by SCAN. The hash tag keeps an account's keys in one
@@ -27,6 +29,9 @@ var common string
 
 //go:embed lua/hold.lua
 var holdLua string
+
+//go:embed lua/release.lua
+var releaseLua string
 
 //go:embed lua/settle.lua
 var settleLua string
@@ -68,8 +73,8 @@ type Store struct {
 	config Config
 	client *redis.Client
 	pipe   *redis.AutoPipeliner
-	life   int64  // microseconds
-	kept   string // milliseconds
+	life   float64 // microseconds
+	kept   float64 // milliseconds
 	gate   gate
 	hold   script
 	settle script
@@ -97,8 +102,8 @@ func New(c Config) (*Store, error) {
 	o.PoolSize, o.MaxIdleConns = 32, 8
 	o.ContextTimeoutEnabled = true
 	o.DisableIdentity = true
-	s := &Store{config: c, client: redis.NewClient(o), life: c.Lifetime.Microseconds(), kept: millis(c.SettledKept), gate: gate{now: time.Now},
-		hold: newScript(common + holdLua), settle: newScript(common + settleLua), expire: newScript(common + expireLua), finish: newScript(finishLua)}
+	s := &Store{config: c, client: redis.NewClient(o), life: float64(c.Lifetime.Microseconds()), kept: millis(c.SettledKept), gate: gate{now: time.Now},
+		hold: newScript(common + holdLua), settle: newScript(common + releaseLua + settleLua), expire: newScript(common + releaseLua + expireLua), finish: newScript(finishLua)}
 	if s.pipe, err = s.client.AutoPipeline(); err != nil {
 		return nil, fmt.Errorf("start pipeline: %w", err)
 	}
@@ -145,14 +150,14 @@ func (k Kind) Refuses() bool { return k == Tokens || k == Requests }
 type Limit struct {
 	Kind   Kind
 	Params bucket.Params
-	args   [4]any // the script's
-	line   string // "rate window " of the hold's record
+	arg    any    // the script's: kind, capacity, rate, window
+	drain  string // of the hold's record: rate, window
 }
 
 // NewLimit prepares a limit.
 func NewLimit(kind Kind, p bucket.Params) *Limit {
-	rate, window := number(p.Rate), fmt.Sprint(p.Window)
-	return &Limit{Kind: kind, Params: p, args: [4]any{string(kind), number(p.Capacity), rate, window}, line: rate + " " + window + " "}
+	window := float64(p.Window)
+	return &Limit{Kind: kind, Params: p, arg: string(kind) + doubles(p.Capacity, p.Rate, window), drain: doubles(p.Rate, window)}
 }
 
 // Bucket is one bucket of a call.
@@ -210,7 +215,7 @@ type Settlement struct {
 	Charged int64 // tokens, >= 0
 }
 
-// Outcome of a Settlement: what the books say after it.
+// Settling is what a Settlement came to: what the books say after it.
 type Settling struct {
 	Status  Status
 	Held    int64

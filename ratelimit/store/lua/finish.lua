@@ -1,8 +1,9 @@
 -- Remembers that an expired hold's event is published.
--- KEYS[1]: the hold. ARGV: 1 milliseconds to remember it. Answer: 1 if it was waiting, else 0.
+-- KEYS[1]: the hold. ARGV: 1 one double, milliseconds to remember it. Answer: 'X' if it
+-- was waiting for that, else ''.
 local record = redis.call('GET', KEYS[1])
-if not record then return 0 end
-local state, held, charged, output = string.match(record, '^(%a) (%d+) (%d+) (%d+)')
-if state ~= 'X' then return 0 end
-redis.call('SET', KEYS[1], 'E ' .. held .. ' ' .. charged .. ' ' .. output, 'PX', ARGV[1])
-return 1
+if not record then return '' end
+local state, held, charged, output = struct.unpack('<c1ddd', record)
+if state ~= 'X' then return '' end
+redis.call('SET', KEYS[1], struct.pack('<c1dddd', 'E', held, charged, output, 0), 'PX', struct.unpack('<d', ARGV[1]))
+return 'X'

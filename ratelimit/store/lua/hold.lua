@@ -1,73 +1,111 @@
 -- Takes the cost from every bucket or from none.
--- KEYS: the hold's key if ARGV[6] is not 0, then a key for each bucket.
--- ARGV: 1 now or '', 2 cost in requests, 3 input tokens, 4 output tokens (0 asks for
--- fill), 5 fill, 6 microseconds the hold lives (0: none is recorded), 7 the record's tail,
--- then for each bucket: kind (t tokens, r requests; T and R count and never refuse),
--- capacity, rate, window.
--- Answer: "outcome now held output", then ";settled held at" for each bucket as it is
+-- KEYS: the hold's key if the hold is recorded, then a key for each bucket.
+-- ARGV: 1 six doubles: now (0: the server's clock), cost in requests, input tokens,
+-- output tokens (0 asks for fill), fill, microseconds the hold lives (0: not recorded);
+-- 2 the record's tail; then for each bucket a kind (t tokens, r requests; T and R count
+-- and never refuse) and three doubles: capacity, rate, window.
+-- Answer: the outcome and three doubles, now, held and output, then each bucket as it is
 -- after the call. Outcomes: A admitted, R refused, D held before by the same request.
-local now = clock(ARGV[1])
-local requests, input, output = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local fill, life = tonumber(ARGV[5]), tonumber(ARGV[6])
-local first = life > 0 and 1 or 0
+--
+-- A call of redis.call costs as much as a page of arithmetic and a table more than
+-- draining a bucket again, so buckets are drained once to decide and once to write.
+local now, requests, input, output, fill, life = struct.unpack('<dddddd', ARGV[1])
+if now == 0 then
+  local t = redis.call('TIME')
+  now = t[1] * 1000000 + t[2]
+end
 local values = redis.call('MGET', unpack(KEYS))
+local first = life > 0 and 1 or 0
 local n = #KEYS - first
-local settled, held, at, rate, window = {}, {}, {}, {}, {}
-local filling, granted, fits = output == 0 and fill > 0, output, true
+local granted, fits = output, true
+local filling = output == 0 and fill > 0
 if filling then granted = fill end
 
 for i = 1, n do
-  local a = 4 + 4 * i
-  local kind, capacity = ARGV[a], tonumber(ARGV[a + 1])
-  local r, w = tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3])
-  local s, h, t = drain(values[first + i], r, w, now)
-  settled[i], held[i], at[i], rate[i], window[i] = s, h, t, r, w
-  if kind == 'r' then
-    fits = fits and s + h + requests <= capacity
-  elseif kind == 't' and not filling then
-    fits = fits and s + h + (input + output) <= capacity
-  elseif kind == 't' then
-    local left = math.floor(capacity - s - h - input)
-    local least = math.min(16, fill)
-    if left < least then
-      fits = false
+  local kind, capacity, rate, window = struct.unpack('<c1ddd', ARGV[i + 2])
+  if kind == 'r' or kind == 't' then
+    local level = 0
+    local held = 0
+    if values[first + i] then
+      local settled, h, at = struct.unpack('<ddd', values[first + i])
+      held = h
+      if window > 0 then
+        if now - math.fmod(now, window) > at then settled = 0 end
+      elseif now > at then
+        settled = settled - rate * (now - at)
+        if settled < 0 then settled = 0 end
+      end
+      level = settled + held
+    end
+    if kind == 'r' then
+      fits = fits and level + requests <= capacity
+    elseif not filling then
+      fits = fits and level + (input + output) <= capacity
     else
-      least = math.min(fill, math.max(16, math.floor(capacity / 8)))
-      fits = fits and (left >= least or h <= 0)
-      granted = math.min(granted, left, math.max(least, math.floor(left / 4)))
+      local left = math.floor(capacity - level - input)
+      if left < math.min(16, fill) then
+        fits = false
+      else
+        local least = math.min(fill, math.max(16, math.floor(capacity / 8)))
+        fits = fits and (left >= least or held <= 0)
+        granted = math.min(granted, left, math.max(least, math.floor(left / 4)))
+      end
     end
   end
 end
 
-local reply = {}
-local function answer(outcome, h, o)
-  reply[1] = string.format('%s %.0f %.0f %.0f', outcome, now, h, o)
-  for i = 1, n do
-    reply[i + 1] = format(settled[i], held[i], at[i])
-  end
-  return table.concat(reply, ';')
-end
-
+local outcome, cost = 'A', input + granted
 if first == 1 and values[1] then
-  local _, h, _, o = string.match(values[1], '^(%a) (%d+) (%d+) (%d+)')
-  return answer('D', tonumber(h), tonumber(o))
+  local _, h, _, o = struct.unpack('<c1ddd', values[1])
+  outcome, cost, granted = 'D', h, o
+elseif not fits then
+  outcome, cost, granted = 'R', 0, 0
 end
-if not fits then
-  return answer('R', 0, 0)
-end
-local cost = input + granted
-for i = 1, n do
-  local kind = ARGV[4 + 4 * i]
-  if kind == 't' or kind == 'T' then
-    held[i] = held[i] + cost
-  else
-    settled[i] = settled[i] + requests
-  end
-  reply[i + 1] = format(settled[i], held[i], at[i])
-  store(KEYS[first + i], reply[i + 1], settled[i], held[i], rate[i], window[i], now)
-end
+local reply = struct.pack('<c1ddd', outcome, now, cost, granted)
+local writes = { false, false }
 if first == 1 then
-  redis.call('SET', KEYS[1], string.format('H %.0f 0 %.0f %.0f ', cost, granted, now + life) .. ARGV[7])
+  writes[1] = KEYS[1]
+  writes[2] = struct.pack('<c1dddd', 'H', cost, 0, granted, now + life) .. ARGV[2]
 end
-reply[1] = string.format('A %.0f %.0f %.0f', now, cost, granted)
-return table.concat(reply, ';')
+local w = 2 * first
+
+for i = 1, n do
+  local kind, _, rate, window = struct.unpack('<c1ddd', ARGV[i + 2])
+  local settled, held, at = 0, 0, now
+  if values[first + i] then
+    settled, held, at = struct.unpack('<ddd', values[first + i])
+  end
+  if window > 0 then
+    local begin = now - math.fmod(now, window)
+    if begin > at then settled = 0 end
+    at = begin
+  else
+    if now > at then
+      settled = settled - rate * (now - at)
+      if settled < 0 then settled = 0 end
+    end
+    at = now
+  end
+  if outcome == 'A' then
+    if kind == 't' or kind == 'T' then
+      held = held + cost
+    else
+      settled = settled + requests
+    end
+  end
+  local state = struct.pack('<ddd', settled, held, at)
+  reply = reply .. state
+  if outcome == 'A' then
+    if held > 0 then
+      writes[w + 1] = KEYS[first + i]
+      writes[w + 2] = state
+      w = w + 2
+    else
+      redis.call('SET', KEYS[first + i], state, 'PX', lasts(settled, rate, window, now))
+    end
+  end
+end
+if outcome == 'A' and w > 0 then
+  redis.call('MSET', unpack(writes, 1, w))
+end
+return reply
