@@ -55,14 +55,13 @@ func (u upCommand) Run(ctx context.Context, c *cli) error {
 	}
 	begun := time.Now()
 	out := os.Stdout
-	if o, err := client().Status(ctx); err == nil {
-		fmt.Fprintf(out, "Already running (supervisor %d, since %s).\n", o.PID, o.Started.Format(time.DateTime))
-		if built, err := builtAt(); err == nil && built.After(o.Started) {
-			fmt.Fprintln(out, "This binary is newer: `leaky restart NAME` takes it for one part, `leaky down` and `leaky up` for all.")
-		}
+	if pid, err := supervisor.Holder(stack.RunDir(l.dir)); err != nil {
+		return err
+	} else if pid != 0 {
 		if u.Foreground {
 			return errors.New("already running in the background: `leaky down` first")
 		}
+		sayRunning(ctx, out, pid)
 		return u.finish(ctx, out, l, begun, nil)
 	}
 	if err := prepare(ctx, l); err != nil {
@@ -77,6 +76,17 @@ func (u upCommand) Run(ctx context.Context, c *cli) error {
 		return err
 	}
 	return u.finish(ctx, out, l, begun, ended)
+}
+
+func sayRunning(ctx context.Context, out io.Writer, pid int) {
+	fmt.Fprintf(out, "Already running (supervisor %d).\n", pid)
+	o, err := client().Status(ctx)
+	if err != nil {
+		return // it is just starting, or ending
+	}
+	if built, err := builtAt(); err == nil && built.After(o.Started) {
+		fmt.Fprintln(out, "This binary is newer: `leaky restart NAME` takes it for one part, `leaky down` and `leaky up` for all.")
+	}
 }
 
 func builtAt() (time.Time, error) {

@@ -24,6 +24,9 @@ func awaitReady(ctx context.Context, out io.Writer, logDir string, begun time.Ti
 	for {
 		if o, err := c.Status(ctx); err == nil {
 			last = o
+			if o.Ready() && len(seen) == 0 { // was up before we came
+				return o, nil
+			}
 			for _, p := range o.Parts {
 				report(out, seen, p, begun)
 			}
@@ -35,6 +38,9 @@ func awaitReady(ctx context.Context, out io.Writer, logDir string, begun time.Ti
 		case err := <-ended:
 			return last, fmt.Errorf("the supervisor ended: %v\n%s", err, tail(logDir, "supervisor", 5))
 		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.Canceled) {
+				return last, errors.New("interrupted; the stack goes on starting in the background (leaky ps, leaky down)")
+			}
 			explain(out, last, logDir)
 			return last, errors.New("the stack did not become ready in time; it keeps trying (leaky ps, leaky logs NAME, leaky down)")
 		case <-time.After(100 * time.Millisecond):

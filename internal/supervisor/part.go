@@ -23,8 +23,9 @@ type Part struct {
 	Prepare func(context.Context) error // before each start, e.g. to make a data folder; may be nil
 	Ready   func(context.Context) error // nil error: it serves; nil func: ready once it runs
 
-	StopSignal  syscall.Signal // asks for a graceful end, default SIGTERM
-	DeathSignal syscall.Signal // what the kernel sends when the supervisor dies, default SIGKILL
+	Drain       func(context.Context) // before StopSignal: let work in progress end; may be nil; ctx gives half the grace
+	StopSignal  syscall.Signal        // asks for a graceful end, default SIGTERM
+	DeathSignal syscall.Signal        // what the kernel sends when the supervisor dies, default SIGKILL
 }
 
 // State is where a part is in its life.

@@ -218,7 +218,7 @@ func (r *runner) attend(ctx context.Context, proc *process) (crashed bool) {
 			case opStop, opRestart:
 				r.want = c.op == opRestart
 				r.enter(StateStopping, proc.cmd.Process.Pid, "")
-				err := proc.end(r.stopSignal(), r.grace)
+				err := r.stop(ctx, proc)
 				r.log.Info("stopped", "pid", proc.cmd.Process.Pid, "reason", proc.reason)
 				if r.want {
 					r.enter(StateStarting, 0, "")
@@ -235,6 +235,17 @@ func (r *runner) attend(ctx context.Context, proc *process) (crashed bool) {
 			return false
 		}
 	}
+}
+
+// stop ends a process politely: drain, signal, and SIGKILL only after the grace.
+func (r *runner) stop(ctx context.Context, proc *process) error {
+	begun := time.Now()
+	if r.part.Drain != nil {
+		draining, cancel := context.WithTimeout(ctx, r.grace/2)
+		r.part.Drain(draining)
+		cancel()
+	}
+	return proc.end(r.stopSignal(), r.grace-time.Since(begun))
 }
 
 func (r *runner) stopSignal() syscall.Signal {

@@ -159,7 +159,9 @@ func shortDir(t *testing.T) string {
 func TestStartsAndStopsInOrder(t *testing.T) {
 	t.Parallel()
 	dir := shortDir(t)
-	client := begin(t, dir, child(dir, "store", "obey"), child(dir, "service", "obey", "store"), child(dir, "edge", "obey", "service"),
+	edge := child(dir, "edge", "obey", "service")
+	edge.Drain = func(context.Context) { note(dir, "drain edge") }
+	client := begin(t, dir, child(dir, "store", "obey"), child(dir, "service", "obey", "store"), edge,
 		Part{Name: "elsewhere", Address: "db.example:5432", External: true})
 	last := client.awaitState(t, "edge", StateReady)
 	if s := client.part(t, "elsewhere").State; s != StateExternal {
@@ -176,7 +178,7 @@ func TestStartsAndStopsInOrder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "start store\nstart service\nstart edge\nstop edge\nstop service\nstop store\n"
+	want := "start store\nstart service\nstart edge\ndrain edge\nstop edge\nstop service\nstop store\n"
 	if string(journal) != want {
 		t.Errorf("order: want\n%sgot\n%s", want, journal)
 	}

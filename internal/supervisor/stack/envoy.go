@@ -3,8 +3,13 @@ package stack
 import (
 	"context"
 	"fmt"
+	"io"
+	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/envoy"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
@@ -15,14 +20,74 @@ import (
 func (p *Plan) envoy(bin string) supervisor.Part {
 	file := p.path("run", "envoy.json")
 	return supervisor.Part{
-		Name: "envoy", Address: p.cfg.Gateway.Listen, Path: bin, Env: p.baseEnv(), After: []string{"xds", "extauthz", "ratelimit", "meter"},
+		Name: "envoy", Address: p.cfg.Gateway.Listen, Path: bin, Env: p.baseEnv(), After: p.behindEnvoy(),
 		Dir: p.dir, // relative socket paths are resolved against it
 		// ai_protocol_manager is work in progress upstream (docs/design says why we use it); Envoy says so per route and push.
 		Args:    append(envoy.Args(envoy.ArgsConfig{Bootstrap: file, Concurrency: p.cfg.Envoy.Concurrency}), "--component-log-level", "misc:error"),
 		Prepare: func(context.Context) error { return p.prepareEnvoy(file) },
+		Drain:   func(ctx context.Context) { drainEnvoy(ctx, p.client(), httpURL(p.cfg.Envoy.Admin)) },
 		// The admin says LIVE once the listeners are there; the second look is for one that could not bind.
 		Ready: both(httpReady(p.client(), httpURL(p.cfg.Envoy.Admin)+"/ready"), tcpOpen(dialable(p.cfg.Gateway.Listen))),
 	}
+}
+
+// behindEnvoy are the parts that must serve before it and end after it. Others that it routes to
+// (identity, tokensvc, analytics) are left out: one of them failing must not keep the gateway down.
+func (p *Plan) behindEnvoy() []string {
+	parts := []string{"xds", "extauthz", "ratelimit", "meter"}
+	for _, stub := range []string{"stub-openai", "stub-gemini", "stub-qwen"} {
+		if p.included(stub) {
+			parts = append(parts, stub)
+		}
+	}
+	return parts
+}
+
+// drainEnvoy closes the listeners and waits until no request is in progress: SIGTERM alone cuts
+// every stream. An admin that does not answer has nothing to wait for.
+func drainEnvoy(ctx context.Context, client *http.Client, admin string) {
+	if _, err := ask(ctx, client, http.MethodPost, admin+"/drain_listeners"); err != nil {
+		return
+	}
+	for {
+		text, err := ask(ctx, client, http.MethodGet, admin+"/stats?usedonly&filter="+url.QueryEscape(`^http\.[^.]*\.downstream_rq_active$`))
+		if err != nil || idle(text) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// idle reads "name: count" lines; the admin's own request is one of its counter "http.admin".
+func idle(stats string) bool {
+	for line := range strings.Lines(stats) {
+		name, count, _ := strings.Cut(strings.TrimSpace(line), ": ")
+		if name != "http.admin.downstream_rq_active" && count != "0" && count != "" {
+			return false
+		}
+	}
+	return true
+}
+
+func ask(ctx context.Context, client *http.Client, method, url string) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, method, url, nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s answered %s", url, resp.Status)
+	}
+	return string(text), err
 }
 
 func (p *Plan) prepareEnvoy(file string) error {
