@@ -1,0 +1,205 @@
+package xds_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/spool"
+)
+
+const (
+	chatUsage  = `"usage":{"prompt_tokens":9,"completion_tokens":12,"total_tokens":21,"prompt_tokens_details":{"cached_tokens":4},"completion_tokens_details":{"reasoning_tokens":3}}`
+	chatAnswer = `{"id":"c","object":"chat.completion","created":1,"model":"gpt-4o-2024","choices":[{"index":0,"message":{"role":"assistant","content":"hello"},"finish_reason":"stop"}],` + chatUsage + `}`
+	chatChunk  = `data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"gpt-4o-2024","choices":[{"index":0,"delta":{"content":"hello"},"finish_reason":null}]}` + "\n\n"
+	chatEnd    = `data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"gpt-4o-2024","choices":[],` + chatUsage + `}` + "\n\n"
+	chatDone   = "data: [DONE]\n\n"
+	embeddings = `{"object":"list","data":[{"object":"embedding","embedding":[0.1],"index":0}],"model":"embed-1","usage":{"prompt_tokens":5,"total_tokens":5}}`
+	gemini     = `{"candidates":[{"content":{"parts":[{"text":"hi"}],"role":"model"},"finishReason":"STOP","index":0}],"usageMetadata":{"promptTokenCount":7,"candidatesTokenCount":11,"thoughtsTokenCount":5,"cachedContentTokenCount":2,"totalTokenCount":23},"modelVersion":"gemini-x"}`
+)
+
+// says answers 200 with the parts, each flushed.
+func says(contentType string, parts ...string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", contentType)
+		for _, p := range parts {
+			io.WriteString(w, p)
+			w.(http.Flusher).Flush()
+		}
+	}
+}
+
+func TestSpoolTellsTheProvidersUsage(t *testing.T) {
+	t.Parallel()
+	g := start(t, nil, nil)
+	const sse = "text/event-stream"
+	for name, c := range map[string]struct {
+		path, body                     string
+		reply                          http.HandlerFunc
+		in, out, cached, reasoning     int64
+		route, provider, model, served string
+		sent                           int
+	}{
+		"chat json":     {chatPath, body(""), says("application/json", chatAnswer), 9, 12, 4, 3, "openai-chat", "openai", "gpt-4o", "gpt-4o-2024", len(chatAnswer)},
+		"chat stream":   {chatPath, body(""), says(sse, chatChunk, chatChunk, chatEnd, chatDone), 9, 12, 4, 3, "openai-chat", "openai", "gpt-4o", "gpt-4o-2024", len(chatChunk)*2 + len(chatEnd+chatDone)},
+		"qwen":          {"/compatible-mode/v1/chat/completions", `{"model":"qwen/qwen-plus"}`, says("application/json", chatAnswer), 9, 12, 4, 3, "qwen-chat", "qwen", "qwen-plus", "gpt-4o-2024", len(chatAnswer)},
+		"embeddings":    {"/v1/embeddings", `{"model":"text-embedding-3-small","input":"x"}`, says("application/json", embeddings), 5, 0, 0, 0, "openai-embeddings", "openai", "text-embedding-3-small", "embed-1", len(embeddings)},
+		"gemini json":   {genPath, `{}`, says("application/json; charset=UTF-8", gemini), 7, 16, 2, 5, "gemini-generate", "gemini", "gemini-2.5-flash", "gemini-x", len(gemini)},
+		"gemini stream": {streaming + "?alt=sse", `{}`, says(sse, "data: "+gemini+"\r\n\r\n", "data: "+gemini+"\r\n\r\n"), 7, 16, 2, 5, "gemini-stream", "gemini", "gemini-2.5-flash", "gemini-x", 2*len(gemini) + 20},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g.limit.set(admit(nil))
+			g.back.set(c.reply)
+			a := g.do(t, "POST", c.path, c.body, "traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "x-correlation-id", "order:1")
+			raw, l := g.rawLine(t, a.header.Get("x-request-id"))
+			if l.Quality != spool.Complete || l.Input == nil || *l.Input != c.in || l.Output == nil || *l.Output != c.out || l.Cached == nil || *l.Cached != c.cached || l.Reasoning == nil || *l.Reasoning != c.reasoning {
+				t.Errorf("want usage %d %d %d %d, got %s", c.in, c.out, c.cached, c.reasoning, raw)
+			}
+			if l.Route != c.route || l.Provider != c.provider || l.Model != c.model || l.Served != c.served {
+				t.Errorf("want %s %s %s %s, got %s", c.route, c.provider, c.model, c.served, raw)
+			}
+			if l.Account != "user:u-1" || l.Held == nil || *l.Held != 100 || l.HeldIn == nil || *l.HeldIn != 40 || l.User != "u-1" || l.Key != "k-1" || l.Org != "" || l.Tier != "USER" {
+				t.Errorf("want the hold and the caller, got %s", raw)
+			}
+			if l.Status != 200 || l.Upstream != "200" || l.Flags != "-" || l.Details != "via_upstream" || l.BytesSent != int64(c.sent) || l.WireRecv-l.HeaderRecv < int64(c.sent) || l.FirstByte == nil {
+				t.Errorf("want status, flags and %d bytes, got %s", c.sent, raw)
+			}
+			if _, err := time.Parse(time.RFC3339, l.Start); err != nil || l.Trace == "" || l.Corr != "order:1" || l.Stream != "false" {
+				t.Errorf("want start, trace, correlation and stream, got %s", raw)
+			}
+		})
+	}
+}
+
+func TestSpoolTellsWhatWentWrong(t *testing.T) {
+	t.Parallel()
+	g := start(t, func(c *config.Config) { c.Gateway.StreamIdleTimeout = 300 * time.Millisecond }, nil)
+	for name, c := range map[string]struct {
+		reply                             http.HandlerFunc
+		status                            int
+		flags, details, upstream, quality string
+		body                              bool // bytes of an answer came
+	}{
+		"no usage":     {says("text/event-stream", chatChunk, chatDone), 200, "-", "via_upstream", "200", "", true},
+		"broken json":  {says("application/json", `{"usage":{"prompt_tokens":`), 200, "-", "via_upstream", "200", spool.Failed, true},
+		"provider 500": {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, `{}`, 500) }, 500, "-", "via_upstream", "500", "", true},
+		"provider 429": {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, `{}`, 429) }, 429, "-", "via_upstream", "429", "", true},
+		"reset":        {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, 503, "UC", "upstream_reset_before_response_started", "-", "", false},
+		"hang":         {func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, 503, "SI", "stream_idle_timeout", "-", "", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g.limit.set(admit(nil))
+			g.back.set(c.reply)
+			a := g.do(t, "POST", chatPath, body(""))
+			raw, l := g.rawLine(t, a.header.Get("x-request-id"))
+			if a.status != c.status || l.Status != c.status || l.Flags != c.flags || !strings.HasPrefix(l.Details, c.details) || l.Upstream != c.upstream || l.Quality != c.quality || l.WireRecv-l.HeaderRecv > 0 != c.body {
+				t.Errorf("want %+v, got %d %s %s", c, a.status, a.body, raw)
+			}
+			if l.Account != "user:u-1" || l.Held == nil {
+				t.Errorf("want the hold, got %s", raw)
+			}
+			if c.status == 503 && (!strings.Contains(a.body, `"server_error"`) || a.header.Get("retry-after") == "") {
+				t.Errorf("want wire.md's 503, got %v %s", a.header, a.body)
+			}
+		})
+	}
+	t.Run("cut by the provider", func(t *testing.T) {
+		g.back.set(func(w http.ResponseWriter, r *http.Request) {
+			says("text/event-stream", chatChunk)(w, r)
+			panic(http.ErrAbortHandler)
+		})
+		id, err := g.readSome(t, t.Context(), 1<<20)
+		raw, l := g.rawLine(t, id)
+		if err == nil || l.Flags == "-" || l.Status != 200 || l.Upstream != "200" || l.WireRecv-l.HeaderRecv < int64(len(chatChunk)) || l.Input != nil {
+			t.Errorf("want a cut stream, got %v %s", err, raw)
+		}
+	})
+	t.Run("hung in the stream", func(t *testing.T) {
+		g.back.set(func(w http.ResponseWriter, r *http.Request) {
+			says("text/event-stream", chatChunk)(w, r)
+			<-r.Context().Done()
+		})
+		id, err := g.readSome(t, t.Context(), 1<<20)
+		if raw, l := g.rawLine(t, id); err == nil || l.Flags != "SI" || l.Input != nil {
+			t.Errorf("want an idle stream ended, got %v %s", err, raw)
+		}
+	})
+	t.Run("client left", func(t *testing.T) {
+		left := make(chan struct{})
+		g.back.set(func(w http.ResponseWriter, r *http.Request) {
+			says("text/event-stream", chatChunk)(w, r)
+			<-r.Context().Done()
+			close(left)
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		id, err := g.readSome(t, ctx, len(chatChunk))
+		cancel()
+		raw, l := g.rawLine(t, id)
+		if err != nil || l.Flags != "DC" || l.Status != 200 || l.BytesSent < int64(len(chatChunk)) || l.Input != nil {
+			t.Errorf("want flag DC, bytes and no usage, got %v %s", err, raw)
+		}
+		<-left // the abort reaches the provider
+	})
+}
+
+// readSome calls and reads at most n bytes of the answer.
+func (g *gateway) readSome(t *testing.T, ctx context.Context, n int) (id string, err error) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(ctx, "POST", g.url+chatPath, strings.NewReader(body("")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", goodKey)
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { resp.Body.Close() })
+	_, err = io.ReadFull(resp.Body, make([]byte, n))
+	return resp.Header.Get("x-request-id"), err
+}
+
+func TestSpoolTellsRefusals(t *testing.T) {
+	t.Parallel()
+	g := start(t, nil, nil)
+	g.limit.set(func(*rlsv3.RateLimitRequest) (*rlsv3.RateLimitResponse, error) {
+		return &rlsv3.RateLimitResponse{OverallCode: rlsv3.RateLimitResponse_OVER_LIMIT, RawBody: []byte(`{"error":{"message":"no"}}`),
+			ResponseHeadersToAdd: []*corev3.HeaderValue{{Key: "content-type", Value: "application/json"}, {Key: "retry-after", Value: "3"}, {Key: "x-should-retry", Value: "true"}}}, nil
+	})
+	a := g.do(t, "POST", chatPath, body(""))
+	if a.status != 429 || a.body != `{"error":{"message":"no"}}` || a.header.Get("content-type") != "application/json" || a.header.Get("retry-after") != "3" || a.header.Get("x-should-retry") != "true" {
+		t.Errorf("want ratelimit's own answer, got %+v", a)
+	}
+	raw, l := g.rawLine(t, a.header.Get("x-request-id"))
+	if l.Flags != "RL" || l.Status != 429 || l.Account != "" || l.Held != nil || l.User != "u-1" || l.Provider != "openai" || l.Model != "gpt-4o" || l.Upstream != "-" || l.Bytes == "" {
+		t.Errorf("want a refused line, got %s", raw)
+	}
+
+	g.limit.set(func(*rlsv3.RateLimitRequest) (*rlsv3.RateLimitResponse, error) { return nil, errors.New("down") })
+	a = g.do(t, "POST", chatPath, body(""))
+	if a.status != 503 || !strings.Contains(a.body, `"gateway_unavailable"`) || a.header.Get("retry-after") == "" {
+		t.Errorf("want 503 gateway_unavailable, got %+v", a)
+	}
+	if raw, l := g.rawLine(t, a.header.Get("x-request-id")); l.Flags != "RLSE" || l.Account != "" {
+		t.Errorf("want flag RLSE, got %s", raw)
+	}
+
+	reached := g.back.count()
+	for _, path := range []string{genPath, "/api/v1/me"} {
+		if a := g.do(t, map[string]string{genPath: "POST", "/api/v1/me": "GET"}[path], path, `{}`); a.status != 503 {
+			t.Errorf("%s: want 503, got %+v", path, a)
+		}
+	}
+	if g.back.count() != reached {
+		t.Error("a call passed while ratelimit was down")
+	}
+}
