@@ -30,6 +30,9 @@ func (c Common) observed(next *http.ServeMux) http.Handler {
 					WriteError(seen, r, c.Log, Fail(http.StatusInternalServerError, "internal error"))
 				}
 			}
+			if operational(r.Pattern) {
+				return
+			}
 			status := seen.status
 			if status == 0 {
 				status = http.StatusOK
@@ -96,6 +99,13 @@ func template(pattern string) string {
 		return "UNKNOWN"
 	}
 	return pattern
+}
+
+// operational paths are asked by probes and scrapes; a replica that is not ready yet
+// would look like one that fails.
+func operational(pattern string) bool {
+	path := template(pattern)
+	return path == "/healthz" || path == "/readyz" || path == "/metrics" || strings.HasPrefix(path, "/actuator/")
 }
 
 func outcome(status int) string {

@@ -86,11 +86,15 @@ func TestWrapGivesEveryServiceTheSameEdge(t *testing.T) {
 func TestRequestsAreCountedByRoute(t *testing.T) {
 	t.Parallel()
 	h := wrapped(t, nil)
-	for _, path := range []string{"/api/v1/things/1", "/api/v1/things/2", "/x/1", "/x/2", "/panics"} {
+	for _, path := range []string{"/api/v1/things/1", "/api/v1/things/2", "/x/1", "/x/2", "/panics", "/healthz"} {
 		ask(h, "GET", path, nil)
 	}
 	ask(h, "BREW", "/x", nil)
+	ask(h, "GET", "/metrics", nil)
 	text := ask(h, "GET", "/metrics", nil).Body.String()
+	if strings.Contains(text, `uri="/healthz"`) || strings.Contains(text, `uri="/metrics"`) {
+		t.Error("probes are counted as requests")
+	}
 	for _, want := range []string{
 		`http_server_requests_seconds_count{application="thing",exception="none",method="GET",outcome="SUCCESS",status="200",uri="/api/v1/things/{id}"} 2`,
 		`http_server_requests_seconds_count{application="thing",exception="none",method="GET",outcome="CLIENT_ERROR",status="404",uri="UNKNOWN"} 2`,

@@ -89,7 +89,7 @@ func (k *Keys) Run(ctx context.Context) error {
 		next := k.cfg.RefreshEvery
 		if err != nil && k.keys.Load() == nil {
 			next = pause
-			pause = min(2*pause, 5*time.Second)
+			pause = min(2*pause, 500*time.Millisecond)
 		}
 		select {
 		case <-ctx.Done():
