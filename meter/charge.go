@@ -44,6 +44,7 @@ type verdict struct {
 	// orphan: no hold is known to stand. The settlement gives back one that Envoy never
 	// heard of, and only if there was one the event is published.
 	orphan bool
+	tries  int // how often an orphan was sought
 	event  usage.Event
 
 	correlation, trace string // for the event's envelope

@@ -67,6 +67,8 @@ type Meter struct {
 	behind     bool     // settling went on without publishing: NATS has been down for long
 	behindFrom position // the first line that is settled and not queued
 
+	orphans []orphan // sought again later
+
 	settleUp, publishUp atomic.Bool
 	verdicts            []verdict // reused
 }
@@ -221,11 +223,12 @@ func (m *Meter) step(ctx context.Context) (int, error) {
 	}
 	m.metrics.lines.WithLabelValues("damaged").Add(float64(len(b.damaged)))
 	m.judge(b.lines)
+	m.seekOrphans(time.Now())
 	settled, err := m.settleAll(ctx, m.verdicts)
 	if err != nil {
 		return 0, nil // ctx ended: the lines are read again at the next start
 	}
-	m.enqueue(ctx, b, m.events(settled, b.lines))
+	m.enqueue(ctx, b, m.events(settled))
 	return len(b.lines) + len(b.damaged), nil
 }
 
@@ -254,8 +257,8 @@ func (m *Meter) judge(lines [][]byte) {
 }
 
 // events encodes what the verdicts publish after the books have spoken.
-func (m *Meter) events(settled []*limitpb.Settled, lines [][]byte) []Message {
-	messages := make([]Message, 0, len(lines))
+func (m *Meter) events(settled []*limitpb.Settled) []Message {
+	messages := make([]Message, 0, len(m.verdicts))
 	next := 0
 	for i := range m.verdicts {
 		v := &m.verdicts[i]

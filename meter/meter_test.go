@@ -408,6 +408,24 @@ func TestAnswersOfTheBooks(t *testing.T) {
 	}
 }
 
+// TestHoldAfterItsLine: ratelimit's hold came to stand after Envoy had given up and the
+// meter had read the line. It is found when it is sought again.
+func TestHoldAfterItsLine(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	id := uuid.NewString()
+	r.limiter.answers[id] = limitpb.Settled_UNKNOWN
+	write(t, r.spool, fmt.Sprintf(`{"id":%q,"user":"u1","route":"openai-chat","provider":"openai","bytes":"9","status":503,"flags":"RLSE","start":"2026-11-22T11:51:54Z"}`+"\n", id))
+	r.start(nil)
+	eventually(t, "the first search", func() bool { return r.limiter.count(limitpb.Settled_UNKNOWN) == 1 })
+	r.limiter.mu.Lock()
+	delete(r.limiter.answers, id)
+	r.limiter.mu.Unlock()
+	if e := r.events(1)[id]; e.Source != usage.FromUnstarted || e.Charged != 0 || e.Held != 300 {
+		t.Errorf("want the hold given back, got %+v", e)
+	}
+}
+
 // TestRotationUnderWrites rotates a growing spool many times: Envoy (a fake one) goes on
 // writing to the old file until it is told to reopen. Nothing is lost, nothing doubled.
 func TestRotationUnderWrites(t *testing.T) {

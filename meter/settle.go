@@ -102,7 +102,11 @@ func (m *Meter) outcome(v *verdict, s *limitpb.Settled) bool {
 	case limitpb.Settled_LATE:
 		return false // the sweeper charged by its policy and said so in an event of its own
 	case limitpb.Settled_UNKNOWN:
-		return !v.orphan // no hold to settle (Redis lost it): the provider's count still counts
+		if v.orphan {
+			m.keepOrphan(v)
+			return false
+		}
+		return true // Redis lost the hold: the provider's count still counts
 	case limitpb.Settled_DUPLICATE:
 		agree(e, s.GetCharged()) // settled before a crash: the same event again
 	}
