@@ -82,6 +82,7 @@ type Evidence struct {
 	Charges  map[string]Charge
 	Events   map[string]Event
 	Totals   map[Pair]Total // nil: not asked
+	Orphans  []Call         // requests a stub served and the limiter knows, whose answer no client saw: ID, Account and Provider
 	Restarts map[string]int // by part: how often it started anew during the demo
 	Unread   []string       // books that could not be read at the end, and why
 }

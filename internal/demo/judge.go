@@ -21,6 +21,7 @@ func Judge(e Evidence) Verdict {
 		j.call(&e.Calls[i])
 	}
 	j.unclaimed()
+	j.orphans()
 	j.limits()
 	j.estimates()
 	j.reasons()
@@ -112,13 +113,13 @@ func (j *judge) admitted(c *Call) {
 	j.expect(c)
 	j.account(c, charge, event)
 	served, known := j.e.Served[c.ID]
-	if !known && event.Times > 0 && j.e.Restarts[j.parts[c.Provider]] > 0 {
+	lost := !known && event.Times > 0 && j.e.Restarts[j.parts[c.Provider]] > 0
+	if lost {
 		j.lost++
-		served = Served{Input: event.Input, Output: event.Output, Times: 1}
-		known = true
+		served, known = Served{Input: event.Input, Output: event.Output, Times: 1}, true
 	}
 	j.serve(c, served)
-	if c.Outcome == Completed || event.Source == "provider" {
+	if !lost && (c.Outcome == Completed || event.Source == "provider") {
 		j.v.Books.Compared++
 	}
 	switch {
@@ -134,6 +135,7 @@ func (j *judge) admitted(c *Call) {
 		j.differ(c, "Redis and ClickHouse differ")
 	case c.Outcome == Completed && event.Source != "provider":
 		j.differ(c, "completed, and charged as "+event.Source)
+	case lost:
 	case event.Source == "provider":
 		j.exact(c, served, charge, event)
 	default:
@@ -284,6 +286,22 @@ func (j *judge) unclaimed() {
 		if known && (charge.State == Settled || charge.State == Expired) && charge.Charged != event.Charged {
 			j.differ(c, "Redis and ClickHouse differ; no client saw its answer")
 		}
+	}
+}
+
+// orphans were served, and neither a client nor an event knows them: they count against
+// the limit, and their holds are open until they expire.
+func (j *judge) orphans() {
+	for i := range j.e.Orphans {
+		c := &j.e.Orphans[i]
+		j.serve(c, j.e.Served[c.ID])
+		charge := j.e.Charges[c.ID]
+		j.line(Pair{c.Account, c.Provider}).Held += charge.Held
+		if charge.State == Held {
+			j.v.Books.Open++
+			continue
+		}
+		j.expect(c) // charged, so an event is due
 	}
 }
 

@@ -114,6 +114,16 @@ func TestJudgeFails(t *testing.T) {
 		"tokens held for nobody": {func(e *Evidence) {
 			e.Limits[Pair{0, "openai"}] = Limit{Capacity: 1000, Leak: 10, Held: 90}
 		}, "90 tokens held for no call that is known"},
+		"over the limit by a call no client saw": {func(e *Evidence) {
+			e.Restarts = map[string]int{PartEnvoy: 1}
+			e.Orphans = []Call{{ID: "x", Provider: "openai", Answered: e.Elapsed}}
+			e.Served["x"] = Served{1000, 200, 1}
+			e.Charges["x"] = Charge{State: Held, Held: 1200}
+		}, "over the limit at openai"},
+		"charged without an event": {func(e *Evidence) {
+			e.Orphans = []Call{{ID: "x", Provider: "openai", Answered: e.Elapsed}}
+			e.Charges["x"] = Charge{Settled, 50, 20}
+		}, "1 usage event missing"},
 		"no limit": {func(e *Evidence) { e.Limits = nil }, "no token limit is known"},
 		"unexpected answer": {func(e *Evidence) {
 			e.Calls = append(e.Calls, Call{Provider: "openai", Outcome: Unexpected, Status: 401, Problem: "status 401: no"})
@@ -156,6 +166,13 @@ func TestJudgeForgives(t *testing.T) {
 			e.Restarts = map[string]int{PartEnvoy: 1}
 			e.Limits[Pair{0, "openai"}] = Limit{Capacity: 1000, Leak: 10, Held: 50}
 		}, "50 tokens held for calls that broke"},
+		"Envoy died and the stub alone saw a call": {func(e *Evidence) {
+			e.Restarts = map[string]int{PartEnvoy: 1}
+			e.Orphans = []Call{{ID: "x", Provider: "openai", Answered: e.Elapsed}}
+			e.Served["x"] = Served{5, 5, 1}
+			e.Charges["x"] = Charge{State: Held, Held: 50}
+			e.Limits[Pair{0, "openai"}] = Limit{Capacity: 1000, Leak: 10, Held: 50}
+		}, "1 hold will expire"},
 		"a failed call without an id has an event": {func(e *Evidence) {
 			e.Calls = append(e.Calls, Call{Provider: "openai", Outcome: Failed, Problem: "connection refused"})
 			e.Events["x"] = Event{User: "u-ann", Provider: "openai", Charged: 5, Source: "provider", Allowed: true, Times: 1}

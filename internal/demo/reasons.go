@@ -30,7 +30,7 @@ func (j *judge) reasons() {
 		j.note("%s started anew %s during the demo", part, count(j.e.Restarts[part], "time"))
 	}
 	if j.lost > 0 {
-		j.note("a stub that started anew forgot %s; the provider's count in the event stands in for its own", count(j.lost, "request"))
+		j.note("a stub that started anew forgot %s; what their events say stands in for it", count(j.lost, "request"))
 	}
 	j.v.OK = len(j.v.Reasons) == 0
 }
@@ -117,8 +117,7 @@ func (j *judge) sums() {
 // strangers looks for tokens that stay held for calls whose id nobody knows.
 func (j *judge) strangers() {
 	known := map[Pair]float64{}
-	for i := range j.e.Calls {
-		c := &j.e.Calls[i]
+	for _, c := range slices.Concat(j.e.Calls, j.e.Orphans) {
 		if charge := j.e.Charges[c.ID]; c.ID != "" && charge.State == Held {
 			known[Pair{c.Account, c.Provider}] += float64(charge.Held)
 		}

@@ -216,5 +216,32 @@ func (w *watcher) final(ctx context.Context, e *Evidence) error {
 			e.Charges[id] = charge
 		}
 	}
+	return w.orphans(ctx, e, known)
+}
+
+// orphans asks the limiter whose the requests are that a stub served and that neither a
+// client nor an event knows.
+func (w *watcher) orphans(ctx context.Context, e *Evidence, known map[string]bool) error {
+	e.Orphans = nil
+	for _, s := range w.stubs {
+		var ids []string
+		for id := range s.served {
+			if !known[id] && e.Events[id].Times == 0 {
+				ids = append(ids, id)
+			}
+		}
+		for account := range e.Accounts {
+			charges, err := w.limiter.charges(ctx, account, ids)
+			if err != nil {
+				return err
+			}
+			for id, charge := range charges {
+				if charge.State != Unknown {
+					e.Charges[id] = charge
+					e.Orphans = append(e.Orphans, Call{ID: id, Account: account, Provider: s.provider, Answered: e.Elapsed})
+				}
+			}
+		}
+	}
 	return nil
 }
