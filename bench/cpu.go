@@ -14,22 +14,22 @@ import (
 // a hundredth of a second on every Linux that Go runs on.
 const clockTick = 10 * time.Millisecond
 
-// cpu is the CPU time used so far, by group; children (Postgres has many) count.
+// cpu is the CPU time used so far, by part; children (Postgres has many) count.
 func (s system) cpu(context.Context) (map[string]time.Duration, error) {
 	times, parents, err := readProc()
 	if err != nil {
 		return nil, err
 	}
 	used := map[string]time.Duration{}
-	for group, pids := range s.pids {
-		used[group] = 0
+	for part, pids := range s.pids {
+		used[part] = 0
 		for _, root := range pids {
 			if _, ok := times[root]; !ok {
-				return nil, fmt.Errorf("a process of %s (%s, pid %d) is gone", s.name, group, root)
+				return nil, fmt.Errorf("a process of %s (%s, pid %d) is gone", s.name, part, root)
 			}
 			for pid, spent := range times {
 				if descends(pid, root, parents) {
-					used[group] += spent
+					used[part] += spent
 				}
 			}
 		}

@@ -45,7 +45,7 @@ func pacedShape() shape {
 type sample struct {
 	requests  int
 	elapsed   time.Duration
-	cpu       map[string]time.Duration // by group: envoy, services, stores
+	cpu       map[string]time.Duration // by part
 	latency   []time.Duration          // sorted
 	firstByte []time.Duration          // sorted
 	gaps      []time.Duration          // sorted, between chunks
@@ -53,10 +53,15 @@ type sample struct {
 
 func (s sample) rate() float64 { return float64(s.requests) / s.elapsed.Seconds() }
 
-func (s sample) cpuPerRequest() float64 {
+func (s sample) cpuPerRequest() float64 { return s.cpuOf(func(string) bool { return true }) }
+
+// cpuOf is CPU microseconds per request of the parts that count.
+func (s sample) cpuOf(counts func(part string) bool) float64 {
 	var sum time.Duration
-	for _, d := range s.cpu {
-		sum += d
+	for part, spent := range s.cpu {
+		if counts(part) {
+			sum += spent
+		}
 	}
 	return float64(sum.Microseconds()) / float64(s.requests)
 }
@@ -89,8 +94,8 @@ func measure(ctx context.Context, s system, sh shape, o options) (sample, error)
 		return sample{}, err
 	}
 	got.cpu = map[string]time.Duration{}
-	for group := range after {
-		got.cpu[group] = after[group] - before[group]
+	for part := range after {
+		got.cpu[part] = after[part] - before[part]
 	}
 	slices.Sort(got.latency)
 	slices.Sort(got.firstByte)

@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,7 +32,7 @@ func report(w io.Writer, o options, shapes []shape, results map[string][]sample)
 			got := results[name+"/"+sh.name]
 			of := func(f func(sample) float64) float64 { return quantile(collect(got, f), 0.5) }
 			group := func(g string) float64 {
-				return of(func(s sample) float64 { return float64(s.cpu[g].Microseconds()) / float64(s.requests) })
+				return of(func(s sample) float64 { return s.cpuOf(func(part string) bool { return groupOf(part) == g }) })
 			}
 			cpu := collect(got, sample.cpuPerRequest)
 			fmt.Fprintf(w, "| %s | %.0f | %.0f [%.0f-%.0f] | %.0f | %.0f | %.0f | %s | %s | %s | %.2f | %.2f | %.2f |\n", name, of(sample.rate),
@@ -39,6 +41,7 @@ func report(w io.Writer, o options, shapes []shape, results map[string][]sample)
 				ms(of(func(s sample) float64 { return at(s.firstByte, 0.5) })),
 				ratio(got, bare, sample.cpuPerRequest), ratio(got, chain, sample.cpuPerRequest), ratio(got, chain, sample.rate))
 		}
+		byPart(w, results["whole/"+sh.name])
 		if sh.header != nil {
 			paced(w, sh, results)
 		}
@@ -47,6 +50,16 @@ func report(w io.Writer, o options, shapes []shape, results map[string][]sample)
 			fmt.Fprintf(w, "\nThe control's quartiles lie %.0f %% apart: the machine was too noisy, run again.\n", 100*spread)
 		}
 	}
+}
+
+// byPart prints where the whole path's CPU goes.
+func byPart(w io.Writer, got []sample) {
+	var lines []string
+	for _, part := range slices.Sorted(maps.Keys(got[0].cpu)) {
+		us := quantile(collect(got, func(s sample) float64 { return s.cpuOf(func(p string) bool { return p == part }) }), 0.5)
+		lines = append(lines, fmt.Sprintf("%s %.0f", part, us))
+	}
+	fmt.Fprintf(w, "\nwhole, CPU us/request by part: %s\n", strings.Join(lines, ", "))
 }
 
 // paced prints what a reader of a stream feels, as ratios to the bare Envoy.

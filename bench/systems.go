@@ -26,7 +26,7 @@ type system struct {
 	name  string
 	url   string
 	key   string
-	pids  map[string][]int // by group
+	pids  map[string][]int // by part; see groupOf
 	stack *sandbox.Stack   // of the whole product only
 	user  string           // account id, of the whole product only
 }
@@ -92,9 +92,10 @@ func startWhole(ctx context.Context, dir string) (system, func(), error) {
 	s := system{name: "whole", url: stack.Gateway, key: who.Key, pids: map[string][]int{}, stack: stack, user: who.ID}
 	running, err := processes(ctx, stack)
 	for _, p := range running {
-		s.pids[groupOf(p.Name)] = append(s.pids[groupOf(p.Name)], p.PID)
+		if groupOf(p.Name) != "stubs" { // the provider is not ours to count
+			s.pids[p.Name] = []int{p.PID}
+		}
 	}
-	delete(s.pids, "stubs") // the provider is not ours to count
 	return s, end, err
 }
 
@@ -228,7 +229,7 @@ func startChain(ctx context.Context, dir, bin, stub, leaky string) (system, func
 	if err != nil {
 		return system{}, stop, err
 	}
-	s := system{name: "chain", url: stack.Gateway, key: "any", pids: map[string][]int{"envoy": {pid}, "services": {noopPID, xdsPID}}}
+	s := system{name: "chain", url: stack.Gateway, key: "any", pids: map[string][]int{"envoy": {pid}, "no-op": {noopPID}, "xds": {xdsPID}}}
 	return s, stop, s.wait(ctx)
 }
 
