@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/footprint"
 	"github.com/leaky-tokens/leaky-tokens/internal/telemetry"
 )
 
@@ -33,8 +34,13 @@ func (s serveCommand) Run(ctx context.Context, c *cli) error {
 		return err
 	}
 	registry, metrics := telemetry.Registry(s.Name)
-	return serve(ctx, service{name: s.Name, cfg: cfg, dir: config.StateDir(os.Getenv), log: telemetry.Logger(os.Stderr, s.Name, slog.LevelInfo),
-		registry: registry, metrics: metrics})
+	log := telemetry.Logger(os.Stderr, s.Name, slog.LevelInfo)
+	go func() {
+		if err := footprint.Trim(ctx); err != nil {
+			log.Warn("memory of start-up is kept", slog.Any("error", err))
+		}
+	}()
+	return serve(ctx, service{name: s.Name, cfg: cfg, dir: config.StateDir(os.Getenv), log: log, registry: registry, metrics: metrics})
 }
 
 func serve(ctx context.Context, s service) error {
