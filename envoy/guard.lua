@@ -281,8 +281,10 @@ function envoy_on_request(h)
   local buffer = h:body()
   local size = buffer and buffer:length() or 0
   if size == 0 then return refuse(h, "400", "the request has no body: send a JSON object") end
+  local context = h:filterContext()
+  if size > context:get("max_bytes") then return refuse(h, "413", "the body is too large") end
   local facts, body = {}, { bytes = size }
-  local read = h:filterContext():get("protocol") == "gemini" and gemini or openai
+  local read = context:get("protocol") == "gemini" and gemini or openai
   local message = read(buffer:getBytes(0, size), facts, body)
   if message then return refuse(h, "400", message) end
 

@@ -5,9 +5,13 @@ import (
 	"slices"
 	"time"
 
+	xdscorev3 "github.com/cncf/xds/go/xds/core/v3"
+	xdsmatcherv3 "github.com/cncf/xds/go/xds/type/matcher/v3"
 	mutationv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	ratelimitconfigv3 "github.com/envoyproxy/go-control-plane/envoy/config/ratelimit/v3"
+	matchingv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/matching/v3"
+	actionv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/common/matcher/action/v3"
 	aiv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ai_protocol_manager/v3"
 	bufferv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/buffer/v3"
 	authzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
@@ -16,9 +20,11 @@ import (
 	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ratelimit/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	typematcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/leaky-tokens/leaky-tokens/envoy"
 	"github.com/leaky-tokens/leaky-tokens/internal/facts"
@@ -30,7 +36,6 @@ import (
 // Names of the filters, as routes refer to them. ext_authz and ratelimit write their
 // metadata under the name of the filter.
 const (
-	filterEdge      = "edge"
 	filterAuthz     = facts.NamespaceAuth
 	filterBody      = "body"
 	filterGuard     = "guard"
@@ -45,18 +50,31 @@ func llmFilters() []string { return []string{filterBody, filterGuard, filterSpli
 // authzTimeout covers a look-up at identity when the key is not cached.
 const authzTimeout = 2 * time.Second
 
+// leastBuffer is the least bound of the buffer filter, in bytes; the guard applies the
+// configured one. While ext_authz waits for its answer, Envoy stops reading at the
+// connection's limit, and the buffer filter then raises that limit. Reading resumes only
+// below half of the new one, so a bound of less than four times the old hangs.
+//
+// A route's request_body_buffer_limit would not do instead of the filter: in Envoy 1.40 a
+// body between the connection's limit and it hangs, and a larger one passes.
+const leastBuffer = 8 * connectionBuffer
+
+// guardContext is what the guard knows of a route.
+func guardContext(protocol string, maxBytes uint32) *structpb.Struct {
+	return &structpb.Struct{Fields: map[string]*structpb.Value{"protocol": structpb.NewStringValue(protocol), "max_bytes": structpb.NewNumberValue(float64(maxBytes))}}
+}
+
 // filters is the chain, in the order of docs/design.
 func filters(l model.Listener) []*hcmv3.HttpFilter {
 	chain := []*hcmv3.HttpFilter{}
 	add := func(name string, m proto.Message) {
 		chain = append(chain, &hcmv3.HttpFilter{Name: name, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: anyOf(m)}})
 	}
-	add(filterEdge, edge())
+	add("correlation", correlation())
+	add("edge", edge())
 	add(filterAuthz, authz())
-	// Holds the body and bounds it. A route's request_body_buffer_limit would not do: in
-	// Envoy 1.40 a body between it and the connection's limit hangs, and a larger one passes.
-	add(filterBody, &bufferv3.Buffer{MaxRequestBytes: count(l.MaxBodyBytes)})
-	add(filterGuard, &luav3.Lua{DefaultSourceCode: inline(envoy.GuardLua), StatPrefix: filterGuard})
+	add(filterBody, &bufferv3.Buffer{MaxRequestBytes: count(max(l.MaxBodyBytes, leastBuffer))})
+	add(filterGuard, &luav3.Lua{DefaultSourceCode: inline(envoy.GuardLua), StatPrefix: filterGuard, FilterContext: guardContext("openai", l.MaxBodyBytes)})
 	add(filterRateLimit, rateLimit(l))
 	add(filterSplice, &luav3.Lua{DefaultSourceCode: inline(envoy.SpliceLua), StatPrefix: filterSplice})
 	add(filterUsage, usage())
@@ -67,15 +85,43 @@ func filters(l model.Listener) []*hcmv3.HttpFilter {
 // edge is first on the way in and so last on the way out: what it sets is on every
 // answer of the chain, whoever made it, exactly once.
 func edge() *headersv3.HeaderMutation {
-	overwrite := func(name, value string) *mutationv3.HeaderMutation {
-		return &mutationv3.HeaderMutation{Action: &mutationv3.HeaderMutation_Append{Append: set(name, value)}}
-	}
-	m := &headersv3.Mutations{}
-	m.ResponseMutations = append(m.ResponseMutations, overwrite("x-correlation-id", "%REQ(X-CORRELATION-ID?X-REQUEST-ID):128%"))
+	m := &headersv3.Mutations{ResponseMutations: []*mutationv3.HeaderMutation{mutate(set(headerCorrelation, "%REQ("+headerCorrelation+")%"))}}
 	for _, h := range securityHeaders() {
-		m.ResponseMutations = append(m.ResponseMutations, &mutationv3.HeaderMutation{Action: &mutationv3.HeaderMutation_Append{Append: h}})
+		m.ResponseMutations = append(m.ResponseMutations, mutate(h))
 	}
 	return &headersv3.HeaderMutation{Mutations: m}
+}
+
+func mutate(h *corev3.HeaderValueOption) *mutationv3.HeaderMutation {
+	return &mutationv3.HeaderMutation{Action: &mutationv3.HeaderMutation_Append{Append: h}}
+}
+
+const (
+	headerCorrelation = "x-correlation-id"
+	correlationIDs    = "[A-Za-z0-9._:-]{1,128}"
+)
+
+// correlation replaces a correlation id that is missing or not one by the request's own
+// id. The matcher skips the filter for a good one; its expression is compiled once, which
+// a condition in a format string would not be.
+func correlation() *matchingv3.ExtensionWithMatcher {
+	good := &xdsmatcherv3.Matcher_MatcherList_Predicate{MatchType: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate_{
+		SinglePredicate: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate{
+			Input: xdsTyped("request-headers", &typematcherv3.HttpRequestHeaderMatchInput{HeaderName: headerCorrelation}),
+			Matcher: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate_ValueMatch{ValueMatch: &xdsmatcherv3.StringMatcher{
+				MatchPattern: &xdsmatcherv3.StringMatcher_SafeRegex{SafeRegex: &xdsmatcherv3.RegexMatcher{Regex: correlationIDs,
+					EngineType: &xdsmatcherv3.RegexMatcher_GoogleRe2{GoogleRe2: &xdsmatcherv3.RegexMatcher_GoogleRE2{}}}}}}}}}
+	skip := &xdsmatcherv3.Matcher_OnMatch{OnMatch: &xdsmatcherv3.Matcher_OnMatch_Action{Action: xdsTyped("skip", &actionv3.SkipFilter{})}}
+	return &matchingv3.ExtensionWithMatcher{
+		XdsMatcher: &xdsmatcherv3.Matcher{MatcherType: &xdsmatcherv3.Matcher_MatcherList_{MatcherList: &xdsmatcherv3.Matcher_MatcherList{
+			Matchers: []*xdsmatcherv3.Matcher_MatcherList_FieldMatcher{{Predicate: good, OnMatch: skip}}}}},
+		ExtensionConfig: typed("envoy.filters.http.header_mutation", &headersv3.HeaderMutation{Mutations: &headersv3.Mutations{
+			RequestMutations: []*mutationv3.HeaderMutation{mutate(set(headerCorrelation, "%REQ(X-REQUEST-ID)%"))}}}),
+	}
+}
+
+func xdsTyped(name string, m proto.Message) *xdscorev3.TypedExtensionConfig {
+	return &xdscorev3.TypedExtensionConfig{Name: name, TypedConfig: anyOf(m)}
 }
 
 func securityHeaders() []*corev3.HeaderValueOption {

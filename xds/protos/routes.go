@@ -18,7 +18,6 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/facts"
-	"github.com/leaky-tokens/leaky-tokens/internal/limits"
 	"github.com/leaky-tokens/leaky-tokens/xds/model"
 )
 
@@ -29,14 +28,14 @@ const Namespace = "leaky"
 func Routes(g *model.Gateway) *routev3.RouteConfiguration {
 	var routes []*routev3.Route
 	for _, r := range g.Routes {
-		routes = append(routes, route(r, g.Limits))
+		routes = append(routes, route(r, g))
 	}
 	return &routev3.RouteConfiguration{Name: RoutesName, ValidateClusters: wrapperspb.Bool(false),
 		VirtualHosts: []*routev3.VirtualHost{{Name: "gateway", Domains: []string{"*"}, Routes: routes}}}
 }
 
-func route(r model.Route, paths []limits.Path) *routev3.Route {
-	out := &routev3.Route{Name: r.Name, Match: match(r.Match), Metadata: metadata(r), TypedPerFilterConfig: perFilter(r, paths)}
+func route(r model.Route, g *model.Gateway) *routev3.Route {
+	out := &routev3.Route{Name: r.Name, Match: match(r.Match), Metadata: metadata(r), TypedPerFilterConfig: perFilter(r, g)}
 	if r.Reply != nil {
 		out.Action = &routev3.Route_DirectResponse{DirectResponse: &routev3.DirectResponseAction{Status: r.Reply.Status, Body: inline(r.Reply.Message)}}
 		if r.Reply.Allow != "" {
@@ -133,7 +132,7 @@ func metadata(r model.Route) *corev3.Metadata {
 }
 
 // perFilter is what the filters are told of a route: each has an authorisation rule.
-func perFilter(r model.Route, paths []limits.Path) map[string]*anypb.Any {
+func perFilter(r model.Route, g *model.Gateway) map[string]*anypb.Any {
 	context := map[string]string{facts.ContextRule: r.Rule, facts.ContextFamily: r.Family}
 	if r.Audience != "" {
 		context[facts.ContextAudience] = r.Audience
@@ -142,7 +141,7 @@ func perFilter(r model.Route, paths []limits.Path) map[string]*anypb.Any {
 		filterAuthz: anyOf(&authzv3.ExtAuthzPerRoute{Override: &authzv3.ExtAuthzPerRoute_CheckSettings{
 			CheckSettings: &authzv3.CheckSettings{ContextExtensions: context, DisableRequestBodyBuffering: true}}}),
 	}
-	if limits := descriptors(r, paths); len(limits) > 0 {
+	if limits := descriptors(r, g.Limits); len(limits) > 0 {
 		config[filterRateLimit] = anyOf(&ratelimitv3.RateLimitPerRoute{RateLimits: limits})
 	}
 	if r.LLM == nil {
@@ -153,7 +152,7 @@ func perFilter(r model.Route, paths []limits.Path) map[string]*anypb.Any {
 	}
 	config[filterUsage] = anyOf(&aiv3.AiProtocolManagerPerRoute{Response: &aiv3.ResponsePerRoute{LlmProtocol: protocol(*r.LLM)}})
 	if r.LLM.Gemini {
-		config[filterGuard] = anyOf(&luav3.LuaPerRoute{FilterContext: &structpb.Struct{Fields: map[string]*structpb.Value{"protocol": structpb.NewStringValue("gemini")}}})
+		config[filterGuard] = anyOf(&luav3.LuaPerRoute{FilterContext: guardContext("gemini", g.Listener.MaxBodyBytes)})
 	}
 	return config
 }

@@ -1,0 +1,289 @@
+package xds_test
+
+import (
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+)
+
+func TestEdgeStripsWhatClientsMustNotSay(t *testing.T) {
+	t.Parallel()
+	g := start(t, nil, nil)
+	forged := []string{"X-Request-Id", "11111111-1111-4111-8111-111111111111", "X-Leaky-Identity", "forged", "X-User-Id", "root", "x-user-roles", "ADMIN", "X-Org-Id", "o", "x-leaky-hold", "1",
+		"x-leaky-anything", "1", "X-Quota-Left", "1", "x-envoy-retry-on", "5xx", "x-envoy-upstream-rq-timeout-ms", "1", "x-envoy-original-path", "/x", "X-Forwarded-Client-Cert", "By=x", "Cookie", "a=b"}
+	for path, c := range map[string]struct{ method, body, identity string }{
+		"/api/v1/tokens/status":            {"GET", "", "signed-for-tokensvc"},
+		"/api/v1/analytics/usage":          {"GET", "", "signed-for-analytics"},
+		"/api/v1/me":                       {"GET", "", "signed-for-identity"},
+		"/v1/models":                       {"GET", "", "signed-for-tokensvc"},
+		"/api/v1/openai/chat":              {"POST", "{}", ""},
+		chatPath:                           {"POST", body(""), ""},
+		genPath:                            {"POST", "{}", ""},
+		streaming + "?alt=sse&key=leaky_x": {"POST", "{}", ""},
+	} {
+		a := g.do(t, c.method, path, c.body, forged...)
+		if a.status != 200 {
+			t.Fatalf("%s: want 200, got %d %s", path, a.status, a.body)
+		}
+		got := g.back.last(t)
+		if got.header.Get(facts.HeaderIdentity) != c.identity {
+			t.Errorf("%s: want identity %q, got %q", path, c.identity, got.header.Get(facts.HeaderIdentity))
+		}
+		for i := 2; i < len(forged); i += 2 {
+			name := http.CanonicalHeaderKey(forged[i])
+			if v := got.header.Get(name); v == forged[i+1] && (name != "Cookie" || c.method == "POST" && path[:3] == "/v1") {
+				t.Errorf("%s: %s: %s reached the service", path, name, v)
+			}
+		}
+		if id := a.header.Get("x-request-id"); id == forged[1] || got.header.Get("x-request-id") != id || id == "" {
+			t.Errorf("%s: want a request id of our own, got %q and %q at the service", path, id, got.header.Get("x-request-id"))
+		}
+		for _, name := range []string{"Authorization", "X-Api-Key", "X-Goog-Api-Key"} {
+			if got.header.Get(name) != "" {
+				t.Errorf("%s: %s reached the service", path, name)
+			}
+		}
+		if strings.Contains(got.uri, "key=") {
+			t.Errorf("%s: the key in the query reached the provider: %s", path, got.uri)
+		}
+		if strings.HasPrefix(path, "/v1/chat") && (got.header.Get("X-Forwarded-For") != "" || got.header.Get("X-Envoy-External-Address") != "") {
+			t.Errorf("%s: the client's address reached the provider: %v", path, got.header)
+		}
+	}
+}
+
+func TestEveryAnswerCarriesTheCommonHeaders(t *testing.T) {
+	t.Parallel()
+	g := start(t, nil, nil)
+	for name, c := range map[string]struct {
+		method, path, body string
+		headers            []string
+		status             int
+	}{
+		"service":     {"GET", "/api/v1/me", "", nil, 200},
+		"provider":    {"POST", chatPath, body(""), nil, 200},
+		"anonymous":   {"GET", "/api/v1/me", "", []string{"Authorization", ""}, 401},
+		"guard":       {"POST", chatPath, `{}`, nil, 400},
+		"no model":    {"POST", chatPath, `{"model":"x"}`, nil, 404},
+		"no path":     {"GET", "/nowhere", "", nil, 404},
+		"method":      {"PUT", chatPath, "{}", nil, 405},
+		"bad path":    {"GET", "/v1%2fmodels", "", nil, 400},
+		"underscores": {"GET", "/v1/models", "", []string{"a_b", "c"}, 400},
+	} {
+		a := g.do(t, c.method, c.path, c.body, c.headers...)
+		if a.status != c.status {
+			t.Errorf("%s: want %d, got %d %s", name, c.status, a.status, a.body)
+		}
+		for header, want := range httpapi.SecurityHeaders() {
+			if got := a.header.Values(header); len(got) != 1 || got[0] != want {
+				t.Errorf("%s: want %s: %s once, got %v", name, header, want, got)
+			}
+		}
+		if strings.HasPrefix(name, "bad") || name == "underscores" {
+			continue // refused before the request has an id
+		}
+		if got := a.header.Values("x-correlation-id"); len(got) != 1 || got[0] != a.header.Get("x-request-id") {
+			t.Errorf("%s: want the request's id as correlation id, got %v", name, got)
+		}
+	}
+	for sent, kept := range map[string]bool{"a.B:c-1_2": true, strings.Repeat("x", 128): true, strings.Repeat("x", 129): false, "a b": false, "a/b": false, `"`: false} {
+		a := g.do(t, "GET", "/api/v1/me", "", "X-Correlation-Id", sent)
+		want := sent
+		if !kept {
+			want = a.header.Get("x-request-id")
+		}
+		if got := a.header.Get("x-correlation-id"); got != want || g.back.last(t).header.Get("x-correlation-id") != want {
+			t.Errorf("sent %q: want %q, got %q and %q at the service", sent, want, got, g.back.last(t).header.Get("x-correlation-id"))
+		}
+	}
+}
+
+func TestErrorsHaveTheShapeOfTheirFamily(t *testing.T) {
+	t.Parallel()
+	g := start(t, func(c *config.Config) {
+		for name, p := range c.Providers {
+			p.URL = "http://127.0.0.1:1/custom" // nobody listens, and the path is rewritten
+			c.Providers[name] = p
+		}
+		c.Services.Analytics.HTTP = "127.0.0.1:1"
+	}, nil)
+	for name, c := range map[string]struct {
+		method, path, body, family, kind, code string
+		status                                 int
+	}{
+		"openai model":       {"POST", chatPath, `{"model":"gpt-9"}`, facts.FamilyOpenAI, "invalid_request_error", "model_not_found", 404},
+		"embedding for chat": {"POST", chatPath, `{"model":"text-embedding-3-small"}`, facts.FamilyOpenAI, "invalid_request_error", "model_not_found", 404},
+		"gemini on openai":   {"POST", chatPath, `{"model":"gemini-2.5-flash"}`, facts.FamilyOpenAI, "invalid_request_error", "model_not_found", 404},
+		"other's model":      {"POST", chatPath, `{"model":"qwen/gpt-4o"}`, facts.FamilyOpenAI, "invalid_request_error", "model_not_found", 404},
+		"qwen only":          {"POST", "/compatible-mode/v1/chat/completions", `{"model":"gpt-4o"}`, facts.FamilyOpenAI, "invalid_request_error", "model_not_found", 404},
+		"openai down":        {"POST", chatPath, body(""), facts.FamilyOpenAI, "server_error", "", 503},
+		"openai path":        {"GET", "/v1/nowhere", "", facts.FamilyOpenAI, "invalid_request_error", "", 404},
+		"openai method":      {"GET", chatPath, "", facts.FamilyOpenAI, "invalid_request_error", "", 405},
+		"gemini model":       {"POST", "/v1beta/models/gemini-9:generateContent", "{}", facts.FamilyGemini, "NOT_FOUND", "", 404},
+		"gemini no sse":      {"POST", streaming, "{}", facts.FamilyGemini, "INVALID_ARGUMENT", "", 400},
+		"gemini down":        {"POST", genPath, "{}", facts.FamilyGemini, "UNAVAILABLE", "", 503},
+		"problem path":       {"GET", "/nowhere", "", facts.FamilyProblem, "", "", 404},
+		"problem down":       {"GET", "/api/v1/analytics/usage?x=1", "", facts.FamilyProblem, "", "", 503},
+		"case matters":       {"POST", "/V1/chat/completions", body(""), facts.FamilyProblem, "", "", 404},
+		"validate is ours":   {"GET", "/api/v1/auth/api-keys/validate", "", facts.FamilyProblem, "", "", 404},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := g.do(t, c.method, c.path, c.body)
+			if a.status != c.status {
+				t.Fatalf("want %d, got %d %s", c.status, a.status, a.body)
+			}
+			checkShape(t, a, c.family, c.kind, c.code, c.path)
+			if c.status == 503 && a.header.Get("retry-after") == "" {
+				t.Errorf("want retry-after, got %v", a.header)
+			}
+			if strings.Contains(a.body, "127.0.0.1") {
+				t.Errorf("the answer names an upstream: %s", a.body)
+			}
+		})
+	}
+}
+
+func checkShape(t *testing.T, a answer, family, kind, code, path string) {
+	t.Helper()
+	var b struct {
+		Error struct {
+			Message, Type, Status string
+			Code                  any
+		}
+		Type, Title, Detail, Instance, Message, Path string
+		Status                                       int
+		Timestamp                                    time.Time
+	}
+	if err := json.Unmarshal([]byte(a.body), &b); err != nil {
+		t.Fatalf("%s: %v", a.body, err)
+	}
+	switch family {
+	case facts.FamilyOpenAI:
+		if got, _ := b.Error.Code.(string); b.Error.Type != kind || got != code || b.Error.Message == "" || a.header.Get("content-type") != "application/json" {
+			t.Errorf("want OpenAI's shape with %s %s, got %s", kind, code, a.body)
+		}
+	case facts.FamilyGemini:
+		if b.Error.Status != kind || b.Error.Code != float64(a.status) || b.Error.Message == "" || a.header.Get("content-type") != "application/json" {
+			t.Errorf("want Gemini's shape with %s, got %s", kind, a.body)
+		}
+	default:
+		path, _, _ = strings.Cut(path, "?")
+		if b.Status != a.status || b.Title != http.StatusText(a.status) || b.Detail == "" || b.Message != b.Detail || b.Instance != path || b.Path != path || b.Timestamp.IsZero() || a.header.Get("content-type") != "application/problem+json" {
+			t.Errorf("want a problem for %s, got %s", path, a.body)
+		}
+	}
+	if !strings.Contains(a.body, a.header.Get("x-request-id")) {
+		t.Errorf("want the request id in %s", a.body)
+	}
+}
+
+func TestUnknownCallersAndPaths(t *testing.T) {
+	t.Parallel()
+	g := start(t, nil, nil)
+	for path, want := range map[string][2]int{ // anonymous, known
+		"/nowhere":                             {401, 404},
+		"/v1/nowhere":                          {401, 404},
+		"/v1beta/nowhere":                      {401, 404},
+		"/V1/models":                           {401, 404},
+		"/v1/models":                           {401, 200},
+		"//v1//models":                         {401, 200}, // merged before anyone looks
+		"/v1/x/../models":                      {401, 200},
+		"/v1/x/%2e%2e/models":                  {401, 200},
+		"/v1/models;x":                         {401, 400},
+		"/v1/models%3bx":                       {401, 400},
+		"/v1%2fmodels":                         {400, 400},
+		"/v1%5cmodels":                         {400, 400},
+		"/v1/models%00":                        {400, 400},
+		"/v1/models#x":                         {400, 400},
+		"/api/v1/auth/login":                   {200, 200},
+		"/api/v1/auth/../tokens/status":        {401, 200},
+		"/api/v1/auth/..;/tokens/status":       {401, 200},
+		"/api/v1/auth/%2e%2e/tokens/status":    {401, 200},
+		"/api/v1/auth/..%2ftokens/status":      {400, 400},
+		"/api/v1/auth/.%2e/tokens/status":      {401, 200},
+		"/api/v1/auth/x;/../../../tokens/":     {401, 404},
+		"/oauth2/jwks":                         {200, 200},
+		"/.well-known/openid-configuration":    {200, 200},
+		"/api/v1/tokens/status":                {401, 200},
+		"/api/v1/admin/users":                  {401, 200},
+		"/api/v1/orgs":                         {401, 200},
+		"/api/v1/qwen/chat":                    {401, 200},
+		"/api/v1/auth/api-keys/validate":       {404, 404},
+		"/api/v1/auth//api-keys/./validate":    {404, 404},
+		"/api/v1/auth/api-keys/x/..//validate": {404, 404},
+		"/api/v1/auth/api-keys/validate;x=1":   {401, 400},
+		"/actuator/health":                     {401, 404},
+		"/healthz":                             {401, 404},
+		"/metrics":                             {401, 404},
+	} {
+		for i, credential := range []string{"", "Authorization: Bearer good\r\n"} {
+			got := rawRequest(t, g.url, "GET "+path+" HTTP/1.1\r\nHost: x\r\n"+credential+"Connection: close\r\n\r\n")
+			if status := strings.SplitN(got, " ", 3)[1]; status != strconv.Itoa(want[i]) {
+				t.Errorf("%s (known: %v): want %d, got %s", path, i == 1, want[i], status)
+			}
+		}
+	}
+}
+
+func TestMalformedRequestsAreRefused(t *testing.T) {
+	t.Parallel()
+	g := start(t, func(c *config.Config) { c.Gateway.MaxBodyBytes = 600 << 10 }, nil)
+	big := body(`,"x":"` + strings.Repeat("y", 600<<10) + `"`)
+	if a := g.do(t, "POST", chatPath, big); a.status != 413 || !strings.Contains(a.body, `"invalid_request_error"`) || !strings.Contains(a.body, "614400") {
+		t.Errorf("want 413 with the bound, got %d %s", a.status, a.body)
+	}
+	if a := g.do(t, "POST", genPath, big); a.status != 413 || !strings.Contains(a.body, `"INVALID_ARGUMENT"`) {
+		t.Errorf("want Gemini's 413, got %d %s", a.status, a.body)
+	}
+	if a := g.do(t, "POST", chatPath, body(`,"x":"`+strings.Repeat("y", 500<<10)+`"`)); a.status != 200 {
+		t.Errorf("want 500 KiB to pass, got %d %s", a.status, a.body)
+	}
+	reached := g.back.count()
+	const head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer good\r\nContent-Type: application/json\r\nConnection: close\r\n"
+	for name, c := range map[string]struct{ text, want string }{
+		"10 000 headers":       {head + strings.Repeat("a: b\r\n", 10000) + "\r\n", " 431 "},
+		"101 headers":          {head + strings.Repeat("a: b\r\n", 101) + "\r\n", " 431 "},
+		"100 KB header":        {head + "a: " + strings.Repeat("b", 100000) + "\r\n\r\n", " 431 "},
+		"length and chunks":    {head + "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", " 400 "},
+		"two lengths":          {head + "Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello", " 400 "},
+		"obfuscated chunks":    {head + "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", " 501 "},
+		"space before colon":   {head + "a : b\r\n\r\n", " 400 "},
+		"NUL in a header":      {head + "a: b\x00c\r\n\r\n", " 400 "},
+		"no host":              {"GET /v1/models HTTP/1.1\r\n\r\n", " 400 "},
+		"underscore in header": {head + "x_user_id: root\r\n\r\n", " 400 "},
+		"no method":            {" / HTTP/1.1\r\nHost: x\r\n\r\n", " 400 "},
+		"chunked, too large":   {head + "Transfer-Encoding: chunked\r\n\r\n" + strings.Repeat("10000\r\n"+strings.Repeat("y", 1<<16)+"\r\n", 12) + "0\r\n\r\n", " 413 "},
+	} {
+		got := rawRequest(t, g.url, c.text)
+		line, _, _ := strings.Cut(got, "\r\n")
+		if !strings.Contains(line, c.want) && !(c.want == " 501 " && strings.Contains(line, " 503 ")) {
+			t.Errorf("%s: want%sgot %s", name, c.want, line)
+		}
+	}
+	if g.back.count() != reached {
+		t.Error("a malformed request reached a service")
+	}
+}
+
+func TestAuthorizationDownIsClosed(t *testing.T) {
+	t.Parallel()
+	g := start(t, nil, nil)
+	g.auth.mu.Lock()
+	g.auth.fail = true
+	g.auth.mu.Unlock()
+	for path, method := range map[string]string{chatPath: "POST", genPath: "POST", "/api/v1/me": "GET", "/api/v1/auth/login": "POST", "/nowhere": "GET"} {
+		if a := g.do(t, method, path, body("")); a.status != 503 || !json.Valid([]byte(a.body)) {
+			t.Errorf("%s: want 503, got %d %s", path, a.status, a.body)
+		}
+	}
+	if g.back.count() != 0 {
+		t.Error("a call passed without authorisation")
+	}
+}
