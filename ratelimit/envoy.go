@@ -1,8 +1,8 @@
 package ratelimit
 
 import (
+	"encoding/binary"
 	"errors"
-	"fmt"
 	"math"
 	"strings"
 
@@ -63,111 +63,121 @@ type descriptor []limits.Entry
 
 // parse reads the message.
 func (r *request) parse(wire []byte) error {
-	text := string(wire)
 	r.descriptors = make([]descriptor, 0, 8)
-	return fields(text, func(number protowire.Number, value string, n uint64) error {
-		switch number {
-		case requestDomain:
-			r.domain = value
-		case requestHits:
-			r.hits = uint32(min(n, math.MaxUint32))
-		case requestDescriptors:
+	entries := make([]limits.Entry, 0, 32) // room for all descriptors' entries
+	c := cursor{rest: string(wire)}
+	for c.next() {
+		switch {
+		case c.is(requestDomain, protowire.BytesType):
+			r.domain = c.value
+		case c.is(requestHits, protowire.VarintType):
+			r.hits = uint32(c.n)
+		case c.is(requestDescriptors, protowire.BytesType):
+			begin := len(entries)
+			var err error
+			if entries, err = parseDescriptor(c.value, entries); err != nil {
+				return err
+			}
 			if len(r.descriptors) == maxDescriptors {
 				return errTooMany
 			}
-			d, err := parseDescriptor(value)
-			r.descriptors = append(r.descriptors, d)
-			return err
+			r.descriptors = append(r.descriptors, entries[begin:len(entries):len(entries)])
 		}
-		return nil
-	})
+	}
+	return c.err
 }
 
-func parseDescriptor(text string) (descriptor, error) {
-	size := 4
-	if len(text) > 256 {
-		size = 16
-	}
-	d := make(descriptor, 0, size)
-	err := fields(text, func(number protowire.Number, value string, _ uint64) error {
-		if number != descriptorEntries {
-			return nil // limit and hits_addend: we decide both
+// parseDescriptor appends the entries of a descriptor; its limit and hits_addend are not
+// read, as we decide both.
+func parseDescriptor(text string, entries []limits.Entry) ([]limits.Entry, error) {
+	begin := len(entries)
+	for c := (cursor{rest: text}); ; {
+		if !c.next() {
+			return entries, c.err
 		}
-		if len(d) == maxEntries {
-			return errTooMany
+		if !c.is(descriptorEntries, protowire.BytesType) {
+			continue
+		}
+		if len(entries)-begin == maxEntries {
+			return nil, errTooMany
 		}
 		var e limits.Entry
-		err := fields(value, func(number protowire.Number, value string, _ uint64) error {
-			switch number {
-			case entryKey:
-				e.Key = value
-			case entryValue:
-				e.Value = value
+		f := cursor{rest: c.value}
+		for f.next() {
+			switch {
+			case f.is(entryKey, protowire.BytesType):
+				e.Key = f.value
+			case f.is(entryValue, protowire.BytesType):
+				e.Value = f.value
 			}
-			return nil
-		})
-		d = append(d, e)
-		return err
-	})
-	return d, err
+		}
+		if f.err != nil {
+			return nil, f.err
+		}
+		entries = append(entries, e)
+	}
 }
 
-// fields calls visit for each field of a message: with value for a length-delimited
-// one, with n for a varint. Others are skipped.
-func fields(text string, visit func(number protowire.Number, value string, n uint64) error) error {
-	for len(text) > 0 {
-		tag, used := varint(text)
-		if used < 0 {
-			return protowire.ParseError(used)
-		}
-		text = text[used:]
-		number, kind := protowire.DecodeTag(tag)
-		if number < protowire.MinValidNumber {
-			return fmt.Errorf("field number %d", number)
-		}
-		var n uint64
-		value := ""
-		switch kind {
-		case protowire.VarintType:
-			if n, used = varint(text); used < 0 {
-				return protowire.ParseError(used)
-			}
-		case protowire.BytesType:
-			if n, used = varint(text); used < 0 {
-				return protowire.ParseError(used)
-			}
-			if n > uint64(len(text)-used) {
-				return errors.New("a field is longer than its message")
-			}
-			value = text[used : used+int(n)]
-			used += int(n)
-		default:
-			if used = protowire.ConsumeFieldValue(number, kind, []byte(text)); used < 0 {
-				return protowire.ParseError(used)
-			}
-		}
-		text = text[used:]
-		if err := visit(number, value, n); err != nil {
-			return err
-		}
-	}
-	return nil
+var errWire = errors.New("malformed message")
+
+// cursor goes through the fields of a message.
+type cursor struct {
+	rest  string
+	tag   uint64
+	value string // of a length-delimited field
+	n     uint64 // of a varint
+	err   error
 }
 
-// varint is protowire.ConsumeVarint for a string.
-func varint(text string) (uint64, int) {
-	var v uint64
-	for i := range min(len(text), 10) {
-		c := text[i]
-		if i == 9 && c > 1 {
-			return 0, -3 // overflow, as protowire codes it
-		}
-		v |= uint64(c&0x7f) << (7 * i)
-		if c < 0x80 {
-			return v, i + 1
-		}
+// is reports whether the field is this one.
+func (c *cursor) is(number protowire.Number, kind protowire.Type) bool {
+	return c.tag == uint64(number)<<3|uint64(kind)
+}
+
+// next moves to the next field; false at the end and on an error.
+func (c *cursor) next() bool {
+	if c.rest == "" || c.err != nil {
+		return false
 	}
-	return 0, -1 // truncated
+	c.tag = c.varint()
+	number, kind := protowire.DecodeTag(c.tag)
+	if number < protowire.MinValidNumber {
+		c.err = errWire
+	}
+	switch kind {
+	case protowire.BytesType:
+		if n := c.varint(); n <= uint64(len(c.rest)) {
+			c.value, c.rest = c.rest[:n], c.rest[n:]
+		} else {
+			c.err = errWire
+		}
+	case protowire.VarintType:
+		c.n = c.varint()
+	default:
+		n := protowire.ConsumeFieldValue(number, kind, []byte(c.rest))
+		if n < 0 {
+			c.err = errWire
+			break
+		}
+		c.rest = c.rest[n:]
+	}
+	return c.err == nil
+}
+
+// varint reads a number. Nearly all tags and lengths here are of one byte.
+func (c *cursor) varint() uint64 {
+	if c.rest != "" && c.rest[0] < 0x80 {
+		v := uint64(c.rest[0])
+		c.rest = c.rest[1:]
+		return v
+	}
+	v, used := protowire.ConsumeVarint([]byte(c.rest[:min(len(c.rest), binary.MaxVarintLen64)]))
+	if used < 0 {
+		c.err = errWire
+		return 0
+	}
+	c.rest = c.rest[used:]
+	return v
 }
 
 // Codes of envoy.service.ratelimit.v3.RateLimitResponse.

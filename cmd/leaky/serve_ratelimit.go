@@ -3,12 +3,15 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
+	"runtime/debug"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
@@ -19,6 +22,10 @@ import (
 
 // serveRateLimit runs what decides whether a request may pass.
 func serveRateLimit(ctx context.Context, s service) error {
+	// Little lives long here and every request makes some short-lived text: at Go's default the
+	// collector would run every few hundred requests for the sake of a few megabytes.
+	debug.SetGCPercent(gcPercent)
+	redis.SetLogger(redisLog{s.log})
 	set, err := limits.Load(limitsPath(local{cfg: s.cfg, configPath: os.Getenv("LEAKY_CONFIG")}))
 	if err != nil {
 		return err
@@ -54,6 +61,17 @@ func serveRateLimit(ctx context.Context, s service) error {
 	group.Go(func() error { return limiter.Serve(ctx, grpcListener) })
 	group.Go(func() error { return httpapi.Serve(ctx, httpListener, common.Wrap(http.NewServeMux())) })
 	return group.Wait()
+}
+
+// gcPercent lets the heap grow to this share of what lives before it is collected.
+const gcPercent = 400
+
+// redisLog passes on what the Redis client has to say, which is about connections.
+type redisLog struct{ log *slog.Logger }
+
+// Printf implements the client's logger.
+func (l redisLog) Printf(ctx context.Context, format string, args ...any) {
+	l.log.LogAttrs(ctx, slog.LevelDebug, fmt.Sprintf(format, args...))
 }
 
 // listen opens one of the service's addresses; setting names it in errors.

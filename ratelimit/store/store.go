@@ -17,6 +17,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -70,16 +71,17 @@ type Config struct {
 
 // Store is the limiter's state.
 type Store struct {
-	config Config
-	client *redis.Client
-	pipe   *redis.AutoPipeliner
-	life   float64 // microseconds
-	kept   float64 // milliseconds
-	gate   gate
-	hold   script
-	settle script
-	expire script
-	finish script
+	config  Config
+	client  *redis.Client
+	pipe    *redis.AutoPipeliner
+	life    float64 // microseconds
+	kept    float64 // milliseconds
+	gate    gate
+	running atomic.Int32 // script calls at this moment
+	hold    script
+	settle  script
+	expire  script
+	finish  script
 }
 
 // New makes a store; it does not connect.

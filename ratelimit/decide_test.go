@@ -1,0 +1,228 @@
+package ratelimit
+
+import (
+	"log/slog"
+	"testing"
+	"time"
+
+	rls "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/testing/protocmp"
+
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	common "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/limits"
+	"github.com/leaky-tokens/leaky-tokens/internal/testenv"
+)
+
+// llmRequest is an LLM request as Envoy sends it.
+func llmRequest() *rls.RateLimitRequest {
+	pairs := func(kv ...string) *common.RateLimitDescriptor {
+		d := &common.RateLimitDescriptor{}
+		for i := 0; i < len(kv); i += 2 {
+			d.Entries = append(d.Entries, &common.RateLimitDescriptor_Entry{Key: kv[i], Value: kv[i+1]})
+		}
+		return d
+	}
+	const user = "7b0c1f2e-0a51-4d8c-9a37-2f1f5b6c7d8e"
+	return &rls.RateLimitRequest{Domain: "leaky", HitsAddend: 1, Descriptors: []*common.RateLimitDescriptor{
+		pairs(facts.Hold, "3d9c0f7a-33a1-4ba1-8a26-5d6f1e0c9b8a", facts.Route, "openai-chat", facts.Provider, "openai", facts.Model, "gpt-4o",
+			facts.MaxTokens, "-", facts.MaxCompletionTokens, "-", facts.N, "-", facts.Stream, "true", facts.IncludeUsage, "-", facts.Bytes, "4096",
+			facts.User, user, facts.Org, "-", facts.Key, "1f2e3d4c-0a51-4d8c-9a37-2f1f5b6c7d8e", facts.Tier, "USER"),
+		pairs("count", "tokens", "user", user, "provider", "openai"),
+		pairs("count", "requests", "user", user),
+	}}
+}
+
+func TestRequestReadsAsGenerated(t *testing.T) {
+	t.Parallel()
+	want := llmRequest()
+	wire, err := proto.Marshal(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, readBack(t, wire), protocmp.Transform()); diff != "" {
+		t.Errorf("request differs (-generated +by hand):\n%s", diff)
+	}
+}
+
+// readBack parses by hand and gives a generated message.
+func readBack(tb testing.TB, wire []byte) *rls.RateLimitRequest {
+	tb.Helper()
+	var r request
+	if err := r.parse(wire); err != nil {
+		tb.Fatal(err)
+	}
+	return r.generated()
+}
+
+func (r *request) generated() *rls.RateLimitRequest {
+	out := &rls.RateLimitRequest{Domain: r.domain, HitsAddend: r.hits}
+	for _, d := range r.descriptors {
+		g := &common.RateLimitDescriptor{}
+		for _, e := range d {
+			g.Entries = append(g.Entries, &common.RateLimitDescriptor_Entry{Key: e.Key, Value: e.Value})
+		}
+		out.Descriptors = append(out.Descriptors, g)
+	}
+	return out
+}
+
+func TestResponseReadsAsGenerated(t *testing.T) {
+	t.Parallel()
+	r := newResponse(codeOverLimit)
+	r.header("a", "1")
+	r.header("b", "tab\tand\nbreak\u00e9")
+	r.text("model", "gpt\xff")
+	r.number("held", 256)
+	r.body([]byte(`{"error":{}}`))
+	var got rls.RateLimitResponse
+	if err := proto.Unmarshal(r.message(), &got); err != nil {
+		t.Fatal(err)
+	}
+	metadata, err := structpb.NewStruct(map[string]any{"model": "gpt\uFFFD", "held": 256.0})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &rls.RateLimitResponse{OverallCode: rls.RateLimitResponse_OVER_LIMIT, RawBody: []byte(`{"error":{}}`), DynamicMetadata: metadata,
+		ResponseHeadersToAdd: []*core.HeaderValue{{Key: "a", Value: "1"}, {Key: "b", Value: "tab?and?break?"}}}
+	if diff := cmp.Diff(want, &got, protocmp.Transform()); diff != "" {
+		t.Errorf("response differs (-want +got):\n%s", diff)
+	}
+}
+
+// FuzzRequest compares with the generated types: what they refuse as malformed wire is
+// refused or read as harmless, and what they read is read the same.
+func FuzzRequest(f *testing.F) {
+	wire, err := proto.Marshal(llmRequest())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(wire)
+	f.Add(wire[:len(wire)/2])
+	f.Add([]byte("\x12\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"))
+	f.Add([]byte("\x12\x04\x0a\x02\x0a\xff"))
+	f.Add([]byte("\x0b\x0c\x15\x01\x02\x03\x04\x19\x01\x02\x03\x04\x05\x06\x07\x08"))
+	f.Fuzz(func(t *testing.T, wire []byte) {
+		var r request
+		err := r.parse(wire)
+		var want rls.RateLimitRequest
+		if proto.Unmarshal(wire, &want) != nil || err != nil {
+			return
+		}
+		for _, d := range want.GetDescriptors() {
+			d.Limit, d.HitsAddend, d.IsNegativeHits = nil, nil, false
+			d.ProtoReflect().SetUnknown(nil)
+			for _, e := range d.GetEntries() {
+				e.ProtoReflect().SetUnknown(nil)
+			}
+		}
+		want.ProtoReflect().SetUnknown(nil)
+		if diff := cmp.Diff(&want, r.generated(), protocmp.Transform()); diff != "" {
+			t.Errorf("request differs (-generated +by hand):\n%s", diff)
+		}
+	})
+}
+
+// benchService is a service with the built-in limits.
+func benchService(tb testing.TB) *Service {
+	tb.Helper()
+	set, err := limits.Load("")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	client, prefix := testenv.Redis(tb)
+	s, err := New(Config{Limits: set, RedisURL: "redis://" + client.Options().Addr, Prefix: prefix, Publisher: &Stream{}, Log: slog.New(slog.DiscardHandler),
+		Metrics: prometheus.NewRegistry(), Timeout: 10 * time.Second, Longest: time.Minute, Holds: config.Holds{SettledKept: time.Minute},
+		Providers: map[string]config.Provider{"openai": {Protocol: config.ProtocolOpenAI, TokensPerByte: 0.25, OutputFill: 256}}})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { s.Close() })
+	return s
+}
+
+// FuzzFacts gives every fact any text: the answer is an error, a refusal or a hold with
+// sane numbers, and always a message Envoy can read.
+func FuzzFacts(f *testing.F) {
+	f.Add("id-1", "openai", "gpt-4o", "100", "-", "1", "true", "-", "4096", "u", "-", "k", "USER")
+	f.Add("id-2", "gemini", "openai/x", "-1", "2147483648", "129", "TRUE", "x", "-9", "{}", "\x00", "\xff", "")
+	s := benchService(f)
+	f.Fuzz(func(t *testing.T, id, provider, model, most, completion, n, stream, usage, bytes, user, org, key, tier string) {
+		r := &request{domain: "leaky", descriptors: []descriptor{
+			{{Key: facts.Hold, Value: id}, {Key: facts.Provider, Value: provider}, {Key: facts.Model, Value: model}, {Key: facts.MaxTokens, Value: most},
+				{Key: facts.MaxCompletionTokens, Value: completion}, {Key: facts.N, Value: n}, {Key: facts.Stream, Value: stream}, {Key: facts.IncludeUsage, Value: usage},
+				{Key: facts.Bytes, Value: bytes}, {Key: facts.User, Value: user}, {Key: facts.Org, Value: org}, {Key: facts.Key, Value: key}, {Key: facts.Tier, Value: tier}},
+			{{Key: "count", Value: "tokens"}, {Key: "user", Value: user}, {Key: "provider", Value: provider}},
+			{{Key: "count", Value: "requests"}, {Key: "user", Value: user}}}}
+		answer, err := s.decideRequest(t.Context(), r)
+		if err != nil {
+			return
+		}
+		var got rls.RateLimitResponse
+		if err := proto.Unmarshal(answer.message(), &got); err != nil {
+			t.Fatalf("answer %q: %v", answer.message(), err)
+		}
+		held := got.GetDynamicMetadata().GetFields()["held"].GetNumberValue()
+		if got.GetOverallCode() == rls.RateLimitResponse_OK && (held < 0 || held > 1e6) {
+			t.Errorf("held %g", held)
+		}
+	})
+}
+
+// BenchmarkDecide is one LLM request from wire to wire, Redis included, gRPC not.
+func BenchmarkDecide(b *testing.B) {
+	s := benchService(b)
+	wire, err := proto.Marshal(llmRequest())
+	if err != nil {
+		b.Fatal(err)
+	}
+	c := newCodec()
+	b.ReportAllocs()
+	for b.Loop() {
+		var r request
+		if err := c.Unmarshal(mem.BufferSlice{mem.SliceBuffer(wire)}, &r); err != nil {
+			b.Fatal(err)
+		}
+		answer, err := s.decideRequest(b.Context(), &r)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := c.Marshal(answer); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkCodec is the part of it that needs no Redis: read, match, price and answer.
+func BenchmarkCodec(b *testing.B) {
+	wire, err := proto.Marshal(llmRequest())
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Run("by hand", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			var r request
+			if err := r.parse(wire); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("generated", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			var r rls.RateLimitRequest
+			if err := proto.Unmarshal(wire, &r); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
