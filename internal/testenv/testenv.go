@@ -81,19 +81,22 @@ func openFolder(dir string) error {
 
 // sweep removes the folders of processes that are gone. The caller holds the base lock.
 func sweep(base string) {
-	alive, err := filepath.Glob(filepath.Join(base, "*.alive"))
+	folders, err := filepath.Glob(filepath.Join(base, "*-*"))
 	if err != nil {
 		return
 	}
-	for _, file := range alive {
-		unlock, err := lockFile(file, false)
-		if err != nil {
-			continue // its process lives
+	for _, folder := range folders {
+		if strings.HasSuffix(folder, ".alive") {
+			continue
 		}
-		if err := os.RemoveAll(strings.TrimSuffix(file, ".alive")); err == nil {
-			os.Remove(file)
+		alive := folder + ".alive"
+		if unlock, err := lockFile(alive, false); err == nil { // else its process lives
+			os.RemoveAll(folder) // what a dying server still writes goes the next time
+			if missing(folder) {
+				os.Remove(alive)
+			}
+			unlock()
 		}
-		unlock()
 	}
 }
 
