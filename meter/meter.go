@@ -5,6 +5,7 @@
 package meter
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -237,13 +238,8 @@ func (m *Meter) judge(lines [][]byte) {
 	m.verdicts = m.verdicts[:0]
 	now := time.Now()
 	for _, text := range lines {
-		l, err := spool.Parse(text)
+		l, err := m.parse(text)
 		if err != nil {
-			m.metrics.lines.WithLabelValues("damaged").Inc()
-			m.quietly.warn("a spool line is damaged", err)
-			if err := m.damage.keep([][]byte{text}); err != nil {
-				m.quietly.warn("a damaged line is not kept", err)
-			}
 			continue
 		}
 		v := charge(&l, m.estimator, now)
@@ -254,6 +250,27 @@ func (m *Meter) judge(lines [][]byte) {
 		v.correlation, v.trace = l.Corr, l.Trace
 		m.verdicts = append(m.verdicts, v)
 	}
+}
+
+// parse reads a line. When Envoy dies in the middle of one, the next Envoy's first line
+// follows without a newline between them: that one is read all the same.
+func (m *Meter) parse(text []byte) (spool.Line, error) {
+	l, err := spool.Parse(text)
+	if err == nil {
+		return l, nil
+	}
+	damaged := text
+	if at := bytes.LastIndex(text, []byte(`{"`)); at > 0 {
+		if whole, again := spool.Parse(text[at:]); again == nil {
+			l, err, damaged = whole, nil, text[:at]
+		}
+	}
+	m.metrics.lines.WithLabelValues("damaged").Inc()
+	m.quietly.warn("a spool line is damaged", fmt.Errorf("%w: %d bytes", spool.ErrMalformed, len(damaged)))
+	if err := m.damage.keep([][]byte{damaged}); err != nil {
+		m.quietly.warn("a damaged line is not kept", err)
+	}
+	return l, err
 }
 
 // events encodes what the verdicts publish after the books have spoken.

@@ -426,6 +426,24 @@ func TestHoldAfterItsLine(t *testing.T) {
 	}
 }
 
+// TestEnvoyDiesInTheMiddleOfALine: the line of the next Envoy is not lost with the half one.
+func TestEnvoyDiesInTheMiddleOfALine(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	half, whole := uuid.NewString(), uuid.NewString()
+	write(t, r.spool, spoolLine(half, 10)[:150]+spoolLine(whole, 20))
+	r.start(nil)
+	got := r.events(1)
+	if e := got[whole]; e.Charged != 32 {
+		t.Errorf("want the whole line's 32 tokens, got %+v", got)
+	}
+	eventually(t, "the checkpoint", r.caughtUp)
+	kept, err := os.ReadFile(filepath.Join(filepath.Dir(r.spool), "damaged.jsonl"))
+	if err != nil || string(kept) != spoolLine(half, 10)[:150]+"\n" {
+		t.Errorf("want the half line kept, got %q, %v", kept, err)
+	}
+}
+
 // TestRotationUnderWrites rotates a growing spool many times: Envoy (a fake one) goes on
 // writing to the old file until it is told to reopen. Nothing is lost, nothing doubled.
 func TestRotationUnderWrites(t *testing.T) {

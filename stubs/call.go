@@ -55,7 +55,8 @@ func (s *Server) get(render renderer, h func(*call) error) http.Handler {
 		c.got = Served{ID: r.Header.Get("X-Request-Id"), Path: r.URL.Path, Time: time.Now()}
 		w.Header().Set("X-Request-Id", "req_"+strings.ReplaceAll(uuid.NewString(), "-", ""))
 		err := c.read()
-		s.recorder.begin(Body{ID: c.got.ID, Method: r.Method, URI: r.URL.RequestURI(), Headers: headerNames(r.Header), Body: string(c.body)})
+		s.recorder.begin(Body{ID: c.got.ID, Method: r.Method, URI: r.URL.RequestURI(), Headers: headerNames(r.Header),
+			Body: string(c.body[:min(len(c.body), keepBytes)])})
 		defer s.finish(c)
 		if err == nil && !s.authorized(r) {
 			err = forced(http.StatusUnauthorized)

@@ -104,9 +104,6 @@ func (r *recorder) reset() {
 
 // begin counts an open request and remembers its body.
 func (r *recorder) begin(b Body) {
-	if len(b.Body) > keepBytes {
-		b.Body = strings.Clone(b.Body[:keepBytes])
-	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.counts.Open++
@@ -137,11 +134,7 @@ func (r *recorder) end(s Served) {
 	} else {
 		e.text = strings.Clone(s.ID[:min(len(s.ID), 128)])
 	}
-	for flag, on := range map[uint8]bool{flagStream: s.Stream, flagAborted: s.Aborted, flagTruncated: s.Truncated, flagNoUsage: s.NoUsage} {
-		if on {
-			e.flags |= flag
-		}
-	}
+	e.flags |= flagIf(s.Stream, flagStream) | flagIf(s.Aborted, flagAborted) | flagIf(s.Truncated, flagTruncated) | flagIf(s.NoUsage, flagNoUsage)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.seq++
@@ -160,6 +153,13 @@ func (r *recorder) end(s Served) {
 	}
 	r.ring[r.next] = e
 	r.next = (r.next + 1) % r.keep
+}
+
+func flagIf(on bool, flag uint8) uint8 {
+	if on {
+		return flag
+	}
+	return 0
 }
 
 func (r *recorder) served(e *entry) Served {
