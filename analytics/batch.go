@@ -80,7 +80,7 @@ type recentIDs struct {
 }
 
 func newRecentIDs(size int) *recentIDs {
-	return &recentIDs{set: make(map[string]struct{}, size), ring: make([]string, size)}
+	return &recentIDs{set: map[string]struct{}{}, ring: make([]string, size)}
 }
 
 func (r *recentIDs) has(id string) bool {
