@@ -223,12 +223,15 @@ func TestUnknownCallersAndPaths(t *testing.T) {
 		"/healthz":                             {401, 404},
 		"/metrics":                             {401, 404},
 	} {
-		for i, credential := range []string{"", "Authorization: Bearer good\r\n"} {
-			got := rawRequest(t, g.url, "GET "+path+" HTTP/1.1\r\nHost: x\r\n"+credential+"Connection: close\r\n\r\n")
-			if status := strings.SplitN(got, " ", 3)[1]; status != strconv.Itoa(want[i]) {
-				t.Errorf("%s (known: %v): want %d, got %s", path, i == 1, want[i], status)
+		t.Run(path, func(t *testing.T) {
+			t.Parallel() // Envoy keeps a connection it has refused open for a second
+			for i, credential := range []string{"", "Authorization: Bearer good\r\n"} {
+				got := rawRequest(t, g.url, "GET "+path+" HTTP/1.1\r\nHost: x\r\n"+credential+"Connection: close\r\n\r\n")
+				if status := strings.SplitN(got, " ", 3)[1]; status != strconv.Itoa(want[i]) {
+					t.Errorf("known: %v: want %d, got %s", i == 1, want[i], status)
+				}
 			}
-		}
+		})
 	}
 }
 
@@ -261,15 +264,19 @@ func TestMalformedRequestsAreRefused(t *testing.T) {
 		"no method":            {" / HTTP/1.1\r\nHost: x\r\n\r\n", " 400 "},
 		"chunked, too large":   {head + "Transfer-Encoding: chunked\r\n\r\n" + strings.Repeat("10000\r\n"+strings.Repeat("y", 1<<16)+"\r\n", 12) + "0\r\n\r\n", " 413 "},
 	} {
-		got := rawRequest(t, g.url, c.text)
-		line, _, _ := strings.Cut(got, "\r\n")
-		if !strings.Contains(line, c.want) && !(c.want == " 501 " && strings.Contains(line, " 503 ")) {
-			t.Errorf("%s: want%sgot %s", name, c.want, line)
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			line, _, _ := strings.Cut(rawRequest(t, g.url, c.text), "\r\n")
+			if !strings.Contains(line, c.want) {
+				t.Errorf("want%sgot %s", c.want, line)
+			}
+		})
+	}
+	t.Cleanup(func() { // after the parallel cases
+		if g.back.count() != reached {
+			t.Error("a malformed request reached a service")
 		}
-	}
-	if g.back.count() != reached {
-		t.Error("a malformed request reached a service")
-	}
+	})
 }
 
 func TestAuthorizationDownIsClosed(t *testing.T) {

@@ -46,6 +46,9 @@ type gateway struct {
 	limit *limiter
 	auth  *authorizer
 	back  *backend
+	path  string // leaky.yaml, may be empty
+
+	stopXDS func()
 }
 
 // start makes a gateway; edit may change its configuration first.
@@ -78,7 +81,7 @@ func start(t *testing.T, edit func(*config.Config), env map[string]string) *gate
 
 func (g *gateway) startXDS(t *testing.T, cfg *config.Config, env map[string]string) {
 	t.Helper()
-	x, err := xds.New(xds.Config{Config: cfg, StateDir: g.dir, Getenv: func(k string) string { return env[k] }, Log: slog.New(slog.NewTextHandler(testWriter{t}, nil))})
+	x, err := xds.New(xds.Config{Config: cfg, Path: g.path, StateDir: g.dir, Poll: 20 * time.Millisecond, Linger: 700 * time.Millisecond, Getenv: func(k string) string { return env[k] }, Log: slog.New(slog.NewTextHandler(testWriter{t}, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,12 +92,13 @@ func (g *gateway) startXDS(t *testing.T, cfg *config.Config, env map[string]stri
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- x.Run(ctx, ln) }()
-	t.Cleanup(func() {
+	g.stopXDS = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("xds: %v", err)
 		}
 	})
+	t.Cleanup(g.stopXDS)
 	addr, err := netaddr.Parse(ln.Addr().String())
 	if err != nil {
 		t.Fatal(err)

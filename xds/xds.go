@@ -27,6 +27,7 @@ type Config struct {
 	Log      *slog.Logger
 	Reload   <-chan struct{} // reload now; may be nil
 	Poll     time.Duration   // how often the files are looked at, default 1s
+	Linger   time.Duration   // how long clusters that are no longer named are kept, default 5s
 }
 
 // XDS is the control plane.
@@ -59,7 +60,7 @@ func New(c Config) (*XDS, error) {
 	if c.Poll == 0 {
 		c.Poll = time.Second
 	}
-	srv, err := server.New(server.Config{Log: c.Log})
+	srv, err := server.New(server.Config{Log: c.Log, Linger: c.Linger})
 	if err != nil {
 		return nil, err
 	}

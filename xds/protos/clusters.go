@@ -119,15 +119,20 @@ func injector(c model.Cluster) *injectorv3.CredentialInjector {
 		Credential: &tlsv3.SdsSecretConfig{Name: c.Credential, SdsConfig: ads()}, Header: c.Header, HeaderValuePrefix: c.HeaderPrefix})}
 }
 
+// transport is TLS that accepts only a certificate for the provider's name.
 func transport(c model.Cluster, trust Trust) *corev3.TransportSocket {
+	name, kind := c.Host, tlsv3.SubjectAltNameMatcher_DNS
+	if numeric(c) { // server name indication is for names (RFC 6066)
+		name, kind = "", tlsv3.SubjectAltNameMatcher_IP_ADDRESS
+	}
 	return &corev3.TransportSocket{Name: "envoy.transport_sockets.tls", ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: anyOf(&tlsv3.UpstreamTlsContext{
-		Sni: c.Host,
+		Sni: name,
 		CommonTlsContext: &tlsv3.CommonTlsContext{
 			TlsParams:     &tlsv3.TlsParameters{TlsMinimumProtocolVersion: tlsv3.TlsParameters_TLSv1_2},
 			AlpnProtocols: []string{"h2", "http/1.1"},
 			ValidationContextType: &tlsv3.CommonTlsContext_ValidationContext{ValidationContext: &tlsv3.CertificateValidationContext{
 				TrustedCa: &corev3.DataSource{Specifier: &corev3.DataSource_Filename{Filename: trust.File}},
-				MatchTypedSubjectAltNames: []*tlsv3.SubjectAltNameMatcher{{SanType: tlsv3.SubjectAltNameMatcher_DNS,
+				MatchTypedSubjectAltNames: []*tlsv3.SubjectAltNameMatcher{{SanType: kind,
 					Matcher: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: c.Host}}}},
 			}},
 		},

@@ -57,6 +57,7 @@ func refusals(l model.Listener) []refusal {
 		{when: code(400), title: "Bad Request", google: "INVALID_ARGUMENT", kind: invalid, message: "the request is malformed", final: true, early: true},
 		{when: code(404), title: "Not Found", google: "NOT_FOUND", kind: invalid, message: "no such path", final: true},
 		{when: code(429), title: "Too Many Requests", google: "RESOURCE_EXHAUSTED", kind: "rate_limit_error", code: "rate_limit_exceeded", message: "too many requests", later: true},
+		{when: code(501), title: "Not Implemented", google: "UNIMPLEMENTED", kind: invalid, message: "the request's encoding or upgrade is not supported", final: true, early: true},
 		{when: `response.code == 408 && !has(upstream.address)`, title: "Request Timeout", google: "DEADLINE_EXCEEDED", kind: invalid, message: "the request did not arrive in time"},
 		{when: `response.code >= 500 || response.code == 408`, status: 503, title: "Service Unavailable", google: "UNAVAILABLE", kind: "server_error",
 			message: "the service behind the gateway is not available", later: true},

@@ -1,0 +1,257 @@
+package xds_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/xds"
+)
+
+// rewrite replaces a file in one step, as an editor or a config manager does.
+func rewrite(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// yamlFor is a leaky.yaml with one provider at url; more is appended.
+func (g *gateway) yamlFor(url, more string) string {
+	return fmt.Sprintf(`gateway: {listen: "127.0.0.1:0"}
+services:
+  extauthz: {grpc: "unix:%[1]s/a.sock"}
+  ratelimit: {grpc: "unix:%[1]s/r.sock"}
+providers:
+  openai: {protocol: openai, url: "%[2]s"}
+models:
+  - {name: gpt-4o, provider: openai}
+%[3]s`, g.dir, url, more)
+}
+
+// fromFile makes a gateway whose xds reads a leaky.yaml.
+func fromFile(t *testing.T, url string) (g *gateway, path string) {
+	t.Helper()
+	g = start(t, func(c *config.Config) {
+		c.Providers = map[string]config.Provider{"openai": {Protocol: config.ProtocolOpenAI, URL: "http://127.0.0.1:9", ConnectTimeout: time.Second}}
+		c.Models = []config.Model{{Name: "gpt-4o", Provider: "openai"}}
+	}, nil)
+	path = filepath.Join(g.dir, "leaky.yaml")
+	rewrite(t, path, g.yamlFor(url, ""))
+	cfg, err := config.Load(path, func(string) string { return "" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.path = path
+	g.startXDS(t, cfg, nil)
+	return g, path
+}
+
+func named(t *testing.T, name string) string {
+	t.Helper()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		flush := w.(http.Flusher).Flush
+		flush()
+		time.Sleep(2 * time.Millisecond) // some calls are always under way
+		if r.Header.Get("X-Slow") != "" {
+			for range 20 {
+				fmt.Fprint(w, ".")
+				flush()
+				time.Sleep(100 * time.Millisecond)
+			}
+		}
+		fmt.Fprint(w, name)
+	}))
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+// TestChangingProvidersUnderLoadLosesNothing moves the provider back and forth while
+// clients call without a pause.
+func TestChangingProvidersUnderLoadLosesNothing(t *testing.T) {
+	t.Parallel()
+	first, second := named(t, "first"), named(t, "second")
+	g, path := fromFile(t, first)
+	var calls, failed atomic.Int64
+	stop := make(chan struct{})
+	var clients sync.WaitGroup
+	for range 8 {
+		clients.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if a := g.do(t, "POST", chatPath, body("")); a.status != 200 {
+					failed.Add(1)
+					t.Logf("%d %s", a.status, a.body)
+				}
+				calls.Add(1)
+			}
+		})
+	}
+	clients.Go(func() { // a stream that outlives its cluster
+		if a := g.do(t, "POST", chatPath, body(""), "X-Slow", "1"); a.body != strings.Repeat(".", 20)+"first" {
+			t.Errorf("want the whole stream, got %d %q", a.status, a.body)
+		}
+	})
+	for i := range 6 {
+		url, name := second, "second"
+		if i%2 == 1 {
+			url, name = first, "first"
+		}
+		rewrite(t, path, g.yamlFor(url, ""))
+		eventually(t, "calls reach "+name, func() bool { return g.do(t, "POST", chatPath, body("")).body == name })
+	}
+	close(stop)
+	clients.Wait()
+	if failed.Load() > 0 || calls.Load() < 50 {
+		t.Errorf("want no failed call, got %d of %d", failed.Load(), calls.Load())
+	}
+	eventually(t, "the old cluster is gone", func() bool {
+		text, err := g.envoy.Get("/clusters")
+		return err == nil && strings.Contains(text, strings.TrimPrefix(first, "http://")) && !strings.Contains(text, strings.TrimPrefix(second, "http://"))
+	})
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(15 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not in time: %s", what)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func TestABadFileKeepsTheLastGoodConfiguration(t *testing.T) {
+	t.Parallel()
+	url := named(t, "provider")
+	g, path := fromFile(t, url)
+	before := g.status(t)
+	for name, c := range map[string]struct{ text, want string }{
+		"unknown key":      {g.yamlFor(url, "gatway: {}\n"), "gatway"},
+		"not yaml":         {"gateway: [", "leaky.yaml"},
+		"no such provider": {strings.Replace(g.yamlFor(url, ""), "provider: openai}", "provider: nobody}", 1), "nobody"},
+		"no such limits":   {g.yamlFor(url, "limits: {file: missing.yaml}\n"), "missing.yaml"},
+		"key not set":      {strings.Replace(g.yamlFor(url, ""), "protocol: openai,", "protocol: openai, api_key_env: NOT_SET,", 1), "NOT_SET"},
+	} {
+		rewrite(t, path, c.text)
+		eventually(t, name+" is reported", func() bool { f := g.status(t).Refused; return f != nil && strings.Contains(f.Reason, c.want) })
+		if got := g.status(t); got.Version != before.Version {
+			t.Errorf("%s: want version %s to stay, got %s", name, before.Version, got.Version)
+		}
+		if a := g.do(t, "POST", chatPath, body("")); a.status != 200 {
+			t.Errorf("%s: want calls to go on, got %d %s", name, a.status, a.body)
+		}
+	}
+	rewrite(t, path, g.yamlFor(url, "limits: {file: limits.yaml}\n"))
+	rewrite(t, filepath.Join(g.dir, "limits.yaml"), "domain: leaky\ndescriptors:\n  - {key: count, value: requests, descriptors: [{key: remote_address, rate_limit: {unit: minute, requests_per_unit: 5}}]}\n")
+	eventually(t, "the repaired file is live", func() bool {
+		if s := g.status(t); s.Refused != nil || s.Version == before.Version {
+			return false
+		}
+		g.do(t, "POST", chatPath, body(""))
+		got := g.limit.last()
+		return len(got) == 2 && strings.HasPrefix(got[1], "count=requests,remote_address=127.0.0.1")
+	})
+}
+
+func (g *gateway) status(t *testing.T) xds.Status {
+	t.Helper()
+	var s xds.Status
+	g.page(t, "/v1/config", &s)
+	return s
+}
+
+// page reads one of xds's own pages.
+func (g *gateway) page(t *testing.T, path string, into any) {
+	t.Helper()
+	w := httptest.NewRecorder()
+	g.xds.Handler().ServeHTTP(w, httptest.NewRequest("GET", path, http.NoBody))
+	if err := json.Unmarshal(w.Body.Bytes(), into); err != nil || w.Code != 200 {
+		t.Fatalf("%s: %d %v %s", path, w.Code, err, w.Body)
+	}
+}
+
+func TestPagesTellWhoRunsWhat(t *testing.T) {
+	t.Parallel()
+	g := start(t, func(c *config.Config) { c.Services.Analytics.HTTP = "127.0.0.1:1" }, nil)
+	if err := g.xds.Ready(t.Context()); err != nil {
+		t.Errorf("want ready, got %v", err)
+	}
+	status := g.status(t)
+	var clients struct {
+		Clients []struct {
+			Node, Build           string
+			Acknowledged, Refused map[string]string
+		}
+	}
+	eventually(t, "the Envoy has acknowledged everything", func() bool {
+		g.page(t, "/v1/clients", &clients)
+		return len(clients.Clients) == 1 && clients.Clients[0].Acknowledged["RouteConfiguration"] == status.Versions["RouteConfiguration"] &&
+			clients.Clients[0].Acknowledged["Cluster"] == status.Versions["Cluster"] && clients.Clients[0].Acknowledged["Listener"] == status.Versions["Listener"]
+	})
+	if c := clients.Clients[0]; c.Node != t.Name() || c.Build != "1.40.0" || len(c.Refused) != 0 {
+		t.Errorf("want this test's Envoy 1.40.0, got %+v", c)
+	}
+	var services struct {
+		Services []struct {
+			Name, Address string
+			Healthy       bool
+		}
+	}
+	g.page(t, "/v1/services", &services)
+	healthy := map[string]bool{}
+	for _, s := range services.Services {
+		healthy[s.Name] = s.Healthy
+	}
+	if !healthy["extauthz"] || !healthy["provider-openai"] || healthy["analytics"] || len(healthy) != 11 {
+		t.Errorf("want all but analytics healthy, got %v", healthy)
+	}
+}
+
+// TestARefusedConfigurationIsShown gives Envoy a listener it cannot open.
+func TestARefusedConfigurationIsShown(t *testing.T) {
+	t.Parallel()
+	g, path := fromFile(t, named(t, "provider"))
+	rewrite(t, path, strings.Replace(g.yamlFor("http://127.0.0.1:9", ""), `gateway: {listen: "127.0.0.1:0"}`, "gateway: {listen: \"192.0.2.77:8080\"}", 1))
+	var clients struct {
+		Clients []struct {
+			Refused map[string]struct{ Message string }
+		}
+	}
+	eventually(t, "the refusal is shown", func() bool {
+		g.page(t, "/v1/clients", &clients)
+		return len(clients.Clients) == 1 && clients.Clients[0].Refused["Listener"].Message != ""
+	})
+	if a := g.do(t, "POST", chatPath, body("")); a.status == 0 {
+		t.Error("want the gateway to go on")
+	}
+}
+
+// TestEnvoyOutlivesXDS: Envoy keeps its configuration and takes it up with a new xds.
+func TestEnvoyKeepsGoingWithoutXDS(t *testing.T) {
+	t.Parallel()
+	g := start(t, nil, nil)
+	g.stopXDS()
+	for range 3 {
+		if a := g.do(t, "POST", chatPath, body("")); a.status != 200 {
+			t.Errorf("want 200 without xds, got %d %s", a.status, a.body)
+		}
+	}
+}
