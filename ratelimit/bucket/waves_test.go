@@ -34,9 +34,9 @@ type wave struct {
 	duration      int64   // of a call, its settlement included, microseconds
 	callers       int
 
-	first  int   // admitted in the first wave
-	passed int   // admitted in all
-	cut    int   // of those, how many had less than their output
+	first  int // admitted in the first wave
+	passed int // admitted in all
+	cut    int // of those, how many had less than their output
 	used   float64
 	done   int64 // when the last that passed settled
 }

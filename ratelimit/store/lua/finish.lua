@@ -5,5 +5,5 @@ local record = redis.call('GET', KEYS[1])
 if not record then return '' end
 local state, held, charged, output = struct.unpack('<c1ddd', record)
 if state ~= 'X' then return '' end
-redis.call('SET', KEYS[1], struct.pack('<c1dddd', 'E', held, charged, output, 0), 'PX', struct.unpack('<d', ARGV[1]))
+redis.call('SET', KEYS[1], struct.pack('<c1dddd', 'E', held, charged, output, 0), 'PX', (struct.unpack('<d', ARGV[1])))
 return 'X'

@@ -1,0 +1,125 @@
+package ratelimit_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/testenv"
+	"github.com/leaky-tokens/leaky-tokens/internal/usage"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit"
+)
+
+// overdue makes holds that are overdue as soon as they are taken.
+func overdue(c *ratelimit.Config) { c.Longest, c.Holds.Margin = time.Microsecond, 0 }
+
+func release(c *ratelimit.Config) { c.Holds.Expiry = "release" }
+
+func TestSweepCharges(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		options []option
+		charged int64
+	}{
+		"charge":  {[]option{overdue}, 130},
+		"release": {[]option{overdue, release}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e := start(t, thousand, tc.options...)
+			id := uuid.NewString()
+			e.ask(t, ask{id: id, user: "u", org: "o", maxTokens: "100", bytes: 120, stream: "true", model: "openai/gpt-4o"})
+			for range 2 { // the second finds nothing to do
+				if err := e.service.Sweep(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			events := e.events.all()
+			if len(events) != 1 {
+				t.Fatalf("want one event, got %v", events)
+			}
+			got := events[0]
+			if got.RequestID != id || got.UserID != "u" || got.OrgID != "o" || got.Account != "org:o" || got.Provider != "openai" || got.ModelAsked != "gpt-4o" ||
+				got.Held != 130 || got.Charged != tc.charged || got.Input+got.Output != tc.charged || got.Source != usage.FromExpiry || !got.Allowed || !got.Stream ||
+				time.Since(got.Timestamp).Abs() > time.Minute {
+				t.Errorf("event %+v", got)
+			}
+			if s := e.settle(t, "org:o", id, 5); s.GetStatus().String() != "LATE" || s.GetCharged() != tc.charged {
+				t.Errorf("want the settlement late, got %v", s)
+			}
+		})
+	}
+}
+
+func TestSweepPublishesWhatFailedBefore(t *testing.T) {
+	t.Parallel()
+	e := start(t, thousand, overdue)
+	e.ask(t, ask{id: "a", user: "u", maxTokens: "100"})
+	e.events.fail(errors.New("no stream"))
+	for range 3 {
+		if err := e.service.Sweep(t.Context()); err == nil {
+			t.Fatal("want the failure told, got none")
+		}
+	}
+	if b := e.level(t, "u"); b.GetHeld() != 0 || b.GetLevel() < 99 || b.GetLevel() > 100 {
+		t.Errorf("want the charge in the bucket once, got %v", b)
+	}
+	e.events.fail(nil)
+	if err := e.service.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if events := e.events.all(); len(events) != 1 || events[0].Charged != 100 {
+		t.Errorf("want the event once it can be published, got %v", events)
+	}
+}
+
+func TestSweepLeavesRunningAndSettledCalls(t *testing.T) {
+	t.Parallel()
+	e := start(t, thousand)
+	e.ask(t, ask{id: "running", user: "u", maxTokens: "100"})
+	e.ask(t, ask{id: "settled", user: "u", maxTokens: "100"})
+	e.settle(t, "user:u", "settled", 1)
+	if err := e.service.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if events := e.events.all(); len(events) != 0 {
+		t.Errorf("want no event, got %v", events)
+	}
+	if s := e.settle(t, "user:u", "running", 1); s.GetStatus().String() != "SETTLED" {
+		t.Errorf("want the running call's hold left alone, got %v", s)
+	}
+}
+
+func TestStreamStoresAnEventOnce(t *testing.T) {
+	t.Parallel()
+	conn, err := nats.Connect(testenv.NATS(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	js, err := jetstream.New(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, event := ratelimit.NewStream(js), usage.Event{RequestID: "id-1", Provider: "openai", Source: usage.FromExpiry, Timestamp: time.Now()}
+	for range 2 {
+		if err := s.Publish(t.Context(), event); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stream, err := js.Stream(t.Context(), usage.Stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	message, err := stream.GetLastMsgForSubject(t.Context(), usage.Subject("openai"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := usage.Decode(message.Data); err != nil || got.RequestID != "id-1" || message.Sequence != 1 {
+		t.Errorf("want the event stored once, got %+v at %d, %v", got, message.Sequence, err)
+	}
+}
