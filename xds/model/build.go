@@ -88,6 +88,10 @@ const (
 	clusterAnalytics = "analytics"
 )
 
+// ownRequests bounds questions under way to extauthz and ratelimit: as many as calls, so
+// that the bound of a provider decides and not ours.
+const ownRequests = 1 << 16
+
 func (b *builder) services() []Cluster {
 	s := b.cfg.Services
 	var clusters []Cluster
@@ -104,7 +108,11 @@ func (b *builder) services() []Cluster {
 		{"stub-gemini", "services.stub_gemini.http", s.StubGemini.HTTP, false},
 		{"stub-qwen", "services.stub_qwen.http", s.StubQwen.HTTP, false},
 	} {
-		clusters = append(clusters, Cluster{Name: c.name, Addr: reachable(b.addr(c.key, c.text)), GRPC: c.grpc, Discover: true})
+		one := Cluster{Name: c.name, Addr: reachable(b.addr(c.key, c.text)), GRPC: c.grpc, Discover: true}
+		if c.grpc {
+			one.MaxRequests, one.MaxPending = ownRequests, ownRequests
+		}
+		clusters = append(clusters, one)
 	}
 	return clusters
 }

@@ -22,10 +22,11 @@ const (
 )
 
 // anyOf packs a message that this package built itself; failing to marshal one is a bug
-// of the caller, not an input anyone can send.
+// of the caller, not an input anyone can send. Map entries are ordered, as versions are
+// hashes of the bytes.
 func anyOf(m proto.Message) *anypb.Any {
-	packed, err := anypb.New(m)
-	if err != nil {
+	packed := &anypb.Any{}
+	if err := anypb.MarshalFrom(packed, m, proto.MarshalOptions{Deterministic: true}); err != nil {
 		panic(fmt.Sprintf("pack %T: %v", m, err))
 	}
 	return packed

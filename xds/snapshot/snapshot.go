@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 
-	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	"github.com/envoyproxy/go-control-plane/pkg/cache/types"
 	cachev3 "github.com/envoyproxy/go-control-plane/pkg/cache/v3"
 	resourcev3 "github.com/envoyproxy/go-control-plane/pkg/resource/v3"
@@ -42,6 +41,9 @@ func ShortType(typeURL string) string { return typeURL[strings.LastIndexByte(typ
 
 // Build translates a gateway and checks it.
 func Build(g *model.Gateway, secrets []model.Secret, trust protos.Trust) (*Snapshot, error) {
+	if err := checkModel(g, secrets); err != nil {
+		return nil, fmt.Errorf("check snapshot: %w", err)
+	}
 	r := map[string]Resources{}
 	for _, t := range Types() {
 		r[t] = Resources{}
@@ -61,7 +63,7 @@ func Build(g *model.Gateway, secrets []model.Secret, trust protos.Trust) (*Snaps
 	if err != nil {
 		return nil, err
 	}
-	if err := check(g, secrets, s); err != nil {
+	if err := s.check(); err != nil {
 		return nil, fmt.Errorf("check snapshot: %w", err)
 	}
 	return s, nil
@@ -125,18 +127,20 @@ func (s *Snapshot) Lost(old *Snapshot, typeURL string) bool {
 	return false
 }
 
-// check finds what Envoy would accept and then fail on.
-func check(g *model.Gateway, secrets []model.Secret, s *Snapshot) error {
+// checkModel finds what Envoy would accept and then fail on.
+func checkModel(g *model.Gateway, secrets []model.Secret) error {
 	var errs []error
 	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	cluster := func(name string) bool {
+		return slices.ContainsFunc(g.Clusters, func(c model.Cluster) bool { return c.Name == name })
+	}
 	for _, r := range g.Routes {
-		if r.Rule == "" {
+		switch {
+		case r.Rule == "":
 			fail("route %s: no authorisation rule", r.Name)
-		}
-		if (r.Forward == nil) == (r.Reply == nil) {
+		case (r.Forward == nil) == (r.Reply == nil):
 			fail("route %s: must either forward or reply", r.Name)
-		}
-		if r.Forward != nil && s.Resources[resourcev3.ClusterType][r.Forward.Cluster] == nil {
+		case r.Forward != nil && !cluster(r.Forward.Cluster):
 			fail("route %s: no cluster %s", r.Name, r.Forward.Cluster)
 		}
 	}
@@ -144,21 +148,23 @@ func check(g *model.Gateway, secrets []model.Secret, s *Snapshot) error {
 		if c.Credential != "" && !slices.ContainsFunc(secrets, func(x model.Secret) bool { return x.Name == c.Credential }) {
 			fail("cluster %s: no secret %s", c.Name, c.Credential)
 		}
-		out := s.Resources[resourcev3.ClusterType][c.Name].(*clusterv3.Cluster)
-		if out.GetType() == clusterv3.Cluster_EDS && s.Resources[resourcev3.EndpointType][c.Name] == nil {
-			fail("cluster %s: no endpoints", c.Name)
-		}
 	}
 	for _, name := range []string{model.ClusterExtAuthz, model.ClusterRateLimit} {
-		if s.Resources[resourcev3.ClusterType][name] == nil {
+		if !cluster(name) {
 			fail("no cluster %s", name)
 		}
 	}
+	return errors.Join(errs...)
+}
+
+// check holds every message to the constraints Envoy states for it.
+func (s *Snapshot) check() error {
+	var errs []error
 	for _, t := range Types() {
 		for name, r := range s.Resources[t] {
 			if v, ok := r.(interface{ ValidateAll() error }); ok {
 				if err := v.ValidateAll(); err != nil {
-					fail("%s: %w", name, err)
+					errs = append(errs, fmt.Errorf("%s: %w", name, err))
 				}
 			}
 		}

@@ -1,0 +1,268 @@
+package snapshot_test
+
+import (
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	authzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
+	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ratelimit/v3"
+	resourcev3 "github.com/envoyproxy/go-control-plane/pkg/resource/v3"
+	goyaml "github.com/goccy/go-yaml"
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"pgregory.net/rapid"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/limits"
+	"github.com/leaky-tokens/leaky-tokens/xds/model"
+	"github.com/leaky-tokens/leaky-tokens/xds/protos"
+	"github.com/leaky-tokens/leaky-tokens/xds/snapshot"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+var trust = protos.Trust{File: "/etc/ssl/certs/ca-certificates.crt"}
+
+func build(t testing.TB, yaml, limitsYAML string, env map[string]string) (*model.Gateway, *snapshot.Snapshot, error) {
+	t.Helper()
+	cfg, err := config.Parse([]byte(yaml))
+	if err != nil {
+		t.Fatalf("parse: %v\n%s", err, yaml)
+	}
+	set, err := limits.Load("")
+	if limitsYAML != "" {
+		set, err = limits.Parse([]byte(limitsYAML))
+	}
+	if err != nil {
+		t.Fatalf("limits: %v", err)
+	}
+	g, secrets, err := model.Build(model.Input{Config: cfg, StateDir: "/state", Limits: set.Paths(), Getenv: func(k string) string { return env[k] }})
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := snapshot.Build(g, secrets, trust)
+	return g, s, err
+}
+
+// TestGolden compares Envoy's whole configuration with the file beside its input:
+// go test ./xds/snapshot -update rewrites them, and the diff is what Envoy will see.
+func TestGolden(t *testing.T) {
+	t.Parallel()
+	inputs, err := filepath.Glob("testdata/*.in.yaml")
+	if err != nil || len(inputs) < 2 {
+		t.Fatalf("inputs: %v %v", inputs, err)
+	}
+	for _, in := range inputs {
+		t.Run(filepath.Base(in), func(t *testing.T) {
+			t.Parallel()
+			text, err := os.ReadFile(in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			limitsText, err := os.ReadFile(strings.TrimSuffix(in, ".in.yaml") + ".limits.yaml")
+			if err != nil && !os.IsNotExist(err) {
+				t.Fatal(err)
+			}
+			_, s, err := build(t, string(text), string(limitsText), map[string]string{"OPENAI_API_KEY": "golden-openai", "GEMINI_API_KEY": "golden-gemini"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := render(t, s)
+			golden := strings.TrimSuffix(in, ".in.yaml") + ".out.yaml"
+			if *update {
+				if err := os.WriteFile(golden, got, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(string(got), "\n")); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", golden, diff)
+			}
+		})
+	}
+}
+
+// render is a snapshot as YAML, with the Lua scripts and secrets left out.
+func render(t *testing.T, s *snapshot.Snapshot) []byte {
+	t.Helper()
+	var out []byte
+	for _, kind := range snapshot.Types() {
+		for _, name := range slices.Sorted(maps.Keys(s.Resources[kind])) {
+			text, err := protojson.Marshal(s.Resources[kind][name].(proto.Message))
+			if err != nil {
+				t.Fatal(err)
+			}
+			yaml, err := goyaml.JSONToYAML(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out = fmt.Appendf(out, "--- # %s %s\n%s", snapshot.ShortType(kind), name, yaml)
+		}
+	}
+	return cutScripts(out)
+}
+
+// cutScripts replaces each script by one line: they have files of their own.
+func cutScripts(text []byte) []byte {
+	var kept []string
+	indent := -1
+	for line := range strings.Lines(string(text)) {
+		depth := len(line) - len(strings.TrimLeft(line, " "))
+		if indent >= 0 && (depth > indent || strings.TrimSpace(line) == "") {
+			continue
+		}
+		indent = -1
+		if strings.HasSuffix(strings.TrimSpace(line), "inlineString: |") {
+			indent = depth
+			line = strings.Replace(line, "|", "(script)", 1)
+		}
+		kept = append(kept, line)
+	}
+	return []byte(strings.Join(kept, ""))
+}
+
+// TestEveryRouteAsksWhoCalls: whatever the configuration, no route gets past ext_authz,
+// each forwards to a cluster that exists, and no LLM call goes out without a hold.
+func TestEveryRouteAsksWhoCalls(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(r *rapid.T) {
+		g, s, err := build(t, drawConfig(r), "", map[string]string{"KEY": "k"})
+		if err != nil {
+			r.Fatalf("build: %v", err)
+		}
+		routes := s.Resources[resourcev3.RouteType][protos.RoutesName].(*routev3.RouteConfiguration)
+		hosts := routes.GetVirtualHosts()
+		if len(hosts) != 1 || len(hosts[0].GetRoutes()) != len(g.Routes) {
+			r.Fatalf("want one host with %d routes, got %v", len(g.Routes), hosts)
+		}
+		for i, route := range hosts[0].GetRoutes() {
+			checkRoute(r, g.Routes[i], route, s)
+		}
+		last := hosts[0].GetRoutes()[len(g.Routes)-1]
+		if last.GetMatch().GetPrefix() != "/" || len(last.GetMatch().GetHeaders()) > 0 {
+			r.Fatalf("want the last route to take everything, got %v", last.GetMatch())
+		}
+	})
+}
+
+func checkRoute(r *rapid.T, m model.Route, route *routev3.Route, s *snapshot.Snapshot) {
+	packed := route.GetTypedPerFilterConfig()[facts.NamespaceAuth]
+	var authz authzv3.ExtAuthzPerRoute
+	if packed == nil || packed.UnmarshalTo(&authz) != nil || authz.GetDisabled() {
+		r.Fatalf("route %s: no authorisation", route.GetName())
+	}
+	rule := authz.GetCheckSettings().GetContextExtensions()[facts.ContextRule]
+	if rule != facts.RuleAuthenticated && rule != facts.RulePublic {
+		r.Fatalf("route %s: rule %q", route.GetName(), rule)
+	}
+	if rule == facts.RulePublic && m.LLM != nil {
+		r.Fatalf("route %s: an LLM route is public", route.GetName())
+	}
+	if c := route.GetRoute().GetCluster(); c != "" && s.Resources[resourcev3.ClusterType][c] == nil {
+		r.Fatalf("route %s: no cluster %s", route.GetName(), c)
+	}
+	provider := strings.HasPrefix(route.GetRoute().GetCluster(), "provider-")
+	held := false
+	for _, d := range rateLimits(r, route) {
+		if d.GetActions()[0].GetRequestHeaders().GetDescriptorKey() == facts.Hold {
+			held = true
+		}
+	}
+	if provider && (!held || len(route.GetMatch().GetDynamicMetadata()) == 0) {
+		r.Fatalf("route %s: a provider without a hold or a guarded body", route.GetName())
+	}
+}
+
+func rateLimits(r *rapid.T, route *routev3.Route) []*routev3.RateLimit {
+	var per ratelimitv3.RateLimitPerRoute
+	packed := route.GetTypedPerFilterConfig()[facts.NamespaceLimit]
+	if packed == nil {
+		return nil
+	}
+	if err := packed.UnmarshalTo(&per); err != nil {
+		r.Fatal(err)
+	}
+	return per.GetRateLimits()
+}
+
+func drawConfig(r *rapid.T) string {
+	name := rapid.StringMatching(`[a-z][a-z0-9]{0,8}`)
+	var b strings.Builder
+	providers := rapid.SliceOfNDistinct(name, 1, 4, rapid.ID).Draw(r, "providers")
+	b.WriteString("providers:\n")
+	for _, p := range providers {
+		protocol := rapid.SampledFrom([]string{"openai", "gemini"}).Draw(r, "protocol")
+		url := rapid.SampledFrom([]string{"http://127.0.0.1:9", "https://api.example.com/v1", "https://[::1]:8443", "http://host.example:80/a/b"}).Draw(r, "url")
+		key := rapid.SampledFrom([]string{"", ", api_key_env: KEY"}).Draw(r, "key")
+		fmt.Fprintf(&b, "  %s: {protocol: %s, url: %q%s}\n", p, protocol, url, key)
+	}
+	b.WriteString("models:\n")
+	for _, m := range rapid.SliceOfNDistinct(rapid.StringMatching(`[a-z][a-z0-9.-]{0,12}`), 1, 6, rapid.ID).Draw(r, "models") {
+		fmt.Fprintf(&b, "  - {name: %q, provider: %s, kind: %s}\n", m, rapid.SampledFrom(providers).Draw(r, "of"), rapid.SampledFrom([]string{"chat", "embedding"}).Draw(r, "kind"))
+	}
+	return b.String()
+}
+
+func TestVersionIsTheContent(t *testing.T) {
+	t.Parallel()
+	_, first, err := build(t, "", "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, again, err := build(t, "", "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first.Version != again.Version {
+		t.Errorf("want the same version for the same configuration, got %s and %s", first.Version, again.Version)
+	}
+	_, other, err := build(t, "gateway: {trusted_hops: 1}", "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first.Version == other.Version || first.TypeVersion(resourcev3.ListenerType) == other.TypeVersion(resourcev3.ListenerType) {
+		t.Error("want another version for another listener")
+	}
+	if first.TypeVersion(resourcev3.ClusterType) != other.TypeVersion(resourcev3.ClusterType) {
+		t.Error("want the version of unchanged clusters to stay")
+	}
+}
+
+func TestWhatDoesNotHangTogetherIsRefused(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		spoil func(*model.Gateway)
+		want  string
+	}{
+		"no cluster": {func(g *model.Gateway) { g.Clusters = g.Clusters[:8] }, "no cluster provider-"},
+		"no authz":   {func(g *model.Gateway) { g.Clusters = g.Clusters[1:] }, "no cluster extauthz"},
+		"no rule":    {func(g *model.Gateway) { g.Routes[3].Rule = "" }, "no authorisation rule"},
+		"no action":  {func(g *model.Gateway) { g.Routes[0].Forward = nil }, "must either forward or reply"},
+		"no secret":  {func(g *model.Gateway) { g.Clusters[9].Credential = "lost" }, "no secret lost"},
+		"bad route":  {func(g *model.Gateway) { g.Routes[0].Forward.Path = "a\nb" }, "PrefixRewrite"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g, _, err := build(t, "", "", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.spoil(g)
+			if _, err := snapshot.Build(g, nil, trust); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("want an error with %q, got %v", c.want, err)
+			}
+		})
+	}
+}
