@@ -3,7 +3,9 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"time"
@@ -12,14 +14,19 @@ import (
 )
 
 // serveNATS is the message bus that leaky up starts when LEAKY_NATS_URL names no other.
-// LEAKY_NATS_LISTEN is its address; LEAKY_NATS_SYNC see package natsd.
+// LEAKY_NATS_LISTEN is its address, the user and password of LEAKY_NATS_URL are who may
+// connect; LEAKY_NATS_SYNC see package natsd.
 func serveNATS(ctx context.Context, s service) error {
 	sync, err := natsSync(os.Getenv("LEAKY_NATS_SYNC"))
 	if err != nil {
 		return err
 	}
+	at, err := url.Parse(s.cfg.Stores.NATS)
+	if err != nil {
+		return errors.New("LEAKY_NATS_URL is not a URL") // the error itself would show the password
+	}
 	listen := cmp.Or(os.Getenv("LEAKY_NATS_LISTEN"), "127.0.0.1:4222")
-	server, err := natsd.New(natsd.Config{Listen: listen, Dir: filepath.Join(s.dir, "nats"), Sync: sync, Log: s.log})
+	server, err := natsd.New(natsd.Config{Listen: listen, Dir: filepath.Join(s.dir, "nats"), Sync: sync, User: at.User, Log: s.log})
 	if err != nil {
 		return err
 	}

@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/url"
 	"os"
 	"strconv"
 	"time"
@@ -39,6 +40,7 @@ type Config struct {
 	Listen string        // host:port; port 0 takes a free one
 	Dir    string        // JetStream's folder
 	Sync   time.Duration // longest an acknowledged message stays unsynced; 0: none does
+	User   *url.Userinfo // who may connect; nil: anyone who reaches the address
 	Log    *slog.Logger
 }
 
@@ -68,6 +70,10 @@ func New(c Config) (*Server, error) {
 	opts := &server.Options{ServerName: "leaky", Host: host, Port: int(port), JetStream: true, StoreDir: c.Dir,
 		JetStreamMaxMemory: maxMemory, JetStreamMaxStore: -1, MaxPayload: maxPayload, NoSigs: true,
 		SyncInterval: c.Sync, SyncAlways: c.Sync == 0}
+	if c.User != nil {
+		opts.Username = c.User.Username()
+		opts.Password, _ = c.User.Password()
+	}
 	if port == 0 {
 		opts.Port = server.RANDOM_PORT
 	}

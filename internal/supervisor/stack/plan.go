@@ -81,24 +81,21 @@ func storeVar(name, what string) string { return "LEAKY_" + strings.ToUpper(name
 // ownURL is the URL of a store that we run, with a password made on first use. Without
 // create, a password that is not there yet gives an empty URL.
 func (p *Plan) ownURL(name string, at netaddr.Addr, create bool) (string, error) {
-	u := url.URL{Host: at.String()}
-	switch name {
-	case "nats":
-		u.Scheme = "nats"
-		return u.String(), nil
-	case "clickhouse":
-		u.Scheme, u.Path = "http", "/default" // the only database that the engine has from the start
-		return u.String(), nil
-	}
 	password, err := password(p.dir, name, create)
 	if err != nil || password == "" {
 		return "", err
 	}
-	if name == "redis" {
+	u := url.URL{Host: at.String(), User: url.UserPassword("leaky", password)}
+	switch name {
+	case "nats":
+		u.Scheme = "nats"
+	case "clickhouse":
+		u.Scheme, u.Path = "http", "/default" // the only database that the engine has from the start
+	case "redis":
 		u.Scheme, u.Path, u.User = "redis", "/0", url.UserPassword("", password)
-		return u.String(), nil
+	case "postgres":
+		u.Scheme, u.Path, u.RawQuery = "postgres", "/leaky", "sslmode=disable"
 	}
-	u.Scheme, u.Path, u.User, u.RawQuery = "postgres", "/leaky", url.UserPassword("leaky", password), "sslmode=disable"
 	return u.String(), nil
 }
 
