@@ -69,7 +69,7 @@ func (f fingerprint) add(text string) fingerprint {
 const (
 	shortest   = 20
 	longest    = 120
-	maxPlanned = 1 << 20 // most tokens one choice may be asked to have
+	maxPlanned = 1 << 17 // most tokens of one answer, all choices together
 )
 
 // length is how many tokens the answer has when nobody says: 20 to 120.
