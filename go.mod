@@ -1,6 +1,6 @@
 module github.com/leaky-tokens/leaky-tokens
 
-go 1.26.8
+go 1.26.0
 
 require (
 	github.com/ClickHouse/ch-go v0.74.0

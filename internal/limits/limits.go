@@ -84,8 +84,10 @@ type Rule struct {
 
 // PathKey is one entry of a path.
 type PathKey struct {
-	Key   string
-	Value string // fixed, for the key "count" only
+	Key string
+	// Value is fixed for the key "count", and for the key "route" when only that route has
+	// such a limit, so that the descriptor need not be sent on others. Else it is empty.
+	Value string
 }
 
 // Path is the keys of a descriptor that some rule asks for.
@@ -135,13 +137,17 @@ func (s *Set) Rules() []*Rule { return s.rules }
 // in file order.
 func (s *Set) Paths() []Path { return s.paths }
 
+// addPath adds a path unless one that is there covers it, and drops those it covers.
 func (s *Set) addPath(p Path) {
-	for _, known := range s.paths {
-		if slices.Equal(known, p) {
-			return
-		}
+	if slices.ContainsFunc(s.paths, func(known Path) bool { return known.covers(p) }) {
+		return
 	}
-	s.paths = append(s.paths, slices.Clone(p))
+	s.paths = append(slices.DeleteFunc(s.paths, p.covers), slices.Clone(p))
+}
+
+// covers reports whether every descriptor of q is one of p.
+func (p Path) covers(q Path) bool {
+	return slices.EqualFunc(p, q, func(a, b PathKey) bool { return a == b || a.Key == b.Key && a.Value == "" })
 }
 
 // node is one level of the tree of descriptors.

@@ -131,6 +131,37 @@ func TestRules(t *testing.T) {
 	}
 }
 
+func TestPathsOfRoutes(t *testing.T) {
+	t.Parallel()
+	rule := func(value, more string) string {
+		return "      - {key: route" + value + ", descriptors: [{key: user, rate_limit: {unit: day, requests_per_unit: 1}}]" + more + "}\n"
+	}
+	head := "domain: leaky\ndescriptors:\n  - key: count\n    value: requests\n    descriptors:\n"
+	path := func(route string) limits.Path {
+		return limits.Path{{Key: "count", Value: "requests"}, {Key: "route", Value: route}, {Key: "user"}}
+	}
+	for name, tc := range map[string]struct {
+		text string
+		want []limits.Path
+	}{
+		"fixed":               {rule(", value: a", "") + rule(", value: b", ""), []limits.Path{path("a"), path("b")}},
+		"fixed, then any":     {rule(", value: a", "") + rule("", ""), []limits.Path{path("")}},
+		"any, then fixed":     {rule("", "") + rule(", value: a", ""), []limits.Path{path("")}},
+		"a prefix is no name": {rule(", value: a*", ""), []limits.Path{path("")}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			set, err := limits.Parse([]byte(head + tc.text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tc.want, set.Paths()); diff != "" {
+				t.Errorf("paths differ (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 func TestMistakes(t *testing.T) {
 	t.Parallel()
 	rule := func(inside string) string {

@@ -125,7 +125,7 @@ func (p *reader) file(body ast.Node) {
 
 // trail is the way from the root to a descriptor.
 type trail struct {
-	path   Path     // keys, values for "count" only
+	path   Path     // keys, with the values Envoy knows beforehand
 	full   []string // key or key_value, for the rule's Path
 	shared []string
 	owned  bool // some key names a caller
@@ -134,7 +134,7 @@ type trail struct {
 func (t trail) add(key, value, shared string) trail {
 	fixed := PathKey{Key: key}
 	name := key
-	if key == keyCount {
+	if key == keyCount || key == keyRoute && !strings.HasSuffix(value, "*") {
 		fixed.Value = value
 	}
 	if value != "" {

@@ -8,9 +8,12 @@ import (
 // keyCount is the first key of every path: it says what is counted.
 const keyCount = "count"
 
+// keyRoute is the route's name, which xds knows when it makes the route.
+const keyRoute = "route"
+
 // knownKeys are the entries our Envoy can send.
 func knownKeys() []string {
-	return []string{keyCount, "tier", "user", "org", "key", "role", "model", "provider", "route", "remote_address"}
+	return []string{keyCount, "tier", "user", "org", "key", "role", "model", "provider", keyRoute, "remote_address"}
 }
 
 // owner reports whether a key names a caller, so that its buckets belong to an account.

@@ -85,6 +85,9 @@ func pathActions(p limits.Path, r model.Route) []*routev3.RateLimit_Action {
 			action = fromMetadata(facts.NamespaceAuth, facts.Roles, "")
 			action.GetMetadata().DescriptorKey = k.Key
 		case facts.Route:
+			if k.Value != "" && k.Value != routeName(r) {
+				return nil // a limit of other routes only
+			}
 			action = fixed(facts.Route, routeName(r))
 		case "remote_address":
 			action = &routev3.RateLimit_Action{ActionSpecifier: &routev3.RateLimit_Action_RemoteAddress_{RemoteAddress: &routev3.RateLimit_Action_RemoteAddress{}}}

@@ -90,7 +90,7 @@ func Clean(dir string) error {
 		return fmt.Errorf("clean state folder: %s has no file %s, so it is not ours to empty; check LEAKY_STATE_DIR", dir, marker)
 	}
 	kept := map[string]bool{}
-	for _, name := range []string{"postgres", "redis"} {
+	for _, name := range []string{"postgres", "redis", "nats", "clickhouse"} {
 		kept[passwordFile(dir, name)] = true
 	}
 	secrets, err := os.ReadDir(filepath.Join(dir, "secrets"))
