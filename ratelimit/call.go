@@ -60,7 +60,7 @@ type call struct {
 
 // readCall reads the first descriptor of an LLM request. The error is for the caller:
 // it says which value cannot be met.
-func (s *Service) readCall(d descriptor) (*call, error) {
+func (p *policy) readCall(d descriptor) (*call, error) {
 	c := &call{choices: 1}
 	var most, completion, bytes, choices string
 	for _, e := range d {
@@ -102,8 +102,8 @@ func (s *Service) readCall(d descriptor) (*call, error) {
 		return c, errNoID
 	}
 	c.model, c.prefixed = strings.CutPrefix(c.model, c.provider+"/")
-	c.protocol = s.providers[c.provider].Protocol
-	return c, errors.Join(c.readOutput(most, completion, choices), c.readInput(bytes), s.price(c))
+	c.protocol = p.providers[c.provider].Protocol
+	return c, errors.Join(c.readOutput(most, completion, choices), c.readInput(bytes), p.price(c))
 }
 
 // plain reports whether a request id is only letters, digits and dashes, so that it
@@ -158,9 +158,9 @@ func whole(text string, most int64) (int64, bool) {
 }
 
 // price bounds what the call may use, by its provider and model.
-func (s *Service) price(c *call) error {
-	p := s.providers[c.provider]
-	perByte, fill := p.TokensPerByte, p.OutputFill
+func (p *policy) price(c *call) error {
+	provider := p.providers[c.provider]
+	perByte, fill := provider.TokensPerByte, provider.OutputFill
 	if perByte <= 0 {
 		perByte = 1
 	}
@@ -168,7 +168,7 @@ func (s *Service) price(c *call) error {
 		fill = 1024
 	}
 	c.input = int64(math.Ceil(float64(c.bytes) * perByte))
-	model := s.models[c.model]
+	model := p.models[c.model]
 	if model.Kind == "embedding" {
 		c.stated = 0
 		return nil

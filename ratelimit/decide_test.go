@@ -1,6 +1,7 @@
 package ratelimit
 
 import (
+	"context"
 	"log/slog"
 	"testing"
 	"time"
@@ -139,14 +140,52 @@ func benchService(tb testing.TB) *Service {
 		tb.Fatal(err)
 	}
 	client, prefix := testenv.Redis(tb)
-	s, err := New(Config{Limits: set, RedisURL: "redis://" + client.Options().Addr, Prefix: prefix, Publisher: &Stream{}, Log: slog.New(slog.DiscardHandler),
-		Metrics: prometheus.NewRegistry(), Timeout: 10 * time.Second, Longest: time.Minute, Holds: config.Holds{SettledKept: time.Minute},
-		Providers: map[string]config.Provider{"openai": {Protocol: config.ProtocolOpenAI, TokensPerByte: 0.25, OutputFill: 256}}})
+	s, err := New(Config{Policy: Policy{Limits: set, Providers: map[string]config.Provider{"openai": {Protocol: config.ProtocolOpenAI, TokensPerByte: 0.25, OutputFill: 256}}}, RedisURL: "redis://" + client.Options().Addr, Prefix: prefix, Publisher: &Stream{}, Log: slog.New(slog.DiscardHandler),
+		Metrics: prometheus.NewRegistry(), Timeout: 10 * time.Second, Longest: time.Minute, Holds: config.Holds{SettledKept: time.Minute}})
 	if err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { s.Close() })
 	return s
+}
+
+// TestAbandonedCallGivesBack is a hold that came to stand when Envoy had given up.
+func TestAbandonedCallGivesBack(t *testing.T) {
+	t.Parallel()
+	s := benchService(t)
+	var r request
+	wire, err := proto.Marshal(llmRequest())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.parse(wire); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.decideRequest(t.Context(), &r); err != nil {
+		t.Fatal(err)
+	}
+	c, err := s.policy.Load().readCall(r.descriptors[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.account = accountOf(c.org, c.user, nil)
+	m := s.policy.Load().match(r.descriptors[1:], c.account, c.tier, true)
+	held := func() float64 {
+		_, states, _, err := s.store.Look(t.Context(), c.account, nil, m.buckets[:1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return states[0].Level()
+	}
+	if got := held(); got != 1280 {
+		t.Fatalf("want 1280 tokens held, got %g", got)
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	s.giveBack(gone, c)
+	if got := held(); got != 0 {
+		t.Errorf("want nothing held for an abandoned call, got %g", got)
+	}
 }
 
 // FuzzFacts gives every fact any text: the answer is an error, a refusal or a hold with

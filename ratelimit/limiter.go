@@ -41,7 +41,7 @@ func (s *Service) Hold(ctx context.Context, r *limitpb.HoldRequest) (*limitpb.Ho
 	}
 	descriptors := fromProto(r.GetDescriptors())
 	account := accountOf(f.GetOrg(), f.GetUser(), descriptors)
-	m := s.rules.match(descriptors, account, f.GetTier(), true)
+	m := s.policy.Load().match(descriptors, account, f.GetTier(), true)
 	take := store.Take{Account: account, ID: f.GetRequestId(), Buckets: m.buckets, Requests: 1,
 		Input: r.GetInputTokens(), Output: r.GetOutputTokens(), Fill: r.GetFillTokens(), Facts: record}
 	t, err := s.hold(ctx, take)
@@ -120,7 +120,7 @@ func (s *Service) Look(ctx context.Context, r *limitpb.LookRequest) (*limitpb.Lo
 		return nil, status.Error(codes.InvalidArgument, errTooMany.Error())
 	}
 	account := tag(r.GetAccount())
-	m := s.rules.match(fromProto(r.GetDescriptors()), account, r.GetTier(), true)
+	m := s.policy.Load().match(fromProto(r.GetDescriptors()), account, r.GetTier(), true)
 	records, states, now, err := s.store.Look(ctx, account, r.GetRequestIds(), m.buckets)
 	if err != nil {
 		return nil, unavailable(err)

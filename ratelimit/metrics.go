@@ -8,7 +8,7 @@ import (
 
 // metrics of the service. Labels hold rule names and statuses, never callers.
 type metrics struct {
-	holds struct{ admitted, refused, repeated, malformed, failed prometheus.Counter }
+	holds struct{ admitted, refused, repeated, malformed, failed, abandoned prometheus.Counter }
 
 	byRule  *prometheus.CounterVec
 	settles struct {
@@ -21,9 +21,10 @@ type metrics struct {
 func newMetrics(r prometheus.Registerer, s *store.Store) *metrics {
 	m := &metrics{}
 	holds := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_decisions_total",
-		Help: "Decisions by outcome; failed: Redis did not answer, malformed: the facts made no sense."}, []string{"outcome"})
+		Help: "Decisions by outcome; failed: Redis did not answer, malformed: the facts made no sense, abandoned: admitted, but Envoy had given up."}, []string{"outcome"})
 	m.holds.admitted, m.holds.refused, m.holds.repeated = holds.WithLabelValues("admitted"), holds.WithLabelValues("refused"), holds.WithLabelValues("repeated")
 	m.holds.malformed, m.holds.failed = holds.WithLabelValues("malformed"), holds.WithLabelValues("failed")
+	m.holds.abandoned = holds.WithLabelValues("abandoned")
 	m.byRule = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_refusals_total", Help: "Refusals by the rule that decided."}, []string{"rule"})
 	settles := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_settlements_total",
 		Help: "Settlements by status; late: the sweeper was before, unknown: no such hold."}, []string{"status"})

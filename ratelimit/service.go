@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -33,13 +34,21 @@ type Publisher interface {
 	Publish(ctx context.Context, e usage.Event) error
 }
 
-// Config of the service.
-type Config struct {
+// Policy is what decisions follow. It can be replaced while requests come in.
+type Policy struct {
 	Limits    *limits.Set
 	Tiers     config.Tiers
 	Providers map[string]config.Provider
 	Models    []config.Model
-	Holds     config.Holds
+}
+
+// Config of the service.
+type Config struct {
+	Policy
+	// Reload reads the policy anew when one of Files changed; nil: never.
+	Reload func() (Policy, error)
+	Files  []string
+	Holds  config.Holds
 	// Timeout is how long Envoy waits for a decision; a call that takes longer is given up.
 	Timeout time.Duration
 	// Longest is gateway.max_stream_duration; holds outlive it by Holds.Margin.
@@ -55,9 +64,10 @@ type Config struct {
 type Service struct {
 	limitpb.UnimplementedLimiterServer
 
-	rules     *rules
-	providers map[string]config.Provider
-	models    map[string]config.Model
+	policy    atomic.Pointer[policy]
+	reload    func() (Policy, error)
+	files     []string
+	seen      map[string]stamp // of the files, as the service was made
 	holds     config.Holds
 	timeout   time.Duration
 	store     *store.Store
@@ -71,14 +81,11 @@ func New(c Config) (*Service, error) {
 	if c.Limits == nil || c.Publisher == nil || c.Log == nil || c.Metrics == nil {
 		return nil, errors.New("make ratelimit: limits, publisher, log and metrics are needed")
 	}
-	s := &Service{rules: newRules(c.Limits, c.Tiers), providers: c.Providers, models: map[string]config.Model{}, holds: c.Holds,
-		timeout: c.Timeout, publisher: c.Publisher, log: c.Log}
+	s := &Service{reload: c.Reload, files: c.Files, seen: stamps(c.Files), holds: c.Holds, timeout: c.Timeout, publisher: c.Publisher, log: c.Log}
 	if s.timeout <= 0 {
 		s.timeout = 500 * time.Millisecond
 	}
-	for _, m := range c.Models {
-		s.models[m.Name] = m
-	}
+	s.policy.Store(newPolicy(c.Policy))
 	var err error
 	if s.store, err = store.New(store.Config{URL: c.RedisURL, Prefix: c.Prefix, Lifetime: c.Longest + c.Holds.Margin, SettledKept: c.Holds.SettledKept}); err != nil {
 		return nil, fmt.Errorf("make ratelimit: %w", err)
@@ -152,20 +159,24 @@ func shouldRateLimit(srv any, ctx context.Context, decode func(any) error, _ grp
 
 // decideRequest is ShouldRateLimit. An error makes Envoy answer as the route's failure mode says.
 func (s *Service) decideRequest(ctx context.Context, r *request) (*response, error) {
-	if r.domain != s.rules.set.Domain() {
+	p := s.policy.Load()
+	if r.domain != p.set.Domain() {
 		return nil, status.Errorf(codes.InvalidArgument, "domain %q is not served here", r.domain)
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
-	if len(r.descriptors) > 0 && len(r.descriptors[0]) > 0 && r.descriptors[0][0].Key == facts.Hold {
-		return s.decideCall(ctx, r)
+	if _, bounded := ctx.Deadline(); !bounded { // Envoy says how long it waits
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, s.timeout)
+		defer cancel()
 	}
-	return s.decidePlain(ctx, r)
+	if len(r.descriptors) > 0 && len(r.descriptors[0]) > 0 && r.descriptors[0][0].Key == facts.Hold {
+		return s.decideCall(ctx, p, r)
+	}
+	return s.decidePlain(ctx, p, r)
 }
 
 // decideCall holds for an LLM call.
-func (s *Service) decideCall(ctx context.Context, r *request) (*response, error) {
-	c, err := s.readCall(r.descriptors[0])
+func (s *Service) decideCall(ctx context.Context, p *policy, r *request) (*response, error) {
+	c, err := p.readCall(r.descriptors[0])
 	if errors.Is(err, errNoID) {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
@@ -174,7 +185,7 @@ func (s *Service) decideCall(ctx context.Context, r *request) (*response, error)
 		return c.malformed(err), nil
 	}
 	c.account = accountOf(c.org, c.user, r.descriptors)
-	m := s.rules.match(r.descriptors[1:], c.account, c.tier, true)
+	m := p.match(r.descriptors[1:], c.account, c.tier, true)
 	take := store.Take{Account: c.account, ID: c.id, Buckets: m.buckets, Requests: 1, Input: c.input, Output: c.output, Fill: c.fill, Facts: c.facts()}
 	t, err := s.hold(ctx, take)
 	if err != nil {
@@ -185,14 +196,29 @@ func (s *Service) decideCall(ctx context.Context, r *request) (*response, error)
 		s.metrics.refused(no.limit.rule.Name)
 		return c.refuse(m, t, no), nil
 	}
+	if ctx.Err() != nil {
+		s.giveBack(ctx, c)
+		return nil, status.FromContextError(ctx.Err()).Err()
+	}
 	return c.admit(m, t), nil
 }
 
+// giveBack releases a hold that came to stand when Envoy had given up waiting: it
+// answered 503 and nothing will be served.
+func (s *Service) giveBack(ctx context.Context, c *call) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.timeout)
+	defer cancel()
+	if _, err := s.store.Settle(ctx, []store.Settlement{{Account: c.account, ID: c.id}}); err != nil {
+		s.log.LogAttrs(ctx, slog.LevelWarn, "hold of an abandoned call stands until it expires", slog.String("request_id", c.id), slog.Any("error", err))
+	}
+	s.metrics.holds.abandoned.Inc()
+}
+
 // decidePlain counts a request of a route without tokens.
-func (s *Service) decidePlain(ctx context.Context, r *request) (*response, error) {
+func (s *Service) decidePlain(ctx context.Context, p *policy, r *request) (*response, error) {
 	org, user, tier := callers(r.descriptors)
 	account := accountOf(org, user, r.descriptors)
-	m := s.rules.match(r.descriptors, account, tier, false)
+	m := p.match(r.descriptors, account, tier, false)
 	take := store.Take{Account: account, Buckets: m.buckets, Requests: int64(max(1, r.hits))}
 	t, err := s.hold(ctx, take)
 	if err != nil {

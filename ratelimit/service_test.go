@@ -91,9 +91,11 @@ func start(tb testing.TB, text string, options ...option) *env {
 	}
 	client, prefix := testenv.Redis(tb)
 	e := &env{events: &published{}}
-	c := ratelimit.Config{Limits: set, RedisURL: "redis://" + client.Options().Addr, Prefix: prefix, Publisher: e.events,
+	c := ratelimit.Config{RedisURL: "redis://" + client.Options().Addr, Prefix: prefix, Publisher: e.events,
 		Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Timeout: 10 * time.Second, Longest: 10 * time.Minute,
 		Holds: config.Holds{Margin: time.Minute, SettledKept: time.Minute, Expiry: "charge"},
+	}
+	c.Policy = ratelimit.Policy{Limits: set,
 		Tiers: config.Tiers{Default: "USER", Levels: map[string]config.Tier{"USER": {Capacity: 1, LeakRate: 1}, "GOLD": {Capacity: 4, LeakRate: 4}}},
 		Providers: map[string]config.Provider{
 			"openai": {Protocol: config.ProtocolOpenAI, TokensPerByte: 0.25, OutputFill: 256},

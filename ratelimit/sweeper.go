@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -19,11 +20,14 @@ const (
 	connectPause   = 250 * time.Millisecond
 )
 
-// Run waits for Redis, then sweeps until ctx ends.
+// Run waits for Redis, then sweeps and watches the policy's files until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
 	if !s.connect(ctx) {
 		return nil
 	}
+	var group sync.WaitGroup
+	group.Go(func() { s.watch(ctx) })
+	defer group.Wait()
 	every := s.holds.SweepEvery
 	if every <= 0 {
 		every = 30 * time.Second

@@ -3,17 +3,15 @@ package main
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
-	"runtime/debug"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/limits"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
@@ -22,11 +20,9 @@ import (
 
 // serveRateLimit runs what decides whether a request may pass.
 func serveRateLimit(ctx context.Context, s service) error {
-	// Little lives long here and every request makes some short-lived text: at Go's default the
-	// collector would run every few hundred requests for the sake of a few megabytes.
-	debug.SetGCPercent(gcPercent)
-	redis.SetLogger(redisLog{s.log})
-	set, err := limits.Load(limitsPath(local{cfg: s.cfg, configPath: os.Getenv("LEAKY_CONFIG")}))
+	ratelimit.Tune(s.log)
+	files := local{cfg: s.cfg, configPath: os.Getenv("LEAKY_CONFIG")}
+	policy, err := limitPolicy(files)
 	if err != nil {
 		return err
 	}
@@ -39,7 +35,7 @@ func serveRateLimit(ctx context.Context, s service) error {
 	if err != nil {
 		return fmt.Errorf("open jetstream: %w", err)
 	}
-	limiter, err := ratelimit.New(ratelimit.Config{Limits: set, Tiers: s.cfg.Tiers, Providers: s.cfg.Providers, Models: s.cfg.Models,
+	limiter, err := ratelimit.New(ratelimit.Config{Policy: policy, Files: []string{files.configPath, limitsPath(files)}, Reload: s.reloadLimits(files.configPath),
 		Holds: s.cfg.Holds, Timeout: s.cfg.Limits.Timeout, Longest: s.cfg.Gateway.MaxStreamDuration, RedisURL: s.cfg.Stores.Redis,
 		Publisher: ratelimit.NewStream(js), Log: s.log, Metrics: s.metrics})
 	if err != nil {
@@ -63,15 +59,21 @@ func serveRateLimit(ctx context.Context, s service) error {
 	return group.Wait()
 }
 
-// gcPercent lets the heap grow to this share of what lives before it is collected.
-const gcPercent = 400
+// limitPolicy is what decisions follow, from leaky.yaml and the limits file beside it.
+func limitPolicy(l local) (ratelimit.Policy, error) {
+	set, err := limits.Load(limitsPath(l))
+	return ratelimit.Policy{Limits: set, Tiers: l.cfg.Tiers, Providers: l.cfg.Providers, Models: l.cfg.Models}, err
+}
 
-// redisLog passes on what the Redis client has to say, which is about connections.
-type redisLog struct{ log *slog.Logger }
-
-// Printf implements the client's logger.
-func (l redisLog) Printf(ctx context.Context, format string, args ...any) {
-	l.log.LogAttrs(ctx, slog.LevelDebug, fmt.Sprintf(format, args...))
+// reloadLimits reads both files anew.
+func (s service) reloadLimits(configPath string) func() (ratelimit.Policy, error) {
+	return func() (ratelimit.Policy, error) {
+		cfg, err := config.Load(configPath, os.Getenv)
+		if err != nil {
+			return ratelimit.Policy{}, err
+		}
+		return limitPolicy(local{cfg: cfg, configPath: configPath})
+	}
 }
 
 // listen opens one of the service's addresses; setting names it in errors.

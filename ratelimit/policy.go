@@ -1,0 +1,75 @@
+package ratelimit
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"os"
+	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
+)
+
+// policy is a Policy made ready for requests. It never changes; a new one replaces it.
+type policy struct {
+	*rules
+	providers map[string]config.Provider
+	models    map[string]config.Model
+}
+
+func newPolicy(p Policy) *policy {
+	out := &policy{rules: newRules(p.Limits, p.Tiers), providers: p.Providers, models: map[string]config.Model{}}
+	for _, m := range p.Models {
+		out.models[m.Name] = m
+	}
+	return out
+}
+
+// watchEvery is how often the files are looked at: as often as xds does, so that Envoy's
+// descriptors and the limits they meet change together.
+const watchEvery = time.Second
+
+// watch replaces the policy when its files change. A file with a mistake is told and the
+// policy stays; xds refuses the same file.
+func (s *Service) watch(ctx context.Context) {
+	if s.reload == nil {
+		return
+	}
+	ticker := time.NewTicker(watchEvery)
+	defer ticker.Stop()
+	for seen := s.seen; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		now := stamps(s.files)
+		if maps.Equal(seen, now) {
+			continue
+		}
+		seen = now
+		p, err := s.reload()
+		if err != nil {
+			s.log.LogAttrs(ctx, slog.LevelError, "new limits are not taken", slog.Any("error", err))
+			continue
+		}
+		s.policy.Store(newPolicy(p))
+		s.log.LogAttrs(ctx, slog.LevelInfo, "new limits", slog.Int("rules", len(p.Limits.Rules())))
+	}
+}
+
+// stamp changes when a file does.
+type stamp struct {
+	size int64
+	time int64 // nanoseconds
+}
+
+func stamps(files []string) map[string]stamp {
+	found := map[string]stamp{}
+	for _, file := range files {
+		if info, err := os.Stat(file); err == nil {
+			found[file] = stamp{size: info.Size(), time: info.ModTime().UnixNano()}
+		}
+	}
+	return found
+}
