@@ -69,7 +69,8 @@ func holdFacts(l model.LLM) []*routev3.RateLimit_Action {
 	}
 }
 
-// pathActions are the entries for one limit's path, nil when the route has no such key.
+// pathActions are the entries for one limit's path, nil when the route has no such key or
+// the limit is for another route.
 // An entry without a value (a caller without an organisation) drops the descriptor:
 // such a limit does not bind her.
 func pathActions(p limits.Path, r model.Route) []*routev3.RateLimit_Action {
