@@ -46,6 +46,7 @@ type call struct {
 	org      string
 	key      string
 	bytes    int64
+	frame    int64 // bytes of the body that are known to be no text
 	choices  int64 // n
 	stated   int64 // the client's maximum for one choice, 0 when it stated none
 	stream   bool
@@ -101,9 +102,45 @@ func (p *policy) readCall(d descriptor) (*call, error) {
 	if c.id == "" || len(c.id) > maxID || !plain(c.id) {
 		return c, errNoID
 	}
-	c.model, c.prefixed = strings.CutPrefix(c.model, c.provider+"/")
 	c.protocol = p.providers[c.provider].Protocol
+	c.frame = c.framed(most, completion, choices)
+	c.model, c.prefixed = strings.CutPrefix(c.model, c.provider+"/")
 	return c, errors.Join(c.readOutput(most, completion, choices), c.readInput(bytes), p.price(c))
+}
+
+// The least JSON that a request of each kind has around its first text.
+const (
+	chatFrame   = `{"model":"","messages":[{"role":"user","content":""}]}`
+	embedFrame  = `{"model":"","input":}`
+	geminiFrame = `{"contents":[{"parts":[{"text":""}]}]}`
+)
+
+// framed counts bytes of the body that the facts prove to be JSON and no text: a ratio
+// that is stated for a provider is one of its tokenizer, which gets the text alone. Every
+// further message has more JSON around it than its tokens can round up. At the ceiling of
+// a token for each byte nothing is taken off, since templates add tokens of their own.
+func (c *call) framed(most, completion, choices string) int64 {
+	member := func(name, value string) int {
+		if value == "" {
+			return 0
+		}
+		return len(`"":,`) + len(name) + len(value)
+	}
+	if c.protocol == config.ProtocolGemini {
+		n := len(geminiFrame)
+		if most != "" {
+			n += len(`"generationConfig":{"maxOutputTokens":},`) + len(most)
+		}
+		return int64(n)
+	}
+	n := len(chatFrame) + len(c.model) + member("max_tokens", most) + member("max_completion_tokens", completion) + member("n", choices)
+	if c.stream {
+		n += member("stream", "true")
+	}
+	if c.usage {
+		n += member("stream_options", `{"include_usage":true}`)
+	}
+	return int64(n)
 }
 
 // plain reports whether a request id is only letters, digits and dashes, so that it
@@ -167,8 +204,15 @@ func (p *policy) price(c *call) error {
 	if fill <= 0 {
 		fill = 1024
 	}
-	c.input = int64(math.Ceil(float64(c.bytes) * perByte))
 	model := p.models[c.model]
+	if model.Kind == "embedding" {
+		c.frame = min(c.frame, int64(len(embedFrame)+len(c.model)))
+	}
+	text := c.bytes
+	if perByte < 1 {
+		text = max(0, text-c.frame)
+	}
+	c.input = int64(math.Ceil(float64(text) * perByte))
 	if model.Kind == "embedding" {
 		c.stated = 0
 		return nil

@@ -177,8 +177,8 @@ func TestAbandonedCallGivesBack(t *testing.T) {
 		}
 		return states[0].Level()
 	}
-	if got := held(); got != 1280 {
-		t.Fatalf("want 1280 tokens held, got %g", got)
+	if got := held(); got != 1262 {
+		t.Fatalf("want 1262 tokens held, got %g", got)
 	}
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -16,7 +16,7 @@ func TestAdmit(t *testing.T) {
 	t.Parallel()
 	e := start(t, thousand)
 	id := uuid.NewString()
-	r := e.ask(t, ask{id: id, user: "u1", maxTokens: "100", bytes: 402, stream: "true"})
+	r := e.ask(t, ask{id: id, user: "u1", maxTokens: "100", prompt: 402, stream: "true"})
 	if r.GetOverallCode() != rls.RateLimitResponse_OK {
 		t.Fatalf("want OK, got %v", r)
 	}
@@ -59,21 +59,21 @@ func TestSplice(t *testing.T) {
 		generation string
 		held       float64
 	}{
-		"maximum stated":               {ask{maxTokens: "10", bytes: 40}, "", "", 20},
-		"other spelling":               {ask{maxCompletion: "10", bytes: 40}, "", "", 20},
-		"both spellings, equal":        {ask{maxTokens: "10", maxCompletion: "10", bytes: 40}, "", "", 20},
-		"three choices":                {ask{maxTokens: "10", n: "3", bytes: 40}, "", "", 40},
-		"nothing stated":               {ask{bytes: 40}, `"max_tokens":247`, "", 257},
-		"nothing stated, two choices":  {ask{bytes: 40, n: "2"}, `"max_tokens":123`, "", 257},
-		"stream":                       {ask{maxTokens: "10", bytes: 40, stream: "true"}, `"stream_options":{"include_usage":true}`, "", 20},
-		"stream that asks itself":      {ask{maxTokens: "10", bytes: 40, stream: "true", iu: "true"}, "", "", 20},
-		"stream that declines":         {ask{maxTokens: "10", bytes: 40, stream: "true", iu: "false"}, `"stream_options":{"include_usage":true}`, "", 20},
-		"provider named":               {ask{maxTokens: "10", bytes: 40, model: "openai/gpt-4o"}, `"model":"gpt-4o"`, "", 20},
-		"provider named, quotes":       {ask{bytes: 40, model: "openai/a\"b", maxTokens: "1"}, `"model":"a\"b"`, "", 11},
-		"all of it":                    {ask{bytes: 40, model: "openai/gpt-4o", stream: "true"}, `"model":"gpt-4o","max_tokens":247,"stream_options":{"include_usage":true}`, "", 257},
-		"embedding":                    {ask{bytes: 41, model: "embed"}, "", "", 11},
-		"gemini":                       {ask{bytes: 40, provider: "gemini", model: "gemini-2.5-flash", stream: "true"}, "", `"maxOutputTokens":247`, 257},
-		"gemini with a maximum stated": {ask{bytes: 40, provider: "gemini", model: "gemini-2.5-flash", maxTokens: "5"}, "", "", 15},
+		"maximum stated":               {ask{maxTokens: "10", prompt: 40}, "", "", 20},
+		"other spelling":               {ask{maxCompletion: "10", prompt: 40}, "", "", 20},
+		"both spellings, equal":        {ask{maxTokens: "10", maxCompletion: "10", prompt: 40}, "", "", 20},
+		"three choices":                {ask{maxTokens: "10", n: "3", prompt: 40}, "", "", 40},
+		"nothing stated":               {ask{prompt: 40}, `"max_tokens":247`, "", 257},
+		"nothing stated, two choices":  {ask{prompt: 40, n: "2"}, `"max_tokens":123`, "", 257},
+		"stream":                       {ask{maxTokens: "10", prompt: 40, stream: "true"}, `"stream_options":{"include_usage":true}`, "", 20},
+		"stream that asks itself":      {ask{maxTokens: "10", prompt: 40, stream: "true", iu: "true"}, "", "", 20},
+		"stream that declines":         {ask{maxTokens: "10", prompt: 40, stream: "true", iu: "false"}, `"stream_options":{"include_usage":true}`, "", 31},
+		"provider named":               {ask{maxTokens: "10", prompt: 40, model: "openai/gpt-4o"}, `"model":"gpt-4o"`, "", 20},
+		"provider named, quotes":       {ask{prompt: 40, model: "openai/a\"b", maxTokens: "1"}, `"model":"a\"b"`, "", 12},
+		"all of it":                    {ask{prompt: 40, model: "openai/gpt-4o", stream: "true"}, `"model":"gpt-4o","max_tokens":247,"stream_options":{"include_usage":true}`, "", 257},
+		"embedding":                    {ask{prompt: 41, model: "embed"}, "", "", 11},
+		"gemini":                       {ask{prompt: 40, provider: "gemini", model: "gemini-2.5-flash", stream: "true"}, "", `"maxOutputTokens":247`, 257},
+		"gemini with a maximum stated": {ask{prompt: 40, provider: "gemini", model: "gemini-2.5-flash", maxTokens: "5"}, "", "", 15},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -99,7 +99,7 @@ func TestSplice(t *testing.T) {
 func TestRefuse(t *testing.T) {
 	t.Parallel()
 	e := start(t, thousand)
-	e.ask(t, ask{user: "full", maxTokens: "980", bytes: 80})
+	e.ask(t, ask{user: "full", maxTokens: "980", prompt: 80})
 	for name, tc := range map[string]struct {
 		ask     ask
 		message string
@@ -110,9 +110,9 @@ func TestRefuse(t *testing.T) {
 			map[string]string{"x-should-retry": "true", "retry-after": "1", "x-ratelimit-remaining-tokens": "0", "x-leaky-policy": "user-tokens", "content-type": "application/json"}, "openai"},
 		"full for gemini": {ask{user: "full", maxTokens: "10", provider: "gemini", model: "gemini-2.5-pro"}, `Rate limit "user-tokens" reached`,
 			map[string]string{"x-should-retry": "true", "retry-after": "1"}, "gemini"},
-		"larger than the bucket": {ask{maxTokens: "1000", bytes: 80}, `may use 1020 tokens (20 for its input), more than rate limit "user-tokens" can ever hold (1000). A max_tokens of at most 980 would fit.`,
+		"larger than the bucket": {ask{maxTokens: "1000", prompt: 80}, `may use 1020 tokens (20 for its input), more than rate limit "user-tokens" can ever hold (1000). A max_tokens of at most 980 would fit.`,
 			map[string]string{"x-should-retry": "false", "retry-after": ""}, "openai"},
-		"input larger than the bucket": {ask{bytes: 5000}, `Its input alone does not fit`, map[string]string{"x-should-retry": "false"}, "openai"},
+		"input larger than the bucket": {ask{prompt: 5000}, `Its input alone does not fit`, map[string]string{"x-should-retry": "false"}, "openai"},
 		"zero":                         {ask{maxTokens: "0"}, "max_tokens must be", map[string]string{"x-should-retry": "false"}, "openai"},
 		"negative":                     {ask{maxTokens: "-5"}, "max_tokens must be", map[string]string{"x-should-retry": "false"}, "openai"},
 		"text":                         {ask{maxTokens: "many"}, "max_tokens must be", map[string]string{"x-should-retry": "false"}, "openai"},
@@ -210,7 +210,7 @@ func TestPlainRequests(t *testing.T) {
 func TestRepeatedHoldChargesOnce(t *testing.T) {
 	t.Parallel()
 	e := start(t, thousand)
-	a := ask{id: uuid.NewString(), user: "twice", bytes: 40}
+	a := ask{id: uuid.NewString(), user: "twice", prompt: 40}
 	first, second := e.ask(t, a), e.ask(t, a)
 	if diff := cmp.Diff(first.GetDynamicMetadata().AsMap(), second.GetDynamicMetadata().AsMap()); diff != "" {
 		t.Errorf("the second answer differs (-first +second):\n%s", diff)

@@ -2,10 +2,12 @@ package ratelimit_test
 
 import (
 	"context"
+	"encoding/json"
 	"log/slog"
 	"net"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -136,8 +138,34 @@ func start(tb testing.TB, text string, options ...option) *env {
 type ask struct {
 	id, user, org, tier, provider, model    string
 	maxTokens, maxCompletion, n, stream, iu string
-	bytes                                   int
+	prompt                                  int // bytes
 	address                                 string
+}
+
+// body is the request's JSON, as short as it can be.
+func (a ask) body() string {
+	text := strings.Repeat("x", a.prompt)
+	if a.provider == "gemini" {
+		config := ""
+		if a.maxTokens != "" {
+			config = `"generationConfig":{"maxOutputTokens":` + a.maxTokens + `},`
+		}
+		return `{` + config + `"contents":[{"parts":[{"text":"` + text + `"}]}]}`
+	}
+	var more strings.Builder
+	for _, m := range []struct{ name, value string }{{"max_tokens", a.maxTokens}, {"max_completion_tokens", a.maxCompletion}, {"n", a.n}, {"stream", a.stream}} {
+		if m.value != "" {
+			more.WriteString(`,"` + m.name + `":` + m.value)
+		}
+	}
+	if a.iu != "" {
+		more.WriteString(`,"stream_options":{"include_usage":` + a.iu + `}`)
+	}
+	model, _ := json.Marshal(or(a.model, "gpt-4o"))
+	if a.model == "embed" {
+		return `{"model":` + string(model) + `,"input":"` + text + `"` + more.String() + `}`
+	}
+	return `{"model":` + string(model) + `,"messages":[{"role":"user","content":"` + text + `"}]` + more.String() + `}`
 }
 
 func entry(key, value string) *common.RateLimitDescriptor_Entry {
@@ -157,7 +185,7 @@ func (a ask) request() *rls.RateLimitRequest {
 		entry(facts.Hold, or(a.id, uuid.NewString())), entry(facts.Route, "openai-chat"), entry(facts.Provider, or(a.provider, "openai")),
 		entry(facts.Model, or(a.model, "gpt-4o")), entry(facts.MaxTokens, or(a.maxTokens, no)), entry(facts.MaxCompletionTokens, or(a.maxCompletion, no)),
 		entry(facts.N, or(a.n, no)), entry(facts.Stream, or(a.stream, no)), entry(facts.IncludeUsage, or(a.iu, no)),
-		entry(facts.Bytes, strconv.Itoa(a.bytes)), entry(facts.User, or(a.user, "ann")), entry(facts.Org, or(a.org, no)),
+		entry(facts.Bytes, strconv.Itoa(len(a.body()))), entry(facts.User, or(a.user, "ann")), entry(facts.Org, or(a.org, no)),
 		entry(facts.Key, "key-1"), entry(facts.Tier, or(a.tier, "USER")),
 	}}
 	return &rls.RateLimitRequest{Domain: "leaky", Descriptors: []*common.RateLimitDescriptor{first,

@@ -32,7 +32,7 @@ func TestSweepCharges(t *testing.T) {
 			t.Parallel()
 			e := start(t, thousand, tc.options...)
 			id := uuid.NewString()
-			e.ask(t, ask{id: id, user: "u", org: "o", maxTokens: "100", bytes: 120, stream: "true", model: "openai/gpt-4o"})
+			e.ask(t, ask{id: id, user: "u", org: "o", maxTokens: "100", prompt: 120, stream: "true", model: "openai/gpt-4o"})
 			for range 2 { // the second finds nothing to do
 				if err := e.service.Sweep(t.Context()); err != nil {
 					t.Fatal(err)
