@@ -20,7 +20,8 @@ type shape struct {
 	body    []byte
 	header  map[string]string
 	chunks  int // "data:" lines of a good answer; 0: JSON
-	clients int // 0: as the options say
+	clients int  // 0: as the options say
+	felt    bool // report first byte and gaps instead of CPU
 }
 
 func chat(stream bool, tokens, promptBytes int) []byte {
@@ -33,12 +34,19 @@ func chat(stream bool, tokens, promptBytes int) []byte {
 // chain has to splice it in.
 func jsonShape() shape { return shape{name: "JSON 4 kB", body: chat(false, 20, 4096)} }
 
-// sseShape is a stream of 200 chunks as fast as the stub writes them.
-func sseShape() shape { return shape{name: "SSE 200", body: chat(true, 200, 4096), chunks: 200} }
+// burstShape is a stream of 200 chunks as fast as the stub writes them: many arrive in one read.
+func burstShape() shape { return shape{name: "SSE 200, burst", body: chat(true, 200, 4096), chunks: 200} }
 
-// pacedShape is a stream of 50 chunks 5 ms apart with few clients: what a reader feels.
-func pacedShape() shape {
-	return shape{name: "SSE paced", body: chat(true, 50, 4096), chunks: 50, clients: 4, header: map[string]string{"x-stub-chunk-delay-ms": "5"}}
+// streamShape is a stream of 200 chunks as a provider sends them, one by one.
+func streamShape() shape {
+	return shape{name: "SSE 200, one by one", body: chat(true, 200, 4096), chunks: 200, clients: 64, header: map[string]string{"x-stub-chunk-delay-ms": "5"}}
+}
+
+// feltShape is what one reader feels of a provider that thinks for 200 ms and then sends
+// a chunk every 5 ms: few clients, so that nobody waits for a core.
+func feltShape() shape {
+	return shape{name: "SSE felt", body: chat(true, 50, 4096), chunks: 50, clients: 4, felt: true,
+		header: map[string]string{"x-stub-delay-ms": "200", "x-stub-chunk-delay-ms": "5"}}
 }
 
 // sample is one measurement.
@@ -189,7 +197,7 @@ func readChunks(r *bufio.Reader, begin time.Time, sh shape) (first time.Duration
 		now := time.Now()
 		if seen == 0 {
 			first = now.Sub(begin)
-		} else if sh.header != nil {
+		} else if sh.felt {
 			gaps = append(gaps, now.Sub(last))
 		}
 		last = now

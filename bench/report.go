@@ -23,8 +23,12 @@ import (
 // report prints one table per shape: medians over the rounds, and the ratios of each
 // round's own numbers, since ratios within a round survive a noisy machine.
 func report(w io.Writer, o options, shapes []shape, results map[string][]sample) {
-	fmt.Fprintf(w, "\n%d rounds of %v, shuffled; %d clients in a closed loop (4 where paced); medians, [quartiles]\n", o.rounds, o.window, o.clients)
+	fmt.Fprintf(w, "\n%d rounds of %v, shuffled; %d clients in a closed loop (64 where chunks come one by one); medians, [quartiles]\n", o.rounds, o.window, o.clients)
 	for _, sh := range shapes {
+		if sh.felt {
+			felt(w, sh, results)
+			continue
+		}
 		fmt.Fprintf(w, "\n### %s\n\n| system | req/s | CPU us/request | Envoy | services | stores | p50 | p99 | first byte p50 | CPU / bare | CPU / chain | rate / chain |\n", sh.name)
 		fmt.Fprintln(w, "|---|---|---|---|---|---|---|---|---|---|---|---|")
 		bare, chain := results["bare/"+sh.name], results["chain/"+sh.name]
@@ -42,9 +46,6 @@ func report(w io.Writer, o options, shapes []shape, results map[string][]sample)
 				ratio(got, bare, sample.cpuPerRequest), ratio(got, chain, sample.cpuPerRequest), ratio(got, chain, sample.rate))
 		}
 		byPart(w, results["whole/"+sh.name])
-		if sh.header != nil {
-			paced(w, sh, results)
-		}
 		control := collect(chain, sample.rate)
 		if spread := (quantile(control, 0.75) - quantile(control, 0.25)) / quantile(control, 0.5); spread > 0.3 {
 			fmt.Fprintf(w, "\nThe control's quartiles lie %.0f %% apart: the machine was too noisy, run again.\n", 100*spread)
@@ -62,15 +63,19 @@ func byPart(w io.Writer, got []sample) {
 	fmt.Fprintf(w, "\nwhole, CPU us/request by part: %s\n", strings.Join(lines, ", "))
 }
 
-// paced prints what a reader of a stream feels, as ratios to the bare Envoy.
-func paced(w io.Writer, sh shape, results map[string][]sample) {
+// felt prints what a reader of a stream feels, beside the bare Envoy.
+func felt(w io.Writer, sh shape, results map[string][]sample) {
+	fmt.Fprintf(w, "\n### %s\n\nThe provider sends its first chunk after 200 ms and then one every 5 ms; four readers.\n", sh.name)
+	fmt.Fprint(w, "\n| system | first byte p50 | gap p50 | gap p99 | first byte / bare | gap p50 / bare | gap p99 / bare |\n|---|---|---|---|---|---|---|\n")
 	bare := results["bare/"+sh.name]
-	for _, name := range []string{"chain", "whole"} {
+	first := func(s sample) float64 { return at(s.firstByte, 0.5) }
+	gap := func(s sample) float64 { return at(s.gaps, 0.5) }
+	worst := func(s sample) float64 { return at(s.gaps, 0.99) }
+	for _, name := range []string{"bare", "chain", "whole"} {
 		got := results[name+"/"+sh.name]
-		fmt.Fprintf(w, "\n%s: first byte p50 %.2f of bare; gap between chunks p50 %.2f, p99 %.2f of bare\n", name,
-			ratio(got, bare, func(s sample) float64 { return at(s.firstByte, 0.5) }),
-			ratio(got, bare, func(s sample) float64 { return at(s.gaps, 0.5) }),
-			ratio(got, bare, func(s sample) float64 { return at(s.gaps, 0.99) }))
+		median := func(f func(sample) float64) string { return ms(quantile(collect(got, f), 0.5)) }
+		fmt.Fprintf(w, "| %s | %s | %s | %s | %.2f | %.2f | %.2f |\n", name, median(first), median(gap), median(worst),
+			ratio(got, bare, first), ratio(got, bare, gap), ratio(got, bare, worst))
 	}
 }
 
