@@ -10,6 +10,8 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	overloadv3 "github.com/envoyproxy/go-control-plane/envoy/config/overload/v3"
+	connectionsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/resource_monitors/downstream_connections/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -21,6 +23,10 @@ import (
 
 // httpOptions is the name under which a cluster carries its HTTP options.
 const httpOptions = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+// maxConnections bounds the clients connected at once; more are turned away before they
+// cost memory or file descriptors.
+const maxConnections = 20_000
 
 // BootstrapConfig is the little an Envoy must know before it asks xds for the rest.
 type BootstrapConfig struct {
@@ -41,6 +47,10 @@ func Bootstrap(c BootstrapConfig) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make bootstrap: %w", err)
 	}
+	connections, err := anypb.New(&connectionsv3.DownstreamConnectionsConfig{MaxActiveDownstreamConnections: maxConnections})
+	if err != nil {
+		return nil, fmt.Errorf("make bootstrap: %w", err)
+	}
 	ads := func() *corev3.ConfigSource {
 		return &corev3.ConfigSource{ResourceApiVersion: corev3.ApiVersion_V3, ConfigSourceSpecifier: &corev3.ConfigSource_Ads{Ads: &corev3.AggregatedConfigSource{}}}
 	}
@@ -53,6 +63,8 @@ func Bootstrap(c BootstrapConfig) ([]byte, error) {
 			CdsConfig: ads(), LdsConfig: ads(),
 		},
 		StaticResources: &bootstrapv3.Bootstrap_StaticResources{Clusters: []*clusterv3.Cluster{xds}},
+		OverloadManager: &overloadv3.OverloadManager{ResourceMonitors: []*overloadv3.ResourceMonitor{{
+			Name: "envoy.resource_monitors.global_downstream_max_connections", ConfigType: &overloadv3.ResourceMonitor_TypedConfig{TypedConfig: connections}}}},
 	}
 	if err := b.ValidateAll(); err != nil {
 		return nil, fmt.Errorf("make bootstrap: %w", err)

@@ -45,7 +45,7 @@ func route(r model.Route, g *model.Gateway) *routev3.Route {
 	}
 	out.Action = &routev3.Route_Route{Route: forward(r)}
 	if r.LLM != nil {
-		out.RequestHeadersToRemove = private()
+		out.RequestHeadersToRemove, out.ResponseHeadersToRemove = private(), theirs()
 	}
 	return out
 }
@@ -54,6 +54,16 @@ func route(r model.Route, g *model.Gateway) *routev3.Route {
 // is, and where she calls from.
 func private() []string {
 	return append(facts.IdentityHeaders(), "authorization", "x-api-key", "x-goog-api-key", "cookie", "x-forwarded-for", "x-forwarded-proto", "x-envoy-external-address")
+}
+
+// theirs are headers of a provider's answer that would speak for the gateway, or tell
+// whose account it calls with. Limits on the way back are the caller's with us.
+func theirs() []string {
+	names := []string{"set-cookie", "server", "via", "alt-svc", "x-request-id", "ratelimit", "ratelimit-policy", "openai-organization", "openai-project", "cf-ray", "cf-cache-status"}
+	for _, what := range []string{"limit", "remaining", "reset"} {
+		names = append(names, "x-ratelimit-"+what, "x-ratelimit-"+what+"-requests", "x-ratelimit-"+what+"-tokens")
+	}
+	return names
 }
 
 func forward(r model.Route) *routev3.RouteAction {
