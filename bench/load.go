@@ -19,7 +19,7 @@ type shape struct {
 	name    string
 	body    []byte
 	header  map[string]string
-	chunks  int // "data:" lines of a good answer; 0: JSON
+	chunks  int  // "data:" lines of a good answer; 0: JSON
 	clients int  // 0: as the options say
 	felt    bool // report first byte and gaps instead of CPU
 }
@@ -35,7 +35,9 @@ func chat(stream bool, tokens, promptBytes int) []byte {
 func jsonShape() shape { return shape{name: "JSON 4 kB", body: chat(false, 20, 4096)} }
 
 // burstShape is a stream of 200 chunks as fast as the stub writes them: many arrive in one read.
-func burstShape() shape { return shape{name: "SSE 200, burst", body: chat(true, 200, 4096), chunks: 200} }
+func burstShape() shape {
+	return shape{name: "SSE 200, burst", body: chat(true, 200, 4096), chunks: 200}
+}
 
 // streamShape is a stream of 200 chunks as a provider sends them, one by one.
 func streamShape() shape {

@@ -16,10 +16,13 @@ func TestOnlyTheStoresUserMaySendStatements(t *testing.T) {
 		set  func(*http.Request)
 		want int
 	}{
-		"nobody":         {"/", func(*http.Request) {}, 403},
-		"ping":           {"/ping", func(*http.Request) {}, 200},
-		"basic":          {"/", func(r *http.Request) { r.SetBasicAuth("leaky", "right") }, 200},
-		"headers":        {"/", func(r *http.Request) { r.Header.Set("X-ClickHouse-User", "leaky"); r.Header.Set("X-ClickHouse-Key", "right") }, 200},
+		"nobody": {"/", func(*http.Request) {}, 403},
+		"ping":   {"/ping", func(*http.Request) {}, 200},
+		"basic":  {"/", func(r *http.Request) { r.SetBasicAuth("leaky", "right") }, 200},
+		"headers": {"/", func(r *http.Request) {
+			r.Header.Set("X-ClickHouse-User", "leaky")
+			r.Header.Set("X-ClickHouse-Key", "right")
+		}, 200},
 		"wrong password": {"/", func(r *http.Request) { r.SetBasicAuth("leaky", "wrong") }, 403},
 		"wrong user":     {"/", func(r *http.Request) { r.SetBasicAuth("root", "right") }, 403},
 	} {
