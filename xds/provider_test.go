@@ -5,8 +5,11 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
+	"io"
 	"math/big"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -147,4 +150,32 @@ func otherRoot(t *testing.T) []byte {
 		t.Fatal(err)
 	}
 	return root
+}
+
+// TestAProviderThatRefusesOurKeyDoesNotBlameTheCaller: its 401 repeats part of the key.
+func TestAProviderThatRefusesOurKeyDoesNotBlameTheCaller(t *testing.T) {
+	t.Parallel()
+	g := start(t, nil, nil)
+	g.limit.set(admit(nil))
+	for _, status := range []int{401, 403} {
+		for _, text := range []string{"", `{"error":{"message":"Incorrect API key provided: sk-pr***1234"}}`} {
+			g.back.set(func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("WWW-Authenticate", "Bearer")
+				w.WriteHeader(status)
+				io.WriteString(w, text)
+			})
+			for path, want := range map[string]string{chatPath: `"type":"server_error"`, genPath: `"status":"UNAVAILABLE"`} {
+				a := g.do(t, "POST", path, body(""))
+				if a.status != 503 || !strings.Contains(a.body, want) || strings.Contains(a.body, "sk-pr") || a.header.Get("WWW-Authenticate") != "" || !json.Valid([]byte(a.body)) {
+					t.Errorf("%s %d %q: want 503 with %s, got %+v", path, status, text, want, a)
+				}
+				if raw, l := g.rawLine(t, a.header.Get("x-request-id")); l.Status != 503 || l.Held == nil {
+					t.Errorf("want a line with the hold, got %s", raw)
+				}
+			}
+		}
+	}
+	if a := g.do(t, "POST", chatPath, body(""), "Authorization", ""); a.status != 401 || a.body != `{"who":"authz"}` {
+		t.Errorf("want our own 401 untouched, got %+v", a)
+	}
 }

@@ -59,3 +59,17 @@ func TestSpliceAppendsAndTouchesNothingElse(t *testing.T) {
 		}
 	})
 }
+
+// TestSpliceThatFailsEndsTheCall: without its max_tokens a call may cost more than it holds.
+func TestSpliceThatFailsEndsTheCall(t *testing.T) {
+	t.Parallel()
+	g := start(t, nil, nil)
+	g.limit.set(admit(map[string]any{facts.Splice: map[string]any{"not": "text"}}))
+	a := g.do(t, "POST", chatPath, body(""))
+	if a.status != 503 || g.back.count() != 0 {
+		t.Errorf("want 503 and nothing at the provider, got %+v and %d", a, g.back.count())
+	}
+	if raw, l := g.rawLine(t, a.header.Get("x-request-id")); l.Held == nil || l.WireRecv != 0 {
+		t.Errorf("want a line that gives the hold back, got %s", raw)
+	}
+}
