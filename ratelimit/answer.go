@@ -114,8 +114,8 @@ type refused struct {
 	wait  int64 // microseconds, bucket.Never if it cannot ever fit
 }
 
-// decide finds the limit that refused: the one with the longest wait.
-func (s *Service) decide(m matched, t store.Taken, take store.Take) refused {
+// blame finds the limit that refused: the one with the longest wait.
+func (s *Service) blame(m matched, t store.Taken, take store.Take) refused {
 	soon := s.soon()
 	var worst refused
 	for i, l := range m.limits {

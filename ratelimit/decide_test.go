@@ -8,7 +8,6 @@ import (
 
 	rls "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
 
@@ -58,7 +57,7 @@ func TestRequestReadsAsGenerated(t *testing.T) {
 func readBack(tb testing.TB, wire []byte) *rls.RateLimitRequest {
 	tb.Helper()
 	var r request
-	if err := r.parse(wire); err != nil {
+	if err := r.parse(string(wire)); err != nil {
 		tb.Fatal(err)
 	}
 	return r.generated()
@@ -113,7 +112,7 @@ func FuzzRequest(f *testing.F) {
 	f.Add([]byte("\x0b\x0c\x15\x01\x02\x03\x04\x19\x01\x02\x03\x04\x05\x06\x07\x08"))
 	f.Fuzz(func(t *testing.T, wire []byte) {
 		var r request
-		err := r.parse(wire)
+		err := r.parse(string(wire))
 		var want rls.RateLimitRequest
 		if proto.Unmarshal(wire, &want) != nil || err != nil {
 			return
@@ -158,11 +157,11 @@ func TestAbandonedCallGivesBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.parse(wire); err != nil {
+	if err := r.parse(string(wire)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.decideRequest(t.Context(), &r); err != nil {
-		t.Fatal(err)
+	if d := s.decideOne(t.Context(), &r); d.err != nil {
+		t.Fatal(d.err)
 	}
 	c, err := s.policy.Load().readCall(r.descriptors[0])
 	if err != nil {
@@ -188,6 +187,13 @@ func TestAbandonedCallGivesBack(t *testing.T) {
 	}
 }
 
+// decideOne decides as for a batch of one.
+func (s *Service) decideOne(ctx context.Context, r *request) decision {
+	d := []decision{s.prepare(s.policy.Load(), r)}
+	s.decideAll(ctx, d)
+	return d[0]
+}
+
 // FuzzFacts gives every fact any text: the answer is an error, a refusal or a hold with
 // sane numbers, and always a message Envoy can read.
 func FuzzFacts(f *testing.F) {
@@ -201,10 +207,11 @@ func FuzzFacts(f *testing.F) {
 				{Key: facts.Bytes, Value: bytes}, {Key: facts.User, Value: user}, {Key: facts.Org, Value: org}, {Key: facts.Key, Value: key}, {Key: facts.Tier, Value: tier}},
 			{{Key: "count", Value: "tokens"}, {Key: "user", Value: user}, {Key: "provider", Value: provider}},
 			{{Key: "count", Value: "requests"}, {Key: "user", Value: user}}}}
-		answer, err := s.decideRequest(t.Context(), r)
-		if err != nil {
+		d := s.decideOne(t.Context(), r)
+		if d.err != nil {
 			return
 		}
+		answer := d.answer
 		var got rls.RateLimitResponse
 		if err := proto.Unmarshal(answer.message(), &got); err != nil {
 			t.Fatalf("answer %q: %v", answer.message(), err)
@@ -223,19 +230,18 @@ func BenchmarkDecide(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	c := newCodec()
 	b.ReportAllocs()
 	for b.Loop() {
 		var r request
-		if err := c.Unmarshal(mem.BufferSlice{mem.SliceBuffer(wire)}, &r); err != nil {
+		if err := r.parse(string(wire)); err != nil {
 			b.Fatal(err)
 		}
-		answer, err := s.decideRequest(b.Context(), &r)
-		if err != nil {
-			b.Fatal(err)
+		d := s.decideOne(b.Context(), &r)
+		if d.err != nil {
+			b.Fatal(d.err)
 		}
-		if _, err := c.Marshal(answer); err != nil {
-			b.Fatal(err)
+		if len(d.answer.message()) == 0 {
+			b.Fatal("no answer")
 		}
 	}
 }
@@ -250,7 +256,7 @@ func BenchmarkCodec(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
 			var r request
-			if err := r.parse(wire); err != nil {
+			if err := r.parse(string(wire)); err != nil {
 				b.Fatal(err)
 			}
 		}

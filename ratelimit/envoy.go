@@ -6,9 +6,6 @@ import (
 	"math"
 	"strings"
 
-	"google.golang.org/grpc/encoding"
-	"google.golang.org/grpc/encoding/proto"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/limits"
@@ -51,7 +48,7 @@ const (
 
 var errTooMany = errors.New("too many descriptors or entries")
 
-// request is a RateLimitRequest. Its strings share one copy of the message.
+// request is a RateLimitRequest. Its strings are parts of the message.
 type request struct {
 	domain      string
 	descriptors []descriptor
@@ -62,10 +59,10 @@ type request struct {
 type descriptor []limits.Entry
 
 // parse reads the message.
-func (r *request) parse(wire []byte) error {
+func (r *request) parse(wire string) error {
 	r.descriptors = make([]descriptor, 0, 8)
 	entries := make([]limits.Entry, 0, 32) // room for all descriptors' entries
-	c := cursor{rest: string(wire)}
+	c := cursor{rest: wire}
 	for c.next() {
 		switch {
 		case c.is(requestDomain, protowire.BytesType):
@@ -268,31 +265,4 @@ func (r *response) message() []byte {
 		r.metadata = nil
 	}
 	return r.wire
-}
-
-// codec speaks request and response by hand and every other message as gRPC does.
-type codec struct {
-	encoding.CodecV2
-}
-
-func newCodec() codec { return codec{encoding.GetCodecV2(proto.Name)} }
-
-// Marshal implements encoding.CodecV2.
-func (c codec) Marshal(v any) (mem.BufferSlice, error) {
-	if r, ok := v.(*response); ok {
-		return mem.BufferSlice{mem.SliceBuffer(r.message())}, nil
-	}
-	return c.CodecV2.Marshal(v)
-}
-
-// Unmarshal implements encoding.CodecV2.
-func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
-	r, ok := v.(*request)
-	if !ok {
-		return c.CodecV2.Unmarshal(data, v)
-	}
-	if len(data) == 1 {
-		return r.parse(data[0].ReadOnlyData())
-	}
-	return r.parse(data.Materialize())
 }

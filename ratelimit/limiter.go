@@ -21,7 +21,7 @@ const (
 	maxSettlements = 10_000
 )
 
-// Hold implements limitpb.LimiterServer: tokensvc holds as Envoy does.
+// Hold is leaky.limit.v1.Limiter's: tokensvc holds as Envoy does.
 func (s *Service) Hold(ctx context.Context, r *limitpb.HoldRequest) (*limitpb.HoldResponse, error) {
 	f := r.GetFacts()
 	switch {
@@ -44,14 +44,16 @@ func (s *Service) Hold(ctx context.Context, r *limitpb.HoldRequest) (*limitpb.Ho
 	m := s.policy.Load().match(descriptors, account, f.GetTier(), true)
 	take := store.Take{Account: account, ID: f.GetRequestId(), Buckets: m.buckets, Requests: 1,
 		Input: r.GetInputTokens(), Output: r.GetOutputTokens(), Fill: r.GetFillTokens(), Facts: record}
-	t, err := s.hold(ctx, take)
+	t, err := s.store.Hold(ctx, take)
 	if err != nil {
-		return nil, err
+		s.metrics.holds.failed.Inc()
+		return nil, unavailable(err)
 	}
+	s.count(t.Outcome)
 	out := &limitpb.HoldResponse{Admitted: t.Outcome != store.Refused, Held: t.Held, GrantedOutput: t.Output, Account: account,
 		Buckets: show(m, t.States, t.Now)}
 	if !out.Admitted {
-		no := s.decide(m, t, take)
+		no := s.blame(m, t, take)
 		s.metrics.refused(no.limit.rule.Name)
 		out.Rule, out.RetryAfterUs = no.limit.rule.Name, no.wait
 	}
@@ -77,7 +79,7 @@ func show(m matched, states []bucket.State, now int64) []*limitpb.Bucket {
 	return out
 }
 
-// Settle implements limitpb.LimiterServer.
+// Settle is leaky.limit.v1.Limiter's.
 func (s *Service) Settle(ctx context.Context, r *limitpb.SettleRequest) (*limitpb.SettleResponse, error) {
 	if n := len(r.GetSettlements()); n > maxSettlements {
 		return nil, status.Errorf(codes.InvalidArgument, "%d settlements, at most %d at once", n, maxSettlements)
@@ -114,7 +116,7 @@ func settledStatus(s store.Status) limitpb.Settled_Status {
 	return limitpb.Settled_UNKNOWN
 }
 
-// Look implements limitpb.LimiterServer.
+// Look is leaky.limit.v1.Limiter's.
 func (s *Service) Look(ctx context.Context, r *limitpb.LookRequest) (*limitpb.LookResponse, error) {
 	if len(r.GetRequestIds()) > maxSettlements || len(r.GetDescriptors()) > maxDescriptors {
 		return nil, status.Error(codes.InvalidArgument, errTooMany.Error())

@@ -117,7 +117,7 @@ func start(tb testing.TB, text string, options ...option) *env {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	served := make(chan error, 1)
-	go func() { served <- e.service.Serve(ctx, ln) }()
+	go func() { served <- e.service.Listen(ctx, ln) }()
 	conn, err := grpc.NewClient("unix:"+ln.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		tb.Fatal(err)

@@ -54,7 +54,7 @@ func serveRateLimit(ctx context.Context, s service) error {
 	common := httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Ready: limiter.Ready}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return limiter.Run(ctx) })
-	group.Go(func() error { return limiter.Serve(ctx, grpcListener) })
+	group.Go(func() error { return limiter.Listen(ctx, grpcListener) })
 	group.Go(func() error { return httpapi.Serve(ctx, httpListener, common.Wrap(http.NewServeMux())) })
 	return group.Wait()
 }

@@ -11,13 +11,57 @@ import (
 // Hold takes the cost from every bucket, or from none if one of them lacks the room. A
 // request that holds already gets its first answer again and takes nothing more.
 func (s *Store) Hold(ctx context.Context, t Take) (Taken, error) {
-	recorded := t.ID != ""
-	if len(t.Buckets) == 0 && !recorded {
+	if t.ID == "" && len(t.Buckets) == 0 {
 		return Taken{Outcome: Admitted}, nil
 	}
+	reply, err := s.run(ctx, s.hold, s.holdArgs(t))
+	if err != nil {
+		return Taken{}, err
+	}
+	return parseTaken(reply, len(t.Buckets))
+}
+
+// HoldAll is Hold for several calls in one round trip, in their order, each for itself.
+// With an error none of the results counts.
+func (s *Store) HoldAll(ctx context.Context, takes []Take) ([]Taken, error) {
+	out := make([]Taken, len(takes))
+	if len(takes) == 1 {
+		var err error
+		out[0], err = s.Hold(ctx, takes[0])
+		return out, err
+	}
+	calls := make([][]any, 0, len(takes))
+	for _, t := range takes {
+		if t.ID != "" || len(t.Buckets) > 0 {
+			calls = append(calls, s.holdArgs(t))
+		}
+	}
+	cmds, err := s.runAll(ctx, s.hold, calls)
+	if err != nil {
+		return nil, err
+	}
+	for i, t := range takes {
+		if t.ID == "" && len(t.Buckets) == 0 {
+			out[i] = Taken{Outcome: Admitted}
+			continue
+		}
+		cmd := cmds[0]
+		cmds = cmds[1:]
+		if err := cmd.Err(); err != nil {
+			return nil, fmt.Errorf("hold: %w", err)
+		}
+		if out[i], err = parseTaken(cmd.Val(), len(t.Buckets)); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// holdArgs is the script's call.
+func (s *Store) holdArgs(t Take) []any {
 	args := s.hold.begin(len(t.Buckets), 3+2*len(t.Buckets))
 	life, tail := 0.0, ""
-	if recorded {
+	if t.ID != "" {
 		args[2] = len(t.Buckets) + 1
 		args = append(args, s.HoldKey(t.Account, t.ID))
 		life, tail = s.life, s.tail(t)
@@ -29,11 +73,7 @@ func (s *Store) Hold(ctx context.Context, t Take) (Taken, error) {
 	for _, b := range t.Buckets {
 		args = append(args, b.Limit.arg)
 	}
-	reply, err := s.run(ctx, s.hold, args)
-	if err != nil {
-		return Taken{}, err
-	}
-	return parseTaken(reply, len(t.Buckets))
+	return args
 }
 
 // HoldKey is where a request's hold is.

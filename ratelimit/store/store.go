@@ -17,7 +17,6 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -71,17 +70,15 @@ type Config struct {
 
 // Store is the limiter's state.
 type Store struct {
-	config  Config
-	client  *redis.Client
-	pipe    *redis.AutoPipeliner
-	life    float64 // microseconds
-	kept    float64 // milliseconds
-	gate    gate
-	running atomic.Int32 // script calls at this moment
-	hold    script
-	settle  script
-	expire  script
-	finish  script
+	config Config
+	client *redis.Client
+	life   float64 // microseconds
+	kept   float64 // milliseconds
+	gate   gate
+	hold   script
+	settle script
+	expire script
+	finish script
 }
 
 // New makes a store; it does not connect.
@@ -104,12 +101,8 @@ func New(c Config) (*Store, error) {
 	o.PoolSize, o.MaxIdleConns = 32, 8
 	o.ContextTimeoutEnabled = true
 	o.DisableIdentity = true
-	s := &Store{config: c, client: redis.NewClient(o), life: float64(c.Lifetime.Microseconds()), kept: millis(c.SettledKept), gate: gate{now: time.Now},
-		hold: newScript(common + holdLua), settle: newScript(common + releaseLua + settleLua), expire: newScript(common + releaseLua + expireLua), finish: newScript(finishLua)}
-	if s.pipe, err = s.client.AutoPipeline(); err != nil {
-		return nil, fmt.Errorf("start pipeline: %w", err)
-	}
-	return s, nil
+	return &Store{config: c, client: redis.NewClient(o), life: float64(c.Lifetime.Microseconds()), kept: millis(c.SettledKept), gate: gate{now: time.Now},
+		hold: newScript(common + holdLua), settle: newScript(common + releaseLua + settleLua), expire: newScript(common + releaseLua + expireLua), finish: newScript(finishLua)}, nil
 }
 
 func setDefault(d *time.Duration, to time.Duration) {
@@ -119,7 +112,7 @@ func setDefault(d *time.Duration, to time.Duration) {
 }
 
 // Close gives back the connections.
-func (s *Store) Close() error { return errors.Join(s.pipe.Close(), s.client.Close()) }
+func (s *Store) Close() error { return s.client.Close() }
 
 // Ping asks the server for a sign of life and loads the scripts.
 func (s *Store) Ping(ctx context.Context) error {

@@ -1,0 +1,138 @@
+package ratelimit
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/unary"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
+)
+
+// decision is one request of Envoy's on its way to an answer.
+type decision struct {
+	asked *unary.Call
+	call  *call // nil on a route without tokens
+	matched
+	take   store.Take
+	answer *response
+	err    error // makes Envoy answer as the route's failure mode says
+}
+
+// settled reports whether Redis need not be asked.
+func (d *decision) settled() bool { return d.answer != nil || d.err != nil }
+
+// prepare reads a request and finds its limits.
+func (s *Service) prepare(p *policy, r *request) decision {
+	if r.domain != p.set.Domain() {
+		return decision{err: status.Errorf(codes.InvalidArgument, "domain %q is not served here", r.domain)}
+	}
+	if len(r.descriptors) > 0 && len(r.descriptors[0]) > 0 && r.descriptors[0][0].Key == facts.Hold {
+		return s.prepareCall(p, r)
+	}
+	org, user, tier := callers(r.descriptors)
+	account := accountOf(org, user, r.descriptors)
+	d := decision{matched: p.match(r.descriptors, account, tier, false)}
+	d.take = store.Take{Account: account, Buckets: d.buckets, Requests: int64(max(1, r.hits))}
+	return d
+}
+
+// prepareCall is prepare for a call that uses tokens.
+func (s *Service) prepareCall(p *policy, r *request) decision {
+	c, err := p.readCall(r.descriptors[0])
+	if errors.Is(err, errNoID) {
+		return decision{err: status.Error(codes.InvalidArgument, err.Error())}
+	}
+	if err != nil {
+		s.metrics.holds.malformed.Inc()
+		return decision{call: c, answer: c.malformed(err)}
+	}
+	c.account = accountOf(c.org, c.user, r.descriptors)
+	d := decision{call: c, matched: p.match(r.descriptors[1:], c.account, c.tier, true)}
+	d.take = store.Take{Account: c.account, ID: c.id, Buckets: d.buckets, Requests: 1, Input: c.input, Output: c.output, Fill: c.fill, Facts: c.facts()}
+	return d
+}
+
+// decideAll answers all that are not answered yet, in one round trip to Redis.
+func (s *Service) decideAll(ctx context.Context, all []decision) {
+	takes := make([]store.Take, 0, len(all))
+	for i := range all {
+		if !all[i].settled() {
+			takes = append(takes, all[i].take)
+		}
+	}
+	if len(takes) == 0 {
+		return
+	}
+	bounded, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	taken, err := s.store.HoldAll(bounded, takes)
+	next := 0
+	for i := range all {
+		d := &all[i]
+		if d.settled() {
+			continue
+		}
+		if err != nil {
+			s.metrics.holds.failed.Inc()
+			d.err = unavailable(err)
+			continue
+		}
+		s.conclude(ctx, d, taken[next])
+		next++
+	}
+}
+
+// conclude makes the answer of what Redis said.
+func (s *Service) conclude(ctx context.Context, d *decision, t store.Taken) {
+	s.count(t.Outcome)
+	switch {
+	case t.Outcome == store.Refused:
+		no := s.blame(d.matched, t, d.take)
+		s.metrics.refused(no.limit.rule.Name)
+		if d.call == nil {
+			d.answer = plainRefuse(d.matched, t, no)
+		} else {
+			d.answer = d.call.refuse(d.matched, t, no)
+		}
+	case d.call == nil:
+		d.answer = plainAdmit(d.matched, t)
+	case d.asked != nil && d.asked.Late():
+		s.giveBack(ctx, d.call)
+		d.err = status.Error(codes.DeadlineExceeded, "the decision came too late")
+	default:
+		d.answer = d.call.admit(d.matched, t)
+	}
+}
+
+// giveBack releases a hold that came to stand when Envoy had given up waiting: it
+// answered 503 and nothing will be served.
+func (s *Service) giveBack(ctx context.Context, c *call) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.timeout)
+	defer cancel()
+	if _, err := s.store.Settle(ctx, []store.Settlement{{Account: c.account, ID: c.id}}); err != nil {
+		s.log.LogAttrs(ctx, slog.LevelWarn, "hold of an abandoned call stands until it expires", slog.String("request_id", c.id), slog.Any("error", err))
+	}
+	s.metrics.holds.abandoned.Inc()
+}
+
+// count counts what came of a hold.
+func (s *Service) count(o store.Outcome) {
+	switch o {
+	case store.Refused:
+		s.metrics.holds.refused.Inc()
+	case store.Repeated:
+		s.metrics.holds.repeated.Inc()
+	default:
+		s.metrics.holds.admitted.Inc()
+	}
+}
+
+// soon is how long to wait when only the holds of running calls are in the way: they
+// may give back room any moment. It is random, so that the refused do not return at once.
+func (s *Service) soon() int64 { return 100*milli + rand.Int64N(150*milli) }

@@ -1,0 +1,88 @@
+package ratelimit
+
+import (
+	"context"
+	"fmt"
+	"net"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/internal/unary"
+)
+
+// methodDecide is what Envoy calls.
+const methodDecide = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
+
+// Listen answers Envoy and the users of our own API on the listener until ctx ends.
+func (s *Service) Listen(ctx context.Context, ln net.Listener) error {
+	server, err := unary.New(unary.Config{Handler: s, Log: s.log})
+	if err != nil {
+		return fmt.Errorf("serve grpc: %w", err)
+	}
+	return server.Serve(ctx, ln)
+}
+
+// Serve implements unary.Handler: calls that came together share a round trip to Redis.
+func (s *Service) Serve(ctx context.Context, calls []*unary.Call) {
+	p := s.policy.Load()
+	decisions := make([]decision, 0, len(calls))
+	for _, c := range calls {
+		switch c.Method {
+		case methodDecide:
+			var r request
+			if err := r.parse(c.Message); err != nil {
+				c.Fail(codes.InvalidArgument, err.Error())
+				continue
+			}
+			d := s.prepare(p, &r)
+			d.asked = c
+			decisions = append(decisions, d)
+		case limitpb.Limiter_Hold_FullMethodName:
+			own(ctx, c, &limitpb.HoldRequest{}, s.Hold)
+		case limitpb.Limiter_Settle_FullMethodName:
+			own(ctx, c, &limitpb.SettleRequest{}, s.Settle)
+		case limitpb.Limiter_Look_FullMethodName:
+			own(ctx, c, &limitpb.LookRequest{}, s.Look)
+		default:
+			c.Fail(codes.Unimplemented, "no such method")
+		}
+	}
+	s.decideAll(ctx, decisions)
+	for i := range decisions {
+		d := &decisions[i]
+		if d.err != nil {
+			c := status.Convert(d.err)
+			d.asked.Fail(c.Code(), c.Message())
+			continue
+		}
+		d.asked.Answer(d.answer.message())
+	}
+}
+
+// own answers a call of our own API.
+func own[In, Out proto.Message](ctx context.Context, c *unary.Call, in In, serve func(context.Context, In) (Out, error)) {
+	if err := proto.Unmarshal([]byte(c.Message), in); err != nil {
+		c.Fail(codes.InvalidArgument, err.Error())
+		return
+	}
+	if !c.Deadline.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, c.Deadline)
+		defer cancel()
+	}
+	out, err := serve(ctx, in)
+	if err != nil {
+		s := status.Convert(err)
+		c.Fail(s.Code(), s.Message())
+		return
+	}
+	message, err := proto.Marshal(out)
+	if err != nil {
+		c.Fail(codes.Internal, err.Error())
+		return
+	}
+	c.Answer(message)
+}
