@@ -4,12 +4,14 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/footprint"
+	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 	"github.com/leaky-tokens/leaky-tokens/internal/telemetry"
 )
 
@@ -41,6 +43,15 @@ func (s serveCommand) Run(ctx context.Context, c *cli) error {
 		}
 	}()
 	return serve(ctx, service{name: s.Name, cfg: cfg, dir: config.StateDir(os.Getenv), log: log, registry: registry, metrics: metrics})
+}
+
+// listen opens an address of leaky.yaml; setting is its key, for the error.
+func (s service) listen(setting, address string) (net.Listener, error) {
+	addr, err := netaddr.Parse(address)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", setting, err)
+	}
+	return addr.In(s.dir).Listen()
 }
 
 func serve(ctx context.Context, s service) error {

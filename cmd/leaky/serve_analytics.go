@@ -14,7 +14,6 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/analytics"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/jwks"
-	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 	"github.com/leaky-tokens/leaky-tokens/internal/principal"
 )
 
@@ -47,11 +46,7 @@ func serveAnalytics(ctx context.Context, s service) error {
 	if err != nil {
 		return err
 	}
-	addr, err := netaddr.Parse(s.cfg.Services.Analytics.HTTP)
-	if err != nil {
-		return err
-	}
-	ln, err := addr.In(s.dir).Listen()
+	ln, err := s.listen("services.analytics.http", s.cfg.Services.Analytics.HTTP)
 	if err != nil {
 		return err
 	}

@@ -2,14 +2,12 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"path/filepath"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/leaky-tokens/leaky-tokens/extauthz"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
-	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 )
 
 // serveExtAuthz runs what Envoy asks first: who calls, and may they.
@@ -30,19 +28,11 @@ func serveExtAuthz(ctx context.Context, s service) error {
 	if err != nil {
 		return err
 	}
-	grpcAddr, err := netaddr.Parse(s.cfg.Services.ExtAuthz.GRPC)
-	if err != nil {
-		return fmt.Errorf("services.extauthz.grpc: %w", err)
-	}
-	httpAddr, err := netaddr.Parse(s.cfg.Services.ExtAuthz.HTTP)
-	if err != nil {
-		return fmt.Errorf("services.extauthz.http: %w", err)
-	}
-	grpcListener, err := grpcAddr.In(s.dir).Listen()
+	grpcListener, err := s.listen("services.extauthz.grpc", s.cfg.Services.ExtAuthz.GRPC)
 	if err != nil {
 		return err
 	}
-	httpListener, err := httpAddr.In(s.dir).Listen()
+	httpListener, err := s.listen("services.extauthz.http", s.cfg.Services.ExtAuthz.HTTP)
 	if err != nil {
 		grpcListener.Close()
 		return err

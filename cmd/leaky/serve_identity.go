@@ -11,7 +11,6 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/identity"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
-	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 )
 
 // serveIdentity runs users, API keys and access tokens.
@@ -37,11 +36,7 @@ func serveIdentity(ctx context.Context, s service) error {
 	if err != nil {
 		return err
 	}
-	addr, err := netaddr.Parse(s.cfg.Services.Identity.HTTP)
-	if err != nil {
-		return fmt.Errorf("services.identity.http: %w", err)
-	}
-	ln, err := addr.In(s.dir).Listen()
+	ln, err := s.listen("services.identity.http", s.cfg.Services.Identity.HTTP)
 	if err != nil {
 		return err
 	}

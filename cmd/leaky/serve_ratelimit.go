@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 
@@ -14,7 +13,6 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/limits"
-	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit"
 )
 
@@ -74,13 +72,4 @@ func (s service) reloadLimits(configPath string) func() (ratelimit.Policy, error
 		}
 		return limitPolicy(local{cfg: cfg, configPath: configPath})
 	}
-}
-
-// listen opens one of the service's addresses; setting names it in errors.
-func (s service) listen(setting, address string) (net.Listener, error) {
-	addr, err := netaddr.Parse(address)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", setting, err)
-	}
-	return addr.In(s.dir).Listen()
 }

@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
-	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 	"github.com/leaky-tokens/leaky-tokens/internal/principal"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc"
 )
@@ -39,11 +38,7 @@ func serveTokenSvc(ctx context.Context, s service) error {
 	if err != nil {
 		return err
 	}
-	addr, err := netaddr.Parse(s.cfg.Services.TokenSvc.HTTP)
-	if err != nil {
-		return err
-	}
-	ln, err := addr.In(s.dir).Listen()
+	ln, err := s.listen("services.tokensvc.http", s.cfg.Services.TokenSvc.HTTP)
 	if err != nil {
 		return err
 	}

@@ -9,7 +9,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
-	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 	"github.com/leaky-tokens/leaky-tokens/xds"
 )
 
@@ -19,19 +18,11 @@ func serveXDS(ctx context.Context, s service) error {
 	if err != nil {
 		return err
 	}
-	grpcAddr, err := netaddr.Parse(s.cfg.Services.XDS.GRPC)
+	grpcListener, err := s.listen("services.xds.grpc", s.cfg.Services.XDS.GRPC)
 	if err != nil {
 		return err
 	}
-	grpcListener, err := grpcAddr.In(s.dir).Listen()
-	if err != nil {
-		return err
-	}
-	httpAddr, err := netaddr.Parse(s.cfg.Services.XDS.HTTP)
-	if err != nil {
-		return err
-	}
-	httpListener, err := httpAddr.Listen()
+	httpListener, err := s.listen("services.xds.http", s.cfg.Services.XDS.HTTP)
 	if err != nil {
 		return err
 	}
