@@ -23,6 +23,7 @@ type serveCommand struct {
 type service struct {
 	name     string
 	cfg      *config.Config
+	path     string // of leaky.yaml; empty: the built-in one
 	dir      string // state folder
 	log      *slog.Logger
 	registry *prometheus.Registry  // served at /metrics
@@ -42,7 +43,7 @@ func (s serveCommand) Run(ctx context.Context, c *cli) error {
 			log.Warn("memory of start-up is kept", slog.Any("error", err))
 		}
 	}()
-	return serve(ctx, service{name: s.Name, cfg: cfg, dir: config.StateDir(os.Getenv), log: log, registry: registry, metrics: metrics})
+	return serve(ctx, service{name: s.Name, cfg: cfg, path: c.Config, dir: config.StateDir(os.Getenv), log: log, registry: registry, metrics: metrics})
 }
 
 // listen opens an address of leaky.yaml; setting is its key, for the error.

@@ -19,7 +19,7 @@ import (
 // serveRateLimit runs what decides whether a request may pass.
 func serveRateLimit(ctx context.Context, s service) error {
 	ratelimit.Tune(s.log)
-	files := local{cfg: s.cfg, configPath: os.Getenv("LEAKY_CONFIG")}
+	files := local{cfg: s.cfg, configPath: s.path}
 	policy, err := limitPolicy(files)
 	if err != nil {
 		return err
