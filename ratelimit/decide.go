@@ -83,8 +83,14 @@ func (s *Service) decideAll(ctx context.Context, all []decision) {
 			d.err = unavailable(err)
 			continue
 		}
-		s.conclude(ctx, d, taken[next])
+		t := taken[next]
 		next++
+		if t.Err != nil {
+			s.metrics.holds.failed.Inc()
+			d.err = unavailable(t.Err)
+			continue
+		}
+		s.conclude(ctx, d, t)
 	}
 }
 

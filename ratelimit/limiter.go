@@ -3,6 +3,7 @@ package ratelimit
 import (
 	"context"
 	"errors"
+	"log/slog"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -98,6 +99,9 @@ func (s *Service) Settle(ctx context.Context, r *limitpb.SettleRequest) (*limitp
 	}
 	out := &limitpb.SettleResponse{Settled: make([]*limitpb.Settled, len(done))}
 	for i, one := range done {
+		if one.Err != nil {
+			s.log.LogAttrs(ctx, slog.LevelError, "hold cannot be settled", slog.String("request_id", batch[i].ID), slog.Any("error", one.Err))
+		}
 		s.metrics.settled(one.Status)
 		out.Settled[i] = &limitpb.Settled{RequestId: batch[i].ID, Status: settledStatus(one.Status), Held: one.Held, Charged: one.Charged}
 	}

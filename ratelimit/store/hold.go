@@ -22,13 +22,12 @@ func (s *Store) Hold(ctx context.Context, t Take) (Taken, error) {
 }
 
 // HoldAll is Hold for several calls in one round trip, in their order, each for itself.
-// With an error none of the results counts.
+// With an error none of the results counts; a result's own error concerns it alone.
 func (s *Store) HoldAll(ctx context.Context, takes []Take) ([]Taken, error) {
 	out := make([]Taken, len(takes))
 	if len(takes) == 1 {
-		var err error
-		out[0], err = s.Hold(ctx, takes[0])
-		return out, err
+		out[0], out[0].Err = s.Hold(ctx, takes[0])
+		return out, nil
 	}
 	calls := make([][]any, 0, len(takes))
 	for _, t := range takes {
@@ -47,12 +46,12 @@ func (s *Store) HoldAll(ctx context.Context, takes []Take) ([]Taken, error) {
 		}
 		cmd := cmds[0]
 		cmds = cmds[1:]
-		if err := cmd.Err(); err != nil {
-			return nil, fmt.Errorf("hold: %w", err)
+		if err := failure(cmd); err != nil {
+			out[i].Err = err
+			continue
 		}
-		if out[i], err = parseTaken(cmd.Val(), len(t.Buckets)); err != nil {
-			return nil, err
-		}
+		out[i], err = parseTaken(cmd.Val(), len(t.Buckets))
+		out[i].Err = err
 	}
 	return out, nil
 }

@@ -50,7 +50,7 @@ func (s *Store) run(ctx context.Context, sc script, args []any) (string, error) 
 }
 
 // runAll calls the script several times in one round trip, a command for each call. The
-// error is of the round trip; a command may have one of its own.
+// error is of the round trip; a command may have one of its own (see failure).
 func (s *Store) runAll(ctx context.Context, sc script, calls [][]any) ([]*redis.StringCmd, error) {
 	if err := s.gate.enter(); err != nil {
 		return nil, err
@@ -72,7 +72,30 @@ func (s *Store) runAll(ctx context.Context, sc script, calls [][]any) ([]*redis.
 		}
 		_, err = pipe.Exec(ctx)
 	}
+	var answered redis.Error
+	if errors.As(err, &answered) && !busy(err) {
+		err = nil // of one command, and not of the others
+	}
 	return cmds, s.verdict(err)
+}
+
+// failure is what went wrong with one command of several: data that is not ours, or
+// damaged. It concerns that call alone and repeating it is of no use.
+func failure(cmd *redis.StringCmd) error {
+	if err := cmd.Err(); err != nil {
+		return fmt.Errorf("%w: %w", ErrReply, err)
+	}
+	return nil
+}
+
+// busy reports whether the server answered that it cannot serve just now.
+func busy(err error) bool {
+	for _, prefix := range []string{"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "MISCONF", "BUSY", "NOREPLICAS"} {
+		if redis.HasErrorPrefix(err, prefix) {
+			return true
+		}
+	}
+	return false
 }
 
 // whole is the same call with the script's source.
@@ -91,7 +114,10 @@ func (s *Store) verdict(err error) error {
 	var answered redis.Error
 	if errors.As(err, &answered) { // the server lives, and refuses
 		s.gate.leave(true)
-		return fmt.Errorf("run script: %w", err)
+		if busy(err) {
+			return fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+		return fmt.Errorf("%w: %w", ErrReply, err)
 	}
 	s.gate.leave(errors.Is(err, context.Canceled)) // the caller left: no sign of anything
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)

@@ -21,11 +21,11 @@ func (s *Store) Settle(ctx context.Context, settlements []Settlement) ([]Settlin
 	}
 	out := make([]Settling, len(settlements))
 	for i, cmd := range cmds {
-		if err := cmd.Err(); err != nil {
-			return nil, fmt.Errorf("settle: %w", err)
+		if err = failure(cmd); err == nil {
+			out[i], err = parseSettling(cmd.Val())
 		}
-		if out[i], err = parseSettling(cmd.Val()); err != nil {
-			return nil, err
+		if err != nil { // one damaged hold must not keep the others from being settled
+			out[i] = Settling{Status: Unknown, Err: err}
 		}
 	}
 	return out, nil

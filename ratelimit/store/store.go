@@ -190,6 +190,7 @@ type Taken struct {
 	Held    int64          // tokens
 	Output  int64          // of those, for the output
 	States  []bucket.State // of each bucket, after the decision
+	Err     error          // why there is no outcome; HoldAll's only
 }
 
 // Status of a settlement.
@@ -200,7 +201,7 @@ const (
 	Settled   Status = 'S' // the charge replaces the hold
 	Duplicate Status = 'D' // settled before
 	Late      Status = 'L' // the sweeper was before
-	Unknown   Status = 'U' // no such hold
+	Unknown   Status = 'U' // no such hold, or one that cannot be read
 )
 
 // Settlement is what one call really used.
@@ -215,4 +216,5 @@ type Settling struct {
 	Status  Status
 	Held    int64
 	Charged int64
+	Err     error // why the hold cannot be read
 }

@@ -182,6 +182,50 @@ func TestScriptsComeBackAfterAFlush(t *testing.T) {
 	}
 }
 
+// TestDamageStaysWithItsAccount puts what is no bucket and no hold under two names: the
+// other calls of the same batch are held and settled all the same.
+func TestDamageStaysWithItsAccount(t *testing.T) {
+	t.Parallel()
+	s, server := own(t)
+	client := server.Client()
+	if err := client.Set(t.Context(), "{user:bad}:b:x", "short", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.Set(t.Context(), s.HoldKey("user:worse", "1"), "H too short", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	takes := []store.Take{
+		{Account: "user:good", ID: "1", Output: 10, Buckets: []store.Bucket{tokens(1000, "{user:good}:b:x")}},
+		{Account: "user:bad", ID: "1", Output: 10, Buckets: []store.Bucket{tokens(1000, "{user:bad}:b:x")}},
+		{Account: "user:worse", ID: "1", Output: 10, Buckets: []store.Bucket{tokens(1000, "{user:worse}:b:x")}},
+		{Account: "user:fine", ID: "1", Output: 10, Buckets: []store.Bucket{tokens(1000, "{user:fine}:b:x")}},
+	}
+	got, err := s.HoldAll(t.Context(), takes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	settlements := make([]store.Settlement, len(takes))
+	for i, bad := range []bool{false, true, true, false} {
+		if (got[i].Err != nil) != bad || !bad && got[i].Outcome != store.Admitted {
+			t.Errorf("hold %d: want an error: %t, got %+v", i, bad, got[i])
+		}
+		settlements[i] = store.Settlement{Account: takes[i].Account, ID: "1", Charged: 5}
+	}
+	settled, err := s.Settle(t.Context(), settlements)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []store.Status{store.Settled, store.Unknown, store.Unknown, store.Settled} {
+		if settled[i].Status != want {
+			t.Errorf("settlement %d: want %c, got %c (%v)", i, want, settled[i].Status, settled[i].Err)
+		}
+	}
+	visited := 0
+	if _, err := s.Sweep(t.Context(), func(store.Hold) error { visited++; return nil }); !errors.Is(err, store.ErrReply) || visited != 0 {
+		t.Errorf("want the sweep to tell of the damaged hold, got %v after %d", err, visited)
+	}
+}
+
 func TestFailsFastWhileRedisIsDown(t *testing.T) {
 	t.Parallel()
 	s, server := own(t)
