@@ -68,7 +68,7 @@ func (h *handler) Serve(ctx context.Context, calls []*unary.Call) {
 				time.Sleep(time.Millisecond)
 			}
 			h.late.Add(1)
-			c.Answer(nil)
+			c.Fail(codes.DeadlineExceeded, "too late")
 		case "/t/panic":
 			panic("on purpose")
 		case "/t/deadline":
