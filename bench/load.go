@@ -86,10 +86,9 @@ func measure(ctx context.Context, s system, sh shape, o options) (sample, error)
 	transport := &http.Transport{MaxIdleConnsPerHost: clients, DisableCompression: true}
 	defer transport.CloseIdleConnections()
 	client := &http.Client{Transport: transport, Timeout: 30 * time.Second}
-	for range clients { // connections and caches are warm before the clock starts
-		if _, _, _, err := one(ctx, client, s, sh); err != nil {
-			return sample{}, err
-		}
+	// Connections and caches are warm before the clock starts: one call each.
+	if _, err := drive(ctx, client, s, sh, clients, 0); err != nil {
+		return sample{}, err
 	}
 	before, err := s.cpu(ctx)
 	if err != nil {
@@ -123,7 +122,7 @@ func drive(ctx context.Context, client *http.Client, s system, sh shape, clients
 		wg.Go(func() {
 			var mine sample
 			var err error
-			for err == nil && time.Since(begin) < window {
+			for again := true; err == nil && again; again = time.Since(begin) < window {
 				var took, first time.Duration
 				var gaps []time.Duration
 				if took, first, gaps, err = one(ctx, client, s, sh); err == nil {
