@@ -62,6 +62,16 @@ func bench(ctx context.Context, o options) error {
 		return err
 	}
 	defer stop()
+	whole := systems[len(systems)-1]
+	select { // services give back what only their start needed after four seconds
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(6 * time.Second):
+	}
+	idle, err := processes(ctx, whole.stack)
+	if err != nil {
+		return err
+	}
 	shapes := []shape{jsonShape(), streamShape(), burstShape(), feltShape()}
 	results := map[string][]sample{}
 	for round := range o.rounds {
@@ -78,9 +88,8 @@ func bench(ctx context.Context, o options) error {
 		}
 	}
 	report(os.Stdout, o, shapes, results)
-	whole := systems[len(systems)-1]
 	if err := reportHolds(ctx, os.Stdout, whole, o); err != nil {
 		return err
 	}
-	return reportMemory(ctx, os.Stdout, whole)
+	return reportMemory(ctx, os.Stdout, whole, idle)
 }

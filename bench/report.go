@@ -176,20 +176,24 @@ func reportHolds(ctx context.Context, w io.Writer, s system, o options) error {
 	return nil
 }
 
-// reportMemory prints the resident memory of each process.
-func reportMemory(ctx context.Context, w io.Writer, s system) error {
-	running, err := processes(ctx, s.stack)
+// reportMemory prints the resident memory of each process, idle before the load and after it.
+func reportMemory(ctx context.Context, w io.Writer, s system, idle []process) error {
+	loaded, err := processes(ctx, s.stack)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(w, "\n### Resident memory\n\n| process | MB |\n|---|---|\n")
-	var services int64
-	for _, p := range running {
-		fmt.Fprintf(w, "| %s | %.0f |\n", p.Name, float64(p.RSS)/1e6)
+	after := map[string]int64{}
+	for _, p := range loaded {
+		after[p.Name] = p.RSS
+	}
+	fmt.Fprintf(w, "\n### Resident memory, MB\n\n| process | idle | after the load |\n|---|---|---|\n")
+	var services, servicesAfter int64
+	for _, p := range idle {
+		fmt.Fprintf(w, "| %s | %.0f | %.0f |\n", p.Name, float64(p.RSS)/1e6, float64(after[p.Name])/1e6)
 		if groupOf(p.Name) == "services" {
-			services += p.RSS
+			services, servicesAfter = services+p.RSS, servicesAfter+after[p.Name]
 		}
 	}
-	fmt.Fprintf(w, "\nThe seven Go services together: %.0f MB, after the load above\n", float64(services)/1e6)
+	fmt.Fprintf(w, "| **the seven Go services** | **%.0f** | **%.0f** |\n", float64(services)/1e6, float64(servicesAfter)/1e6)
 	return nil
 }
