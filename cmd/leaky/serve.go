@@ -39,8 +39,8 @@ func (s serveCommand) Run(ctx context.Context, c *cli) error {
 	registry, metrics := telemetry.Registry(s.Name)
 	log := telemetry.Logger(os.Stderr, s.Name, slog.LevelInfo)
 	go func() {
-		if err := footprint.Trim(ctx); err != nil {
-			log.Warn("memory of start-up is kept", slog.Any("error", err))
+		if err := footprint.Keep(ctx); err != nil {
+			log.Warn("memory is not given back", slog.Any("error", err))
 		}
 	}()
 	return serve(ctx, service{name: s.Name, cfg: cfg, path: c.Config, dir: config.StateDir(os.Getenv), log: log, registry: registry, metrics: metrics})

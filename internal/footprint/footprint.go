@@ -15,20 +15,34 @@ import (
 	"time"
 )
 
-// settle is how long after its start a service is taken to have initialised.
-const settle = 4 * time.Second
+const (
+	// settle is how long after its start a service is taken to have initialised.
+	settle = 4 * time.Second
+	// again is how often what a busy time left behind is given back.
+	again = time.Minute
+)
 
-// Trim waits until start-up is over, returns the heap's garbage to the system, and
-// unmaps the pages of the binary once: what is still needed comes back from the page
-// cache by minor faults, the rest stays away. It returns early when ctx ends.
-func Trim(ctx context.Context) error {
+// Keep trims when start-up is over and once a minute from then, until ctx ends.
+func Keep(ctx context.Context) error {
 	timer := time.NewTimer(settle)
 	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return nil
-	case <-timer.C:
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-timer.C:
+		}
+		if err := trim(); err != nil {
+			return err
+		}
+		timer.Reset(again)
 	}
+}
+
+// trim returns the heap's garbage to the system and unmaps the pages of the binary: what
+// is needed comes back from the page cache by minor faults, at some microseconds of CPU
+// a minute, the rest stays away.
+func trim() error {
 	debug.FreeOSMemory()
 	maps, err := os.ReadFile("/proc/self/maps")
 	if err != nil {

@@ -22,11 +22,21 @@ not a line
 	}
 }
 
-func TestTrimEndsWithItsContext(t *testing.T) {
+func TestKeepEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := Trim(ctx); err != nil {
+	if err := Keep(ctx); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestTrimLeavesTheProgramRunning(t *testing.T) {
+	t.Parallel()
+	if err := trim(); err != nil {
+		t.Fatal(err)
+	}
+	if found := readOnly([]byte("00400000-01e49000 r-xp 0 0 1 /x"), "/x"); len(found) != 1 {
+		t.Fatal("code that was dropped does not come back")
 	}
 }
