@@ -3,7 +3,7 @@
 // with services that do nothing, and of the whole product, in shuffled rounds; then
 // holds per second on one Redis and the resident memory of each process.
 //
-//	go run ./bench                  ten rounds of five seconds each
+//	go run ./bench                  six rounds of four seconds a measurement
 //	go run ./bench -rounds 3 -seconds 2
 package main
 
@@ -28,8 +28,8 @@ type options struct {
 func main() {
 	var o options
 	var seconds float64
-	flag.IntVar(&o.rounds, "rounds", 10, "rounds; in each, every system is measured once per shape, in shuffled order")
-	flag.Float64Var(&seconds, "seconds", 5, "seconds of one measurement")
+	flag.IntVar(&o.rounds, "rounds", 6, "rounds; in each, every system is measured once per shape, in shuffled order")
+	flag.Float64Var(&seconds, "seconds", 4, "seconds of one measurement")
 	flag.IntVar(&o.clients, "clients", 32, "clients in a closed loop")
 	flag.StringVar(&o.noop, "noop", "", "internal: run the no-op services in this folder")
 	flag.Parse()
