@@ -50,7 +50,7 @@ bench: build parts ## Measure the path against bare Envoy and no-op services in 
 
 .PHONY: golden
 golden: ## Rewrite the golden files of xds from the code
-	@$(GO) test ./xds/... -update
+	@$(GO) test ./xds/snapshot -update
 
 .PHONY: generate
 generate: ## Regenerate the limiter's gRPC code (needs python3 -m pip install grpcio-tools)

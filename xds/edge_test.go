@@ -3,6 +3,7 @@ package xds_test
 import (
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -18,6 +19,8 @@ func TestEdgeStripsWhatClientsMustNotSay(t *testing.T) {
 	g := start(t, nil, nil)
 	forged := []string{"X-Request-Id", "11111111-1111-4111-8111-111111111111", "X-Leaky-Identity", "forged", "X-User-Id", "root", "x-user-roles", "ADMIN", "X-Org-Id", "o", "x-leaky-hold", "1",
 		"x-leaky-anything", "1", "X-Quota-Left", "1", "x-envoy-retry-on", "5xx", "x-envoy-upstream-rq-timeout-ms", "1", "x-envoy-original-path", "/x", "X-Forwarded-Client-Cert", "By=x", "Cookie", "a=b"}
+	// Compressed answers could not be metered, and the others choose which account of ours pays.
+	hidden := []string{"Accept-Encoding", "gzip, br", "Openai-Organization", "org-x", "Openai-Project", "p", "X-Goog-User-Project", "p", "X-Dashscope-Workspace", "w"}
 	for path, c := range map[string]struct{ method, body, identity string }{
 		"/api/v1/tokens/status":            {"GET", "", "signed-for-tokensvc"},
 		"/api/v1/analytics/usage":          {"GET", "", "signed-for-analytics"},
@@ -28,7 +31,7 @@ func TestEdgeStripsWhatClientsMustNotSay(t *testing.T) {
 		genPath:                            {"POST", "{}", ""},
 		streaming + "?alt=sse&key=leaky_x": {"POST", "{}", ""},
 	} {
-		a := g.do(t, c.method, path, c.body, forged...)
+		a := g.do(t, c.method, path, c.body, slices.Concat(forged, hidden)...)
 		if a.status != 200 {
 			t.Fatalf("%s: want 200, got %d %s", path, a.status, a.body)
 		}
@@ -52,6 +55,11 @@ func TestEdgeStripsWhatClientsMustNotSay(t *testing.T) {
 		}
 		if strings.Contains(got.uri, "key=") {
 			t.Errorf("%s: the key in the query reached the provider: %s", path, got.uri)
+		}
+		for i := 0; i < len(hidden); i += 2 {
+			if (path == chatPath || path == genPath || strings.HasPrefix(path, streaming)) && got.header.Get(hidden[i]) != "" {
+				t.Errorf("%s: %s reached the provider: %q", path, hidden[i], got.header.Get(hidden[i]))
+			}
 		}
 		if strings.HasPrefix(path, "/v1/chat") && (got.header.Get("X-Forwarded-For") != "" || got.header.Get("X-Envoy-External-Address") != "") {
 			t.Errorf("%s: the client's address reached the provider: %v", path, got.header)

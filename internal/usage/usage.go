@@ -90,17 +90,20 @@ var ErrMalformed = errors.New("malformed usage event")
 
 // Decode unwraps and checks an event.
 func Decode(message []byte) (Event, error) {
-	var env Envelope
+	// Data is decoded in the same pass: every call pays for this.
+	var env struct {
+		SpecVersion string `json:"specversion"`
+		ID          string `json:"id"`
+		Type        string `json:"type"`
+		Data        *Event `json:"data"`
+	}
 	if err := json.Unmarshal(message, &env); err != nil {
 		return Event{}, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	if env.SpecVersion != "1.0" || env.Type != TypeUsage {
-		return Event{}, fmt.Errorf("%w: specversion %q, type %q", ErrMalformed, env.SpecVersion, env.Type)
+	if env.SpecVersion != "1.0" || env.Type != TypeUsage || env.Data == nil {
+		return Event{}, fmt.Errorf("%w: specversion %q, type %q, or no data", ErrMalformed, env.SpecVersion, env.Type)
 	}
-	var e Event
-	if err := json.Unmarshal(env.Data, &e); err != nil {
-		return Event{}, fmt.Errorf("%w: data: %w", ErrMalformed, err)
-	}
+	e := *env.Data
 	switch {
 	case e.RequestID == "" || e.RequestID != env.ID:
 		return Event{}, fmt.Errorf("%w: request id %q, event id %q", ErrMalformed, e.RequestID, env.ID)

@@ -20,6 +20,7 @@ import (
 	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ratelimit/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	typematcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/proto"
@@ -135,7 +136,14 @@ func securityHeaders() []*corev3.HeaderValueOption {
 
 // authz asks who calls, before any body is buffered or parsed. No answer is no entry.
 func authz() *authzv3.ExtAuthz {
+	// extauthz reads these and nothing else of a request, beside its path; the rest would be
+	// encoded and decoded for every call.
+	read := &matcherv3.ListStringMatcher{}
+	for _, name := range []string{"authorization", "x-api-key", "x-goog-api-key", "x-request-id"} {
+		read.Patterns = append(read.Patterns, exact(name))
+	}
 	return &authzv3.ExtAuthz{
+		AllowedHeaders:      read,
 		TransportApiVersion: corev3.ApiVersion_V3,
 		Services:            &authzv3.ExtAuthz_GrpcService{GrpcService: grpc(model.ClusterExtAuthz, authzTimeout)},
 		FailureModeAllow:    false,

@@ -51,9 +51,11 @@ func route(r model.Route, g *model.Gateway) *routev3.Route {
 }
 
 // private are headers that no provider gets to see: the caller's credentials, who she
-// is, and where she calls from.
+// is, where she calls from, which of our accounts to bill, and that she takes compressed
+// answers: Envoy can't read the usage of those.
 func private() []string {
-	return append(facts.IdentityHeaders(), "authorization", "x-api-key", "x-goog-api-key", "cookie", "x-forwarded-for", "x-forwarded-proto", "x-envoy-external-address")
+	return append(facts.IdentityHeaders(), "authorization", "x-api-key", "x-goog-api-key", "cookie", "x-forwarded-for", "x-forwarded-proto", "x-envoy-external-address",
+		"openai-organization", "openai-project", "x-goog-user-project", "x-dashscope-workspace", "accept-encoding")
 }
 
 // theirs are headers of a provider's answer that would speak for the gateway, or tell
