@@ -160,8 +160,10 @@ func (m *Meter) seek(p position) error {
 
 // drain waits until what is settled is published; what is not is replayed at the next start.
 func (m *Meter) drain() {
+	look := time.NewTicker(10 * time.Millisecond)
+	defer look.Stop()
 	for deadline := time.Now().Add(drainTime); m.waiting.Load() > 0 && m.publishUp.Load() && time.Now().Before(deadline); {
-		time.Sleep(10 * time.Millisecond)
+		<-look.C
 	}
 }
 

@@ -111,7 +111,7 @@ func newRig(t *testing.T) *rig {
 	}
 	server := grpc.NewServer()
 	limitpb.RegisterLimiterServer(server, r.limiter)
-	go server.Serve(ln) //nolint:errcheck // ends with Stop
+	go server.Serve(ln) // ends with Stop
 	t.Cleanup(server.Stop)
 	conn, err := grpc.NewClient("passthrough:///"+ln.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -376,7 +376,6 @@ func TestAnswersOfTheBooks(t *testing.T) {
 	r.limiter.answers[ids[1]] = limitpb.Settled_UNKNOWN
 	r.limiter.poison = ids[2]
 	r.limiter.charged[ids[3]] = 17 // settled before a crash, by an estimate of then
-	got := map[string]usage.Event{}
 	orphan, lost := uuid.NewString(), uuid.NewString()
 	for _, id := range []string{orphan, lost} {
 		write(t, r.spool, fmt.Sprintf(`{"id":%q,"user":"u1","route":"openai-chat","provider":"openai","bytes":"9","status":503,"flags":"RLSE","start":"2026-11-22T11:51:54Z"}`+"\n", id))
@@ -385,7 +384,7 @@ func TestAnswersOfTheBooks(t *testing.T) {
 	refused := uuid.NewString()
 	write(t, r.spool, fmt.Sprintf(`{"id":%q,"user":"u1","route":"openai-chat","provider":"openai","bytes":"9","status":429,"flags":"RL","start":"2026-11-22T11:51:54Z"}`+"\n", refused))
 	r.start(nil)
-	got = r.events(5)
+	got := r.events(5)
 	for name, id := range map[string]string{"late": ids[0], "poison": ids[2], "an orphan without a hold": orphan} {
 		if e, ok := got[id]; ok {
 			t.Errorf("%s: want no event, got %+v", name, e)

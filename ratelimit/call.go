@@ -105,7 +105,9 @@ func (p *policy) readCall(d descriptor) (*call, error) {
 	c.protocol = p.providers[c.provider].Protocol
 	c.frame = c.framed(most, completion, choices)
 	c.model, c.prefixed = strings.CutPrefix(c.model, c.provider+"/")
-	return c, errors.Join(c.readOutput(most, completion, choices), c.readInput(bytes), p.price(c))
+	err := errors.Join(c.readOutput(most, completion, choices), c.readInput(bytes))
+	p.price(c)
+	return c, err
 }
 
 // The least JSON that a request of each kind has around its first text.
@@ -195,7 +197,7 @@ func whole(text string, most int64) (int64, bool) {
 }
 
 // price bounds what the call may use, by its provider and model.
-func (p *policy) price(c *call) error {
+func (p *policy) price(c *call) {
 	provider := p.providers[c.provider]
 	perByte, fill := provider.TokensPerByte, provider.OutputFill
 	if perByte <= 0 {
@@ -215,17 +217,16 @@ func (p *policy) price(c *call) error {
 	c.input = int64(math.Ceil(float64(text) * perByte))
 	if model.Kind == "embedding" {
 		c.stated = 0
-		return nil
+		return
 	}
 	if c.stated > 0 {
 		c.output = c.stated * c.choices
-		return nil
+		return
 	}
 	if model.MaxOutput > 0 {
 		fill = min(fill, model.MaxOutput)
 	}
 	c.fill = fill * c.choices
-	return nil
 }
 
 // accountOf names whose buckets hold: the organisation, else the user, else the address.

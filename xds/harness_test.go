@@ -183,13 +183,6 @@ func (g *gateway) do(t *testing.T, method, path, body string, headers ...string)
 	return answer{resp.StatusCode, resp.Header, string(text)}
 }
 
-// line waits for the spool line of a request.
-func (g *gateway) line(t *testing.T, id string) spool.Line {
-	t.Helper()
-	_, l := g.rawLine(t, id)
-	return l
-}
-
 func (g *gateway) rawLine(t *testing.T, id string) (string, spool.Line) {
 	t.Helper()
 	deadline := time.Now().Add(10 * time.Second)

@@ -36,7 +36,7 @@ func awaitReady(ctx context.Context, out io.Writer, logDir string, begun time.Ti
 		}
 		select {
 		case err := <-ended:
-			return last, fmt.Errorf("the supervisor ended: %v\n%s", err, tail(logDir, "supervisor", 5))
+			return last, fmt.Errorf("the supervisor ended: %w\n%s", err, tail(logDir, "supervisor", 5))
 		case <-ctx.Done():
 			if errors.Is(ctx.Err(), context.Canceled) {
 				return last, errors.New("interrupted; the stack goes on starting in the background (leaky ps, leaky down)")

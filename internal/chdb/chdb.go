@@ -151,7 +151,7 @@ func (s *Server) settings() string {
 
 func (s *Server) serve(ctx context.Context, ln net.Listener) error {
 	// A page in somebody's browser must not be able to send statements to loopback.
-	var h http.Handler = http.NewCrossOriginProtection().Handler(s.routes())
+	h := http.NewCrossOriginProtection().Handler(s.routes())
 	if s.cfg.Wrap != nil {
 		h = s.cfg.Wrap(h)
 	}

@@ -27,12 +27,12 @@ type engine struct {
 	ended     chan error
 }
 
-//nolint:gochecknoglobals // what TestMain stops
+// what TestMain stops
 var running atomic.Pointer[engine]
 
 const testMaxBody = 8 << 20
 
-//nolint:gochecknoglobals // a process can load the engine once
+// a process can load the engine once
 var sharedEngine = sync.OnceValues(func() (*engine, error) {
 	store, err := parts.New(parts.Config{CacheDir: config.CacheDir(os.Getenv)})
 	if err != nil {

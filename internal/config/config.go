@@ -67,6 +67,7 @@ type Stores struct {
 // Protocol is what a provider speaks.
 type Protocol string
 
+// What providers speak.
 const (
 	ProtocolOpenAI Protocol = "openai" // also Qwen's compatible mode
 	ProtocolGemini Protocol = "gemini"

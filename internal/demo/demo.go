@@ -102,7 +102,7 @@ func (d *Demo) Run(ctx context.Context) (v Verdict, err error) {
 		return Verdict{}, errors.New("demo interrupted before its end")
 	}
 	calls := book.all()
-	say := newTeller(d.cfg.Progress, d.cfg.Width)
+	say := newTeller(d.cfg.Progress)
 	w.drain(ctx, calls, d.cfg.Drain, say)
 	e := Evidence{Seed: d.cfg.Seed, Elapsed: elapsed(calls), Accounts: accounts, Targets: d.cfg.Targets, Calls: calls}
 	w.gather(ctx, &e)

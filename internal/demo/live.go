@@ -144,8 +144,8 @@ func clip(text string, width int) string {
 	return strings.Join(lines, "\n")
 }
 
-// newTeller says what the drain waits for: on a terminal in place, elsewhere now and then.
-func newTeller(to io.Writer, width func() int) func(string) {
+// newTeller says what the drain waits for, now and then.
+func newTeller(to io.Writer) func(string) {
 	var last time.Time
 	said := ""
 	return func(what string) {

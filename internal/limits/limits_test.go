@@ -257,7 +257,7 @@ func FuzzParse(f *testing.F) {
 		for _, path := range set.Paths() {
 			var descriptor []limits.Entry
 			for _, k := range path {
-				descriptor = append(descriptor, limits.Entry{Key: k.Key, Value: k.Value})
+				descriptor = append(descriptor, limits.Entry(k))
 			}
 			set.Match(descriptor)
 		}

@@ -33,6 +33,7 @@ func Subject(provider string) string { return SubjectPrefix + provider }
 // Source says where the charge of an event comes from.
 type Source string
 
+// Where a charge can come from.
 const (
 	FromProvider  Source = "provider"  // the provider's own count
 	FromEstimate  Source = "estimated" // bytes and the learned ratio; never above the hold

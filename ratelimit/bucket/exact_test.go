@@ -12,11 +12,11 @@ import (
 
 // exact is a bucket in rational numbers, written from the definition and not from the code.
 type exact struct {
-	capacity, rate  *big.Rat // rate per microsecond
-	window          int64
-	settled, held   *big.Rat
-	at              int64
-	forward, drains *big.Rat // microseconds the clock went forward; what they can have drained
+	capacity, rate *big.Rat // rate per microsecond
+	window         int64
+	settled, held  *big.Rat
+	at             int64
+	forward        *big.Rat // microseconds the clock went forward
 }
 
 func rat(v float64) *big.Rat { return new(big.Rat).SetFloat64(v) }
