@@ -165,7 +165,7 @@ func TestCredentials(t *testing.T) {
 		{name: "X-Api-Key", header: map[string]string{"X-Api-Key": who.Key}, want: 200},
 		{name: "x-goog-api-key", header: map[string]string{"x-goog-api-key": who.Key}, want: 200},
 		{name: "query", query: "?key=" + who.Key, want: 200},
-		{name: "bad key", header: map[string]string{"X-Api-Key": who.Key[:len(who.Key)-1] + "0"}, want: 401},
+		{name: "bad key", header: map[string]string{"X-Api-Key": otherLast(who.Key)}, want: 401},
 		{name: "injection", header: map[string]string{"X-Api-Key": "leaky_x' OR pg_sleep(8)--"}, want: 401},
 		{name: "dots", header: map[string]string{"Authorization": "Bearer " + strings.Repeat(".", 4000)}, want: 401},
 		{name: "alg none", header: map[string]string{"Authorization": "Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiIxIn0."}, want: 401},
@@ -188,6 +188,14 @@ func TestCredentials(t *testing.T) {
 			}
 		})
 	}
+}
+
+// otherLast is the key with another last digit.
+func otherLast(key string) string {
+	if last := len(key) - 1; key[last] != '0' {
+		return key[:last] + "0"
+	}
+	return key[:len(key)-1] + "1"
 }
 
 func TestForgedIdentityHeadersNeverCount(t *testing.T) {
