@@ -177,15 +177,10 @@ func (e *Envoy) poll(try func() error) error {
 }
 
 // Get reads a page of the admin.
-func (e *Envoy) Get(path string) (string, error) { return e.admin(http.MethodGet, path) }
-
-// Post posts to the admin, e.g. /reopen_logs.
-func (e *Envoy) Post(path string) (string, error) { return e.admin(http.MethodPost, path) }
-
-func (e *Envoy) admin(method, path string) (string, error) {
+func (e *Envoy) Get(path string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, method, e.Admin+path, http.NoBody)
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, e.Admin+path, http.NoBody)
 	if err != nil {
 		return "", err
 	}

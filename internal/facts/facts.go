@@ -7,7 +7,7 @@ package facts
 const (
 	// NamespaceAuth is what extauthz says of the caller.
 	NamespaceAuth = "envoy.filters.http.ext_authz"
-	// NamespaceRequest is what json_to_metadata reads from the request body.
+	// NamespaceRequest is what the guard reads from the request body.
 	NamespaceRequest = "llm.request"
 	// NamespaceBody is what the guard measured of the body.
 	NamespaceBody = "llm.body"
@@ -60,9 +60,6 @@ const (
 // Absent is the value that stands for "not stated" in a descriptor entry, since
 // an entry without a value is dropped by Envoy.
 const Absent = "-"
-
-// Invalid is the value json_to_metadata stores when the body does not parse.
-const Invalid = "!"
 
 // Context extensions that xds gives a route and extauthz reads.
 const (

@@ -61,12 +61,6 @@ func (s *ClickHouseProcess) Kill() { s.process.kill() }
 // Stop ends the engine in good order.
 func (s *ClickHouseProcess) Stop() { s.process.stop() }
 
-// Freeze stops the engine without closing a connection, as a hanging machine would.
-func (s *ClickHouseProcess) Freeze() { s.process.signal(syscall.SIGSTOP) }
-
-// Thaw lets a frozen engine go on.
-func (s *ClickHouseProcess) Thaw() { s.process.signal(syscall.SIGCONT) }
-
 // Restart kills the engine if it runs and starts it again on its data and address.
 func (s *ClickHouseProcess) Restart() {
 	s.tb.Helper()

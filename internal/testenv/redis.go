@@ -49,9 +49,6 @@ type RedisProcess struct {
 	process *process
 }
 
-// Addr is host:port.
-func (s *RedisProcess) Addr() string { return s.addr }
-
 // URL is redis://host:port.
 func (s *RedisProcess) URL() string { return "redis://" + s.addr }
 
