@@ -12,6 +12,9 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/usage"
 )
 
+// flushTimeout is longer than NATS takes to be found dead by missing pings.
+const flushTimeout = 10 * time.Second
+
 // forgetter drops what it remembers.
 type forgetter interface {
 	forgetKey(hash string) // SHA-256 in hex
@@ -35,7 +38,18 @@ func (r *revocations) run(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
-	up := func(*nats.Conn) {
+	// The link counts as up once the server has the subscriptions: what was cached before
+	// that could miss its revocation.
+	subscribed := make(chan struct{})
+	up := func(conn *nats.Conn) {
+		select {
+		case <-subscribed:
+		case <-ctx.Done():
+			return
+		}
+		if err := conn.FlushTimeout(flushTimeout); err != nil {
+			return // the link is gone again: its return calls this anew
+		}
 		r.forget.forgetAll()
 		r.connected.Set(1)
 	}
@@ -58,6 +72,7 @@ func (r *revocations) run(ctx context.Context) error {
 			return fmt.Errorf("subscribe %s: %w", subject, err)
 		}
 	}
+	close(subscribed)
 	<-ctx.Done()
 	return nil
 }
