@@ -100,24 +100,25 @@ func sweep(base string) {
 	}
 }
 
-// lockFile takes an exclusive lock; without wait it fails when another process has it.
+// lockFile takes an exclusive lock; without wait it fails when another process has it. The
+// lock belongs to a bare descriptor, not to an *os.File: the collector closes a file that
+// nobody refers to, and the lock of a living process would go with it.
 func lockFile(path string, wait bool) (unlock func(), err error) {
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+	fd, err := syscall.Open(path, syscall.O_CREAT|syscall.O_RDWR|syscall.O_CLOEXEC, 0o644)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
 	how := syscall.LOCK_EX
 	if !wait {
 		how |= syscall.LOCK_NB
 	}
 	for {
-		err := syscall.Flock(int(file.Fd()), how)
+		err := syscall.Flock(fd, how)
 		if err == nil {
-			return func() { file.Close() }, nil
+			return func() { _ = syscall.Close(fd) }, nil
 		}
 		if !errors.Is(err, syscall.EINTR) {
-			file.Close()
-			return nil, fmt.Errorf("lock %s: %w", path, err)
+			return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), syscall.Close(fd))
 		}
 	}
 }
