@@ -54,9 +54,14 @@ golden: ## Rewrite the golden files of xds from the code
 
 .PHONY: generate
 generate: ## Regenerate the limiter's gRPC code (needs python3 -m pip install grpcio-tools)
-	@mkdir -p bin && GOBIN=$(CURDIR)/bin $(GO) install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12 google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
+	@mkdir -p bin && export GOBIN=$(CURDIR)/bin && $(GO) install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12 && $(GO) install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
 	@PATH="$(CURDIR)/bin:$$PATH" python3 -m grpc_tools.protoc -I internal/limitapi --go_out=internal/limitapi/gen --go_opt=paths=source_relative \
 	  --go-grpc_out=internal/limitapi/gen --go-grpc_opt=paths=source_relative limit.proto
+
+.PHONY: sql
+sql: ## Regenerate the Go code of the SQL queries (builds sqlc the first time)
+	@mkdir -p bin && test -x bin/sqlc || GOBIN=$(CURDIR)/bin $(GO) install github.com/sqlc-dev/sqlc/cmd/sqlc@v1.30.0
+	@bin/sqlc generate
 
 .PHONY: clean
 clean: ## Remove what the build made; the cache and the state folder stay

@@ -19,6 +19,7 @@ const (
 const (
 	User  = "user"  // user id, lower-case UUID
 	Org   = "org"   // organisation id, absent without one
+	Team  = "team"  // team within the organisation, absent without one
 	Key   = "key"   // API key id, absent for a JWT
 	Tier  = "tier"  // tier name
 	Roles = "roles" // comma-joined, sorted
@@ -69,13 +70,28 @@ const (
 	ContextAudience = "audience"
 	// ContextFamily is the shape of errors on the route: FamilyOpenAI, FamilyGemini or FamilyProblem.
 	ContextFamily = "family"
+	// ContextScope is what an OAuth2 token must be granted: one scope, or one for reading
+	// (GET, HEAD) and one for the rest with a space between; ScopeNone: no scope will do, only
+	// a login or an API key; empty: any.
+	ContextScope = "scope"
 
 	RulePublic        = "public"
 	RuleAuthenticated = "authenticated"
 
+	ScopeNone = "-"
+
 	FamilyOpenAI  = "openai"
 	FamilyGemini  = "gemini"
 	FamilyProblem = "problem"
+)
+
+// Scopes that an OAuth2 client can be granted. Without ScopeAdmin a token carries no
+// role ADMIN, whoever owns it.
+const (
+	ScopeTokensRead    = "tokens.read"
+	ScopeTokensWrite   = "tokens.write"
+	ScopeAnalyticsRead = "analytics.read"
+	ScopeAdmin         = "admin"
 )
 
 // IdentityHeaders are removed from every inbound request before any filter reads

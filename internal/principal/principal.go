@@ -35,8 +35,11 @@ const (
 // Principal is who calls.
 type Principal struct {
 	UserID string   // lower-case UUID
-	OrgID  string   // organisation, or empty
+	OrgID  string   // organisation she acts for, or empty
+	Team   string   // her team within it, or empty
 	KeyID  string   // API key that was used, or empty
+	Client string   // OAuth2 client that acts for her, or empty
+	Scope  string   // of an OAuth2 token, space-separated; empty: whatever her roles allow
 	Roles  []string // sorted
 	Tier   string
 }
@@ -46,10 +49,13 @@ func (p Principal) Is(role string) bool { return slices.Contains(p.Roles, role) 
 
 type claims struct {
 	jwt.RegisteredClaims
-	OrgID string   `json:"org,omitzero"`
-	KeyID string   `json:"key,omitzero"`
-	Roles []string `json:"roles"`
-	Tier  string   `json:"tier"`
+	OrgID  string   `json:"org,omitzero"`
+	Team   string   `json:"team,omitzero"`
+	KeyID  string   `json:"key,omitzero"`
+	Client string   `json:"client_id,omitzero"`
+	Scope  string   `json:"scope,omitzero"`
+	Roles  []string `json:"roles"`
+	Tier   string   `json:"tier"`
 }
 
 // Signer mints identities.
@@ -74,7 +80,7 @@ func (s *Signer) Mint(p Principal, audience string, now time.Time) (string, erro
 	t := jwt.NewWithClaims(jwt.SigningMethodEdDSA, claims{
 		RegisteredClaims: jwt.RegisteredClaims{Issuer: Issuer, Subject: p.UserID, Audience: jwt.ClaimStrings{audience},
 			IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(Lifetime))},
-		OrgID: p.OrgID, KeyID: p.KeyID, Roles: p.Roles, Tier: p.Tier,
+		OrgID: p.OrgID, Team: p.Team, KeyID: p.KeyID, Client: p.Client, Scope: p.Scope, Roles: p.Roles, Tier: p.Tier,
 	})
 	t.Header["kid"] = s.kid
 	signed, err := t.SignedString(s.key)
@@ -121,7 +127,7 @@ func (v *Verifier) Verify(token string) (Principal, error) {
 	if c.Subject == "" {
 		return Principal{}, fmt.Errorf("%w: no subject", ErrNoIdentity)
 	}
-	return Principal{UserID: c.Subject, OrgID: c.OrgID, KeyID: c.KeyID, Roles: c.Roles, Tier: c.Tier}, nil
+	return Principal{UserID: c.Subject, OrgID: c.OrgID, Team: c.Team, KeyID: c.KeyID, Client: c.Client, Scope: c.Scope, Roles: c.Roles, Tier: c.Tier}, nil
 }
 
 // Authenticate checks the identity that a request carries. None, more than one or an

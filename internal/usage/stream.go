@@ -21,7 +21,7 @@ const (
 	maxAgeDead = 30 * 24 * time.Hour // a person looks at these
 )
 
-// EnsureStream gives the stream of usage and saga events, made on disk if need be, with
+// EnsureStream gives the stream of usage, saga and balance events, made on disk if need be, with
 // the stream of dead letters beside it. Every publisher and consumer calls it; at once is
 // fine. A stream that is there keeps its operator's settings (replicas, limits) and only
 // gains subjects it lacks.
@@ -29,7 +29,7 @@ func EnsureStream(ctx context.Context, js jetstream.JetStream) (jetstream.Stream
 	if _, err := ensure(ctx, js, jetstream.StreamConfig{Name: StreamDead, Subjects: []string{SubjectDead}, MaxAge: maxAgeDead}); err != nil {
 		return nil, err
 	}
-	return ensure(ctx, js, jetstream.StreamConfig{Name: Stream, Subjects: []string{SubjectsUsage, SubjectsSaga},
+	return ensure(ctx, js, jetstream.StreamConfig{Name: Stream, Subjects: []string{SubjectsUsage, SubjectsSaga, SubjectsBalance},
 		MaxAge: maxAge, Duplicates: DuplicateWindow, AllowAtomicPublish: true})
 }
 

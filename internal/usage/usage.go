@@ -18,10 +18,9 @@ const (
 	SubjectPrefix   = "leaky.usage.v1."
 	SubjectsUsage   = "leaky.usage.v1.*"
 	SubjectsSaga    = "leaky.saga.v1.>"
-	SubjectsControl = "leaky.control.v1.>"
+	SubjectsBalance = "leaky.balance.v1.*" // see package balance
 	SubjectDead     = "leaky.dead.v1"
 	// SubjectRevokedKey carries the SHA-256 (hex) of a revoked API key as payload.
-	// Control subjects are plain NATS, not in the stream: who missed one has its cache's TTL.
 	SubjectRevokedKey = "leaky.control.v1.revoked.key"
 	// SubjectRevokedUser carries the id of a user whose roles or credentials changed.
 	SubjectRevokedUser = "leaky.control.v1.revoked.user"
@@ -47,6 +46,7 @@ type Event struct {
 	RequestID   string    `json:"requestId"`
 	UserID      string    `json:"userId"`
 	OrgID       string    `json:"orgId,omitzero"`
+	Team        string    `json:"team,omitzero"`
 	KeyID       string    `json:"keyId,omitzero"`
 	Tier        string    `json:"tier,omitzero"`
 	Account     string    `json:"account"`

@@ -25,6 +25,112 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// BalancePolicy says whether the call draws on the account's pool for the provider.
+type BalancePolicy int32
+
+const (
+	BalancePolicy_BALANCE_TIER       BalancePolicy = 0 // as the caller's tier says
+	BalancePolicy_BALANCE_IF_PRESENT BalancePolicy = 1 // an account with a pool draws on it, one without is bound by limits only
+	BalancePolicy_BALANCE_REQUIRED   BalancePolicy = 2 // no pool, no call
+	BalancePolicy_BALANCE_NONE       BalancePolicy = 3 // limits only
+)
+
+// Enum value maps for BalancePolicy.
+var (
+	BalancePolicy_name = map[int32]string{
+		0: "BALANCE_TIER",
+		1: "BALANCE_IF_PRESENT",
+		2: "BALANCE_REQUIRED",
+		3: "BALANCE_NONE",
+	}
+	BalancePolicy_value = map[string]int32{
+		"BALANCE_TIER":       0,
+		"BALANCE_IF_PRESENT": 1,
+		"BALANCE_REQUIRED":   2,
+		"BALANCE_NONE":       3,
+	}
+)
+
+func (x BalancePolicy) Enum() *BalancePolicy {
+	p := new(BalancePolicy)
+	*p = x
+	return p
+}
+
+func (x BalancePolicy) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (BalancePolicy) Descriptor() protoreflect.EnumDescriptor {
+	return file_limit_proto_enumTypes[0].Descriptor()
+}
+
+func (BalancePolicy) Type() protoreflect.EnumType {
+	return &file_limit_proto_enumTypes[0]
+}
+
+func (x BalancePolicy) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use BalancePolicy.Descriptor instead.
+func (BalancePolicy) EnumDescriptor() ([]byte, []int) {
+	return file_limit_proto_rawDescGZIP(), []int{0}
+}
+
+// Refusal says what refused a hold.
+type Refusal int32
+
+const (
+	Refusal_REFUSAL_NONE    Refusal = 0 // admitted
+	Refusal_REFUSAL_LIMIT   Refusal = 1 // a limit; rule names it
+	Refusal_REFUSAL_BALANCE Refusal = 2 // the pool holds too little
+	Refusal_REFUSAL_NO_POOL Refusal = 3 // the account has no pool, and one is required
+)
+
+// Enum value maps for Refusal.
+var (
+	Refusal_name = map[int32]string{
+		0: "REFUSAL_NONE",
+		1: "REFUSAL_LIMIT",
+		2: "REFUSAL_BALANCE",
+		3: "REFUSAL_NO_POOL",
+	}
+	Refusal_value = map[string]int32{
+		"REFUSAL_NONE":    0,
+		"REFUSAL_LIMIT":   1,
+		"REFUSAL_BALANCE": 2,
+		"REFUSAL_NO_POOL": 3,
+	}
+)
+
+func (x Refusal) Enum() *Refusal {
+	p := new(Refusal)
+	*p = x
+	return p
+}
+
+func (x Refusal) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Refusal) Descriptor() protoreflect.EnumDescriptor {
+	return file_limit_proto_enumTypes[1].Descriptor()
+}
+
+func (Refusal) Type() protoreflect.EnumType {
+	return &file_limit_proto_enumTypes[1]
+}
+
+func (x Refusal) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Refusal.Descriptor instead.
+func (Refusal) EnumDescriptor() ([]byte, []int) {
+	return file_limit_proto_rawDescGZIP(), []int{1}
+}
+
 type Settled_Status int32
 
 const (
@@ -64,11 +170,11 @@ func (x Settled_Status) String() string {
 }
 
 func (Settled_Status) Descriptor() protoreflect.EnumDescriptor {
-	return file_limit_proto_enumTypes[0].Descriptor()
+	return file_limit_proto_enumTypes[2].Descriptor()
 }
 
 func (Settled_Status) Type() protoreflect.EnumType {
-	return &file_limit_proto_enumTypes[0]
+	return &file_limit_proto_enumTypes[2]
 }
 
 func (x Settled_Status) Number() protoreflect.EnumNumber {
@@ -77,7 +183,7 @@ func (x Settled_Status) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Settled_Status.Descriptor instead.
 func (Settled_Status) EnumDescriptor() ([]byte, []int) {
-	return file_limit_proto_rawDescGZIP(), []int{8, 0}
+	return file_limit_proto_rawDescGZIP(), []int{9, 0}
 }
 
 type HoldState_State int32
@@ -119,11 +225,11 @@ func (x HoldState_State) String() string {
 }
 
 func (HoldState_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_limit_proto_enumTypes[1].Descriptor()
+	return file_limit_proto_enumTypes[3].Descriptor()
 }
 
 func (HoldState_State) Type() protoreflect.EnumType {
-	return &file_limit_proto_enumTypes[1]
+	return &file_limit_proto_enumTypes[3]
 }
 
 func (x HoldState_State) Number() protoreflect.EnumNumber {
@@ -132,7 +238,7 @@ func (x HoldState_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use HoldState_State.Descriptor instead.
 func (HoldState_State) EnumDescriptor() ([]byte, []int) {
-	return file_limit_proto_rawDescGZIP(), []int{11, 0}
+	return file_limit_proto_rawDescGZIP(), []int{12, 0}
 }
 
 // Facts are what is known of one call when it is admitted.
@@ -148,6 +254,7 @@ type Facts struct {
 	Model         string                 `protobuf:"bytes,8,opt,name=model,proto3" json:"model,omitempty"`                              // model as asked, without the provider prefix
 	InputBytes    int64                  `protobuf:"varint,9,opt,name=input_bytes,json=inputBytes,proto3" json:"input_bytes,omitempty"` // bytes of the request body
 	Stream        bool                   `protobuf:"varint,10,opt,name=stream,proto3" json:"stream,omitempty"`
+	Team          string                 `protobuf:"bytes,11,opt,name=team,proto3" json:"team,omitempty"` // team within the organisation, or empty
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -250,6 +357,13 @@ func (x *Facts) GetStream() bool {
 		return x.Stream
 	}
 	return false
+}
+
+func (x *Facts) GetTeam() string {
+	if x != nil {
+		return x.Team
+	}
+	return ""
 }
 
 type Entry struct {
@@ -356,6 +470,7 @@ type HoldRequest struct {
 	InputTokens   int64                  `protobuf:"varint,3,opt,name=input_tokens,json=inputTokens,proto3" json:"input_tokens,omitempty"`    // upper bound of the input, >= 0
 	OutputTokens  int64                  `protobuf:"varint,4,opt,name=output_tokens,json=outputTokens,proto3" json:"output_tokens,omitempty"` // the client's maximum, > 0; 0 asks for fill
 	FillTokens    int64                  `protobuf:"varint,5,opt,name=fill_tokens,json=fillTokens,proto3" json:"fill_tokens,omitempty"`       // with fill: the most to hold for the output
+	Balance       BalancePolicy          `protobuf:"varint,6,opt,name=balance,proto3,enum=leaky.limit.v1.BalancePolicy" json:"balance,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -425,6 +540,98 @@ func (x *HoldRequest) GetFillTokens() int64 {
 	return 0
 }
 
+func (x *HoldRequest) GetBalance() BalancePolicy {
+	if x != nil {
+		return x.Balance
+	}
+	return BalancePolicy_BALANCE_TIER
+}
+
+// Balance is the state of a pool as the limiter keeps it. All are tokens.
+type Balance struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Present       bool                   `protobuf:"varint,1,opt,name=present,proto3" json:"present,omitempty"`                // the account has a pool for the provider
+	Credits       int64                  `protobuf:"varint,2,opt,name=credits,proto3" json:"credits,omitempty"`                // granted in all, in this window
+	Spent         int64                  `protobuf:"varint,3,opt,name=spent,proto3" json:"spent,omitempty"`                    // settled against it
+	Held          int64                  `protobuf:"varint,4,opt,name=held,proto3" json:"held,omitempty"`                      // held against it; credits - spent - held is left
+	ResetUs       int64                  `protobuf:"varint,5,opt,name=reset_us,json=resetUs,proto3" json:"reset_us,omitempty"` // microseconds until the window ends; 0: it never does
+	Version       int64                  `protobuf:"varint,6,opt,name=version,proto3" json:"version,omitempty"`                // of the state that the token service told last
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Balance) Reset() {
+	*x = Balance{}
+	mi := &file_limit_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Balance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Balance) ProtoMessage() {}
+
+func (x *Balance) ProtoReflect() protoreflect.Message {
+	mi := &file_limit_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Balance.ProtoReflect.Descriptor instead.
+func (*Balance) Descriptor() ([]byte, []int) {
+	return file_limit_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Balance) GetPresent() bool {
+	if x != nil {
+		return x.Present
+	}
+	return false
+}
+
+func (x *Balance) GetCredits() int64 {
+	if x != nil {
+		return x.Credits
+	}
+	return 0
+}
+
+func (x *Balance) GetSpent() int64 {
+	if x != nil {
+		return x.Spent
+	}
+	return 0
+}
+
+func (x *Balance) GetHeld() int64 {
+	if x != nil {
+		return x.Held
+	}
+	return 0
+}
+
+func (x *Balance) GetResetUs() int64 {
+	if x != nil {
+		return x.ResetUs
+	}
+	return 0
+}
+
+func (x *Balance) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
 // Bucket is the state of one limit after a decision.
 type Bucket struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -441,7 +648,7 @@ type Bucket struct {
 
 func (x *Bucket) Reset() {
 	*x = Bucket{}
-	mi := &file_limit_proto_msgTypes[4]
+	mi := &file_limit_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -453,7 +660,7 @@ func (x *Bucket) String() string {
 func (*Bucket) ProtoMessage() {}
 
 func (x *Bucket) ProtoReflect() protoreflect.Message {
-	mi := &file_limit_proto_msgTypes[4]
+	mi := &file_limit_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -466,7 +673,7 @@ func (x *Bucket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bucket.ProtoReflect.Descriptor instead.
 func (*Bucket) Descriptor() ([]byte, []int) {
-	return file_limit_proto_rawDescGZIP(), []int{4}
+	return file_limit_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Bucket) GetRule() string {
@@ -527,13 +734,15 @@ type HoldResponse struct {
 	Rule          string                 `protobuf:"bytes,5,opt,name=rule,proto3" json:"rule,omitempty"`                                         // the rule that refused, empty when admitted
 	RetryAfterUs  int64                  `protobuf:"varint,6,opt,name=retry_after_us,json=retryAfterUs,proto3" json:"retry_after_us,omitempty"`  // wait until it may fit; -1 when it never can
 	Buckets       []*Bucket              `protobuf:"bytes,7,rep,name=buckets,proto3" json:"buckets,omitempty"`
+	Refusal       Refusal                `protobuf:"varint,8,opt,name=refusal,proto3,enum=leaky.limit.v1.Refusal" json:"refusal,omitempty"`
+	Balance       *Balance               `protobuf:"bytes,9,opt,name=balance,proto3" json:"balance,omitempty"` // after the decision; absent when no pool was asked
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HoldResponse) Reset() {
 	*x = HoldResponse{}
-	mi := &file_limit_proto_msgTypes[5]
+	mi := &file_limit_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -545,7 +754,7 @@ func (x *HoldResponse) String() string {
 func (*HoldResponse) ProtoMessage() {}
 
 func (x *HoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_limit_proto_msgTypes[5]
+	mi := &file_limit_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -558,7 +767,7 @@ func (x *HoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldResponse.ProtoReflect.Descriptor instead.
 func (*HoldResponse) Descriptor() ([]byte, []int) {
-	return file_limit_proto_rawDescGZIP(), []int{5}
+	return file_limit_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *HoldResponse) GetAdmitted() bool {
@@ -610,6 +819,20 @@ func (x *HoldResponse) GetBuckets() []*Bucket {
 	return nil
 }
 
+func (x *HoldResponse) GetRefusal() Refusal {
+	if x != nil {
+		return x.Refusal
+	}
+	return Refusal_REFUSAL_NONE
+}
+
+func (x *HoldResponse) GetBalance() *Balance {
+	if x != nil {
+		return x.Balance
+	}
+	return nil
+}
+
 type Settlement struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -621,7 +844,7 @@ type Settlement struct {
 
 func (x *Settlement) Reset() {
 	*x = Settlement{}
-	mi := &file_limit_proto_msgTypes[6]
+	mi := &file_limit_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -633,7 +856,7 @@ func (x *Settlement) String() string {
 func (*Settlement) ProtoMessage() {}
 
 func (x *Settlement) ProtoReflect() protoreflect.Message {
-	mi := &file_limit_proto_msgTypes[6]
+	mi := &file_limit_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -646,7 +869,7 @@ func (x *Settlement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settlement.ProtoReflect.Descriptor instead.
 func (*Settlement) Descriptor() ([]byte, []int) {
-	return file_limit_proto_rawDescGZIP(), []int{6}
+	return file_limit_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Settlement) GetRequestId() string {
@@ -679,7 +902,7 @@ type SettleRequest struct {
 
 func (x *SettleRequest) Reset() {
 	*x = SettleRequest{}
-	mi := &file_limit_proto_msgTypes[7]
+	mi := &file_limit_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -691,7 +914,7 @@ func (x *SettleRequest) String() string {
 func (*SettleRequest) ProtoMessage() {}
 
 func (x *SettleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_limit_proto_msgTypes[7]
+	mi := &file_limit_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -704,7 +927,7 @@ func (x *SettleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
 func (*SettleRequest) Descriptor() ([]byte, []int) {
-	return file_limit_proto_rawDescGZIP(), []int{7}
+	return file_limit_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SettleRequest) GetSettlements() []*Settlement {
@@ -726,7 +949,7 @@ type Settled struct {
 
 func (x *Settled) Reset() {
 	*x = Settled{}
-	mi := &file_limit_proto_msgTypes[8]
+	mi := &file_limit_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -738,7 +961,7 @@ func (x *Settled) String() string {
 func (*Settled) ProtoMessage() {}
 
 func (x *Settled) ProtoReflect() protoreflect.Message {
-	mi := &file_limit_proto_msgTypes[8]
+	mi := &file_limit_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -751,7 +974,7 @@ func (x *Settled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settled.ProtoReflect.Descriptor instead.
 func (*Settled) Descriptor() ([]byte, []int) {
-	return file_limit_proto_rawDescGZIP(), []int{8}
+	return file_limit_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Settled) GetRequestId() string {
@@ -791,7 +1014,7 @@ type SettleResponse struct {
 
 func (x *SettleResponse) Reset() {
 	*x = SettleResponse{}
-	mi := &file_limit_proto_msgTypes[9]
+	mi := &file_limit_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -803,7 +1026,7 @@ func (x *SettleResponse) String() string {
 func (*SettleResponse) ProtoMessage() {}
 
 func (x *SettleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_limit_proto_msgTypes[9]
+	mi := &file_limit_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -816,7 +1039,7 @@ func (x *SettleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
 func (*SettleResponse) Descriptor() ([]byte, []int) {
-	return file_limit_proto_rawDescGZIP(), []int{9}
+	return file_limit_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SettleResponse) GetSettled() []*Settled {
@@ -832,13 +1055,14 @@ type LookRequest struct {
 	RequestIds    []string               `protobuf:"bytes,2,rep,name=request_ids,json=requestIds,proto3" json:"request_ids,omitempty"` // holds to look at
 	Descriptors   []*Descriptor          `protobuf:"bytes,3,rep,name=descriptors,proto3" json:"descriptors,omitempty"`                 // buckets to look at
 	Tier          string                 `protobuf:"bytes,4,opt,name=tier,proto3" json:"tier,omitempty"`                               // for scaled rules
+	Providers     []string               `protobuf:"bytes,5,rep,name=providers,proto3" json:"providers,omitempty"`                     // pools to look at
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LookRequest) Reset() {
 	*x = LookRequest{}
-	mi := &file_limit_proto_msgTypes[10]
+	mi := &file_limit_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -850,7 +1074,7 @@ func (x *LookRequest) String() string {
 func (*LookRequest) ProtoMessage() {}
 
 func (x *LookRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_limit_proto_msgTypes[10]
+	mi := &file_limit_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -863,7 +1087,7 @@ func (x *LookRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookRequest.ProtoReflect.Descriptor instead.
 func (*LookRequest) Descriptor() ([]byte, []int) {
-	return file_limit_proto_rawDescGZIP(), []int{10}
+	return file_limit_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *LookRequest) GetAccount() string {
@@ -894,6 +1118,13 @@ func (x *LookRequest) GetTier() string {
 	return ""
 }
 
+func (x *LookRequest) GetProviders() []string {
+	if x != nil {
+		return x.Providers
+	}
+	return nil
+}
+
 type HoldState struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -906,7 +1137,7 @@ type HoldState struct {
 
 func (x *HoldState) Reset() {
 	*x = HoldState{}
-	mi := &file_limit_proto_msgTypes[11]
+	mi := &file_limit_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -918,7 +1149,7 @@ func (x *HoldState) String() string {
 func (*HoldState) ProtoMessage() {}
 
 func (x *HoldState) ProtoReflect() protoreflect.Message {
-	mi := &file_limit_proto_msgTypes[11]
+	mi := &file_limit_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -931,7 +1162,7 @@ func (x *HoldState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldState.ProtoReflect.Descriptor instead.
 func (*HoldState) Descriptor() ([]byte, []int) {
-	return file_limit_proto_rawDescGZIP(), []int{11}
+	return file_limit_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *HoldState) GetRequestId() string {
@@ -966,13 +1197,14 @@ type LookResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Buckets       []*Bucket              `protobuf:"bytes,1,rep,name=buckets,proto3" json:"buckets,omitempty"`
 	Holds         []*HoldState           `protobuf:"bytes,2,rep,name=holds,proto3" json:"holds,omitempty"`
+	Balances      []*Balance             `protobuf:"bytes,3,rep,name=balances,proto3" json:"balances,omitempty"` // in the order of the providers asked
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LookResponse) Reset() {
 	*x = LookResponse{}
-	mi := &file_limit_proto_msgTypes[12]
+	mi := &file_limit_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -984,7 +1216,7 @@ func (x *LookResponse) String() string {
 func (*LookResponse) ProtoMessage() {}
 
 func (x *LookResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_limit_proto_msgTypes[12]
+	mi := &file_limit_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -997,7 +1229,7 @@ func (x *LookResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookResponse.ProtoReflect.Descriptor instead.
 func (*LookResponse) Descriptor() ([]byte, []int) {
-	return file_limit_proto_rawDescGZIP(), []int{12}
+	return file_limit_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *LookResponse) GetBuckets() []*Bucket {
@@ -1014,11 +1246,538 @@ func (x *LookResponse) GetHolds() []*HoldState {
 	return nil
 }
 
+func (x *LookResponse) GetBalances() []*Balance {
+	if x != nil {
+		return x.Balances
+	}
+	return nil
+}
+
+type Renewal struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Account       string                 `protobuf:"bytes,2,opt,name=account,proto3" json:"account,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Renewal) Reset() {
+	*x = Renewal{}
+	mi := &file_limit_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Renewal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Renewal) ProtoMessage() {}
+
+func (x *Renewal) ProtoReflect() protoreflect.Message {
+	mi := &file_limit_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Renewal.ProtoReflect.Descriptor instead.
+func (*Renewal) Descriptor() ([]byte, []int) {
+	return file_limit_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Renewal) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *Renewal) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+type RenewRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Renewals      []*Renewal             `protobuf:"bytes,1,rep,name=renewals,proto3" json:"renewals,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewRequest) Reset() {
+	*x = RenewRequest{}
+	mi := &file_limit_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewRequest) ProtoMessage() {}
+
+func (x *RenewRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_limit_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
+func (*RenewRequest) Descriptor() ([]byte, []int) {
+	return file_limit_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *RenewRequest) GetRenewals() []*Renewal {
+	if x != nil {
+		return x.Renewals
+	}
+	return nil
+}
+
+type RenewResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Renewed       int64                  `protobuf:"varint,1,opt,name=renewed,proto3" json:"renewed,omitempty"` // holds that were still held
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewResponse) Reset() {
+	*x = RenewResponse{}
+	mi := &file_limit_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewResponse) ProtoMessage() {}
+
+func (x *RenewResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_limit_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
+func (*RenewResponse) Descriptor() ([]byte, []int) {
+	return file_limit_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *RenewResponse) GetRenewed() int64 {
+	if x != nil {
+		return x.Renewed
+	}
+	return 0
+}
+
+type HoldsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Account       string                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"` // empty: of all accounts
+	Limit         int64                  `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`    // 1 to 10 000, default 100
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldsRequest) Reset() {
+	*x = HoldsRequest{}
+	mi := &file_limit_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldsRequest) ProtoMessage() {}
+
+func (x *HoldsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_limit_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldsRequest.ProtoReflect.Descriptor instead.
+func (*HoldsRequest) Descriptor() ([]byte, []int) {
+	return file_limit_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *HoldsRequest) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *HoldsRequest) GetLimit() int64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type Held struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Facts         *Facts                 `protobuf:"bytes,1,opt,name=facts,proto3" json:"facts,omitempty"`
+	Account       string                 `protobuf:"bytes,2,opt,name=account,proto3" json:"account,omitempty"`
+	Held          int64                  `protobuf:"varint,3,opt,name=held,proto3" json:"held,omitempty"` // tokens
+	AgeUs         int64                  `protobuf:"varint,4,opt,name=age_us,json=ageUs,proto3" json:"age_us,omitempty"`
+	ExpiresUs     int64                  `protobuf:"varint,5,opt,name=expires_us,json=expiresUs,proto3" json:"expires_us,omitempty"` // microseconds until the sweeper settles it; negative: due
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Held) Reset() {
+	*x = Held{}
+	mi := &file_limit_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Held) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Held) ProtoMessage() {}
+
+func (x *Held) ProtoReflect() protoreflect.Message {
+	mi := &file_limit_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Held.ProtoReflect.Descriptor instead.
+func (*Held) Descriptor() ([]byte, []int) {
+	return file_limit_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Held) GetFacts() *Facts {
+	if x != nil {
+		return x.Facts
+	}
+	return nil
+}
+
+func (x *Held) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *Held) GetHeld() int64 {
+	if x != nil {
+		return x.Held
+	}
+	return 0
+}
+
+func (x *Held) GetAgeUs() int64 {
+	if x != nil {
+		return x.AgeUs
+	}
+	return 0
+}
+
+func (x *Held) GetExpiresUs() int64 {
+	if x != nil {
+		return x.ExpiresUs
+	}
+	return 0
+}
+
+type HoldsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Holds         []*Held                `protobuf:"bytes,1,rep,name=holds,proto3" json:"holds,omitempty"`
+	More          bool                   `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"` // the limit cut the list
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldsResponse) Reset() {
+	*x = HoldsResponse{}
+	mi := &file_limit_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldsResponse) ProtoMessage() {}
+
+func (x *HoldsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_limit_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldsResponse.ProtoReflect.Descriptor instead.
+func (*HoldsResponse) Descriptor() ([]byte, []int) {
+	return file_limit_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *HoldsResponse) GetHolds() []*Held {
+	if x != nil {
+		return x.Holds
+	}
+	return nil
+}
+
+func (x *HoldsResponse) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+type ExplainRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainRequest) Reset() {
+	*x = ExplainRequest{}
+	mi := &file_limit_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainRequest) ProtoMessage() {}
+
+func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_limit_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
+func (*ExplainRequest) Descriptor() ([]byte, []int) {
+	return file_limit_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ExplainRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+type ExplainResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Found         bool                   `protobuf:"varint,1,opt,name=found,proto3" json:"found,omitempty"`
+	Facts         *Facts                 `protobuf:"bytes,2,opt,name=facts,proto3" json:"facts,omitempty"`
+	Account       string                 `protobuf:"bytes,3,opt,name=account,proto3" json:"account,omitempty"`
+	DecidedUnixUs int64                  `protobuf:"varint,4,opt,name=decided_unix_us,json=decidedUnixUs,proto3" json:"decided_unix_us,omitempty"`
+	Admitted      bool                   `protobuf:"varint,5,opt,name=admitted,proto3" json:"admitted,omitempty"`
+	Refusal       Refusal                `protobuf:"varint,6,opt,name=refusal,proto3,enum=leaky.limit.v1.Refusal" json:"refusal,omitempty"`
+	Rule          string                 `protobuf:"bytes,7,opt,name=rule,proto3" json:"rule,omitempty"` // that refused
+	RetryAfterUs  int64                  `protobuf:"varint,8,opt,name=retry_after_us,json=retryAfterUs,proto3" json:"retry_after_us,omitempty"`
+	Held          int64                  `protobuf:"varint,9,opt,name=held,proto3" json:"held,omitempty"`
+	Output        int64                  `protobuf:"varint,10,opt,name=output,proto3" json:"output,omitempty"`  // tokens of held that are for the output
+	Buckets       []*Bucket              `protobuf:"bytes,11,rep,name=buckets,proto3" json:"buckets,omitempty"` // as they were after the decision
+	Shadow        []string               `protobuf:"bytes,12,rep,name=shadow,proto3" json:"shadow,omitempty"`   // rules in shadow mode that would have refused
+	Balance       *Balance               `protobuf:"bytes,13,opt,name=balance,proto3" json:"balance,omitempty"`
+	Hold          *HoldState             `protobuf:"bytes,14,opt,name=hold,proto3" json:"hold,omitempty"`           // as it is now
+	Unmatched     []*Descriptor          `protobuf:"bytes,15,rep,name=unmatched,proto3" json:"unmatched,omitempty"` // descriptors that no rule matched
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainResponse) Reset() {
+	*x = ExplainResponse{}
+	mi := &file_limit_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainResponse) ProtoMessage() {}
+
+func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_limit_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
+func (*ExplainResponse) Descriptor() ([]byte, []int) {
+	return file_limit_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ExplainResponse) GetFound() bool {
+	if x != nil {
+		return x.Found
+	}
+	return false
+}
+
+func (x *ExplainResponse) GetFacts() *Facts {
+	if x != nil {
+		return x.Facts
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetDecidedUnixUs() int64 {
+	if x != nil {
+		return x.DecidedUnixUs
+	}
+	return 0
+}
+
+func (x *ExplainResponse) GetAdmitted() bool {
+	if x != nil {
+		return x.Admitted
+	}
+	return false
+}
+
+func (x *ExplainResponse) GetRefusal() Refusal {
+	if x != nil {
+		return x.Refusal
+	}
+	return Refusal_REFUSAL_NONE
+}
+
+func (x *ExplainResponse) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetRetryAfterUs() int64 {
+	if x != nil {
+		return x.RetryAfterUs
+	}
+	return 0
+}
+
+func (x *ExplainResponse) GetHeld() int64 {
+	if x != nil {
+		return x.Held
+	}
+	return 0
+}
+
+func (x *ExplainResponse) GetOutput() int64 {
+	if x != nil {
+		return x.Output
+	}
+	return 0
+}
+
+func (x *ExplainResponse) GetBuckets() []*Bucket {
+	if x != nil {
+		return x.Buckets
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetShadow() []string {
+	if x != nil {
+		return x.Shadow
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetBalance() *Balance {
+	if x != nil {
+		return x.Balance
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetHold() *HoldState {
+	if x != nil {
+		return x.Hold
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetUnmatched() []*Descriptor {
+	if x != nil {
+		return x.Unmatched
+	}
+	return nil
+}
+
 var File_limit_proto protoreflect.FileDescriptor
 
 const file_limit_proto_rawDesc = "" +
 	"\n" +
-	"\vlimit.proto\x12\x0eleaky.limit.v1\"\xf3\x01\n" +
+	"\vlimit.proto\x12\x0eleaky.limit.v1\"\x87\x02\n" +
 	"\x05Facts\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
@@ -1032,20 +1791,29 @@ const file_limit_proto_rawDesc = "" +
 	"\vinput_bytes\x18\t \x01(\x03R\n" +
 	"inputBytes\x12\x16\n" +
 	"\x06stream\x18\n" +
-	" \x01(\bR\x06stream\"/\n" +
+	" \x01(\bR\x06stream\x12\x12\n" +
+	"\x04team\x18\v \x01(\tR\x04team\"/\n" +
 	"\x05Entry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\"=\n" +
 	"\n" +
 	"Descriptor\x12/\n" +
-	"\aentries\x18\x01 \x03(\v2\x15.leaky.limit.v1.EntryR\aentries\"\xe1\x01\n" +
+	"\aentries\x18\x01 \x03(\v2\x15.leaky.limit.v1.EntryR\aentries\"\x9a\x02\n" +
 	"\vHoldRequest\x12+\n" +
 	"\x05facts\x18\x01 \x01(\v2\x15.leaky.limit.v1.FactsR\x05facts\x12<\n" +
 	"\vdescriptors\x18\x02 \x03(\v2\x1a.leaky.limit.v1.DescriptorR\vdescriptors\x12!\n" +
 	"\finput_tokens\x18\x03 \x01(\x03R\vinputTokens\x12#\n" +
 	"\routput_tokens\x18\x04 \x01(\x03R\foutputTokens\x12\x1f\n" +
 	"\vfill_tokens\x18\x05 \x01(\x03R\n" +
-	"fillTokens\"\xa5\x01\n" +
+	"fillTokens\x127\n" +
+	"\abalance\x18\x06 \x01(\x0e2\x1d.leaky.limit.v1.BalancePolicyR\abalance\"\x9c\x01\n" +
+	"\aBalance\x12\x18\n" +
+	"\apresent\x18\x01 \x01(\bR\apresent\x12\x18\n" +
+	"\acredits\x18\x02 \x01(\x03R\acredits\x12\x14\n" +
+	"\x05spent\x18\x03 \x01(\x03R\x05spent\x12\x12\n" +
+	"\x04held\x18\x04 \x01(\x03R\x04held\x12\x19\n" +
+	"\breset_us\x18\x05 \x01(\x03R\aresetUs\x12\x18\n" +
+	"\aversion\x18\x06 \x01(\x03R\aversion\"\xa5\x01\n" +
 	"\x06Bucket\x12\x12\n" +
 	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x12\n" +
 	"\x04unit\x18\x02 \x01(\tR\x04unit\x12\x1a\n" +
@@ -1053,7 +1821,7 @@ const file_limit_proto_rawDesc = "" +
 	"\x05level\x18\x04 \x01(\x01R\x05level\x12\x12\n" +
 	"\x04held\x18\x05 \x01(\x01R\x04held\x12\x19\n" +
 	"\breset_us\x18\x06 \x01(\x03R\aresetUs\x12\x12\n" +
-	"\x04rate\x18\a \x01(\x01R\x04rate\"\xeb\x01\n" +
+	"\x04rate\x18\a \x01(\x01R\x04rate\"\xd1\x02\n" +
 	"\fHoldResponse\x12\x1a\n" +
 	"\badmitted\x18\x01 \x01(\bR\badmitted\x12\x12\n" +
 	"\x04held\x18\x02 \x01(\x03R\x04held\x12%\n" +
@@ -1061,7 +1829,9 @@ const file_limit_proto_rawDesc = "" +
 	"\aaccount\x18\x04 \x01(\tR\aaccount\x12\x12\n" +
 	"\x04rule\x18\x05 \x01(\tR\x04rule\x12$\n" +
 	"\x0eretry_after_us\x18\x06 \x01(\x03R\fretryAfterUs\x120\n" +
-	"\abuckets\x18\a \x03(\v2\x16.leaky.limit.v1.BucketR\abuckets\"_\n" +
+	"\abuckets\x18\a \x03(\v2\x16.leaky.limit.v1.BucketR\abuckets\x121\n" +
+	"\arefusal\x18\b \x01(\x0e2\x17.leaky.limit.v1.RefusalR\arefusal\x121\n" +
+	"\abalance\x18\t \x01(\v2\x17.leaky.limit.v1.BalanceR\abalance\"_\n" +
 	"\n" +
 	"Settlement\x12\x1d\n" +
 	"\n" +
@@ -1083,13 +1853,14 @@ const file_limit_proto_rawDesc = "" +
 	"\x04LATE\x10\x03\x12\v\n" +
 	"\aUNKNOWN\x10\x04\"C\n" +
 	"\x0eSettleResponse\x121\n" +
-	"\asettled\x18\x01 \x03(\v2\x17.leaky.limit.v1.SettledR\asettled\"\x9a\x01\n" +
+	"\asettled\x18\x01 \x03(\v2\x17.leaky.limit.v1.SettledR\asettled\"\xb8\x01\n" +
 	"\vLookRequest\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x1f\n" +
 	"\vrequest_ids\x18\x02 \x03(\tR\n" +
 	"requestIds\x12<\n" +
 	"\vdescriptors\x18\x03 \x03(\v2\x1a.leaky.limit.v1.DescriptorR\vdescriptors\x12\x12\n" +
-	"\x04tier\x18\x04 \x01(\tR\x04tier\"\xe0\x01\n" +
+	"\x04tier\x18\x04 \x01(\tR\x04tier\x12\x1c\n" +
+	"\tproviders\x18\x05 \x03(\tR\tproviders\"\xe0\x01\n" +
 	"\tHoldState\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x125\n" +
@@ -1101,14 +1872,69 @@ const file_limit_proto_rawDesc = "" +
 	"\x04HELD\x10\x01\x12\v\n" +
 	"\aSETTLED\x10\x02\x12\v\n" +
 	"\aEXPIRED\x10\x03\x12\v\n" +
-	"\aUNKNOWN\x10\x04\"q\n" +
+	"\aUNKNOWN\x10\x04\"\xa6\x01\n" +
 	"\fLookResponse\x120\n" +
 	"\abuckets\x18\x01 \x03(\v2\x16.leaky.limit.v1.BucketR\abuckets\x12/\n" +
-	"\x05holds\x18\x02 \x03(\v2\x19.leaky.limit.v1.HoldStateR\x05holds2\xd8\x01\n" +
+	"\x05holds\x18\x02 \x03(\v2\x19.leaky.limit.v1.HoldStateR\x05holds\x123\n" +
+	"\bbalances\x18\x03 \x03(\v2\x17.leaky.limit.v1.BalanceR\bbalances\"B\n" +
+	"\aRenewal\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
+	"\aaccount\x18\x02 \x01(\tR\aaccount\"C\n" +
+	"\fRenewRequest\x123\n" +
+	"\brenewals\x18\x01 \x03(\v2\x17.leaky.limit.v1.RenewalR\brenewals\")\n" +
+	"\rRenewResponse\x12\x18\n" +
+	"\arenewed\x18\x01 \x01(\x03R\arenewed\">\n" +
+	"\fHoldsRequest\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\x03R\x05limit\"\x97\x01\n" +
+	"\x04Held\x12+\n" +
+	"\x05facts\x18\x01 \x01(\v2\x15.leaky.limit.v1.FactsR\x05facts\x12\x18\n" +
+	"\aaccount\x18\x02 \x01(\tR\aaccount\x12\x12\n" +
+	"\x04held\x18\x03 \x01(\x03R\x04held\x12\x15\n" +
+	"\x06age_us\x18\x04 \x01(\x03R\x05ageUs\x12\x1d\n" +
+	"\n" +
+	"expires_us\x18\x05 \x01(\x03R\texpiresUs\"O\n" +
+	"\rHoldsResponse\x12*\n" +
+	"\x05holds\x18\x01 \x03(\v2\x14.leaky.limit.v1.HeldR\x05holds\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"/\n" +
+	"\x0eExplainRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\"\xb1\x04\n" +
+	"\x0fExplainResponse\x12\x14\n" +
+	"\x05found\x18\x01 \x01(\bR\x05found\x12+\n" +
+	"\x05facts\x18\x02 \x01(\v2\x15.leaky.limit.v1.FactsR\x05facts\x12\x18\n" +
+	"\aaccount\x18\x03 \x01(\tR\aaccount\x12&\n" +
+	"\x0fdecided_unix_us\x18\x04 \x01(\x03R\rdecidedUnixUs\x12\x1a\n" +
+	"\badmitted\x18\x05 \x01(\bR\badmitted\x121\n" +
+	"\arefusal\x18\x06 \x01(\x0e2\x17.leaky.limit.v1.RefusalR\arefusal\x12\x12\n" +
+	"\x04rule\x18\a \x01(\tR\x04rule\x12$\n" +
+	"\x0eretry_after_us\x18\b \x01(\x03R\fretryAfterUs\x12\x12\n" +
+	"\x04held\x18\t \x01(\x03R\x04held\x12\x16\n" +
+	"\x06output\x18\n" +
+	" \x01(\x03R\x06output\x120\n" +
+	"\abuckets\x18\v \x03(\v2\x16.leaky.limit.v1.BucketR\abuckets\x12\x16\n" +
+	"\x06shadow\x18\f \x03(\tR\x06shadow\x121\n" +
+	"\abalance\x18\r \x01(\v2\x17.leaky.limit.v1.BalanceR\abalance\x12-\n" +
+	"\x04hold\x18\x0e \x01(\v2\x19.leaky.limit.v1.HoldStateR\x04hold\x128\n" +
+	"\tunmatched\x18\x0f \x03(\v2\x1a.leaky.limit.v1.DescriptorR\tunmatched*a\n" +
+	"\rBalancePolicy\x12\x10\n" +
+	"\fBALANCE_TIER\x10\x00\x12\x16\n" +
+	"\x12BALANCE_IF_PRESENT\x10\x01\x12\x14\n" +
+	"\x10BALANCE_REQUIRED\x10\x02\x12\x10\n" +
+	"\fBALANCE_NONE\x10\x03*X\n" +
+	"\aRefusal\x12\x10\n" +
+	"\fREFUSAL_NONE\x10\x00\x12\x11\n" +
+	"\rREFUSAL_LIMIT\x10\x01\x12\x13\n" +
+	"\x0fREFUSAL_BALANCE\x10\x02\x12\x13\n" +
+	"\x0fREFUSAL_NO_POOL\x10\x032\xb0\x03\n" +
 	"\aLimiter\x12A\n" +
 	"\x04Hold\x12\x1b.leaky.limit.v1.HoldRequest\x1a\x1c.leaky.limit.v1.HoldResponse\x12G\n" +
 	"\x06Settle\x12\x1d.leaky.limit.v1.SettleRequest\x1a\x1e.leaky.limit.v1.SettleResponse\x12A\n" +
-	"\x04Look\x12\x1b.leaky.limit.v1.LookRequest\x1a\x1c.leaky.limit.v1.LookResponseBDZBgithub.com/leaky-tokens/leaky-tokens/internal/limitapi/gen;limitpbb\x06proto3"
+	"\x04Look\x12\x1b.leaky.limit.v1.LookRequest\x1a\x1c.leaky.limit.v1.LookResponse\x12D\n" +
+	"\x05Renew\x12\x1c.leaky.limit.v1.RenewRequest\x1a\x1d.leaky.limit.v1.RenewResponse\x12D\n" +
+	"\x05Holds\x12\x1c.leaky.limit.v1.HoldsRequest\x1a\x1d.leaky.limit.v1.HoldsResponse\x12J\n" +
+	"\aExplain\x12\x1e.leaky.limit.v1.ExplainRequest\x1a\x1f.leaky.limit.v1.ExplainResponseBDZBgithub.com/leaky-tokens/leaky-tokens/internal/limitapi/gen;limitpbb\x06proto3"
 
 var (
 	file_limit_proto_rawDescOnce sync.Once
@@ -1122,48 +1948,78 @@ func file_limit_proto_rawDescGZIP() []byte {
 	return file_limit_proto_rawDescData
 }
 
-var file_limit_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_limit_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_limit_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_limit_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_limit_proto_goTypes = []any{
-	(Settled_Status)(0),    // 0: leaky.limit.v1.Settled.Status
-	(HoldState_State)(0),   // 1: leaky.limit.v1.HoldState.State
-	(*Facts)(nil),          // 2: leaky.limit.v1.Facts
-	(*Entry)(nil),          // 3: leaky.limit.v1.Entry
-	(*Descriptor)(nil),     // 4: leaky.limit.v1.Descriptor
-	(*HoldRequest)(nil),    // 5: leaky.limit.v1.HoldRequest
-	(*Bucket)(nil),         // 6: leaky.limit.v1.Bucket
-	(*HoldResponse)(nil),   // 7: leaky.limit.v1.HoldResponse
-	(*Settlement)(nil),     // 8: leaky.limit.v1.Settlement
-	(*SettleRequest)(nil),  // 9: leaky.limit.v1.SettleRequest
-	(*Settled)(nil),        // 10: leaky.limit.v1.Settled
-	(*SettleResponse)(nil), // 11: leaky.limit.v1.SettleResponse
-	(*LookRequest)(nil),    // 12: leaky.limit.v1.LookRequest
-	(*HoldState)(nil),      // 13: leaky.limit.v1.HoldState
-	(*LookResponse)(nil),   // 14: leaky.limit.v1.LookResponse
+	(BalancePolicy)(0),      // 0: leaky.limit.v1.BalancePolicy
+	(Refusal)(0),            // 1: leaky.limit.v1.Refusal
+	(Settled_Status)(0),     // 2: leaky.limit.v1.Settled.Status
+	(HoldState_State)(0),    // 3: leaky.limit.v1.HoldState.State
+	(*Facts)(nil),           // 4: leaky.limit.v1.Facts
+	(*Entry)(nil),           // 5: leaky.limit.v1.Entry
+	(*Descriptor)(nil),      // 6: leaky.limit.v1.Descriptor
+	(*HoldRequest)(nil),     // 7: leaky.limit.v1.HoldRequest
+	(*Balance)(nil),         // 8: leaky.limit.v1.Balance
+	(*Bucket)(nil),          // 9: leaky.limit.v1.Bucket
+	(*HoldResponse)(nil),    // 10: leaky.limit.v1.HoldResponse
+	(*Settlement)(nil),      // 11: leaky.limit.v1.Settlement
+	(*SettleRequest)(nil),   // 12: leaky.limit.v1.SettleRequest
+	(*Settled)(nil),         // 13: leaky.limit.v1.Settled
+	(*SettleResponse)(nil),  // 14: leaky.limit.v1.SettleResponse
+	(*LookRequest)(nil),     // 15: leaky.limit.v1.LookRequest
+	(*HoldState)(nil),       // 16: leaky.limit.v1.HoldState
+	(*LookResponse)(nil),    // 17: leaky.limit.v1.LookResponse
+	(*Renewal)(nil),         // 18: leaky.limit.v1.Renewal
+	(*RenewRequest)(nil),    // 19: leaky.limit.v1.RenewRequest
+	(*RenewResponse)(nil),   // 20: leaky.limit.v1.RenewResponse
+	(*HoldsRequest)(nil),    // 21: leaky.limit.v1.HoldsRequest
+	(*Held)(nil),            // 22: leaky.limit.v1.Held
+	(*HoldsResponse)(nil),   // 23: leaky.limit.v1.HoldsResponse
+	(*ExplainRequest)(nil),  // 24: leaky.limit.v1.ExplainRequest
+	(*ExplainResponse)(nil), // 25: leaky.limit.v1.ExplainResponse
 }
 var file_limit_proto_depIdxs = []int32{
-	3,  // 0: leaky.limit.v1.Descriptor.entries:type_name -> leaky.limit.v1.Entry
-	2,  // 1: leaky.limit.v1.HoldRequest.facts:type_name -> leaky.limit.v1.Facts
-	4,  // 2: leaky.limit.v1.HoldRequest.descriptors:type_name -> leaky.limit.v1.Descriptor
-	6,  // 3: leaky.limit.v1.HoldResponse.buckets:type_name -> leaky.limit.v1.Bucket
-	8,  // 4: leaky.limit.v1.SettleRequest.settlements:type_name -> leaky.limit.v1.Settlement
-	0,  // 5: leaky.limit.v1.Settled.status:type_name -> leaky.limit.v1.Settled.Status
-	10, // 6: leaky.limit.v1.SettleResponse.settled:type_name -> leaky.limit.v1.Settled
-	4,  // 7: leaky.limit.v1.LookRequest.descriptors:type_name -> leaky.limit.v1.Descriptor
-	1,  // 8: leaky.limit.v1.HoldState.state:type_name -> leaky.limit.v1.HoldState.State
-	6,  // 9: leaky.limit.v1.LookResponse.buckets:type_name -> leaky.limit.v1.Bucket
-	13, // 10: leaky.limit.v1.LookResponse.holds:type_name -> leaky.limit.v1.HoldState
-	5,  // 11: leaky.limit.v1.Limiter.Hold:input_type -> leaky.limit.v1.HoldRequest
-	9,  // 12: leaky.limit.v1.Limiter.Settle:input_type -> leaky.limit.v1.SettleRequest
-	12, // 13: leaky.limit.v1.Limiter.Look:input_type -> leaky.limit.v1.LookRequest
-	7,  // 14: leaky.limit.v1.Limiter.Hold:output_type -> leaky.limit.v1.HoldResponse
-	11, // 15: leaky.limit.v1.Limiter.Settle:output_type -> leaky.limit.v1.SettleResponse
-	14, // 16: leaky.limit.v1.Limiter.Look:output_type -> leaky.limit.v1.LookResponse
-	14, // [14:17] is the sub-list for method output_type
-	11, // [11:14] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	5,  // 0: leaky.limit.v1.Descriptor.entries:type_name -> leaky.limit.v1.Entry
+	4,  // 1: leaky.limit.v1.HoldRequest.facts:type_name -> leaky.limit.v1.Facts
+	6,  // 2: leaky.limit.v1.HoldRequest.descriptors:type_name -> leaky.limit.v1.Descriptor
+	0,  // 3: leaky.limit.v1.HoldRequest.balance:type_name -> leaky.limit.v1.BalancePolicy
+	9,  // 4: leaky.limit.v1.HoldResponse.buckets:type_name -> leaky.limit.v1.Bucket
+	1,  // 5: leaky.limit.v1.HoldResponse.refusal:type_name -> leaky.limit.v1.Refusal
+	8,  // 6: leaky.limit.v1.HoldResponse.balance:type_name -> leaky.limit.v1.Balance
+	11, // 7: leaky.limit.v1.SettleRequest.settlements:type_name -> leaky.limit.v1.Settlement
+	2,  // 8: leaky.limit.v1.Settled.status:type_name -> leaky.limit.v1.Settled.Status
+	13, // 9: leaky.limit.v1.SettleResponse.settled:type_name -> leaky.limit.v1.Settled
+	6,  // 10: leaky.limit.v1.LookRequest.descriptors:type_name -> leaky.limit.v1.Descriptor
+	3,  // 11: leaky.limit.v1.HoldState.state:type_name -> leaky.limit.v1.HoldState.State
+	9,  // 12: leaky.limit.v1.LookResponse.buckets:type_name -> leaky.limit.v1.Bucket
+	16, // 13: leaky.limit.v1.LookResponse.holds:type_name -> leaky.limit.v1.HoldState
+	8,  // 14: leaky.limit.v1.LookResponse.balances:type_name -> leaky.limit.v1.Balance
+	18, // 15: leaky.limit.v1.RenewRequest.renewals:type_name -> leaky.limit.v1.Renewal
+	4,  // 16: leaky.limit.v1.Held.facts:type_name -> leaky.limit.v1.Facts
+	22, // 17: leaky.limit.v1.HoldsResponse.holds:type_name -> leaky.limit.v1.Held
+	4,  // 18: leaky.limit.v1.ExplainResponse.facts:type_name -> leaky.limit.v1.Facts
+	1,  // 19: leaky.limit.v1.ExplainResponse.refusal:type_name -> leaky.limit.v1.Refusal
+	9,  // 20: leaky.limit.v1.ExplainResponse.buckets:type_name -> leaky.limit.v1.Bucket
+	8,  // 21: leaky.limit.v1.ExplainResponse.balance:type_name -> leaky.limit.v1.Balance
+	16, // 22: leaky.limit.v1.ExplainResponse.hold:type_name -> leaky.limit.v1.HoldState
+	6,  // 23: leaky.limit.v1.ExplainResponse.unmatched:type_name -> leaky.limit.v1.Descriptor
+	7,  // 24: leaky.limit.v1.Limiter.Hold:input_type -> leaky.limit.v1.HoldRequest
+	12, // 25: leaky.limit.v1.Limiter.Settle:input_type -> leaky.limit.v1.SettleRequest
+	15, // 26: leaky.limit.v1.Limiter.Look:input_type -> leaky.limit.v1.LookRequest
+	19, // 27: leaky.limit.v1.Limiter.Renew:input_type -> leaky.limit.v1.RenewRequest
+	21, // 28: leaky.limit.v1.Limiter.Holds:input_type -> leaky.limit.v1.HoldsRequest
+	24, // 29: leaky.limit.v1.Limiter.Explain:input_type -> leaky.limit.v1.ExplainRequest
+	10, // 30: leaky.limit.v1.Limiter.Hold:output_type -> leaky.limit.v1.HoldResponse
+	14, // 31: leaky.limit.v1.Limiter.Settle:output_type -> leaky.limit.v1.SettleResponse
+	17, // 32: leaky.limit.v1.Limiter.Look:output_type -> leaky.limit.v1.LookResponse
+	20, // 33: leaky.limit.v1.Limiter.Renew:output_type -> leaky.limit.v1.RenewResponse
+	23, // 34: leaky.limit.v1.Limiter.Holds:output_type -> leaky.limit.v1.HoldsResponse
+	25, // 35: leaky.limit.v1.Limiter.Explain:output_type -> leaky.limit.v1.ExplainResponse
+	30, // [30:36] is the sub-list for method output_type
+	24, // [24:30] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_limit_proto_init() }
@@ -1176,8 +2032,8 @@ func file_limit_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_limit_proto_rawDesc), len(file_limit_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   13,
+			NumEnums:      4,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,9 +23,12 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Limiter_Hold_FullMethodName   = "/leaky.limit.v1.Limiter/Hold"
-	Limiter_Settle_FullMethodName = "/leaky.limit.v1.Limiter/Settle"
-	Limiter_Look_FullMethodName   = "/leaky.limit.v1.Limiter/Look"
+	Limiter_Hold_FullMethodName    = "/leaky.limit.v1.Limiter/Hold"
+	Limiter_Settle_FullMethodName  = "/leaky.limit.v1.Limiter/Settle"
+	Limiter_Look_FullMethodName    = "/leaky.limit.v1.Limiter/Look"
+	Limiter_Renew_FullMethodName   = "/leaky.limit.v1.Limiter/Renew"
+	Limiter_Holds_FullMethodName   = "/leaky.limit.v1.Limiter/Holds"
+	Limiter_Explain_FullMethodName = "/leaky.limit.v1.Limiter/Explain"
 )
 
 // LimiterClient is the client API for Limiter service.
@@ -41,6 +44,12 @@ type LimiterClient interface {
 	Settle(ctx context.Context, in *SettleRequest, opts ...grpc.CallOption) (*SettleResponse, error)
 	// Look reads buckets and holds of one account; it changes nothing.
 	Look(ctx context.Context, in *LookRequest, opts ...grpc.CallOption) (*LookResponse, error)
+	// Renew lets holds of calls that still run live on. Idempotent.
+	Renew(ctx context.Context, in *RenewRequest, opts ...grpc.CallOption) (*RenewResponse, error)
+	// Holds lists what is held and not settled, oldest first, for people to see.
+	Holds(ctx context.Context, in *HoldsRequest, opts ...grpc.CallOption) (*HoldsResponse, error)
+	// Explain tells how a recent request was decided: rules, levels, what was held.
+	Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error)
 }
 
 type limiterClient struct {
@@ -81,6 +90,36 @@ func (c *limiterClient) Look(ctx context.Context, in *LookRequest, opts ...grpc.
 	return out, nil
 }
 
+func (c *limiterClient) Renew(ctx context.Context, in *RenewRequest, opts ...grpc.CallOption) (*RenewResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RenewResponse)
+	err := c.cc.Invoke(ctx, Limiter_Renew_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *limiterClient) Holds(ctx context.Context, in *HoldsRequest, opts ...grpc.CallOption) (*HoldsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(HoldsResponse)
+	err := c.cc.Invoke(ctx, Limiter_Holds_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *limiterClient) Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExplainResponse)
+	err := c.cc.Invoke(ctx, Limiter_Explain_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // LimiterServer is the server API for Limiter service.
 // All implementations must embed UnimplementedLimiterServer
 // for forward compatibility.
@@ -94,6 +133,12 @@ type LimiterServer interface {
 	Settle(context.Context, *SettleRequest) (*SettleResponse, error)
 	// Look reads buckets and holds of one account; it changes nothing.
 	Look(context.Context, *LookRequest) (*LookResponse, error)
+	// Renew lets holds of calls that still run live on. Idempotent.
+	Renew(context.Context, *RenewRequest) (*RenewResponse, error)
+	// Holds lists what is held and not settled, oldest first, for people to see.
+	Holds(context.Context, *HoldsRequest) (*HoldsResponse, error)
+	// Explain tells how a recent request was decided: rules, levels, what was held.
+	Explain(context.Context, *ExplainRequest) (*ExplainResponse, error)
 	mustEmbedUnimplementedLimiterServer()
 }
 
@@ -112,6 +157,15 @@ func (UnimplementedLimiterServer) Settle(context.Context, *SettleRequest) (*Sett
 }
 func (UnimplementedLimiterServer) Look(context.Context, *LookRequest) (*LookResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Look not implemented")
+}
+func (UnimplementedLimiterServer) Renew(context.Context, *RenewRequest) (*RenewResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Renew not implemented")
+}
+func (UnimplementedLimiterServer) Holds(context.Context, *HoldsRequest) (*HoldsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Holds not implemented")
+}
+func (UnimplementedLimiterServer) Explain(context.Context, *ExplainRequest) (*ExplainResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Explain not implemented")
 }
 func (UnimplementedLimiterServer) mustEmbedUnimplementedLimiterServer() {}
 func (UnimplementedLimiterServer) testEmbeddedByValue()                 {}
@@ -188,6 +242,60 @@ func _Limiter_Look_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Limiter_Renew_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RenewRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LimiterServer).Renew(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Limiter_Renew_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LimiterServer).Renew(ctx, req.(*RenewRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Limiter_Holds_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HoldsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LimiterServer).Holds(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Limiter_Holds_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LimiterServer).Holds(ctx, req.(*HoldsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Limiter_Explain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExplainRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LimiterServer).Explain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Limiter_Explain_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LimiterServer).Explain(ctx, req.(*ExplainRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Limiter_ServiceDesc is the grpc.ServiceDesc for Limiter service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -206,6 +314,18 @@ var Limiter_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Look",
 			Handler:    _Limiter_Look_Handler,
+		},
+		{
+			MethodName: "Renew",
+			Handler:    _Limiter_Renew_Handler,
+		},
+		{
+			MethodName: "Holds",
+			Handler:    _Limiter_Holds_Handler,
+		},
+		{
+			MethodName: "Explain",
+			Handler:    _Limiter_Explain_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -1,0 +1,79 @@
+// Package revocation is what identity tells every extauthz about credentials that ended
+// before their time. Messages are plain NATS and may be missed, so identity also lists
+// what still counts over HTTP, and a heartbeat tells whether the link carries anything.
+package revocation
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// NATS subjects.
+const (
+	// Subject carries a Revocation.
+	Subject = "leaky.control.v1.revoked"
+	// SubjectHeartbeat carries nothing; every identity sends one each HeartbeatEvery.
+	SubjectHeartbeat = "leaky.control.v1.heartbeat"
+)
+
+const (
+	// HeartbeatEvery is the time between two heartbeats.
+	HeartbeatEvery = time.Second
+	// StaleAfter without a heartbeat, a cached answer of identity counts as expired.
+	StaleAfter = 5 * time.Second
+)
+
+// Path is where identity lists the revocations that still count, on its own port only.
+const Path = "/internal/revocations"
+
+// Kind is what is revoked.
+type Kind string
+
+// What can be revoked.
+const (
+	Key    Kind = "key"    // an API key; ID is its SHA-256 in hex
+	Token  Kind = "token"  // one access token; ID is its jti
+	Family Kind = "family" // all access tokens of one login or grant; ID is their sid
+	User   Kind = "user"   // all of a user's access tokens with a ver below Generation, and what is cached of her
+)
+
+// Revocation is one credential, or a family of them, that is no longer good.
+type Revocation struct {
+	Kind       Kind      `json:"kind"`
+	ID         string    `json:"id"`
+	Generation int64     `json:"generation,omitzero"` // with User: the least ver that is still good
+	Until      time.Time `json:"until"`               // everything it concerns has expired by then
+}
+
+// ErrMalformed says a message is no revocation.
+var ErrMalformed = errors.New("malformed revocation")
+
+// Encode writes a message.
+func Encode(r Revocation) []byte {
+	b, _ := json.Marshal(r) // strings, a number and a time: it cannot fail
+	return b
+}
+
+// Decode reads and checks a message.
+func Decode(message []byte) (Revocation, error) {
+	var r Revocation
+	if err := json.Unmarshal(message, &r); err != nil {
+		return r, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	switch r.Kind {
+	case Key, Token, Family, User:
+	default:
+		return r, fmt.Errorf("%w: kind %q", ErrMalformed, r.Kind)
+	}
+	if r.ID == "" || r.Generation < 0 {
+		return r, fmt.Errorf("%w: id %q, generation %d", ErrMalformed, r.ID, r.Generation)
+	}
+	return r, nil
+}
+
+// List is what Path answers.
+type List struct {
+	Revocations []Revocation `json:"revocations"`
+}
