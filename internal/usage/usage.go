@@ -41,6 +41,16 @@ const (
 	FromUnstarted Source = "released"  // the provider served nothing; the hold was given back
 )
 
+// Pool says whether the charge of an event drew on the account's pool.
+type Pool string
+
+// What is known of an event's pool. Without a word (the hold was lost) the ledger draws on
+// the pool if the account has one.
+const (
+	PoolDrawn Pool = "drawn"
+	PoolNone  Pool = "none"
+)
+
 // Event is the data of a usage event. Token counts are tokens, never negative.
 type Event struct {
 	RequestID   string    `json:"requestId"`
@@ -61,6 +71,7 @@ type Event struct {
 	Held        int64     `json:"heldTokens"`
 	Charged     int64     `json:"tokens"` // what is charged: input + output, or the estimate
 	Source      Source    `json:"source"`
+	Pool        Pool      `json:"pool,omitzero"`
 	Allowed     bool      `json:"allowed"`
 	Stream      bool      `json:"stream"`
 	Status      int       `json:"status"`          // HTTP status the client saw

@@ -186,6 +186,56 @@ func (Settled_Status) EnumDescriptor() ([]byte, []int) {
 	return file_limit_proto_rawDescGZIP(), []int{9, 0}
 }
 
+// Drawn says whether the charge drew on the account's pool for the provider.
+type Settled_Drawn int32
+
+const (
+	Settled_DRAWN_UNKNOWN Settled_Drawn = 0 // the hold is not known
+	Settled_DRAWN_POOL    Settled_Drawn = 1
+	Settled_DRAWN_NONE    Settled_Drawn = 2 // the account had no pool, or none was asked
+)
+
+// Enum value maps for Settled_Drawn.
+var (
+	Settled_Drawn_name = map[int32]string{
+		0: "DRAWN_UNKNOWN",
+		1: "DRAWN_POOL",
+		2: "DRAWN_NONE",
+	}
+	Settled_Drawn_value = map[string]int32{
+		"DRAWN_UNKNOWN": 0,
+		"DRAWN_POOL":    1,
+		"DRAWN_NONE":    2,
+	}
+)
+
+func (x Settled_Drawn) Enum() *Settled_Drawn {
+	p := new(Settled_Drawn)
+	*p = x
+	return p
+}
+
+func (x Settled_Drawn) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Settled_Drawn) Descriptor() protoreflect.EnumDescriptor {
+	return file_limit_proto_enumTypes[3].Descriptor()
+}
+
+func (Settled_Drawn) Type() protoreflect.EnumType {
+	return &file_limit_proto_enumTypes[3]
+}
+
+func (x Settled_Drawn) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Settled_Drawn.Descriptor instead.
+func (Settled_Drawn) EnumDescriptor() ([]byte, []int) {
+	return file_limit_proto_rawDescGZIP(), []int{9, 1}
+}
+
 type HoldState_State int32
 
 const (
@@ -225,11 +275,11 @@ func (x HoldState_State) String() string {
 }
 
 func (HoldState_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_limit_proto_enumTypes[3].Descriptor()
+	return file_limit_proto_enumTypes[4].Descriptor()
 }
 
 func (HoldState_State) Type() protoreflect.EnumType {
-	return &file_limit_proto_enumTypes[3]
+	return &file_limit_proto_enumTypes[4]
 }
 
 func (x HoldState_State) Number() protoreflect.EnumNumber {
@@ -943,6 +993,7 @@ type Settled struct {
 	Status        Settled_Status         `protobuf:"varint,2,opt,name=status,proto3,enum=leaky.limit.v1.Settled_Status" json:"status,omitempty"`
 	Held          int64                  `protobuf:"varint,3,opt,name=held,proto3" json:"held,omitempty"`
 	Charged       int64                  `protobuf:"varint,4,opt,name=charged,proto3" json:"charged,omitempty"` // what the books say after the call
+	Drawn         Settled_Drawn          `protobuf:"varint,5,opt,name=drawn,proto3,enum=leaky.limit.v1.Settled_Drawn" json:"drawn,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1003,6 +1054,13 @@ func (x *Settled) GetCharged() int64 {
 		return x.Charged
 	}
 	return 0
+}
+
+func (x *Settled) GetDrawn() Settled_Drawn {
+	if x != nil {
+		return x.Drawn
+	}
+	return Settled_DRAWN_UNKNOWN
 }
 
 type SettleResponse struct {
@@ -1839,19 +1897,26 @@ const file_limit_proto_rawDesc = "" +
 	"\aaccount\x18\x02 \x01(\tR\aaccount\x12\x18\n" +
 	"\acharged\x18\x03 \x01(\x03R\acharged\"M\n" +
 	"\rSettleRequest\x12<\n" +
-	"\vsettlements\x18\x01 \x03(\v2\x1a.leaky.limit.v1.SettlementR\vsettlements\"\xe3\x01\n" +
+	"\vsettlements\x18\x01 \x03(\v2\x1a.leaky.limit.v1.SettlementR\vsettlements\"\xd4\x02\n" +
 	"\aSettled\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x126\n" +
 	"\x06status\x18\x02 \x01(\x0e2\x1e.leaky.limit.v1.Settled.StatusR\x06status\x12\x12\n" +
 	"\x04held\x18\x03 \x01(\x03R\x04held\x12\x18\n" +
-	"\acharged\x18\x04 \x01(\x03R\acharged\"S\n" +
+	"\acharged\x18\x04 \x01(\x03R\acharged\x123\n" +
+	"\x05drawn\x18\x05 \x01(\x0e2\x1d.leaky.limit.v1.Settled.DrawnR\x05drawn\"S\n" +
 	"\x06Status\x12\x16\n" +
 	"\x12STATUS_UNSPECIFIED\x10\x00\x12\v\n" +
 	"\aSETTLED\x10\x01\x12\r\n" +
 	"\tDUPLICATE\x10\x02\x12\b\n" +
 	"\x04LATE\x10\x03\x12\v\n" +
-	"\aUNKNOWN\x10\x04\"C\n" +
+	"\aUNKNOWN\x10\x04\":\n" +
+	"\x05Drawn\x12\x11\n" +
+	"\rDRAWN_UNKNOWN\x10\x00\x12\x0e\n" +
+	"\n" +
+	"DRAWN_POOL\x10\x01\x12\x0e\n" +
+	"\n" +
+	"DRAWN_NONE\x10\x02\"C\n" +
 	"\x0eSettleResponse\x121\n" +
 	"\asettled\x18\x01 \x03(\v2\x17.leaky.limit.v1.SettledR\asettled\"\xb8\x01\n" +
 	"\vLookRequest\x12\x18\n" +
@@ -1948,78 +2013,80 @@ func file_limit_proto_rawDescGZIP() []byte {
 	return file_limit_proto_rawDescData
 }
 
-var file_limit_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_limit_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
 var file_limit_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_limit_proto_goTypes = []any{
 	(BalancePolicy)(0),      // 0: leaky.limit.v1.BalancePolicy
 	(Refusal)(0),            // 1: leaky.limit.v1.Refusal
 	(Settled_Status)(0),     // 2: leaky.limit.v1.Settled.Status
-	(HoldState_State)(0),    // 3: leaky.limit.v1.HoldState.State
-	(*Facts)(nil),           // 4: leaky.limit.v1.Facts
-	(*Entry)(nil),           // 5: leaky.limit.v1.Entry
-	(*Descriptor)(nil),      // 6: leaky.limit.v1.Descriptor
-	(*HoldRequest)(nil),     // 7: leaky.limit.v1.HoldRequest
-	(*Balance)(nil),         // 8: leaky.limit.v1.Balance
-	(*Bucket)(nil),          // 9: leaky.limit.v1.Bucket
-	(*HoldResponse)(nil),    // 10: leaky.limit.v1.HoldResponse
-	(*Settlement)(nil),      // 11: leaky.limit.v1.Settlement
-	(*SettleRequest)(nil),   // 12: leaky.limit.v1.SettleRequest
-	(*Settled)(nil),         // 13: leaky.limit.v1.Settled
-	(*SettleResponse)(nil),  // 14: leaky.limit.v1.SettleResponse
-	(*LookRequest)(nil),     // 15: leaky.limit.v1.LookRequest
-	(*HoldState)(nil),       // 16: leaky.limit.v1.HoldState
-	(*LookResponse)(nil),    // 17: leaky.limit.v1.LookResponse
-	(*Renewal)(nil),         // 18: leaky.limit.v1.Renewal
-	(*RenewRequest)(nil),    // 19: leaky.limit.v1.RenewRequest
-	(*RenewResponse)(nil),   // 20: leaky.limit.v1.RenewResponse
-	(*HoldsRequest)(nil),    // 21: leaky.limit.v1.HoldsRequest
-	(*Held)(nil),            // 22: leaky.limit.v1.Held
-	(*HoldsResponse)(nil),   // 23: leaky.limit.v1.HoldsResponse
-	(*ExplainRequest)(nil),  // 24: leaky.limit.v1.ExplainRequest
-	(*ExplainResponse)(nil), // 25: leaky.limit.v1.ExplainResponse
+	(Settled_Drawn)(0),      // 3: leaky.limit.v1.Settled.Drawn
+	(HoldState_State)(0),    // 4: leaky.limit.v1.HoldState.State
+	(*Facts)(nil),           // 5: leaky.limit.v1.Facts
+	(*Entry)(nil),           // 6: leaky.limit.v1.Entry
+	(*Descriptor)(nil),      // 7: leaky.limit.v1.Descriptor
+	(*HoldRequest)(nil),     // 8: leaky.limit.v1.HoldRequest
+	(*Balance)(nil),         // 9: leaky.limit.v1.Balance
+	(*Bucket)(nil),          // 10: leaky.limit.v1.Bucket
+	(*HoldResponse)(nil),    // 11: leaky.limit.v1.HoldResponse
+	(*Settlement)(nil),      // 12: leaky.limit.v1.Settlement
+	(*SettleRequest)(nil),   // 13: leaky.limit.v1.SettleRequest
+	(*Settled)(nil),         // 14: leaky.limit.v1.Settled
+	(*SettleResponse)(nil),  // 15: leaky.limit.v1.SettleResponse
+	(*LookRequest)(nil),     // 16: leaky.limit.v1.LookRequest
+	(*HoldState)(nil),       // 17: leaky.limit.v1.HoldState
+	(*LookResponse)(nil),    // 18: leaky.limit.v1.LookResponse
+	(*Renewal)(nil),         // 19: leaky.limit.v1.Renewal
+	(*RenewRequest)(nil),    // 20: leaky.limit.v1.RenewRequest
+	(*RenewResponse)(nil),   // 21: leaky.limit.v1.RenewResponse
+	(*HoldsRequest)(nil),    // 22: leaky.limit.v1.HoldsRequest
+	(*Held)(nil),            // 23: leaky.limit.v1.Held
+	(*HoldsResponse)(nil),   // 24: leaky.limit.v1.HoldsResponse
+	(*ExplainRequest)(nil),  // 25: leaky.limit.v1.ExplainRequest
+	(*ExplainResponse)(nil), // 26: leaky.limit.v1.ExplainResponse
 }
 var file_limit_proto_depIdxs = []int32{
-	5,  // 0: leaky.limit.v1.Descriptor.entries:type_name -> leaky.limit.v1.Entry
-	4,  // 1: leaky.limit.v1.HoldRequest.facts:type_name -> leaky.limit.v1.Facts
-	6,  // 2: leaky.limit.v1.HoldRequest.descriptors:type_name -> leaky.limit.v1.Descriptor
+	6,  // 0: leaky.limit.v1.Descriptor.entries:type_name -> leaky.limit.v1.Entry
+	5,  // 1: leaky.limit.v1.HoldRequest.facts:type_name -> leaky.limit.v1.Facts
+	7,  // 2: leaky.limit.v1.HoldRequest.descriptors:type_name -> leaky.limit.v1.Descriptor
 	0,  // 3: leaky.limit.v1.HoldRequest.balance:type_name -> leaky.limit.v1.BalancePolicy
-	9,  // 4: leaky.limit.v1.HoldResponse.buckets:type_name -> leaky.limit.v1.Bucket
+	10, // 4: leaky.limit.v1.HoldResponse.buckets:type_name -> leaky.limit.v1.Bucket
 	1,  // 5: leaky.limit.v1.HoldResponse.refusal:type_name -> leaky.limit.v1.Refusal
-	8,  // 6: leaky.limit.v1.HoldResponse.balance:type_name -> leaky.limit.v1.Balance
-	11, // 7: leaky.limit.v1.SettleRequest.settlements:type_name -> leaky.limit.v1.Settlement
+	9,  // 6: leaky.limit.v1.HoldResponse.balance:type_name -> leaky.limit.v1.Balance
+	12, // 7: leaky.limit.v1.SettleRequest.settlements:type_name -> leaky.limit.v1.Settlement
 	2,  // 8: leaky.limit.v1.Settled.status:type_name -> leaky.limit.v1.Settled.Status
-	13, // 9: leaky.limit.v1.SettleResponse.settled:type_name -> leaky.limit.v1.Settled
-	6,  // 10: leaky.limit.v1.LookRequest.descriptors:type_name -> leaky.limit.v1.Descriptor
-	3,  // 11: leaky.limit.v1.HoldState.state:type_name -> leaky.limit.v1.HoldState.State
-	9,  // 12: leaky.limit.v1.LookResponse.buckets:type_name -> leaky.limit.v1.Bucket
-	16, // 13: leaky.limit.v1.LookResponse.holds:type_name -> leaky.limit.v1.HoldState
-	8,  // 14: leaky.limit.v1.LookResponse.balances:type_name -> leaky.limit.v1.Balance
-	18, // 15: leaky.limit.v1.RenewRequest.renewals:type_name -> leaky.limit.v1.Renewal
-	4,  // 16: leaky.limit.v1.Held.facts:type_name -> leaky.limit.v1.Facts
-	22, // 17: leaky.limit.v1.HoldsResponse.holds:type_name -> leaky.limit.v1.Held
-	4,  // 18: leaky.limit.v1.ExplainResponse.facts:type_name -> leaky.limit.v1.Facts
-	1,  // 19: leaky.limit.v1.ExplainResponse.refusal:type_name -> leaky.limit.v1.Refusal
-	9,  // 20: leaky.limit.v1.ExplainResponse.buckets:type_name -> leaky.limit.v1.Bucket
-	8,  // 21: leaky.limit.v1.ExplainResponse.balance:type_name -> leaky.limit.v1.Balance
-	16, // 22: leaky.limit.v1.ExplainResponse.hold:type_name -> leaky.limit.v1.HoldState
-	6,  // 23: leaky.limit.v1.ExplainResponse.unmatched:type_name -> leaky.limit.v1.Descriptor
-	7,  // 24: leaky.limit.v1.Limiter.Hold:input_type -> leaky.limit.v1.HoldRequest
-	12, // 25: leaky.limit.v1.Limiter.Settle:input_type -> leaky.limit.v1.SettleRequest
-	15, // 26: leaky.limit.v1.Limiter.Look:input_type -> leaky.limit.v1.LookRequest
-	19, // 27: leaky.limit.v1.Limiter.Renew:input_type -> leaky.limit.v1.RenewRequest
-	21, // 28: leaky.limit.v1.Limiter.Holds:input_type -> leaky.limit.v1.HoldsRequest
-	24, // 29: leaky.limit.v1.Limiter.Explain:input_type -> leaky.limit.v1.ExplainRequest
-	10, // 30: leaky.limit.v1.Limiter.Hold:output_type -> leaky.limit.v1.HoldResponse
-	14, // 31: leaky.limit.v1.Limiter.Settle:output_type -> leaky.limit.v1.SettleResponse
-	17, // 32: leaky.limit.v1.Limiter.Look:output_type -> leaky.limit.v1.LookResponse
-	20, // 33: leaky.limit.v1.Limiter.Renew:output_type -> leaky.limit.v1.RenewResponse
-	23, // 34: leaky.limit.v1.Limiter.Holds:output_type -> leaky.limit.v1.HoldsResponse
-	25, // 35: leaky.limit.v1.Limiter.Explain:output_type -> leaky.limit.v1.ExplainResponse
-	30, // [30:36] is the sub-list for method output_type
-	24, // [24:30] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	3,  // 9: leaky.limit.v1.Settled.drawn:type_name -> leaky.limit.v1.Settled.Drawn
+	14, // 10: leaky.limit.v1.SettleResponse.settled:type_name -> leaky.limit.v1.Settled
+	7,  // 11: leaky.limit.v1.LookRequest.descriptors:type_name -> leaky.limit.v1.Descriptor
+	4,  // 12: leaky.limit.v1.HoldState.state:type_name -> leaky.limit.v1.HoldState.State
+	10, // 13: leaky.limit.v1.LookResponse.buckets:type_name -> leaky.limit.v1.Bucket
+	17, // 14: leaky.limit.v1.LookResponse.holds:type_name -> leaky.limit.v1.HoldState
+	9,  // 15: leaky.limit.v1.LookResponse.balances:type_name -> leaky.limit.v1.Balance
+	19, // 16: leaky.limit.v1.RenewRequest.renewals:type_name -> leaky.limit.v1.Renewal
+	5,  // 17: leaky.limit.v1.Held.facts:type_name -> leaky.limit.v1.Facts
+	23, // 18: leaky.limit.v1.HoldsResponse.holds:type_name -> leaky.limit.v1.Held
+	5,  // 19: leaky.limit.v1.ExplainResponse.facts:type_name -> leaky.limit.v1.Facts
+	1,  // 20: leaky.limit.v1.ExplainResponse.refusal:type_name -> leaky.limit.v1.Refusal
+	10, // 21: leaky.limit.v1.ExplainResponse.buckets:type_name -> leaky.limit.v1.Bucket
+	9,  // 22: leaky.limit.v1.ExplainResponse.balance:type_name -> leaky.limit.v1.Balance
+	17, // 23: leaky.limit.v1.ExplainResponse.hold:type_name -> leaky.limit.v1.HoldState
+	7,  // 24: leaky.limit.v1.ExplainResponse.unmatched:type_name -> leaky.limit.v1.Descriptor
+	8,  // 25: leaky.limit.v1.Limiter.Hold:input_type -> leaky.limit.v1.HoldRequest
+	13, // 26: leaky.limit.v1.Limiter.Settle:input_type -> leaky.limit.v1.SettleRequest
+	16, // 27: leaky.limit.v1.Limiter.Look:input_type -> leaky.limit.v1.LookRequest
+	20, // 28: leaky.limit.v1.Limiter.Renew:input_type -> leaky.limit.v1.RenewRequest
+	22, // 29: leaky.limit.v1.Limiter.Holds:input_type -> leaky.limit.v1.HoldsRequest
+	25, // 30: leaky.limit.v1.Limiter.Explain:input_type -> leaky.limit.v1.ExplainRequest
+	11, // 31: leaky.limit.v1.Limiter.Hold:output_type -> leaky.limit.v1.HoldResponse
+	15, // 32: leaky.limit.v1.Limiter.Settle:output_type -> leaky.limit.v1.SettleResponse
+	18, // 33: leaky.limit.v1.Limiter.Look:output_type -> leaky.limit.v1.LookResponse
+	21, // 34: leaky.limit.v1.Limiter.Renew:output_type -> leaky.limit.v1.RenewResponse
+	24, // 35: leaky.limit.v1.Limiter.Holds:output_type -> leaky.limit.v1.HoldsResponse
+	26, // 36: leaky.limit.v1.Limiter.Explain:output_type -> leaky.limit.v1.ExplainResponse
+	31, // [31:37] is the sub-list for method output_type
+	25, // [25:31] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_limit_proto_init() }
@@ -2032,7 +2099,7 @@ func file_limit_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_limit_proto_rawDesc), len(file_limit_proto_rawDesc)),
-			NumEnums:      4,
+			NumEnums:      5,
 			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
