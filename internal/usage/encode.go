@@ -28,12 +28,12 @@ type writer struct{ b []byte }
 
 func (w *writer) event(e *Event) {
 	w.text(`{"requestId":`, e.RequestID).text(`,"userId":`, e.UserID)
-	w.optional(`,"orgId":`, e.OrgID).optional(`,"keyId":`, e.KeyID).optional(`,"tier":`, e.Tier)
+	w.optional(`,"orgId":`, e.OrgID).optional(`,"team":`, e.Team).optional(`,"keyId":`, e.KeyID).optional(`,"tier":`, e.Tier)
 	w.text(`,"account":`, e.Account).text(`,"route":`, e.Route).text(`,"provider":`, e.Provider).text(`,"modelAsked":`, e.ModelAsked)
 	w.optional(`,"modelServed":`, e.ModelServed)
 	w.number(`,"inputTokens":`, e.Input).number(`,"outputTokens":`, e.Output).number(`,"cachedTokens":`, e.Cached)
 	w.number(`,"reasoningTokens":`, e.Reasoning).number(`,"heldTokens":`, e.Held).number(`,"tokens":`, e.Charged)
-	w.text(`,"source":`, string(e.Source)).flag(`,"allowed":`, e.Allowed).flag(`,"stream":`, e.Stream)
+	w.text(`,"source":`, string(e.Source)).optional(`,"pool":`, string(e.Pool)).flag(`,"allowed":`, e.Allowed).flag(`,"stream":`, e.Stream)
 	w.number(`,"status":`, int64(e.Status)).optional(`,"reason":`, e.Reason)
 	w.number(`,"latencyMs":`, e.LatencyMS).number(`,"firstByteMs":`, e.FirstByteMS)
 	w.time(`,"timestamp":`, e.Timestamp)
