@@ -66,7 +66,7 @@ func TestEnsureStreamKeepsTheOperatorsSettings(t *testing.T) {
 		t.Fatal(err)
 	}
 	config := stream.CachedInfo().Config
-	if config.MaxMsgs != 12345 || len(config.Subjects) != 2 {
-		t.Errorf("stream: want 12345 messages at most and 2 subjects, got %d and %v", config.MaxMsgs, config.Subjects)
+	if config.MaxMsgs != 12345 || len(config.Subjects) != 3 {
+		t.Errorf("stream: want 12345 messages at most and 3 subjects, got %d and %v", config.MaxMsgs, config.Subjects)
 	}
 }

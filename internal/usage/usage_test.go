@@ -13,9 +13,9 @@ import (
 )
 
 func event() usage.Event {
-	return usage.Event{RequestID: "6d5f9a53-5f0b-4d6e-9a43-0c1c3f1d2a10", UserID: "u1", OrgID: "o1", KeyID: "k1", Tier: "GOLD", Account: "org:o1",
+	return usage.Event{RequestID: "6d5f9a53-5f0b-4d6e-9a43-0c1c3f1d2a10", UserID: "u1", OrgID: "o1", Team: "core", KeyID: "k1", Tier: "GOLD", Account: "org:o1",
 		Route: "openai-chat", Provider: "openai", ModelAsked: "gpt-4o", ModelServed: "gpt-4o-2024-08-06", Input: 12, Output: 80, Cached: 4, Reasoning: 8,
-		Held: 300, Charged: 92, Source: usage.FromProvider, Allowed: true, Stream: true, Status: 200, Reason: "none", LatencyMS: 812, FirstByteMS: 5,
+		Held: 300, Charged: 92, Source: usage.FromProvider, Pool: usage.PoolDrawn, Allowed: true, Stream: true, Status: 200, Reason: "none", LatencyMS: 812, FirstByteMS: 5,
 		Timestamp: time.Date(2026, 11, 22, 11, 51, 54, 123e6, time.UTC)}
 }
 
