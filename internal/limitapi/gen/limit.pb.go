@@ -514,15 +514,21 @@ func (x *Descriptor) GetEntries() []*Entry {
 }
 
 type HoldRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Facts         *Facts                 `protobuf:"bytes,1,opt,name=facts,proto3" json:"facts,omitempty"`
-	Descriptors   []*Descriptor          `protobuf:"bytes,2,rep,name=descriptors,proto3" json:"descriptors,omitempty"`
-	InputTokens   int64                  `protobuf:"varint,3,opt,name=input_tokens,json=inputTokens,proto3" json:"input_tokens,omitempty"`    // upper bound of the input, >= 0
-	OutputTokens  int64                  `protobuf:"varint,4,opt,name=output_tokens,json=outputTokens,proto3" json:"output_tokens,omitempty"` // the client's maximum, > 0; 0 asks for fill
-	FillTokens    int64                  `protobuf:"varint,5,opt,name=fill_tokens,json=fillTokens,proto3" json:"fill_tokens,omitempty"`       // with fill: the most to hold for the output
-	Balance       BalancePolicy          `protobuf:"varint,6,opt,name=balance,proto3,enum=leaky.limit.v1.BalancePolicy" json:"balance,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Facts *Facts                 `protobuf:"bytes,1,opt,name=facts,proto3" json:"facts,omitempty"`
+	// Rules to match. None: one for each path of the limits that counts tokens, from the facts.
+	Descriptors  []*Descriptor `protobuf:"bytes,2,rep,name=descriptors,proto3" json:"descriptors,omitempty"`
+	InputTokens  int64         `protobuf:"varint,3,opt,name=input_tokens,json=inputTokens,proto3" json:"input_tokens,omitempty"`    // upper bound of the input, >= 0
+	OutputTokens int64         `protobuf:"varint,4,opt,name=output_tokens,json=outputTokens,proto3" json:"output_tokens,omitempty"` // the client's maximum, > 0; 0 asks for fill
+	FillTokens   int64         `protobuf:"varint,5,opt,name=fill_tokens,json=fillTokens,proto3" json:"fill_tokens,omitempty"`       // with fill: the most to hold for the output
+	Balance      BalancePolicy `protobuf:"varint,6,opt,name=balance,proto3,enum=leaky.limit.v1.BalancePolicy" json:"balance,omitempty"`
+	// How long the hold lives, in microseconds; 0: as long as Envoy's longest call.
+	LifetimeUs int64 `protobuf:"varint,7,opt,name=lifetime_us,json=lifetimeUs,proto3" json:"lifetime_us,omitempty"`
+	// Give the hold back when it expires, whatever holds.expiry says: for a caller that
+	// settles within lifetime_us unless it died.
+	ReleaseExpired bool `protobuf:"varint,8,opt,name=release_expired,json=releaseExpired,proto3" json:"release_expired,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *HoldRequest) Reset() {
@@ -595,6 +601,20 @@ func (x *HoldRequest) GetBalance() BalancePolicy {
 		return x.Balance
 	}
 	return BalancePolicy_BALANCE_TIER
+}
+
+func (x *HoldRequest) GetLifetimeUs() int64 {
+	if x != nil {
+		return x.LifetimeUs
+	}
+	return 0
+}
+
+func (x *HoldRequest) GetReleaseExpired() bool {
+	if x != nil {
+		return x.ReleaseExpired
+	}
+	return false
 }
 
 // Balance is the state of a pool as the limiter keeps it. All are tokens.
@@ -1856,7 +1876,7 @@ const file_limit_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value\"=\n" +
 	"\n" +
 	"Descriptor\x12/\n" +
-	"\aentries\x18\x01 \x03(\v2\x15.leaky.limit.v1.EntryR\aentries\"\x9a\x02\n" +
+	"\aentries\x18\x01 \x03(\v2\x15.leaky.limit.v1.EntryR\aentries\"\xe4\x02\n" +
 	"\vHoldRequest\x12+\n" +
 	"\x05facts\x18\x01 \x01(\v2\x15.leaky.limit.v1.FactsR\x05facts\x12<\n" +
 	"\vdescriptors\x18\x02 \x03(\v2\x1a.leaky.limit.v1.DescriptorR\vdescriptors\x12!\n" +
@@ -1864,7 +1884,10 @@ const file_limit_proto_rawDesc = "" +
 	"\routput_tokens\x18\x04 \x01(\x03R\foutputTokens\x12\x1f\n" +
 	"\vfill_tokens\x18\x05 \x01(\x03R\n" +
 	"fillTokens\x127\n" +
-	"\abalance\x18\x06 \x01(\x0e2\x1d.leaky.limit.v1.BalancePolicyR\abalance\"\x9c\x01\n" +
+	"\abalance\x18\x06 \x01(\x0e2\x1d.leaky.limit.v1.BalancePolicyR\abalance\x12\x1f\n" +
+	"\vlifetime_us\x18\a \x01(\x03R\n" +
+	"lifetimeUs\x12'\n" +
+	"\x0frelease_expired\x18\b \x01(\bR\x0ereleaseExpired\"\x9c\x01\n" +
 	"\aBalance\x12\x18\n" +
 	"\apresent\x18\x01 \x01(\bR\apresent\x12\x18\n" +
 	"\acredits\x18\x02 \x01(\x03R\acredits\x12\x14\n" +
