@@ -39,6 +39,7 @@ const (
 	FromExpiry    Source = "expired"   // the sweeper's policy, nobody settled
 	FromRefusal   Source = "refused"   // a limit said no; nothing was charged
 	FromUnstarted Source = "released"  // the provider served nothing; the hold was given back
+	FromRequest   Source = "requested" // the caller stated the tokens (consume)
 )
 
 // Pool says whether the charge of an event drew on the account's pool.

@@ -1,0 +1,59 @@
+package consume
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
+)
+
+const (
+	// routeName is what limits call this way to spend tokens ("route: consume").
+	routeName = "consume"
+	// holdFor is how long a hold lives that nobody settled. The provider has two seconds.
+	holdFor = 30 * time.Second
+	// limiterTimeout bounds one question to ratelimit.
+	limiterTimeout = time.Second
+	// settleTimeout bounds the settling of a call whose caller may have gone.
+	settleTimeout = 2 * time.Second
+)
+
+// hold takes the tokens from every limit and the pool, or from none. The limiter finds the
+// limits itself from the facts.
+func (a *API) hold(ctx context.Context, c call) (*limitpb.HoldResponse, error) {
+	policy := limitpb.BalancePolicy_BALANCE_REQUIRED
+	if !a.cfg.Enforce() {
+		policy = limitpb.BalancePolicy_BALANCE_NONE
+	}
+	ctx, cancel := context.WithTimeout(ctx, limiterTimeout)
+	defer cancel()
+	held, err := a.cfg.Limiter.Hold(ctx, &limitpb.HoldRequest{
+		Facts: &limitpb.Facts{RequestId: c.id, User: c.user, Org: c.org, Team: c.team, Key: c.key, Tier: c.tier, Route: routeName, Provider: c.provider},
+		// A fixed cost: nothing is filled in, so all of it counts as input.
+		InputTokens: c.tokens, Balance: policy, LifetimeUs: holdFor.Microseconds(), ReleaseExpired: true,
+	})
+	switch status.Code(err) {
+	case codes.OK:
+		return held, nil
+	case codes.InvalidArgument:
+		return nil, err // ours to mend: the body was checked
+	}
+	a.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "limiter did not answer", slog.Any("error", err))
+	return nil, unavailable("limits cannot be checked now")
+}
+
+// settle replaces the hold by what is charged. It outlives the caller, who may have gone.
+func (a *API) settle(ctx context.Context, c call, held *limitpb.HoldResponse, charged int64) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	defer cancel()
+	_, err := a.cfg.Limiter.Settle(ctx, &limitpb.SettleRequest{
+		Settlements: []*limitpb.Settlement{{RequestId: c.id, Account: held.GetAccount(), Charged: charged}}})
+	if err != nil {
+		a.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "hold stands until it expires", slog.String("request_id", c.id), slog.Int64("tokens", charged), slog.Any("error", err))
+	}
+	return err
+}
