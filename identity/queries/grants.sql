@@ -1,0 +1,50 @@
+-- name: AddFamily :exec
+INSERT INTO token_families (id, user_id, client_id, scope, org_id, auth_time, expires_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7);
+
+-- name: AddRefreshToken :exec
+INSERT INTO refresh_tokens (hash, family_id, expires_at) VALUES ($1, $2, $3);
+
+-- name: RefreshToken :one
+SELECT family_id FROM refresh_tokens WHERE hash = $1;
+
+-- name: LockFamily :one
+-- The row lock makes rotations of one family wait for each other.
+SELECT * FROM token_families WHERE id = $1 FOR UPDATE;
+
+-- name: RefreshTokenState :one
+SELECT used_at, expires_at FROM refresh_tokens WHERE hash = $1;
+
+-- name: UseRefreshToken :exec
+UPDATE refresh_tokens SET used_at = now() WHERE hash = $1;
+
+-- name: EndFamily :execrows
+UPDATE token_families SET revoked_at = now(), reason = $2 WHERE id = $1 AND revoked_at IS NULL;
+
+-- name: EndFamiliesOfUser :many
+UPDATE token_families SET revoked_at = now(), reason = sqlc.arg(reason)
+WHERE user_id = sqlc.arg(user_id) AND revoked_at IS NULL AND expires_at > now() AND id <> sqlc.arg(kept) RETURNING id;
+
+-- name: EndFamiliesOfMember :many
+UPDATE token_families SET revoked_at = now(), reason = sqlc.arg(reason)
+WHERE user_id = sqlc.arg(user_id) AND org_id = sqlc.arg(org_id)::uuid AND revoked_at IS NULL AND expires_at > now() RETURNING id;
+
+-- name: EndFamiliesOfClient :many
+UPDATE token_families SET revoked_at = now(), reason = sqlc.arg(reason)
+WHERE client_id = sqlc.arg(client_id) AND revoked_at IS NULL AND expires_at > now() RETURNING id;
+
+-- name: FamilyLives :one
+SELECT EXISTS (SELECT 1 FROM token_families WHERE id = $1 AND revoked_at IS NULL AND expires_at > now());
+
+-- name: PurgeFamilies :execrows
+-- A family's end is remembered for a while, so that late reuse is still told as such.
+DELETE FROM token_families WHERE id IN (SELECT f.id FROM token_families f WHERE f.expires_at < now() - interval '7 days' LIMIT 1000);
+
+-- name: Holder :one
+-- Whom a token would be issued to, as she is now.
+SELECT u.username, u.generation, u.disabled_at IS NOT NULL AS disabled,
+    ARRAY(SELECT r.name FROM user_roles ur JOIN roles r ON r.id = ur.role_id WHERE ur.user_id = u.id ORDER BY r.name COLLATE "C")::text[] AS roles
+FROM users u WHERE u.id = $1;
+
+-- name: Membership :one
+SELECT role, team FROM org_members WHERE org_id = $1 AND user_id = $2;
