@@ -1,13 +1,9 @@
 package xds
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/limits"
@@ -57,64 +53,6 @@ func (s source) limitsFile(cfg *config.Config) string {
 		return file
 	}
 	return filepath.Join(filepath.Dir(s.path), file)
-}
-
-// stamp changes when a file does.
-type stamp struct {
-	size int64
-	time time.Time
-}
-
-func (s source) stamps(cfg *config.Config) map[string]stamp {
-	found := map[string]stamp{}
-	for _, path := range []string{s.path, s.limitsFile(cfg)} {
-		if path == "" {
-			continue
-		}
-		info, err := os.Stat(path)
-		switch {
-		case err == nil:
-			found[path] = stamp{info.Size(), info.ModTime()}
-		case errors.Is(err, fs.ErrNotExist):
-			found[path] = stamp{} // being replaced; a file that stays away is reported by load
-		}
-	}
-	return found
-}
-
-// watch calls changed whenever a file did, looking once in every interval, and whenever
-// reload receives.
-func (x *XDS) watch(ctx context.Context, changed func()) {
-	tick := time.NewTicker(x.poll)
-	defer tick.Stop()
-	seen := x.source.stamps(x.config())
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-x.reload:
-			changed()
-		case <-tick.C:
-			now := x.source.stamps(x.config())
-			if equal(seen, now) {
-				continue
-			}
-			changed()
-		}
-		seen = x.source.stamps(x.config())
-	}
-}
-
-func equal(a, b map[string]stamp) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for path, s := range a {
-		if b[path] != s {
-			return false
-		}
-	}
-	return true
 }
 
 // systemTrust finds the machine's root certificates: SSL_CERT_FILE, else where the

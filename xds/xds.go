@@ -80,7 +80,8 @@ func (x *XDS) Run(ctx context.Context, ln net.Listener) error {
 		if err := x.publish(ctx, x.cfg, x.first); err != nil {
 			return fmt.Errorf("publish the first configuration: %w", err)
 		}
-		x.watch(ctx, func() { x.refresh(ctx) })
+		files := config.Watcher{Every: x.poll, Reload: x.reload, Files: func() []string { return []string{x.source.path, x.source.limitsFile(x.config())} }}
+		files.Run(ctx, func() { x.refresh(ctx) })
 		return nil
 	})
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -28,7 +29,17 @@ type service struct {
 	log      *slog.Logger
 	registry *prometheus.Registry  // served at /metrics
 	metrics  prometheus.Registerer // register here: adds application=<name>
+	live     *live                 // cfg as the file has it now
 }
+
+// live is the configuration's present content, for what may change while a service runs.
+type live struct{ now atomic.Pointer[config.Config] }
+
+// flags are the feature flags as they are now.
+func (l *live) flags() config.Flags { return l.now.Load().Flags }
+
+// info are the members of /actuator/info.
+func (s service) info() map[string]any { return map[string]any{"flags": s.live.flags().Shown()} }
 
 // Run starts the named service and blocks until it is told to stop.
 func (s serveCommand) Run(ctx context.Context, c *cli) error {
@@ -43,7 +54,10 @@ func (s serveCommand) Run(ctx context.Context, c *cli) error {
 			log.Warn("memory is not given back", slog.Any("error", err))
 		}
 	}()
-	return serve(ctx, service{name: s.Name, cfg: cfg, path: c.Config, dir: config.StateDir(os.Getenv), log: log, registry: registry, metrics: metrics})
+	current := &live{}
+	current.now.Store(cfg)
+	go config.Watch(ctx, c.Config, os.Getenv, func(next *config.Config) { current.now.Store(next) })
+	return serve(ctx, service{name: s.Name, cfg: cfg, path: c.Config, dir: config.StateDir(os.Getenv), log: log, registry: registry, metrics: metrics, live: current})
 }
 
 // listen opens an address of leaky.yaml; setting is its key, for the error.

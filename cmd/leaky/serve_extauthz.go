@@ -37,7 +37,7 @@ func serveExtAuthz(ctx context.Context, s service) error {
 		grpcListener.Close()
 		return err
 	}
-	common := httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Ready: authz.Ready}
+	common := httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info, Ready: authz.Ready}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return authz.Run(ctx) })
 	group.Go(func() error { return authz.Serve(ctx, grpcListener) })

@@ -40,7 +40,7 @@ func serveIdentity(ctx context.Context, s service) error {
 	if err != nil {
 		return err
 	}
-	common := httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Ready: id.Ready}
+	common := httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info, Ready: id.Ready}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return id.Run(ctx) })
 	group.Go(func() error { return httpapi.Serve(ctx, ln, common.Wrap(id.Handler())) })

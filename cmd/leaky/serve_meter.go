@@ -56,7 +56,7 @@ func serveMeter(ctx context.Context, s service) error {
 	if err != nil {
 		return fmt.Errorf("listen for %s: %w", s.name, err)
 	}
-	common := httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Ready: func(ctx context.Context) error {
+	common := httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info, Ready: func(ctx context.Context) error {
 		if !nc.IsConnected() {
 			return errors.New("nats is not connected; the spool keeps the events")
 		}

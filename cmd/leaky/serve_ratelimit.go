@@ -49,7 +49,7 @@ func serveRateLimit(ctx context.Context, s service) error {
 		grpcListener.Close()
 		return err
 	}
-	common := httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Ready: limiter.Ready}
+	common := httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info, Ready: limiter.Ready}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return limiter.Run(ctx) })
 	group.Go(func() error { return limiter.Listen(ctx, grpcListener) })

@@ -25,6 +25,6 @@ func serveStub(ctx context.Context, s service) error {
 	if err != nil {
 		return fmt.Errorf("listen for %s: %w", s.name, err)
 	}
-	common := httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry}
+	common := httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info}
 	return httpapi.Serve(ctx, ln, common.Wrap(stub.Handler()))
 }

@@ -44,7 +44,7 @@ func serveTokenSvc(ctx context.Context, s service) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		return httpapi.Serve(ctx, ln, httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Ready: api.Ready}.Wrap(api.Routes()))
+		return httpapi.Serve(ctx, ln, httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info, Ready: api.Ready}.Wrap(api.Routes()))
 	})
 	g.Go(func() error { return store.Run(ctx) })
 	g.Go(func() error { return keys.Run(ctx) })

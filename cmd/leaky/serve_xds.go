@@ -26,7 +26,7 @@ func serveXDS(ctx context.Context, s service) error {
 	if err != nil {
 		return err
 	}
-	common := httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Ready: x.Ready}
+	common := httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info, Ready: x.Ready}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return x.Run(ctx, grpcListener) })
 	g.Go(func() error { return httpapi.Serve(ctx, httpListener, common.Wrap(x.Handler())) })

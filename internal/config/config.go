@@ -16,6 +16,8 @@ type Config struct {
 	Limits    Limits              `yaml:"limits"`
 	Holds     Holds               `yaml:"holds"`
 	Auth      Auth                `yaml:"auth"`
+	Flags     Flags               `yaml:"flags"`
+	TLS       TLS                 `yaml:"tls"`
 }
 
 // Gateway is Envoy's public listener.
@@ -26,6 +28,9 @@ type Gateway struct {
 	StreamIdleTimeout time.Duration `yaml:"stream_idle_timeout"` // no byte for so long ends a call, default 60s
 	MaxStreamDuration time.Duration `yaml:"max_stream_duration"` // longest call, default 10m; holds outlive it
 	RequestHeaders    int           `yaml:"max_request_headers"` // default 100; more is 431
+
+	Egress    string           `yaml:"egress"` // where tokensvc's calls to providers enter Envoy: unix:path or loopback, default unix:run/egress.sock
+	RateLimit GatewayRateLimit `yaml:"rate_limit"`
 }
 
 // Envoy is how Envoy runs beside us.
@@ -84,6 +89,9 @@ type Provider struct {
 	TokensPerByte  float64       `yaml:"tokens_per_byte"` // input bound, > 0 to 1, default 1: the ceiling of any tokenizer
 	OutputFill     int64         `yaml:"fill_max_tokens"` // held and spliced in when the client states no maximum, default 1024
 	BytesPerToken  float64       `yaml:"bytes_per_token"` // answer bytes per token of a stream until one is learned, default 200
+
+	ConsumePath string         `yaml:"consume_path"` // path that POST /api/v1/tokens/consume calls, default /api/v1/NAME/chat
+	Egress      ProviderEgress `yaml:"egress"`       // bounds of those calls
 }
 
 // Model is one model name and who serves it.

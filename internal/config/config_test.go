@@ -43,6 +43,13 @@ func TestMistakesNameLineColumnKeyAndFix(t *testing.T) {
 		"not yaml":             {"gateway: [\n", "leaky.yaml:"},
 		"duplicate key":        {"gateway: {trusted_hops: 1}\ngateway: {trusted_hops: 2}\n", "leaky.yaml:2:1: "},
 		"not a mapping":        {"- 1\n", "leaky.yaml:1:"},
+		"egress is public":     {"gateway: {egress: '0.0.0.0:9'}\n", "gateway.egress: 0.0.0.0 is not a loopback address"},
+		"key strategy":         {"gateway: {rate_limit: {key_strategy: IPS}}\n", `did you mean "IP"?`},
+		"whitelist":            {"gateway: {rate_limit: {whitelist: [actuator]}}\n", `gateway.rate_limit.whitelist: "actuator"`},
+		"flag":                 {"flags: {gateway: {rate_limitting: false}}\n", `did you mean "rate_limiting"?`},
+		"tls mode":             {"tls: {mode: on}\n", "tls.mode: \"on\" is not known"},
+		"egress attempts":      {"providers:\n  openai: {url: 'https://host', egress: {attempts: 11}}\n", "providers.openai.egress.attempts: 11 is out of range"},
+		"consume path":         {"providers:\n  openai: {url: 'https://host', consume_path: 'x?y'}\n", "providers.openai.consume_path"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -37,7 +37,7 @@ func parse(name string, text []byte, getenv func(string) string) (*Config, error
 	if err != nil {
 		return nil, &Error{Mistakes: []Mistake{syntaxMistake(name, err)}}
 	}
-	c := &Config{}
+	c := defaults()
 	if err := yaml.UnmarshalWithOptions(deploy.DefaultConfig, c, yaml.Strict()); err != nil {
 		return nil, fmt.Errorf("built-in configuration: %w", err)
 	}
@@ -62,6 +62,15 @@ func parse(name string, text []byte, getenv func(string) string) (*Config, error
 		return nil, &Error{Mistakes: mistakes}
 	}
 	return c, nil
+}
+
+// defaults are what the built-in file leaves to the code; each section has its own.
+func defaults() *Config {
+	return &Config{
+		Gateway: defaultGateway(),
+		Flags:   defaultFlags(),
+		TLS:     defaultTLS(),
+	}
 }
 
 func isEmpty(file *ast.File) bool {
@@ -93,6 +102,7 @@ func (c *Config) fill(builtin Config) {
 		setDefault(&p.TokensPerByte, 1)
 		setDefault(&p.OutputFill, 1024)
 		setDefault(&p.BytesPerToken, 200)
+		p.fillEgress(name)
 		c.Providers[name] = p
 	}
 	for i := range c.Models {

@@ -77,6 +77,7 @@ func (c *Config) validate() []Mistake {
 	between(v, "gateway.stream_idle_timeout", c.Gateway.StreamIdleTimeout, time.Second, time.Hour)
 	between(v, "gateway.max_stream_duration", c.Gateway.MaxStreamDuration, time.Second, 24*time.Hour)
 	between(v, "gateway.max_request_headers", c.Gateway.RequestHeaders, 20, 1000)
+	c.validateGateway(v)
 	between(v, "envoy.concurrency", c.Envoy.Concurrency, 0, 256)
 	if c.Envoy.Spool == "" {
 		v.fail("envoy.spool", "must not be empty; the spool is the write-ahead log of metering")
@@ -97,6 +98,7 @@ func (c *Config) validate() []Mistake {
 	}
 	between(v, "auth.token_ttl", c.Auth.TokenTTL, time.Minute, 24*time.Hour)
 	between(v, "auth.key_ttl", c.Auth.KeyTTL, time.Second, 2*time.Minute)
+	c.TLS.validate(v)
 	return v.mistakes
 }
 
@@ -157,6 +159,7 @@ func (c *Config) validateProviders(v *validator) {
 		}
 		between(v, key+".fill_max_tokens", p.OutputFill, 1, 1<<31-1)
 		between(v, key+".bytes_per_token", p.BytesPerToken, 0.1, 100_000)
+		p.validateEgress(v, key)
 	}
 	seen := map[string]bool{}
 	for i, m := range c.Models {

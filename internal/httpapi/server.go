@@ -27,6 +27,7 @@ type Common struct {
 	Log     *slog.Logger                //
 	Metrics *prometheus.Registry        // served at /metrics
 	Ready   func(context.Context) error // nil error: ready to serve; may be nil
+	Info    func() map[string]any       // more members of /actuator/info; may be nil
 }
 
 // Wrap adds health, readiness, info and metrics paths (with the predecessor's
@@ -49,7 +50,12 @@ func (c Common) Wrap(routes http.Handler) http.Handler {
 		"/healthz": up, "/actuator/health/liveness": up,
 		"/readyz": ready, "/actuator/health": ready, "/actuator/health/readiness": ready,
 		"/actuator/info": func(w http.ResponseWriter, _ *http.Request) {
-			WriteJSON(w, http.StatusOK, map[string]any{"app": map[string]string{"name": c.Name, "group": "leaky-tokens"}})
+			info := map[string]any{}
+			if c.Info != nil {
+				info = c.Info()
+			}
+			info["app"] = map[string]string{"name": c.Name, "group": "leaky-tokens"}
+			WriteJSON(w, http.StatusOK, info)
 		},
 	} {
 		mux.HandleFunc("GET "+path, h)

@@ -1,0 +1,78 @@
+package config
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+func TestWatchTakesGoodFilesAndLeavesBadOnes(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "leaky.yaml")
+	put := func(text string) { // as editors and mounts do it: another file in its place
+		t.Helper()
+		if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(path+".new", path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("flags: {gateway: {rate_limiting: true}}\n")
+	ctx, cancel := context.WithCancel(t.Context())
+	taken, done := make(chan *Config, 1), make(chan struct{})
+	looked := make(chan struct{}, 1)
+	go func() {
+		defer close(done)
+		w := Watcher{Every: 2 * time.Millisecond, Files: func() []string {
+			select {
+			case looked <- struct{}{}:
+			default:
+			}
+			return []string{path, ""}
+		}}
+		w.Run(ctx, func() {
+			if c, err := Load(path, os.Getenv); err == nil {
+				taken <- c
+			}
+		})
+	}()
+	<-looked
+	put("flags: {gateway: {rate_limitin: false}}\n")
+	for range 3 { // it is looked at, and not taken
+		<-looked
+	}
+	put("flags: {gateway: {rate_limiting: false}}\n")
+	if c := <-taken; c.Flags.Gateway.RateLimiting || !c.Flags.Gateway.APIKeyValidation || !c.Flags.TokenService.SagaPurchases {
+		t.Errorf("want one flag off, got %+v", c.Flags)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		<-looked
+	}
+	put("flags: {token_service: {saga_purchases: false}}\n")
+	if c := <-taken; c.Flags.TokenService.SagaPurchases || !c.Flags.Gateway.RateLimiting {
+		t.Errorf("want the other flag off, got %+v", c.Flags)
+	}
+	cancel()
+	<-done
+}
+
+func TestSectionsOfTheGateway(t *testing.T) {
+	t.Parallel()
+	c, err := Parse([]byte("providers:\n  openai: {url: 'https://host', egress: {attempts: 1}}\ntls: {mode: mutual}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := c.Providers["openai"]
+	if p.ConsumePath != "/api/v1/openai/chat" || p.Egress != (ProviderEgress{Timeout: 2 * time.Second, Attempts: 1, Backoff: 250 * time.Millisecond, MaxConcurrent: 20}) {
+		t.Errorf("want the defaults beside what is stated, got %+v", p)
+	}
+	if !c.TLS.Mutual() || c.TLS.Lifetime != 24*time.Hour || c.Gateway.Egress != "unix:run/egress.sock" || c.Gateway.RateLimit.KeyStrategy != KeyAuto || len(c.Gateway.RateLimit.Whitelist) != 1 {
+		t.Errorf("got %+v %+v", c.TLS, c.Gateway)
+	}
+}
