@@ -14,6 +14,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/internal/membership"
 	"github.com/leaky-tokens/leaky-tokens/internal/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/usage"
 )
@@ -33,9 +34,9 @@ type Provider interface {
 	Call(ctx context.Context, provider, correlationID string, prompt *string) (json.RawMessage, error)
 }
 
-// Members tells whether a user belongs to an organisation, and her team there.
+// Members tells what a user is in an organisation.
 type Members interface {
-	Member(ctx context.Context, org, user string) (member bool, team string, err error)
+	Ask(ctx context.Context, org, user string) (membership.Answer, error)
 }
 
 // Books keep the event of a call: it is safe when Book returns nil, and counts once
@@ -161,15 +162,15 @@ func (a *API) may(ctx context.Context, who principal.Principal, o order) (team s
 	case who.OrgID != "" && !admin:
 		return "", httpapi.Fail(http.StatusForbidden, "the credential acts for another organisation")
 	}
-	member, team, err := a.cfg.Members.Member(ctx, o.org, o.user)
+	answer, err := a.cfg.Members.Ask(ctx, o.org, o.user)
 	switch {
 	case err != nil:
 		a.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "membership is not known", slog.Any("error", err))
 		return "", unavailable("the membership cannot be checked now")
-	case !member && !admin:
+	case !answer.Member && !admin:
 		return "", httpapi.Fail(http.StatusForbidden, "the caller is no member of this organisation")
 	}
-	return team, nil
+	return answer.Team, nil
 }
 
 func unavailable(message string) *httpapi.Error {

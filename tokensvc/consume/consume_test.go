@@ -20,6 +20,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/internal/membership"
 	"github.com/leaky-tokens/leaky-tokens/internal/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/usage"
 )
@@ -105,8 +106,8 @@ func (l *ledger) Call(context.Context, string, string, *string) (json.RawMessage
 	return json.RawMessage(l.answer), nil
 }
 
-func (l *ledger) Member(_ context.Context, in, user string) (bool, string, error) {
-	return in == org && user == alice, "core", l.members
+func (l *ledger) Ask(_ context.Context, in, user string) (membership.Answer, error) {
+	return membership.Answer{Member: in == org && user == alice, Team: "core"}, l.members
 }
 
 func (l *ledger) Book(_ context.Context, e usage.Event, _ string) error {
