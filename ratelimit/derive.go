@@ -1,0 +1,29 @@
+package ratelimit
+
+import (
+	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/internal/limits"
+)
+
+// derive makes the descriptors of a call that comes without any: one for each path of the
+// limits that counts tokens, as xds has Envoy make them for an LLM route. A path with a
+// key that the call has no value for does not bind it.
+func derive(paths []limits.Path, f *limitpb.Facts) []descriptor {
+	values := map[string]string{"count": limits.Tokens.String(), facts.User: f.GetUser(), facts.Org: f.GetOrg(), facts.Team: f.GetTeam(), facts.Key: f.GetKey(),
+		facts.Tier: f.GetTier(), facts.Route: f.GetRoute(), facts.Provider: f.GetProvider(), facts.Model: f.GetModel()}
+	var all []descriptor
+paths:
+	for _, path := range paths {
+		d := make(descriptor, 0, len(path))
+		for _, k := range path {
+			value := values[k.Key]
+			if value == "" || k.Value != "" && k.Value != value {
+				continue paths
+			}
+			d = append(d, limits.Entry{Key: k.Key, Value: value})
+		}
+		all = append(all, d)
+	}
+	return all
+}
