@@ -16,9 +16,9 @@ func TestDerive(t *testing.T) {
 		{tokens, {Key: "user"}, {Key: "provider"}},
 		{tokens, {Key: "route", Value: "consume"}, {Key: "user"}},
 		{tokens, {Key: "route", Value: "openai-chat"}, {Key: "user"}}, // another route's
-		{tokens, {Key: "org"}},                                         // she acts for none
-		{tokens, {Key: "remote_address"}},                              // not known here
-		{{Key: "count", Value: "requests"}, {Key: "user"}},             // counted at the gateway
+		{tokens, {Key: "org"}},                                        // she acts for none
+		{tokens, {Key: "remote_address"}},                             // not known here
+		{{Key: "count", Value: "requests"}, {Key: "user"}},            // counted at the gateway
 	}
 	got := derive(paths, &limitpb.Facts{User: "u1", Provider: "openai", Route: "consume", Tier: "USER"})
 	want := []descriptor{
