@@ -1,0 +1,27 @@
+-- name: OAuthInsertClient :exec
+INSERT INTO oauth_clients (id, name, secret_hash, redirect_uris, grant_types, scopes, owner_id, org_id, resource_server, family)
+VALUES (@id, @name, @secret_hash, @redirect_uris, @grant_types, @scopes, @owner_id, @org_id, @resource_server, @family);
+
+-- name: OAuthClient :one
+SELECT * FROM oauth_clients WHERE id = @id;
+
+-- name: OAuthClients :many
+SELECT * FROM oauth_clients WHERE id > @after ORDER BY id LIMIT @most;
+
+-- name: OAuthSetSecret :one
+UPDATE oauth_clients SET secret_hash = @secret_hash, family = @family, updated_at = now()
+WHERE id = @id AND secret_hash IS NOT NULL
+RETURNING *;
+
+-- name: OAuthLockClient :one
+SELECT * FROM oauth_clients WHERE id = @id FOR UPDATE;
+
+-- name: OAuthDeleteClient :execrows
+DELETE FROM oauth_clients WHERE id = @id;
+
+-- A service account cannot log in: an empty hash matches no password.
+-- name: OAuthInsertServiceAccount :exec
+WITH account AS (
+    INSERT INTO users (id, username, email, password_hash) VALUES (@id, @username, @email, '') RETURNING id
+)
+INSERT INTO user_roles (user_id, role_id) SELECT account.id, roles.id FROM account, roles WHERE roles.name = 'USER';
