@@ -69,6 +69,7 @@ func defaults() *Config {
 	return &Config{
 		Gateway: defaultGateway(),
 		Flags:   defaultFlags(),
+		Auth:    defaultAuth(),
 		TLS:     defaultTLS(),
 	}
 }

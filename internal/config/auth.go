@@ -1,0 +1,60 @@
+package config
+
+import "time"
+
+// Auth is what identity issues and extauthz accepts.
+type Auth struct {
+	Issuer   string        `yaml:"issuer"`    // default leaky-tokens-auth
+	Audience string        `yaml:"audience"`  // default leaky-tokens
+	TokenTTL time.Duration `yaml:"token_ttl"` // access tokens, default 1h
+	KeyTTL   time.Duration `yaml:"key_ttl"`   // how long extauthz trusts a looked-up key, default 30s, at most 2m
+	// RefreshTTL ends a refresh token that nobody uses, default 720h; SessionTTL ends a login
+	// however often it is refreshed, default 2160h.
+	RefreshTTL time.Duration `yaml:"refresh_ttl"`
+	SessionTTL time.Duration `yaml:"session_ttl"`
+	// RotateEvery is how long a signing key signs, default 720h; 0: until told otherwise.
+	RotateEvery time.Duration `yaml:"rotate_every"`
+	// RotateAhead is how long a new signing key is published before it signs, default 2m: longer
+	// than extauthz and other replicas need to fetch it.
+	RotateAhead time.Duration `yaml:"rotate_ahead"`
+	// OfflineGrace is how long extauthz goes on with what it knows while identity is down, default 5m.
+	OfflineGrace time.Duration `yaml:"offline_grace"`
+	Throttle     Throttle      `yaml:"throttle"`
+}
+
+// Throttle is how guessing is slowed down. Counts are shared by all replicas (Redis).
+type Throttle struct {
+	Failures  int           `yaml:"failures"`  // wrong passwords before an account has to wait, default 5
+	Addresses int           `yaml:"addresses"` // wrong passwords before an address has to wait, default 20
+	Registers int           `yaml:"registers"` // registrations of one address within Window, default 100
+	Longest   time.Duration `yaml:"longest"`   // the wait doubles from 1s to this, default 5m
+	Window    time.Duration `yaml:"window"`    // without a failure for so long all is forgotten, default 15m
+}
+
+func defaultAuth() Auth {
+	return Auth{RefreshTTL: 720 * time.Hour, SessionTTL: 2160 * time.Hour, RotateEvery: 720 * time.Hour, RotateAhead: 2 * time.Minute, OfflineGrace: 5 * time.Minute,
+		Throttle: Throttle{Failures: 5, Addresses: 20, Registers: 100, Longest: 5 * time.Minute, Window: 15 * time.Minute}}
+}
+
+func (a Auth) validate(v *validator) {
+	if a.Issuer == "" {
+		v.fail("auth.issuer", "must not be empty")
+	}
+	if a.Audience == "" {
+		v.fail("auth.audience", "must not be empty")
+	}
+	between(v, "auth.token_ttl", a.TokenTTL, time.Minute, 24*time.Hour)
+	between(v, "auth.key_ttl", a.KeyTTL, time.Second, 2*time.Minute)
+	between(v, "auth.refresh_ttl", a.RefreshTTL, time.Minute, 8760*time.Hour)
+	between(v, "auth.session_ttl", a.SessionTTL, time.Minute, 8760*time.Hour)
+	if a.RotateEvery != 0 {
+		between(v, "auth.rotate_every", a.RotateEvery, time.Hour, 8760*time.Hour)
+	}
+	between(v, "auth.rotate_ahead", a.RotateAhead, 0, time.Hour)
+	between(v, "auth.offline_grace", a.OfflineGrace, 0, 24*time.Hour)
+	between(v, "auth.throttle.failures", a.Throttle.Failures, 1, 1000)
+	between(v, "auth.throttle.addresses", a.Throttle.Addresses, 1, 1_000_000)
+	between(v, "auth.throttle.registers", a.Throttle.Registers, 1, 1_000_000)
+	between(v, "auth.throttle.longest", a.Throttle.Longest, time.Second, time.Hour)
+	between(v, "auth.throttle.window", a.Throttle.Window, time.Minute, 24*time.Hour)
+}
