@@ -44,6 +44,9 @@ type Envoy struct {
 type Endpoint struct {
 	HTTP string `yaml:"http"` // host:port
 	GRPC string `yaml:"grpc"` // host:port or unix:path (relative to the state folder)
+	// Replicas are further processes of the service, which share its work: identity, extauthz,
+	// ratelimit, tokensvc, analytics. They are named like ratelimit-2.
+	Replicas []Replica `yaml:"replicas"`
 }
 
 // Services are the addresses of the parts; loopback by default.
@@ -127,12 +130,4 @@ type Holds struct {
 	Margin      time.Duration `yaml:"margin"`       // a hold outlives max_stream_duration by so much, default 1m
 	SweepEvery  time.Duration `yaml:"sweep_every"`  // default 30s
 	SettledKept time.Duration `yaml:"settled_kept"` // a settled hold is remembered so long, default 10m
-}
-
-// Auth is what identity issues and extauthz accepts.
-type Auth struct {
-	Issuer   string        `yaml:"issuer"`    // default leaky-tokens-auth
-	Audience string        `yaml:"audience"`  // default leaky-tokens
-	TokenTTL time.Duration `yaml:"token_ttl"` // default 1h
-	KeyTTL   time.Duration `yaml:"key_ttl"`   // how long extauthz trusts a looked-up key, default 30s, at most 2m
 }

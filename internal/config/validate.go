@@ -90,14 +90,7 @@ func (c *Config) validate() []Mistake {
 	between(v, "holds.margin", c.Holds.Margin, time.Second, time.Hour)
 	between(v, "holds.sweep_every", c.Holds.SweepEvery, 100*time.Millisecond, time.Hour)
 	between(v, "holds.settled_kept", c.Holds.SettledKept, time.Minute, 7*24*time.Hour)
-	if c.Auth.Issuer == "" {
-		v.fail("auth.issuer", "must not be empty")
-	}
-	if c.Auth.Audience == "" {
-		v.fail("auth.audience", "must not be empty")
-	}
-	between(v, "auth.token_ttl", c.Auth.TokenTTL, time.Minute, 24*time.Hour)
-	between(v, "auth.key_ttl", c.Auth.KeyTTL, time.Second, 2*time.Minute)
+	c.Auth.validate(v)
 	c.TLS.validate(v)
 	return v.mistakes
 }
@@ -126,17 +119,27 @@ func (c *Config) validateServices(v *validator) {
 	}
 	s := c.Services
 	for _, e := range []struct {
-		key  string
-		addr Endpoint
-		grpc bool
-	}{{"xds", s.XDS, true}, {"identity", s.Identity, false}, {"extauthz", s.ExtAuthz, true}, {"ratelimit", s.RateLimit, true},
-		{"meter", s.Meter, false}, {"tokensvc", s.TokenSvc, false}, {"analytics", s.Analytics, false},
-		{"stub_openai", s.StubOpenAI, false}, {"stub_gemini", s.StubGemini, false}, {"stub_qwen", s.StubQwen, false}} {
-		check("services."+e.key+".http", e.addr.HTTP, false)
-		if e.grpc {
-			check("services."+e.key+".grpc", e.addr.GRPC, true)
-		} else if e.addr.GRPC != "" {
-			v.fail("services."+e.key+".grpc", "this service speaks HTTP only; remove the key")
+		key        string
+		addr       Endpoint
+		grpc, many bool
+	}{{"xds", s.XDS, true, false}, {"identity", s.Identity, false, true}, {"extauthz", s.ExtAuthz, true, true}, {"ratelimit", s.RateLimit, true, true},
+		{"meter", s.Meter, false, false}, {"tokensvc", s.TokenSvc, false, true}, {"analytics", s.Analytics, false, true},
+		{"stub_openai", s.StubOpenAI, false, false}, {"stub_gemini", s.StubGemini, false, false}, {"stub_qwen", s.StubQwen, false, false}} {
+		if n := len(e.addr.Replicas); n > 0 && !e.many || n >= maxReplicas {
+			v.fail("services."+e.key+".replicas", "this service runs once, and others at most %d times; remove entries", maxReplicas)
+			continue
+		}
+		for i, addr := range e.addr.All() {
+			key := "services." + e.key
+			if i > 0 {
+				key += fmt.Sprintf(".replicas[%d]", i-1)
+			}
+			check(key+".http", addr.HTTP, false)
+			if e.grpc {
+				check(key+".grpc", addr.GRPC, true)
+			} else if addr.GRPC != "" {
+				v.fail(key+".grpc", "this service speaks HTTP only; remove the key")
+			}
 		}
 	}
 }
