@@ -76,11 +76,32 @@ type Rule struct {
 	Scaled    bool          // capacity and drain are multiplied by the caller's tier
 	Unlimited bool          // matches, and limits nothing
 	Shadow    bool          // counts and reports, and never refuses
+	Quota     bool          // quota_mode: as Shadow, and the answer's metadata names the rule once it is exceeded
+	Detailed  bool          // detailed_metric: its metric's label carries every value
 	Shared    bool          // no entry names a caller: one bucket for all accounts
 	Replaces  []string      // names of rules that yield to this one when both match
+	Line      int           // where its rate_limit stands in the file
 
-	shared []string // by depth: the pattern that stands for the value (share_threshold), or empty
+	domain string // before the bucket's name, for another domain than ours
+	steps  []step // by depth
 }
+
+// step is one descriptor on the way to a rule.
+type step struct {
+	key, value string
+	shared     bool // share_threshold: one bucket for all that the pattern matches
+	valued     bool // value_to_metric: the label carries the value that was sent
+}
+
+func (s step) String() string {
+	if s.value == "" {
+		return s.key
+	}
+	return s.key + "_" + s.value
+}
+
+// Counts reports whether the rule refuses nobody.
+func (r *Rule) Counts() bool { return r.Shadow || r.Quota }
 
 // PathKey is one entry of a path.
 type PathKey struct {
@@ -120,11 +141,7 @@ func Load(path string) (*Set, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read limits: %w", err)
 	}
-	set, err := Parse(text)
-	if err != nil {
-		return nil, fmt.Errorf("limits %s:\n%w", path, err)
-	}
-	return set, nil
+	return ParseWith(text, Options{File: path})
 }
 
 // Domain is the file's domain.
@@ -212,32 +229,40 @@ const maxValue = 256
 // the rule's path with the values filled in. Bytes that could be taken for a separator
 // or a hash tag are percent-encoded, so that no value can name another's bucket.
 func (r *Rule) AppendKey(dst []byte, entries []Entry) []byte {
+	join := byte('_')
+	if r.domain != "" { // its keys are any text
+		join = '|'
+		dst = append(appendValue(dst, r.domain), join)
+	}
 	for i, e := range entries {
 		if i > 0 {
 			dst = append(dst, '.')
 		}
-		dst = append(dst, e.Key...)
-		dst = append(dst, '_')
+		dst = append(appendValue(dst, e.Key), join)
 		value := e.Value
-		if i < len(r.shared) && r.shared[i] != "" {
-			value = r.shared[i]
+		if i < len(r.steps) && r.steps[i].shared {
+			value = r.steps[i].value
 		}
 		dst = appendValue(dst, value)
 	}
 	return dst
 }
 
+func plain(c byte) bool {
+	return c > ' ' && c < 0x7f && c != '{' && c != '}' && c != '%' && c != '.' && c != '|'
+}
+
+// appendValue appends text without the bytes that mean something in a key.
 func appendValue(dst []byte, value string) []byte {
 	const hex = "0123456789abcdef"
 	if len(value) > maxValue {
 		value = digest(value)
 	}
 	for i := range len(value) {
-		switch c := value[i]; {
-		case c <= ' ', c >= 0x7f, c == '{', c == '}', c == '%', c == '.', c == '|':
-			dst = append(dst, '%', hex[c>>4], hex[c&15])
-		default:
+		if c := value[i]; plain(c) {
 			dst = append(dst, c)
+		} else {
+			dst = append(dst, '%', hex[c>>4], hex[c&15])
 		}
 	}
 	return dst

@@ -1,13 +1,10 @@
 package limits
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
@@ -22,23 +19,36 @@ const (
 	maxDepth = 16
 	// maxErrors is how many mistakes are told at once.
 	maxErrors = 10
+	// maxMappings is how many mappings a file may come to when its aliases are filled in.
+	maxMappings = 1 << 19
+	// maxMerges is how deep merge keys may lead.
+	maxMerges = 8
 	// maxCapacity is the largest burst: what a float64 counts exactly.
 	maxCapacity = 1 << 53
 )
 
-// Error is one mistake in a limits file. Line and Column count from 1.
+// Error is one mistake in a limits file. Line and Column count from 1; File is its path,
+// empty for text without one.
 type Error struct {
+	File         string
 	Line, Column int
 	Message      string
 }
 
-func (e *Error) Error() string { return fmt.Sprintf("%d:%d: %s", e.Line, e.Column, e.Message) }
+func (e *Error) Error() string {
+	if e.File == "" {
+		return fmt.Sprintf("%d:%d: %s", e.Line, e.Column, e.Message)
+	}
+	return fmt.Sprintf("%s:%d:%d: %s", e.File, e.Line, e.Column, e.Message)
+}
 
 // Options loosen what a file may say.
 type Options struct {
-	// AnyKeys accepts every key, domain and path, as envoyproxy/ratelimit does. Without
-	// it only keys that our Envoy sends are accepted.
+	// AnyKeys accepts every key, domain and path, as envoyproxy/ratelimit does, for Envoys
+	// that are not ours. Every rule counts requests then: the hits that the asker states.
 	AnyKeys bool
+	// File is the text's path, for errors.
+	File string
 }
 
 // Parse reads the text of a limits file. The error joins an *Error for each mistake,
@@ -48,13 +58,13 @@ func Parse(text []byte) (*Set, error) { return ParseWith(text, Options{}) }
 // ParseWith is Parse with options.
 func ParseWith(text []byte, o Options) (*Set, error) {
 	if len(text) > maxFile {
-		return nil, &Error{Line: 1, Column: 1, Message: fmt.Sprintf("the file has %d bytes, at most %d are read", len(text), maxFile)}
+		return nil, &Error{File: o.File, Line: 1, Column: 1, Message: fmt.Sprintf("the file has %d bytes, at most %d are read", len(text), maxFile)}
 	}
 	file, err := parser.ParseBytes(text, 0)
 	if err != nil {
-		return nil, syntax(err)
+		return nil, syntax(o.File, err)
 	}
-	p := reader{options: o, set: &Set{}, names: map[string]*token.Token{}}
+	p := reader{options: o, set: &Set{}, names: map[string]*token.Token{}, anchors: map[string]ast.Node{}}
 	var body ast.Node
 	for _, doc := range file.Docs {
 		if doc.Body == nil {
@@ -67,9 +77,10 @@ func ParseWith(text []byte, o Options) (*Set, error) {
 		body = doc.Body
 	}
 	if body == nil {
-		return nil, &Error{Line: 1, Column: 1, Message: "the file is empty; it needs a domain and descriptors"}
+		return nil, &Error{File: o.File, Line: 1, Column: 1, Message: "the file is empty; it needs a domain and descriptors"}
 	}
-	p.file(body)
+	p.collect(body)
+	p.file(p.value(body))
 	if err := errors.Join(p.errs...); err != nil {
 		return nil, err
 	}
@@ -77,17 +88,20 @@ func ParseWith(text []byte, o Options) (*Set, error) {
 }
 
 // syntax keeps the position of a YAML error and drops the excerpt that goes with it.
-func syntax(err error) error {
+func syntax(file string, err error) error {
 	if y, ok := errors.AsType[yaml.Error](err); ok && y.GetToken() != nil && y.GetToken().Position != nil {
-		return &Error{Line: y.GetToken().Position.Line, Column: y.GetToken().Position.Column, Message: y.GetMessage()}
+		return &Error{File: file, Line: y.GetToken().Position.Line, Column: y.GetToken().Position.Column, Message: y.GetMessage()}
 	}
-	return &Error{Line: 1, Column: 1, Message: err.Error()}
+	return &Error{File: file, Line: 1, Column: 1, Message: err.Error()}
 }
 
 type reader struct {
 	options Options
 	set     *Set
 	names   map[string]*token.Token // rule names taken
+	anchors map[string]ast.Node     // by name
+	size    int                     // mappings read, those behind aliases each time
+	merges  int                     // merge keys being followed
 	errs    []error
 }
 
@@ -95,7 +109,7 @@ func (p *reader) fail(at *token.Token, format string, args ...any) {
 	if len(p.errs) >= maxErrors {
 		return
 	}
-	e := &Error{Line: 1, Column: 1, Message: fmt.Sprintf(format, args...)}
+	e := &Error{File: p.options.File, Line: 1, Column: 1, Message: fmt.Sprintf(format, args...)}
 	if at != nil && at.Position != nil {
 		e.Line, e.Column = at.Position.Line, at.Position.Column
 	}
@@ -125,23 +139,26 @@ func (p *reader) file(body ast.Node) {
 
 // trail is the way from the root to a descriptor.
 type trail struct {
-	path   Path     // keys, with the values Envoy knows beforehand
-	full   []string // key or key_value, for the rule's Path
-	shared []string
-	owned  bool // some key names a caller
+	path  Path // keys, with the values Envoy knows beforehand
+	steps []step
+	owned bool // some key names a caller
 }
 
-func (t trail) add(key, value, shared string) trail {
-	fixed := PathKey{Key: key}
-	name := key
-	if key == keyCount || key == keyRoute && !strings.HasSuffix(value, "*") {
-		fixed.Value = value
+func (t trail) add(s step) trail {
+	fixed := PathKey{Key: s.key}
+	if s.key == keyCount || s.key == keyRoute && !strings.HasSuffix(s.value, "*") {
+		fixed.Value = s.value
 	}
-	if value != "" {
-		name += "_" + value
+	return trail{path: append(slices.Clone(t.path), fixed), steps: append(slices.Clone(t.steps), s), owned: t.owned || owner(s.key)}
+}
+
+// name is the path in words: count_tokens.user.provider.
+func (t trail) name() string {
+	words := make([]string, len(t.steps))
+	for i, s := range t.steps {
+		words[i] = s.String()
 	}
-	return trail{path: append(slices.Clone(t.path), fixed), full: append(slices.Clone(t.full), name),
-		shared: append(slices.Clone(t.shared), shared), owned: t.owned || owner(key)}
+	return strings.Join(words, ".")
 }
 
 func (p *reader) descriptors(f field, at *node, way trail) {
@@ -158,7 +175,7 @@ func (p *reader) descriptors(f field, at *node, way trail) {
 		return
 	}
 	for _, item := range list.Values {
-		p.descriptor(item, at, way)
+		p.descriptor(p.value(item), at, way)
 	}
 }
 
@@ -176,27 +193,24 @@ func (p *reader) descriptor(item ast.Node, at *node, way trail) {
 	if !p.known(m, key, value, len(way.path)) {
 		return
 	}
-	shared := ""
-	if p.flag(m["share_threshold"]) {
-		if shared = value; !strings.HasSuffix(value, "*") {
-			p.fail(m["share_threshold"].at(), "share_threshold needs a value that ends with *")
-		}
-	}
-	p.flag(m["detailed_metric"])
-	p.flag(m["value_to_metric"])
-	if p.flag(m["quota_mode"]) {
-		p.fail(m["quota_mode"].at(), "quota_mode is not supported; shadow_mode counts without refusing")
-	}
 	next, ok := at.enter(key, value)
 	if !ok {
 		p.fail(m["key"].at(), "a second descriptor for %s at this level", strings.TrimSuffix(key+": "+value, ": "))
 		return
 	}
-	way = way.add(key, value, shared)
+	way = way.add(p.step(m, key, value))
 	p.rule(m, next, way)
 	if f, ok := m["descriptors"]; ok {
 		p.descriptors(f, next, way)
 	}
+}
+
+func (p *reader) step(m map[string]field, key, value string) step {
+	s := step{key: key, value: value, shared: p.flag(m["share_threshold"]), valued: p.flag(m["value_to_metric"])}
+	if s.shared && !strings.HasSuffix(value, "*") {
+		p.fail(m["share_threshold"].at(), "share_threshold needs a value that ends with *")
+	}
+	return s
 }
 
 // enter is the node for a key and value, or false when there is one already.
@@ -219,134 +233,4 @@ func (n *node) enter(key, value string) (*node, bool) {
 		return nil, false
 	}
 	return next, true
-}
-
-func (p *reader) rule(m map[string]field, at *node, way trail) {
-	f, ok := m["rate_limit"]
-	if !ok || f.null() {
-		if meta, ok := m["metadata"]; ok {
-			p.fail(meta.at(), "metadata without rate_limit does nothing")
-		}
-		return
-	}
-	r := &Rule{Path: strings.Join(way.full, "."), Shared: !way.owned, Shadow: p.flag(m["shadow_mode"])}
-	if slices.ContainsFunc(way.shared, func(s string) bool { return s != "" }) {
-		r.shared = way.shared
-	}
-	if way.path[0] == (PathKey{Key: keyCount, Value: Tokens.String()}) {
-		r.Unit = Tokens
-	}
-	if !p.rateLimit(f, r) || !p.policy(m, r) {
-		return
-	}
-	r.Name = cmp.Or(r.Name, r.Path)
-	at.rule = r
-	p.set.rules = append(p.set.rules, r)
-	p.set.addPath(way.path)
-}
-
-func (p *reader) rateLimit(f field, r *Rule) bool {
-	m, ok := p.mapping(f.value, "rate_limit", "name", "unit", "requests_per_unit", "unlimited", "replaces")
-	if !ok {
-		return false
-	}
-	r.Name = p.text(m["name"])
-	p.uniqueName(m["name"], r.Name)
-	r.Unlimited = p.flag(m["unlimited"])
-	r.Replaces = p.replaces(m["replaces"], r.Name)
-	unit, stated := m["unit"]
-	switch {
-	case r.Unlimited && stated:
-		p.fail(unit.at(), "an unlimited rule has no unit")
-		return false
-	case r.Unlimited:
-		return true
-	case !stated:
-		p.fail(f.at(), "rate_limit needs a unit: %s", strings.Join(periodNames(), ", "))
-		return false
-	}
-	name := strings.ToLower(p.text(unit))
-	if r.Period = period(name); r.Period == 0 {
-		p.fail(unit.at(), "unknown unit %q%s; one of %s", name, meant(name, periodNames()), strings.Join(periodNames(), ", "))
-		return false
-	}
-	if f, ok := m["requests_per_unit"]; (!ok || f.null()) && !p.options.AnyKeys {
-		p.fail(cmp.Or(f.at(), unit.at()), "rate_limit needs requests_per_unit; 0 refuses everything")
-		return false
-	}
-	n, ok := p.number(m["requests_per_unit"], 0, math.MaxUint32)
-	r.PerPeriod, r.Capacity = uint32(n), n
-	return ok
-}
-
-func (p *reader) uniqueName(f field, name string) {
-	if name == "" {
-		return
-	}
-	if strings.ContainsAny(name, "\"\\\r\n\x00") || !ascii(name) || len(name) > 128 {
-		p.fail(f.at(), "the name goes into headers: at most 128 printable ASCII characters without quotes and backslashes")
-		return
-	}
-	if taken := p.names[name]; taken != nil && !p.options.AnyKeys {
-		p.fail(f.at(), "the name %q is taken by the rule on line %d", name, taken.Position.Line)
-		return
-	}
-	p.names[name] = f.at()
-}
-
-func ascii(s string) bool {
-	return !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' })
-}
-
-func (p *reader) replaces(f field, own string) []string {
-	if f.null() {
-		return nil
-	}
-	list, ok := f.value.(*ast.SequenceNode)
-	if !ok {
-		p.fail(f.at(), "replaces must be a list of {name: ...}")
-		return nil
-	}
-	var names []string
-	for _, item := range list.Values {
-		m, ok := p.mapping(item, "an entry of replaces", "name")
-		if !ok {
-			continue
-		}
-		switch name := p.text(m["name"]); name {
-		case "":
-			p.fail(item.GetToken(), "an entry of replaces needs a name")
-		case own:
-			p.fail(m["name"].at(), "a rule cannot replace itself")
-		default:
-			names = append(names, name)
-		}
-	}
-	return names
-}
-
-// period is the length of upstream's unit, 0 for an unknown one.
-func period(name string) time.Duration {
-	const day = 24 * time.Hour
-	switch name {
-	case "second":
-		return time.Second
-	case "minute":
-		return time.Minute
-	case "hour":
-		return time.Hour
-	case "day":
-		return day
-	case "week":
-		return 7 * day
-	case "month":
-		return 30 * day
-	case "year":
-		return 365 * day
-	}
-	return 0
-}
-
-func periodNames() []string {
-	return []string{"second", "minute", "hour", "day", "week", "month", "year"}
 }

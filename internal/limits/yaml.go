@@ -36,22 +36,17 @@ func (f field) null() bool {
 
 // mapping reads a mapping whose keys are all known; what names it in errors.
 func (p *reader) mapping(n ast.Node, what string, known ...string) (map[string]field, bool) {
-	var pairs []*ast.MappingValueNode
-	switch n := n.(type) {
-	case *ast.MappingNode:
-		pairs = n.Values
-	case *ast.MappingValueNode:
-		pairs = []*ast.MappingValueNode{n}
-	default:
-		var at *token.Token
-		if n != nil {
-			at = n.GetToken()
-		}
-		p.fail(at, "%s must be a mapping%s", what, reference(n))
+	pairs, ok := p.pairs(n, what)
+	if !ok {
 		return nil, false
 	}
 	m, good := make(map[string]field, len(pairs)), true
+	var merged []*ast.MappingValueNode
 	for _, pair := range pairs {
+		if _, merge := pair.Key.(*ast.MergeKeyNode); merge {
+			merged = append(merged, pair)
+			continue
+		}
 		key, ok := scalar(pair.Key)
 		switch _, twice := m[key]; {
 		case !ok:
@@ -64,17 +59,104 @@ func (p *reader) mapping(n ast.Node, what string, known ...string) (map[string]f
 			p.fail(pair.Key.GetToken(), "key %q is there twice", key)
 			good = false
 		}
-		m[key] = field{key: pair.Key.GetToken(), value: pair.Value}
+		m[key] = field{key: pair.Key.GetToken(), value: p.value(pair.Value)}
+	}
+	for _, pair := range merged {
+		good = p.merge(m, pair, what, known) && good
 	}
 	return m, good
 }
 
-// reference explains the YAML features this reader leaves out: they let a short file
-// expand into an endless one.
+// pairs are the members of a mapping as written.
+func (p *reader) pairs(n ast.Node, what string) ([]*ast.MappingValueNode, bool) {
+	if p.size++; p.size > maxMappings {
+		if p.size == maxMappings+1 {
+			p.fail(n.GetToken(), "with its aliases the file comes to more than %d mappings", maxMappings)
+		}
+		return nil, false
+	}
+	switch n := n.(type) {
+	case *ast.MappingNode:
+		return n.Values, true
+	case *ast.MappingValueNode:
+		return []*ast.MappingValueNode{n}, true
+	}
+	var at *token.Token
+	if n != nil {
+		at = n.GetToken()
+	}
+	p.fail(at, "%s must be a mapping%s", what, reference(n))
+	return nil, false
+}
+
+// merge adds the members of a merge key's mapping that are not there yet.
+func (p *reader) merge(m map[string]field, pair *ast.MappingValueNode, what string, known []string) bool {
+	if p.merges++; p.merges > maxMerges {
+		p.merges--
+		p.fail(pair.Key.GetToken(), "merge keys lead deeper than %d", maxMerges)
+		return false
+	}
+	defer func() { p.merges-- }()
+	from := []ast.Node{p.value(pair.Value)}
+	if list, ok := from[0].(*ast.SequenceNode); ok {
+		from = list.Values
+	}
+	good := true
+	for _, n := range from {
+		more, ok := p.mapping(p.value(n), what, known...)
+		good = good && ok
+		for key, f := range more {
+			if _, there := m[key]; !there {
+				m[key] = f
+			}
+		}
+	}
+	return good
+}
+
+// collect finds the file's anchors.
+func (p *reader) collect(body ast.Node) {
+	for _, n := range ast.Filter(ast.AnchorType, body) {
+		anchor, ok := n.(*ast.AnchorNode)
+		if !ok || anchor.Name == nil {
+			continue
+		}
+		name := anchor.Name.GetToken().Value
+		if p.anchors[name] != nil {
+			p.fail(anchor.GetToken(), "the anchor %q is there twice", name)
+			continue
+		}
+		p.anchors[name] = anchor
+	}
+}
+
+// value is what stands behind anchors and aliases. Only an anchor above its alias counts.
+func (p *reader) value(n ast.Node) ast.Node {
+	for range maxDepth {
+		switch at := n.(type) {
+		case *ast.AnchorNode:
+			n = at.Value
+		case *ast.AliasNode:
+			name := at.Value.GetToken()
+			anchor := p.anchors[name.Value]
+			if anchor == nil || anchor.GetToken().Position.Offset >= at.GetToken().Position.Offset {
+				p.fail(at.GetToken(), "there is no anchor %q above", name.Value)
+				return nil
+			}
+			n = anchor
+		default:
+			return n
+		}
+	}
+	p.fail(n.GetToken(), "aliases lead deeper than %d", maxDepth)
+	return nil
+}
+
+// reference explains what of YAML is not read.
 func reference(n ast.Node) string {
 	switch n.(type) {
-	case *ast.AliasNode, *ast.AnchorNode, *ast.MergeKeyNode:
-		return "; anchors and aliases are not read"
+	case *ast.AliasNode, *ast.AnchorNode:
+		return "; anchors and aliases stand for values only"
 	case *ast.TagNode:
 		return "; tags are not read"
 	}
@@ -115,12 +197,22 @@ func (p *reader) flag(f field) bool {
 	if f.null() {
 		return false
 	}
-	b, ok := f.value.(*ast.BoolNode)
-	if !ok {
-		p.fail(f.at(), "%s must be true or false", f.key.Value)
-		return false
+	switch n := f.value.(type) {
+	case *ast.BoolNode:
+		return n.Value
+	case *ast.StringNode:
+		if n.Token.Type != token.StringType {
+			break
+		}
+		switch strings.ToLower(n.Value) { // upstream's YAML is of version 1.1
+		case "y", "yes", "on":
+			return true
+		case "n", "no", "off":
+			return false
+		}
 	}
-	return b.Value
+	p.fail(f.at(), "%s must be true or false", f.key.Value)
+	return false
 }
 
 // number is a whole number in a range, 0 when absent.
