@@ -176,7 +176,7 @@ func (q *Queries) FamilyLives(ctx context.Context, id uuid.UUID) (bool, error) {
 }
 
 const holder = `-- name: Holder :one
-SELECT u.username, u.generation, u.disabled_at IS NOT NULL AS disabled,
+SELECT u.username, u.generation, (u.disabled_at IS NOT NULL)::boolean AS disabled,
     ARRAY(SELECT r.name FROM user_roles ur JOIN roles r ON r.id = ur.role_id WHERE ur.user_id = u.id ORDER BY r.name COLLATE "C")::text[] AS roles
 FROM users u WHERE u.id = $1
 `
@@ -184,7 +184,7 @@ FROM users u WHERE u.id = $1
 type HolderRow struct {
 	Username   string
 	Generation int64
-	Disabled   interface{}
+	Disabled   bool
 	Roles      []string
 }
 

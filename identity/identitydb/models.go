@@ -116,9 +116,9 @@ type SigningKey struct {
 	Kid        string
 	PublicKey  []byte
 	PrivateKey []byte
-	Active     bool
 	CreatedAt  time.Time
 	RetireAt   *time.Time
+	ActiveAt   time.Time
 }
 
 type TokenFamily struct {

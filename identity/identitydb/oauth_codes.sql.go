@@ -88,6 +88,7 @@ type OAuthUseCodeParams struct {
 	CodeHash []byte
 }
 
+// Without a family it was burnt: presented by the wrong client or with a wrong proof.
 func (q *Queries) OAuthUseCode(ctx context.Context, arg OAuthUseCodeParams) error {
 	_, err := q.db.Exec(ctx, oAuthUseCode, arg.Family, arg.CodeHash)
 	return err

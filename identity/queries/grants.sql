@@ -42,7 +42,7 @@ DELETE FROM token_families WHERE id IN (SELECT f.id FROM token_families f WHERE 
 
 -- name: Holder :one
 -- Whom a token would be issued to, as she is now.
-SELECT u.username, u.generation, u.disabled_at IS NOT NULL AS disabled,
+SELECT u.username, u.generation, (u.disabled_at IS NOT NULL)::boolean AS disabled,
     ARRAY(SELECT r.name FROM user_roles ur JOIN roles r ON r.id = ur.role_id WHERE ur.user_id = u.id ORDER BY r.name COLLATE "C")::text[] AS roles
 FROM users u WHERE u.id = $1;
 

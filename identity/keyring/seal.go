@@ -1,4 +1,4 @@
-package identity
+package keyring
 
 import (
 	"crypto/aes"
@@ -14,15 +14,18 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/secretfile"
 )
 
+// ErrForeignSecret says that something was sealed with another secret.
+var ErrForeignSecret = errors.New("sealed with another secret")
+
 // minSecret is the fewest bytes a secret from the environment may have.
 const minSecret = 16
 
-// sealer encrypts private keys at rest with AES-256-GCM.
-type sealer struct{ aead cipher.AEAD }
+// Sealer encrypts private keys at rest with AES-256-GCM.
+type Sealer struct{ aead cipher.AEAD }
 
-// newSealer takes the secret as given, else that of <secrets>/keys.secret, which is
+// NewSealer takes the secret as given, else that of <secrets>/keys.secret, which is
 // made at first start. The key is derived from it for this one purpose.
-func newSealer(secret, folder string) (*sealer, error) {
+func NewSealer(secret, folder string) (*Sealer, error) {
 	material := []byte(secret)
 	if secret == "" {
 		var err error
@@ -50,19 +53,19 @@ func newSealer(secret, folder string) (*sealer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make cipher: %w", err)
 	}
-	return &sealer{aead: aead}, nil
+	return &Sealer{aead: aead}, nil
 }
 
 // seal encrypts for one row: label, its id, is authenticated with it.
-func (s *sealer) seal(plain []byte, label string) []byte {
+func (s *Sealer) seal(plain []byte, label string) []byte {
 	return s.aead.Seal(nil, nil, plain, []byte(label))
 }
 
-// open decrypts; errForeignSecret when the secret or the row is another.
-func (s *sealer) open(sealed []byte, label string) ([]byte, error) {
+// open decrypts; ErrForeignSecret when the secret or the row is another.
+func (s *Sealer) open(sealed []byte, label string) ([]byte, error) {
 	plain, err := s.aead.Open(nil, nil, sealed, []byte(label))
 	if err != nil {
-		return nil, errors.Join(errForeignSecret, err)
+		return nil, errors.Join(ErrForeignSecret, err)
 	}
 	return plain, nil
 }
