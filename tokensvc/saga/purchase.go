@@ -1,0 +1,202 @@
+package saga
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/internal/principal"
+	"github.com/leaky-tokens/leaky-tokens/tokensvc/tokensdb"
+)
+
+// accepted is the answer to an order.
+type accepted struct {
+	SagaID    uuid.UUID `json:"sagaId"`
+	Status    Status    `json:"status"`
+	CreatedAt time.Time `json:"createdAt"`
+}
+
+// Purchase takes an order: it is written down with its event and its idempotency key in
+// one transaction, and answered 202. Nothing waits for the payment.
+func (s *Service) Purchase(w http.ResponseWriter, r *http.Request) error {
+	if !s.cfg.Enabled() {
+		return unavailable("purchases disabled")
+	}
+	who, _ := principal.From(r.Context())
+	var b body
+	if err := httpapi.ReadJSON(w, r, &b); err != nil {
+		return err
+	}
+	o, err := b.read(who, r.Header.Values(headerKey), s.cfg.Providers)
+	if err != nil {
+		return err
+	}
+	if err := s.may(r.Context(), who, o); err != nil {
+		return err
+	}
+	status, answer, err := s.take(r.Context(), who, o, r.Header.Get(httpapi.HeaderCorrelation))
+	if err != nil {
+		return s.storeError(r, err)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, _ = w.Write(answer)
+	return nil
+}
+
+// may checks for whom is bought: the caller, or anybody for an administrator; an
+// organisation by its members. A credential bound to an organisation buys for no other.
+func (s *Service) may(ctx context.Context, who principal.Principal, o order) error {
+	admin := who.Is(principal.RoleAdmin)
+	if o.user.String() != who.UserID && !admin {
+		return httpapi.Fail(http.StatusForbidden, "userId is not the caller's")
+	}
+	if o.org == nil || admin || o.org.String() == who.OrgID {
+		return nil
+	}
+	if who.OrgID != "" {
+		return httpapi.Fail(http.StatusForbidden, "the credential acts for another organisation")
+	}
+	member, err := s.member(ctx, o.org.String(), who.UserID)
+	if err == nil && !member {
+		err = httpapi.Fail(http.StatusForbidden, "the caller is no member of this organisation")
+	}
+	return err
+}
+
+func (s *Service) member(ctx context.Context, org, user string) (bool, error) {
+	answer, err := s.cfg.Members.Ask(ctx, org, user)
+	if err != nil {
+		s.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "membership is not known", slog.Any("error", err))
+		return false, unavailable("the membership cannot be checked now")
+	}
+	return answer.Member, nil
+}
+
+// take writes an order down and gives the answer, which is an earlier one's when its key
+// was used before. Of two at once the loser waits for the winner and reads its answer.
+func (s *Service) take(ctx context.Context, who principal.Principal, o order, correlation string) (status int, answer []byte, err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timing.Step)
+	defer cancel()
+	row := s.draft(who, o)
+	row.CorrelationID = correlation
+	answer, err = json.Marshal(accepted{SagaID: row.ID, Status: Started, CreatedAt: row.CreatedAt})
+	if err != nil {
+		return 0, nil, fmt.Errorf("write answer: %w", err)
+	}
+	answer = append(answer, '\n')
+	replay := false
+	err = pgx.BeginFunc(ctx, s.cfg.Pool, func(tx pgx.Tx) error {
+		db := tokensdb.New(tx)
+		if o.key != "" {
+			caller, err := uuid.Parse(who.UserID)
+			if err != nil {
+				return fmt.Errorf("read caller's id: %w", err)
+			}
+			taken, err := db.TakePurchaseKey(ctx, tokensdb.TakePurchaseKeyParams{Owner: caller, Key: o.key, PayloadHash: o.hash(), Status: http.StatusAccepted,
+				Answer: answer, CreatedAt: row.CreatedAt})
+			if err != nil {
+				return fmt.Errorf("take idempotency key: %w", err)
+			}
+			if taken == 0 {
+				replay = true
+				status, answer, err = earlier(ctx, db, caller, o)
+				return err
+			}
+		}
+		if err := s.fits(ctx, db, row); err != nil {
+			return err
+		}
+		return s.write(ctx, tx, row)
+	})
+	if err != nil || replay {
+		return status, answer, err
+	}
+	s.metrics.started.WithLabelValues(o.provider).Inc()
+	s.awake()
+	return http.StatusAccepted, answer, nil
+}
+
+// draft is the row of a new purchase, its price fixed.
+func (s *Service) draft(who principal.Principal, o order) Saga {
+	now := time.Now().UTC().Truncate(time.Microsecond) // as Postgres keeps it
+	price := s.cfg.Price(o.provider)
+	row := Saga{ID: s.cfg.NewID(), UserID: o.user, OrgID: o.org, Provider: o.provider, Tokens: o.tokens, Status: string(Started), CreatedAt: now, UpdatedAt: now,
+		Amount: amount(o.tokens, price), Currency: s.cfg.Currency, Price: price, QuotaMax: s.cfg.QuotaMax(who.Tier)}
+	if o.key != "" {
+		row.IdempotencyKey = &o.key
+	}
+	return row
+}
+
+func (s *Service) write(ctx context.Context, tx pgx.Tx, row Saga) error {
+	db := tokensdb.New(tx)
+	err := db.InsertSaga(ctx, tokensdb.InsertSagaParams{ID: row.ID, UserID: row.UserID, OrgID: row.OrgID, Provider: row.Provider, Tokens: row.Tokens,
+		IdempotencyKey: row.IdempotencyKey, CreatedAt: row.CreatedAt, Amount: row.Amount, Currency: row.Currency, Price: row.Price, QuotaMax: row.QuotaMax, CorrelationID: row.CorrelationID})
+	if err != nil {
+		return fmt.Errorf("write purchase: %w", err)
+	}
+	if err := publish(ctx, tx, row, []string{eventStarted}); err != nil {
+		return err
+	}
+	if err := db.NotifySagas(ctx); err != nil {
+		return fmt.Errorf("wake workers: %w", err)
+	}
+	return nil
+}
+
+// earlier is the answer that was given under the key.
+func earlier(ctx context.Context, db *tokensdb.Queries, caller uuid.UUID, o order) (int, []byte, error) {
+	found, err := db.FindPurchaseKey(ctx, tokensdb.FindPurchaseKeyParams{Owner: caller, Key: o.key})
+	if err != nil { // also: purged since a moment ago, then the client's next try is a new purchase
+		return 0, nil, fmt.Errorf("read idempotency key: %w", err)
+	}
+	if !bytes.Equal(found.PayloadHash, o.hash()) {
+		return 0, nil, httpapi.Fail(http.StatusConflict, "Idempotency key reuse with different payload")
+	}
+	return int(found.Status), found.Answer, nil
+}
+
+// fits holds a purchase against the cap of the buyer's tier. The credit checks again.
+func (s *Service) fits(ctx context.Context, db *tokensdb.Queries, row Saga) error {
+	if row.QuotaMax <= 0 {
+		return nil
+	}
+	holds, err := holdings(ctx, db, row)
+	if err != nil {
+		return err
+	}
+	if row.Tokens > row.QuotaMax-holds {
+		return bad("tokens exceed what the tier may hold: at most %d, and %d are there", row.QuotaMax, holds)
+	}
+	return nil
+}
+
+// holdings are the tokens that are left in the pool a purchase goes to.
+func holdings(ctx context.Context, db *tokensdb.Queries, row Saga) (holds int64, err error) {
+	if row.OrgID != nil {
+		holds, err = db.OrgHoldings(ctx, tokensdb.OrgHoldingsParams{Owner: *row.OrgID, Provider: row.Provider})
+	} else {
+		holds, err = db.UserHoldings(ctx, tokensdb.UserHoldingsParams{Owner: row.UserID, Provider: row.Provider})
+	}
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read pool: %w", err)
+	}
+	return holds, nil
+}
+
+func unavailable(message string) *httpapi.Error {
+	return &httpapi.Error{Status: http.StatusServiceUnavailable, Message: message, Header: http.Header{"Retry-After": {"1"}}}
+}
