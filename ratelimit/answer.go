@@ -25,6 +25,9 @@ func (c *call) admit(m matched, t store.Taken) *response {
 	r := newResponse(codeOK)
 	r.describe(m, t)
 	r.header("x-leaky-hold", strconv.FormatInt(t.Held, 10))
+	if t.Pool.Present {
+		r.header("x-leaky-balance", strconv.FormatInt(t.Pool.Left(), 10))
+	}
 	r.text(facts.Account, c.account)
 	r.number(facts.Held, float64(t.Held))
 	r.number(facts.Input, float64(min(c.input, t.Held)))
@@ -111,7 +114,8 @@ func duration(us int64) string {
 // refused is a limit that said no, with the wait.
 type refused struct {
 	limit *limit
-	wait  int64 // microseconds, bucket.Never if it cannot ever fit
+	label string // of metrics
+	wait  int64  // microseconds, bucket.Never if it cannot ever fit
 }
 
 // blame finds the limit that refused: the one with the longest wait.
@@ -133,10 +137,10 @@ func (s *Service) blame(m matched, t store.Taken, take store.Take) refused {
 			wait = p.Wait(state, float64(take.Input+take.Output), t.Now, soon)
 		}
 		if wait < 0 {
-			return refused{limit: l, wait: wait}
+			return refused{limit: l, label: m.label(i), wait: wait}
 		}
 		if worst.limit == nil || wait > worst.wait {
-			worst = refused{limit: l, wait: wait}
+			worst = refused{limit: l, label: m.label(i), wait: wait}
 		}
 	}
 	return worst
@@ -157,13 +161,44 @@ func (c *call) refuse(m matched, t store.Taken, no refused) *response {
 	return r
 }
 
+// topUp is where a balance is bought.
+const topUp = "Top up with POST /api/v1/tokens/purchase."
+
+// refuseBalance answers that the account's pool does not cover the call. Coming back
+// does not help, so SDKs are told not to.
+func (c *call) refuseBalance(m matched, t store.Taken) *response {
+	r := newResponse(codeOverLimit)
+	r.describe(m, t)
+	r.header("x-leaky-balance", strconv.FormatInt(t.Pool.Left(), 10))
+	r.header("x-should-retry", "false")
+	c.identify(r)
+	var b strings.Builder
+	if t.Outcome == store.NoPool {
+		fmt.Fprintf(&b, "No tokens were bought for provider %q. ", c.provider)
+	} else {
+		fmt.Fprintf(&b, "The request may use %d tokens (%d for its input), more than the %d left of the balance for provider %q. ",
+			c.input+max(c.output, min(c.fill, c.choices)), c.input, t.Pool.Left(), c.provider)
+		if t.Pool.Held > 0 {
+			fmt.Fprintf(&b, "Running calls hold %d. ", t.Pool.Held)
+		}
+	}
+	b.WriteString(topUp)
+	c.answer(r, refusal.Refusal{Status: 429, Message: b.String(), Type: refusal.TypeQuota, Code: refusal.CodeBalanceEmpty, RequestID: c.id})
+	return r
+}
+
 func (c *call) body(r *response, message string, wait int64) {
+	c.answer(r, refusal.Refusal{Status: 429, Message: message, Type: refusal.TypeRateLimit, Code: refusal.CodeRateLimit,
+		RequestID: c.id, RetryAfterSeconds: int(up(wait, second))})
+}
+
+// answer adds a refusal's body in the shape of the call's family.
+func (c *call) answer(r *response, what refusal.Refusal) {
 	family := facts.FamilyOpenAI
 	if c.protocol == config.ProtocolGemini {
 		family = facts.FamilyGemini
 	}
-	body, contentType := refusal.Body(family, refusal.Refusal{Status: 429, Message: message, Type: refusal.TypeRateLimit, Code: refusal.CodeRateLimit,
-		RequestID: c.id, RetryAfterSeconds: int(up(wait, second))})
+	body, contentType := refusal.Body(family, what)
 	r.header("content-type", contentType)
 	r.body(body)
 }

@@ -233,9 +233,9 @@ func (p *policy) price(c *call) {
 func accountOf(org, user string, descriptors []descriptor) string {
 	switch {
 	case org != "":
-		return "org:" + tag(org)
+		return "org:" + tag(canonical(org))
 	case user != "":
-		return "user:" + tag(user)
+		return "user:" + tag(canonical(user))
 	}
 	for _, d := range descriptors {
 		for _, e := range d {

@@ -9,7 +9,9 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/balance"
 	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
 	"github.com/leaky-tokens/leaky-tokens/internal/unary"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
 )
@@ -20,8 +22,11 @@ type decision struct {
 	call  *call // nil on a route without tokens
 	matched
 	take   store.Take
+	shadow []string // rules in shadow or quota mode that would have refused
 	answer *response
-	err    error // makes Envoy answer as the route's failure mode says
+	// unknown says that the token service must be asked what the account owns.
+	unknown bool
+	err     error // makes Envoy answer as the route's failure mode says
 }
 
 // settled reports whether Redis need not be asked.
@@ -29,15 +34,16 @@ func (d *decision) settled() bool { return d.answer != nil || d.err != nil }
 
 // prepare reads a request and finds its limits.
 func (s *Service) prepare(p *policy, r *request) decision {
-	if r.domain != p.set.Domain() {
+	rules := p.domains[r.domain]
+	if rules == nil {
 		return decision{err: status.Errorf(codes.InvalidArgument, "domain %q is not served here", r.domain)}
 	}
-	if len(r.descriptors) > 0 && len(r.descriptors[0]) > 0 && r.descriptors[0][0].Key == facts.Hold {
+	if rules == p.rules && len(r.descriptors) > 0 && len(r.descriptors[0]) > 0 && r.descriptors[0][0].Key == facts.Hold {
 		return s.prepareCall(p, r)
 	}
 	org, user, tier := callers(r.descriptors)
 	account := accountOf(org, user, r.descriptors)
-	d := decision{matched: p.match(r.descriptors, account, tier, false)}
+	d := decision{matched: rules.match(r.descriptors, account, tier, false)}
 	d.take = store.Take{Account: account, Buckets: d.buckets, Requests: int64(max(1, r.hits))}
 	return d
 }
@@ -54,7 +60,8 @@ func (s *Service) prepareCall(p *policy, r *request) decision {
 	}
 	c.account = accountOf(c.org, c.user, r.descriptors)
 	d := decision{call: c, matched: p.match(r.descriptors[1:], c.account, c.tier, true)}
-	d.take = store.Take{Account: c.account, ID: c.id, Buckets: d.buckets, Requests: 1, Input: c.input, Output: c.output, Fill: c.fill, Facts: c.facts()}
+	d.take = store.Take{Account: c.account, ID: c.id, Buckets: d.buckets, Requests: 1, Input: c.input, Output: c.output, Fill: c.fill, Facts: c.facts(),
+		Pool: s.part(p, limitpb.BalancePolicy_BALANCE_TIER, c.tier, c.provider), Provider: c.provider}
 	return d
 }
 
@@ -85,22 +92,42 @@ func (s *Service) decideAll(ctx context.Context, all []decision) {
 		}
 		t := taken[next]
 		next++
-		if t.Err != nil {
+		switch {
+		case t.Err != nil:
 			s.metrics.holds.failed.Inc()
 			d.err = unavailable(t.Err)
-			continue
+		case t.Outcome == store.Missing:
+			d.unknown = true
+		default:
+			s.conclude(ctx, d, t)
 		}
-		s.conclude(ctx, d, t)
 	}
+}
+
+// decideUnknown decides about a call whose account's pool was not known to Redis.
+func (s *Service) decideUnknown(ctx context.Context, d *decision) {
+	bounded, cancel := context.WithTimeout(ctx, balance.AskTimeout+s.timeout)
+	defer cancel()
+	t, err := s.holdKnown(bounded, d.take)
+	if err != nil {
+		s.metrics.holds.failed.Inc()
+		s.log.LogAttrs(ctx, slog.LevelDebug, "no decision", slog.String("account", d.take.Account), slog.Any("error", err))
+		d.err = unavailable(err)
+		return
+	}
+	s.conclude(ctx, d, t)
 }
 
 // conclude makes the answer of what Redis said.
 func (s *Service) conclude(ctx context.Context, d *decision, t store.Taken) {
 	s.count(t.Outcome)
+	d.shadow = s.record(ctx, d.matched, t, d.take)
 	switch {
+	case t.Outcome == store.Short, t.Outcome == store.NoPool:
+		d.answer = d.call.refuseBalance(d.matched, t)
 	case t.Outcome == store.Refused:
 		no := s.blame(d.matched, t, d.take)
-		s.metrics.refused(no.limit.rule.Name)
+		s.metrics.refused(no.label)
 		if d.call == nil {
 			d.answer = plainRefuse(d.matched, t, no)
 		} else {
@@ -113,6 +140,9 @@ func (s *Service) conclude(ctx context.Context, d *decision, t store.Taken) {
 		d.err = status.Error(codes.DeadlineExceeded, "the decision came too late")
 	default:
 		d.answer = d.call.admit(d.matched, t)
+	}
+	if len(d.shadow) > 0 && d.err == nil && !t.Outcome.Refuses() {
+		d.tellQuota()
 	}
 }
 
@@ -132,6 +162,8 @@ func (s *Service) count(o store.Outcome) {
 	switch o {
 	case store.Refused:
 		s.metrics.holds.refused.Inc()
+	case store.Short, store.NoPool:
+		s.metrics.holds.balance.Inc()
 	case store.Repeated:
 		s.metrics.holds.repeated.Inc()
 	default:

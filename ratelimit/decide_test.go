@@ -170,11 +170,11 @@ func TestAbandonedCallGivesBack(t *testing.T) {
 	c.account = accountOf(c.org, c.user, nil)
 	m := s.policy.Load().match(r.descriptors[1:], c.account, c.tier, true)
 	held := func() float64 {
-		_, states, _, err := s.store.Look(t.Context(), c.account, nil, m.buckets[:1])
+		seen, err := s.store.Look(t.Context(), c.account, nil, m.buckets[:1])
 		if err != nil {
 			t.Fatal(err)
 		}
-		return states[0].Level()
+		return seen.States[0].Level()
 	}
 	if got := held(); got != 1262 {
 		t.Fatalf("want 1262 tokens held, got %g", got)

@@ -36,27 +36,45 @@ func (s *Service) Hold(ctx context.Context, r *limitpb.HoldRequest) (*limitpb.Ho
 			return nil, status.Errorf(codes.InvalidArgument, "%d tokens: 0 to %d may be held", n, int64(maxHeld))
 		}
 	}
+	if r.GetBalance() != limitpb.BalancePolicy_BALANCE_TIER && r.GetBalance() != limitpb.BalancePolicy_BALANCE_NONE && !providerName(f.GetProvider()) {
+		return nil, status.Errorf(codes.InvalidArgument, "provider %q: no pool has such a name", f.GetProvider())
+	}
+	f.User, f.Org, f.Key = canonical(f.GetUser()), canonical(f.GetOrg()), canonical(f.GetKey())
 	record, err := proto.Marshal(f)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
+	p := s.policy.Load()
 	descriptors := fromProto(r.GetDescriptors())
+	if len(descriptors) == 0 {
+		descriptors = derive(p.set.Paths(), f)
+	}
 	account := accountOf(f.GetOrg(), f.GetUser(), descriptors)
-	m := s.policy.Load().match(descriptors, account, f.GetTier(), true)
+	m := p.match(descriptors, account, f.GetTier(), true)
 	take := store.Take{Account: account, ID: f.GetRequestId(), Buckets: m.buckets, Requests: 1,
-		Input: r.GetInputTokens(), Output: r.GetOutputTokens(), Fill: r.GetFillTokens(), Facts: record}
-	t, err := s.store.Hold(ctx, take)
+		Input: r.GetInputTokens(), Output: r.GetOutputTokens(), Fill: r.GetFillTokens(), Facts: record,
+		Pool: s.part(p, r.GetBalance(), f.GetTier(), f.GetProvider()), Provider: f.GetProvider()}
+	t, err := s.holdKnown(ctx, take)
 	if err != nil {
 		s.metrics.holds.failed.Inc()
 		return nil, unavailable(err)
 	}
 	s.count(t.Outcome)
-	out := &limitpb.HoldResponse{Admitted: t.Outcome != store.Refused, Held: t.Held, GrantedOutput: t.Output, Account: account,
+	s.record(ctx, m, t, take)
+	out := &limitpb.HoldResponse{Admitted: !t.Outcome.Refuses(), Held: t.Held, GrantedOutput: t.Output, Account: account,
 		Buckets: show(m, t.States, t.Now)}
-	if !out.Admitted {
+	if t.Pool.Known {
+		out.Balance = showPool(t.Pool, t.Now)
+	}
+	switch t.Outcome {
+	case store.Short:
+		out.Refusal, out.RetryAfterUs = limitpb.Refusal_REFUSAL_BALANCE, -1
+	case store.NoPool:
+		out.Refusal, out.RetryAfterUs = limitpb.Refusal_REFUSAL_NO_POOL, -1
+	case store.Refused:
 		no := s.blame(m, t, take)
-		s.metrics.refused(no.limit.rule.Name)
-		out.Rule, out.RetryAfterUs = no.limit.rule.Name, no.wait
+		s.metrics.refused(no.label)
+		out.Refusal, out.Rule, out.RetryAfterUs = limitpb.Refusal_REFUSAL_LIMIT, no.limit.rule.Name, no.wait
 	}
 	return out, nil
 }
@@ -65,7 +83,7 @@ func fromProto(ds []*limitpb.Descriptor) []descriptor {
 	out := make([]descriptor, len(ds))
 	for i, d := range ds {
 		for _, e := range d.GetEntries() {
-			out[i] = append(out[i], limits.Entry{Key: e.GetKey(), Value: e.GetValue()})
+			out[i] = append(out[i], limits.Entry{Key: e.GetKey(), Value: canonical(e.GetValue())})
 		}
 	}
 	return out
@@ -90,7 +108,7 @@ func (s *Service) Settle(ctx context.Context, r *limitpb.SettleRequest) (*limitp
 		if one.GetCharged() < 0 || one.GetCharged() > maxHeld {
 			return nil, status.Errorf(codes.InvalidArgument, "settlement %d charges %d tokens: 0 to %d may be charged", i, one.GetCharged(), int64(maxHeld))
 		}
-		batch[i] = store.Settlement{Account: tag(one.GetAccount()), ID: one.GetRequestId(), Charged: one.GetCharged()}
+		batch[i] = store.Settlement{Account: tag(canonical(one.GetAccount())), ID: one.GetRequestId(), Charged: one.GetCharged()}
 	}
 	done, err := s.store.Settle(ctx, batch)
 	if err != nil {
@@ -103,9 +121,19 @@ func (s *Service) Settle(ctx context.Context, r *limitpb.SettleRequest) (*limitp
 			s.log.LogAttrs(ctx, slog.LevelError, "hold cannot be settled", slog.String("request_id", batch[i].ID), slog.Any("error", one.Err))
 		}
 		s.metrics.settled(one.Status)
-		out.Settled[i] = &limitpb.Settled{RequestId: batch[i].ID, Status: settledStatus(one.Status), Held: one.Held, Charged: one.Charged}
+		out.Settled[i] = &limitpb.Settled{RequestId: batch[i].ID, Status: settledStatus(one.Status), Held: one.Held, Charged: one.Charged, Drawn: drawn(one)}
 	}
 	return out, nil
+}
+
+func drawn(s store.Settling) limitpb.Settled_Drawn {
+	switch {
+	case s.Status == store.Unknown:
+		return limitpb.Settled_DRAWN_UNKNOWN
+	case s.Drawn:
+		return limitpb.Settled_DRAWN_POOL
+	}
+	return limitpb.Settled_DRAWN_NONE
 }
 
 func settledStatus(s store.Status) limitpb.Settled_Status {
@@ -122,18 +150,21 @@ func settledStatus(s store.Status) limitpb.Settled_Status {
 
 // Look is leaky.limit.v1.Limiter's.
 func (s *Service) Look(ctx context.Context, r *limitpb.LookRequest) (*limitpb.LookResponse, error) {
-	if len(r.GetRequestIds()) > maxSettlements || len(r.GetDescriptors()) > maxDescriptors {
+	if len(r.GetRequestIds()) > maxSettlements || len(r.GetDescriptors()) > maxDescriptors || len(r.GetProviders()) > maxDescriptors {
 		return nil, status.Error(codes.InvalidArgument, errTooMany.Error())
 	}
-	account := tag(r.GetAccount())
+	account := tag(canonical(r.GetAccount()))
 	m := s.policy.Load().match(fromProto(r.GetDescriptors()), account, r.GetTier(), true)
-	records, states, now, err := s.store.Look(ctx, account, r.GetRequestIds(), m.buckets)
+	seen, err := s.store.Look(ctx, account, r.GetRequestIds(), m.buckets, r.GetProviders()...)
 	if err != nil {
 		return nil, unavailable(err)
 	}
-	out := &limitpb.LookResponse{Buckets: show(m, states, now), Holds: make([]*limitpb.HoldState, len(records))}
-	for i, one := range records {
+	out := &limitpb.LookResponse{Buckets: show(m, seen.States, seen.Now), Holds: make([]*limitpb.HoldState, len(seen.Records)), Balances: make([]*limitpb.Balance, len(seen.Pools))}
+	for i, one := range seen.Records {
 		out.Holds[i] = &limitpb.HoldState{RequestId: r.GetRequestIds()[i], State: holdState(one.State), Held: one.Held, Charged: one.Charged}
+	}
+	for i, one := range seen.Pools {
+		out.Balances[i] = showPool(one, seen.Now)
 	}
 	return out, nil
 }

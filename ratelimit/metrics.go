@@ -8,12 +8,16 @@ import (
 
 // metrics of the service. Labels hold rule names and statuses, never callers.
 type metrics struct {
-	holds struct{ admitted, refused, repeated, malformed, failed, abandoned prometheus.Counter }
+	holds struct{ admitted, refused, balance, repeated, malformed, failed, abandoned prometheus.Counter }
 
-	byRule  *prometheus.CounterVec
-	settles struct {
+	byRule, shadow *prometheus.CounterVec
+	idleRules      *prometheus.GaugeVec
+	settles        struct {
 		settled, duplicate, late, unknown, failed prometheus.Counter
 	}
+	asks     struct{ answered, failed prometheus.Counter }
+	balances struct{ applied, malformed prometheus.Counter }
+
 	expired, published, unpublished prometheus.Counter
 	live                            prometheus.Gauge
 }
@@ -21,15 +25,25 @@ type metrics struct {
 func newMetrics(r prometheus.Registerer, s *store.Store) *metrics {
 	m := &metrics{}
 	holds := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_decisions_total",
-		Help: "Decisions by outcome; failed: Redis did not answer, malformed: the facts made no sense, abandoned: admitted, but Envoy had given up."}, []string{"outcome"})
+		Help: "Decisions by outcome; balance: refused because the account's pool holds too little or there is none, failed: Redis did not answer, malformed: the facts made no sense, abandoned: admitted, but Envoy had given up."}, []string{"outcome"})
 	m.holds.admitted, m.holds.refused, m.holds.repeated = holds.WithLabelValues("admitted"), holds.WithLabelValues("refused"), holds.WithLabelValues("repeated")
+	m.holds.balance = holds.WithLabelValues("balance")
 	m.holds.malformed, m.holds.failed = holds.WithLabelValues("malformed"), holds.WithLabelValues("failed")
 	m.holds.abandoned = holds.WithLabelValues("abandoned")
 	m.byRule = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_refusals_total", Help: "Refusals by the rule that decided."}, []string{"rule"})
+	m.shadow = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_shadow_refusals_total",
+		Help: "Calls that a rule in shadow_mode or quota_mode would have refused."}, []string{"rule"})
+	m.idleRules = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "leaky_ratelimit_rule_idle",
+		Help: "1 for a rule that matched nothing for limits.idle_after, else 0."}, []string{"domain", "rule"})
 	settles := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_settlements_total",
 		Help: "Settlements by status; late: the sweeper was before, unknown: no such hold."}, []string{"status"})
 	m.settles.settled, m.settles.duplicate = settles.WithLabelValues("settled"), settles.WithLabelValues("duplicate")
 	m.settles.late, m.settles.unknown, m.settles.failed = settles.WithLabelValues("late"), settles.WithLabelValues("unknown"), settles.WithLabelValues("failed")
+	asks := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_balance_asks_total",
+		Help: "Pools asked of the token service because Redis did not know them; failed: no answer, and the calls got a 503."}, []string{"outcome"})
+	m.asks.answered, m.asks.failed = asks.WithLabelValues("answered"), asks.WithLabelValues("failed")
+	changes := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_balance_changes_total", Help: "Changes of pools told by the token service."}, []string{"outcome"})
+	m.balances.applied, m.balances.malformed = changes.WithLabelValues("applied"), changes.WithLabelValues("malformed")
 	m.expired = prometheus.NewCounter(prometheus.CounterOpts{Name: "leaky_ratelimit_holds_expired_total", Help: "Holds that nobody settled in time."})
 	m.published = prometheus.NewCounter(prometheus.CounterOpts{Name: "leaky_ratelimit_expired_events_total", Help: "Usage events of expired holds published."})
 	m.unpublished = prometheus.NewCounter(prometheus.CounterOpts{Name: "leaky_ratelimit_expired_event_errors_total", Help: "Attempts to publish such an event that failed; the next sweep tries again."})
@@ -40,7 +54,7 @@ func newMetrics(r prometheus.Registerer, s *store.Store) *metrics {
 		}
 		return 1
 	})
-	r.MustRegister(holds, m.byRule, settles, m.expired, m.published, m.unpublished, m.live, open)
+	r.MustRegister(holds, m.byRule, m.shadow, m.idleRules, settles, asks, changes, m.expired, m.published, m.unpublished, m.live, open)
 	return m
 }
 

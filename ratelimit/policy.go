@@ -8,17 +8,25 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/limits"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
 )
 
 // policy is a Policy made ready for requests. It never changes; a new one replaces it.
 type policy struct {
-	*rules
+	*rules                      // of our own domain
+	domains   map[string]*rules // of all
 	providers map[string]config.Provider
+	parts     map[string]store.PoolPart // by tier
 	models    map[string]config.Model
 }
 
-func newPolicy(p Policy) *policy {
-	out := &policy{rules: newRules(p.Limits, p.Tiers), providers: p.Providers, models: map[string]config.Model{}}
+func (s *Service) newPolicy(p Policy) *policy {
+	out := &policy{domains: map[string]*rules{}, providers: p.Providers, parts: parts(p.Tiers), models: map[string]config.Model{}}
+	for _, set := range append([]*limits.Set{p.Limits}, p.Domains...) {
+		out.domains[set.Domain()] = newRules(set, p.Tiers, &s.marks, &s.labels)
+	}
+	out.rules = out.domains[p.Limits.Domain()]
 	for _, m := range p.Models {
 		out.models[m.Name] = m
 	}
@@ -53,7 +61,7 @@ func (s *Service) watch(ctx context.Context) {
 			s.log.LogAttrs(ctx, slog.LevelError, "new limits are not taken", slog.Any("error", err))
 			continue
 		}
-		s.policy.Store(newPolicy(p))
+		s.policy.Store(s.newPolicy(p))
 		s.log.LogAttrs(ctx, slog.LevelInfo, "new limits", slog.Int("rules", len(p.Limits.Rules())))
 	}
 }

@@ -41,7 +41,7 @@ func (s *Service) Serve(ctx context.Context, calls []*unary.Call) {
 			d.asked = c
 			decisions = append(decisions, d)
 		case limitpb.Limiter_Hold_FullMethodName:
-			own(ctx, c, &limitpb.HoldRequest{}, s.Hold)
+			go own(ctx, c, &limitpb.HoldRequest{}, s.Hold) // may ask the token service
 		case limitpb.Limiter_Settle_FullMethodName:
 			own(ctx, c, &limitpb.SettleRequest{}, s.Settle)
 		case limitpb.Limiter_Look_FullMethodName:
@@ -53,13 +53,26 @@ func (s *Service) Serve(ctx context.Context, calls []*unary.Call) {
 	s.decideAll(ctx, decisions)
 	for i := range decisions {
 		d := &decisions[i]
-		if d.err != nil {
-			c := status.Convert(d.err)
-			d.asked.Fail(c.Code(), c.Message())
+		if d.unknown {
+			late := *d
+			go func() { // asks the token service; nothing else may wait for that
+				s.decideUnknown(ctx, &late)
+				late.reply()
+			}()
 			continue
 		}
-		d.asked.Answer(d.answer.message())
+		d.reply()
 	}
+}
+
+// reply tells Envoy what was decided.
+func (d *decision) reply() {
+	if d.err != nil {
+		c := status.Convert(d.err)
+		d.asked.Fail(c.Code(), c.Message())
+		return
+	}
+	d.asked.Answer(d.answer.message())
 }
 
 // own answers a call of our own API.

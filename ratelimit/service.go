@@ -15,6 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/balance"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/limits"
 	"github.com/leaky-tokens/leaky-tokens/internal/usage"
@@ -30,6 +31,7 @@ type Publisher interface {
 // Policy is what decisions follow. It can be replaced while requests come in.
 type Policy struct {
 	Limits    *limits.Set
+	Domains   []*limits.Set // of other Envoys than ours
 	Tiers     config.Tiers
 	Providers map[string]config.Provider
 	Models    []config.Model
@@ -45,12 +47,19 @@ type Config struct {
 	// Timeout is how long Envoy waits for a decision; a call that takes longer is given up.
 	Timeout time.Duration
 	// Longest is gateway.max_stream_duration; holds outlive it by Holds.Margin.
-	Longest   time.Duration
+	Longest time.Duration
+	// IdleAfter is how long a rule may match nothing before it is reported; default 1 h.
+	IdleAfter time.Duration
+	// Now gives the time in microseconds; nil: Redis' clock. For tests.
+	Now       func() int64
 	RedisURL  string
 	Prefix    string // before every Redis key; for tests that share a server
 	Publisher Publisher
-	Log       *slog.Logger
-	Metrics   prometheus.Registerer
+	Balances  Balances // nil: no account has a pool
+	// Follow gives every change of a pool to apply until ctx ends; nil: there are none.
+	Follow  func(ctx context.Context, apply func(context.Context, balance.State) error)
+	Log     *slog.Logger
+	Metrics prometheus.Registerer
 }
 
 // Service is Envoy's rate-limit service and our own Limiter in one.
@@ -62,7 +71,12 @@ type Service struct {
 	holds     config.Holds
 	timeout   time.Duration
 	store     *store.Store
+	marks     marks
+	labels    labels
+	idleAfter time.Duration
 	publisher Publisher
+	asker     asker
+	follow    func(context.Context, func(context.Context, balance.State) error)
 	log       *slog.Logger
 	metrics   *metrics
 }
@@ -72,13 +86,17 @@ func New(c Config) (*Service, error) {
 	if c.Limits == nil || c.Publisher == nil || c.Log == nil || c.Metrics == nil {
 		return nil, errors.New("make ratelimit: limits, publisher, log and metrics are needed")
 	}
-	s := &Service{reload: c.Reload, files: c.Files, seen: stamps(c.Files), holds: c.Holds, timeout: c.Timeout, publisher: c.Publisher, log: c.Log}
+	s := &Service{reload: c.Reload, files: c.Files, seen: stamps(c.Files), holds: c.Holds, timeout: c.Timeout, publisher: c.Publisher, asker: asker{balances: c.Balances}, follow: c.Follow, log: c.Log}
 	if s.timeout <= 0 {
 		s.timeout = 500 * time.Millisecond
 	}
-	s.policy.Store(newPolicy(c.Policy))
+	s.marks.byID, s.labels.known = map[[2]string]*mark{}, map[string]string{}
+	if s.idleAfter = c.IdleAfter; s.idleAfter <= 0 {
+		s.idleAfter = defaultIdle
+	}
+	s.policy.Store(s.newPolicy(c.Policy))
 	var err error
-	if s.store, err = store.New(store.Config{URL: c.RedisURL, Prefix: c.Prefix, Lifetime: c.Longest + c.Holds.Margin, SettledKept: c.Holds.SettledKept}); err != nil {
+	if s.store, err = store.New(store.Config{URL: c.RedisURL, Prefix: c.Prefix, Now: c.Now, Lifetime: c.Longest + c.Holds.Margin, SettledKept: c.Holds.SettledKept}); err != nil {
 		return nil, fmt.Errorf("make ratelimit: %w", err)
 	}
 	s.metrics = newMetrics(c.Metrics, s.store)

@@ -27,6 +27,10 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	var group sync.WaitGroup
 	group.Go(func() { s.watch(ctx) })
+	group.Go(func() { s.watchRules(ctx) })
+	if s.follow != nil {
+		group.Go(func() { s.follow(ctx, s.SetBalance) })
+	}
 	defer group.Wait()
 	every := s.holds.SweepEvery
 	if every <= 0 {
@@ -109,8 +113,12 @@ func (s *Service) expiredEvent(h store.Hold, r store.Record) usage.Event {
 		f.Provider = "unknown"
 	}
 	input := min(r.Held-r.Output, r.Charged)
-	return usage.Event{RequestID: h.ID, UserID: f.GetUser(), OrgID: f.GetOrg(), KeyID: f.GetKey(), Tier: f.GetTier(), Account: h.Account,
+	pool := usage.PoolNone
+	if r.Drawn {
+		pool = usage.PoolDrawn
+	}
+	return usage.Event{RequestID: h.ID, UserID: f.GetUser(), OrgID: f.GetOrg(), Team: f.GetTeam(), KeyID: f.GetKey(), Tier: f.GetTier(), Account: h.Account,
 		Route: f.GetRoute(), Provider: f.GetProvider(), ModelAsked: f.GetModel(), Input: input, Output: r.Charged - input, Held: r.Held, Charged: r.Charged,
-		Source: usage.FromExpiry, Allowed: true, Stream: f.GetStream(), Reason: "nobody settled the hold in time",
+		Source: usage.FromExpiry, Pool: pool, Allowed: true, Stream: f.GetStream(), Reason: "nobody settled the hold in time",
 		Timestamp: time.UnixMicro(r.Expires).Add(-s.store.Lifetime()).UTC()}
 }

@@ -33,9 +33,10 @@ func serveRateLimit(ctx context.Context, s service) error {
 	if err != nil {
 		return fmt.Errorf("open jetstream: %w", err)
 	}
+	balances := ratelimit.NewNATSBalances(conn, js, s.log)
 	limiter, err := ratelimit.New(ratelimit.Config{Policy: policy, Files: []string{files.configPath, limitsPath(files)}, Reload: s.reloadLimits(files.configPath),
 		Holds: s.cfg.Holds, Timeout: s.cfg.Limits.Timeout, Longest: s.cfg.Gateway.MaxStreamDuration, RedisURL: s.cfg.Stores.Redis,
-		Publisher: ratelimit.NewStream(js), Log: s.log, Metrics: s.metrics})
+		Publisher: ratelimit.NewStream(js), Balances: balances, Follow: balances.Follow, Log: s.log, Metrics: s.metrics})
 	if err != nil {
 		return err
 	}

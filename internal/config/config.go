@@ -116,12 +116,16 @@ type Tier struct {
 	Priority int     `yaml:"priority"`                    // >= 0
 	Capacity float64 `yaml:"bucket_capacity_multiplier"`  // > 0, default 1
 	LeakRate float64 `yaml:"bucket_leak_rate_multiplier"` // > 0, default 1
+	Balance  string  `yaml:"balance"`                     // if_present (default), required or none
 }
 
 // Limits says where the descriptors are.
 type Limits struct {
-	File    string        `yaml:"file"`    // envoyproxy/ratelimit's YAML; relative to leaky.yaml; empty: the built-in deploy/limits.yaml
-	Timeout time.Duration `yaml:"timeout"` // Envoy waits so long for a decision, default 500ms
+	File    string        `yaml:"file"`       // envoyproxy/ratelimit's YAML; relative to leaky.yaml; empty: the built-in deploy/limits.yaml
+	Domains []string      `yaml:"domains"`    // files of other domains, which other Envoys ask in; relative to leaky.yaml
+	Idle    time.Duration `yaml:"idle_after"` // a rule that matched nothing for so long is reported, default 1h
+	Timeout time.Duration `yaml:"timeout"`    // Envoy waits so long for a decision, default 500ms
+	Outage  Outage        `yaml:"outage"`     // what happens while limits can't be decided
 }
 
 // Holds is what happens to a hold that nobody settles.

@@ -71,6 +71,7 @@ func defaults() *Config {
 		Flags:   defaultFlags(),
 		Auth:    defaultAuth(),
 		TLS:     defaultTLS(),
+		Limits:  Limits{Idle: defaultIdle, Outage: defaultOutage()},
 	}
 }
 
@@ -113,6 +114,7 @@ func (c *Config) fill(builtin Config) {
 	for name, t := range c.Tiers.Levels {
 		setDefault(&t.Capacity, 1)
 		setDefault(&t.LeakRate, 1)
+		setDefault(&t.Balance, BalanceIfPresent)
 		c.Tiers.Levels[name] = t
 	}
 }

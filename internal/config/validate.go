@@ -85,7 +85,9 @@ func (c *Config) validate() []Mistake {
 	c.validateServices(v)
 	c.validateProviders(v)
 	c.validateTiers(v)
+	c.Limits.validateRules(v)
 	between(v, "limits.timeout", c.Limits.Timeout, time.Millisecond, 10*time.Second)
+	c.Limits.Outage.validate(v)
 	v.oneOf("holds.expiry", c.Holds.Expiry, ExpiryCharge, ExpiryRelease)
 	between(v, "holds.margin", c.Holds.Margin, time.Second, time.Hour)
 	between(v, "holds.sweep_every", c.Holds.SweepEvery, 100*time.Millisecond, time.Hour)
@@ -190,6 +192,7 @@ func (c *Config) validateTiers(v *validator) {
 		if !(t.Capacity > 0 && t.Capacity <= 1e9) {
 			v.fail(key+".bucket_capacity_multiplier", "%v is out of range; it must be above 0", t.Capacity)
 		}
+		t.validateBalance(v, key)
 		if !(t.LeakRate > 0 && t.LeakRate <= 1e9) {
 			v.fail(key+".bucket_leak_rate_multiplier", "%v is out of range; it must be above 0", t.LeakRate)
 		}

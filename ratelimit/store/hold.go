@@ -18,7 +18,7 @@ func (s *Store) Hold(ctx context.Context, t Take) (Taken, error) {
 	if err != nil {
 		return Taken{}, err
 	}
-	return parseTaken(reply, len(t.Buckets))
+	return parseTaken(reply, t)
 }
 
 // HoldAll is Hold for several calls in one round trip, in their order, each for itself.
@@ -50,7 +50,7 @@ func (s *Store) HoldAll(ctx context.Context, takes []Take) ([]Taken, error) {
 			out[i].Err = err
 			continue
 		}
-		out[i], err = parseTaken(cmd.Val(), len(t.Buckets))
+		out[i], err = parseTaken(cmd.Val(), t)
 		out[i].Err = err
 	}
 	return out, nil
@@ -58,18 +58,27 @@ func (s *Store) HoldAll(ctx context.Context, takes []Take) ([]Taken, error) {
 
 // holdArgs is the script's call.
 func (s *Store) holdArgs(t Take) []any {
-	args := s.hold.begin(len(t.Buckets), 3+2*len(t.Buckets))
-	life, tail := 0.0, ""
+	args := s.hold.begin(len(t.Buckets), 4+2*len(t.Buckets))
+	keys, life, tail := len(t.Buckets), 0.0, ""
 	if t.ID != "" {
-		args[2] = len(t.Buckets) + 1
+		keys++
 		args = append(args, s.HoldKey(t.Account, t.ID))
 		life, tail = s.life, s.tail(t)
 	}
+	if t.Pool != PoolNone {
+		keys++
+		args = append(args, s.poolKey(t.Account, t.Provider))
+	}
+	args[2] = keys
 	for _, b := range t.Buckets {
 		args = append(args, s.config.Prefix+b.Key)
 	}
-	args = append(args, doubles(s.now(), float64(t.Requests), float64(t.Input), float64(t.Output), float64(t.Fill), life), tail)
+	args = append(args, doubles(s.now(), float64(t.Requests), float64(t.Input), float64(t.Output), float64(t.Fill), life, float64(t.Pool)), tail)
 	for _, b := range t.Buckets {
+		if b.HasOwn {
+			args = append(args, string(b.Limit.Kind)+doubles(b.Limit.Params.Capacity, b.Limit.Params.Rate, float64(b.Limit.Params.Window), float64(b.Own)))
+			continue
+		}
 		args = append(args, b.Limit.arg)
 	}
 	return args
@@ -94,10 +103,14 @@ func BucketKey(account string, shared bool, name []byte) string {
 	return b.String()
 }
 
-// tail is the record after its head: how many buckets hold tokens, each with what it
-// takes to drain it, and the facts.
+// tail is the record after its head: the pool's provider, how many buckets hold tokens,
+// each with what it takes to drain it, and the facts.
 func (s *Store) tail(t Take) string {
-	n, length := 0, len(t.Facts)+1
+	provider := ""
+	if t.Pool != PoolNone {
+		provider = t.Provider
+	}
+	n, length := 0, len(t.Facts)+len(provider)+2
 	for _, b := range t.Buckets {
 		if b.Limit.Kind.CountsTokens() {
 			n++
@@ -106,6 +119,8 @@ func (s *Store) tail(t Take) string {
 	}
 	var r strings.Builder
 	r.Grow(length)
+	r.WriteByte(byte(len(provider)))
+	r.WriteString(provider)
 	r.WriteByte(byte(n))
 	for _, b := range t.Buckets {
 		if b.Limit.Kind.CountsTokens() {
@@ -122,13 +137,19 @@ func (s *Store) tail(t Take) string {
 }
 
 // parseTaken reads hold.lua's answer.
-func parseTaken(reply string, n int) (Taken, error) {
-	const head = 1 + 3*size
+func parseTaken(reply string, take Take) (Taken, error) {
+	head, n := 1+3*size, len(take.Buckets)
+	if take.Pool != PoolNone {
+		head += poolSize
+	}
 	if len(reply) != head+n*stateSize {
 		return Taken{}, fmt.Errorf("%w: %d bytes for %d buckets", ErrReply, len(reply), n)
 	}
 	t := Taken{Outcome: Outcome(reply[0]), Now: int64(double(reply, 1, 0)), Held: int64(double(reply, 1, 1)), Output: int64(double(reply, 1, 2)),
 		States: make([]bucket.State, n)}
+	if take.Pool != PoolNone {
+		t.Pool = pool(reply[head-poolSize:])
+	}
 	for i := range n {
 		t.States[i] = state(reply[head+i*stateSize:])
 	}

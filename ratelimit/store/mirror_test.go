@@ -192,16 +192,16 @@ func TestScriptsMirrorTheArithmetic(t *testing.T) {
 				}
 			},
 			"": func(t *rapid.T) {
-				records, states, _, err := s.Look(context.Background(), account, slices.Sorted(maps.Keys(m.holds)), m.buckets)
+				seen, err := s.Look(context.Background(), account, slices.Sorted(maps.Keys(m.holds)), m.buckets)
 				if err != nil {
 					t.Fatal(err)
 				}
 				for i, id := range slices.Sorted(maps.Keys(m.holds)) {
-					if r := records[i]; r.Held != m.holds[id].held || r.Charged != m.holds[id].charged {
+					if r := seen.Records[i]; r.Held != m.holds[id].held || r.Charged != m.holds[id].charged {
 						t.Fatalf("record of %s: want %+v, got %+v", id, m.holds[id], r)
 					}
 				}
-				for i, got := range states {
+				for i, got := range seen.States {
 					fresh := m.fresh[i]
 					want := m.drained(i, clock.Load())
 					m.fresh[i] = fresh

@@ -29,23 +29,28 @@ type Record struct {
 	Charged int64
 	Output  int64
 	Expires int64  // microseconds; held and expired ones only
+	Drawn   bool   // the hold draws on the account's pool
 	Facts   []byte // held and expired ones only
 }
 
 // parseRecord reads what the scripts write (see lua/common.lua).
 func parseRecord(text string) (Record, error) {
-	const head = 1 + 4*size
+	const head = 1 + 5*size
 	if len(text) < head {
 		return Record{}, fmt.Errorf("%w: a record of %d bytes", ErrReply, len(text))
 	}
 	r := Record{State: HoldState(text[0]), Held: int64(double(text, 1, 0)), Charged: int64(double(text, 1, 1)), Output: int64(double(text, 1, 2)),
-		Expires: int64(double(text, 1, 3))}
+		Expires: int64(double(text, 1, 3)), Drawn: double(text, 1, 4) >= 0}
 	rest := text[head:]
 	if rest == "" {
 		return r, nil
 	}
-	n := int(rest[0])
-	rest = rest[1:]
+	provider := 1 + int(rest[0])
+	if len(rest) <= provider {
+		return Record{}, fmt.Errorf("%w: a record of %d bytes ends early", ErrReply, len(text))
+	}
+	n := int(rest[provider])
+	rest = rest[provider+1:]
 	for range n {
 		const fixed = 2*size + 2
 		if len(rest) < fixed {
@@ -61,46 +66,69 @@ func parseRecord(text string) (Record, error) {
 	return r, nil
 }
 
-// Look reads holds and buckets as they are now; it changes nothing.
-func (s *Store) Look(ctx context.Context, account string, ids []string, buckets []Bucket) ([]Record, []bucket.State, int64, error) {
+// Looked is what a Look saw, in the order asked.
+type Looked struct {
+	Now     int64 // microseconds
+	Records []Record
+	States  []bucket.State
+	Pools   []Pool
+}
+
+// Look reads holds, buckets and pools as they are now; it changes nothing.
+func (s *Store) Look(ctx context.Context, account string, ids []string, buckets []Bucket, providers ...string) (Looked, error) {
 	now, err := s.Clock(ctx)
 	if err != nil {
-		return nil, nil, 0, err
+		return Looked{}, err
 	}
-	keys := make([]string, 0, len(ids)+len(buckets))
+	keys := make([]string, 0, len(ids)+len(buckets)+len(providers))
 	for _, id := range ids {
 		keys = append(keys, s.HoldKey(account, id))
 	}
 	for _, b := range buckets {
 		keys = append(keys, s.config.Prefix+b.Key)
 	}
-	if len(keys) == 0 {
-		return nil, nil, now, nil
+	for _, p := range providers {
+		keys = append(keys, s.poolKey(account, p))
 	}
-	values, err := s.client.MGet(ctx, keys...).Result()
-	if err := s.verdict(err); err != nil {
-		return nil, nil, 0, err
+	out := Looked{Now: now, Records: make([]Record, len(ids)), States: make([]bucket.State, len(buckets)), Pools: make([]Pool, len(providers))}
+	texts, err := s.get(ctx, keys)
+	if err != nil {
+		return Looked{}, err
 	}
-	records, states := make([]Record, len(ids)), make([]bucket.State, len(buckets))
-	for i, v := range values {
-		text, _ := v.(string)
-		if i < len(ids) {
-			if text != "" {
-				records[i], err = parseRecord(text)
-			}
-		} else {
-			b := i - len(ids)
+	for i, text := range texts {
+		switch b, p := i-len(ids), i-len(ids)-len(buckets); {
+		case p >= 0:
+			out.Pools[p], err = parsePool(text, now)
+		case b >= 0:
 			state := bucket.State{At: now}
 			if text != "" {
 				state, err = parseState(text)
 			}
-			states[b] = buckets[b].Limit.Params.Drain(state, now)
+			out.States[b] = buckets[b].Limit.Params.Drain(state, now)
+		case text != "":
+			out.Records[i], err = parseRecord(text)
 		}
 		if err != nil {
-			return nil, nil, 0, err
+			return Looked{}, err
 		}
 	}
-	return records, states, now, nil
+	return out, nil
+}
+
+// get reads keys in one round trip; a missing one is empty.
+func (s *Store) get(ctx context.Context, keys []string) ([]string, error) {
+	if len(keys) == 0 {
+		return nil, nil
+	}
+	values, err := s.client.MGet(ctx, keys...).Result()
+	if err := s.verdict(err); err != nil {
+		return nil, err
+	}
+	texts := make([]string, len(keys))
+	for i, v := range values {
+		texts[i], _ = v.(string)
+	}
+	return texts, nil
 }
 
 // Clock is the time the scripts go by, in microseconds.
@@ -159,16 +187,12 @@ func (s *Store) Sweep(ctx context.Context, visit func(Hold) error) (live int, er
 }
 
 func (s *Store) sweepKeys(ctx context.Context, keys []string, now int64, visit func(Hold) error) (live int, err error) {
-	if len(keys) == 0 {
-		return 0, nil
-	}
-	values, err := s.client.MGet(ctx, keys...).Result()
-	if err := s.verdict(err); err != nil {
+	texts, err := s.get(ctx, keys)
+	if err != nil {
 		return 0, err
 	}
 	var errs []error
-	for i, v := range values {
-		text, _ := v.(string)
+	for i, text := range texts {
 		if text == "" || text[0] != byte(StateHeld) && text[0] != byte(StateExpired) {
 			continue
 		}

@@ -5,7 +5,8 @@
 // A bucket is a string of three doubles: settled, held, time. It expires when it would be
 // empty and stands while anything is held. Numbers travel and lie as binary doubles: they
 // are exact, and printing and parsing text took the scripts longer than all the rest.
-// A hold is a string at "{account}:h:<request id>"; settling
+// A pool is what the token service told of an account's balance and what is spent and
+// held of it. A hold is a string at "{account}:h:<request id>"; settling
 // turns it into a short record that is kept for a while, so that a second settlement is
 // known as such. Holds do not expire by themselves, because nobody would give back what
 // they hold: the sweeper finds them by SCAN. The hash tag keeps an account's keys in one
@@ -41,6 +42,9 @@ var expireLua string
 
 //go:embed lua/finish.lua
 var finishLua string
+
+//go:embed lua/balance.lua
+var balanceLua string
 
 // Errors of the store.
 var (
@@ -79,6 +83,7 @@ type Store struct {
 	settle script
 	expire script
 	finish script
+	pool   script
 }
 
 // New makes a store; it does not connect.
@@ -102,7 +107,7 @@ func New(c Config) (*Store, error) {
 	o.ContextTimeoutEnabled = true
 	o.DisableIdentity = true
 	return &Store{config: c, client: redis.NewClient(o), life: float64(c.Lifetime.Microseconds()), kept: millis(c.SettledKept), gate: gate{now: time.Now},
-		hold: newScript(common + holdLua), settle: newScript(common + releaseLua + settleLua), expire: newScript(common + releaseLua + expireLua), finish: newScript(finishLua)}, nil
+		hold: newScript(common + holdLua), settle: newScript(common + releaseLua + settleLua), expire: newScript(common + releaseLua + expireLua), finish: newScript(finishLua), pool: newScript(balanceLua)}, nil
 }
 
 func setDefault(d *time.Duration, to time.Duration) {
@@ -116,7 +121,7 @@ func (s *Store) Close() error { return s.client.Close() }
 
 // Ping asks the server for a sign of life and loads the scripts.
 func (s *Store) Ping(ctx context.Context) error {
-	for _, sc := range []script{s.hold, s.settle, s.expire, s.finish} {
+	for _, sc := range []script{s.hold, s.settle, s.expire, s.finish, s.pool} {
 		if err := s.client.ScriptLoad(ctx, sc.source).Err(); err != nil {
 			return fmt.Errorf("%w: %w", ErrUnavailable, err)
 		}
@@ -159,7 +164,21 @@ func NewLimit(kind Kind, p bucket.Params) *Limit {
 type Bucket struct {
 	Limit *Limit
 	Key   string // without the store's prefix
+	// Own is the bucket's own cost in requests when HasOwn is set: 0 takes nothing and
+	// tells whether there is room, a negative one gives back and is never refused.
+	Own    int64
+	HasOwn bool
 }
+
+// PoolPart is what a pool has to do with a call.
+type PoolPart int8
+
+// Parts.
+const (
+	PoolNone      PoolPart = iota // not asked
+	PoolIfPresent                 // drawn on if there is one
+	PoolRequired                  // drawn on, and without one the call is refused
+)
 
 // Take is one call to admit.
 type Take struct {
@@ -171,6 +190,8 @@ type Take struct {
 	Output   int64  // most tokens of the output; 0 asks for fill
 	Fill     int64  // most to grant for the output then; 0: the call has no output
 	Facts    []byte // kept with the hold, for the event if it expires
+	Pool     PoolPart
+	Provider string // whose pool, up to 255 bytes; with a Pool an ID is needed
 }
 
 // Outcome of a Take.
@@ -181,7 +202,13 @@ const (
 	Admitted Outcome = 'A'
 	Refused  Outcome = 'R'
 	Repeated Outcome = 'D' // the same request held before; nothing more is taken
+	Short    Outcome = 'B' // the pool holds too little
+	NoPool   Outcome = 'N' // there is no pool and one is required
+	Missing  Outcome = 'M' // the pool's state is not here: ask for it, SetBalance and try again
 )
+
+// Refuses reports whether nothing was taken.
+func (o Outcome) Refuses() bool { return o != Admitted && o != Repeated }
 
 // Taken is what a Take came to.
 type Taken struct {
@@ -190,6 +217,7 @@ type Taken struct {
 	Held    int64          // tokens
 	Output  int64          // of those, for the output
 	States  []bucket.State // of each bucket, after the decision
+	Pool    Pool           // after the decision, if it was asked
 	Err     error          // why there is no outcome; HoldAll's only
 }
 
@@ -216,5 +244,6 @@ type Settling struct {
 	Status  Status
 	Held    int64
 	Charged int64
+	Drawn   bool  // the charge draws on the account's pool; without meaning if Unknown
 	Err     error // why the hold cannot be read
 }

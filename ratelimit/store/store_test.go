@@ -65,17 +65,17 @@ func TestAllOrNone(t *testing.T) {
 	if err != nil || got.Outcome != store.Refused {
 		t.Fatalf("want a refusal, got %+v, %v", got, err)
 	}
-	records, states, _, err := s.Look(t.Context(), "user:u", []string{"1"}, []store.Bucket{wide, requests, narrow})
+	seen, err := s.Look(t.Context(), "user:u", []string{"1"}, []store.Bucket{wide, requests, narrow})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i, state := range states {
+	for i, state := range seen.States {
 		if state.Level() != 0 {
 			t.Errorf("bucket %d was charged by a refused call: %+v", i, state)
 		}
 	}
-	if records[0].State != store.StateNone {
-		t.Errorf("a refused call left a record: %+v", records[0])
+	if seen.Records[0].State != store.StateNone {
+		t.Errorf("a refused call left a record: %+v", seen.Records[0])
 	}
 }
 
@@ -252,9 +252,9 @@ func TestFailsFastWhileRedisIsDown(t *testing.T) {
 	if s.Down() {
 		t.Error("want Redis asked again")
 	}
-	_, states, _, err := s.Look(t.Context(), "user:u", nil, take.Buckets)
-	if err != nil || states[0].Held != 2 {
-		t.Errorf("want the holds of before and after, got %+v, %v", states, err)
+	seen, err := s.Look(t.Context(), "user:u", nil, take.Buckets)
+	if err != nil || seen.States[0].Held != 2 {
+		t.Errorf("want the holds of before and after, got %+v, %v", seen.States, err)
 	}
 }
 
@@ -307,11 +307,11 @@ func TestRestartInTheMiddle(t *testing.T) {
 		})
 	}
 	group.Wait()
-	_, states, _, err := s.Look(t.Context(), "user:u", nil, []store.Bucket{b})
+	seen, err := s.Look(t.Context(), "user:u", nil, []store.Bucket{b})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := float64(callers * calls * charge); states[0].Settled != want || states[0].Held != 0 {
-		t.Errorf("want %g settled and nothing held, got %+v", want, states[0])
+	if want := float64(callers * calls * charge); seen.States[0].Settled != want || seen.States[0].Held != 0 {
+		t.Errorf("want %g settled and nothing held, got %+v", want, seen.States[0])
 	}
 }

@@ -4,8 +4,13 @@
 -- A bucket is three little-endian doubles: settled, held, at. It has no expiry while
 -- anything is held, so that no hold outlives the bucket that counts it, and else
 -- vanishes when it would be empty.
--- A record is its state and four doubles (held, charged, output, expires), and while the
--- hold is not settled how many buckets hold tokens, for each rate, window, the length of
+-- A pool is a letter (P there is one, N there is none) and seven doubles: version,
+-- credits, spent, held, anchor, window and the number of the window that spent is of. It
+-- is forgotten a week after its last use, or a day after the token service said that there
+-- is none; it is asked for anew then.
+-- A record is its state and five doubles (held, charged, output, expires, and the pool's
+-- window it draws on or -1), and while the hold is not settled the length of the pool's
+-- name and the name, how many buckets hold tokens, for each rate, window, the length of
 -- its key and the key, and then the facts. States: H held, S settled, X expired and its
 -- event not published yet, E expired and published.
 

@@ -12,7 +12,7 @@ if state ~= 'H' then return '' end
 now = clock(now)
 if expires > now then return '' end
 local charged = policy * held
-release(record, now, held, charged)
+release(KEYS[1], record, now, held, charged)
 record = struct.pack('<c1dddd', 'X', held, charged, output, expires) .. string.sub(record, pos)
 redis.call('SET', KEYS[1], record)
 return record

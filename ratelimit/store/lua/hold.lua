@@ -1,28 +1,34 @@
--- Takes the cost from every bucket or from none.
--- KEYS: the hold's key if the hold is recorded, then a key for each bucket.
--- ARGV: 1 six doubles: now (0: the server's clock), cost in requests, input tokens,
--- output tokens (0 asks for fill), fill, microseconds the hold lives (0: not recorded);
+-- Takes the cost from the pool and every bucket, or from none.
+-- KEYS: the hold's key if the hold is recorded, the pool's if it is asked, then a key for
+-- each bucket.
+-- ARGV: 1 seven doubles: now (0: the server's clock), cost in requests, input tokens,
+-- output tokens (0 asks for fill), fill, microseconds the hold lives (0: not recorded),
+-- the pool's part (0: not asked, 1: drawn on if there is one, 2: required);
 -- 2 the record's tail; then for each bucket a kind (t tokens, r requests; T and R count
--- and never refuse) and three doubles: capacity, rate, window.
--- Answer: the outcome and three doubles, now, held and output, then each bucket as it is
--- after the call. Outcomes: A admitted, R refused, D held before by the same request.
+-- and never refuse) and three doubles: capacity, rate, window, or four: then the last is
+-- the bucket's own cost in requests, negative to give back.
+-- Answer: the outcome and three doubles, now, held and output, then the pool if it was
+-- asked and each bucket, as they are after the call. Outcomes: A admitted, R a bucket
+-- refused, B the pool holds too little, N there is no pool and one is required, M the
+-- pool is not known here, D held before by the same request.
 --
 -- A call of redis.call costs as much as a page of arithmetic and a table more than
 -- draining a bucket again, so buckets are drained once to decide and once to write.
-local now, requests, input, output, fill, life = struct.unpack('<dddddd', ARGV[1])
+local now, requests, input, output, fill, life, policy = struct.unpack('<ddddddd', ARGV[1])
 if now == 0 then
   local t = redis.call('TIME')
   now = t[1] * 1000000 + t[2]
 end
 local values = redis.call('MGET', unpack(KEYS))
-local first = life > 0 and 1 or 0
+local record = life > 0 and 1 or 0
+local first = policy > 0 and record + 1 or record
 local n = #KEYS - first
 local granted, fits = output, true
 local filling = output == 0 and fill > 0
 if filling then granted = fill end
 
 for i = 1, n do
-  local kind, capacity, rate, window = struct.unpack('<c1ddd', ARGV[i + 2])
+  local kind, capacity, rate, window, own = struct.unpack('<c1ddd', ARGV[i + 2])
   if kind == 'r' or kind == 't' then
     local level = 0
     local held = 0
@@ -38,7 +44,9 @@ for i = 1, n do
       level = settled + held
     end
     if kind == 'r' then
-      fits = fits and level + requests <= capacity
+      local hits = requests
+      if #ARGV[i + 2] >= own then hits = struct.unpack('<d', ARGV[i + 2], own) end
+      fits = fits and (level + hits <= capacity or hits < 0)
     elseif not filling then
       fits = fits and level + (input + output) <= capacity
     else
@@ -54,23 +62,60 @@ for i = 1, n do
   end
 end
 
+local refusal = not fits and 'R'
+local state, version, credits, spent, drawn, anchor, span, index = '-', 0, 0, 0, 0, 0, 0, -1
+if policy > 0 and not values[first] then
+  refusal = refusal or 'M'
+elseif policy > 0 then
+  state, version, credits, spent, drawn, anchor, span, index = struct.unpack('<c1ddddddd', values[first])
+  if state == 'P' then
+    if span > 0 then
+      local current = math.floor((now - anchor) / span)
+      if current > index then
+        spent = 0
+        index = current
+      end
+    end
+    local left = credits - spent - drawn - input
+    if not filling then
+      if left < output then refusal = 'B' end
+    elseif left < math.min(16, fill) then
+      refusal = 'B'
+    else
+      granted = math.min(granted, left)
+    end
+  elseif policy == 2 then
+    refusal = 'N'
+  end
+end
+
 local outcome, cost = 'A', input + granted
-if first == 1 and values[1] then
+if record == 1 and values[1] then
   local _, h, _, o = struct.unpack('<c1ddd', values[1])
   outcome, cost, granted = 'D', h, o
-elseif not fits then
-  outcome, cost, granted = 'R', 0, 0
+elseif refusal then
+  outcome, cost, granted = refusal, 0, 0
 end
 local reply = struct.pack('<c1ddd', outcome, now, cost, granted)
-local writes = { false, false }
-if first == 1 then
+local writes = { false, false, false, false }
+if record == 1 then
   writes[1] = KEYS[1]
-  writes[2] = struct.pack('<c1dddd', 'H', cost, 0, granted, now + life) .. ARGV[2]
+  writes[2] = struct.pack('<c1ddddd', 'H', cost, 0, granted, now + life, state == 'P' and index or -1) .. ARGV[2]
 end
-local w = 2 * first
+local w = 2 * record
+if policy > 0 then
+  if state == 'P' and outcome == 'A' then drawn = drawn + cost end
+  local pool = struct.pack('<c1ddddddd', state, version, credits, spent, drawn, anchor, span, index)
+  reply = reply .. pool
+  if state == 'P' then
+    writes[w + 1] = KEYS[first]
+    writes[w + 2] = pool
+    w = w + 2
+  end
+end
 
 for i = 1, n do
-  local kind, _, rate, window = struct.unpack('<c1ddd', ARGV[i + 2])
+  local kind, _, rate, window, own = struct.unpack('<c1ddd', ARGV[i + 2])
   local settled, held, at = 0, 0, now
   if values[first + i] then
     settled, held, at = struct.unpack('<ddd', values[first + i])
@@ -89,19 +134,21 @@ for i = 1, n do
   if outcome == 'A' then
     if kind == 't' or kind == 'T' then
       held = held + cost
-    else
+    elseif #ARGV[i + 2] < own then
       settled = settled + requests
+    else
+      settled = math.max(0, settled + struct.unpack('<d', ARGV[i + 2], own))
     end
   end
-  local state = struct.pack('<ddd', settled, held, at)
-  reply = reply .. state
+  local bucket = struct.pack('<ddd', settled, held, at)
+  reply = reply .. bucket
   if outcome == 'A' then
     if held > 0 then
       writes[w + 1] = KEYS[first + i]
-      writes[w + 2] = state
+      writes[w + 2] = bucket
       w = w + 2
     else
-      redis.call('SET', KEYS[first + i], state, 'PX', lasts(settled, rate, window, now))
+      redis.call('SET', KEYS[first + i], bucket, 'PX', lasts(settled, rate, window, now))
     end
   end
 end

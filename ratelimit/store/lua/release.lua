@@ -1,7 +1,24 @@
 
--- release replaces what a hold holds by what is charged, in each of its buckets.
-local function release(record, now, held, charged)
-  local n, pos = struct.unpack('<B', record, 34)
+-- release replaces what a hold holds by what is charged, in its pool and each of its
+-- buckets. A charge counts in the pool's window that the hold was taken in; when that one
+-- is over it counts nowhere here, as its rest is gone too.
+local function release(key, record, now, held, charged)
+  local window, provider, n, pos = struct.unpack('<dBc0B', record, 34)
+  if window >= 0 then
+    local pool = string.sub(key, 1, string.find(key, '}:h:', 1, true)) .. ':p:' .. provider
+    local value = redis.call('GET', pool)
+    if value then
+      local state, version, credits, spent, drawn, anchor, span, index = struct.unpack('<c1ddddddd', value)
+      drawn = math.max(0, drawn - held)
+      if window >= index then spent = spent + charged end
+      value = struct.pack('<c1ddddddd', state, version, credits, spent, drawn, anchor, span, index)
+      if drawn > 0 then
+        redis.call('SET', pool, value)
+      else
+        redis.call('SET', pool, value, 'PX', 604800000)
+      end
+    end
+  end
   for _ = 1, n do
     local rate, window, key, after = struct.unpack('<ddHc0', record, pos)
     pos = after

@@ -1,0 +1,101 @@
+package store
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/balance"
+)
+
+// Pool is an account's balance with a provider as Redis has it. Counts are tokens.
+type Pool struct {
+	Known   bool // the token service told of it, be it that there is none
+	Present bool
+	Version int64
+	Credits int64
+	Spent   int64
+	Held    int64
+	Anchor  int64 // microseconds since the epoch
+	Window  int64 // microseconds; 0: prepaid
+	Index   int64 // the window that Spent is of
+}
+
+// Left is what is neither spent nor held, not below zero.
+func (p Pool) Left() int64 { return max(0, p.Credits-p.Spent-p.Held) }
+
+// Reset is how long until the window ends, in microseconds; 0: it never does.
+func (p Pool) Reset(now int64) int64 {
+	if !p.Present || p.Window <= 0 {
+		return 0
+	}
+	return max(0, p.Anchor+(p.Index+1)*p.Window-now)
+}
+
+// at is the pool as the scripts take it at a time: in a new window nothing is spent.
+func (p Pool) at(now int64) Pool {
+	if p.Window > 0 && now > p.Anchor {
+		if current := (now - p.Anchor) / p.Window; current > p.Index {
+			p.Spent, p.Index = 0, current
+		}
+	}
+	return p
+}
+
+const poolSize = 1 + 7*size
+
+// pool reads a pool. The caller has checked the length.
+func pool(text string) Pool {
+	if text[0] == '-' {
+		return Pool{}
+	}
+	n := func(i int) int64 { return int64(double(text, 1, i)) }
+	return Pool{Known: true, Present: text[0] == 'P', Version: n(0), Credits: n(1), Spent: n(2), Held: n(3), Anchor: n(4), Window: n(5), Index: n(6)}
+}
+
+// parsePool reads a pool as stored; nothing is one that is not known.
+func parsePool(text string, now int64) (Pool, error) {
+	switch len(text) {
+	case 0:
+		return Pool{}, nil
+	case poolSize:
+		return pool(text).at(now), nil
+	}
+	return Pool{}, fmt.Errorf("%w: a pool of %d bytes", ErrReply, len(text))
+}
+
+// poolKey is where the pool of an account is.
+func (s *Store) poolKey(account, provider string) string {
+	return s.config.Prefix + "{" + account + "}:p:" + provider
+}
+
+// MaxTokens is the most tokens that a pool may state: more are not exact as doubles.
+const MaxTokens = 1 << 53
+
+// SetBalance writes what the token service says of a pool and gives the pool as it is
+// then. Of two states the one with the higher version wins, in whatever order they come;
+// what is held stays, and spent only grows within a window.
+func (s *Store) SetBalance(ctx context.Context, b balance.State) (Pool, error) {
+	if err := b.Check(); err != nil {
+		return Pool{}, err
+	}
+	if max(b.Credits, b.Spent, b.Version) > MaxTokens {
+		return Pool{}, fmt.Errorf("%w: credits, spent or version above 2^53", balance.ErrMalformed)
+	}
+	present, anchor, window := 0.0, 0.0, 0.0
+	if b.Present {
+		present = 1
+	}
+	if b.Window > 0 {
+		anchor, window = float64(b.Anchor.UnixMicro()), float64(max(1, b.Window.Microseconds()))
+	}
+	args := append(s.pool.begin(1, 1), s.poolKey(b.Account, b.Provider),
+		doubles(s.now(), present, float64(b.Version), float64(b.Credits), float64(b.Spent), anchor, window, float64(b.At.UnixMicro())))
+	reply, err := s.run(ctx, s.pool, args)
+	if err != nil {
+		return Pool{}, err
+	}
+	if len(reply) != poolSize {
+		return Pool{}, fmt.Errorf("%w: a pool of %d bytes", ErrReply, len(reply))
+	}
+	return pool(reply), nil
+}
