@@ -76,7 +76,8 @@ func (c *caller) send(ctx context.Context, r request, dst any) (status int, repl
 	case res.StatusCode == http.StatusUnauthorized || res.StatusCode == http.StatusForbidden || res.StatusCode/100 == 3:
 		return 0, false, fmt.Errorf("%w: status %d", ErrRefused, res.StatusCode)
 	}
-	if err := json.Unmarshal(body, dst); err != nil {
+	// A refusal may have any shape; what matters of it is its status, or that it names our payment.
+	if err := json.Unmarshal(body, dst); err != nil && res.StatusCode < 400 {
 		return 0, false, fmt.Errorf("%w: status %d with a body that is no JSON of a payment", ErrUndecided, res.StatusCode)
 	}
 	return res.StatusCode, strings.EqualFold(res.Header.Get("Idempotent-Replayed"), "true"), nil
