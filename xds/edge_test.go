@@ -2,6 +2,7 @@ package xds_test
 
 import (
 	"encoding/json"
+	"io"
 	"net/http"
 	"slices"
 	"strconv"
@@ -138,7 +139,10 @@ func TestErrorsHaveTheShapeOfTheirFamily(t *testing.T) {
 		"gemini no sse":      {"POST", streaming, "{}", facts.FamilyGemini, "INVALID_ARGUMENT", "", 400},
 		"gemini down":        {"POST", genPath, "{}", facts.FamilyGemini, "UNAVAILABLE", "", 503},
 		"problem path":       {"GET", "/nowhere", "", facts.FamilyProblem, "", "", 404},
-		"problem down":       {"GET", "/api/v1/analytics/usage?x=1", "", facts.FamilyProblem, "", "", 503},
+		"service down":       {"GET", "/api/v1/analytics/usage?x=1", "", familyFallback, "", "analytics", 503},
+		"fallback":           {"DELETE", "/fallback/tokensvc", "", familyFallback, "", "tokensvc", 503},
+		"fallback of old":    {"GET", "/fallback/token-service?x=1", "", familyFallback, "", "token-service", 503},
+		"fallback of none":   {"GET", "/fallback/nobody", "", facts.FamilyProblem, "", "", 404},
 		"case matters":       {"POST", "/V1/chat/completions", body(""), facts.FamilyProblem, "", "", 404},
 		"validate is ours":   {"GET", "/api/v1/auth/api-keys/validate", "", facts.FamilyProblem, "", "", 404},
 	} {
@@ -166,7 +170,7 @@ func checkShape(t *testing.T, a answer, family, kind, code, path string) {
 			Code                  any
 		}
 		Type, Title, Detail, Instance, Message, Path string
-		Status                                       int
+		Status                                       any
 		Timestamp                                    time.Time
 	}
 	if err := json.Unmarshal([]byte(a.body), &b); err != nil {
@@ -181,14 +185,66 @@ func checkShape(t *testing.T, a answer, family, kind, code, path string) {
 		if b.Error.Status != kind || b.Error.Code != float64(a.status) || b.Error.Message == "" || a.header.Get("content-type") != "application/json" {
 			t.Errorf("want Gemini's shape with %s, got %s", kind, a.body)
 		}
+	case familyFallback:
+		checkFallback(t, a, code, path)
 	default:
 		path, _, _ = strings.Cut(path, "?")
-		if b.Status != a.status || b.Title != http.StatusText(a.status) || b.Detail == "" || b.Message != b.Detail || b.Instance != path || b.Path != path || b.Timestamp.IsZero() || a.header.Get("content-type") != "application/problem+json" {
+		if b.Status != float64(a.status) || b.Title != http.StatusText(a.status) || b.Detail == "" || b.Message != b.Detail || b.Instance != path || b.Path != path || b.Timestamp.IsZero() || a.header.Get("content-type") != "application/problem+json" {
 			t.Errorf("want a problem for %s, got %s", path, a.body)
 		}
 	}
 	if !strings.Contains(a.body, a.header.Get("x-request-id")) {
 		t.Errorf("want the request id in %s", a.body)
+	}
+}
+
+// familyFallback is the shape of an answer for a service that does not answer.
+const familyFallback = "fallback"
+
+func checkFallback(t *testing.T, a answer, service, path string) {
+	t.Helper()
+	var b struct {
+		Service, Status, Message, Path string
+		Timestamp                      time.Time
+	}
+	path, _, _ = strings.Cut(path, "?")
+	if err := json.Unmarshal([]byte(a.body), &b); err != nil || b.Service != service || b.Status != "unavailable" || b.Message != "Circuit breaker open" || b.Path != path ||
+		b.Timestamp.IsZero() || a.status != 503 || a.header.Get("content-type") != "application/json" || a.header.Get("retry-after") == "" {
+		t.Errorf("want the fallback of %s, got %d %v %s", service, a.status, a.header, a.body)
+	}
+}
+
+// TestAServiceThatSaysNothingGetsTheFallback: what a service says itself passes.
+func TestAServiceThatSaysNothingGetsTheFallback(t *testing.T) {
+	t.Parallel()
+	g := start(t, nil, nil)
+	for name, c := range map[string]struct {
+		status   int
+		body     string
+		fallback bool
+	}{
+		"503 without a body": {503, "", true}, "504 without a body": {504, "", true}, "503 with one": {503, `{"mine":true}`, false},
+		"502 without a body": {502, "", false}, "502 with one": {502, `{"mine":true}`, false}, "500": {500, "", false}, "404": {404, "", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g.back.set(func(w http.ResponseWriter, _ *http.Request) {
+				w.WriteHeader(c.status)
+				io.WriteString(w, c.body)
+			})
+			a := g.do(t, "GET", "/api/v1/tokens/quota", "")
+			if c.fallback {
+				checkFallback(t, a, "tokensvc", "/api/v1/tokens/quota")
+			} else if a.status != c.status || a.body != c.body {
+				t.Errorf("want %d %q as the service said it, got %d %q", c.status, c.body, a.status, a.body)
+			}
+			if got := a.header.Values("x-frame-options"); len(got) != 1 {
+				t.Errorf("want the common headers once, got %v", a.header)
+			}
+		})
+	}
+	g.back.set(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) })
+	if a := g.do(t, "POST", chatPath, body("")); a.status != 503 || strings.Contains(a.body, "Circuit") {
+		t.Errorf("want a provider's answer to stay its own, got %+v", a)
 	}
 }
 
@@ -218,6 +274,12 @@ func TestUnknownCallersAndPaths(t *testing.T) {
 		"/api/v1/auth/.%2e/tokens/status":      {401, 200},
 		"/api/v1/auth/x;/../../../tokens/":     {401, 404},
 		"/oauth2/jwks":                         {200, 200},
+		"/oauth2/userinfo":                     {200, 200}, // identity itself looks
+		"/oauth2/authorize?x=1":                {200, 200},
+		"/oauth2":                              {401, 404},
+		"/internal/revocations":                {401, 404},
+		"/api/v1/admin/pools/grant":            {401, 200},
+		"/fallback/identity":                   {401, 503},
 		"/.well-known/openid-configuration":    {200, 200},
 		"/api/v1/tokens/status":                {401, 200},
 		"/api/v1/admin/users":                  {401, 200},

@@ -131,7 +131,7 @@ func members(n int) string {
 func TestGuardStatesTheFacts(t *testing.T) {
 	t.Parallel()
 	g := start(t, nil, nil)
-	const who = ",user=u-1,org=-,key=k-1,tier=USER"
+	const who = ",user=u-1,org=-,team=red,key=k-1,tier=USER"
 	for name, c := range map[string]struct{ path, body, want string }{
 		"nothing stated": {chatPath, body(""), "route=openai-chat,provider=openai,model=gpt-4o,max_tokens=-,max_completion_tokens=-,n=-,stream=-,include_usage=-"},
 		"all stated": {chatPath, body(`,"max_tokens":7,"max_completion_tokens":7,"n":2,"stream":true,"stream_options":{"include_usage":false}`),

@@ -232,13 +232,16 @@ func (a *authorizer) Check(_ context.Context, r *authv3.CheckRequest) (*authv3.C
 				Headers: []*corev3.HeaderValueOption{header("content-type", "application/x-authz"), header("www-authenticate", "Bearer")}}}}, nil
 	}
 	ok := &authv3.OkHttpResponse{HeadersToRemove: []string{"authorization", "x-api-key"}}
-	if audience := attributes.GetContextExtensions()[facts.ContextAudience]; audience != "" {
-		ok.Headers = []*corev3.HeaderValueOption{header(facts.HeaderIdentity, "signed-for-"+audience)}
+	if audience := attributes.GetContextExtensions()[facts.ContextAudience]; audience != "" && known {
+		ok.Headers = []*corev3.HeaderValueOption{header(facts.HeaderIdentity, "signed-for-"+audience), header(facts.HeaderUserID, "u-1")}
+	}
+	if !known {
+		return &authv3.CheckResponse{Status: &status.Status{}, HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: ok}}, nil
 	}
 	if strings.Contains(attributes.GetRequest().GetHttp().GetPath(), "key=") {
 		ok.QueryParametersToRemove = []string{"key"}
 	}
-	md, err := structpb.NewStruct(map[string]any{facts.User: "u-1", facts.Key: "k-1", facts.Tier: "USER", facts.Roles: "USER"})
+	md, err := structpb.NewStruct(map[string]any{facts.User: "u-1", facts.Team: "red", facts.Key: "k-1", facts.Tier: "USER", facts.Roles: "USER"})
 	return &authv3.CheckResponse{Status: &status.Status{}, DynamicMetadata: md, HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: ok}}, err
 }
 

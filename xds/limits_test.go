@@ -120,7 +120,7 @@ func TestTrustedHopsDecideTheClientsAddress(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			g := start(t, func(cfg *config.Config) { cfg.Gateway.TrustedHops = c.hops }, nil)
-			if a := g.do(t, "POST", "/api/v1/auth/login", "{}", "X-Forwarded-For", c.forwarded); a.status != 200 {
+			if a := g.do(t, "POST", "/api/v1/auth/login", "{}", "Authorization", "", "X-Forwarded-For", c.forwarded); a.status != 200 {
 				t.Fatalf("want 200, got %+v", a)
 			}
 			asked := strings.Join(g.limit.last(), ";")

@@ -95,6 +95,8 @@ func (l *Line) textField(name string) *string {
 		return &l.User
 	case "org":
 		return &l.Org
+	case "team":
+		return &l.Team
 	case "key":
 		return &l.Key
 	case "tier":

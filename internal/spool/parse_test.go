@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-const whole = `{"id":"6d5f9a53-5f0b-4d6e-9a43-0c1c3f1d2a10","account":"user:u1","held":300,"held_in":"44","user":"u1","org":"-","key":null,"tier":"GOLD",` +
+const whole = `{"id":"6d5f9a53-5f0b-4d6e-9a43-0c1c3f1d2a10","account":"user:u1","held":300,"held_in":"44","user":"u1","org":"-","team":"red","key":null,"tier":"GOLD",` +
 	`"route":"openai-chat","provider":"openai","model":"gpt-4o","served":"gpt-4o-2024-08-06","stream":"true","bytes":"174","in":"12","out":80,"cached":0,"reasoning":null,` +
 	`"q":"1","status":200,"flags":"-","details":"via_upstream","up":"200","sent":28000,"recv":28400,"recv_h":"300","ms":812,"ttfb":5,"start":"2026-11-22T11:51:54.123Z",` +
 	`"trace":null,"corr":"c-1","later":true}`
@@ -20,7 +20,7 @@ func TestParse(t *testing.T) {
 	t.Parallel()
 	ptr := func(n int64) *int64 { return &n }
 	held, heldIn := 300.0, 44.0
-	want := Line{ID: "6d5f9a53-5f0b-4d6e-9a43-0c1c3f1d2a10", Account: "user:u1", Held: &held, HeldIn: &heldIn, User: "u1", Tier: "GOLD", Route: "openai-chat",
+	want := Line{ID: "6d5f9a53-5f0b-4d6e-9a43-0c1c3f1d2a10", Account: "user:u1", Held: &held, HeldIn: &heldIn, User: "u1", Team: "red", Tier: "GOLD", Route: "openai-chat",
 		Provider: "openai", Model: "gpt-4o", Served: "gpt-4o-2024-08-06", Stream: "true", Bytes: "174", Input: ptr(12), Output: ptr(80), Cached: ptr(0),
 		Quality: Complete, Status: 200, Flags: "-", Details: "via_upstream", Upstream: "200", BytesSent: 28000, WireRecv: 28400, HeaderRecv: 300, Millis: 812,
 		FirstByte: ptr(5), Start: "2026-11-22T11:51:54.123Z", Corr: "c-1"}

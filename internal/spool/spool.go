@@ -15,6 +15,7 @@ type Line struct {
 	HeldIn   *float64 `json:"held_in"` // of those, for the input
 	User     string   `json:"user"`
 	Org      string   `json:"org"`
+	Team     string   `json:"team"`
 	Key      string   `json:"key"`
 	Tier     string   `json:"tier"`
 	Route    string   `json:"route"`
@@ -54,7 +55,7 @@ func Format() map[string]string {
 	limit := func(key string) string { return "%DYNAMIC_METADATA(" + facts.NamespaceLimit + ":" + key + ")%" }
 	return map[string]string{
 		"id": "%REQ(X-REQUEST-ID)%", "account": limit(facts.Account), "held": limit(facts.Held), "held_in": limit(facts.Input),
-		"user": auth(facts.User), "org": auth(facts.Org), "key": auth(facts.Key), "tier": auth(facts.Tier),
+		"user": auth(facts.User), "org": auth(facts.Org), "team": auth(facts.Team), "key": auth(facts.Key), "tier": auth(facts.Tier),
 		"route": "%METADATA(ROUTE:leaky:route)%", "provider": "%METADATA(ROUTE:leaky:provider)%",
 		"model":  "%METADATA(ROUTE:leaky:model)%", // not ratelimit's: a refusal has one too
 		"served": usage("model"), "stream": limit(facts.Stream),

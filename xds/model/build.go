@@ -28,10 +28,11 @@ type Input struct {
 // Build makes the gateway and its secrets. Every mistake is reported, joined.
 func Build(in Input) (*Gateway, []Secret, error) {
 	b := &builder{cfg: in.Config, dir: in.StateDir, getenv: in.Getenv, providers: map[string]provider{}}
-	g := &Gateway{Limits: in.Limits}
+	g := &Gateway{Limits: in.Limits, Requests: Requests{Off: !in.Config.Flags.Gateway.RateLimiting, Key: in.Config.Gateway.RateLimit.KeyStrategy, Whitelist: in.Config.Gateway.RateLimit.Whitelist}}
 	g.Listener = b.listener()
 	g.Clusters = append(b.services(), b.providerClusters()...)
 	g.Routes = b.routes()
+	g.Listener.Open = slices.ContainsFunc(g.Routes, func(r Route) bool { return r.Open })
 	if err := errors.Join(b.errs...); err != nil {
 		return nil, nil, fmt.Errorf("build gateway: %w", err)
 	}

@@ -124,7 +124,7 @@ func TestNoServiceIsReachedWithoutARule(t *testing.T) {
 			t.Errorf("route %s: a provider must not get an identity", r.Name)
 		}
 	}
-	if len(public) != 3 || !public["/api/v1/auth/"] || !public["/oauth2/jwks"] || !public["/.well-known/"] {
+	if len(public) != 3 || !public["/api/v1/auth/"] || !public["/oauth2/"] || !public["/.well-known/"] {
 		t.Errorf("want three public paths, got %v", public)
 	}
 }

@@ -6,6 +6,7 @@ package model
 import (
 	"time"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/limits"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 )
@@ -16,6 +17,14 @@ type Gateway struct {
 	Routes   []Route // first match wins
 	Clusters []Cluster
 	Limits   []limits.Path // one descriptor is sent for each
+	Requests Requests      // how requests are counted
+}
+
+// Requests is whom the gateway's request limiter tells apart, and what it leaves alone.
+type Requests struct {
+	Off       bool // nothing is counted
+	Key       config.KeyStrategy
+	Whitelist []string // exact paths, or prefixes that end in /**
 }
 
 // Listener is the public side.
@@ -27,6 +36,7 @@ type Listener struct {
 	IdleTimeout   time.Duration // of a stream on which nothing moves
 	Spool         string        // absolute path of the usage log
 	LimitsTimeout time.Duration // how long a rate-limit decision may take
+	Open          bool          // some route stays open without decisions
 }
 
 // Route is one match and what happens to it.
@@ -37,9 +47,19 @@ type Route struct {
 	Reply   *Reply
 
 	Rule     string // facts.RulePublic, facts.RuleAuthenticated or "role:NAME"; never empty
+	Scope    string // what an OAuth2 token must be granted, as facts.ContextScope says
 	Audience string // service the signed identity is minted for; empty: none
 	Family   string // shape of errors
 	LLM      *LLM   // nil for everything that is not an LLM call
+	Open     bool   // requests pass while the rate limit service is away
+}
+
+// LimitName is the route's name in the limits.
+func (r Route) LimitName() string {
+	if r.LLM != nil {
+		return r.LLM.Route
+	}
+	return r.Name
 }
 
 // Match is when a route applies. Exactly one of Path, Prefix and Regex is set.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/principal"
 )
 
 // providerQwen is the provider behind the compatible-mode path.
@@ -30,8 +31,12 @@ func (b *builder) routes() []Route {
 		modelList(),
 		tricks(),
 		services(),
+		fallbacks(),
 		unknown(),
 	)
+	for i := range routes {
+		routes[i].Open = b.cfg.Limits.Outage.For(routes[i].LimitName()) == config.OutageOpen
+	}
 	return routes
 }
 
@@ -56,12 +61,12 @@ func (b *builder) openAI(path, operation, name string, serves func(config.Model)
 		}
 		routes = append(routes, Route{
 			Name: name + ":" + m.Provider + "/" + m.Name, Match: Match{Path: path, Method: "POST", Models: spellings, Guarded: true},
-			Forward: b.call(p, p.base+operation), Rule: facts.RuleAuthenticated, Family: facts.FamilyOpenAI,
+			Forward: b.call(p, p.base+operation), Rule: facts.RuleAuthenticated, Scope: facts.ScopeTokensWrite, Family: facts.FamilyOpenAI,
 			LLM: &LLM{Route: name, Provider: m.Provider, Model: m.Name},
 		})
 	}
 	return append(routes,
-		Route{Name: name, Match: Match{Path: path, Method: "POST"}, Rule: facts.RuleAuthenticated, Family: facts.FamilyOpenAI,
+		Route{Name: name, Match: Match{Path: path, Method: "POST"}, Rule: facts.RuleAuthenticated, Scope: facts.ScopeTokensWrite, Family: facts.FamilyOpenAI,
 			Reply: &Reply{Status: 404, Code: "model_not_found", Message: "the model does not exist, or this path does not serve it"}, LLM: &LLM{Route: name}},
 		notAllowed(path, facts.FamilyOpenAI, "POST"))
 }
@@ -88,7 +93,7 @@ func (b *builder) gemini() []Route {
 			before.Provider, before.Model = "", ""
 			route := func(match Match) Route {
 				match.Path, match.Method, match.Query = path, "POST", o.query
-				return Route{Name: o.name + ":" + m.Provider + "/" + m.Name, Match: match, Rule: facts.RuleAuthenticated, Family: facts.FamilyGemini}
+				return Route{Name: o.name + ":" + m.Provider + "/" + m.Name, Match: match, Rule: facts.RuleAuthenticated, Scope: facts.ScopeTokensWrite, Family: facts.FamilyGemini}
 			}
 			guarded, plain := route(Match{Guarded: true}), route(Match{})
 			guarded.Forward, guarded.LLM = b.call(p, p.base+operation+o.verb), &llm
@@ -112,7 +117,7 @@ func modelList() []Route {
 	const path = "/v1/models"
 	return []Route{
 		{Name: "openai-models", Match: Match{Path: path, Method: "GET"}, Forward: &Forward{Cluster: clusterTokens, Timeout: serviceTimeout},
-			Rule: facts.RuleAuthenticated, Audience: clusterTokens, Family: facts.FamilyOpenAI},
+			Rule: facts.RuleAuthenticated, Scope: facts.ScopeTokensRead, Audience: clusterTokens, Family: facts.FamilyOpenAI},
 		notAllowed(path, facts.FamilyOpenAI, "GET"),
 	}
 }
@@ -129,6 +134,15 @@ func tricks() []Route {
 		Reply: &Reply{Status: 400, Message: "the path holds a character that is not accepted"}}}
 }
 
+// service is one of the control APIs: a path, everything below a prefix, or both.
+type service struct{ path, prefix, cluster, rule, scope, audience string }
+
+// readWrite is the scope of reading and of everything else.
+const readWrite = facts.ScopeTokensRead + " " + facts.ScopeTokensWrite
+
+// ruleAdmin keeps others out at the edge; the services ask once more.
+const ruleAdmin = "role:" + principal.RoleAdmin
+
 // services are the control APIs. A prefix without its trailing slash is a path of its own.
 func services() []Route {
 	routes := []Route{
@@ -136,25 +150,41 @@ func services() []Route {
 		{Name: "identity", Match: Match{Path: "/api/v1/auth/api-keys/validate"}, Rule: facts.RulePublic, Family: facts.FamilyProblem,
 			Reply: &Reply{Status: 404, Message: "no such path"}},
 	}
-	for _, s := range []struct{ path, prefix, cluster, rule, audience string }{
-		{"", "/api/v1/auth/", clusterIdentity, facts.RulePublic, clusterIdentity},
-		{"/oauth2/jwks", "", clusterIdentity, facts.RulePublic, clusterIdentity},
-		{"", "/.well-known/", clusterIdentity, facts.RulePublic, clusterIdentity},
-		{"/api/v1/me", "/api/v1/me/", clusterIdentity, facts.RuleAuthenticated, clusterIdentity},
-		{"/api/v1/orgs", "/api/v1/orgs/", clusterIdentity, facts.RuleAuthenticated, clusterIdentity},
-		{"", "/api/v1/admin/", clusterIdentity, facts.RuleAuthenticated, clusterIdentity},
-		{"", "/api/v1/tokens/", clusterTokens, facts.RuleAuthenticated, clusterTokens},
-		{"", "/api/v1/analytics/", clusterAnalytics, facts.RuleAuthenticated, clusterAnalytics},
-		{"", "/api/v1/openai/", "stub-openai", facts.RuleAuthenticated, ""},
-		{"", "/api/v1/gemini/", "stub-gemini", facts.RuleAuthenticated, ""},
-		{"", "/api/v1/qwen/", "stub-qwen", facts.RuleAuthenticated, ""},
+	for _, s := range []service{
+		// Who is not known yet may come here; identity looks after each path itself. A token that
+		// an application was granted must not turn into a password or a key.
+		{"", "/api/v1/auth/", clusterIdentity, facts.RulePublic, facts.ScopeNone, clusterIdentity},
+		{"", "/oauth2/", clusterIdentity, facts.RulePublic, "", clusterIdentity},
+		{"", "/.well-known/", clusterIdentity, facts.RulePublic, "", clusterIdentity},
+		{"/api/v1/me", "/api/v1/me/", clusterIdentity, facts.RuleAuthenticated, facts.ScopeTokensRead, clusterIdentity},
+		{"/api/v1/orgs", "/api/v1/orgs/", clusterIdentity, facts.RuleAuthenticated, facts.ScopeNone, clusterIdentity},
+		{"/api/v1/admin/pools", "/api/v1/admin/pools/", clusterTokens, ruleAdmin, facts.ScopeAdmin, clusterTokens},
+		{"/api/v1/admin/ledger", "/api/v1/admin/ledger/", clusterTokens, ruleAdmin, facts.ScopeAdmin, clusterTokens},
+		{"/api/v1/admin/sagas", "/api/v1/admin/sagas/", clusterTokens, ruleAdmin, facts.ScopeAdmin, clusterTokens},
+		{"", "/api/v1/admin/", clusterIdentity, ruleAdmin, facts.ScopeAdmin, clusterIdentity},
+		{"", "/api/v1/tokens/", clusterTokens, facts.RuleAuthenticated, readWrite, clusterTokens},
+		{"", "/api/v1/analytics/", clusterAnalytics, facts.RuleAuthenticated, facts.ScopeAnalyticsRead, clusterAnalytics},
+		{"", "/api/v1/openai/", "stub-openai", facts.RuleAuthenticated, readWrite, ""},
+		{"", "/api/v1/gemini/", "stub-gemini", facts.RuleAuthenticated, readWrite, ""},
+		{"", "/api/v1/qwen/", "stub-qwen", facts.RuleAuthenticated, readWrite, ""},
 	} {
 		for _, m := range []Match{{Path: s.path}, {Prefix: s.prefix}} {
 			if m.Path != "" || m.Prefix != "" {
 				routes = append(routes, Route{Name: s.cluster, Match: m, Forward: &Forward{Cluster: s.cluster, Timeout: serviceTimeout},
-					Rule: s.rule, Audience: s.audience, Family: facts.FamilyProblem})
+					Rule: s.rule, Scope: s.scope, Audience: s.audience, Family: facts.FamilyProblem})
 			}
 		}
+	}
+	return routes
+}
+
+// fallbacks answer what the gateway answers for a service that is not available.
+func fallbacks() []Route {
+	var routes []Route
+	for _, name := range []string{clusterIdentity, clusterTokens, clusterAnalytics, "stub-openai", "stub-gemini", "stub-qwen",
+		"auth-server", "token-service", "analytics-service", "openai-stub", "gemini-stub", "qwen-stub"} {
+		routes = append(routes, Route{Name: name, Match: Match{Path: "/fallback/" + name}, Rule: facts.RuleAuthenticated, Family: facts.FamilyProblem,
+			Reply: &Reply{Status: 503, Message: "not available"}})
 	}
 	return routes
 }

@@ -1,9 +1,17 @@
 package protos
 
 import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	exprv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/rate_limit_descriptors/expr/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	metadatav3 "github.com/envoyproxy/go-control-plane/envoy/type/metadata/v3"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/facts"
 	"github.com/leaky-tokens/leaky-tokens/internal/limits"
 	"github.com/leaky-tokens/leaky-tokens/xds/model"
@@ -13,27 +21,102 @@ import (
 const (
 	keyCount      = "count"
 	countRequests = "requests"
+	keyAddress    = "remote_address"
 )
+
+// headerClient carries the trusted address of the client, set by Envoy.
+const headerClient = "x-envoy-external-address"
 
 // descriptors are what Envoy asks ratelimit about on a route. On an LLM route the first
 // one states the facts and asks for a hold; then follows one for each path that some
 // limit has, so that no limit can silently match nothing. Elsewhere only requests are
 // counted.
-func descriptors(r model.Route, paths []limits.Path) []*routev3.RateLimit {
+func descriptors(r model.Route, g *model.Gateway) []*routev3.RateLimit {
 	var all []*routev3.RateLimit
 	hold := r.LLM != nil && r.LLM.Provider != ""
 	if hold {
 		all = append(all, &routev3.RateLimit{Actions: holdFacts(*r.LLM)})
 	}
-	for _, p := range paths {
-		if !hold && (len(p) == 0 || p[0].Key != keyCount || p[0].Value != countRequests) {
+	for _, p := range g.Limits {
+		requests := len(p) > 0 && p[0].Key == keyCount && p[0].Value == countRequests
+		if requests && g.Requests.Off || !requests && !hold {
 			continue
 		}
-		if actions := pathActions(p, r); actions != nil {
+		actions := pathActions(p, r)
+		if requests {
+			actions = requestActions(p, actions, r, g)
+		}
+		if actions != nil {
 			all = append(all, &routev3.RateLimit{Actions: actions})
 		}
 	}
 	return all
+}
+
+// requestActions are the entries of a path that counts requests, keyed as the strategy
+// says; nil when none of the route's requests count there. The first entry, "count", is
+// there only for the requests that count: Envoy drops a descriptor with a missing entry.
+//
+// A limit per address that stands beside the same one per user is for callers nobody
+// knows, so that those behind one address do not pay for each other; one that stands
+// alone binds everybody.
+func requestActions(p limits.Path, actions []*routev3.RateLimit_Action, r model.Route, g *model.Gateway) []*routev3.RateLimit_Action {
+	q := g.Requests
+	if actions == nil {
+		return nil
+	}
+	var only []*routev3.HeaderMatcher
+	for i, k := range p {
+		switch {
+		case k.Key == facts.User && q.Key == config.KeyIP:
+			actions[i] = fromHeader(headerClient, facts.User)
+		case k.Key == facts.User && q.Key == config.KeyAPIKey:
+			actions[i] = keyElseUser()
+		case k.Key != keyAddress || q.Key == config.KeyIP || !perUser(p, i, g.Limits):
+		case q.Key == config.KeyUser || r.Rule != facts.RulePublic:
+			return nil // everyone here is known
+		default:
+			// extauthz sets it for a caller it knows, and nobody else can.
+			only = append(only, &routev3.HeaderMatcher{Name: facts.HeaderUserID, HeaderMatchSpecifier: &routev3.HeaderMatcher_PresentMatch{PresentMatch: false}})
+		}
+	}
+	spared, all := whitelisted(r.Match, q.Whitelist)
+	if all {
+		return nil
+	}
+	if only = append(only, spared...); len(only) > 0 {
+		actions[0] = &routev3.RateLimit_Action{ActionSpecifier: &routev3.RateLimit_Action_HeaderValueMatch_{HeaderValueMatch: &routev3.RateLimit_Action_HeaderValueMatch{
+			DescriptorKey: keyCount, DescriptorValue: countRequests, Headers: only}}}
+	}
+	return actions
+}
+
+// perUser reports whether there is the same path with the user in place of entry i.
+func perUser(p limits.Path, i int, all []limits.Path) bool {
+	twin := slices.Clone(p)
+	twin[i].Key = facts.User
+	return slices.ContainsFunc(all, func(other limits.Path) bool { return slices.Equal(other, twin) })
+}
+
+// whitelisted tells which of a route's requests are not counted: all of them, or those
+// that the matchers find (inverted: what they match is counted).
+func whitelisted(m model.Match, whitelist []string) (matchers []*routev3.HeaderMatcher, all bool) {
+	for _, w := range whitelist {
+		prefix, wild := strings.CutSuffix(w, "/**")
+		expression := regexp.QuoteMeta(w)
+		if wild {
+			expression = regexp.QuoteMeta(prefix) + "(/[^?]*)?"
+		}
+		switch {
+		case m.Path == w, wild && m.Path != "" && strings.HasPrefix(m.Path+"/", prefix+"/"), wild && m.Prefix != "" && strings.HasPrefix(m.Prefix, prefix+"/"):
+			return nil, true
+		case m.Path != "", m.Prefix != "" && !strings.HasPrefix(prefix+"/", m.Prefix):
+			continue // the route takes no such path
+		}
+		matchers = append(matchers, &routev3.HeaderMatcher{Name: ":path", InvertMatch: true, HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{
+			StringMatch: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: expression + `(\?.*)?`}}}}})
+	}
+	return matchers, false
 }
 
 // holdFacts are the entries of the first descriptor, all present: Envoy drops a
@@ -52,7 +135,7 @@ func holdFacts(l model.LLM) []*routev3.RateLimit_Action {
 		}
 	}
 	return []*routev3.RateLimit_Action{
-		{ActionSpecifier: &routev3.RateLimit_Action_RequestHeaders_{RequestHeaders: &routev3.RateLimit_Action_RequestHeaders{HeaderName: "x-request-id", DescriptorKey: facts.Hold}}},
+		fromHeader("x-request-id", facts.Hold),
 		fixed(facts.Route, l.Route),
 		fixed(facts.Provider, l.Provider),
 		asked,
@@ -64,6 +147,7 @@ func holdFacts(l model.LLM) []*routev3.RateLimit_Action {
 		stated(facts.NamespaceBody, facts.Bytes),
 		stated(facts.NamespaceAuth, facts.User),
 		stated(facts.NamespaceAuth, facts.Org),
+		stated(facts.NamespaceAuth, facts.Team),
 		stated(facts.NamespaceAuth, facts.Key),
 		stated(facts.NamespaceAuth, facts.Tier),
 	}
@@ -80,17 +164,17 @@ func pathActions(p limits.Path, r model.Route) []*routev3.RateLimit_Action {
 		switch k.Key {
 		case keyCount:
 			action = fixed(keyCount, k.Value)
-		case facts.User, facts.Org, facts.Key, facts.Tier:
+		case facts.User, facts.Org, facts.Team, facts.Key, facts.Tier:
 			action = fromMetadata(facts.NamespaceAuth, k.Key, "")
 		case "role":
 			action = fromMetadata(facts.NamespaceAuth, facts.Roles, "")
 			action.GetMetadata().DescriptorKey = k.Key
 		case facts.Route:
-			if k.Value != "" && k.Value != routeName(r) {
+			if k.Value != "" && k.Value != r.LimitName() {
 				return nil // a limit of other routes only
 			}
-			action = fixed(facts.Route, routeName(r))
-		case "remote_address":
+			action = fixed(facts.Route, r.LimitName())
+		case keyAddress:
 			action = &routev3.RateLimit_Action{ActionSpecifier: &routev3.RateLimit_Action_RemoteAddress_{RemoteAddress: &routev3.RateLimit_Action_RemoteAddress{}}}
 		case facts.Provider, facts.Model:
 			if r.LLM == nil || r.LLM.Provider == "" {
@@ -109,11 +193,17 @@ func pathActions(p limits.Path, r model.Route) []*routev3.RateLimit_Action {
 	return actions
 }
 
-func routeName(r model.Route) string {
-	if r.LLM != nil {
-		return r.LLM.Route
-	}
-	return r.Name
+// fromHeader takes an entry's value from a header.
+func fromHeader(header, key string) *routev3.RateLimit_Action {
+	return &routev3.RateLimit_Action{ActionSpecifier: &routev3.RateLimit_Action_RequestHeaders_{RequestHeaders: &routev3.RateLimit_Action_RequestHeaders{HeaderName: header, DescriptorKey: key}}}
+}
+
+// keyElseUser is the API key's id, or the user's without one.
+func keyElseUser() *routev3.RateLimit_Action {
+	auth := "metadata.filter_metadata['" + facts.NamespaceAuth + "']"
+	text := fmt.Sprintf("'%s' in %s ? %s['%s'] : %s['%s']", facts.Key, auth, auth, facts.Key, auth, facts.User)
+	return &routev3.RateLimit_Action{ActionSpecifier: &routev3.RateLimit_Action_Extension{Extension: typed("envoy.rate_limit_descriptors.expr", &exprv3.Descriptor{
+		DescriptorKey: facts.User, SkipIfError: false, ExprSpecifier: &exprv3.Descriptor_Text{Text: text}})}}
 }
 
 func fixed(key, value string) *routev3.RateLimit_Action {

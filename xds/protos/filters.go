@@ -14,12 +14,14 @@ import (
 	actionv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/common/matcher/action/v3"
 	aiv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ai_protocol_manager/v3"
 	bufferv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/buffer/v3"
+	responsev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/custom_response/v3"
 	authzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
 	headersv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/header_mutation/v3"
 	luav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/lua/v3"
 	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ratelimit/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	policyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/http/custom_response/local_response_policy/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/proto"
@@ -37,8 +39,10 @@ import (
 // metadata under the name of the filter.
 const (
 	filterAuthz     = facts.NamespaceAuth
+	filterAway      = "away"
 	filterBody      = "body"
 	filterGuard     = "guard"
+	filterOpen      = "ratelimit-open"
 	filterRateLimit = facts.NamespaceLimit
 	filterSplice    = "splice"
 	filterUsage     = "usage"
@@ -75,11 +79,39 @@ func filters(l model.Listener) []*hcmv3.HttpFilter {
 	add(filterAuthz, authz())
 	add(filterBody, &bufferv3.Buffer{MaxRequestBytes: count(max(l.MaxBodyBytes, leastBuffer))})
 	add(filterGuard, &luav3.Lua{DefaultSourceCode: inline(envoy.GuardLua), StatPrefix: filterGuard, FilterContext: guardContext("openai", l.MaxBodyBytes)})
-	add(filterRateLimit, rateLimit(l))
+	add(filterRateLimit, rateLimit(l, true))
+	if l.Open {
+		add(filterOpen, rateLimit(l, false))
+	}
 	add(filterSplice, &luav3.Lua{DefaultSourceCode: inline(envoy.SpliceLua), StatPrefix: filterSplice})
 	add(filterUsage, usage())
+	add(filterAway, away())
 	add("envoy.filters.http.router", &routerv3.Router{SuppressEnvoyHeaders: true})
 	return chain
+}
+
+// away answers for a service that says 503 or 504 and nothing else, as a balancer in
+// front of it does. The body is that of local replies; the policy needs one of its own.
+func away() *responsev3.CustomResponse {
+	equal := func(in *xdscorev3.TypedExtensionConfig, value string) *xdsmatcherv3.Matcher_MatcherList_Predicate {
+		return &xdsmatcherv3.Matcher_MatcherList_Predicate{MatchType: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate_{
+			SinglePredicate: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate{Input: in,
+				Matcher: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate_ValueMatch{ValueMatch: &xdsmatcherv3.StringMatcher{
+					MatchPattern: &xdsmatcherv3.StringMatcher_Exact{Exact: value}}}}}}
+	}
+	list := func(all ...*xdsmatcherv3.Matcher_MatcherList_Predicate) *xdsmatcherv3.Matcher_MatcherList_Predicate_PredicateList {
+		return &xdsmatcherv3.Matcher_MatcherList_Predicate_PredicateList{Predicate: all}
+	}
+	status := func(code string) *xdsmatcherv3.Matcher_MatcherList_Predicate {
+		return equal(xdsTyped("status", &matcherv3.HttpResponseStatusCodeMatchInput{}), code)
+	}
+	either := &xdsmatcherv3.Matcher_MatcherList_Predicate{MatchType: &xdsmatcherv3.Matcher_MatcherList_Predicate_OrMatcher{OrMatcher: list(status("503"), status("504"))}}
+	empty := equal(xdsTyped("length", &matcherv3.HttpResponseHeaderMatchInput{HeaderName: "content-length"}), "0")
+	policy := &xdsmatcherv3.Matcher_OnMatch{OnMatch: &xdsmatcherv3.Matcher_OnMatch_Action{Action: xdsTyped("fallback", &policyv3.LocalResponsePolicy{
+		StatusCode: count(503), Body: inline("not available"), ResponseHeadersToAdd: []*corev3.HeaderValueOption{set("retry-after", "1")}})}}
+	return &responsev3.CustomResponse{CustomResponseMatcher: &xdsmatcherv3.Matcher{MatcherType: &xdsmatcherv3.Matcher_MatcherList_{
+		MatcherList: &xdsmatcherv3.Matcher_MatcherList{Matchers: []*xdsmatcherv3.Matcher_MatcherList_FieldMatcher{{OnMatch: policy,
+			Predicate: &xdsmatcherv3.Matcher_MatcherList_Predicate{MatchType: &xdsmatcherv3.Matcher_MatcherList_Predicate_AndMatcher{AndMatcher: list(either, empty)}}}}}}}}
 }
 
 // edge is first on the way in and so last on the way out: what it sets is on every
@@ -138,7 +170,7 @@ func authz() *authzv3.ExtAuthz {
 	// extauthz reads these and nothing else of a request, beside its path; the rest would be
 	// encoded and decoded for every call.
 	read := &matcherv3.ListStringMatcher{}
-	for _, name := range []string{"authorization", "x-api-key", "x-goog-api-key", "x-request-id"} {
+	for _, name := range []string{"authorization", "x-api-key", "x-goog-api-key", "x-request-id", headerClient} {
 		read.Patterns = append(read.Patterns, exact(name))
 	}
 	return &authzv3.ExtAuthz{
@@ -155,10 +187,12 @@ func grpc(cluster string, timeout time.Duration) *corev3.GrpcService {
 	return &corev3.GrpcService{Timeout: durationpb.New(timeout), TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{ClusterName: cluster}}}
 }
 
-// rateLimit asks for a hold. No answer in time is a refusal: providers cost money.
-func rateLimit(l model.Listener) *ratelimitv3.RateLimit {
+// rateLimit asks for a hold. No answer in time is a refusal, as providers cost money, but
+// on the routes that are said to stay open: Envoy 1.40 has that switch on the filter alone,
+// so these have a filter of their own, and only where there are any.
+func rateLimit(l model.Listener, closed bool) *ratelimitv3.RateLimit {
 	return &ratelimitv3.RateLimit{
-		Domain: limits.Domain, Timeout: seconds(l.LimitsTimeout), FailureModeDeny: true,
+		Domain: limits.Domain, Timeout: seconds(l.LimitsTimeout), FailureModeDeny: closed,
 		StatusOnError:                  &typev3.HttpStatus{Code: typev3.StatusCode_ServiceUnavailable},
 		DisableXEnvoyRatelimitedHeader: true,
 		RateLimitService: &ratelimitconfigv3.RateLimitServiceConfig{TransportApiVersion: corev3.ApiVersion_V3,

@@ -29,12 +29,16 @@ type refusal struct {
 	final   bool // x-should-retry: false
 	later   bool // retry-after
 	early   bool // before the request has an id
+	away    bool // a service does not answer: problem routes get the fallback body
 }
 
 // routeCode is the code that a route states for its own reply; null without one.
 const routeCode = "%METADATA(ROUTE:" + Namespace + ":code)%"
 
-const invalid = "invalid_request_error"
+const (
+	invalid     = "invalid_request_error"
+	unavailable = "the service behind the gateway is not available"
+)
 
 // refusals are looked at in order; the first that holds decides. A message never
 // repeats Envoy's own text, which names upstream addresses.
@@ -46,6 +50,7 @@ func refusals(l model.Listener) []refusal {
 	return []refusal{
 		{when: `response.code_details in ['ext_authz_error', 'rate_limiter_error']`, status: 503, title: "Service Unavailable", google: "UNAVAILABLE", kind: "server_error",
 			code: "gateway_unavailable", message: "the gateway cannot decide about this call now, try again", later: true},
+		{when: ours(503), title: "Service Unavailable", google: "UNAVAILABLE", kind: "server_error", message: unavailable, later: true, away: true},
 		{when: ours(400), title: "Bad Request", google: "INVALID_ARGUMENT", kind: invalid, message: own, final: true},
 		{when: ours(404), title: "Not Found", google: "NOT_FOUND", kind: invalid, code: routeCode, message: own, final: true},
 		{when: ours(405), title: "Method Not Allowed", google: "UNIMPLEMENTED", kind: invalid, message: own, final: true},
@@ -60,7 +65,7 @@ func refusals(l model.Listener) []refusal {
 		{when: code(501), title: "Not Implemented", google: "UNIMPLEMENTED", kind: invalid, message: "the request's encoding or upgrade is not supported", final: true, early: true},
 		{when: `response.code == 408 && !has(upstream.address)`, title: "Request Timeout", google: "DEADLINE_EXCEEDED", kind: invalid, message: "the request did not arrive in time"},
 		{when: `response.code >= 500 || response.code == 408`, status: 503, title: "Service Unavailable", google: "UNAVAILABLE", kind: "server_error",
-			message: "the service behind the gateway is not available", later: true},
+			message: unavailable, later: true, away: true},
 		{when: `true`, title: "Error", google: "UNKNOWN", kind: invalid, message: "the request was refused"},
 	}
 }
@@ -132,16 +137,27 @@ func body(family string, r refusal) *corev3.SubstitutionFormatString {
 	case facts.FamilyGemini:
 		fields["error"] = object(map[string]*structpb.Value{"code": status, "message": text(message), "status": text(r.google)})
 	default:
+		if r.away {
+			return fallback()
+		}
 		contentType = "application/problem+json"
 		path := text("%PATH(NQ:PATH)%")
 		fields = map[string]*structpb.Value{"type": text("about:blank"), "title": text(r.title), "status": status, "detail": text(message), "message": text(message),
-			"instance": path, "path": path, "timestamp": text("%START_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)%")}
-		if r.status == 503 {
-			fields["service"] = text("%ROUTE_NAME%")
-		}
+			"instance": path, "path": path, "timestamp": text(now)}
 	}
 	return &corev3.SubstitutionFormatString{ContentType: contentType, Format: &corev3.SubstitutionFormatString_JsonFormat{JsonFormat: &structpb.Struct{Fields: fields}}}
 }
+
+// fallback is the body for a service that does not answer, whatever the cause.
+func fallback() *corev3.SubstitutionFormatString {
+	text := structpb.NewStringValue
+	return &corev3.SubstitutionFormatString{ContentType: "application/json", Format: &corev3.SubstitutionFormatString_JsonFormat{JsonFormat: &structpb.Struct{Fields: map[string]*structpb.Value{
+		"service": text("%ROUTE_NAME%"), "status": text("unavailable"), "message": text("Circuit breaker open"), "timestamp": text(now),
+		"path": text("%PATH(NQ:PATH)%"), "requestId": text("%REQ(X-REQUEST-ID)%")}}}}
+}
+
+// now is when the request came, as RFC 3339.
+const now = "%START_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)%"
 
 func object(fields map[string]*structpb.Value) *structpb.Value {
 	return structpb.NewStructValue(&structpb.Struct{Fields: fields})

@@ -149,12 +149,19 @@ func perFilter(r model.Route, g *model.Gateway) map[string]*anypb.Any {
 	if r.Audience != "" {
 		context[facts.ContextAudience] = r.Audience
 	}
+	if r.Scope != "" {
+		context[facts.ContextScope] = r.Scope
+	}
 	config := map[string]*anypb.Any{
 		filterAuthz: anyOf(&authzv3.ExtAuthzPerRoute{Override: &authzv3.ExtAuthzPerRoute_CheckSettings{
 			CheckSettings: &authzv3.CheckSettings{ContextExtensions: context, DisableRequestBodyBuffering: true}}}),
 	}
-	if limits := descriptors(r, g.Limits); len(limits) > 0 {
-		config[filterRateLimit] = anyOf(&ratelimitv3.RateLimitPerRoute{RateLimits: limits})
+	asked := filterRateLimit
+	if r.Open {
+		asked = filterOpen
+	}
+	if limits := descriptors(r, g); len(limits) > 0 {
+		config[asked] = anyOf(&ratelimitv3.RateLimitPerRoute{RateLimits: limits})
 	}
 	if r.LLM == nil {
 		for _, name := range llmFilters() {
@@ -162,6 +169,7 @@ func perFilter(r model.Route, g *model.Gateway) map[string]*anypb.Any {
 		}
 		return config
 	}
+	config[filterAway] = anyOf(&routev3.FilterConfig{Disabled: true})
 	config[filterUsage] = anyOf(&aiv3.AiProtocolManagerPerRoute{Response: &aiv3.ResponsePerRoute{LlmProtocol: protocol(*r.LLM)}})
 	if r.LLM.Gemini {
 		config[filterGuard] = anyOf(&luav3.LuaPerRoute{FilterContext: guardContext("gemini", g.Listener.MaxBodyBytes)})

@@ -176,8 +176,21 @@ func checkRoute(r *rapid.T, m model.Route, route *routev3.Route, s *snapshot.Sna
 		r.Fatalf("route %s: no authorisation", route.GetName())
 	}
 	rule := authz.GetCheckSettings().GetContextExtensions()[facts.ContextRule]
-	if rule != facts.RuleAuthenticated && rule != facts.RulePublic {
+	if rule != facts.RuleAuthenticated && rule != facts.RulePublic && rule != "role:ADMIN" {
 		r.Fatalf("route %s: rule %q", route.GetName(), rule)
+	}
+	if route.GetTypedPerFilterConfig()["edge"] != nil || route.GetTypedPerFilterConfig()["correlation"] != nil {
+		r.Fatalf("route %s: changes what every answer carries", route.GetName())
+	}
+	for name, config := range route.GetTypedPerFilterConfig() {
+		var off routev3.FilterConfig
+		if strings.HasPrefix(name, "envoy.filters.http.") && (config.UnmarshalTo(&off) == nil || strings.HasSuffix(config.GetTypeUrl(), "FilterConfig")) {
+			r.Fatalf("route %s: filter %s is wrapped or off", route.GetName(), name)
+		}
+	}
+	scope := authz.GetCheckSettings().GetContextExtensions()[facts.ContextScope]
+	if m.LLM != nil && scope != facts.ScopeTokensWrite || rule == "role:ADMIN" && scope != facts.ScopeAdmin {
+		r.Fatalf("route %s: scope %q", route.GetName(), scope)
 	}
 	if rule == facts.RulePublic && m.LLM != nil {
 		r.Fatalf("route %s: an LLM route is public", route.GetName())
@@ -200,6 +213,9 @@ func checkRoute(r *rapid.T, m model.Route, route *routev3.Route, s *snapshot.Sna
 func rateLimits(r *rapid.T, route *routev3.Route) []*routev3.RateLimit {
 	var per ratelimitv3.RateLimitPerRoute
 	packed := route.GetTypedPerFilterConfig()[facts.NamespaceLimit]
+	if packed == nil {
+		packed = route.GetTypedPerFilterConfig()["ratelimit-open"]
+	}
 	if packed == nil {
 		return nil
 	}
@@ -224,6 +240,11 @@ func drawConfig(r *rapid.T) string {
 	for _, m := range rapid.SliceOfNDistinct(rapid.StringMatching(`[a-z][a-z0-9.-]{0,12}`), 1, 6, rapid.ID).Draw(r, "models") {
 		fmt.Fprintf(&b, "  - {name: %q, provider: %s, kind: %s}\n", m, rapid.SampledFrom(providers).Draw(r, "of"), rapid.SampledFrom([]string{"chat", "embedding"}).Draw(r, "kind"))
 	}
+	fmt.Fprintf(&b, "flags: {gateway: {rate_limiting: %v}}\n", rapid.Bool().Draw(r, "counting"))
+	fmt.Fprintf(&b, "gateway: {rate_limit: {key_strategy: %s, whitelist: %s}}\n", rapid.SampledFrom([]string{"AUTO", "USER_HEADER", "API_KEY_HEADER", "IP"}).Draw(r, "strategy"),
+		rapid.SampledFrom([]string{"[]", "[/**]", "[/api/v1/me]", "[/actuator/**, /v1/models]"}).Draw(r, "whitelist"))
+	fmt.Fprintf(&b, "limits: {outage: {default: %s}}\n", rapid.SampledFrom([]string{"open", "closed", "lease"}).Draw(r, "outage"))
+	fmt.Fprintf(&b, "tls: {mode: %s}\n", rapid.SampledFrom([]string{"'off'", "mutual"}).Draw(r, "tls"))
 	return b.String()
 }
 
