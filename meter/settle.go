@@ -98,6 +98,7 @@ func (m *Meter) outcome(v *verdict, s *limitpb.Settled) bool {
 	}
 	m.metrics.settled.WithLabelValues(statusName(s.GetStatus())).Inc()
 	e := &v.event
+	e.Pool = drawn(s)
 	switch s.GetStatus() {
 	case limitpb.Settled_LATE:
 		return false // the sweeper charged by its policy and said so in an event of its own
@@ -114,6 +115,17 @@ func (m *Meter) outcome(v *verdict, s *limitpb.Settled) bool {
 		e.Held = s.GetHeld()
 	}
 	return true
+}
+
+// drawn is what the event says of the pool; nothing when the books do not know the hold.
+func drawn(s *limitpb.Settled) usage.Pool {
+	switch s.GetDrawn() {
+	case limitpb.Settled_DRAWN_POOL:
+		return usage.PoolDrawn
+	case limitpb.Settled_DRAWN_NONE:
+		return usage.PoolNone
+	}
+	return ""
 }
 
 // agree takes over what the books have charged: an estimate made anew may differ from the

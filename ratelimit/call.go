@@ -44,6 +44,7 @@ type call struct {
 	model    string // as asked, without the provider's prefix
 	user     string
 	org      string
+	team     string
 	key      string
 	bytes    int64
 	frame    int64 // bytes of the body that are known to be no text
@@ -93,6 +94,8 @@ func (p *policy) readCall(d descriptor) (*call, error) {
 			c.user = e.Value
 		case facts.Org:
 			c.org = e.Value
+		case facts.Team:
+			c.team = e.Value
 		case facts.Key:
 			c.key = e.Value
 		case facts.Tier:
@@ -276,7 +279,7 @@ func callers(descriptors []descriptor) (org, user, tier string) {
 // facts are what is kept with the hold, for its event should it expire.
 func (c *call) facts() []byte {
 	f := limitpb.Facts{RequestId: c.id, User: c.user, Org: c.org, Key: c.key, Tier: c.tier, Route: c.route, Provider: c.provider, Model: c.model,
-		InputBytes: c.bytes, Stream: c.stream}
+		InputBytes: c.bytes, Stream: c.stream, Team: c.team}
 	b, err := proto.MarshalOptions{}.MarshalAppend(make([]byte, 0, 256), &f)
 	if err != nil { // text that is not UTF-8
 		b, _ = proto.Marshal(&limitpb.Facts{RequestId: c.id, Provider: "unknown"})
