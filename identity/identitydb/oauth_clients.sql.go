@@ -35,6 +35,16 @@ func (q *Queries) OAuthClient(ctx context.Context, id string) (OauthClient, erro
 	return i, err
 }
 
+const oAuthClientTurn = `-- name: OAuthClientTurn :exec
+SELECT pg_advisory_xact_lock(hashtextextended('development client of ' || current_schema(), 0))
+`
+
+// Replicas that start together make the development client one after the other.
+func (q *Queries) OAuthClientTurn(ctx context.Context) error {
+	_, err := q.db.Exec(ctx, oAuthClientTurn)
+	return err
+}
+
 const oAuthClients = `-- name: OAuthClients :many
 SELECT id, name, secret_hash, redirect_uris, grant_types, scopes, owner_id, org_id, resource_server, family, created_at, updated_at FROM oauth_clients WHERE id > $1 ORDER BY id LIMIT $2
 `
@@ -196,4 +206,15 @@ func (q *Queries) OAuthSetSecret(ctx context.Context, arg OAuthSetSecretParams) 
 		&i.UpdatedAt,
 	)
 	return i, err
+}
+
+const oAuthUserExists = `-- name: OAuthUserExists :one
+SELECT EXISTS (SELECT 1 FROM users WHERE id = $1)
+`
+
+func (q *Queries) OAuthUserExists(ctx context.Context, id uuid.UUID) (bool, error) {
+	row := q.db.QueryRow(ctx, oAuthUserExists, id)
+	var exists bool
+	err := row.Scan(&exists)
+	return exists, err
 }

@@ -25,3 +25,10 @@ WITH account AS (
     INSERT INTO users (id, username, email, password_hash) VALUES (@id, @username, @email, '') RETURNING id
 )
 INSERT INTO user_roles (user_id, role_id) SELECT account.id, roles.id FROM account, roles WHERE roles.name = 'USER';
+
+-- name: OAuthClientTurn :exec
+-- Replicas that start together make the development client one after the other.
+SELECT pg_advisory_xact_lock(hashtextextended('development client of ' || current_schema(), 0));
+
+-- name: OAuthUserExists :one
+SELECT EXISTS (SELECT 1 FROM users WHERE id = @id);

@@ -1,0 +1,230 @@
+package oauth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/leaky-tokens/leaky-tokens/identity/audit"
+	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
+)
+
+const (
+	kindAuthorize = "authorize"
+	maxState      = 1024 // bytes
+	maxNonce      = 255  // bytes
+)
+
+// request is an authorization request that passed every check; the page keeps it
+// sealed until it is answered.
+type request struct {
+	ClientID  string   `json:"client"`
+	Redirect  string   `json:"redirect"`
+	Scopes    []string `json:"scopes"`
+	State     string   `json:"state,omitzero"`
+	Nonce     string   `json:"nonce,omitzero"`
+	Challenge string   `json:"challenge"`
+}
+
+// showAuthorize is GET /oauth2/authorize: the page where a user signs in and consents.
+func (p *Provider) showAuthorize(w http.ResponseWriter, r *http.Request) error {
+	form, err := parseParams(r.URL.RawQuery)
+	return p.ask(w, r, form, err)
+}
+
+// ask checks an authorization request and shows the page. While the client and its
+// redirect URI are not sound the user is told and goes nowhere (RFC 6749 section
+// 4.1.2.1: an open redirector otherwise); after that the client is told.
+func (p *Provider) ask(w http.ResponseWriter, r *http.Request, form params, malformed error) error {
+	c, err := p.client(r.Context(), form["client_id"])
+	if errors.Is(err, errNoClient) {
+		return pageError("The application that sent you here is not known.", "client_id is missing or unknown")
+	}
+	if err != nil {
+		return err
+	}
+	if !matchRedirect(c.RedirectUris, form["redirect_uri"]) {
+		return pageError("The application that sent you here asked for an answer at an address that is not registered for it.", "redirect_uri is missing or does not match")
+	}
+	req := request{ClientID: c.ID, Redirect: form["redirect_uri"], State: form["state"], Nonce: form["nonce"], Challenge: form["code_challenge"]}
+	if err := malformed; err == nil {
+		req.Scopes, err = checkRequest(c, form)
+		malformed = err
+	}
+	if refused, ok := errors.AsType[*protocolError](malformed); ok {
+		if !visible(req.State) || len(req.State) > maxState {
+			req.State = ""
+		}
+		p.metrics.refused(r, refused)
+		p.sendBack(w, r, req, url.Values{"error": {refused.code}, "error_description": {refused.description}})
+		return nil
+	}
+	return p.showConsent(w, req, c, http.StatusOK, loginFields{Username: loginHint(form["login_hint"])})
+}
+
+func loginHint(text string) string {
+	if len(text) > 100 {
+		return ""
+	}
+	return text
+}
+
+// checkRequest checks what comes after client and redirect URI, and gives the scopes.
+func checkRequest(c identitydb.OauthClient, form params) ([]string, error) {
+	challenge := form["code_challenge"]
+	prompts := strings.Fields(form["prompt"])
+	switch {
+	case form["request"] != "":
+		return nil, refuse(codeRequestUnsupported, "request objects are not supported")
+	case form["request_uri"] != "":
+		return nil, refuse(codeURIUnsupported, "request_uri is not supported")
+	case form["response_type"] == "":
+		return nil, refuse(codeInvalidRequest, "response_type is required")
+	case form["response_type"] != "code":
+		return nil, refuse(codeUnsupportedResponse, "response_type must be code")
+	case !allows(c, grantCode):
+		return nil, refuse(codeUnauthorizedClient, "the client is not registered for authorization_code")
+	case form["response_mode"] != "" && form["response_mode"] != "query":
+		return nil, refuse(codeInvalidRequest, "response_mode must be query")
+	case challenge == "":
+		return nil, refuse(codeInvalidRequest, "code_challenge is required (RFC 7636)")
+	case form["code_challenge_method"] != "S256":
+		return nil, refuse(codeInvalidRequest, "code_challenge_method must be S256")
+	case len(challenge) != 43 || !unreserved(challenge):
+		return nil, refuse(codeInvalidRequest, "code_challenge must be 43 characters of base64url")
+	case len(form["state"]) > maxState || !visible(form["state"]):
+		return nil, refuse(codeInvalidRequest, "state must be at most %d printable ASCII characters", maxState)
+	case len(form["nonce"]) > maxNonce || !visible(form["nonce"]):
+		return nil, refuse(codeInvalidRequest, "nonce must be at most %d printable ASCII characters", maxNonce)
+	case len(prompts) == 1 && prompts[0] == "none":
+		// There is no session that would answer without a page.
+		return nil, refuse(codeLoginRequired, "the user must sign in")
+	}
+	return requestedScopes(form["scope"], c.Scopes)
+}
+
+func (p *Provider) showConsent(w http.ResponseWriter, req request, c identitydb.OauthClient, status int, login loginFields) error {
+	sealed, err := p.forms.seal(kindAuthorize, req, time.Now())
+	if err != nil {
+		return err
+	}
+	return p.pages.write(w, status, "consent", pageData{Title: "Sign in", Action: "/oauth2/authorize", Form: sealed, Client: c.Name,
+		Scopes: meanings(req.Scopes), Login: login, Host: hostOf(req.Redirect)}, origin(req.Redirect))
+}
+
+func hostOf(redirect string) string {
+	u, err := url.Parse(redirect)
+	if err != nil || u.Host == "" {
+		return ""
+	}
+	return u.Hostname()
+}
+
+// decideAuthorize is POST /oauth2/authorize: the user's answer. A POST without our
+// form is an authorization request, which clients may also POST (OpenID Connect Core
+// section 3.1.2.1).
+func (p *Provider) decideAuthorize(w http.ResponseWriter, r *http.Request) error {
+	form, err := readBody(w, r)
+	if form["form"] == "" {
+		if form == nil {
+			return err
+		}
+		return p.ask(w, r, form, err)
+	}
+	if err != nil {
+		return err
+	}
+	if p.origins.Check(r) != nil {
+		return pageError("This form was sent from another site.", "cross-origin form")
+	}
+	var req request
+	if p.forms.open(kindAuthorize, form["form"], time.Now(), &req) != nil {
+		return pageError("This page was open for too long. Go back to the application and start again.", "stale form")
+	}
+	c, err := p.client(r.Context(), req.ClientID)
+	if errors.Is(err, errNoClient) || err == nil && (!matchRedirect(c.RedirectUris, req.Redirect) || !allows(c, grantCode)) {
+		return pageError("The application that sent you here is not known any more.", "client changed")
+	}
+	if err != nil {
+		return err
+	}
+	if form["decision"] != "allow" {
+		p.sendBack(w, r, req, url.Values{"error": {codeAccessDenied}, "error_description": {"the user refused"}})
+		return nil
+	}
+	who, err := p.signIn(r.Context(), form)
+	if again, ok := errors.AsType[*loginAgain](err); ok {
+		again.header(w)
+		return p.showConsent(w, req, c, again.status, again.fields)
+	}
+	if err != nil {
+		return err
+	}
+	answer, err := p.grantCode(r.Context(), req, c, who)
+	if refused, ok := errors.AsType[*protocolError](err); ok {
+		p.metrics.refused(r, refused)
+		answer, err = url.Values{"error": {refused.code}, "error_description": {refused.description}}, nil
+	}
+	if err != nil {
+		return err
+	}
+	p.sendBack(w, r, req, answer)
+	return nil
+}
+
+// grantCode makes the code that the client redeems.
+func (p *Provider) grantCode(ctx context.Context, req request, c identitydb.OauthClient, who identitydb.OAuthPersonRow) (url.Values, error) {
+	ctx, cancel := context.WithTimeout(ctx, queryTime)
+	defer cancel()
+	scopes, err := p.consented(ctx, c, who, req.Scopes)
+	if err != nil {
+		return nil, err
+	}
+	code, now := token(), time.Now()
+	err = pgx.BeginFunc(ctx, p.cfg.Pool, func(tx pgx.Tx) error {
+		err := identitydb.New(tx).OAuthInsertCode(ctx, identitydb.OAuthInsertCodeParams{CodeHash: hashed(code), ClientID: c.ID, UserID: who.ID,
+			RedirectUri: req.Redirect, Challenge: req.Challenge, Scope: strings.Join(scopes, " "), Nonce: req.Nonce, AuthTime: now, ExpiresAt: now.Add(codeLife)})
+		if err != nil {
+			return fmt.Errorf("store code: %w", err)
+		}
+		return auditConsent(ctx, tx, c, who, scopes)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return url.Values{"code": {code}}, nil
+}
+
+// consented are the scopes that a user really gives to a client.
+func (p *Provider) consented(ctx context.Context, c identitydb.OauthClient, who identitydb.OAuthPersonRow, scopes []string) ([]string, error) {
+	ok, err := p.mayAct(ctx, c, who.ID)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, refuse(codeAccessDenied, "the user is no member of the client's organisation")
+	}
+	return grantedScopes(scopes, who.Roles)
+}
+
+func auditConsent(ctx context.Context, tx pgx.Tx, c identitydb.OauthClient, who identitydb.OAuthPersonRow, scopes []string) error {
+	return audit.Record(ctx, tx, audit.Entry{Actor: who.ID.String(), Client: c.ID, Action: "client.consent", Target: c.ID,
+		Detail: map[string]string{"scope": strings.Join(scopes, " ")}})
+}
+
+// sendBack answers the client by way of the browser, with who answers (RFC 9207) and
+// the client's state. 303 makes the browser drop the form (RFC 9700 section 4.12).
+func (p *Provider) sendBack(w http.ResponseWriter, r *http.Request, req request, answer url.Values) {
+	answer.Set("iss", p.cfg.Issuer)
+	if req.State != "" {
+		answer.Set("state", req.State)
+	}
+	noStore(w)
+	http.Redirect(w, r, withParams(req.Redirect, answer), http.StatusSeeOther)
+}

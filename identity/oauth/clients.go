@@ -1,0 +1,130 @@
+package oauth
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
+)
+
+// Grant types.
+const (
+	grantCode    = "authorization_code"
+	grantClient  = "client_credentials"
+	grantRefresh = "refresh_token"
+	grantDevice  = "urn:ietf:params:oauth:grant-type:device_code" // RFC 8628 section 3.4
+)
+
+func grantTypes() []string { return []string{grantCode, grantClient, grantRefresh, grantDevice} }
+
+var clientID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+
+var errNoClient = errors.New("no such client")
+
+func (p *Provider) client(ctx context.Context, id string) (identitydb.OauthClient, error) {
+	if !clientID.MatchString(id) {
+		return identitydb.OauthClient{}, errNoClient
+	}
+	c, err := p.db.OAuthClient(ctx, id)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return c, errNoClient
+	}
+	if err != nil {
+		return c, fmt.Errorf("read client: %w", err)
+	}
+	return c, nil
+}
+
+func public(c identitydb.OauthClient) bool { return len(c.SecretHash) == 0 }
+
+func allows(c identitydb.OauthClient, grant string) bool {
+	return slices.Contains(c.GrantTypes, grant)
+}
+
+// credentials are what a client shows at an endpoint.
+type credentials struct {
+	id     string
+	secret string
+	shown  bool // a secret was shown, if only an empty one
+}
+
+// clientCredentials reads them from the Authorization header (client_secret_basic) or
+// the body (client_secret_post, or client_id alone), never from both (RFC 6749
+// section 2.3).
+func clientCredentials(r *http.Request, form params) (credentials, error) {
+	headers := r.Header.Values("Authorization")
+	if len(headers) > 1 {
+		return credentials{}, refuse(codeInvalidRequest, "more than one Authorization header")
+	}
+	if len(headers) == 0 {
+		secret, shown := form["client_secret"]
+		return credentials{id: form["client_id"], secret: secret, shown: shown}, nil
+	}
+	if _, twice := form["client_secret"]; twice {
+		return credentials{}, refuse(codeInvalidRequest, "the client authenticates in two ways")
+	}
+	scheme, encoded, _ := strings.Cut(headers[0], " ")
+	if !strings.EqualFold(scheme, "Basic") || len(encoded) > maxValue {
+		return credentials{}, badClient()
+	}
+	raw, err := base64.StdEncoding.DecodeString(strings.TrimSpace(encoded))
+	if err != nil {
+		return credentials{}, badClient()
+	}
+	// Both parts are form-encoded before they are joined (RFC 6749 section 2.3.1).
+	rawID, rawSecret, ok := strings.Cut(string(raw), ":")
+	id, idErr := url.QueryUnescape(rawID)
+	secret, secretErr := url.QueryUnescape(rawSecret)
+	if !ok || idErr != nil || secretErr != nil {
+		return credentials{}, badClient()
+	}
+	if other := form["client_id"]; other != "" && other != id {
+		return credentials{}, refuse(codeInvalidRequest, "client_id is not that of the Authorization header")
+	}
+	return credentials{id: id, secret: secret, shown: true}, nil
+}
+
+// authenticate finds out which client calls. A public client names itself; what it
+// presents next (a code with its verifier, a refresh token, a device code) is bound to it.
+func (p *Provider) authenticate(r *http.Request, form params) (identitydb.OauthClient, error) {
+	given, err := clientCredentials(r, form)
+	if err != nil {
+		return identitydb.OauthClient{}, err
+	}
+	account := "client:" + given.id
+	if !clientID.MatchString(given.id) {
+		account = "client"
+	}
+	if given.shown {
+		if err := p.cfg.Throttle.Check(r.Context(), account); err != nil {
+			return identitydb.OauthClient{}, err
+		}
+	}
+	c, err := p.client(r.Context(), given.id)
+	if err != nil && !errors.Is(err, errNoClient) {
+		return c, err
+	}
+	ok := err == nil && public(c) && !given.shown
+	if !ok && given.shown {
+		// An unknown client is compared too, so that the time tells nothing.
+		ok = sameSecret(c.SecretHash, given.secret) && len(c.SecretHash) > 0
+		if ok {
+			p.cfg.Throttle.Passed(r.Context(), account)
+		} else {
+			p.cfg.Throttle.Failed(r.Context(), account)
+		}
+	}
+	if !ok {
+		return identitydb.OauthClient{}, badClient()
+	}
+	return c, nil
+}

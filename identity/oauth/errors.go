@@ -1,0 +1,127 @@
+package oauth
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+)
+
+// Error codes of RFC 6749 (4.1.2.1, 5.2), RFC 8628 (3.5), RFC 6750 (3.1) and OpenID
+// Connect Core (3.1.2.6).
+const (
+	codeInvalidRequest      = "invalid_request"
+	codeInvalidClient       = "invalid_client"
+	codeInvalidGrant        = "invalid_grant"
+	codeUnauthorizedClient  = "unauthorized_client"
+	codeUnsupportedGrant    = "unsupported_grant_type"
+	codeUnsupportedResponse = "unsupported_response_type"
+	codeUnsupportedToken    = "unsupported_token_type" //nolint:gosec // the name of an error
+	codeInvalidScope        = "invalid_scope"
+	codeAccessDenied        = "access_denied"
+	codeLoginRequired       = "login_required"
+	codeRequestUnsupported  = "request_not_supported"
+	codeURIUnsupported      = "request_uri_not_supported"
+	codeUnavailable         = "temporarily_unavailable"
+	codeServerError         = "server_error"
+	codeAuthorizationWaits  = "authorization_pending"
+	codeSlowDown            = "slow_down"
+	codeExpiredToken        = "expired_token"
+	codeInvalidToken        = "invalid_token" //nolint:gosec // the name of an error
+	codeInsufficientScope   = "insufficient_scope"
+)
+
+// protocolError is a refusal as OAuth2 words it. The description is for developers
+// and never holds what the caller sent.
+type protocolError struct {
+	status      int
+	code        string
+	description string
+	retryAfter  time.Duration // 0: none
+	challenge   string        // WWW-Authenticate; empty: none
+}
+
+func (e *protocolError) Error() string { return e.code + ": " + e.description }
+
+func refuse(code, format string, args ...any) *protocolError {
+	return &protocolError{status: http.StatusBadRequest, code: code, description: fmt.Sprintf(format, args...)}
+}
+
+// badClient is the one answer to every failed client authentication, whatever failed
+// (RFC 6749 section 5.2).
+func badClient() *protocolError {
+	return &protocolError{status: http.StatusUnauthorized, code: codeInvalidClient, description: "client authentication failed",
+		challenge: `Basic realm="leaky-tokens", charset="UTF-8"`}
+}
+
+func tooMany(wait time.Duration) *protocolError {
+	return &protocolError{status: http.StatusTooManyRequests, code: codeUnavailable, description: "too many attempts, try again later", retryAfter: wait}
+}
+
+// seconds rounds a wait up to whole seconds, at least one.
+func seconds(wait time.Duration) int64 { return max(1, int64((wait+time.Second-1)/time.Second)) }
+
+// asProtocol finds the refusal in err. What has none is our own failure: it is logged
+// by the caller and shown without a detail.
+func (p *Provider) asProtocol(r *http.Request, err error) *protocolError {
+	if known, ok := errors.AsType[*protocolError](err); ok {
+		return known
+	}
+	if slow, ok := errors.AsType[*Throttled](err); ok {
+		return tooMany(slow.RetryAfter)
+	}
+	if errors.Is(err, ErrBusy) || p.cfg.Outage != nil && p.cfg.Outage(err) {
+		p.warn(r, err)
+		return &protocolError{status: http.StatusServiceUnavailable, code: codeUnavailable, description: "try again", retryAfter: time.Second}
+	}
+	p.warn(r, err)
+	return &protocolError{status: http.StatusInternalServerError, code: codeServerError, description: "internal error"}
+}
+
+func (p *Provider) warn(r *http.Request, err error) {
+	if r.Context().Err() != nil {
+		return // the caller went away
+	}
+	p.log.LogAttrs(r.Context(), slog.LevelError, "oauth request failed", slog.String("path", r.URL.Path),
+		slog.String("correlation_id", r.Header.Get(httpapi.HeaderCorrelation)), slog.Any("error", err))
+}
+
+// endpoint renders what h returns as RFC 6749 section 5.2 says. Nothing of these
+// endpoints may be cached (section 5.1).
+func (p *Provider) endpoint(h httpapi.HandlerFunc) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		noStore(w)
+		err := h(w, r)
+		if err == nil {
+			return
+		}
+		shown := p.asProtocol(r, err)
+		p.metrics.refused(r, shown)
+		header := w.Header()
+		if shown.challenge != "" {
+			header.Set("WWW-Authenticate", shown.challenge)
+		}
+		if shown.retryAfter > 0 {
+			header.Set("Retry-After", strconv.FormatInt(seconds(shown.retryAfter), 10))
+		}
+		writeJSON(w, shown.status, map[string]string{"error": shown.code, "error_description": shown.description})
+	})
+}
+
+func noStore(w http.ResponseWriter) {
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Pragma", "no-cache") // RFC 6749 section 5.1 asks for both
+}
+
+func writeJSON(w http.ResponseWriter, status int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	encoder := json.NewEncoder(w)
+	encoder.SetEscapeHTML(false)
+	_ = encoder.Encode(body)
+}

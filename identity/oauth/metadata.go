@@ -1,0 +1,41 @@
+package oauth
+
+import (
+	"net/http"
+)
+
+// metadata is RFC 8414 and OpenID Connect Discovery in one document, as the two agree
+// on every name they share.
+func (p *Provider) metadata(w http.ResponseWriter, _ *http.Request) error {
+	at := func(path string) string { return p.cfg.Issuer + path }
+	secret := []string{"client_secret_basic", "client_secret_post"}
+	w.Header().Set("Cache-Control", "public, max-age=300")
+	w.Header().Del("Pragma")
+	writeJSON(w, http.StatusOK, map[string]any{
+		"issuer":                                         p.cfg.Issuer,
+		"authorization_endpoint":                         at("/oauth2/authorize"),
+		"token_endpoint":                                 at("/oauth2/token"),
+		"device_authorization_endpoint":                  at("/oauth2/device_authorization"),
+		"introspection_endpoint":                         at("/oauth2/introspect"),
+		"revocation_endpoint":                            at("/oauth2/revoke"),
+		"userinfo_endpoint":                              at("/oauth2/userinfo"),
+		"jwks_uri":                                       at("/oauth2/jwks"),
+		"scopes_supported":                               knownScopes(),
+		"response_types_supported":                       []string{"code"},
+		"response_modes_supported":                       []string{"query"},
+		"grant_types_supported":                          grantTypes(),
+		"code_challenge_methods_supported":               []string{"S256"},
+		"token_endpoint_auth_methods_supported":          append([]string{"none"}, secret...),
+		"introspection_endpoint_auth_methods_supported":  secret,
+		"revocation_endpoint_auth_methods_supported":     append([]string{"none"}, secret...),
+		"subject_types_supported":                        []string{"public"},
+		"id_token_signing_alg_values_supported":          []string{"RS256"},
+		"claims_supported":                               []string{"iss", "sub", "aud", "exp", "iat", "auth_time", "nonce", "at_hash", "name", "preferred_username", "email", "email_verified"},
+		"claim_types_supported":                          []string{"normal"},
+		"authorization_response_iss_parameter_supported": true,
+		"request_parameter_supported":                    false,
+		"request_uri_parameter_supported":                false,
+		"claims_parameter_supported":                     false,
+	})
+	return nil
+}

@@ -1,0 +1,204 @@
+// Package oauth is the OAuth2 and OpenID Connect provider of identity: clients, the
+// authorize and device pages, and the endpoints under /oauth2. Envoy routes it as
+// public, since each endpoint authenticates in its own way; the tokens it issues are
+// identity's own access tokens, which extauthz checks like those of a login.
+//
+// It speaks RFC 6749 (client_credentials, authorization_code, refresh_token), RFC 7636
+// (PKCE, S256 only, for every client), RFC 7009 (revocation), RFC 7662
+// (introspection), RFC 8414 (metadata), RFC 8628 (devices), RFC 9068 (access tokens),
+// RFC 9207 (iss in the answer) as RFC 9700 wants them, and OpenID Connect Core and
+// Discovery. It keeps no session: each page asks for the password, and sets no cookie.
+package oauth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/leaky-tokens/leaky-tokens/identity/grants"
+	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
+	"github.com/leaky-tokens/leaky-tokens/internal/revocation"
+)
+
+// Errors of the parts that identity lends.
+var (
+	// ErrWrongPassword is the one answer to an unknown user, a wrong password and a
+	// disabled account.
+	ErrWrongPassword = errors.New("invalid credentials")
+	// ErrBusy says that too many passwords are being checked at once.
+	ErrBusy = errors.New("too many logins at once")
+)
+
+// Throttled says that somebody guessed too often.
+type Throttled struct{ RetryAfter time.Duration }
+
+func (t *Throttled) Error() string { return fmt.Sprintf("too many attempts, wait %v", t.RetryAfter) }
+
+// SignIn checks a password and gives the user's id. It throttles and audits as a login
+// does. Errors: ErrWrongPassword, *Throttled, ErrBusy, or what the database said.
+type SignIn func(ctx context.Context, username, password string) (uuid.UUID, error)
+
+// Throttle slows down guessing of client secrets and user codes. The address of the
+// caller is in the context (package origin).
+type Throttle interface {
+	// Check is nil or *Throttled.
+	Check(ctx context.Context, account string) error
+	// Failed counts a wrong guess, Passed forgets them.
+	Failed(ctx context.Context, account string)
+	Passed(ctx context.Context, account string)
+}
+
+// Keys sign ID tokens and verify access tokens.
+type Keys interface {
+	Sign(typ string, claims jwt.Claims) (string, error)
+	Keyfunc(t *jwt.Token) (any, error)
+}
+
+// Config is what New needs. All but Outage and Metrics is required.
+type Config struct {
+	Pool     *pgxpool.Pool
+	Issuer   string        // public URL of the gateway, without a slash at the end: iss of what is issued here
+	Login    string        // iss of the tokens of a plain login, which introspection knows too
+	Interval time.Duration // between two polls of a device, whole seconds; default 5s (RFC 8628 section 3.2)
+	FormKey  []byte        // 32 bytes: seals what pages remember; the same for all replicas
+	SignIn   SignIn
+	Throttle Throttle
+	Grants   *grants.Store
+	Tokens   *grants.Tokens // issues with Issuer as iss
+	Keys     Keys
+	Announce func(...revocation.Revocation) // tells every extauthz; after the commit
+	Outage   func(error) bool               // whether an error is a database that is away, so that callers retry
+	Log      *slog.Logger
+	Metrics  prometheus.Registerer
+}
+
+// Provider is the OAuth2 server.
+type Provider struct {
+	cfg     Config
+	log     *slog.Logger
+	db      *identitydb.Queries
+	forms   *forms
+	pages   *pages
+	metrics *metrics
+	origins *http.CrossOriginProtection
+}
+
+// New checks the configuration and starts nothing.
+func New(cfg Config) (*Provider, error) {
+	u, err := url.Parse(cfg.Issuer)
+	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil || strings.HasSuffix(cfg.Issuer, "/") {
+		return nil, fmt.Errorf("oauth issuer %q: write http(s)://host[:port] without a slash at the end (auth.public_url)", cfg.Issuer)
+	}
+	if cfg.Interval == 0 {
+		cfg.Interval = 5 * time.Second
+	}
+	sealed, err := newForms(cfg.FormKey)
+	if err != nil {
+		return nil, err
+	}
+	pages, err := newPages()
+	if err != nil {
+		return nil, err
+	}
+	origins := http.NewCrossOriginProtection()
+	if err := origins.AddTrustedOrigin(u.Scheme + "://" + u.Host); err != nil {
+		return nil, fmt.Errorf("oauth issuer: %w", err)
+	}
+	return &Provider{cfg: cfg, log: cfg.Log, db: identitydb.New(cfg.Pool), forms: sealed, pages: pages, metrics: newMetrics(cfg.Metrics), origins: origins}, nil
+}
+
+// Routes gives every public endpoint to handle, which mounts them.
+func (p *Provider) Routes(handle func(pattern string, h http.Handler)) {
+	handle("POST /oauth2/token", p.endpoint(p.token))
+	handle("POST /oauth2/introspect", p.endpoint(p.introspect))
+	handle("POST /oauth2/revoke", p.endpoint(p.revoke))
+	handle("POST /oauth2/device_authorization", p.endpoint(p.deviceAuthorization))
+	handle("GET /oauth2/userinfo", p.endpoint(p.userinfo))
+	handle("POST /oauth2/userinfo", p.endpoint(p.userinfo)) // OpenID Connect Core section 5.3.1
+	handle("GET /oauth2/authorize", p.page(p.showAuthorize))
+	handle("POST /oauth2/authorize", p.page(p.decideAuthorize))
+	handle("GET /oauth2/device", p.page(p.showDevice))
+	handle("POST /oauth2/device", p.page(p.decideDevice))
+	handle("GET /.well-known/openid-configuration", p.endpoint(p.metadata))
+	handle("GET /.well-known/oauth-authorization-server", p.endpoint(p.metadata))
+}
+
+// Run removes what has expired, now and then, until ctx ends. Several replicas may.
+func (p *Provider) Run(ctx context.Context) error {
+	every := time.NewTicker(10 * time.Minute)
+	defer every.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-every.C:
+			if err := p.Purge(ctx, time.Now()); err != nil && ctx.Err() == nil {
+				p.log.Warn("expired codes not removed, trying again later", slog.Any("error", err))
+			}
+		}
+	}
+}
+
+const (
+	codeLife = time.Minute // RFC 6749 section 4.1.2: ten minutes at most
+	// codeKept is how long a code is remembered after its end, so that using it again
+	// still revokes what it gave.
+	codeKept   = 24 * time.Hour
+	deviceLife = 10 * time.Minute
+	// deviceKept lets a late poll hear expired_token and not invalid_grant.
+	deviceKept = 10 * time.Minute
+	// queryTime bounds what one request asks of the database.
+	queryTime = 5 * time.Second
+)
+
+// Purge removes the codes and device codes that mean nothing any more.
+func (p *Provider) Purge(ctx context.Context, now time.Time) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	if _, err := p.db.OAuthPurgeCodes(ctx, now.Add(-codeKept)); err != nil {
+		return fmt.Errorf("remove codes: %w", err)
+	}
+	if _, err := p.db.OAuthPurgeDevices(ctx, now.Add(-deviceKept)); err != nil {
+		return fmt.Errorf("remove device codes: %w", err)
+	}
+	return nil
+}
+
+// errGone says that a user is not there or disabled.
+var errGone = errors.New("no such user")
+
+// person is a user as she is now; errGone when she may not be acted for.
+func (p *Provider) person(ctx context.Context, id uuid.UUID) (identitydb.OAuthPersonRow, error) {
+	who, err := p.db.OAuthPerson(ctx, id)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows) || err == nil && who.Disabled:
+		return who, errGone
+	case err != nil:
+		return who, fmt.Errorf("read user: %w", err)
+	}
+	return who, nil
+}
+
+// mayAct says whether a client may act for a user: one that is bound to an
+// organisation acts for it, and so for its members alone.
+func (p *Provider) mayAct(ctx context.Context, c identitydb.OauthClient, user uuid.UUID) (bool, error) {
+	if c.OrgID == nil {
+		return true, nil
+	}
+	member, err := p.db.OAuthIsMember(ctx, identitydb.OAuthIsMemberParams{OrgID: *c.OrgID, UserID: user})
+	if err != nil {
+		return false, fmt.Errorf("look for membership: %w", err)
+	}
+	return member, nil
+}

@@ -1,0 +1,98 @@
+package oauth
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/principal"
+)
+
+// Scopes of OpenID Connect; those of the API are in facts.
+const (
+	scopeOpenID  = "openid"
+	scopeProfile = "profile"
+	scopeEmail   = "email"
+	scopeOffline = "offline_access"
+)
+
+// knownScopes are all scopes, in the order that pages and metadata show them.
+func knownScopes() []string {
+	return []string{scopeOpenID, scopeProfile, scopeEmail, facts.ScopeTokensRead, facts.ScopeTokensWrite, facts.ScopeAnalyticsRead, facts.ScopeAdmin, scopeOffline}
+}
+
+// meaning is what a person reads on the consent page.
+func meaning(scope string) string {
+	switch scope {
+	case scopeOpenID:
+		return "Know who you are (your user id)"
+	case scopeProfile:
+		return "See your user name"
+	case scopeEmail:
+		return "See your e-mail address"
+	case facts.ScopeTokensRead:
+		return "See your token balances, quotas and purchases"
+	case facts.ScopeTokensWrite:
+		return "Call models and spend or buy tokens in your name"
+	case facts.ScopeAnalyticsRead:
+		return "See your usage"
+	case facts.ScopeAdmin:
+		return "Administer the platform: users, roles, clients, limits"
+	case scopeOffline:
+		return "Keep access while you are away, until you revoke it"
+	}
+	return scope
+}
+
+// requestedScopes checks the scope parameter against what the client is registered
+// for. Without one the client gets all of it (RFC 6749 section 3.3 lets a server have
+// a default), except offline_access, which must be asked for.
+func requestedScopes(text string, allowed []string) ([]string, error) {
+	if text == "" {
+		scopes := slices.DeleteFunc(slices.Clone(allowed), func(s string) bool { return s == scopeOffline })
+		if len(scopes) == 0 {
+			return nil, refuse(codeInvalidScope, "name the scopes that are wanted")
+		}
+		return scopes, nil
+	}
+	var scopes []string
+	for scope := range strings.SplitSeq(text, " ") {
+		switch {
+		case scope == "" || !slices.Contains(knownScopes(), scope):
+			return nil, refuse(codeInvalidScope, "unknown scope; known are %s", strings.Join(knownScopes(), " "))
+		case !slices.Contains(allowed, scope):
+			return nil, refuse(codeInvalidScope, "the client is not registered for scope %s", scope)
+		case !slices.Contains(scopes, scope):
+			scopes = append(scopes, scope)
+		}
+	}
+	return scopes, nil
+}
+
+// grantedScopes leaves out what the user could not do herself: nobody hands on a
+// right that she does not have. An empty result must refuse the grant, because a token
+// without a scope counts as a login's and is bound by the roles alone.
+func grantedScopes(scopes, roles []string) ([]string, error) {
+	granted := slices.DeleteFunc(slices.Clone(scopes), func(s string) bool {
+		return s == facts.ScopeAdmin && !slices.Contains(roles, principal.RoleAdmin)
+	})
+	if !slices.ContainsFunc(granted, func(s string) bool { return s != scopeOffline }) {
+		return nil, refuse(codeInvalidScope, "the user may grant none of the scopes")
+	}
+	return granted, nil
+}
+
+// narrowed is the scope of a refreshed token: what was granted, or a part of it
+// (RFC 6749 section 6).
+func narrowed(text, granted string) (string, error) {
+	if text == "" {
+		return granted, nil
+	}
+	scopes, err := requestedScopes(text, strings.Fields(granted))
+	if err != nil {
+		return "", refuse(codeInvalidScope, "a refreshed token has at most the scopes of its grant")
+	}
+	return strings.Join(scopes, " "), nil
+}
+
+func hasScope(text, scope string) bool { return slices.Contains(strings.Fields(text), scope) }

@@ -1,0 +1,252 @@
+package oauth
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/leaky-tokens/leaky-tokens/identity/grants"
+	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
+	"github.com/leaky-tokens/leaky-tokens/identity/keyring"
+)
+
+// answer is the successful answer of the token endpoint (RFC 6749 section 5.1, OpenID
+// Connect Core section 3.1.3.3).
+type answer struct {
+	AccessToken  string `json:"access_token"`
+	TokenType    string `json:"token_type"`
+	ExpiresIn    int64  `json:"expires_in"` // seconds
+	RefreshToken string `json:"refresh_token,omitzero"`
+	Scope        string `json:"scope"`
+	IDToken      string `json:"id_token,omitzero"`
+}
+
+// token is POST /oauth2/token.
+func (p *Provider) token(w http.ResponseWriter, r *http.Request) error {
+	form, err := readForm(w, r)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), queryTime)
+	defer cancel()
+	grant := form["grant_type"]
+	if grant == "" {
+		return refuse(codeInvalidRequest, "grant_type is required")
+	}
+	c, err := p.authenticate(r.WithContext(ctx), form)
+	if err != nil {
+		return err
+	}
+	give, known := map[string]func(context.Context, identitydb.OauthClient, params) (answer, error){
+		grantCode: p.byCode, grantClient: p.byClient, grantRefresh: p.byRefresh, grantDevice: p.byDevice,
+	}[grant]
+	switch {
+	case !known:
+		return refuse(codeUnsupportedGrant, "grant_type must be one of %s", strings.Join(grantTypes(), ", "))
+	case !allows(c, grant):
+		return refuse(codeUnauthorizedClient, "the client is not registered for this grant type")
+	}
+	a, err := give(ctx, c, form)
+	if err != nil {
+		return err
+	}
+	p.metrics.granted(grant)
+	writeJSON(w, http.StatusOK, a)
+	return nil
+}
+
+// badGrant is a code, device code or refresh token that is not good (any longer).
+func badGrant(what string) *protocolError {
+	return refuse(codeInvalidGrant, "%s is unknown, used, expired or not this client's", what)
+}
+
+// issue makes the access token of a grant. Its user may have gone meanwhile.
+func (p *Provider) issue(ctx context.Context, g grants.Grant, family uuid.UUID) (answer, error) {
+	access, life, err := p.cfg.Tokens.Issue(ctx, g, family)
+	if errors.Is(err, grants.ErrGone) {
+		return answer{}, refuse(codeInvalidGrant, "the user may not be acted for any more")
+	}
+	if err != nil {
+		return answer{}, err
+	}
+	return answer{AccessToken: access, TokenType: "Bearer", ExpiresIn: life, Scope: g.Scope}, nil
+}
+
+// byClient is the client credentials grant (RFC 6749 section 4.4): the client acts for
+// its owner, mostly a service account of its own. There is no refresh token (4.4.3) and
+// no row: all such tokens of a client share its family, and end with it.
+func (p *Provider) byClient(ctx context.Context, c identitydb.OauthClient, form params) (answer, error) {
+	if public(c) {
+		return answer{}, refuse(codeUnauthorizedClient, "a public client has no credentials of its own")
+	}
+	allowed := withoutScopes(c.Scopes, scopeOpenID, scopeProfile, scopeEmail, scopeOffline)
+	scopes, err := requestedScopes(form["scope"], allowed)
+	if err != nil {
+		return answer{}, err
+	}
+	owner, err := p.person(ctx, c.OwnerID)
+	if errors.Is(err, errGone) {
+		return answer{}, refuse(codeUnauthorizedClient, "the client's owner is gone or disabled")
+	}
+	if err != nil {
+		return answer{}, err
+	}
+	if scopes, err = grantedScopes(scopes, owner.Roles); err != nil {
+		return answer{}, err
+	}
+	return p.issue(ctx, p.grantOf(c, c.OwnerID, strings.Join(scopes, " "), time.Time{}), c.Family)
+}
+
+func withoutScopes(scopes []string, out ...string) []string {
+	var kept []string
+	for _, s := range scopes {
+		if !hasScope(strings.Join(out, " "), s) {
+			kept = append(kept, s)
+		}
+	}
+	return kept
+}
+
+func (p *Provider) grantOf(c identitydb.OauthClient, user uuid.UUID, scope string, proved time.Time) grants.Grant {
+	g := grants.Grant{UserID: user, ClientID: c.ID, Scope: scope, AuthTime: proved}
+	if c.OrgID != nil {
+		g.OrgID = *c.OrgID
+	}
+	return g
+}
+
+// byCode redeems an authorization code (RFC 6749 section 4.1.3, RFC 7636 section 4.5).
+func (p *Provider) byCode(ctx context.Context, c identitydb.OauthClient, form params) (answer, error) {
+	code, verifier, redirect := form["code"], form["code_verifier"], form["redirect_uri"]
+	switch {
+	case code == "":
+		return answer{}, refuse(codeInvalidRequest, "code is required")
+	case redirect == "":
+		return answer{}, refuse(codeInvalidRequest, "redirect_uri is required, as in the authorization request")
+	case len(verifier) < 43 || len(verifier) > 128 || !unreserved(verifier):
+		return answer{}, refuse(codeInvalidRequest, "code_verifier is required: 43 to 128 unreserved characters (RFC 7636)")
+	}
+	var row identitydb.OauthCode
+	var family uuid.UUID
+	var refresh string
+	var replayed *uuid.UUID
+	var refused error
+	err := pgx.BeginFunc(ctx, p.cfg.Pool, func(tx pgx.Tx) error {
+		q := identitydb.New(tx)
+		var err error
+		row, err = q.OAuthLockCode(ctx, hashed(code))
+		switch {
+		case errors.Is(err, pgx.ErrNoRows):
+			refused = badGrant("the code")
+			return nil
+		case err != nil:
+			return fmt.Errorf("read code: %w", err)
+		case row.UsedAt != nil:
+			refused, replayed = badGrant("the code"), row.Family
+			return nil
+		case row.ClientID != c.ID || row.RedirectUri != redirect || !verifies(row.Challenge, verifier) || !time.Now().Before(row.ExpiresAt):
+			// Whoever presents it, it has leaked or is late: nobody gets anything for it.
+			refused = badGrant("the code")
+			return q.OAuthUseCode(ctx, identitydb.OAuthUseCodeParams{CodeHash: row.CodeHash})
+		}
+		family, refresh, err = p.cfg.Grants.BeginIn(ctx, tx, p.grantOf(c, row.UserID, row.Scope, row.AuthTime))
+		if err != nil {
+			return err
+		}
+		return q.OAuthUseCode(ctx, identitydb.OAuthUseCodeParams{CodeHash: row.CodeHash, Family: &family})
+	})
+	if replayed != nil {
+		err = p.cfg.Grants.RevokeFamily(ctx, *replayed, "authorization code used twice")
+	}
+	if err == nil {
+		err = refused
+	}
+	if err != nil {
+		return answer{}, err
+	}
+	return p.complete(ctx, c, p.grantOf(c, row.UserID, row.Scope, row.AuthTime), family, refresh, row.Nonce)
+}
+
+// complete issues what a new family gives: the access token, a refresh token if
+// offline_access was granted, an ID token if openid was.
+func (p *Provider) complete(ctx context.Context, c identitydb.OauthClient, g grants.Grant, family uuid.UUID, refresh, nonce string) (answer, error) {
+	a, err := p.issue(ctx, g, family)
+	if err != nil {
+		return answer{}, err
+	}
+	if hasScope(g.Scope, scopeOffline) && allows(c, grantRefresh) {
+		a.RefreshToken = refresh
+	}
+	if hasScope(g.Scope, scopeOpenID) {
+		a.IDToken, err = p.idToken(c, g, a.AccessToken, nonce)
+	}
+	return a, err
+}
+
+// byRefresh rotates a refresh token (RFC 6749 section 6, RFC 9700 section 4.14). The
+// next one keeps the whole scope, also when this access token has less.
+func (p *Provider) byRefresh(ctx context.Context, c identitydb.OauthClient, form params) (answer, error) {
+	given := form["refresh_token"]
+	if given == "" {
+		return answer{}, refuse(codeInvalidRequest, "refresh_token is required")
+	}
+	// Before the token is used up: a refused scope must not cost it.
+	if form["scope"] != "" {
+		row, err := p.db.OAuthRefreshToken(ctx, hashed(given))
+		if errors.Is(err, pgx.ErrNoRows) || err == nil && row.ClientID != c.ID {
+			return answer{}, badGrant("the refresh token")
+		}
+		if err != nil {
+			return answer{}, fmt.Errorf("read refresh token: %w", err)
+		}
+		if _, err := narrowed(form["scope"], row.Scope); err != nil {
+			return answer{}, err
+		}
+	}
+	g, next, err := p.cfg.Grants.Rotate(ctx, given, c.ID)
+	if errors.Is(err, grants.ErrUnknown) || errors.Is(err, grants.ErrReused) || errors.Is(err, grants.ErrExpired) || errors.Is(err, grants.ErrGone) {
+		return answer{}, badGrant("the refresh token")
+	}
+	if err != nil {
+		return answer{}, err
+	}
+	if g.Scope, err = narrowed(form["scope"], g.Scope); err != nil {
+		return answer{}, err
+	}
+	a, err := p.issue(ctx, g, g.Family)
+	if err != nil {
+		return answer{}, err
+	}
+	a.RefreshToken = next
+	if hasScope(g.Scope, scopeOpenID) {
+		a.IDToken, err = p.idToken(c, g, a.AccessToken, "")
+	}
+	return a, err
+}
+
+// idClaims are those of an ID token (OpenID Connect Core section 2).
+type idClaims struct {
+	jwt.RegisteredClaims
+	Nonce    string `json:"nonce,omitzero"`
+	AuthTime int64  `json:"auth_time"`
+	AtHash   string `json:"at_hash"`
+}
+
+// idToken says who signed in, for the client alone. Its aud is the client and its typ
+// is not at+jwt, so that nobody takes it for an access token.
+func (p *Provider) idToken(c identitydb.OauthClient, g grants.Grant, access, nonce string) (string, error) {
+	sum, now := sha256.Sum256([]byte(access)), time.Now()
+	return p.cfg.Keys.Sign(keyring.TypeID, idClaims{Nonce: nonce, AuthTime: g.AuthTime.Unix(),
+		AtHash: base64.RawURLEncoding.EncodeToString(sum[:len(sum)/2]), // OpenID Connect Core section 3.1.3.6
+		RegisteredClaims: jwt.RegisteredClaims{Issuer: p.cfg.Issuer, Subject: g.UserID.String(), Audience: jwt.ClaimStrings{c.ID},
+			IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(p.cfg.Tokens.TTL))}})
+}
