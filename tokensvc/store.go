@@ -2,10 +2,8 @@ package tokensvc
 
 import (
 	"context"
-	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"strings"
 	"sync/atomic"
@@ -14,22 +12,12 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/jackc/pgx/v5/stdlib"
-	"github.com/pressly/goose/v3"
-	"github.com/pressly/goose/v3/lock"
+
+	"github.com/leaky-tokens/leaky-tokens/tokensvc/migrations"
 )
 
-//go:embed migrations/*.sql
-var migrations embed.FS
-
-const (
-	// versionTable is goose's, one per room, as all rooms share a database.
-	versionTable = "goose_tokensvc"
-	// migrationLock is the id of the Postgres advisory lock around this room's migrations.
-	migrationLock = 0x746f6b656e737663 // "tokensvc"
-	// DefaultWindow is how long a pool lasts before it is full again.
-	DefaultWindow = 24 * time.Hour
-)
+// DefaultWindow is how long a pool lasts before it is full again.
+const DefaultWindow = 24 * time.Hour
 
 var (
 	// ErrNoPool says that the owner has no pool for the provider.
@@ -111,23 +99,8 @@ func (s *Store) Run(ctx context.Context) error {
 func (s *Store) Migrate(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	files, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		return fmt.Errorf("open migrations: %w", err)
-	}
-	locker, err := lock.NewPostgresSessionLocker(lock.WithLockID(migrationLock), lock.WithLockTimeout(1, 60))
-	if err != nil {
-		return fmt.Errorf("make migration lock: %w", err)
-	}
-	db := stdlib.OpenDBFromPool(s.cfg.Pool)
-	defer db.Close()
-	provider, err := goose.NewProvider(goose.DialectPostgres, db, files, goose.WithTableName(versionTable), goose.WithSessionLocker(locker),
-		goose.WithDisableGlobalRegistry(true))
-	if err != nil {
-		return fmt.Errorf("prepare migrations: %w", err)
-	}
-	if _, err := provider.Up(ctx); err != nil {
-		return fmt.Errorf("apply migrations: %w", err)
+	if err := migrations.Up(ctx, s.cfg.Pool); err != nil {
+		return err
 	}
 	s.ready.Store(true)
 	return nil

@@ -1,0 +1,44 @@
+-- name: AddEvents :exec
+-- In the order given. An id that is there already is the same event. Wakes the relays at commit.
+WITH added AS (
+    INSERT INTO token_outbox (id, slot, aggregate_type, aggregate_id, event_type, subject, payload, correlation_id)
+    SELECT e.id, e.slot, e.aggregate_type, nullif(e.aggregate_id, ''), e.event_type, e.subject, e.payload::jsonb, e.correlation_id
+    FROM (SELECT unnest(@ids::uuid[]) AS id, unnest(@slots::smallint[]) AS slot, unnest(@aggregate_types::text[]) AS aggregate_type,
+        unnest(@aggregate_ids::text[]) AS aggregate_id, unnest(@event_types::text[]) AS event_type, unnest(@subjects::text[]) AS subject,
+        unnest(@payloads::text[]) AS payload, unnest(@correlation_ids::text[]) AS correlation_id) AS e
+    ON CONFLICT (id) DO NOTHING)
+SELECT pg_notify(@channel::text, '');
+
+-- name: ClaimSlots :many
+-- In random order, so that under a steady load no slot is always behind.
+SELECT s.slot FROM token_outbox_slots s
+WHERE EXISTS (SELECT 1 FROM token_outbox o WHERE o.slot = s.slot AND o.published_at IS NULL AND o.parked_at IS NULL
+              AND (o.next_at IS NULL OR o.next_at <= now()))
+ORDER BY random() LIMIT @most FOR UPDATE SKIP LOCKED;
+
+-- name: PendingEvents :many
+-- Without those that stand behind an event of their aggregate that waits for its next try.
+SELECT o.id, o.aggregate_type, o.aggregate_id, o.event_type, o.subject, o.payload, o.correlation_id, o.created_at, o.attempts
+FROM token_outbox o
+WHERE o.slot = ANY(@slots::smallint[]) AND o.published_at IS NULL AND o.parked_at IS NULL AND (o.next_at IS NULL OR o.next_at <= now())
+  AND NOT EXISTS (SELECT 1 FROM token_outbox b WHERE b.slot = o.slot AND b.aggregate_type = o.aggregate_type AND b.aggregate_id = o.aggregate_id
+                  AND b.seq < o.seq AND b.next_at > now() AND b.published_at IS NULL AND b.parked_at IS NULL)
+ORDER BY o.seq LIMIT @most;
+
+-- name: MarkPublished :exec
+UPDATE token_outbox SET published_at = now(), next_at = NULL WHERE id = ANY(@ids::uuid[]);
+
+-- name: MarkFailed :exec
+UPDATE token_outbox SET attempts = attempts + 1, last_error = @last_error, next_at = now() + make_interval(secs => @wait_seconds),
+    parked_at = CASE WHEN attempts + 1 >= @most_attempts::int THEN now() END
+WHERE id = @id;
+
+-- name: PurgePublished :execrows
+DELETE FROM token_outbox WHERE id IN
+    (SELECT o.id FROM token_outbox o WHERE o.published_at < now() - make_interval(secs => @kept_seconds) ORDER BY o.published_at LIMIT @most FOR UPDATE SKIP LOCKED);
+
+-- name: OutboxBacklog :one
+SELECT count(*) FILTER (WHERE published_at IS NULL AND parked_at IS NULL)::bigint AS pending,
+    coalesce(extract(epoch FROM now() - min(created_at) FILTER (WHERE published_at IS NULL AND parked_at IS NULL)), 0)::float8 AS oldest_seconds,
+    count(*) FILTER (WHERE parked_at IS NOT NULL)::bigint AS parked
+FROM token_outbox WHERE published_at IS NULL;
