@@ -136,6 +136,16 @@ func period(name string) time.Duration {
 	return 0
 }
 
+// PeriodName is the unit of a period in the file.
+func PeriodName(d time.Duration) string {
+	for _, name := range periodNames() {
+		if period(name) == d {
+			return name
+		}
+	}
+	return d.String()
+}
+
 func periodNames() []string {
 	return []string{"second", "minute", "hour", "day", "week", "month", "year"}
 }
