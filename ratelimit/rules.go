@@ -22,6 +22,7 @@ type limit struct {
 	capacity string // for x-ratelimit-limit-*
 	policy   string // an item of RateLimit-Policy: "name";q=..;w=..
 	name     string // the begin of an item of RateLimit: "name";r=
+	mark     *mark
 }
 
 // rules find the limits of a request.
@@ -31,25 +32,36 @@ type rules struct {
 	tiers    map[string]map[*limits.Rule]*limit // scaled rules only
 	fallback string                             // the tier of who has none
 	replace  bool                               // some rule replaces others
+	counts   bool                               // some rule counts and refuses nobody
+	labelled bool                               // some rule's metrics carry values
+	marks    map[*limits.Rule]*mark
+	labels   *labels
 }
 
-func newRules(set *limits.Set, tiers config.Tiers) *rules {
-	r := &rules{set: set, base: map[*limits.Rule]*limit{}, tiers: map[string]map[*limits.Rule]*limit{}, fallback: tiers.Default}
+func newRules(set *limits.Set, tiers config.Tiers, marks *marks, labels *labels) *rules {
+	r := &rules{set: set, base: map[*limits.Rule]*limit{}, tiers: map[string]map[*limits.Rule]*limit{}, fallback: tiers.Default,
+		marks: map[*limits.Rule]*mark{}, labels: labels}
+	began := time.Now()
 	for _, rule := range set.Rules() {
+		r.marks[rule] = marks.of(set.Domain(), rule.Name, began)
 		if rule.Unlimited {
 			continue
 		}
 		r.base[rule] = newLimit(rule, config.Tier{Capacity: 1, LeakRate: 1})
+		r.base[rule].mark = r.marks[rule]
 		for name, tier := range tiers.Levels {
 			if r.tiers[name] == nil {
 				r.tiers[name] = map[*limits.Rule]*limit{}
 			}
 			if rule.Scaled {
 				r.tiers[name][rule] = newLimit(rule, tier)
+				r.tiers[name][rule].mark = r.marks[rule]
 			}
 		}
 	}
 	r.replace = slices.ContainsFunc(set.Rules(), func(rule *limits.Rule) bool { return len(rule.Replaces) > 0 })
+	r.counts = slices.ContainsFunc(set.Rules(), (*limits.Rule).Counts)
+	r.labelled = slices.ContainsFunc(set.Rules(), (*limits.Rule).Labelled)
 	return r
 }
 
@@ -75,11 +87,11 @@ func newLimit(rule *limits.Rule, tier config.Tier) *limit {
 	}
 	kind := store.Requests
 	switch {
-	case rule.Unit == limits.Tokens && rule.Shadow:
+	case rule.Unit == limits.Tokens && rule.Counts():
 		kind = store.ShadowTokens
 	case rule.Unit == limits.Tokens:
 		kind = store.Tokens
-	case rule.Shadow:
+	case rule.Counts():
 		kind = store.ShadowRequests
 	}
 	capacity := strconv.FormatFloat(p.Capacity, 'f', 0, 64)
@@ -107,13 +119,15 @@ func (l *limit) perSecond() float64 {
 type matched struct {
 	limits  []*limit
 	buckets []store.Bucket
+	labels  []string // of metrics, where they are not the rule's name; nil: nowhere
+	counts  bool     // some limits may only count
 }
 
 // match finds the limits of the descriptors for a tier. Descriptors with an entry that
 // says "not stated" match nothing: they would share one bucket between all such callers.
 // Rules that count tokens are left out unless tokens is set.
 func (r *rules) match(descriptors []descriptor, account, tier string, tokens bool) matched {
-	m := matched{limits: make([]*limit, 0, len(descriptors)), buckets: make([]store.Bucket, 0, len(descriptors))}
+	m := matched{limits: make([]*limit, 0, len(descriptors)), buckets: make([]store.Bucket, 0, len(descriptors)), counts: r.counts}
 	levels := r.tiers[tier]
 	if levels == nil {
 		levels = r.tiers[r.fallback]
@@ -129,6 +143,7 @@ func (r *rules) match(descriptors []descriptor, account, tier string, tokens boo
 			continue
 		}
 		if rule.Unlimited {
+			r.marks[rule].touch()
 			unlimited = append(unlimited, rule)
 			continue
 		}
@@ -136,7 +151,11 @@ func (r *rules) match(descriptors []descriptor, account, tier string, tokens boo
 		if l == nil {
 			l = r.base[rule]
 		}
+		l.mark.touch()
 		m.limits = append(m.limits, l)
+		if r.labelled {
+			m.labels = append(m.labels, r.labels.of(rule, d))
+		}
 		m.buckets = append(m.buckets, store.Bucket{Limit: l.store, Key: store.BucketKey(account, rule.Shared, rule.AppendKey(room[:0], d))})
 	}
 	if r.replace {
@@ -158,6 +177,9 @@ func (m *matched) replaced(unlimited []*limits.Rule) {
 		if slices.Contains(gone, m.limits[i].rule.Name) {
 			m.limits = slices.Delete(m.limits, i, i+1)
 			m.buckets = slices.Delete(m.buckets, i, i+1)
+			if m.labels != nil {
+				m.labels = slices.Delete(m.labels, i, i+1)
+			}
 		}
 	}
 }

@@ -1,0 +1,24 @@
+package ratelimit
+
+import (
+	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/limits"
+)
+
+// Numbers are a rule's, scaled for a tier, as decisions use them.
+type Numbers struct {
+	Capacity  float64       `json:"capacity"`  // most that can be held and settled at once
+	PerSecond float64       `json:"perSecond"` // what drains, on average
+	Window    time.Duration `json:"-"`         // of a fixed window, else 0
+}
+
+// NumbersOf gives the numbers of a rule for a tier. An unlimited rule has none.
+func NumbersOf(rule *limits.Rule, tier config.Tier) Numbers {
+	if rule.Unlimited {
+		return Numbers{}
+	}
+	l := newLimit(rule, tier)
+	return Numbers{Capacity: l.store.Params.Capacity, PerSecond: l.perSecond(), Window: time.Duration(l.store.Params.Window) * time.Microsecond}
+}
