@@ -18,6 +18,7 @@ type Config struct {
 	Auth      Auth                `yaml:"auth"`
 	Flags     Flags               `yaml:"flags"`
 	TLS       TLS                 `yaml:"tls"`
+	Purchases Purchases           `yaml:"purchases"`
 }
 
 // Gateway is Envoy's public listener.
@@ -61,6 +62,8 @@ type Services struct {
 	StubOpenAI Endpoint `yaml:"stub_openai"`
 	StubGemini Endpoint `yaml:"stub_gemini"`
 	StubQwen   Endpoint `yaml:"stub_qwen"`
+
+	StubPayment Endpoint `yaml:"stub_payment"`
 }
 
 // Stores are URLs. The environment wins: LEAKY_POSTGRES_URL, LEAKY_REDIS_URL,
@@ -117,6 +120,7 @@ type Tier struct {
 	Capacity float64 `yaml:"bucket_capacity_multiplier"`  // > 0, default 1
 	LeakRate float64 `yaml:"bucket_leak_rate_multiplier"` // > 0, default 1
 	Balance  string  `yaml:"balance"`                     // if_present (default), required or none
+	QuotaMax int64   `yaml:"quota_max_tokens"`            // most tokens that a pool may hold after a purchase, default 0: no bound
 }
 
 // Limits says where the descriptors are.

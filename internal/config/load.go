@@ -67,11 +67,12 @@ func parse(name string, text []byte, getenv func(string) string) (*Config, error
 // defaults are what the built-in file leaves to the code; each section has its own.
 func defaults() *Config {
 	return &Config{
-		Gateway: defaultGateway(),
-		Flags:   defaultFlags(),
-		Auth:    defaultAuth(),
-		TLS:     defaultTLS(),
-		Limits:  Limits{Idle: defaultIdle, Outage: defaultOutage()},
+		Gateway:   defaultGateway(),
+		Flags:     defaultFlags(),
+		Auth:      defaultAuth(),
+		TLS:       defaultTLS(),
+		Purchases: defaultPurchases(),
+		Limits:    Limits{Idle: defaultIdle, Outage: defaultOutage()},
 	}
 }
 

@@ -94,6 +94,7 @@ func (c *Config) validate() []Mistake {
 	between(v, "holds.settled_kept", c.Holds.SettledKept, time.Minute, 7*24*time.Hour)
 	c.Auth.validate(v)
 	c.TLS.validate(v)
+	c.Purchases.validate(v, c.Providers)
 	return v.mistakes
 }
 
@@ -126,7 +127,8 @@ func (c *Config) validateServices(v *validator) {
 		grpc, many bool
 	}{{"xds", s.XDS, true, false}, {"identity", s.Identity, false, true}, {"extauthz", s.ExtAuthz, true, true}, {"ratelimit", s.RateLimit, true, true},
 		{"meter", s.Meter, false, false}, {"tokensvc", s.TokenSvc, false, true}, {"analytics", s.Analytics, false, true},
-		{"stub_openai", s.StubOpenAI, false, false}, {"stub_gemini", s.StubGemini, false, false}, {"stub_qwen", s.StubQwen, false, false}} {
+		{"stub_openai", s.StubOpenAI, false, false}, {"stub_gemini", s.StubGemini, false, false}, {"stub_qwen", s.StubQwen, false, false},
+		{"stub_payment", s.StubPayment, false, false}} {
 		if n := len(e.addr.Replicas); n > 0 && !e.many || n >= maxReplicas {
 			v.fail("services."+e.key+".replicas", "this service runs once, and others at most %d times; remove entries", maxReplicas)
 			continue
@@ -193,6 +195,7 @@ func (c *Config) validateTiers(v *validator) {
 			v.fail(key+".bucket_capacity_multiplier", "%v is out of range; it must be above 0", t.Capacity)
 		}
 		t.validateBalance(v, key)
+		t.validateQuotaMax(v, key)
 		if !(t.LeakRate > 0 && t.LeakRate <= 1e9) {
 			v.fail(key+".bucket_leak_rate_multiplier", "%v is out of range; it must be above 0", t.LeakRate)
 		}
