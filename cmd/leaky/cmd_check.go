@@ -10,7 +10,6 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/envoy"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/limits"
 )
 
 type checkCommand struct {
@@ -38,9 +37,13 @@ func (k checkCommand) Run(c *cli) error {
 		return err
 	}
 	l := local{cfg: cfg, configPath: path, dir: config.StateDir(os.Getenv)}
-	set, err := limits.Load(limitsPath(l))
+	sets, err := limitSets(l)
 	if err != nil {
 		return err
+	}
+	rules := 0
+	for _, set := range sets {
+		rules += len(set.Rules())
 	}
 	plan, err := l.plan(false)
 	if err != nil {
@@ -53,7 +56,7 @@ func (k checkCommand) Run(c *cli) error {
 	if name == "" {
 		name = "the built-in leaky.yaml"
 	}
-	fmt.Printf("%s is valid: %d models, %d providers, %d limits\n", name, len(cfg.Models), len(cfg.Providers), len(set.Rules()))
+	fmt.Printf("%s is valid: %d models, %d providers, %d limits\n", name, len(cfg.Models), len(cfg.Providers), rules)
 	return nil
 }
 

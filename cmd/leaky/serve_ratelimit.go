@@ -12,7 +12,6 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
-	"github.com/leaky-tokens/leaky-tokens/internal/limits"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit"
 )
 
@@ -34,8 +33,8 @@ func serveRateLimit(ctx context.Context, s service) error {
 		return fmt.Errorf("open jetstream: %w", err)
 	}
 	balances := ratelimit.NewNATSBalances(conn, js, s.log)
-	limiter, err := ratelimit.New(ratelimit.Config{Policy: policy, Files: []string{files.configPath, limitsPath(files)}, Reload: s.reloadLimits(files.configPath),
-		Holds: s.cfg.Holds, Timeout: s.cfg.Limits.Timeout, Longest: s.cfg.Gateway.MaxStreamDuration, RedisURL: s.cfg.Stores.Redis,
+	limiter, err := ratelimit.New(ratelimit.Config{Policy: policy, Files: append(domainPaths(files), files.configPath, limitsPath(files)), Reload: s.reloadLimits(files.configPath),
+		Holds: s.cfg.Holds, Timeout: s.cfg.Limits.Timeout, Longest: s.cfg.Gateway.MaxStreamDuration, IdleAfter: s.cfg.Limits.Idle, RedisURL: s.cfg.Stores.Redis,
 		Publisher: ratelimit.NewStream(js), Balances: balances, Follow: balances.Follow, Log: s.log, Metrics: s.metrics})
 	if err != nil {
 		return err
@@ -54,14 +53,26 @@ func serveRateLimit(ctx context.Context, s service) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return limiter.Run(ctx) })
 	group.Go(func() error { return limiter.Listen(ctx, grpcListener) })
-	group.Go(func() error { return httpapi.Serve(ctx, httpListener, common.Wrap(http.NewServeMux())) })
+	group.Go(func() error { return httpapi.Serve(ctx, httpListener, common.Wrap(rulesMux(limiter))) })
 	return group.Wait()
 }
 
 // limitPolicy is what decisions follow, from leaky.yaml and the limits file beside it.
 func limitPolicy(l local) (ratelimit.Policy, error) {
-	set, err := limits.Load(limitsPath(l))
-	return ratelimit.Policy{Limits: set, Tiers: l.cfg.Tiers, Providers: l.cfg.Providers, Models: l.cfg.Models}, err
+	sets, err := limitSets(l)
+	if err != nil {
+		return ratelimit.Policy{}, err
+	}
+	return ratelimit.Policy{Limits: sets[0], Domains: sets[1:], Tiers: l.cfg.Tiers, Providers: l.cfg.Providers, Models: l.cfg.Models}, nil
+}
+
+// rulesMux serves what the service knows of its rules, on its own port only.
+func rulesMux(limiter *ratelimit.Service) *http.ServeMux {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+ratelimit.RulesPath, func(w http.ResponseWriter, _ *http.Request) {
+		httpapi.WriteJSON(w, http.StatusOK, limiter.Rules())
+	})
+	return mux
 }
 
 // reloadLimits reads both files anew.

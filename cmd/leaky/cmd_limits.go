@@ -1,0 +1,214 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/limits"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit"
+)
+
+type limitsCommand struct {
+	List limitsList `cmd:"" help:"List the rules, and when each last matched."`
+	Test limitsTest `cmd:"" help:"Say which rule a descriptor falls under."`
+}
+
+type limitsList struct {
+	Output string `short:"o" enum:"table,json" default:"table" help:"Format: ${enum}."`
+}
+
+// Help shows how it is used.
+func (limitsList) Help() string {
+	return `The rules come from the files; when each last matched comes from the running ratelimit, if it answers. A rule that never matches most often names a key or a value that nobody sends.
+
+Examples:
+
+    leaky limits list
+    leaky limits list -o json | jq '.[] | select(.idle) | .name'`
+}
+
+// limitLine is one rule of limits list and test.
+type limitLine struct {
+	Domain    string                       `json:"domain"`
+	Name      string                       `json:"name"`
+	Path      string                       `json:"path"`
+	Line      int                          `json:"line"` // of the file
+	Counts    string                       `json:"counts"`
+	Algorithm string                       `json:"algorithm"`
+	Limit     string                       `json:"limit"`
+	Mode      string                       `json:"mode"`            // enforced, shadow, quota or unlimited
+	Tiers     map[string]ratelimit.Numbers `json:"tiers,omitempty"` // "" for a rule that no tier scales
+	Replaces  []string                     `json:"replaces,omitempty"`
+	LastMatch *time.Time                   `json:"lastMatch,omitempty"`
+	Idle      bool                         `json:"idle,omitempty"`
+	Running   bool                         `json:"-"` // the service said when it last matched
+}
+
+// Run prints the rules.
+func (k limitsList) Run(ctx context.Context, c *cli) error {
+	l, err := openLocal(c)
+	if err != nil {
+		return err
+	}
+	sets, err := limitSets(l)
+	if err != nil {
+		return err
+	}
+	seen := ruleStates(ctx, l)
+	var lines []limitLine
+	for _, set := range sets {
+		for _, rule := range set.Rules() {
+			line := describeRule(l, set, rule)
+			if state, ok := seen[[2]string{line.Domain, line.Name}]; ok {
+				line.LastMatch, line.Idle, line.Running = state.LastMatch, state.Idle, true
+			}
+			lines = append(lines, line)
+		}
+	}
+	if k.Output == "json" {
+		return printJSON(os.Stdout, lines)
+	}
+	return printLimits(os.Stdout, lines, time.Now())
+}
+
+func printJSON(out io.Writer, what any) error {
+	encoder := json.NewEncoder(out)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(what)
+}
+
+func printLimits(out io.Writer, lines []limitLine, now time.Time) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "RULE\tDOMAIN\tPATH\tCOUNTS\tLIMIT\tALGORITHM\tMODE\tLAST MATCH")
+	for _, l := range lines {
+		last := "-"
+		switch {
+		case l.LastMatch != nil:
+			last = age(now.Sub(*l.LastMatch)) + " ago"
+		case l.Running && l.Idle:
+			last = "never, idle"
+		case l.Running:
+			last = "never"
+		}
+		if l.LastMatch != nil && l.Idle {
+			last += ", idle"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", l.Name, l.Domain, l.Path, l.Counts, l.Limit, l.Algorithm, l.Mode, last)
+	}
+	return w.Flush()
+}
+
+// limitSets are the rules of every domain, our own first.
+func limitSets(l local) ([]*limits.Set, error) {
+	set, err := limits.Load(limitsPath(l))
+	others, otherErr := limits.LoadDomains(domainPaths(l))
+	if err := errors.Join(err, otherErr); err != nil {
+		return nil, err
+	}
+	return append([]*limits.Set{set}, others...), nil
+}
+
+// domainPaths are limits.domains, which stand relative to leaky.yaml.
+func domainPaths(l local) []string {
+	paths := make([]string, len(l.cfg.Limits.Domains))
+	for i, file := range l.cfg.Limits.Domains {
+		if paths[i] = file; !filepath.IsAbs(file) {
+			paths[i] = filepath.Join(filepath.Dir(l.configPath), file)
+		}
+	}
+	return paths
+}
+
+func describeRule(l local, set *limits.Set, rule *limits.Rule) limitLine {
+	line := limitLine{Domain: set.Domain(), Name: rule.Name, Path: rule.Path, Line: rule.Line, Counts: rule.Unit.String(), Algorithm: rule.Algorithm.String(),
+		Mode: "enforced", Replaces: rule.Replaces, Tiers: map[string]ratelimit.Numbers{}}
+	switch {
+	case rule.Unlimited:
+		line.Mode, line.Limit, line.Algorithm, line.Tiers = "unlimited", "-", "-", nil
+		return line
+	case rule.Shadow:
+		line.Mode = "shadow"
+	case rule.Quota:
+		line.Mode = "quota"
+	}
+	line.Limit = fmt.Sprintf("%d/%s", rule.PerPeriod, limits.PeriodName(rule.Period))
+	if rule.Capacity != float64(rule.PerPeriod) {
+		line.Limit += fmt.Sprintf(" burst %.0f", rule.Capacity)
+	}
+	if !rule.Scaled {
+		line.Tiers[""] = ratelimit.NumbersOf(rule, l.cfg.Tiers.Levels[l.cfg.Tiers.Default])
+		return line
+	}
+	line.Limit += " x tier"
+	for name, tier := range l.cfg.Tiers.Levels {
+		line.Tiers[name] = ratelimit.NumbersOf(rule, tier)
+	}
+	return line
+}
+
+// ruleStates asks the running service what it knows of its rules; empty when it does not run.
+func ruleStates(ctx context.Context, l local) map[[2]string]ratelimit.RuleState {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+l.cfg.Services.RateLimit.HTTP+ratelimit.RulesPath, nil)
+	if err != nil {
+		return nil
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return nil
+	}
+	defer response.Body.Close()
+	var states []ratelimit.RuleState
+	if response.StatusCode != http.StatusOK || json.NewDecoder(io.LimitReader(response.Body, 64<<20)).Decode(&states) != nil {
+		return nil
+	}
+	found := make(map[[2]string]ratelimit.RuleState, len(states))
+	for _, s := range states {
+		found[[2]string{s.Domain, s.Name}] = s
+	}
+	return found
+}
+
+// entriesOf reads key=value[,key=value...]; a comma in a value is written \, and a
+// backslash \\.
+func entriesOf(text string) ([]limits.Entry, error) {
+	var (
+		entries []limits.Entry
+		part    strings.Builder
+	)
+	end := func() error {
+		key, value, ok := strings.Cut(part.String(), "=")
+		if !ok || key == "" {
+			return fmt.Errorf("%q: write a descriptor as key=value[,key=value...]", text)
+		}
+		entries = append(entries, limits.Entry{Key: key, Value: value})
+		part.Reset()
+		return nil
+	}
+	escaped := false
+	for _, r := range text {
+		switch {
+		case !escaped && r == '\\':
+			escaped = true
+			continue
+		case !escaped && r == ',':
+			if err := end(); err != nil {
+				return nil, err
+			}
+		default:
+			part.WriteRune(r)
+		}
+		escaped = false
+	}
+	return entries, end()
+}
