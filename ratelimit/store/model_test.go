@@ -1,0 +1,339 @@
+package store_test
+
+import (
+	"context"
+	"fmt"
+	"math/big"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/balance"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/bucket"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
+)
+
+// The model keeps the books as a person would on paper: exact fractions for buckets, whole
+// tokens for the pool, and for each hold what it took. It shares no code with the store.
+type model struct {
+	buckets [3]modelBucket // two of tokens, one of requests
+	pool    *modelPool     // nil: Redis knows nothing
+	holds   map[string]*modelHold
+}
+
+type modelBucket struct {
+	capacity, settled, held *big.Rat
+	rate                    *big.Rat // a microsecond
+	window, at              int64
+}
+
+type modelPool struct {
+	present                       bool
+	version, credits, spent, held int64
+	anchor, window, index         int64
+}
+
+type modelHold struct {
+	cost, output, charged, expires int64
+	drawn                          bool
+	index                          int64
+	done                           bool
+}
+
+func rat(n int64) *big.Rat { return new(big.Rat).SetInt64(n) }
+
+func floor(r *big.Rat) int64 {
+	q, m := new(big.Int).DivMod(r.Num(), r.Denom(), new(big.Int))
+	_ = m
+	return q.Int64()
+}
+
+func (b *modelBucket) drain(now int64) {
+	if b.window > 0 {
+		if begin := now - now%b.window; begin != b.at {
+			if begin > b.at {
+				b.settled = rat(0)
+			}
+			b.at = begin
+		}
+		return
+	}
+	if now > b.at {
+		b.settled = new(big.Rat).Sub(b.settled, new(big.Rat).Mul(b.rate, rat(now-b.at)))
+		if b.settled.Sign() < 0 {
+			b.settled = rat(0)
+		}
+	}
+	b.at = now
+}
+
+// left is what fits into a drained bucket.
+func (b *modelBucket) left(now int64) *big.Rat {
+	c := *b
+	c.drain(now)
+	return new(big.Rat).Sub(new(big.Rat).Sub(c.capacity, c.settled), c.held)
+}
+
+func (p *modelPool) roll(now int64) {
+	if p.window > 0 && now >= p.anchor {
+		if k := (now - p.anchor) / p.window; k > p.index {
+			p.index, p.spent = k, 0
+		}
+	}
+}
+
+// admit is the decision: the outcome, the tokens held and those of the output.
+func (m *model) admit(t store.Take, now int64) (store.Outcome, int64, int64) {
+	if h := m.holds[t.ID]; h != nil {
+		return store.Repeated, h.cost, h.output
+	}
+	filling, output, fits := t.Output == 0 && t.Fill > 0, t.Output, true
+	if filling {
+		output = t.Fill
+	}
+	for i := range 2 {
+		b := &m.buckets[i]
+		left := b.left(now)
+		switch rest := floor(new(big.Rat).Sub(left, rat(t.Input))); {
+		case !filling:
+			fits = fits && left.Cmp(rat(t.Input+t.Output)) >= 0
+		case rest < min(16, t.Fill):
+			fits = false
+		default:
+			least := min(t.Fill, max(16, floor(b.capacity)/8))
+			fits = fits && (rest >= least || b.held.Sign() <= 0)
+			output = min(output, rest, max(least, rest/4))
+		}
+	}
+	fits = fits && m.buckets[2].left(now).Cmp(rat(t.Requests)) >= 0
+	refusal := store.Admitted
+	if !fits {
+		refusal = store.Refused
+	}
+	switch p := m.pool; {
+	case t.Pool == store.PoolNone:
+	case p == nil && fits:
+		refusal = store.Missing
+	case p == nil:
+	case !p.present && t.Pool == store.PoolRequired:
+		refusal = store.NoPool
+	case p.present:
+		c := *p
+		c.roll(now)
+		rest := c.credits - c.spent - c.held - t.Input
+		switch {
+		case !filling && rest < output, filling && rest < min(16, t.Fill):
+			refusal = store.Short
+		case filling:
+			output = min(output, rest)
+		}
+	}
+	if refusal != store.Admitted {
+		return refusal, 0, 0
+	}
+	return refusal, t.Input + output, output
+}
+
+func (m *model) take(t store.Take, now int64) (store.Outcome, int64, int64) {
+	outcome, cost, output := m.admit(t, now)
+	if outcome != store.Admitted {
+		return outcome, cost, output
+	}
+	h := &modelHold{cost: cost, output: output, expires: now + time.Minute.Microseconds()}
+	for i := range m.buckets {
+		m.buckets[i].drain(now)
+		if i < 2 {
+			m.buckets[i].held = new(big.Rat).Add(m.buckets[i].held, rat(cost))
+		} else {
+			m.buckets[i].settled = new(big.Rat).Add(m.buckets[i].settled, rat(t.Requests))
+		}
+	}
+	if p := m.pool; p != nil && p.present && t.Pool != store.PoolNone {
+		p.roll(now)
+		p.held += cost
+		h.drawn, h.index = true, p.index
+	}
+	m.holds[t.ID] = h
+	return outcome, cost, output
+}
+
+func (m *model) settle(id string, charged, now int64) {
+	h := m.holds[id]
+	if h == nil || h.done {
+		return
+	}
+	h.done, h.charged = true, charged
+	for i := range 2 {
+		b := &m.buckets[i]
+		b.drain(now)
+		b.held = new(big.Rat).Sub(b.held, rat(h.cost))
+		b.settled = new(big.Rat).Add(b.settled, rat(charged))
+	}
+	if p := m.pool; h.drawn && p != nil {
+		p.held -= h.cost
+		if h.index >= p.index {
+			p.spent += charged
+		}
+	}
+}
+
+func (m *model) refund(n, now int64) {
+	b := &m.buckets[2]
+	b.drain(now)
+	if b.settled = new(big.Rat).Sub(b.settled, rat(n)); b.settled.Sign() < 0 {
+		b.settled = rat(0)
+	}
+}
+
+// told takes a state over. States of this test keep anchor and window.
+func (m *model) told(b balance.State, now int64) {
+	fresh := modelPool{present: b.Present, version: b.Version, credits: b.Credits, anchor: b.Anchor.UnixMicro(), window: b.Window.Microseconds()}
+	if b.Window == 0 {
+		fresh.anchor = 0
+	}
+	fresh.roll(now)
+	of := modelPool{anchor: fresh.anchor, window: fresh.window}
+	of.roll(b.At.UnixMicro())
+	p := m.pool
+	switch {
+	case p == nil:
+		m.pool = &fresh
+		if of.index >= fresh.index {
+			m.pool.spent = b.Spent
+		}
+	case p.present && b.Present:
+		p.roll(now)
+		read := modelPool{anchor: p.anchor, window: p.window}
+		read.roll(b.At.UnixMicro())
+		if read.index == p.index {
+			p.spent = max(p.spent, b.Spent)
+		}
+		if b.Version >= p.version {
+			p.version, p.credits = b.Version, b.Credits
+		}
+	case b.Version < p.version || b.Version == p.version && p.present:
+	default:
+		fresh.held = p.held
+		if read := of.index; read >= fresh.index {
+			fresh.spent = b.Spent
+		}
+		m.pool = &fresh
+	}
+}
+
+func newModel(t *rapid.T, now int64, prefix string) (*model, []store.Bucket) {
+	m := &model{holds: map[string]*modelHold{}}
+	out := make([]store.Bucket, len(m.buckets))
+	for i := range m.buckets {
+		// Rates of whole 2^-20ths are exact as doubles and so is all that follows.
+		rate := rapid.Int64Range(0, 8000).Draw(t, "rate")
+		p := bucket.Params{Capacity: float64(rapid.IntRange(1, 3000).Draw(t, "capacity")), Rate: float64(rate) / (1 << 20)}
+		if rapid.IntRange(0, 3).Draw(t, "windowed") == 0 {
+			p.Window = 1e6
+		}
+		kind := store.Tokens
+		if i == 2 {
+			kind = store.Requests
+		}
+		out[i] = store.Bucket{Limit: store.NewLimit(kind, p), Key: fmt.Sprintf("%s:b:%d", prefix, i)}
+		m.buckets[i] = modelBucket{capacity: new(big.Rat).SetFloat64(p.Capacity), settled: rat(0), held: rat(0), rate: big.NewRat(rate, 1<<20), window: p.Window, at: now}
+	}
+	return m, out
+}
+
+// TestBooksAreExact runs random holds, settlements, refunds, expiries, changes of the
+// balance and clock jumps through Redis and through the model: not a millionth of a token
+// may differ.
+func TestBooksAreExact(t *testing.T) {
+	t.Parallel()
+	var clock, serial atomic.Int64
+	s := newStore(t, clock.Load)
+	ctx := context.Background()
+	rapid.Check(t, func(t *rapid.T) {
+		clock.Store(1_790_000_000_000_000)
+		account := fmt.Sprintf("user:model-%d", serial.Add(1))
+		m, buckets := newModel(t, clock.Load(), "{"+account+"}")
+		ids := []string{"id-0"}
+		anchor := time.UnixMicro(clock.Load() - rapid.Int64Range(0, 5e6).Draw(t, "since the anchor"))
+		window := rapid.SampledFrom([]time.Duration{0, time.Second, time.Hour}).Draw(t, "window")
+		t.Repeat(map[string]func(*rapid.T){
+			"time passes": func(t *rapid.T) { clock.Add(rapid.Int64Range(0, 2e6).Draw(t, "us")) },
+			"clock jumps": func(t *rapid.T) { clock.Add(rapid.Int64Range(-80e6, 80e6).Draw(t, "us")) },
+			"hold": func(t *rapid.T) {
+				id := fmt.Sprintf("id-%d", rapid.IntRange(0, 30).Draw(t, "id"))
+				ids = append(ids, id)
+				take := store.Take{Account: account, ID: id, Requests: 1, Input: rapid.Int64Range(0, 300).Draw(t, "input"), Buckets: buckets, Provider: "openai",
+					Pool: rapid.SampledFrom([]store.PoolPart{store.PoolIfPresent, store.PoolIfPresent, store.PoolRequired, store.PoolNone}).Draw(t, "pool")}
+				if rapid.Bool().Draw(t, "stated") {
+					take.Output = rapid.Int64Range(1, 500).Draw(t, "output")
+				} else {
+					take.Fill = rapid.Int64Range(1, 500).Draw(t, "fill")
+				}
+				outcome, cost, output := m.take(take, clock.Load())
+				got, err := s.Hold(ctx, take)
+				compare(t, "hold", fmt.Sprintf("%c %d %d", outcome, cost, output), fmt.Sprintf("%c %d %d", got.Outcome, got.Held, got.Output), err)
+			},
+			"settle": func(t *rapid.T) {
+				id, charged := rapid.SampledFrom(ids).Draw(t, "id"), rapid.Int64Range(0, 900).Draw(t, "charged")
+				m.settle(id, charged, clock.Load())
+				if _, err := s.Settle(ctx, []store.Settlement{{Account: account, ID: id, Charged: charged}}); err != nil {
+					t.Fatal(err)
+				}
+			},
+			"expire": func(t *rapid.T) {
+				id := rapid.SampledFrom(ids).Draw(t, "id")
+				if h := m.holds[id]; h != nil && h.expires <= clock.Load() {
+					m.settle(id, h.cost, clock.Load())
+				}
+				if _, _, err := s.Expire(ctx, account, id, true); err != nil {
+					t.Fatal(err)
+				}
+			},
+			"refund": func(t *rapid.T) {
+				n := rapid.Int64Range(1, 20).Draw(t, "n")
+				back := buckets[2]
+				back.Own, back.HasOwn = -n, true
+				m.refund(n, clock.Load())
+				if got, err := s.Hold(ctx, store.Take{Account: account, Buckets: []store.Bucket{back}}); err != nil || got.Outcome != store.Admitted {
+					t.Fatalf("refund: %+v, %v", got, err)
+				}
+			},
+			"balance": func(t *rapid.T) {
+				b := balance.State{Account: account, Provider: "openai", Present: rapid.IntRange(0, 5).Draw(t, "present") > 0, Version: rapid.Int64Range(1, 20).Draw(t, "version"),
+					Credits: rapid.Int64Range(0, 5000).Draw(t, "credits"), Spent: rapid.Int64Range(0, 1000).Draw(t, "spent"), Window: window, Anchor: anchor,
+					At: time.UnixMicro(clock.Load() + rapid.Int64Range(-2e6, 2e6).Draw(t, "read"))}
+				m.told(b, clock.Load())
+				if _, err := s.SetBalance(ctx, b); err != nil {
+					t.Fatal(err)
+				}
+			},
+			"": func(t *rapid.T) { m.check(t, s, account, buckets, clock.Load()) },
+		})
+	})
+}
+
+// check compares every bucket and the pool.
+func (m *model) check(t *rapid.T, s *store.Store, account string, buckets []store.Bucket, now int64) {
+	seen, err := s.Look(context.Background(), account, nil, buckets, "openai")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, b := range m.buckets {
+		b.drain(now)
+		got := seen.States[i]
+		if new(big.Rat).SetFloat64(got.Settled).Cmp(b.settled) != 0 || new(big.Rat).SetFloat64(got.Held).Cmp(b.held) != 0 {
+			t.Fatalf("bucket %d: want %s settled and %s held, got %+v", i, b.settled.FloatString(8), b.held.FloatString(8), got)
+		}
+	}
+	var want store.Pool
+	if m.pool != nil {
+		p := *m.pool
+		p.roll(now)
+		want = store.Pool{Known: true, Present: p.present, Version: p.version, Credits: p.credits, Spent: p.spent, Held: p.held, Anchor: p.anchor, Window: p.window, Index: p.index}
+	}
+	if got := seen.Pools[0]; got != want {
+		t.Fatalf("pool: want %+v, got %+v", want, got)
+	}
+}
