@@ -33,7 +33,7 @@ Examples:
 // Run prints the log.
 func (l logsCommand) Run(ctx context.Context) error {
 	known := append(stack.Names(), "supervisor")
-	if !slices.Contains(known, l.Name) {
+	if service, _ := config.Instance(l.Name); !slices.Contains(known, service) {
 		return supervisor.UnknownPart(l.Name, known)
 	}
 	if l.Lines < 0 {

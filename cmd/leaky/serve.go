@@ -17,7 +17,7 @@ import (
 )
 
 type serveCommand struct {
-	Name string `arg:"" enum:"xds,identity,extauthz,ratelimit,meter,tokensvc,analytics,stub-openai,stub-gemini,stub-qwen,nats,clickhouse" help:"Which: ${enum}."`
+	Name string `arg:"" help:"Which: xds, identity, extauthz, ratelimit, meter, tokensvc, analytics, stub-openai, stub-gemini, stub-qwen, stub-payment, nats, clickhouse; ratelimit-2 is the first of services.ratelimit.replicas."`
 }
 
 // service is what every composition root gets.
@@ -47,7 +47,12 @@ func (s serveCommand) Run(ctx context.Context, c *cli) error {
 	if err != nil {
 		return err
 	}
-	registry, metrics := telemetry.Registry(s.Name)
+	name, index := config.Instance(s.Name)
+	if _, ok := cfg.Services.Service(s.Name); !ok && index > 0 {
+		return fmt.Errorf("serve %s: leaky.yaml names no such replica; add it to services.%s.replicas", s.Name, name)
+	}
+	cfg.Services = cfg.Services.At(name, index)
+	registry, metrics := telemetry.Registry(name)
 	log := telemetry.Logger(os.Stderr, s.Name, slog.LevelInfo)
 	go func() {
 		if err := footprint.Keep(ctx); err != nil {
@@ -57,7 +62,7 @@ func (s serveCommand) Run(ctx context.Context, c *cli) error {
 	current := &live{}
 	current.now.Store(cfg)
 	go config.Watch(ctx, c.Config, os.Getenv, func(next *config.Config) { current.now.Store(next) })
-	return serve(ctx, service{name: s.Name, cfg: cfg, path: c.Config, dir: config.StateDir(os.Getenv), log: log, registry: registry, metrics: metrics, live: current})
+	return serve(ctx, service{name: name, cfg: cfg, path: c.Config, dir: config.StateDir(os.Getenv), log: log, registry: registry, metrics: metrics, live: current})
 }
 
 // listen opens an address of leaky.yaml; setting is its key, for the error.
@@ -87,6 +92,8 @@ func serve(ctx context.Context, s service) error {
 		return serveAnalytics(ctx, s)
 	case "stub-openai", "stub-gemini", "stub-qwen":
 		return serveStub(ctx, s)
+	case "stub-payment":
+		return serveStubPayment(ctx, s)
 	case "nats":
 		return serveNATS(ctx, s)
 	case "clickhouse":

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 )
 
@@ -14,7 +15,7 @@ type Export struct{ Name, Value string }
 // part of the stack has none.
 func (p *Plan) Exports() []Export {
 	all := []Export{{"LEAKY_GATEWAY_URL", httpURL(p.cfg.Gateway.Listen)}}
-	for _, name := range []string{"identity", "tokensvc", "analytics", "xds", "stub-openai", "stub-gemini", "stub-qwen"} {
+	for _, name := range []string{"identity", "tokensvc", "analytics", "xds", "stub-openai", "stub-gemini", "stub-qwen", "stub-payment"} {
 		if e, ok := p.service(name); ok && p.included(name) {
 			all = append(all, Export{"LEAKY_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_")) + "_URL", httpURL(e.HTTP)})
 		}
@@ -55,8 +56,9 @@ func (p *Plan) baseEnv() []string {
 }
 
 // serviceEnv is the environment of `leaky serve NAME`: the stores it uses and, where it
-// alone needs them, providers' keys (xds) and the first administrator (identity).
-func (p *Plan) serviceEnv(name, configPath string) []string {
+// alone needs them, providers' keys (xds), the payment's (tokensvc) and the first administrator (identity).
+func (p *Plan) serviceEnv(part, configPath string) []string {
+	name, _ := config.Instance(part)
 	env := append(p.baseEnv(), "LEAKY_STATE_DIR="+p.dir)
 	if configPath != "" {
 		env = append(env, "LEAKY_CONFIG="+configPath)
@@ -92,6 +94,9 @@ func (p *Plan) serviceEnv(name, configPath string) []string {
 		if name == "xds" && settings.APIKeyEnv != "" {
 			pass(settings.APIKeyEnv)
 		}
+	}
+	if key := p.cfg.Purchases.Payment.APIKeyEnv; key != "" && (name == "tokensvc" || name == "stub-payment") {
+		pass(key)
 	}
 	if name == "identity" {
 		pass("LEAKY_ADMIN_USERNAME", "LEAKY_ADMIN_PASSWORD", "LEAKY_KEYS_SECRET")

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/supervisor"
 )
 
@@ -32,7 +33,7 @@ type Commands struct {
 // Parts is the stack as the supervisor runs it, in start order.
 func (p *Plan) Parts(ctx context.Context, c Commands) ([]supervisor.Part, error) {
 	var all []supervisor.Part
-	for _, name := range Names() {
+	for _, name := range p.names() {
 		if !p.included(name) {
 			continue
 		}
@@ -90,7 +91,8 @@ func (p *Plan) leaky(name string, c Commands) supervisor.Part {
 
 // after is what must have been ready before a service starts for the first time. Services
 // wait for each other by themselves; this keeps the first start quiet and the end in order.
-func after(name string) []string {
+func after(part string) []string {
+	name, _ := config.Instance(part)
 	switch name {
 	case "nats", "clickhouse":
 		return nil

@@ -15,11 +15,11 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 )
 
-// Names are all parts that can be there, in start order. The meter comes before Envoy so
+// Names are all parts that can be there, without replicas, in start order. The meter comes before Envoy so
 // that it ends after it and settles what Envoy wrote last.
 func Names() []string {
 	return []string{"postgres", "redis", "nats", "clickhouse", "xds", "identity", "extauthz", "ratelimit", "tokensvc", "analytics",
-		"stub-openai", "stub-gemini", "stub-qwen", "meter", "envoy"}
+		"stub-openai", "stub-gemini", "stub-qwen", "stub-payment", "meter", "envoy"}
 }
 
 // Config is what a plan is made from.
@@ -124,20 +124,34 @@ func (p *Plan) store(name string) store {
 	return store{}
 }
 
-// services maps part names to their addresses.
-func (p *Plan) service(name string) (config.Endpoint, bool) {
-	s := p.cfg.Services
-	e, ok := map[string]config.Endpoint{"xds": s.XDS, "identity": s.Identity, "extauthz": s.ExtAuthz, "ratelimit": s.RateLimit, "meter": s.Meter,
-		"tokensvc": s.TokenSvc, "analytics": s.Analytics, "stub-openai": s.StubOpenAI, "stub-gemini": s.StubGemini, "stub-qwen": s.StubQwen}[name]
-	return e, ok
+// service is the address of a part.
+func (p *Plan) service(name string) (config.Endpoint, bool) { return p.cfg.Services.Service(name) }
+
+// names are the parts of this configuration, replicas behind their first process.
+func (p *Plan) names() []string {
+	var all []string
+	for _, name := range Names() {
+		all = append(all, name)
+		for i := 1; ; i++ {
+			replica := config.PartName(name, i)
+			if _, ok := p.service(replica); !ok {
+				break
+			}
+			all = append(all, replica)
+		}
+	}
+	return all
 }
 
-// included tells whether the part belongs to the stack: a stub that no provider points at does not.
+// included tells whether the part belongs to the stack: a stub that nobody is told to call does not.
 func (p *Plan) included(name string) bool {
 	if !strings.HasPrefix(name, "stub-") {
 		return true
 	}
 	e, _ := p.service(name)
+	if name == "stub-payment" {
+		return pointsAt(p.cfg.Purchases.Payment.URL, e.HTTP)
+	}
 	for _, provider := range p.cfg.Providers {
 		if pointsAt(provider.URL, e.HTTP) {
 			return true

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 )
 
@@ -31,7 +32,7 @@ func (p *Plan) Ports() ([]Port, error) {
 		}
 		return nil
 	}
-	for _, name := range Names() {
+	for _, name := range p.names() {
 		if s := p.store(name); s.name != "" {
 			if !s.external {
 				all = append(all, Port{Part: name, Address: s.listen.String(), Setting: storeVar(name, "LISTEN") + " in the environment"})
@@ -42,7 +43,11 @@ func (p *Plan) Ports() ([]Port, error) {
 		if !ok || !p.included(name) {
 			continue
 		}
-		key := "services." + strings.ReplaceAll(name, "-", "_")
+		service, index := config.Instance(name)
+		key := "services." + strings.ReplaceAll(service, "-", "_")
+		if index > 0 {
+			key += fmt.Sprintf(".replicas[%d]", index-1)
+		}
 		if err := add(name, e.HTTP, key+".http in leaky.yaml"); err != nil {
 			return nil, err
 		}

@@ -1,0 +1,73 @@
+package config
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// maxReplicas is how many processes of one service one configuration may name.
+const maxReplicas = 16
+
+// Replica is where one more process of a service listens.
+type Replica struct {
+	HTTP string `yaml:"http"` // host:port
+	GRPC string `yaml:"grpc"` // as Endpoint's
+}
+
+// All are the addresses of every process of the service, the first one first.
+func (e Endpoint) All() []Endpoint {
+	all := []Endpoint{{HTTP: e.HTTP, GRPC: e.GRPC}}
+	for _, r := range e.Replicas {
+		all = append(all, Endpoint{HTTP: r.HTTP, GRPC: r.GRPC})
+	}
+	return all
+}
+
+// Service finds the address of a part by its name: "ratelimit", "stub-openai", or
+// "ratelimit-2" for the first replica.
+func (s Services) Service(part string) (Endpoint, bool) {
+	name, index := Instance(part)
+	if e := s.byName(name); e != nil && index <= len(e.Replicas) {
+		return e.All()[index], true
+	}
+	return Endpoint{}, false
+}
+
+// At are the services as process index of one of them sees them: its own address is that
+// process's.
+func (s Services) At(service string, index int) Services {
+	if e := s.byName(service); e != nil && index <= len(e.Replicas) {
+		own := e.All()[index]
+		e.HTTP, e.GRPC = own.HTTP, own.GRPC
+	}
+	return s
+}
+
+func (s *Services) byName(name string) *Endpoint {
+	return map[string]*Endpoint{"xds": &s.XDS, "identity": &s.Identity, "extauthz": &s.ExtAuthz, "ratelimit": &s.RateLimit, "meter": &s.Meter,
+		"tokensvc": &s.TokenSvc, "analytics": &s.Analytics, "stub-openai": &s.StubOpenAI, "stub-gemini": &s.StubGemini, "stub-qwen": &s.StubQwen,
+		"stub-payment": &s.StubPayment}[name]
+}
+
+// Instance splits a part's name into its service and which process of it: "ratelimit" is
+// process 0, "ratelimit-2" process 1.
+func Instance(part string) (service string, index int) {
+	cut := strings.LastIndexByte(part, '-')
+	if cut < 0 {
+		return part, 0
+	}
+	n, err := strconv.Atoi(part[cut+1:])
+	if err != nil || n < 2 || n > maxReplicas || strconv.Itoa(n) != part[cut+1:] {
+		return part, 0
+	}
+	return part[:cut], n - 1
+}
+
+// PartName is the name of process index of a service.
+func PartName(service string, index int) string {
+	if index == 0 {
+		return service
+	}
+	return fmt.Sprintf("%s-%d", service, index+1)
+}
