@@ -5,10 +5,12 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/xds/model"
 	"github.com/leaky-tokens/leaky-tokens/xds/snapshot"
 )
 
@@ -77,9 +79,11 @@ func (x *XDS) services(ctx context.Context) []Service {
 	}
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	found := make([]Service, len(gateway.Clusters))
+	// A provider's second cluster, that of the egress listener, has the same address.
+	clusters := slices.DeleteFunc(slices.Clone(gateway.Clusters), func(c model.Cluster) bool { return c.Bulkhead })
+	found := make([]Service, len(clusters))
 	var wg sync.WaitGroup
-	for i, c := range gateway.Clusters {
+	for i, c := range clusters {
 		found[i] = Service{Name: c.Name, Address: c.Addr.String()}
 		if c.Stat != "" {
 			found[i].Name = c.Stat

@@ -40,9 +40,15 @@ func (s source) load(cfg *config.Config) (loaded, error) {
 	if err != nil {
 		return loaded{}, err
 	}
-	// Envoy opens the spool but makes no folder, and refuses the whole listener without it.
-	if err := os.MkdirAll(filepath.Dir(g.Listener.Spool), 0o700); err != nil {
-		return loaded{}, fmt.Errorf("make the spool's folder: %w", err)
+	// Envoy makes no folders, and refuses a whole listener without them.
+	folders := []string{filepath.Dir(g.Listener.Spool)}
+	if g.Egress.Addr.Network == "unix" {
+		folders = append(folders, filepath.Dir(g.Egress.Addr.Path))
+	}
+	for _, folder := range folders {
+		if err := os.MkdirAll(folder, 0o700); err != nil {
+			return loaded{}, fmt.Errorf("make a folder for envoy: %w", err)
+		}
 	}
 	return loaded{gateway: g, snapshot: snap}, nil
 }

@@ -31,6 +31,7 @@ func Build(in Input) (*Gateway, []Secret, error) {
 	g := &Gateway{Limits: in.Limits, Requests: Requests{Off: !in.Config.Flags.Gateway.RateLimiting, Key: in.Config.Gateway.RateLimit.KeyStrategy, Whitelist: in.Config.Gateway.RateLimit.Whitelist}}
 	g.Listener = b.listener()
 	g.Clusters = append(b.services(), b.providerClusters()...)
+	g.Egress = b.egress()
 	g.Routes = b.routes()
 	g.Listener.Open = slices.ContainsFunc(g.Routes, func(r Route) bool { return r.Open })
 	if err := errors.Join(b.errs...); err != nil {
@@ -53,6 +54,7 @@ type provider struct {
 	config.Provider
 	name    string
 	cluster string
+	egress  string // cluster of the egress listener
 	host    string // authority
 	base    string // path before the operation, e.g. /v1
 }
@@ -144,8 +146,9 @@ func (b *builder) providerClusters() []Cluster {
 			b.credential(name, p, &c)
 		}
 		c.Name = c.Stat + "-" + fingerprint(c)
-		b.providers[name] = provider{Provider: p, name: name, cluster: c.Name, host: u.Host, base: base(name, p.Protocol, u.EscapedPath())}
-		clusters = append(clusters, c)
+		inner := egressCluster(name, c, p.Egress.MaxConcurrent)
+		b.providers[name] = provider{Provider: p, name: name, cluster: c.Name, egress: inner.Name, host: u.Host, base: base(name, p.Protocol, u.EscapedPath())}
+		clusters = append(clusters, c, inner)
 	}
 	return clusters
 }

@@ -59,7 +59,7 @@ func TestKeysGoIntoSecretsAndNowhereElse(t *testing.T) {
 		t.Fatalf("want one trimmed secret, got %d", len(secrets))
 	}
 	for _, c := range g.Clusters {
-		if want := c.Stat == "provider-openai"; (c.Credential == secrets[0].Name) != want {
+		if want := c.Stat == "provider-openai" || c.Stat == "egress-openai"; (c.Credential == secrets[0].Name) != want {
 			t.Errorf("cluster %s: credential %q", c.Name, c.Credential)
 		}
 	}

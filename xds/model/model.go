@@ -14,6 +14,7 @@ import (
 // Gateway is everything one Envoy needs to know.
 type Gateway struct {
 	Listener Listener
+	Egress   Egress
 	Routes   []Route // first match wins
 	Clusters []Cluster
 	Limits   []limits.Path // one descriptor is sent for each
@@ -111,6 +112,7 @@ type Cluster struct {
 	MaxRequests    uint32 // circuit breaker; 0: Envoy's default
 	MaxPending     uint32
 	Provider       bool   // outlier detection; its answers are not ours
+	Bulkhead       bool   // MaxRequests at once, more are refused without waiting; a breaker
 	Credential     string // secret injected into each call; empty: none
 	Header         string // header that carries it
 	HeaderPrefix   string // before the secret, e.g. "Bearer "

@@ -40,7 +40,10 @@ func Cluster(c model.Cluster, trust Trust) *clusterv3.Cluster {
 	if c.TLS {
 		out.TransportSocket = transport(c, trust)
 	}
-	if c.Provider {
+	switch {
+	case c.Bulkhead:
+		bulkhead(c, out)
+	case c.Provider:
 		// Modest: a provider with one address keeps being asked (panic threshold), one of
 		// several is left alone for a while.
 		out.OutlierDetection = &clusterv3.OutlierDetection{ConsecutiveGatewayFailure: wrapperspb.UInt32(10), EnforcingConsecutiveGatewayFailure: wrapperspb.UInt32(100),

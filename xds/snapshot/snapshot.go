@@ -59,6 +59,8 @@ func Build(g *model.Gateway, secrets []model.Secret, trust protos.Trust) (*Snaps
 	}
 	r[resourcev3.ListenerType][protos.ListenerName] = protos.Listener(g.Listener)
 	r[resourcev3.RouteType][protos.RoutesName] = protos.Routes(g)
+	r[resourcev3.ListenerType][protos.EgressName] = protos.EgressListener(g.Egress)
+	r[resourcev3.RouteType][protos.EgressName] = protos.EgressRoutes(g.Egress)
 	s, err := New(r)
 	if err != nil {
 		return nil, err
@@ -142,6 +144,11 @@ func checkModel(g *model.Gateway, secrets []model.Secret) error {
 			fail("route %s: must either forward or reply", r.Name)
 		case r.Forward != nil && !cluster(r.Forward.Cluster):
 			fail("route %s: no cluster %s", r.Name, r.Forward.Cluster)
+		}
+	}
+	for _, c := range g.Egress.Calls {
+		if !cluster(c.Cluster) {
+			fail("egress %s: no cluster %s", c.Provider, c.Cluster)
 		}
 	}
 	for _, c := range g.Clusters {
