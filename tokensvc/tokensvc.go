@@ -14,6 +14,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/principal"
+	"github.com/leaky-tokens/leaky-tokens/tokensvc/saga"
 )
 
 // Audience is what signed identities for this service name.
@@ -31,8 +32,9 @@ type Config struct {
 	Verifier  *principal.Verifier
 	KeysReady func() error // not nil while identities cannot be checked; may be nil
 	Models    []config.Model
-	Providers []string // names, lower-case
-	MayCall   Policy   // nil: EveryModel
+	Providers []string      // names, lower-case
+	MayCall   Policy        // nil: EveryModel
+	Purchases *saga.Service // nil: none are sold
 	Metrics   prometheus.Registerer
 	Log       *slog.Logger
 }
@@ -64,6 +66,11 @@ func (a *API) Routes() *http.ServeMux {
 	mux.Handle("GET /api/v1/tokens/status", httpapi.Handle(a.cfg.Log, a.status))
 	mux.Handle("GET /api/v1/tokens/quota", a.forUsers(a.quota(userQuota)))
 	mux.Handle("GET /api/v1/tokens/quota/org", a.forUsers(a.quota(orgQuota)))
+	if a.cfg.Purchases != nil {
+		for pattern, h := range a.cfg.Purchases.Routes() {
+			mux.Handle(pattern, a.forUsers(h))
+		}
+	}
 	mux.Handle("GET /v1/models", a.forSDKs(a.listModels))
 	mux.Handle("GET /v1/models/{model...}", a.forSDKs(a.findModel))
 	mux.HandleFunc("/v1/", noSuchRoute)

@@ -32,8 +32,8 @@ DELETE FROM token_purchase_key WHERE (owner, key) IN (
   SELECT k.owner, k.key FROM token_purchase_key k WHERE k.created_at < @before ORDER BY k.created_at LIMIT 1000);
 
 -- name: UserHoldings :one
--- What the buyer's pool holds, for the tier's cap.
-SELECT remaining_tokens FROM token_pools WHERE user_id = @owner AND provider = @provider;
+-- What the buyer's pool holds, for the tier's cap: of one that refills what it is filled to.
+SELECT (CASE WHEN refill = 'never' THEN remaining_tokens ELSE total_tokens END)::bigint AS holds FROM token_pools WHERE user_id = @owner AND provider = @provider;
 
 -- name: OrgHoldings :one
-SELECT remaining_tokens FROM token_org_pools WHERE org_id = @owner AND provider = @provider;
+SELECT (CASE WHEN refill = 'never' THEN remaining_tokens ELSE total_tokens END)::bigint AS holds FROM token_org_pools WHERE org_id = @owner AND provider = @provider;

@@ -55,7 +55,7 @@ type Page struct {
 }
 
 func report(row Saga) Report {
-	return Report{snapshot: snapshotOf(row), Account: Account(row), Price: row.Price, PaymentID: row.PaymentID, Backward: row.Backward, Recovered: row.Recovered,
+	return Report{snapshot: snapshotOf(row), Account: account(row), Price: row.Price, PaymentID: row.PaymentID, Backward: row.Backward, Recovered: row.Recovered,
 		Attempts: row.Attempts, LastError: row.LastError, ParkedAt: row.ParkedAt, ParkReason: row.ParkReason, NextAt: row.NextAt, LeaseOwner: row.LeaseOwner,
 		LeaseUntil: row.LeaseUntil, NextAction: position(row).Next(), AgeSeconds: time.Since(row.CreatedAt).Seconds(), Correlation: row.CorrelationID}
 }

@@ -181,7 +181,7 @@ func (s *Service) fits(ctx context.Context, db *tokensdb.Queries, row Saga) erro
 	return nil
 }
 
-// holdings are the tokens that are left in the pool a purchase goes to.
+// holdings are the tokens of the pool a purchase goes to, as a cap counts them.
 func holdings(ctx context.Context, db *tokensdb.Queries, row Saga) (holds int64, err error) {
 	if row.OrgID != nil {
 		holds, err = db.OrgHoldings(ctx, tokensdb.OrgHoldingsParams{Owner: *row.OrgID, Provider: row.Provider})

@@ -13,11 +13,12 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/membership"
+	"github.com/leaky-tokens/leaky-tokens/tokensvc/ledger"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/payment"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/tokensdb"
 )
@@ -31,17 +32,8 @@ type Payments interface {
 	Find(ctx context.Context, o payment.Order) (payment.State, error)
 }
 
-// Ledger credits what was bought, within a transaction of the caller's. A reference is
-// credited and reversed at most once.
-type Ledger interface {
-	// Credit fails with ErrRefused when the account cannot hold so much.
-	Credit(ctx context.Context, tx pgx.Tx, s Saga) error
-	// Reverse takes a credit back, if need be below zero.
-	Reverse(ctx context.Context, tx pgx.Tx, s Saga, reason string) error
-}
-
-// ErrRefused is why a credit is refused for good.
-var ErrRefused = errors.New("credit refused")
+// errRefused is why a credit is refused for good: the account cannot or may not hold so much.
+var errRefused = errors.New("credit refused")
 
 // Members tells what a user is in an organisation.
 type Members interface {
@@ -50,14 +42,6 @@ type Members interface {
 
 // Saga is one purchase as it stands in the database.
 type Saga = tokensdb.TokenPurchaseSaga
-
-// Account is whose tokens are bought.
-func Account(s Saga) string {
-	if s.OrgID != nil {
-		return "org:" + s.OrgID.String()
-	}
-	return "user:" + s.UserID.String()
-}
 
 // Timing is how long things take; zero values take the defaults.
 type Timing struct {
@@ -84,12 +68,12 @@ func (t *Timing) fill() {
 type Config struct {
 	Pool      *pgxpool.Pool
 	Payments  Payments
-	Ledger    Ledger
 	Members   Members
 	Providers []string                    // names, lower-case
 	Enabled   func() bool                 // false: purchases are refused (flags.token_service.saga_purchases)
 	Price     func(provider string) int64 // minor units per million tokens, at least 1
 	QuotaMax  func(tier string) int64     // most tokens that a buyer's pool may hold; 0: no bound
+	Policy    func() ledger.Policy        // of a pool that a purchase makes; nil: the ledger\'s own
 	Currency  string                      // ISO 4217, lower-case
 	Owner     string                      // names this replica in leases; default host and process
 	Workers   int                         // purchases carried on at once, default 8
@@ -110,7 +94,7 @@ type Service struct {
 
 // New makes the service; Run starts its work.
 func New(cfg Config) (*Service, error) {
-	if cfg.Pool == nil || cfg.Payments == nil || cfg.Ledger == nil || cfg.Members == nil || cfg.Enabled == nil || cfg.Price == nil || cfg.QuotaMax == nil ||
+	if cfg.Pool == nil || cfg.Payments == nil || cfg.Members == nil || cfg.Enabled == nil || cfg.Price == nil || cfg.QuotaMax == nil ||
 		cfg.Currency == "" || cfg.Log == nil || cfg.Metrics == nil {
 		return nil, errors.New("make purchases: every part of their configuration is needed")
 	}
@@ -131,12 +115,28 @@ func New(cfg Config) (*Service, error) {
 	if cfg.Boundary == nil {
 		cfg.Boundary = func(string) {}
 	}
+	if cfg.Policy == nil {
+		cfg.Policy = func() ledger.Policy { return ledger.Policy{} }
+	}
 	if cfg.NewID == nil {
 		cfg.NewID = uuid.New
 	}
 	s := &Service{cfg: cfg, wake: make(chan struct{}, 1)}
 	s.metrics = newMetrics(cfg.Metrics, cfg.Providers)
 	return s, nil
+}
+
+// Routes are the handlers by pattern, for callers whose identity is known and in the
+// request's context.
+func (s *Service) Routes() map[string]httpapi.HandlerFunc {
+	return map[string]httpapi.HandlerFunc{
+		"POST /api/v1/tokens/purchase":             s.Purchase,
+		"GET /api/v1/tokens/purchase/{sagaId}":     s.Read,
+		"GET /api/v1/admin/sagas":                  s.List,
+		"GET /api/v1/admin/sagas/{sagaId}":         s.Show,
+		"POST /api/v1/admin/sagas/{sagaId}/retry":  s.Retry,
+		"POST /api/v1/admin/sagas/{sagaId}/cancel": s.Cancel,
+	}
 }
 
 // amount is what tokens cost in minor units, rounded up: nothing is sold for nothing.

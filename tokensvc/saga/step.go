@@ -8,9 +8,11 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
+	"github.com/leaky-tokens/leaky-tokens/tokensvc/ledger"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/payment"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/tokensdb"
 )
@@ -51,7 +53,7 @@ func position(row Saga) Position {
 }
 
 func orderOf(row Saga) payment.Order {
-	return payment.Order{Purchase: row.ID, Account: Account(row), Amount: row.Amount, Currency: row.Currency, ID: row.PaymentID}
+	return payment.Order{Purchase: row.ID, Account: account(row), Amount: row.Amount, Currency: row.Currency, ID: row.PaymentID}
 }
 
 // step does one action and writes what came of it. An error means that nothing was
@@ -112,7 +114,7 @@ func (s *Service) ask(ctx context.Context, row Saga, action Action) (payment.Sta
 // allocate credits the tokens, or turns back when the account may not have them.
 func (s *Service) allocate(ctx context.Context, row Saga) (Saga, error) {
 	next, err := s.advance(ctx, row, Allocate, Decision{To: TokensAllocated})
-	if errors.Is(err, ErrRefused) {
+	if errors.Is(err, errRefused) {
 		return s.advance(ctx, row, Allocate, undo(PaymentReserved, "%v", err))
 	}
 	return next, err
@@ -162,29 +164,44 @@ func (s *Service) advance(ctx context.Context, row Saga, action Action, d Decisi
 func (s *Service) book(ctx context.Context, tx pgx.Tx, from Status, next Saga) error {
 	switch to := Status(next.Status); {
 	case from == PaymentReserved && to == TokensAllocated:
-		if err := s.cfg.Ledger.Credit(ctx, tx, next); err != nil {
-			return fmt.Errorf("credit tokens: %w", err)
-		}
-		return s.within(ctx, tx, next)
+		return s.credit(ctx, tx, next)
 	case from == TokensAllocated && to == Failed:
-		if err := s.cfg.Ledger.Reverse(ctx, tx, next, next.Failure); err != nil {
+		if err := ledger.Reverse(ctx, tx, next.ID.String(), next.Failure); err != nil {
 			return fmt.Errorf("take tokens back: %w", err)
 		}
 	}
 	return nil
 }
 
-// within holds the pool, as the credit has made it and locked it, against the tier's cap:
-// of two purchases at once that fit one by one, the second is refused here.
-func (s *Service) within(ctx context.Context, tx pgx.Tx, row Saga) error {
+// credit puts the tokens into the pool and then holds the pool, which is locked by that,
+// against the tier's cap: of two purchases at once that fit one by one, the second is refused here.
+func (s *Service) credit(ctx context.Context, tx pgx.Tx, row Saga) error {
+	c := ledger.Purchase{UserID: row.UserID, Provider: row.Provider, Tokens: row.Tokens, Reference: row.ID.String(), Reason: "purchase", Policy: s.cfg.Policy()}
+	if row.OrgID != nil {
+		c.OrgID = *row.OrgID
+	}
+	err := ledger.Credit(ctx, tx, c)
+	if errors.Is(err, ledger.ErrOverflow) {
+		return fmt.Errorf("%w: %w", errRefused, err)
+	}
+	if err != nil {
+		return fmt.Errorf("credit tokens: %w", err)
+	}
 	if row.QuotaMax <= 0 {
 		return nil
 	}
 	holds, err := holdings(ctx, tokensdb.New(tx), row)
 	if err == nil && holds > row.QuotaMax {
-		err = fmt.Errorf("%w: the pool would hold %d tokens, and the tier may hold %d", ErrRefused, holds, row.QuotaMax)
+		err = fmt.Errorf("%w: the pool would hold %d tokens, and the tier may hold %d", errRefused, holds, row.QuotaMax)
 	}
 	return err
+}
+
+func account(row Saga) string {
+	if row.OrgID != nil {
+		return ledger.Account(row.UserID, *row.OrgID)
+	}
+	return ledger.Account(row.UserID, uuid.Nil)
 }
 
 func (s *Service) finished(ctx context.Context, row Saga) {

@@ -231,7 +231,7 @@ func (q *Queries) NotifySagas(ctx context.Context) error {
 }
 
 const orgHoldings = `-- name: OrgHoldings :one
-SELECT remaining_tokens FROM token_org_pools WHERE org_id = $1 AND provider = $2
+SELECT (CASE WHEN refill = 'never' THEN remaining_tokens ELSE total_tokens END)::bigint AS holds FROM token_org_pools WHERE org_id = $1 AND provider = $2
 `
 
 type OrgHoldingsParams struct {
@@ -241,9 +241,9 @@ type OrgHoldingsParams struct {
 
 func (q *Queries) OrgHoldings(ctx context.Context, arg OrgHoldingsParams) (int64, error) {
 	row := q.db.QueryRow(ctx, orgHoldings, arg.Owner, arg.Provider)
-	var remaining_tokens int64
-	err := row.Scan(&remaining_tokens)
-	return remaining_tokens, err
+	var holds int64
+	err := row.Scan(&holds)
+	return holds, err
 }
 
 const purgePurchaseKeys = `-- name: PurgePurchaseKeys :execrows
@@ -291,7 +291,7 @@ func (q *Queries) TakePurchaseKey(ctx context.Context, arg TakePurchaseKeyParams
 }
 
 const userHoldings = `-- name: UserHoldings :one
-SELECT remaining_tokens FROM token_pools WHERE user_id = $1 AND provider = $2
+SELECT (CASE WHEN refill = 'never' THEN remaining_tokens ELSE total_tokens END)::bigint AS holds FROM token_pools WHERE user_id = $1 AND provider = $2
 `
 
 type UserHoldingsParams struct {
@@ -299,10 +299,10 @@ type UserHoldingsParams struct {
 	Provider string
 }
 
-// What the buyer's pool holds, for the tier's cap.
+// What the buyer's pool holds, for the tier's cap: of one that refills what it is filled to.
 func (q *Queries) UserHoldings(ctx context.Context, arg UserHoldingsParams) (int64, error) {
 	row := q.db.QueryRow(ctx, userHoldings, arg.Owner, arg.Provider)
-	var remaining_tokens int64
-	err := row.Scan(&remaining_tokens)
-	return remaining_tokens, err
+	var holds int64
+	err := row.Scan(&holds)
+	return holds, err
 }
