@@ -18,21 +18,25 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/refusal"
 )
 
-// credentialHeaders never go upstream.
-func credentialHeaders() []string {
-	return []string{headerAuthorization, headerAPIKey, headerGoogleKey}
+// credentialHeaders go upstream only where an endpoint reads Authorization itself.
+func credentialHeaders(f form) []string {
+	names := []string{headerAPIKey, headerGoogleKey}
+	if f&keepHeader == 0 {
+		names = append(names, headerAuthorization)
+	}
+	return names
 }
 
 // anonymousAnswer lets a request without credentials through, with no identity that
 // it may have brought along.
-func anonymousAnswer(inQuery bool) *auth.CheckResponse {
-	return okAnswer(&auth.OkHttpResponse{HeadersToRemove: append(credentialHeaders(), facts.HeaderIdentity, facts.HeaderUserID, facts.HeaderUserRoles)}, nil, inQuery)
+func anonymousAnswer(f form) *auth.CheckResponse {
+	return okAnswer(&auth.OkHttpResponse{HeadersToRemove: append(credentialHeaders(f), facts.HeaderIdentity, facts.HeaderUserID, facts.HeaderUserRoles)}, nil, f)
 }
 
 // namedAnswer lets a caller through. The facts go to Envoy's metadata; headers that
 // name her only to our own services (minted is not empty), since a provider must not
 // learn who our users are.
-func namedAnswer(p principal.Principal, minted string, inQuery bool) *auth.CheckResponse {
+func namedAnswer(p principal.Principal, minted string, f form) *auth.CheckResponse {
 	roles := strings.Join(p.Roles, ",")
 	fields := map[string]*structpb.Value{
 		facts.User: structpb.NewStringValue(p.UserID), facts.Tier: structpb.NewStringValue(p.Tier), facts.Roles: structpb.NewStringValue(roles),
@@ -40,10 +44,13 @@ func namedAnswer(p principal.Principal, minted string, inQuery bool) *auth.Check
 	if p.OrgID != "" {
 		fields[facts.Org] = structpb.NewStringValue(p.OrgID)
 	}
+	if p.Team != "" {
+		fields[facts.Team] = structpb.NewStringValue(p.Team)
+	}
 	if p.KeyID != "" {
 		fields[facts.Key] = structpb.NewStringValue(p.KeyID)
 	}
-	ok := &auth.OkHttpResponse{HeadersToRemove: append(credentialHeaders(), "cookie")}
+	ok := &auth.OkHttpResponse{HeadersToRemove: append(credentialHeaders(f), "cookie")}
 	if minted == "" {
 		ok.HeadersToRemove = append(ok.HeadersToRemove, facts.HeaderIdentity, facts.HeaderUserID, facts.HeaderUserRoles)
 	} else {
@@ -54,11 +61,11 @@ func namedAnswer(p principal.Principal, minted string, inQuery bool) *auth.Check
 			ok.HeadersToRemove = append(ok.HeadersToRemove, facts.HeaderUserRoles)
 		}
 	}
-	return okAnswer(ok, &structpb.Struct{Fields: fields}, inQuery)
+	return okAnswer(ok, &structpb.Struct{Fields: fields}, f)
 }
 
-func okAnswer(ok *auth.OkHttpResponse, facts *structpb.Struct, inQuery bool) *auth.CheckResponse {
-	if inQuery {
+func okAnswer(ok *auth.OkHttpResponse, facts *structpb.Struct, f form) *auth.CheckResponse {
+	if f&dropQueryKey != 0 {
 		ok.QueryParametersToRemove = []string{queryKey}
 	}
 	return &auth.CheckResponse{Status: &status.Status{Code: int32(codes.OK)}, HttpResponse: &auth.CheckResponse_OkResponse{OkResponse: ok}, DynamicMetadata: facts}
@@ -75,16 +82,29 @@ type denial struct {
 	kind    string // OpenAI error.type
 	code    string // OpenAI error.code
 	message string
-	retry   int // seconds, 0: do not
+	retry   int    // seconds, 0: do not
+	scope   string // that would do, with codeScope
 }
+
+// codeScope says that a token was not granted what the route asks for.
+const codeScope = "insufficient_scope"
 
 // The refusals of wire.md that are decided here.
 var (
-	denyMissing     = denial{http.StatusUnauthorized, codes.Unauthenticated, refusal.TypeInvalidRequest, refusal.CodeInvalidKey, "no credential: send an API key or an access token as Authorization: Bearer", 0}
-	denyInvalid     = denial{http.StatusUnauthorized, codes.Unauthenticated, refusal.TypeInvalidRequest, refusal.CodeInvalidKey, "the API key or access token is not valid", 0}
-	denyAmbiguous   = denial{http.StatusBadRequest, codes.InvalidArgument, refusal.TypeInvalidRequest, "ambiguous_credentials", "the request carries several credentials that do not agree: send one", 0}
-	denyRole        = denial{http.StatusForbidden, codes.PermissionDenied, refusal.TypeInvalidRequest, "insufficient_role", "your roles do not allow this", 0}
-	denyUnavailable = denial{http.StatusServiceUnavailable, codes.Unavailable, refusal.TypeServer, refusal.CodeUnavailable, "the credential cannot be checked at the moment, try again", 1}
+	denyMissing = denial{status: http.StatusUnauthorized, grpc: codes.Unauthenticated, kind: refusal.TypeInvalidRequest, code: refusal.CodeInvalidKey,
+		message: "no credential: send an API key or an access token as Authorization: Bearer"}
+	denyInvalid = denial{status: http.StatusUnauthorized, grpc: codes.Unauthenticated, kind: refusal.TypeInvalidRequest, code: refusal.CodeInvalidKey,
+		message: "the API key or access token is not valid"}
+	denyAmbiguous = denial{status: http.StatusBadRequest, grpc: codes.InvalidArgument, kind: refusal.TypeInvalidRequest, code: "ambiguous_credentials",
+		message: "the request carries several credentials that do not agree: send one"}
+	denyRole = denial{status: http.StatusForbidden, grpc: codes.PermissionDenied, kind: refusal.TypeInvalidRequest, code: "insufficient_role",
+		message: "your roles do not allow this"}
+	denyScope = denial{status: http.StatusForbidden, grpc: codes.PermissionDenied, kind: refusal.TypeInvalidRequest, code: codeScope,
+		message: "the access token was not granted the scope that this needs"}
+	denyThirdParty = denial{status: http.StatusForbidden, grpc: codes.PermissionDenied, kind: refusal.TypeInvalidRequest, code: codeScope,
+		message: "no OAuth2 client may do this: log in or send an API key"}
+	denyUnavailable = denial{status: http.StatusServiceUnavailable, grpc: codes.Unavailable, kind: refusal.TypeServer, code: refusal.CodeUnavailable,
+		message: "the credential cannot be checked at the moment, try again", retry: 1}
 )
 
 // deny finds the refusal for what went wrong. What is not known to be the caller's
@@ -100,7 +120,7 @@ func deny(err error) *denial {
 }
 
 // refuse writes a denial in the shape of the route's family.
-func (s *Service) refuse(c call, d denial) (*reply, error) {
+func (s *Service) refuse(c *call, d *denial) (*reply, error) {
 	if d.grpc == codes.Unavailable {
 		s.metrics.unavailable.Inc()
 	} else {
@@ -110,12 +130,25 @@ func (s *Service) refuse(c call, d denial) (*reply, error) {
 	body, content := refusal.Body(c.family, refusal.Refusal{Status: d.status, Message: d.message,
 		Type: d.kind, Code: d.code, RequestID: c.requestID, Path: path, RetryAfterSeconds: d.retry})
 	headers := []*core.HeaderValueOption{overwrite("content-type", content)}
-	if d.status == http.StatusUnauthorized {
-		headers = append(headers, overwrite("www-authenticate", "Bearer"))
+	if challenge := d.challenge(); challenge != "" {
+		headers = append(headers, overwrite("www-authenticate", challenge))
 	}
 	if d.retry > 0 {
 		headers = append(headers, overwrite("retry-after", strconv.Itoa(d.retry)))
 	}
 	return newReply(&auth.CheckResponse{Status: &status.Status{Code: int32(d.grpc), Message: d.code}, HttpResponse: &auth.CheckResponse_DeniedResponse{
 		DeniedResponse: &auth.DeniedHttpResponse{Status: &typev3.HttpStatus{Code: typev3.StatusCode(d.status)}, Headers: headers, Body: string(body)}}})
+}
+
+// challenge is WWW-Authenticate (RFC 6750, 3; wire.md has the bare scheme for a 401).
+func (d *denial) challenge() string {
+	switch {
+	case d.status == http.StatusUnauthorized:
+		return "Bearer"
+	case d.code != codeScope:
+		return ""
+	case d.scope == "":
+		return `Bearer error="insufficient_scope"`
+	}
+	return `Bearer error="insufficient_scope", scope="` + d.scope + `"`
 }

@@ -16,39 +16,53 @@ import (
 const cacheSize = 10_000
 
 // fingerprint is the whole SHA-256 of a credential. A prefix would let two
-// credentials share an entry; the credential itself is never kept.
+// credentials share an entry; the credential itself is never kept. Looking one up takes
+// no secret time: whoever times it would have to choose hashes, not credentials.
 type fingerprint [sha256.Size]byte
 
 func fingerprintOf(credential string) fingerprint { return sha256.Sum256([]byte(credential)) }
 
 // caller is a checked credential and the answers made for it so far.
 type caller struct {
-	who   principal.Principal
-	until time.Time // the credential must be checked again from then on
+	who    principal.Principal
+	oauth  bool      // the token of an OAuth2 client: bound by its scopes
+	asked  time.Time // when its check began
+	until  time.Time // the credential must be checked again from then on
+	spare  time.Time // so long it may serve where it cannot be checked again
+	names  names
+	judged atomic.Uint64 // the denylist's growth when it was compared last
 
 	mu      sync.Mutex
 	answers []answer
 }
 
+// form is what a request's answer has to do besides naming the caller.
+type form uint8
+
+const (
+	dropQueryKey form = 1 << iota // the query has a key, which must not go upstream
+	keepHeader                    // Authorization is for the endpoint to read
+	forms        = iota
+)
+
 // answer is a reply made for a caller, which is sent again and again.
 type answer struct {
 	audience string
-	inQuery  bool
+	form     form
 	until    time.Time // the minted identity in it is too old from then on; zero: never
 	reply    *reply
 }
 
-// maxAnswers per caller: audiences are the services that xds routes to, with or
-// without a key in the query.
+// maxAnswers per caller: audiences are the services that xds routes to, in their forms.
 const maxAnswers = 16
 
 // find gives the finished reply for an audience.
-func (c *caller) find(audience string, inQuery bool, now time.Time) *reply {
+func (c *caller) find(audience string, f form, now time.Time) *reply {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for i := range c.answers {
 		a := &c.answers[i]
-		if a.audience == audience && a.inQuery == inQuery && (a.until.IsZero() || now.Before(a.until)) {
+		if a.audience == audience && a.form == f && (a.until.IsZero() || now.Before(a.until)) {
 			return a.reply
 		}
 	}
@@ -58,63 +72,23 @@ func (c *caller) find(audience string, inQuery bool, now time.Time) *reply {
 func (c *caller) keep(a answer) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.answers = slices.DeleteFunc(c.answers, func(old answer) bool { return old.audience == a.audience && old.inQuery == a.inQuery })
+	c.answers = slices.DeleteFunc(c.answers, func(old answer) bool { return old.audience == a.audience && old.form == a.form })
 	if len(c.answers) >= maxAnswers {
 		c.answers = c.answers[1:]
 	}
 	c.answers = append(c.answers, a)
 }
 
-// cache remembers callers by the fingerprint of their credential.
+// cache remembers callers by the fingerprint of their credential. What was revoked since
+// is for the denylist to say.
 type cache struct {
-	lru *lru.Cache[fingerprint, *caller]
-	// generation counts removals. What was looked up before a removal and arrives after
-	// it may be what was removed, so it is not kept.
-	generation atomic.Uint64
+	*lru.Cache[fingerprint, *caller]
 }
 
-func newCache() *cache {
+func newCache() cache {
 	l, err := lru.New[fingerprint, *caller](cacheSize)
 	if err != nil {
 		panic(err) // only for a size that is not positive
 	}
-	return &cache{lru: l}
-}
-
-func (c *cache) get(f fingerprint, now time.Time) *caller {
-	found, ok := c.lru.Get(f)
-	if !ok || !now.Before(found.until) {
-		return nil
-	}
-	return found
-}
-
-// add keeps a caller that was looked up since generation.
-func (c *cache) add(f fingerprint, who *caller, generation uint64) {
-	if c.generation.Load() != generation {
-		return
-	}
-	c.lru.Add(f, who)
-	if c.generation.Load() != generation { // a removal came between the two
-		c.lru.Remove(f)
-	}
-}
-
-func (c *cache) remove(f fingerprint) {
-	c.generation.Add(1)
-	c.lru.Remove(f)
-}
-
-func (c *cache) removeUser(id string) {
-	c.generation.Add(1)
-	for _, f := range c.lru.Keys() {
-		if found, ok := c.lru.Peek(f); ok && found.who.UserID == id {
-			c.lru.Remove(f)
-		}
-	}
-}
-
-func (c *cache) purge() {
-	c.generation.Add(1)
-	c.lru.Purge()
+	return cache{l}
 }

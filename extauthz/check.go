@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
-	"strings"
 	"time"
 
 	auth "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
@@ -22,61 +21,77 @@ const mintedFor = 30 * time.Second
 // returns an error: whatever goes wrong is a refusal in the shape of the route. The
 // answer may be shared and must not be changed.
 func (s *Service) Check(ctx context.Context, req *auth.CheckRequest) (*auth.CheckResponse, error) {
-	r, err := s.check(ctx, callOf(req))
+	c := callOf(req)
+	r, err := s.check(ctx, &c)
 	if err != nil {
 		return nil, err
 	}
 	return r.message, nil
 }
 
-func (s *Service) check(ctx context.Context, c call) (r *reply, err error) {
+// check answers a call, whatever it takes.
+func (s *Service) check(ctx context.Context, c *call) (*reply, error) {
+	return s.decide(ctx, c, s.identify)
+}
+
+// recall answers a call from memory, without I/O and without checking a signature;
+// errUnknown if that cannot be.
+func (s *Service) recall(ctx context.Context, c *call) (*reply, error) {
+	return s.decide(ctx, c, s.remember)
+}
+
+// finder says who a call's credentials stand for.
+type finder func(ctx context.Context, creds credentials, now time.Time) (*caller, error)
+
+func (s *Service) decide(ctx context.Context, c *call, find finder) (r *reply, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			s.log.Error("check panicked", slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
-			r, err = s.refuse(c, denyUnavailable)
+			r, err = s.refuse(c, &denyUnavailable)
 		}
 	}()
-	r, denied := s.decide(ctx, c)
-	if denied != nil {
-		return s.refuse(c, *denied)
-	}
-	return r, nil
-}
-
-// decide gives the answer for a caller who may pass, or why not.
-func (s *Service) decide(ctx context.Context, c call) (*reply, *denial) {
-	creds, err := readCredentials(c)
+	creds, err := readCredentials(c, s.keysOff())
 	if err != nil {
-		return nil, deny(err)
+		return s.refuse(c, deny(err))
 	}
 	if !creds.anything {
 		if c.rule != facts.RulePublic {
-			return nil, &denyMissing
+			return s.refuse(c, &denyMissing)
 		}
 		s.metrics.anonymous.Inc()
-		if creds.inQuery {
-			return s.anonymous[1], nil
-		}
-		return s.anonymous[0], nil
+		return s.anonymous[creds.form], nil
 	}
 	now := time.Now()
-	who, err := s.identify(ctx, creds, now)
-	if err != nil {
-		return nil, deny(err)
+	who, err := find(ctx, creds, now)
+	if err == errUnknown { //nolint:errorlint // never wrapped, and on the way of every call
+		return nil, err
 	}
-	if denied := s.permit(who, c.rule); denied != nil {
-		return nil, denied
-	}
-	r, err := s.answer(who, c.audience, creds.inQuery, now)
 	if err != nil {
+		return s.refuse(c, deny(err))
+	}
+	if denied := s.permit(who, c); denied != nil {
+		return s.refuse(c, denied)
+	}
+	if r, err = s.answer(who, c.audience, creds.form, now); err != nil {
 		s.log.Error("identity not minted", slog.Any("error", err))
-		return nil, &denyUnavailable
+		return s.refuse(c, &denyUnavailable)
 	}
 	s.metrics.allowed.Inc()
 	return r, nil
 }
 
 var errTwoUsers = errors.New("credentials of different users")
+
+// remember finds the caller if all credentials are remembered.
+func (s *Service) remember(_ context.Context, creds credentials, now time.Time) (*caller, error) {
+	if creds.key == "" {
+		return s.tokens.recall(creds.token, now)
+	}
+	if creds.token != "" {
+		return nil, errUnknown // both are rare
+	}
+	return s.keys.recall(creds.key, now)
+}
 
 // identify checks every credential that is present; all must be good and of one user.
 func (s *Service) identify(ctx context.Context, creds credentials, now time.Time) (*caller, error) {
@@ -97,29 +112,12 @@ func (s *Service) identify(ctx context.Context, creds credentials, now time.Time
 	return byKey, nil
 }
 
-// permit applies the rule of the route. A route without one, or with one that is not
-// known, is a mistake of ours: the former asks for a caller, the latter lets nobody in.
-func (s *Service) permit(who *caller, rule string) *denial {
-	switch rule {
-	case facts.RulePublic, facts.RuleAuthenticated, "":
-		return nil
-	}
-	if role, ok := strings.CutPrefix(rule, "role:"); ok && role != "" {
-		if who.who.Is(role) {
-			return nil
-		}
-		return &denyRole
-	}
-	s.log.Error("route has an unknown access rule", slog.String("rule", rule))
-	return &denyRole
-}
-
 // answer is the reply for a caller and an audience, made once and sent again.
-func (s *Service) answer(who *caller, audience string, inQuery bool, now time.Time) (*reply, error) {
-	if r := who.find(audience, inQuery, now); r != nil {
+func (s *Service) answer(who *caller, audience string, f form, now time.Time) (*reply, error) {
+	if r := who.find(audience, f, now); r != nil {
 		return r, nil
 	}
-	fresh := answer{audience: audience, inQuery: inQuery}
+	fresh := answer{audience: audience, form: f}
 	minted := ""
 	var err error
 	if audience != "" {
@@ -128,7 +126,7 @@ func (s *Service) answer(who *caller, audience string, inQuery bool, now time.Ti
 		}
 		fresh.until = now.Add(mintedFor)
 	}
-	if fresh.reply, err = newReply(namedAnswer(who.who, minted, inQuery)); err != nil {
+	if fresh.reply, err = newReply(namedAnswer(who.who, minted, f)); err != nil {
 		return nil, err
 	}
 	who.keep(fresh)

@@ -160,6 +160,9 @@ func TestSeveralCredentials(t *testing.T) {
 		"good key, bad token":       {map[string]string{"authorization": annToken + "x", "x-api-key": annKey}, 401},
 		"bad key, good token":       {map[string]string{"authorization": annToken, "x-api-key": "sk-123"}, 401},
 		"good key, basic":           {map[string]string{"authorization": "Basic YTpi", "x-api-key": annKey}, 401},
+		"Authorization twice":       {map[string]string{"authorization": annToken + "," + annToken}, 400},
+		"keys in two headers":       {map[string]string{"x-goog-api-key": bobKey, "x-api-key": annKey}, 400},
+		"a key twice in one":        {map[string]string{"x-api-key": annKey + "," + bobKey}, 400},
 	} {
 		resp, err := s.Check(t.Context(), request("/v1/models", c.headers))
 		if err != nil {

@@ -6,13 +6,14 @@ import (
 	"strings"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/apikey"
+	"github.com/leaky-tokens/leaky-tokens/internal/facts"
 )
 
 // credentials are what a request brings, unchecked. At most one of each kind.
 type credentials struct {
 	token    string // JWT
 	key      string // API key
-	inQuery  bool   // the query has a key parameter, which must not go upstream
+	form     form   // what the answer has to do about them
 	anything bool   // some credential is present, well-formed or not
 }
 
@@ -32,19 +33,19 @@ const (
 )
 
 // readCredentials finds the credentials in the headers and the query of a path.
-// Envoy joins a repeated header with commas. A blank value counts as absent.
-func readCredentials(from call) (c credentials, err error) {
+// Envoy joins a repeated header with commas. A blank value counts as absent. With keys
+// off, what only an API key can be counts as absent too, and is removed all the same.
+func readCredentials(from *call, keysOff bool) (c credentials, err error) {
 	if value := strings.Trim(from.authorization, " \t"); value != "" {
-		c.anything = true
-		bearer, err := parseBearer(value)
-		if err != nil {
+		if err := c.addAuthorization(from, value, keysOff); err != nil {
 			return c, err
 		}
-		if apikey.Looks(bearer) {
-			c.key = bearer
-		} else {
-			c.token = bearer
+	}
+	if keysOff {
+		if _, query, ok := strings.Cut(from.path, "?"); ok && hasKey(query) {
+			c.form |= dropQueryKey
 		}
+		return c, nil
 	}
 	for _, value := range [...]string{from.apiKey, from.googleKey} {
 		if value != "" {
@@ -57,6 +58,54 @@ func readCredentials(from call) (c credentials, err error) {
 		err = c.addQuery(query)
 	}
 	return c, err
+}
+
+// addAuthorization takes an Authorization header, unless it is for the endpoint to read.
+// On other public paths one that is no Bearer token says nothing to us, and goes no further.
+func (c *credentials) addAuthorization(from *call, value string, keysOff bool) error {
+	if from.endpointReads() {
+		c.form |= keepHeader
+		return nil
+	}
+	bearer, err := parseBearer(value)
+	if err != nil {
+		if from.rule == facts.RulePublic && otherScheme(value) {
+			return nil
+		}
+		c.anything = true
+		return err
+	}
+	c.anything = true
+	switch {
+	case !apikey.Looks(bearer):
+		c.token = bearer
+	case keysOff:
+		return errMalformed
+	default:
+		c.key = bearer
+	}
+	return nil
+}
+
+// otherScheme reports whether a header has credentials of one scheme that is not Bearer.
+func otherScheme(value string) bool {
+	scheme, _, _ := strings.Cut(value, " ")
+	for _, c := range []byte(strings.ToLower(scheme)) { // RFC 9110, 11.1: a token; of it, what registered schemes use
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
+			return false
+		}
+	}
+	return scheme != "" && !strings.HasPrefix(strings.ToLower(scheme), "bearer") && !strings.Contains(value, ",")
+}
+
+// hasKey reports whether a query has a key parameter.
+func hasKey(query string) bool {
+	for pair := range strings.SplitSeq(query, "&") {
+		if name, _, _ := strings.Cut(pair, "="); name == queryKey {
+			return true
+		}
+	}
+	return false
 }
 
 // parseBearer reads an Authorization header (RFC 6750, 2.1) and gives its token.
@@ -110,7 +159,7 @@ func (c *credentials) addQuery(query string) error {
 			}
 			continue
 		}
-		c.inQuery = true
+		c.form |= dropQueryKey
 		plain, err := url.QueryUnescape(value)
 		if err != nil {
 			c.anything = true

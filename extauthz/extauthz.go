@@ -7,6 +7,7 @@ package extauthz
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -29,8 +30,13 @@ type Config struct {
 	Tiers         config.Tiers       // roles to tier
 	SigningKey    ed25519.PrivateKey // signs identities; see LoadSigningKey
 	LookupTimeout time.Duration      // waiting for identity, default 2 s
+	TLS           *tls.Config        // for calling identity over https, with the certificate we show; nil: Go's defaults
+	PublicIssuer  string             // iss of OAuth2 tokens beside Auth.Issuer; empty: there are none
+	KeysOff       func() bool        // whether API keys are ignored, asked on every call; nil: never
 	Log           *slog.Logger
 	Metrics       prometheus.Registerer
+
+	pace pace // of following revocations; zero: standardPace
 }
 
 // maxKeyTTL is the longest that a looked-up key may be trusted.
@@ -44,9 +50,11 @@ type Service struct {
 	issuers   *jwks.Keys
 	tokens    *tokens
 	keys      *keys
-	revoked   *revocations
+	follower  *follower
+	fresh     *freshness
 	metrics   *metrics
-	anonymous [2]*reply // for calls without credentials; [1] removes ?key= too
+	keysOff   func() bool
+	anonymous [1 << forms]*reply // by form, for calls without credentials
 }
 
 // New checks the configuration and starts nothing.
@@ -63,29 +71,46 @@ func New(cfg Config) (*Service, error) {
 	if cfg.LookupTimeout <= 0 {
 		cfg.LookupTimeout = 2 * time.Second
 	}
-	issuers, err := jwks.New(jwks.Config{URL: cfg.Identity + "/oauth2/jwks", Log: cfg.Log})
+	issuers, err := jwks.New(jwks.Config{URL: cfg.Identity + "/oauth2/jwks", Client: newClient(cfg.TLS), Log: cfg.Log})
 	if err != nil {
 		return nil, err
 	}
 	signer := principal.NewSigner(cfg.SigningKey)
-	m := newMetrics(cfg.Metrics)
-	s := &Service{log: cfg.Log, signer: signer, published: signer.JWKS(), issuers: issuers, metrics: m}
-	s.tokens = newTokens(cfg.Auth, cfg.Tiers, issuers)
-	s.keys = newKeys(&directory{base: cfg.Identity, timeout: cfg.LookupTimeout, client: newClient()}, cfg.Auth.KeyTTL, cfg.Tiers, m)
-	s.revoked = &revocations{url: cfg.NATS, log: cfg.Log, forget: s, connected: m.linked}
-	for n := range s.anonymous {
-		if s.anonymous[n], err = newReply(anonymousAnswer(n == 1)); err != nil {
+	s := &Service{log: cfg.Log, signer: signer, published: signer.JWKS(), issuers: issuers, fresh: newFreshness()}
+	if s.keysOff = cfg.KeysOff; s.keysOff == nil {
+		s.keysOff = func() bool { return false }
+	}
+	s.compose(cfg)
+	for f := range s.anonymous {
+		if s.anonymous[f], err = newReply(anonymousAnswer(form(f))); err != nil {
 			return nil, err
 		}
 	}
 	return s, nil
 }
 
+// compose makes the parts and ties them together.
+func (s *Service) compose(cfg Config) {
+	directory := &directory{base: cfg.Identity, timeout: cfg.LookupTimeout, client: newClient(cfg.TLS)}
+	grace := cfg.Auth.OfflineGrace
+	denied := newDenylist(cfg.Auth.KeyTTL + grace + cfg.LookupTimeout)
+	s.metrics = newMetrics(cfg.Metrics, s.fresh, denied)
+	s.tokens = &tokens{tiers: cfg.Tiers, keys: s.issuers, issuer: cfg.Auth.Issuer, public: cfg.PublicIssuer, validator: newValidator(cfg.Auth.Audience),
+		denied: denied, fresh: s.fresh, cache: newCache()}
+	s.keys = &keys{directory: directory, ttl: cfg.Auth.KeyTTL, grace: grace, tiers: cfg.Tiers, denied: denied, fresh: s.fresh,
+		cache: newCache(), unknown: newUnknown(), slots: make(chan struct{}, maxLookups), metrics: s.metrics}
+	if cfg.pace == (pace{}) {
+		cfg.pace = standardPace()
+	}
+	s.follower = &follower{url: cfg.NATS, list: directory.revocations, pace: cfg.pace, grace: grace, denied: denied, fresh: s.fresh,
+		forget: s.keys.cache.Purge, metrics: s.metrics, log: cfg.Log}
+}
+
 // Run fetches identity's keys and follows revocations until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.issuers.Run(ctx) })
-	group.Go(func() error { return s.revoked.run(ctx) })
+	group.Go(func() error { return s.follower.run(ctx) })
 	return group.Wait()
 }
 
@@ -100,18 +125,13 @@ func (s *Service) Handler() http.Handler {
 	return mux
 }
 
-// Ready is nil once tokens can be checked.
-func (s *Service) Ready(context.Context) error { return s.issuers.Ready() }
-
-// forgetKey, forgetUser and forgetAll drop what a revocation names from the caches.
-func (s *Service) forgetKey(hash string) { s.keys.forget(hash) }
-
-func (s *Service) forgetUser(id string) {
-	s.keys.cache.removeUser(id)
-	s.tokens.cache.removeUser(id)
-}
-
-func (s *Service) forgetAll() {
-	s.keys.cache.purge()
-	s.tokens.cache.purge()
+// Ready is nil once tokens can be checked, and whether they were revoked is known.
+func (s *Service) Ready(context.Context) error {
+	if err := s.issuers.Ready(); err != nil {
+		return err
+	}
+	if s.fresh.heard.Load() == 0 {
+		return errors.New("the list of revocations has not been fetched yet")
+	}
+	return nil
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/apikey"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/revocation"
 )
 
 // issuerKey signs the tokens of all fake issuers; making one takes a while.
@@ -35,14 +36,27 @@ var issuerKey = sync.OnceValue(func() *rsa.PrivateKey {
 	return key
 })
 
-const issuerKID = "key-1"
+// issuerEd signs EdDSA tokens.
+var issuerEd = sync.OnceValue(func() ed25519.PrivateKey {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	return key
+})
 
-// issuer is identity as extauthz sees it: a key set and a directory of API keys.
+const (
+	issuerKID  = "key-1"
+	issuerKID2 = "key-ed"
+)
+
+// issuer is identity as extauthz sees it: a key set, a directory of API keys and what was revoked.
 type issuer struct {
 	url     string
 	server  *httptest.Server
 	mu      sync.Mutex
 	keys    map[string]validity
+	listed  []revocation.Revocation
 	status  atomic.Int64 // when set, every answer
 	lookups atomic.Int64
 	fetches atomic.Int64
@@ -53,38 +67,62 @@ func newIssuer(t testing.TB) *issuer {
 	t.Helper()
 	i := &issuer{keys: map[string]validity{}}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /oauth2/jwks", func(w http.ResponseWriter, _ *http.Request) {
-		i.fetches.Add(1)
-		if status := i.status.Load(); status != 0 {
-			w.WriteHeader(int(status))
-			return
-		}
-		pub := issuerKey().PublicKey
-		_ = json.NewEncoder(w).Encode(map[string]any{"keys": []map[string]string{{"kty": "RSA", "use": "sig", "alg": "RS256", "kid": issuerKID,
-			"n": base64.RawURLEncoding.EncodeToString(pub.N.Bytes()), "e": base64.RawURLEncoding.EncodeToString(big.NewInt(int64(pub.E)).Bytes())}}})
-	})
-	mux.HandleFunc("GET /api/v1/auth/api-keys/validate", func(w http.ResponseWriter, r *http.Request) {
-		i.lookups.Add(1)
-		if status := i.status.Load(); status != 0 {
-			w.WriteHeader(int(status))
-			return
-		}
-		i.mu.Lock()
-		v, ok := i.keys[r.Header.Get("X-Api-Key")]
-		i.mu.Unlock()
-		if i.before != nil {
-			i.before()
-		}
-		if !ok {
-			w.WriteHeader(http.StatusUnauthorized)
-			return
-		}
-		_ = json.NewEncoder(w).Encode(v)
-	})
+	mux.HandleFunc("GET /oauth2/jwks", i.jwks)
+	mux.HandleFunc("GET /api/v1/auth/api-keys/validate", i.validate)
+	mux.HandleFunc("GET "+revocation.Path, i.revocations)
 	i.server = httptest.NewServer(mux)
 	i.url = i.server.URL
 	t.Cleanup(i.server.Close)
 	return i
+}
+
+// broken answers with the status that the test set.
+func (i *issuer) broken(w http.ResponseWriter) bool {
+	status := int(i.status.Load())
+	if status != 0 {
+		w.WriteHeader(status)
+	}
+	return status != 0
+}
+
+func (i *issuer) jwks(w http.ResponseWriter, _ *http.Request) {
+	i.fetches.Add(1)
+	if i.broken(w) {
+		return
+	}
+	b64 := base64.RawURLEncoding.EncodeToString
+	pub := issuerKey().PublicKey
+	_ = json.NewEncoder(w).Encode(map[string]any{"keys": []map[string]string{
+		{"kty": "RSA", "use": "sig", "alg": "RS256", "kid": issuerKID, "n": b64(pub.N.Bytes()), "e": b64(big.NewInt(int64(pub.E)).Bytes())},
+		{"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": issuerKID2, "x": b64(issuerEd().Public().(ed25519.PublicKey))},
+	}})
+}
+
+func (i *issuer) validate(w http.ResponseWriter, r *http.Request) {
+	i.lookups.Add(1)
+	if i.broken(w) {
+		return
+	}
+	i.mu.Lock()
+	v, ok := i.keys[r.Header.Get("X-Api-Key")]
+	i.mu.Unlock()
+	if i.before != nil {
+		i.before()
+	}
+	if !ok {
+		w.WriteHeader(http.StatusUnauthorized)
+		return
+	}
+	_ = json.NewEncoder(w).Encode(v)
+}
+
+func (i *issuer) revocations(w http.ResponseWriter, _ *http.Request) {
+	if i.broken(w) {
+		return
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	_ = json.NewEncoder(w).Encode(revocation.List{Revocations: i.listed})
 }
 
 // newKey gives a key of the user to the directory.
@@ -96,10 +134,31 @@ func (i *issuer) newKey(user string, expires *time.Time, roles ...string) string
 	return key
 }
 
-func (i *issuer) revoke(key string) {
+// bind makes a key act for an organisation.
+func (i *issuer) bind(key, org, team string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	v := i.keys[key]
+	v.OrgID, v.Team = org, team
+	i.keys[key] = v
+}
+
+// revoke ends a key, in the directory and on the list.
+func (i *issuer) revoke(key string) revocation.Revocation {
+	r := revocation.Revocation{Kind: revocation.Key, ID: apikey.Hash(key), Until: time.Now().Add(time.Minute)}
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	delete(i.keys, key)
+	i.listed = append(i.listed, r)
+	return r
+}
+
+// list puts a revocation on the list.
+func (i *issuer) list(r revocation.Revocation) revocation.Revocation {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.listed = append(i.listed, r)
+	return r
 }
 
 // claimsOf are those of a good token; tests change what they are about.
@@ -125,8 +184,19 @@ func sign(t testing.TB, claims jwt.Claims, header map[string]any) string {
 	return signed
 }
 
+func signEd(t testing.TB, claims jwt.Claims) string {
+	t.Helper()
+	token := jwt.NewWithClaims(jwt.SigningMethodEdDSA, claims)
+	token.Header["kid"], token.Header["typ"] = issuerKID2, "at+jwt"
+	signed, err := token.SignedString(issuerEd())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signed
+}
+
 // launch runs extauthz against the issuer until the test ends.
-func launch(t testing.TB, i *issuer, natsURL string) *Service {
+func launch(t testing.TB, i *issuer, natsURL string, changes ...func(*Config)) *Service {
 	t.Helper()
 	_, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -136,8 +206,12 @@ func launch(t testing.TB, i *issuer, natsURL string) *Service {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := New(Config{Identity: i.url, NATS: natsURL, Auth: c.Auth, Tiers: c.Tiers, SigningKey: private,
-		Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})
+	cfg := Config{Identity: i.url, NATS: natsURL, Auth: c.Auth, Tiers: c.Tiers, SigningKey: private, PublicIssuer: publicIssuer,
+		Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()}
+	for _, change := range changes {
+		change(&cfg)
+	}
+	s, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,9 +227,12 @@ func launch(t testing.TB, i *issuer, natsURL string) *Service {
 	return s
 }
 
+// publicIssuer is the iss of OAuth2 tokens.
+const publicIssuer = "http://127.0.0.1:8080"
+
 func ready(t testing.TB, s *Service) *Service {
 	t.Helper()
-	eventually(t, "keys are fetched", func() bool { return s.Ready(context.Background()) == nil })
+	eventually(t, "keys and revocations are fetched", func() bool { return s.Ready(context.Background()) == nil })
 	return s
 }
 

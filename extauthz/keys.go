@@ -2,12 +2,8 @@ package extauthz
 
 import (
 	"context"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"slices"
 	"time"
 
@@ -17,6 +13,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/apikey"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/principal"
+	"github.com/leaky-tokens/leaky-tokens/internal/revocation"
 )
 
 const (
@@ -30,8 +27,11 @@ const (
 type keys struct {
 	directory *directory
 	ttl       time.Duration
+	grace     time.Duration
 	tiers     config.Tiers
-	cache     *cache
+	denied    *denylist
+	fresh     *freshness
+	cache     cache
 	// unknown has its own bound, so that guesses cannot push out callers.
 	unknown *lru.Cache[fingerprint, time.Time]
 	flight  singleflight.Group
@@ -39,32 +39,57 @@ type keys struct {
 	metrics *metrics
 }
 
-func newKeys(d *directory, ttl time.Duration, tiers config.Tiers, m *metrics) *keys {
+func newUnknown() *lru.Cache[fingerprint, time.Time] {
 	unknown, err := lru.New[fingerprint, time.Time](cacheSize)
 	if err != nil {
 		panic(err) // only for a size that is not positive
 	}
-	return &keys{directory: d, ttl: ttl, tiers: tiers, cache: newCache(), unknown: unknown, slots: make(chan struct{}, maxLookups), metrics: m}
+	return unknown
+}
+
+// recall answers from memory; errUnknown where identity has to be asked.
+func (k *keys) recall(key string, now time.Time) (*caller, error) {
+	if len(key) != apikey.MaxLen {
+		k.metrics.keyFailure.Inc()
+		return nil, errInvalid
+	}
+	print := fingerprintOf(key)
+	if found, ok := k.cache.Get(print); ok {
+		switch k.denied.judge(found) {
+		case revoked:
+			k.metrics.keyHit.Inc()
+			k.metrics.keyFailure.Inc()
+			return nil, errInvalid
+		case changed:
+			return nil, errUnknown
+		case good:
+		}
+		if at := k.fresh.at(now); at == fresh && now.Before(found.until) || at == offline && now.Before(found.spare) {
+			k.metrics.keyHit.Inc()
+			k.metrics.keySuccess.Inc()
+			return found, nil
+		}
+		return nil, errUnknown
+	}
+	if until, ok := k.unknown.Get(print); ok && now.Before(until) {
+		k.metrics.keyMiss.Inc()
+		k.metrics.keyFailure.Inc()
+		return nil, errInvalid
+	}
+	return nil, errUnknown
 }
 
 // check gives the caller of a key; errInvalid or errUnreachable otherwise.
 func (k *keys) check(ctx context.Context, key string, now time.Time) (*caller, error) {
-	if _, err := apikey.Parse(key); err != nil {
-		k.metrics.keyFailure.Inc()
-		return nil, fmt.Errorf("%w: %w", errInvalid, err)
-	}
-	print := fingerprintOf(key)
-	if found := k.cache.get(print, now); found != nil {
-		k.metrics.keyHit.Inc()
-		k.metrics.keySuccess.Inc()
-		return found, nil
+	found, err := k.recall(key, now)
+	if !errors.Is(err, errUnknown) {
+		return found, err
 	}
 	k.metrics.keyMiss.Inc()
-	if until, ok := k.unknown.Get(print); ok && now.Before(until) {
-		k.metrics.keyFailure.Inc()
-		return nil, errInvalid
+	found, err = k.ask(ctx, key)
+	if errors.Is(err, errUnreachable) {
+		found, err = k.spared(key, err)
 	}
-	found, err := k.lookup(ctx, key, print)
 	if err != nil {
 		k.metrics.keyFailure.Inc()
 		return nil, err
@@ -73,107 +98,78 @@ func (k *keys) check(ctx context.Context, key string, now time.Time) (*caller, e
 	return found, nil
 }
 
-// lookup asks identity, once for all that wait for the same key.
+// spared is a caller whose time to be checked again has come while identity does not
+// answer. She may go on for the grace, so long as no revocation can have been missed.
+func (k *keys) spared(key string, err error) (*caller, error) {
+	now := time.Now()
+	found, ok := k.cache.Peek(fingerprintOf(key))
+	if !ok || !now.Before(found.spare) || k.fresh.at(now) == stale || k.denied.judge(found) != good {
+		return nil, err
+	}
+	return found, nil
+}
+
+// ask asks identity, once for all that wait for the same key.
+func (k *keys) ask(ctx context.Context, key string) (*caller, error) {
+	if _, err := apikey.Parse(key); err != nil {
+		return nil, fmt.Errorf("%w: %w", errInvalid, err)
+	}
+	print := fingerprintOf(key)
+	// The first caller may go away while others wait for the same answer.
+	lasting := context.WithoutCancel(ctx)
+	answers := k.flight.DoChan(string(print[:]), func() (any, error) { return k.lookup(lasting, key, print) })
+	select {
+	case got := <-answers:
+		if got.Err != nil {
+			return nil, got.Err
+		}
+		return got.Val.(*caller), nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", errUnreachable, ctx.Err())
+	}
+}
+
 func (k *keys) lookup(ctx context.Context, key string, print fingerprint) (*caller, error) {
-	got, err, _ := k.flight.Do(string(print[:]), func() (any, error) {
-		// The first caller may go away while others wait for the same answer.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), k.directory.timeout)
-		defer cancel()
-		select {
-		case k.slots <- struct{}{}:
-			defer func() { <-k.slots }()
-		case <-ctx.Done():
-			return nil, fmt.Errorf("%w: too many lookups at once", errUnreachable)
-		}
-		generation := k.cache.generation.Load()
-		answer, err := k.directory.find(ctx, key)
-		now := time.Now()
-		if errors.Is(err, errInvalid) {
-			k.unknown.Add(print, now.Add(negativeTTL))
-		}
-		if err != nil {
-			return nil, err
-		}
-		found := k.caller(answer, now)
-		if !now.Before(found.until) {
-			return nil, errInvalid
-		}
-		k.cache.add(print, found, generation)
-		return found, nil
-	})
+	ctx, cancel := context.WithTimeout(ctx, k.directory.timeout)
+	defer cancel()
+	select {
+	case k.slots <- struct{}{}:
+		defer func() { <-k.slots }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: too many lookups at once", errUnreachable)
+	}
+	asked := time.Now()
+	answer, err := k.directory.find(ctx, key)
+	now := time.Now()
+	if errors.Is(err, errInvalid) {
+		k.cache.Remove(print)
+		k.unknown.Add(print, now.Add(negativeTTL))
+	}
 	if err != nil {
 		return nil, err
 	}
-	return got.(*caller), nil
+	found := k.caller(answer, print, asked)
+	if !now.Before(found.until) && !now.Before(found.spare) {
+		return nil, errInvalid // it has expired
+	}
+	if k.denied.judge(found) == revoked { // while identity was answering
+		return nil, errInvalid
+	}
+	k.cache.Add(print, found)
+	return found, nil
 }
 
-func (k *keys) caller(v validity, now time.Time) *caller {
-	until := now.Add(k.ttl)
-	if v.ExpiresAt != nil && v.ExpiresAt.Before(until) {
-		until = *v.ExpiresAt
+func (k *keys) caller(v validity, print fingerprint, asked time.Time) *caller {
+	until := asked.Add(shorten(k.ttl))
+	spare := until.Add(k.grace)
+	if v.ExpiresAt != nil && v.ExpiresAt.Before(spare) {
+		spare = *v.ExpiresAt
+		if spare.Before(until) {
+			until = spare
+		}
 	}
 	slices.Sort(v.Roles)
-	return &caller{until: until, who: principal.Principal{UserID: v.UserID, KeyID: v.KeyID, Roles: v.Roles, Tier: principal.TierOf(v.Roles, k.tiers)}}
-}
-
-// forget drops a key by the hex of its SHA-256.
-func (k *keys) forget(hash string) {
-	var print fingerprint
-	if n, err := hex.Decode(print[:], []byte(hash[:min(len(hash), 2*len(print))])); err == nil && n == len(print) {
-		k.cache.remove(print)
-	}
-}
-
-// directory is identity as extauthz sees it: GET /api/v1/auth/api-keys/validate.
-type directory struct {
-	base    string
-	timeout time.Duration
-	client  *http.Client
-}
-
-func newClient() *http.Client {
-	return &http.Client{
-		Transport:     &http.Transport{MaxIdleConnsPerHost: maxLookups, MaxConnsPerHost: maxLookups, IdleConnTimeout: time.Minute, DisableCompression: true},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-}
-
-// validity is identity's answer about a key.
-type validity struct {
-	UserID    string     `json:"userId"`
-	KeyID     string     `json:"keyId"`
-	ExpiresAt *time.Time `json:"expiresAt"`
-	Roles     []string   `json:"roles"`
-}
-
-// find gives errInvalid only when identity says so; whatever else goes wrong is
-// errUnreachable.
-func (d *directory) find(ctx context.Context, key string) (v validity, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.base+"/api/v1/auth/api-keys/validate", http.NoBody)
-	if err != nil {
-		return v, fmt.Errorf("%w: %w", errUnreachable, err)
-	}
-	req.Header.Set("X-Api-Key", key)
-	resp, err := d.client.Do(req)
-	if err != nil {
-		return v, fmt.Errorf("%w: %w", errUnreachable, err)
-	}
-	defer resp.Body.Close()
-	body := io.LimitReader(resp.Body, 64<<10)
-	defer func() { _, _ = io.Copy(io.Discard, body) }()
-	switch resp.StatusCode {
-	case http.StatusOK:
-	case http.StatusUnauthorized:
-		return v, errInvalid
-	default:
-		return v, fmt.Errorf("%w: status %d", errUnreachable, resp.StatusCode)
-	}
-	if err := json.NewDecoder(body).Decode(&v); err != nil {
-		return v, fmt.Errorf("%w: %w", errUnreachable, err)
-	}
-	claimed, _ := apikey.Parse(key)
-	if v.UserID != claimed.String() || v.KeyID == "" {
-		return v, fmt.Errorf("%w: the answer is about another key", errUnreachable)
-	}
-	return v, nil
+	return &caller{asked: asked, until: until, spare: spare,
+		names: names{key: nameOf(revocation.Key, string(print[:])), user: nameOf(revocation.User, v.UserID)},
+		who:   principal.Principal{UserID: v.UserID, OrgID: v.OrgID, Team: v.Team, KeyID: v.KeyID, Roles: v.Roles, Tier: principal.TierOf(v.Roles, k.tiers)}}
 }

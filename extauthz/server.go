@@ -4,14 +4,13 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"runtime"
 	"time"
 
 	auth "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/encoding"
-	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/unary"
 )
 
 // reply is a finished response, as a message and as it goes over the wire. It is
@@ -29,67 +28,58 @@ func newReply(message *auth.CheckResponse) (*reply, error) {
 	return &reply{message: message, wire: wire}, nil
 }
 
+// longestCheck bounds a check whose caller states no deadline.
+const longestCheck = 5 * time.Second
+
 // Serve answers Envoy on the listener until ctx ends, then lets calls in flight end.
 func (s *Service) Serve(ctx context.Context, ln net.Listener) error {
-	server := grpc.NewServer(grpc.ForceServerCodecV2(codec{}), grpc.MaxRecvMsgSize(1<<20),
-		grpc.NumStreamWorkers(uint32(runtime.GOMAXPROCS(0))), grpc.SharedWriteBuffer(true))
-	server.RegisterService(description(), s)
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		<-ctx.Done()
-		hard := time.AfterFunc(5*time.Second, server.Stop)
-		defer hard.Stop()
-		server.GracefulStop()
-	}()
-	if err := server.Serve(ln); err != nil && ctx.Err() == nil {
-		return fmt.Errorf("serve grpc on %s: %w", ln.Addr(), err)
+	server, err := unary.New(unary.Config{Handler: handler{s}, Log: s.log})
+	if err != nil {
+		return fmt.Errorf("serve grpc: %w", err)
 	}
-	<-stopped
-	return nil
+	return server.Serve(ctx, ln)
 }
 
-// description is envoy.service.auth.v3.Authorization with a handler that takes and
-// gives our own types, which codec reads and writes without the messages between.
-func description() *grpc.ServiceDesc {
-	return &grpc.ServiceDesc{
-		ServiceName: auth.Authorization_ServiceDesc.ServiceName,
-		HandlerType: (*checker)(nil),
-		Methods: []grpc.MethodDesc{{MethodName: "Check", Handler: func(srv any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
-			var c call
-			if err := decode(&c); err != nil {
-				return nil, err
-			}
-			return srv.(checker).check(ctx, c)
-		}}},
+// handler is envoy.service.auth.v3.Authorization.
+type handler struct{ service *Service }
+
+// Serve implements unary.Handler. What is remembered is answered at once; for the rest,
+// which waits for identity or computes, nobody else has to wait.
+func (h handler) Serve(ctx context.Context, calls []*unary.Call) {
+	for _, asked := range calls {
+		if asked.Method != auth.Authorization_Check_FullMethodName {
+			asked.Fail(codes.Unimplemented, "no such method")
+			continue
+		}
+		var c call
+		if err := c.decode(asked.Message); err != nil {
+			asked.Fail(codes.InvalidArgument, err.Error())
+			continue
+		}
+		r, err := h.service.recall(ctx, &c)
+		if err == errUnknown { //nolint:errorlint // as in decide
+			go h.check(ctx, asked, c)
+			continue
+		}
+		send(asked, r, err)
 	}
 }
 
-type checker interface {
-	check(ctx context.Context, c call) (*reply, error)
+func (h handler) check(ctx context.Context, asked *unary.Call, c call) {
+	until := asked.Deadline
+	if until.IsZero() {
+		until = time.Now().Add(longestCheck)
+	}
+	ctx, cancel := context.WithDeadline(ctx, until)
+	defer cancel()
+	r, err := h.service.check(ctx, &c)
+	send(asked, r, err)
 }
 
-// codec is protobuf for the two types of Check.
-type codec struct{}
-
-var _ encoding.CodecV2 = codec{}
-
-func (codec) Name() string { return "proto" }
-
-func (codec) Marshal(v any) (mem.BufferSlice, error) {
-	r, ok := v.(*reply)
-	if !ok {
-		return nil, fmt.Errorf("encode answer: unexpected %T", v)
+func send(asked *unary.Call, r *reply, err error) {
+	if err != nil {
+		asked.Fail(codes.Internal, err.Error())
+		return
 	}
-	return mem.BufferSlice{mem.SliceBuffer(r.wire)}, nil
-}
-
-func (codec) Unmarshal(data mem.BufferSlice, v any) error {
-	c, ok := v.(*call)
-	if !ok {
-		return fmt.Errorf("decode check: unexpected %T", v)
-	}
-	wire := data.MaterializeToBuffer(mem.DefaultBufferPool())
-	defer wire.Free()
-	return c.decode(wire.ReadOnlyData())
+	asked.Answer(r.wire)
 }

@@ -1,10 +1,8 @@
 package extauthz
 
 import (
-	"bytes"
 	"context"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -12,11 +10,12 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
-	"github.com/google/uuid"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/facts"
 	"github.com/leaky-tokens/leaky-tokens/internal/jwks"
 	"github.com/leaky-tokens/leaky-tokens/internal/principal"
+	"github.com/leaky-tokens/leaky-tokens/internal/revocation"
 )
 
 var (
@@ -24,6 +23,8 @@ var (
 	errInvalid = errors.New("invalid credential")
 	// errUnreachable: identity, which would know, does not answer.
 	errUnreachable = errors.New("identity does not answer")
+	// errUnknown: nothing is remembered that would decide.
+	errUnknown = errors.New("not remembered")
 )
 
 const (
@@ -37,131 +38,128 @@ const (
 
 // tokens checks access tokens of identity: RFC 9068, by the rules of RFC 8725.
 type tokens struct {
-	tiers  config.Tiers
-	keys   *jwks.Keys
-	parser *jwt.Parser
-	cache  *cache
+	tiers     config.Tiers
+	keys      *jwks.Keys
+	issuer    string // of our own logins
+	public    string // of what OAuth2 clients get; may be empty
+	validator *jwt.Validator
+	denied    *denylist
+	fresh     *freshness
+	cache     cache
 }
 
-func newTokens(cfg config.Auth, tiers config.Tiers, keys *jwks.Keys) *tokens {
-	return &tokens{tiers: tiers, keys: keys, cache: newCache(), parser: jwt.NewParser(jwt.WithValidMethods([]string{"RS256"}),
-		jwt.WithIssuer(cfg.Issuer), jwt.WithAudience(cfg.Audience), jwt.WithExpirationRequired(), jwt.WithIssuedAt(), jwt.WithLeeway(skew), jwt.WithStrictDecoding())}
+func newValidator(audience string) *jwt.Validator {
+	return jwt.NewValidator(jwt.WithAudience(audience), jwt.WithExpirationRequired(), jwt.WithIssuedAt(), jwt.WithLeeway(skew))
 }
 
-type accessClaims struct {
-	jwt.RegisteredClaims
-	Roles []string `json:"roles"`
+// recall answers from memory; errUnknown for a token that has to be verified.
+func (t *tokens) recall(token string, now time.Time) (*caller, error) {
+	if len(token) > maxToken {
+		return nil, fmt.Errorf("%w: longer than %d bytes", errInvalid, maxToken)
+	}
+	found, ok := t.cache.Get(fingerprintOf(token))
+	if !ok || !now.Before(found.until) {
+		return nil, errUnknown
+	}
+	return t.stands(found, now)
 }
 
 // check gives the caller of a token; errInvalid or errUnreachable otherwise.
 func (t *tokens) check(ctx context.Context, token string, now time.Time) (*caller, error) {
-	if len(token) > maxToken {
-		return nil, fmt.Errorf("%w: longer than %d bytes", errInvalid, maxToken)
+	found, err := t.recall(token, now)
+	if !errors.Is(err, errUnknown) {
+		return found, err
 	}
-	print := fingerprintOf(token)
-	if found := t.cache.get(print, now); found != nil {
-		return found, nil
-	}
-	generation := t.cache.generation.Load()
-	found, err := t.verify(ctx, token, now)
-	if err != nil {
+	if found, err = t.verify(ctx, token, now); err != nil {
 		return nil, err
 	}
-	t.cache.add(print, found, generation)
+	t.cache.Add(fingerprintOf(token), found)
+	return t.stands(found, now)
+}
+
+// stands compares a verified token with what was revoked. Unlike a key's, its state
+// cannot be asked for: when revocations may have been missed, nobody knows.
+func (t *tokens) stands(found *caller, now time.Time) (*caller, error) {
+	switch {
+	case t.denied.judge(found) != good:
+		return nil, fmt.Errorf("%w: revoked", errInvalid)
+	case t.fresh.at(now) == stale:
+		return nil, fmt.Errorf("%w: revocations are not known", errUnreachable)
+	}
 	return found, nil
 }
 
+// verify checks the signature before anything of the claims is read.
 func (t *tokens) verify(ctx context.Context, token string, now time.Time) (*caller, error) {
-	if err := checkHeader(token); err != nil {
+	header, signed, signature, err := splitToken(token)
+	if err != nil {
 		return nil, err
 	}
-	var claims accessClaims
-	if _, err := t.parser.ParseWithClaims(token, &claims, t.keys.KeyfuncContext(ctx)); err != nil {
-		if errors.Is(err, jwks.ErrUnavailable) {
-			return nil, fmt.Errorf("%w: %w", errUnreachable, err)
-		}
+	key, err := t.keys.Key(ctx, header.kid)
+	if errors.Is(err, jwks.ErrUnavailable) {
+		return nil, fmt.Errorf("%w: %w", errUnreachable, err)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errInvalid, err)
 	}
-	id, err := uuid.Parse(claims.Subject)
-	if err != nil || id.String() != claims.Subject {
-		return nil, fmt.Errorf("%w: sub is not a user id", errInvalid)
+	// The method is one of two, and each takes keys of one type only: a public RSA key
+	// is nobody's secret, and no key serves two algorithms (RFC 8725, 3.1).
+	if err := jwt.GetSigningMethod(header.alg).Verify(signed, signature, key); err != nil {
+		return nil, fmt.Errorf("%w: %w", errInvalid, err)
 	}
-	slices.Sort(claims.Roles)
+	_, payload, _ := strings.Cut(signed, ".")
+	text, err := base64.RawURLEncoding.Strict().DecodeString(payload)
+	if err != nil {
+		return nil, fmt.Errorf("%w: claims are not base64url", errInvalid)
+	}
+	claims, err := parseClaims(text)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.validator.Validate(claims); err != nil {
+		return nil, fmt.Errorf("%w: %w", errInvalid, err)
+	}
+	if claims.Issuer != t.issuer && (t.public == "" || claims.Issuer != t.public) {
+		return nil, fmt.Errorf("%w: another issuer", errInvalid)
+	}
+	if err := claims.check(); err != nil {
+		return nil, err
+	}
+	return t.caller(claims, now), nil
+}
+
+// caller is who a token stands for. An OAuth2 client that was not granted the scope
+// admin is no ADMIN, whoever let it act for her.
+func (t *tokens) caller(c *accessClaims, now time.Time) *caller {
 	until := now.Add(tokenTTL)
-	if end := claims.ExpiresAt.Add(skew); end.Before(until) {
+	if end := c.ExpiresAt.Add(skew); end.Before(until) {
 		until = end
 	}
-	return &caller{until: until, who: principal.Principal{UserID: claims.Subject, Roles: claims.Roles, Tier: principal.TierOf(claims.Roles, t.tiers)}}, nil
-}
-
-// tokenHeader are the members of a JOSE header that matter.
-type tokenHeader struct{ alg, kid, typ string }
-
-// checkHeader looks at a token's header before any of its text is trusted: only
-// RS256 access tokens that name their key, and none that bring a key along.
-func checkHeader(token string) error {
-	head, rest, ok := strings.Cut(token, ".")
-	if !ok || strings.Count(rest, ".") != 1 {
-		return fmt.Errorf("%w: not a signed JWT", errInvalid)
-	}
-	text, err := base64.RawURLEncoding.Strict().DecodeString(head)
-	if err != nil {
-		return fmt.Errorf("%w: header is not base64url", errInvalid)
-	}
-	h, err := parseHeader(text)
-	switch {
-	case err != nil:
-		return err
-	case h.alg != "RS256":
-		return fmt.Errorf("%w: alg is not RS256", errInvalid)
-	case h.kid == "":
-		return fmt.Errorf("%w: no kid", errInvalid)
-	case !strings.EqualFold(strings.TrimPrefix(strings.ToLower(h.typ), "application/"), "at+jwt"):
-		return fmt.Errorf("%w: typ is not at+jwt", errInvalid)
-	}
-	return nil
-}
-
-// parseHeader reads the members one by one, since encoding/json would take the last
-// of two that are the same and match names in any case. Members that name or bring a
-// key, change the encoding or must be understood are refused.
-func parseHeader(text []byte) (h tokenHeader, err error) {
-	malformed := fmt.Errorf("%w: header is not a JSON object of plain members", errInvalid)
-	dec := json.NewDecoder(bytes.NewReader(text))
-	if open, err := dec.Token(); err != nil || open != json.Delim('{') {
-		return h, malformed
-	}
-	for seen := make([]string, 0, 4); dec.More(); {
-		name, err := dec.Token()
-		if err != nil {
-			return h, malformed
+	who := principal.Principal{UserID: c.Subject, OrgID: c.Org, Team: c.Team, Client: c.Client, Roles: c.Roles}
+	oauth := c.scoped || c.Client != "" && c.Client != firstParty || c.Issuer != t.issuer
+	if oauth {
+		who.Scope = strings.Join(strings.Fields(c.Scope), " ")
+		if who.Scope == "" {
+			who.Scope = facts.ScopeNone // no scope at all must not read as no bounds at all
 		}
-		member, ok := name.(string)
-		if !ok || slices.Contains(seen, member) || len(seen) > 8 {
-			return h, malformed
+		if !granted(who.Scope, facts.ScopeAdmin) {
+			who.Roles = slices.DeleteFunc(who.Roles, func(role string) bool { return role == principal.RoleAdmin })
 		}
-		seen = append(seen, member)
-		value, err := dec.Token()
-		if err != nil {
-			return h, malformed
-		}
-		plain, isText := value.(string)
-		switch member {
-		case "alg":
-			h.alg = plain
-		case "kid":
-			h.kid = plain
-		case "typ":
-			h.typ = plain
-		default:
-			return h, fmt.Errorf("%w: header member is not allowed", errInvalid)
-		}
-		if !isText {
-			return h, malformed
-		}
+	} else {
+		who.Client = ""
 	}
-	if end, err := dec.Token(); err != nil || end != json.Delim('}') || dec.More() {
-		return h, malformed
+	slices.Sort(who.Roles)
+	who.Tier = principal.TierOf(who.Roles, t.tiers)
+	found := &caller{who: who, oauth: oauth, asked: now, until: until,
+		names: names{user: nameOf(revocation.User, c.Subject), ver: c.Version}}
+	if c.IssuedAt != nil {
+		found.names.issued = c.IssuedAt.Time
 	}
-	return h, nil
+	if c.ID != "" {
+		found.names.token = nameOf(revocation.Token, c.ID)
+	}
+	if c.Session != "" {
+		found.names.family = nameOf(revocation.Family, c.Session)
+	}
+	return found
 }

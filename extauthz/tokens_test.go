@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"crypto/hmac"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
@@ -109,6 +110,26 @@ func TestTokenAttacks(t *testing.T) {
 		"64 kB long":            good + strings.Repeat("A", 64<<10),
 		"a known prefix":        good + "A",
 		"random":                "not-a-token",
+		"kid twice":             raw(`{"alg":"RS256","kid":"key-2","kid":"key-1","typ":"at+jwt"}`) + "." + parts[1] + "." + parts[2],
+		"typ of an ID token":    header(map[string]any{"typ": "id+jwt"}),
+		"unknown member":        header(map[string]any{"zip": "DEF"}),
+		"RS256 by an EdDSA key": header(map[string]any{"kid": issuerKID2}),
+		"EdDSA by an RSA key":   swapped(t, claimsOf(user, "ADMIN"), jwt.SigningMethodEdDSA, issuerEd()),
+		"sub twice":             signText(t, `{"sub":"`+user+`",`+rest(t, user)+`,"sub":"`+uuid.NewString()+`"}`),
+		"roles twice":           signText(t, `{"sub":"`+user+`",`+rest(t, user)+`,"roles":["ADMIN"]}`),
+		"claims with a tail":    signText(t, `{"sub":"`+user+`",`+rest(t, user)+`}{}`),
+		"claims are a list":     signText(t, `[]`),
+		"claims are null":       signText(t, `null`),
+		"SUB instead of sub":    signText(t, `{"SUB":"`+user+`",`+rest(t, user)+`}`),
+		"exp is null":           with(jwt.MapClaims{"exp": json.RawMessage("null")}),
+		"exp is text":           with(jwt.MapClaims{"exp": "tomorrow"}),
+		"ver is negative":       with(jwt.MapClaims{"ver": -1}),
+		"ver is text":           with(jwt.MapClaims{"ver": "1"}),
+		"org is no id":          with(jwt.MapClaims{"org": "acme"}),
+		"team without org":      with(jwt.MapClaims{"team": "red"}),
+		"team with a newline":   with(jwt.MapClaims{"org": uuid.NewString(), "team": "red\n"}),
+		"scope is a list":       with(jwt.MapClaims{"scope": []string{"admin"}}),
+		"nested 5000 deep":      signText(t, `{"x":`+strings.Repeat("[", 2500)+strings.Repeat("]", 2500)+`,`+rest(t, user)+`}`),
 	} {
 		for range 2 { // a refusal must not be remembered as anything better
 			if got := statusOf(t, s, request("/v1/models", bearer(token))); got != http.StatusUnauthorized {
@@ -127,6 +148,71 @@ func TestTokenAttacks(t *testing.T) {
 	}
 	if n := i.fetches.Load(); n > 4 {
 		t.Errorf("unknown key ids caused %d fetches of the key set", n)
+	}
+}
+
+// rest are the members of good claims but sub.
+func rest(t *testing.T, user string) string {
+	t.Helper()
+	claims := claimsOf(user, "USER")
+	delete(claims, "sub")
+	text, err := json.Marshal(claims)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Trim(string(text), "{}")
+}
+
+// signText signs claims as they are written.
+func signText(t *testing.T, claims string) string {
+	t.Helper()
+	signed := raw(`{"alg":"RS256","kid":"`+issuerKID+`","typ":"at+jwt"}`) + "." + raw(claims)
+	signature, err := jwt.SigningMethodRS256.Sign(signed, issuerKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signed + "." + base64.RawURLEncoding.EncodeToString(signature)
+}
+
+func TestBothAlgorithms(t *testing.T) {
+	t.Parallel()
+	s := ready(t, launch(t, newIssuer(t), ""))
+	user := uuid.NewString()
+	for name, token := range map[string]string{
+		"RS256":     sign(t, claimsOf(user, "USER"), nil),
+		"EdDSA":     signEd(t, claimsOf(user, "USER")),
+		"long type": sign(t, claimsOf(user, "USER"), map[string]any{"typ": "application/AT+JWT"}),
+		"as text":   signText(t, `{"sub":"`+user+`",`+rest(t, user)+`}`),
+	} {
+		if got := statusOf(t, s, request("/v1/models", bearer(token))); got != http.StatusOK {
+			t.Errorf("%s: want 200, got %d", name, got)
+		}
+	}
+}
+
+func TestARetiredKeySignsNothing(t *testing.T) {
+	t.Parallel()
+	i := newIssuer(t)
+	s := ready(t, launch(t, i, ""))
+	retired, err := rsa.GenerateKey(rand.Reader, 2048) // it was published once, and is no longer
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := jwt.NewWithClaims(jwt.SigningMethodRS256, claimsOf(uuid.NewString(), "ADMIN"))
+	token.Header["kid"], token.Header["typ"] = "key-0", "at+jwt"
+	signed, err := token.SignedString(retired)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := statusOf(t, s, request("/v1/models", bearer(signed))); got != http.StatusUnauthorized {
+		t.Errorf("its own id: want 401, got %d", got)
+	}
+	token.Header["kid"] = issuerKID
+	if signed, err = token.SignedString(retired); err != nil {
+		t.Fatal(err)
+	}
+	if got := statusOf(t, s, request("/v1/models", bearer(signed))); got != http.StatusUnauthorized {
+		t.Errorf("the id of a living key: want 401, got %d", got)
 	}
 }
 
@@ -194,12 +280,42 @@ func FuzzParseHeader(f *testing.F) {
 	})
 }
 
-func FuzzCheckHeader(f *testing.F) {
+func FuzzSplitToken(f *testing.F) {
 	f.Add("a.b.c")
 	f.Add(raw(`{"alg":"RS256","kid":"key-1","typ":"at+jwt"}`) + ".e30.AA")
 	f.Fuzz(func(t *testing.T, token string) {
-		if err := checkHeader(token); err == nil && strings.Count(token, ".") != 2 {
-			t.Fatalf("%q passed", token)
+		h, signed, signature, err := splitToken(token)
+		if err != nil {
+			return
+		}
+		if strings.Count(token, ".") != 2 || signed+"."+base64.RawURLEncoding.EncodeToString(signature) != token {
+			t.Fatalf("%q was split into %q and %q", token, signed, signature)
+		}
+		if h.alg != "RS256" && h.alg != "EdDSA" || h.kid == "" {
+			t.Fatalf("header %+v passed", h)
+		}
+	})
+}
+
+func FuzzParseClaims(f *testing.F) {
+	f.Add([]byte(`{"sub":"a","exp":1,"aud":["a"],"roles":["USER"],"ver":3,"scope":""}`))
+	f.Add([]byte(`{"sub":"a","sub":"b"}`))
+	f.Add([]byte(`{"exp":1e300,"nbf":-1e300,"iat":0.1}`))
+	validator := newValidator("leaky-tokens")
+	f.Fuzz(func(t *testing.T, text []byte) {
+		c, err := parseClaims(text)
+		if err != nil {
+			return
+		}
+		var members map[string]json.RawMessage
+		if err := json.Unmarshal(text, &members); err != nil {
+			t.Fatalf("%q was read, and is not JSON: %v", text, err)
+		}
+		if _, ok := members["scope"]; ok != c.scoped {
+			t.Fatalf("scope: want %v, got %v", ok, c.scoped)
+		}
+		if validator.Validate(c) == nil && c.check() == nil {
+			_ = new(tokens).caller(c, time.Now())
 		}
 	})
 }

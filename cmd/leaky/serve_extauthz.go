@@ -22,6 +22,7 @@ func serveExtAuthz(ctx context.Context, s service) error {
 		Auth:       s.cfg.Auth,
 		Tiers:      s.cfg.Tiers,
 		SigningKey: key,
+		KeysOff:    func() bool { return !s.live.flags().Gateway.APIKeyValidation },
 		Log:        s.log,
 		Metrics:    s.metrics,
 	})

@@ -1,0 +1,71 @@
+package extauthz
+
+import (
+	"log/slog"
+	"net/http"
+	"strings"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+)
+
+// permit applies the rules of the route. A route without an access rule, or with one
+// that is not known, is a mistake of ours: the former asks for a caller, the latter lets
+// nobody in.
+func (s *Service) permit(who *caller, c *call) *denial {
+	switch c.rule {
+	case facts.RulePublic, facts.RuleAuthenticated, "":
+	default:
+		role, ok := strings.CutPrefix(c.rule, "role:")
+		if !ok || role == "" {
+			s.log.Error("route has an unknown access rule", slog.String("rule", c.rule))
+			return &denyRole
+		}
+		if !who.who.Is(role) {
+			return &denyRole
+		}
+	}
+	if c.scope == "" || !who.oauth {
+		return nil
+	}
+	wanted := scopeFor(c.scope, c.method)
+	if wanted == facts.ScopeNone {
+		return &denyThirdParty
+	}
+	if granted(who.who.Scope, wanted) {
+		return nil
+	}
+	denied := denyScope
+	denied.scope = wanted
+	return &denied
+}
+
+// scopeFor picks the scope for a method: the first of two is for reading.
+func scopeFor(rule, method string) string {
+	read, write, two := strings.Cut(rule, " ")
+	if two && method != http.MethodGet && method != http.MethodHead {
+		return write
+	}
+	return read
+}
+
+// granted reports whether a scope is one of those granted (RFC 6749, 3.3).
+func granted(scopes, wanted string) bool {
+	for scopes != "" {
+		var one string
+		if one, scopes, _ = strings.Cut(scopes, " "); one == wanted {
+			return true
+		}
+	}
+	return false
+}
+
+// ownAuthorization are the public paths whose endpoints read Authorization themselves:
+// a client authenticates there by Basic (RFC 6749, 2.3.1; RFC 7009, 2.1), a protected
+// resource by its own token (RFC 7662, 2.1), and userinfo has errors of its own
+// (OpenID Connect Core, 5.3.3).
+const ownAuthorization = "/oauth2/"
+
+// endpointReads reports whether Authorization is for the endpoint and not for us.
+func (c *call) endpointReads() bool {
+	return c.rule == facts.RulePublic && strings.HasPrefix(c.path, ownAuthorization)
+}

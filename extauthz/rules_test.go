@@ -1,0 +1,220 @@
+package extauthz
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	auth "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/google/uuid"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/jwks"
+	"github.com/leaky-tokens/leaky-tokens/internal/principal"
+)
+
+func TestScopes(t *testing.T) {
+	t.Parallel()
+	i := newIssuer(t)
+	s := ready(t, launch(t, i, ""))
+	user := uuid.NewString()
+	token := func(change jwt.MapClaims) string {
+		c := claimsOf(user, "ADMIN", "USER")
+		for name, value := range change {
+			c[name] = value
+		}
+		return sign(t, c, nil)
+	}
+	login := token(jwt.MapClaims{"client_id": firstParty})
+	reader := token(jwt.MapClaims{"client_id": "app", "scope": "openid tokens.read"})
+	both := token(jwt.MapClaims{"client_id": "app", "scope": "tokens.write tokens.read"})
+	none := token(jwt.MapClaims{"client_id": "app"})
+	empty := token(jwt.MapClaims{"scope": ""})
+	public := token(jwt.MapClaims{"iss": publicIssuer, "client_id": firstParty})
+	admin := token(jwt.MapClaims{"iss": publicIssuer, "client_id": "app", "scope": "admin"})
+	key := i.newKey(user, nil, "ADMIN", "USER")
+	const readOrWrite = facts.ScopeTokensRead + " " + facts.ScopeTokensWrite
+	for name, c := range map[string]struct {
+		method, credential, rule, scope string
+		want                            int
+		challenge                       string
+	}{
+		"a login needs none":                {"POST", login, "", readOrWrite, 200, ""},
+		"a login where no client may":       {"POST", login, "", facts.ScopeNone, 200, ""},
+		"a key needs none":                  {"POST", key, "", readOrWrite, 200, ""},
+		"a key where no client may":         {"GET", key, "", facts.ScopeNone, 200, ""},
+		"reading with the scope to read":    {"GET", reader, "", readOrWrite, 200, ""},
+		"asking for headers":                {"HEAD", reader, "", readOrWrite, 200, ""},
+		"writing with it":                   {"POST", reader, "", readOrWrite, 403, `Bearer error="insufficient_scope", scope="tokens.write"`},
+		"deleting with it":                  {"DELETE", reader, "", readOrWrite, 403, `Bearer error="insufficient_scope", scope="tokens.write"`},
+		"a method in lower case is another": {"get", reader, "", readOrWrite, 403, `Bearer error="insufficient_scope", scope="tokens.write"`},
+		"writing with both":                 {"POST", both, "", readOrWrite, 200, ""},
+		"one scope for all methods":         {"GET", both, "", facts.ScopeAnalyticsRead, 403, `Bearer error="insufficient_scope", scope="analytics.read"`},
+		"no client may":                     {"GET", both, "", facts.ScopeNone, 403, `Bearer error="insufficient_scope"`},
+		"any client may":                    {"POST", none, "", "", 200, ""},
+		"a client without scopes":           {"GET", none, "", readOrWrite, 403, `Bearer error="insufficient_scope", scope="tokens.read"`},
+		"an empty scope":                    {"GET", empty, "", readOrWrite, 403, `Bearer error="insufficient_scope", scope="tokens.read"`},
+		"the public issuer gives to none":   {"GET", public, "", readOrWrite, 403, `Bearer error="insufficient_scope", scope="tokens.read"`},
+		"a role kept by a login":            {"GET", login, "role:ADMIN", "", 200, ""},
+		"a role lost without the scope":     {"GET", both, "role:ADMIN", "", 403, ""},
+		"a role kept with the scope":        {"GET", admin, "role:ADMIN", facts.ScopeAdmin, 200, ""},
+		"another role is not lost":          {"GET", both, "role:USER", "", 200, ""},
+	} {
+		req := request("/api/v1/x", bearer(c.credential), facts.ContextScope, c.scope, facts.ContextFamily, facts.FamilyProblem)
+		if c.rule != "" {
+			req.Attributes.ContextExtensions[facts.ContextRule] = c.rule
+		}
+		req.Attributes.Request.Http.Method = c.method
+		resp, err := s.Check(t.Context(), req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := statusOf(t, s, req); got != c.want {
+			t.Errorf("%s: want %d, got %d", name, c.want, got)
+			continue
+		}
+		challenge := ""
+		for _, h := range resp.GetDeniedResponse().GetHeaders() {
+			if h.GetHeader().GetKey() == "www-authenticate" {
+				challenge = h.GetHeader().GetValue()
+			}
+		}
+		if challenge != c.challenge {
+			t.Errorf("%s: challenge: want %q, got %q", name, c.challenge, challenge)
+		}
+	}
+}
+
+// identityOf is what a service reads from the answer.
+func identityOf(t *testing.T, s *Service, resp *auth.CheckResponse) principal.Principal {
+	t.Helper()
+	keys, err := jwks.Parse(s.published)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range keys {
+		p, err := principal.NewVerifier("tokensvc", constant(key)).Verify(headersOf(resp.GetOkResponse())[facts.HeaderIdentity])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	t.Fatal("no key is published")
+	return principal.Principal{}
+}
+
+func TestWhatServicesLearnOfTheCaller(t *testing.T) {
+	t.Parallel()
+	i := newIssuer(t)
+	s := ready(t, launch(t, i, ""))
+	user, org := uuid.NewString(), uuid.NewString()
+	key := i.newKey(user, nil, "USER")
+	i.bind(key, org, "red")
+	claims := claimsOf(user, "ADMIN", "USER")
+	claims["client_id"], claims["scope"], claims["org"], claims["team"] = "app", "tokens.read  openid", org, "red"
+	own := claimsOf(user, "USER")
+	own["client_id"] = firstParty
+	for name, c := range map[string]struct {
+		credential string
+		want       principal.Principal
+	}{
+		"a key of an organisation": {key, principal.Principal{UserID: user, OrgID: org, Team: "red", Roles: []string{"USER"}, Tier: "USER"}},
+		"a client's token":         {sign(t, claims, nil), principal.Principal{UserID: user, OrgID: org, Team: "red", Client: "app", Scope: "tokens.read openid", Roles: []string{"USER"}, Tier: "USER"}},
+		"a login":                  {sign(t, own, nil), principal.Principal{UserID: user, Roles: []string{"USER"}, Tier: "USER"}},
+	} {
+		resp, err := s.Check(t.Context(), request("/api/v1/tokens/quota", bearer(c.credential), facts.ContextAudience, "tokensvc"))
+		if err != nil || resp.GetOkResponse() == nil {
+			t.Fatalf("%s: %v, %v", name, resp, err)
+		}
+		got := identityOf(t, s, resp)
+		if c.want.KeyID = got.KeyID; got.UserID != c.want.UserID || got.OrgID != c.want.OrgID || got.Team != c.want.Team || got.Client != c.want.Client ||
+			got.Scope != c.want.Scope || got.Tier != c.want.Tier || !slices.Equal(got.Roles, c.want.Roles) {
+			t.Errorf("%s: want %+v, got %+v", name, c.want, got)
+		}
+		fields := resp.GetDynamicMetadata().GetFields()
+		if fields[facts.Org].GetStringValue() != c.want.OrgID || fields[facts.Team].GetStringValue() != c.want.Team {
+			t.Errorf("%s: metadata %v", name, fields)
+		}
+	}
+	i.bind(key, "not an id", "")
+	other := i.newKey(user, nil, "USER")
+	i.bind(other, "ACME", "red")
+	if got := statusOf(t, s, request("/v1/models", bearer(other))); got != http.StatusServiceUnavailable {
+		t.Errorf("identity answers nonsense: want 503, got %d", got)
+	}
+}
+
+func TestOAuth2EndpointsReadTheirOwnCredentials(t *testing.T) {
+	t.Parallel()
+	i := newIssuer(t)
+	s := ready(t, launch(t, i, ""))
+	key := i.newKey(uuid.NewString(), nil, "USER")
+	for name, c := range map[string]struct {
+		path    string
+		headers map[string]string
+		want    int
+		kept    bool
+	}{
+		"a client by Basic":                  {"/oauth2/token", map[string]string{"authorization": "Basic YTpi"}, 200, true},
+		"an expired token at userinfo":       {"/oauth2/userinfo", bearer("expired"), 200, true},
+		"a key beside it must be good":       {"/oauth2/token", map[string]string{"authorization": "Basic YTpi", "x-api-key": "leaky_x"}, 401, false},
+		"a good key beside it":               {"/oauth2/token", map[string]string{"authorization": "Basic YTpi", "x-api-key": key}, 200, true},
+		"Basic on another public path":       {"/api/v1/auth/login", map[string]string{"authorization": "Basic YTpi"}, 200, false},
+		"a bad token on another public path": {"/api/v1/auth/refresh", bearer("expired"), 401, false},
+		"nothing":                            {"/oauth2/jwks", nil, 200, false},
+	} {
+		req := request(c.path, c.headers, facts.ContextRule, facts.RulePublic, facts.ContextAudience, "identity")
+		if got := statusOf(t, s, req); got != c.want {
+			t.Errorf("%s: want %d, got %d", name, c.want, got)
+			continue
+		}
+		resp, err := s.Check(t.Context(), req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		removed := resp.GetOkResponse().GetHeadersToRemove()
+		if c.want == 200 && slices.Contains(removed, "authorization") == c.kept || c.want == 200 && !slices.Contains(removed, "x-api-key") {
+			t.Errorf("%s: removed %v", name, removed)
+		}
+	}
+	if got := statusOf(t, s, request("/oauth2/clients", map[string]string{"authorization": "Basic YTpi"})); got != http.StatusUnauthorized {
+		t.Errorf("a path below /oauth2/ that is not public: want 401, got %d", got)
+	}
+}
+
+func TestKeysOff(t *testing.T) {
+	t.Parallel()
+	i := newIssuer(t)
+	off := true
+	s := ready(t, launch(t, i, "", func(c *Config) { c.KeysOff = func() bool { return off } }))
+	user := uuid.NewString()
+	key, token := i.newKey(user, nil, "USER"), "Bearer "+sign(t, claimsOf(user, "USER"), nil)
+	for name, c := range map[string]struct {
+		headers map[string]string
+		rule    string
+		want    int
+	}{
+		"a key":                   {map[string]string{"x-api-key": key}, facts.RuleAuthenticated, 401},
+		"a key as bearer":         {bearer(key), facts.RuleAuthenticated, 401},
+		"a key on a public path":  {map[string]string{"x-api-key": "nonsense"}, facts.RulePublic, 200},
+		"a token":                 {map[string]string{"authorization": token}, facts.RuleAuthenticated, 200},
+		"a token beside any keys": {map[string]string{"authorization": token, "x-api-key": "a", "x-goog-api-key": "b"}, facts.RuleAuthenticated, 200},
+	} {
+		if got := statusOf(t, s, request("/v1/models", c.headers, facts.ContextRule, c.rule)); got != c.want {
+			t.Errorf("%s: want %d, got %d", name, c.want, got)
+		}
+	}
+	if i.lookups.Load() != 0 {
+		t.Error("a key was looked up")
+	}
+	resp, err := s.Check(t.Context(), request("/v1/models?key="+key, map[string]string{"authorization": token}))
+	if err != nil || !slices.Equal(resp.GetOkResponse().GetQueryParametersToRemove(), []string{"key"}) || strings.Contains(resp.String(), key) {
+		t.Errorf("an ignored key must not go upstream: %v, %v", resp, err)
+	}
+	off = false
+	if got := statusOf(t, s, request("/v1/models", map[string]string{"x-api-key": key})); got != http.StatusOK {
+		t.Errorf("on again: want 200, got %d", got)
+	}
+}
