@@ -20,6 +20,12 @@ type Auth struct {
 	// OfflineGrace is how long extauthz goes on with what it knows while identity is down, default 5m.
 	OfflineGrace time.Duration `yaml:"offline_grace"`
 	Throttle     Throttle      `yaml:"throttle"`
+	// PublicURL is where clients reach the gateway, the iss of OAuth2 and ID tokens and the base of
+	// every endpoint in the metadata; default http://<gateway.listen>.
+	PublicURL string `yaml:"public_url"`
+	// Development makes the OAuth2 client leaky-client, whose generated secret is in
+	// secrets/leaky-client.json; default true when every listener is on loopback.
+	Development *bool `yaml:"development"`
 }
 
 // Throttle is how guessing is slowed down. Counts are shared by all replicas (Redis).
@@ -37,6 +43,7 @@ func defaultAuth() Auth {
 }
 
 func (a Auth) validate(v *validator) {
+	a.validateOAuth(v)
 	if a.Issuer == "" {
 		v.fail("auth.issuer", "must not be empty")
 	}

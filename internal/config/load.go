@@ -87,6 +87,7 @@ func isEmpty(file *ast.File) bool {
 
 // fill puts defaults where the file says nothing.
 func (c *Config) fill(builtin Config) {
+	c.fillOAuth()
 	if c.Providers == nil {
 		c.Providers = builtin.Providers
 	}

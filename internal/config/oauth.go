@@ -1,0 +1,59 @@
+package config
+
+import (
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
+)
+
+// Issuers are the iss values of access tokens: of logins, and of the OAuth2 provider,
+// whose iss must be the URL that its metadata is found at (RFC 8414, RFC 9068).
+func (a Auth) Issuers() []string {
+	return slices.Compact([]string{a.Issuer, a.PublicURL})
+}
+
+// fillOAuth needs the whole configuration, since the defaults follow the listeners.
+func (c *Config) fillOAuth() {
+	if c.Auth.PublicURL == "" {
+		c.Auth.PublicURL = "http://" + reachable(c.Gateway.Listen)
+	}
+	if c.Auth.Development == nil {
+		development := c.onLoopback()
+		c.Auth.Development = &development
+	}
+}
+
+// reachable is an address to connect to for one to listen on.
+func reachable(listen string) string {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return listen // refused by the validation
+	}
+	if addr, err := netip.ParseAddr(host); host == "" || err == nil && addr.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, port)
+}
+
+func (c *Config) onLoopback() bool {
+	s := c.Services
+	addresses := []string{c.Gateway.Listen}
+	for _, e := range []Endpoint{s.XDS, s.Identity, s.ExtAuthz, s.RateLimit, s.Meter, s.TokenSvc, s.Analytics} {
+		addresses = append(addresses, e.HTTP, e.GRPC)
+	}
+	return !slices.ContainsFunc(addresses, func(text string) bool {
+		addr, err := netaddr.Parse(text)
+		return err == nil && addr.Network == "tcp" && !loopback(addr.Host)
+	})
+}
+
+func (a Auth) validateOAuth(v *validator) {
+	u, err := url.Parse(a.PublicURL)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil || u.Path != "" || strings.HasSuffix(a.PublicURL, "#") || strings.HasSuffix(a.PublicURL, "?") {
+		v.fail("auth.public_url", "write http(s)://host[:port] as clients reach the gateway, without a path")
+	}
+}
