@@ -115,7 +115,7 @@ func (p *Provider) showConsent(w http.ResponseWriter, req request, c identitydb.
 		return err
 	}
 	return p.pages.write(w, status, "consent", pageData{Title: "Sign in", Action: "/oauth2/authorize", Form: sealed, Client: c.Name,
-		Scopes: meanings(req.Scopes), Login: login, Host: hostOf(req.Redirect)}, origin(req.Redirect))
+		Scopes: meanings(req.Scopes), Login: login, Host: hostOf(req.Redirect)}, originOf(req.Redirect))
 }
 
 func hostOf(redirect string) string {

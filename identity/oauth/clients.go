@@ -10,10 +10,12 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
+	"github.com/leaky-tokens/leaky-tokens/identity/throttle"
 )
 
 // Grant types.
@@ -104,23 +106,27 @@ func (p *Provider) authenticate(r *http.Request, form params) (identitydb.OauthC
 	if !clientID.MatchString(given.id) {
 		account = "client"
 	}
+	attempt := (*throttle.Attempt)(nil)
 	if given.shown {
-		if err := p.cfg.Throttle.Check(r.Context(), account); err != nil {
-			return identitydb.OauthClient{}, err
+		var wait time.Duration
+		if attempt, wait = p.cfg.Throttle.Enter(r.Context(), account); wait > 0 {
+			return identitydb.OauthClient{}, tooMany(wait)
 		}
 	}
 	c, err := p.client(r.Context(), given.id)
 	if err != nil && !errors.Is(err, errNoClient) {
+		if attempt != nil {
+			attempt.Abandon(r.Context())
+		}
 		return c, err
 	}
-	ok := err == nil && public(c) && !given.shown
-	if !ok && given.shown {
+	ok := err == nil && public(c)
+	if attempt != nil {
 		// An unknown client is compared too, so that the time tells nothing.
-		ok = sameSecret(c.SecretHash, given.secret) && len(c.SecretHash) > 0
-		if ok {
-			p.cfg.Throttle.Passed(r.Context(), account)
+		if ok = sameSecret(c.SecretHash, given.secret) && len(c.SecretHash) > 0; ok {
+			attempt.Succeed(r.Context())
 		} else {
-			p.cfg.Throttle.Failed(r.Context(), account)
+			attempt.Fail()
 		}
 	}
 	if !ok {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -12,11 +13,14 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
+	"github.com/leaky-tokens/leaky-tokens/identity/origin"
+	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 )
 
 const (
-	kindDevice  = "device"
-	accountCode = "user-code" // what wrong user codes are counted under, with the address
+	kindDevice    = "device"
+	accountCode   = "user-code" // what wrong user codes are counted under, with the address
+	wrongPassword = "The user name or the password is wrong."
 )
 
 // device is what the second device page remembers.
@@ -95,25 +99,28 @@ func (p *Provider) decideDevice(w http.ResponseWriter, r *http.Request) error {
 // findDevice looks for a code and shows who asks for what. Wrong codes are counted
 // per address: 20^8 codes that live ten minutes leave no room for guessing then.
 func (p *Provider) findDevice(w http.ResponseWriter, r *http.Request, typed string) error {
-	account := accountCode
-	if err := p.cfg.Throttle.Check(r.Context(), account); err != nil {
-		return err
-	}
 	const wrong = "This code is not known or has expired. Compare it with the one on your device."
 	code := readUserCode(typed)
 	if code == "" {
 		return p.askCode(w, http.StatusBadRequest, "", "A code looks like BCDF-GHJK: eight letters.")
 	}
+	attempt, wait := p.cfg.Throttle.Enter(r.Context(), accountCode+":"+origin.From(r.Context()).Network())
+	if wait > 0 {
+		w.Header().Set("Retry-After", fmt.Sprint(seconds(wait)))
+		return p.askCode(w, http.StatusTooManyRequests, "", fmt.Sprintf("Too many attempts. Try again in %d seconds.", seconds(wait)))
+	}
 	ctx, cancel := context.WithTimeout(r.Context(), queryTime)
 	defer cancel()
 	row, err := p.db.OAuthDeviceByUserCode(ctx, hashed(code))
-	if errors.Is(err, pgx.ErrNoRows) {
-		p.cfg.Throttle.Failed(r.Context(), account)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		attempt.Fail()
 		return p.askCode(w, http.StatusBadRequest, "", wrong)
-	}
-	if err != nil {
+	case err != nil:
+		attempt.Abandon(ctx)
 		return fmt.Errorf("read device code: %w", err)
 	}
+	attempt.Abandon(ctx) // a right code forgives no wrong one: anybody can get right ones
 	c, err := p.client(ctx, row.ClientID)
 	if err != nil {
 		return err
@@ -188,15 +195,18 @@ func (p *Provider) signIn(ctx context.Context, form params) (identitydb.OAuthPer
 		return identitydb.OAuthPersonRow{}, again(http.StatusBadRequest, 0, "Type in your user name and your password.")
 	}
 	id, err := p.cfg.SignIn(ctx, name, form["password"])
-	if slow, ok := errors.AsType[*Throttled](err); ok {
-		return identitydb.OAuthPersonRow{}, again(http.StatusTooManyRequests, slow.RetryAfter, fmt.Sprintf("Too many attempts. Try again in %d seconds.", seconds(slow.RetryAfter)))
+	if refused, ok := errors.AsType[*httpapi.Error](err); ok {
+		wait, _ := strconv.Atoi(refused.Header.Get("Retry-After"))
+		problem := fmt.Sprintf("Too many attempts. Try again in %d seconds.", max(1, wait))
+		switch refused.Status {
+		case http.StatusUnauthorized:
+			return identitydb.OAuthPersonRow{}, again(http.StatusForbidden, 0, wrongPassword)
+		case http.StatusServiceUnavailable:
+			problem = "Too many people sign in at the moment. Try again."
+		}
+		return identitydb.OAuthPersonRow{}, again(refused.Status, time.Duration(max(1, wait))*time.Second, problem)
 	}
-	switch {
-	case errors.Is(err, ErrWrongPassword):
-		return identitydb.OAuthPersonRow{}, again(http.StatusForbidden, 0, "The user name or the password is wrong.")
-	case errors.Is(err, ErrBusy):
-		return identitydb.OAuthPersonRow{}, again(http.StatusServiceUnavailable, time.Second, "Too many people sign in at the moment. Try again.")
-	case err != nil:
+	if err != nil {
 		return identitydb.OAuthPersonRow{}, err
 	}
 	return p.signedIn(ctx, id, again)
@@ -205,7 +215,7 @@ func (p *Provider) signIn(ctx context.Context, form params) (identitydb.OAuthPer
 func (p *Provider) signedIn(ctx context.Context, id uuid.UUID, again func(int, time.Duration, string) error) (identitydb.OAuthPersonRow, error) {
 	who, err := p.person(ctx, id)
 	if errors.Is(err, errGone) {
-		return who, again(http.StatusForbidden, 0, "The user name or the password is wrong.")
+		return who, again(http.StatusForbidden, 0, wrongPassword)
 	}
 	return who, err
 }

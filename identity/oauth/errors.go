@@ -72,10 +72,7 @@ func (p *Provider) asProtocol(r *http.Request, err error) *protocolError {
 	if known, ok := errors.AsType[*protocolError](err); ok {
 		return known
 	}
-	if slow, ok := errors.AsType[*Throttled](err); ok {
-		return tooMany(slow.RetryAfter)
-	}
-	if errors.Is(err, ErrBusy) || p.cfg.Outage != nil && p.cfg.Outage(err) {
+	if p.cfg.Outage != nil && p.cfg.Outage(err) {
 		p.warn(r, err)
 		return &protocolError{status: http.StatusServiceUnavailable, code: codeUnavailable, description: "try again", retryAfter: time.Second}
 	}
@@ -96,7 +93,7 @@ func (p *Provider) warn(r *http.Request, err error) {
 func (p *Provider) endpoint(h httpapi.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		noStore(w)
-		err := h(w, r)
+		err := p.whenReady(h)(w, r)
 		if err == nil {
 			return
 		}
@@ -111,6 +108,16 @@ func (p *Provider) endpoint(h httpapi.HandlerFunc) http.Handler {
 		}
 		writeJSON(w, shown.status, map[string]string{"error": shown.code, "error_description": shown.description})
 	})
+}
+
+// whenReady refuses until the database is prepared.
+func (p *Provider) whenReady(h httpapi.HandlerFunc) httpapi.HandlerFunc {
+	if p.cfg.Ready == nil || p.cfg.Ready() {
+		return h
+	}
+	return func(http.ResponseWriter, *http.Request) error {
+		return &protocolError{status: http.StatusServiceUnavailable, code: codeUnavailable, description: "identity is starting, try again", retryAfter: time.Second}
+	}
 }
 
 func noStore(w http.ResponseWriter) {

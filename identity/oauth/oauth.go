@@ -28,36 +28,13 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/identity/grants"
 	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
+	"github.com/leaky-tokens/leaky-tokens/identity/throttle"
 	"github.com/leaky-tokens/leaky-tokens/internal/revocation"
 )
 
-// Errors of the parts that identity lends.
-var (
-	// ErrWrongPassword is the one answer to an unknown user, a wrong password and a
-	// disabled account.
-	ErrWrongPassword = errors.New("invalid credentials")
-	// ErrBusy says that too many passwords are being checked at once.
-	ErrBusy = errors.New("too many logins at once")
-)
-
-// Throttled says that somebody guessed too often.
-type Throttled struct{ RetryAfter time.Duration }
-
-func (t *Throttled) Error() string { return fmt.Sprintf("too many attempts, wait %v", t.RetryAfter) }
-
 // SignIn checks a password and gives the user's id. It throttles and audits as a login
-// does. Errors: ErrWrongPassword, *Throttled, ErrBusy, or what the database said.
+// does, and its refusals are *httpapi.Error: 401, 429 or 503.
 type SignIn func(ctx context.Context, username, password string) (uuid.UUID, error)
-
-// Throttle slows down guessing of client secrets and user codes. The address of the
-// caller is in the context (package origin).
-type Throttle interface {
-	// Check is nil or *Throttled.
-	Check(ctx context.Context, account string) error
-	// Failed counts a wrong guess, Passed forgets them.
-	Failed(ctx context.Context, account string)
-	Passed(ctx context.Context, account string)
-}
 
 // Keys sign ID tokens and verify access tokens.
 type Keys interface {
@@ -65,7 +42,7 @@ type Keys interface {
 	Keyfunc(t *jwt.Token) (any, error)
 }
 
-// Config is what New needs. All but Outage and Metrics is required.
+// Config is what New needs. All but Interval, Ready, Outage and Metrics is required.
 type Config struct {
 	Pool     *pgxpool.Pool
 	Issuer   string        // public URL of the gateway, without a slash at the end: iss of what is issued here
@@ -73,11 +50,12 @@ type Config struct {
 	Interval time.Duration // between two polls of a device, whole seconds; default 5s (RFC 8628 section 3.2)
 	FormKey  []byte        // 32 bytes: seals what pages remember; the same for all replicas
 	SignIn   SignIn
-	Throttle Throttle
+	Throttle *throttle.Throttle // slows down guessing of client secrets and user codes
 	Grants   *grants.Store
 	Tokens   *grants.Tokens // issues with Issuer as iss
 	Keys     Keys
 	Announce func(...revocation.Revocation) // tells every extauthz; after the commit
+	Ready    func() bool                    // whether the database is prepared; nil: it is
 	Outage   func(error) bool               // whether an error is a database that is away, so that callers retry
 	Log      *slog.Logger
 	Metrics  prometheus.Registerer

@@ -99,7 +99,7 @@ func pageError(message, detail string) error { return &shownError{message: messa
 // page renders what h returns as a page.
 func (p *Provider) page(h httpapi.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		err := h(w, r)
+		err := p.whenReady(h)(w, r)
 		if err == nil {
 			return
 		}

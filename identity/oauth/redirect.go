@@ -118,9 +118,9 @@ func withParams(redirect string, add url.Values) string {
 	return redirect + glue + add.Encode()
 }
 
-// origin is what a page's Content-Security-Policy must name so that a form may end at
+// originOf is what a page's Content-Security-Policy must name so that a form may end at
 // the redirect URI: browsers apply form-action to redirects too.
-func origin(redirect string) string {
+func originOf(redirect string) string {
 	u, err := url.Parse(redirect)
 	if err != nil {
 		return ""
