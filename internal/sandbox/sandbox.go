@@ -36,6 +36,8 @@ services:
   stub_openai: {http: %[12]q}
   stub_gemini: {http: %[13]q}
   stub_qwen: {http: %[14]q}
+  stub_payment: {http: %[15]q}
+purchases: {payment: {url: "http://%[15]s"}}
 providers:
   openai: {protocol: openai, url: "http://%[12]s", tokens_per_byte: 0.25, fill_max_tokens: 256}
   gemini: {protocol: gemini, url: "http://%[13]s", tokens_per_byte: 0.25, fill_max_tokens: 256}
@@ -81,6 +83,7 @@ type Stack struct {
 	Env     []string          // environment of every command
 	Gateway string            // http://host:port
 	Stub    map[string]string // provider -> http://host:port of its stub
+	Payment string            // http://host:port of the payment stub
 	admin   func() (string, error)
 }
 
@@ -93,11 +96,11 @@ func New(ctx context.Context, dir string, envoyThreads int) (*Stack, error) {
 	if out, err := build.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build leaky: %w\n%s", err, out)
 	}
-	at, err := FreeAddresses(17)
+	at, err := FreeAddresses(18)
 	if err != nil {
 		return nil, err
 	}
-	text := fmt.Sprintf(configText, at[0], at[1], envoyThreads, at[2], at[3], at[4], at[5], at[6], at[7], at[8], at[9], at[10], at[11], at[12])
+	text := fmt.Sprintf(configText, at[0], at[1], envoyThreads, at[2], at[3], at[4], at[5], at[6], at[7], at[8], at[9], at[10], at[11], at[12], at[17])
 	for path, text := range map[string]string{s.Config: text, filepath.Join(dir, "limits.yaml"): limitsText} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			return nil, err
@@ -105,6 +108,7 @@ func New(ctx context.Context, dir string, envoyThreads int) (*Stack, error) {
 	}
 	s.Gateway = "http://" + at[0]
 	s.Stub = map[string]string{"openai": "http://" + at[10], "gemini": "http://" + at[11], "qwen": "http://" + at[12]}
+	s.Payment = "http://" + at[17]
 	s.Env = append(os.Environ(), "LEAKY_STATE_DIR="+s.Dir, "LEAKY_CONFIG="+s.Config, "LEAKY_POSTGRES_LISTEN="+at[13],
 		"LEAKY_REDIS_LISTEN="+at[14], "LEAKY_NATS_LISTEN="+at[15], "LEAKY_CLICKHOUSE_LISTEN="+at[16])
 	s.admin = sync.OnceValues(s.loginAdmin)
@@ -200,10 +204,10 @@ type Account struct {
 
 // NewAccount registers a user, gives it roles beside USER, and makes a key.
 func (s *Stack) NewAccount(ctx context.Context, roles ...string) (Account, error) {
-	name := "u" + strings.ReplaceAll(uuid.NewString(), "-", "")[:20]
+	name, password := "u"+strings.ReplaceAll(uuid.NewString(), "-", "")[:20], "correct horse 9"
 	var user struct{ UserID, Token string }
 	if err := s.Must(ctx, 201, "POST", "/api/v1/auth/register", "",
-		map[string]string{"username": name, "email": name + "@example.com", "password": "correct horse 9"}, &user); err != nil {
+		map[string]string{"username": name, "email": name + "@example.com", "password": password}, &user); err != nil {
 		return Account{}, err
 	}
 	if len(roles) > 0 {
@@ -212,6 +216,10 @@ func (s *Stack) NewAccount(ctx context.Context, roles ...string) (Account, error
 			return Account{}, err
 		}
 		if err := s.Must(ctx, 200, "PUT", "/api/v1/admin/users/"+user.UserID+"/roles", admin, map[string]any{"roles": append(roles, "USER")}, nil); err != nil {
+			return Account{}, err
+		}
+		// Her first token names the roles she had, and ended with them.
+		if err := s.Must(ctx, 200, "POST", "/api/v1/auth/login", "", map[string]string{"username": name, "password": password}, &user); err != nil {
 			return Account{}, err
 		}
 	}
