@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 	"strings"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/stubs"
+	"github.com/leaky-tokens/leaky-tokens/stubs/payment"
 )
 
 func serveStub(ctx context.Context, s service) error {
@@ -27,4 +29,22 @@ func serveStub(ctx context.Context, s service) error {
 	}
 	common := httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info}
 	return httpapi.Serve(ctx, ln, common.Wrap(stub.Handler()))
+}
+
+// serveStubPayment runs the stub of a payment provider. It keeps its book in memory: what it
+// was told is forgotten when it ends.
+func serveStubPayment(ctx context.Context, s service) error {
+	key := ""
+	if name := s.cfg.Purchases.Payment.APIKeyEnv; name != "" {
+		key = os.Getenv(name)
+	}
+	stub, err := payment.New(payment.Config{Log: s.log, Metrics: s.metrics, APIKey: key, Done: ctx.Done()})
+	if err != nil {
+		return err
+	}
+	ln, err := s.listen("services.stub_payment.http", s.cfg.Services.StubPayment.HTTP)
+	if err != nil {
+		return err
+	}
+	return httpapi.Serve(ctx, ln, httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry}.Wrap(stub.Handler()))
 }
