@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/leaky-tokens/leaky-tokens/identity/origin"
 	"github.com/leaky-tokens/leaky-tokens/internal/facts"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/jwks"
@@ -32,7 +33,7 @@ func (s *Service) whenReady(h httpapi.HandlerFunc) httpapi.HandlerFunc {
 		if !s.prepared.Load() {
 			return unavailable("identity is starting, try again")
 		}
-		err := h(w, r)
+		err := h(w, r.WithContext(origin.With(r.Context(), origin.Of(r))))
 		if _, shown := errors.AsType[*httpapi.Error](err); err == nil || shown || r.Context().Err() != nil {
 			return err
 		}
@@ -72,7 +73,7 @@ func (s *Service) known(h callerFunc) httpapi.HandlerFunc {
 		if _, err := parseID(p.UserID); err != nil {
 			return httpapi.Fail(http.StatusUnauthorized, "authentication is required")
 		}
-		return h(w, r, p)
+		return h(w, r.WithContext(principal.With(r.Context(), p)), p)
 	}
 }
 
@@ -129,6 +130,18 @@ func owner(p principal.Principal, given *string) (uuid.UUID, error) {
 		return uuid.UUID{}, invalid("userId", "userId is required")
 	}
 	return uuid.UUID{}, invalid("userId", "invalid userId")
+}
+
+// optionalID reads an id that may be absent or empty.
+func optionalID(field string, given *string) (*uuid.UUID, error) {
+	if given == nil || *given == "" {
+		return nil, nil
+	}
+	id, err := parseID(*given)
+	if err != nil {
+		return nil, invalid(field, "invalid "+field)
+	}
+	return &id, nil
 }
 
 // queryValue is a query parameter, nil when it is absent; a repeated one is refused,

@@ -13,8 +13,9 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 
+	"github.com/leaky-tokens/leaky-tokens/identity/audit"
+	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/secretfile"
@@ -24,52 +25,101 @@ import (
 const pageSize = 100
 
 type userView struct {
-	ID        uuid.UUID `json:"id"`
-	Username  string    `json:"username"`
-	Email     string    `json:"email"`
-	Roles     []string  `json:"roles"`
-	Tier      string    `json:"tier"`
-	CreatedAt time.Time `json:"createdAt"`
+	ID         uuid.UUID  `json:"id"`
+	Username   string     `json:"username"`
+	Email      string     `json:"email"`
+	Roles      []string   `json:"roles"`
+	Tier       string     `json:"tier"`
+	CreatedAt  time.Time  `json:"createdAt"`
+	DisabledAt *time.Time `json:"disabledAt,omitempty"`
+}
+
+// meView is what a user sees of herself.
+type meView struct {
+	userView
+	Organisations []orgView `json:"organisations"`
 }
 
 func (s *Service) view(u user) userView {
-	return userView{ID: u.id, Username: u.username, Email: u.email, Roles: u.roles, Tier: s.tier(u.roles), CreatedAt: u.created.UTC()}
+	return userView{ID: u.ID, Username: u.Username, Email: u.Email, Roles: u.Roles, Tier: s.tier(u.Roles), CreatedAt: u.CreatedAt.UTC(), DisabledAt: utc(u.DisabledAt)}
 }
 
 func (s *Service) tier(roles []string) string { return principal.TierOf(roles, s.cfg.Tiers) }
 
 // me is GET /api/v1/me: who the caller is, from the database and not from the token.
 func (s *Service) me(w http.ResponseWriter, r *http.Request, p principal.Principal) error {
-	id, err := parseID(p.UserID)
+	u, err := s.self(r, p)
 	if err != nil {
 		return err
 	}
-	u, err := s.store.userByID(r.Context(), id)
-	if errors.Is(err, errNotFound) {
-		return httpapi.Fail(http.StatusUnauthorized, "the account is gone")
-	}
+	orgs, err := s.orgViews(r.Context(), u.ID)
 	if err != nil {
 		return err
 	}
-	httpapi.WriteJSON(w, http.StatusOK, s.view(u))
+	httpapi.WriteJSON(w, http.StatusOK, meView{userView: s.view(u), Organisations: orgs})
 	return nil
 }
 
-// listUsers is GET /api/v1/admin/users?after=&limit=: an array by name. The Link
-// header (RFC 8288) leads to the next page.
+// pageLimit is the query's limit, 1 to 1000.
+func pageLimit(r *http.Request) (int, error) {
+	text, err := queryValue(r, "limit")
+	if err != nil || text == nil {
+		return pageSize, err
+	}
+	n, err := strconv.Atoi(*text)
+	if err != nil || n < 1 || n > 1000 {
+		return 0, invalid("limit", "limit must be 1 to 1000")
+	}
+	return n, nil
+}
+
+// nextPage tells where the listing goes on (RFC 8288).
+func nextPage(w http.ResponseWriter, r *http.Request, query url.Values) {
+	w.Header().Set("Link", fmt.Sprintf(`<%s?%s>; rel="next"`, r.URL.Path, query.Encode()))
+}
+
+// texts reads query parameters that are single, short and printable; absent ones are empty.
+func texts(r *http.Request, names ...string) (map[string]string, error) {
+	values := map[string]string{}
+	for _, name := range names {
+		value, err := queryValue(r, name)
+		if err != nil {
+			return nil, err
+		}
+		if value == nil {
+			continue
+		}
+		if len(*value) > 200 || !printable(*value) {
+			return nil, invalid(name, name+" must be at most 200 bytes without control characters")
+		}
+		values[name] = *value
+	}
+	return values, nil
+}
+
+// listUsers is GET /api/v1/admin/users?q=&role=&disabled=&after=&limit=: an array by name. q
+// is a part of the name or the e-mail.
 func (s *Service) listUsers(w http.ResponseWriter, r *http.Request, _ principal.Principal) error {
-	after, limit := r.URL.Query().Get("after"), pageSize
-	if after != "" && !usernameShape.MatchString(after) {
+	query, err := texts(r, "q", "role", "disabled", "after")
+	if err != nil {
+		return err
+	}
+	limit, err := pageLimit(r)
+	if err != nil {
+		return err
+	}
+	which := identitydb.ListUsersParams{After: query["after"], Part: query["q"], Role: query["role"], Most: int32(limit)}
+	if which.After != "" && !usernameShape.MatchString(which.After) {
 		return invalid("after", "after must be a username")
 	}
-	if text := r.URL.Query().Get("limit"); text != "" {
-		n, err := strconv.Atoi(text)
-		if err != nil || n < 1 || n > 1000 {
-			return invalid("limit", "limit must be 1 to 1000")
+	if text := query["disabled"]; text != "" {
+		if text != "true" && text != "false" {
+			return invalid("disabled", "disabled must be true or false")
 		}
-		limit = n
+		disabled := text == "true"
+		which.Disabled = &disabled
 	}
-	users, err := s.store.listUsers(r.Context(), after, limit)
+	users, err := s.store.listUsers(r.Context(), which)
 	if err != nil {
 		return err
 	}
@@ -78,8 +128,10 @@ func (s *Service) listUsers(w http.ResponseWriter, r *http.Request, _ principal.
 		views[i] = s.view(u)
 	}
 	if len(users) == limit {
-		next := url.Values{"after": {users[limit-1].username}, "limit": {strconv.Itoa(limit)}}
-		w.Header().Set("Link", fmt.Sprintf(`<%s?%s>; rel="next"`, r.URL.Path, next.Encode()))
+		next := r.URL.Query()
+		next.Set("after", users[limit-1].Username)
+		next.Set("limit", strconv.Itoa(limit))
+		nextPage(w, r, next)
 	}
 	httpapi.WriteJSON(w, http.StatusOK, views)
 	return nil
@@ -87,9 +139,9 @@ func (s *Service) listUsers(w http.ResponseWriter, r *http.Request, _ principal.
 
 // setRoles is PUT /api/v1/admin/users/{id}/roles {roles}: replaces all roles.
 func (s *Service) setRoles(w http.ResponseWriter, r *http.Request, _ principal.Principal) error {
-	id, err := parseID(r.PathValue("id"))
+	id, err := pathID(r, "id", "user")
 	if err != nil {
-		return invalid("id", "invalid user id")
+		return err
 	}
 	var body struct {
 		Roles []string `json:"roles"`
@@ -102,17 +154,35 @@ func (s *Service) setRoles(w http.ResponseWriter, r *http.Request, _ principal.P
 	if len(roles) == 0 || len(roles) > 32 || slices.ContainsFunc(roles, func(s string) bool { return !roleShape.MatchString(s) }) {
 		return invalid("roles", "roles must name 1 to 32 known roles")
 	}
-	switch err := s.store.setRoles(r.Context(), id, roles); {
+	err = s.store.setRoles(r.Context(), id, roles)
+	if errors.Is(err, errUnknownRole) {
+		return invalid("roles", "unknown role")
+	}
+	return s.answerUser(w, r, id, err)
+}
+
+// setDisabled is POST /api/v1/admin/users/{id}/disable and /enable. A disabled user cannot
+// log in, and nothing she was issued works; her API keys work again once she is enabled.
+func (s *Service) setDisabled(disabled bool) callerFunc {
+	return func(w http.ResponseWriter, r *http.Request, _ principal.Principal) error {
+		id, err := pathID(r, "id", "user")
+		if err != nil {
+			return err
+		}
+		return s.answerUser(w, r, id, s.store.setDisabled(r.Context(), id, disabled))
+	}
+}
+
+// answerUser shows a user after a change, or why it was refused.
+func (s *Service) answerUser(w http.ResponseWriter, r *http.Request, id uuid.UUID, err error) error {
+	switch {
 	case errors.Is(err, errNotFound):
 		return httpapi.Fail(http.StatusNotFound, "user not found")
-	case errors.Is(err, errUnknownRole):
-		return invalid("roles", "unknown role")
 	case errors.Is(err, errLastAdmin):
 		return httpapi.Fail(http.StatusConflict, "%s", errLastAdmin.Error())
 	case err != nil:
 		return err
 	}
-	s.revoked.user(id.String())
 	u, err := s.store.userByID(r.Context(), id)
 	if err != nil {
 		return err
@@ -131,8 +201,11 @@ type adminFile struct {
 // ensureAdmin makes the first administrator when there is none: the configured one,
 // else one with a random password, which is written to path before the account exists.
 func (s *Service) ensureAdmin(ctx context.Context, path string) error {
-	return s.store.exclusively(ctx, func(tx pgx.Tx) error {
-		found, err := anyAdmin(ctx, tx)
+	return s.store.change(ctx, func(ctx context.Context, c *change) error {
+		if err := c.LockIdentity(ctx); err != nil {
+			return fmt.Errorf("lock identity: %w", err)
+		}
+		found, err := c.AnyAdmin(ctx)
 		if err != nil || found {
 			return err
 		}
@@ -144,12 +217,12 @@ func (s *Service) ensureAdmin(ctx context.Context, path string) error {
 		if err != nil {
 			return err
 		}
-		u := user{id: uuid.New(), username: first.Username, email: first.Username + "@localhost", hash: hash,
-			roles: []string{principal.RoleAdmin, principal.RoleUser}, created: time.Now().UTC().Truncate(time.Microsecond)}
-		if err := insertUser(ctx, tx, u); err != nil {
+		u := user{ID: uuid.New(), Username: first.Username, Email: first.Username + "@localhost", PasswordHash: hash,
+			Roles: []string{principal.RoleAdmin, principal.RoleUser}, CreatedAt: time.Now().UTC().Truncate(time.Microsecond)}
+		if err := insertUser(ctx, c, u); err != nil {
 			return fmt.Errorf("first administrator %q: %w", first.Username, err)
 		}
-		return nil
+		return audit.Record(ctx, c, audit.Entry{Actor: audit.System, Action: "user.register", Target: u.ID.String(), Detail: map[string]string{"username": u.Username}})
 	})
 }
 
@@ -166,7 +239,7 @@ func (s *Service) firstAdmin(path string) (first adminFile, err error) {
 	if err := json.Unmarshal(text, &first); err != nil {
 		return first, fmt.Errorf("%w: %s is not JSON", errBadAdminFile, path)
 	}
-	if bad := append(checkUsername(first.Username), checkPassword(first.Password)...); len(bad) > 0 {
+	if bad := append(checkUsername(first.Username), checkPassword("password", first.Password, first.Username)...); len(bad) > 0 {
 		return first, fmt.Errorf("%w: %s: %s", errBadAdminFile, path, bad[0].Message)
 	}
 	return first, nil

@@ -14,9 +14,10 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
 	"github.com/leaky-tokens/leaky-tokens/internal/principal"
+	"github.com/leaky-tokens/leaky-tokens/internal/revocation"
 	"github.com/leaky-tokens/leaky-tokens/internal/testenv"
-	"github.com/leaky-tokens/leaky-tokens/internal/usage"
 )
 
 func TestRolesGiveTiers(t *testing.T) {
@@ -31,7 +32,7 @@ func TestRolesGiveTiers(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	sub, err := conn.SubscribeSync(usage.SubjectRevokedUser)
+	sub, err := conn.SubscribeSync(revocation.Subject)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,8 +44,8 @@ func TestRolesGiveTiers(t *testing.T) {
 	if r.status != http.StatusOK || fmt.Sprint(r.body["roles"]) != "[GOLD USER]" || r.body["tier"] != "GOLD" {
 		t.Fatalf("got %d %s", r.status, r.text)
 	}
-	if msg, err := sub.NextMsg(10 * time.Second); err != nil || string(msg.Data) != ann.UserID {
-		t.Fatalf("want the user's id on NATS, got %v, %v", msg, err)
+	if got := heard(t, sub, revocation.User); got.ID != ann.UserID || got.Generation != 2 || !got.Until.After(time.Now()) {
+		t.Fatalf("want the user's id and generation on NATS, got %+v", got)
 	}
 	me := b.call("GET", "/api/v1/me", nil, ann)
 	if me.status != http.StatusOK || me.body["id"] != ann.UserID || me.body["username"] != "ann" || me.body["tier"] != "GOLD" {
@@ -91,7 +92,7 @@ func TestTheLastAdminStays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	demote := "/api/v1/admin/users/" + first.id.String() + "/roles"
+	demote := "/api/v1/admin/users/" + first.ID.String() + "/roles"
 	wantProblem(t, b.call("PUT", demote, `{"roles":["USER"]}`, admin()), http.StatusConflict, errLastAdmin.Error())
 	ann := b.join("ann")
 	if r := b.call("PUT", "/api/v1/admin/users/"+ann.UserID+"/roles", `{"roles":["ADMIN"]}`, admin()); r.status != http.StatusOK {
@@ -149,7 +150,7 @@ func TestFirstAdminIsGeneratedOnce(t *testing.T) {
 	cfg.Metrics = prometheus.NewRegistry()
 	again := launch(t, cfg, signer)
 	again.waitReady()
-	if users, err := again.store.listUsers(t.Context(), "", 10); err != nil || len(users) != 1 {
+	if users, err := again.store.listUsers(t.Context(), identitydb.ListUsersParams{Most: 10}); err != nil || len(users) != 1 {
 		t.Fatalf("want one user after a restart, got %d, %v", len(users), err)
 	}
 }

@@ -22,6 +22,7 @@ const (
 
 var (
 	usernameShape = regexp.MustCompile(`^[A-Za-z0-9._-]{1,50}$`)
+	teamShape     = regexp.MustCompile(`^[A-Za-z0-9._-]{1,50}$`)
 	roleShape     = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,50}$`)
 )
 
@@ -54,11 +55,22 @@ func checkEmail(s string) []httpapi.FieldError {
 	return []httpapi.FieldError{{Field: "email", Message: fmt.Sprintf("email must be an address with '@' of at most %d characters", maxEmail)}}
 }
 
-func checkPassword(s string) []httpapi.FieldError {
-	if len(s) >= minPassword && len(s) <= maxPassword {
-		return nil
+// checkPassword looks at a new password of a user; field is where it stands.
+func checkPassword(field, password, username string) []httpapi.FieldError {
+	fault := func(message string) []httpapi.FieldError {
+		return []httpapi.FieldError{{Field: field, Message: message}}
 	}
-	return []httpapi.FieldError{{Field: "password", Message: fmt.Sprintf("password must be %d to %d bytes", minPassword, maxPassword)}}
+	switch {
+	case len(password) < minPassword || len(password) > maxPassword:
+		return fault(fmt.Sprintf("password must be %d to %d bytes", minPassword, maxPassword))
+	case !utf8.ValidString(password) || strings.Contains(password, "\x00"):
+		return fault("password must not contain NUL")
+	case len(username) >= 3 && strings.Contains(strings.ToLower(password), strings.ToLower(username)):
+		return fault("password must not contain the username")
+	case common(password):
+		return fault("password is too easy to guess: it is on every attacker's list, or close to one that is")
+	}
+	return nil
 }
 
 // keyName gives the name of a key, nil for none.

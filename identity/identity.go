@@ -16,12 +16,18 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/leaky-tokens/leaky-tokens/identity/grants"
+	"github.com/leaky-tokens/leaky-tokens/identity/keyring"
+	"github.com/leaky-tokens/leaky-tokens/identity/revoked"
+	"github.com/leaky-tokens/leaky-tokens/identity/throttle"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/jwks"
 	"github.com/leaky-tokens/leaky-tokens/internal/principal"
+	"github.com/leaky-tokens/leaky-tokens/internal/revocation"
 )
 
 // Audience is what identities minted for this service name.
@@ -31,6 +37,8 @@ const Audience = "identity"
 type Config struct {
 	Pool          *pgxpool.Pool
 	NATS          string       // nats://..., where revocations are announced; empty: nowhere
+	Redis         string       // redis://..., where failed logins are counted; empty: by this process alone
+	RedisPrefix   string       // of its keys
 	Auth          config.Auth  //
 	Tiers         config.Tiers // their names become roles
 	Secrets       string       // folder of generated secrets
@@ -48,11 +56,15 @@ type Service struct {
 	log       *slog.Logger
 	store     store
 	passwords *passwords
-	keys      *keyring
-	revoked   *revocations
+	throttle  *throttle.Throttle
+	keys      *keyring.Ring
+	grants    *grants.Store
+	tokens    *grants.Tokens
+	announcer *revoked.Announcer
 	callers   *jwks.Keys
 	verifier  *principal.Verifier
 	metrics   *metrics
+	redis     *redis.Client // nil without one
 	prepared  atomic.Bool
 }
 
@@ -62,11 +74,11 @@ func New(cfg Config) (*Service, error) {
 		return nil, errors.New("LEAKY_ADMIN_USERNAME and LEAKY_ADMIN_PASSWORD go together: set both or none")
 	}
 	if cfg.AdminUsername != "" {
-		if bad := append(checkUsername(cfg.AdminUsername), checkPassword(cfg.AdminPassword)...); len(bad) > 0 {
+		if bad := append(checkUsername(cfg.AdminUsername), checkPassword("password", cfg.AdminPassword, cfg.AdminUsername)...); len(bad) > 0 {
 			return nil, fmt.Errorf("first administrator (LEAKY_ADMIN_USERNAME, LEAKY_ADMIN_PASSWORD): %s", bad[0].Message)
 		}
 	}
-	sealer, err := newSealer(cfg.KeysSecret, cfg.Secrets)
+	sealer, err := keyring.NewSealer(cfg.KeysSecret, cfg.Secrets)
 	if err != nil {
 		return nil, err
 	}
@@ -78,25 +90,45 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	db := store{pool: cfg.Pool}
-	return &Service{cfg: cfg, log: cfg.Log, store: db, passwords: passwords, callers: callers,
-		keys:     &keyring{store: db, sealer: sealer, issuer: cfg.Auth.Issuer, audience: cfg.Auth.Audience, life: cfg.Auth.TokenTTL},
-		revoked:  newRevocations(cfg.NATS, cfg.Log),
-		verifier: principal.NewVerifier(Audience, callers.Keyfunc),
-		metrics:  newMetrics(cfg.Metrics)}, nil
+	s := &Service{cfg: cfg, log: cfg.Log, passwords: passwords, callers: callers, metrics: newMetrics(cfg.Metrics),
+		verifier:  principal.NewVerifier(Audience, callers.Keyfunc),
+		keys:      keyring.New(keyring.Config{Pool: cfg.Pool, Sealer: sealer, Ahead: cfg.Auth.RotateAhead, Life: cfg.Auth.TokenTTL}),
+		announcer: revoked.NewAnnouncer(cfg.Log)}
+	s.grants = grants.New(grants.Config{Pool: cfg.Pool, Announcer: s.announcer, TokenTTL: cfg.Auth.TokenTTL, Idle: cfg.Auth.RefreshTTL, Longest: cfg.Auth.SessionTTL})
+	s.tokens = &grants.Tokens{DB: cfg.Pool, Signer: s.keys, Issuer: cfg.Auth.Issuer, Audience: cfg.Auth.Audience, TTL: cfg.Auth.TokenTTL}
+	s.store = store{pool: cfg.Pool, grants: s.grants, tell: s.announcer, life: cfg.Auth.TokenTTL + clockSkew}
+	counting := throttle.Config{Prefix: cfg.RedisPrefix, Settings: cfg.Auth.Throttle, Log: cfg.Log}
+	if cfg.Redis != "" {
+		options, err := redis.ParseURL(cfg.Redis)
+		if err != nil {
+			return nil, fmt.Errorf("redis address: %w", err)
+		}
+		// A login waits for it: no retries, and the throttle's own deadline counts.
+		options.MaxRetries, options.DialTimeout, options.ContextTimeoutEnabled = -1, time.Second, true
+		s.redis = redis.NewClient(options)
+		counting.Redis = s.redis
+	}
+	s.throttle = throttle.New(counting)
+	return s, nil
 }
+
+// clockSkew is how much longer than what it concerns a revocation is kept.
+const clockSkew = 2 * time.Minute
 
 // Run prepares the database (waiting for it), then keeps keys fresh and announces
 // revocations until ctx ends. It fails only when waiting would not help.
 func (s *Service) Run(ctx context.Context) error {
+	if s.redis != nil {
+		defer s.redis.Close()
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.callers.Run(ctx) })
-	group.Go(func() error { return s.revoked.run(ctx) })
+	group.Go(func() error { return s.link(ctx) })
 	group.Go(func() error {
 		if err := s.prepare(ctx); err != nil || ctx.Err() != nil {
 			return err
 		}
-		return s.reload(ctx)
+		return s.jobs(ctx)
 	})
 	return group.Wait()
 }
@@ -124,7 +156,7 @@ func (s *Service) prepare(ctx context.Context) error {
 			s.log.Info("ready")
 			return nil
 		}
-		if errors.Is(err, errForeignSecret) || errors.Is(err, errNameTaken) || errors.Is(err, errEmailTaken) || errors.Is(err, errBadAdminFile) {
+		if errors.Is(err, keyring.ErrForeignSecret) || errors.Is(err, errNameTaken) || errors.Is(err, errEmailTaken) || errors.Is(err, errBadAdminFile) {
 			return err
 		}
 		if ctx.Err() == nil && time.Since(logged) > 10*time.Second {
@@ -146,7 +178,7 @@ func (s *Service) prepareOnce(ctx context.Context) error {
 	if err := s.cfg.Pool.Ping(ping); err != nil {
 		return err
 	}
-	if err := s.store.migrate(ctx); err != nil {
+	if err := migrate(ctx, s.cfg.Pool); err != nil {
 		return err
 	}
 	tiers := make([]string, 0, len(s.cfg.Tiers.Levels)+1)
@@ -156,29 +188,14 @@ func (s *Service) prepareOnce(ctx context.Context) error {
 	if err := s.store.ensureRoles(ctx, tiers); err != nil {
 		return err
 	}
-	if err := s.keys.ensure(ctx); err != nil {
+	if err := s.keys.Ensure(ctx); err != nil {
 		return err
 	}
 	return s.ensureAdmin(ctx, filepath.Join(s.cfg.Secrets, "admin.json"))
 }
 
-// reload picks up signing keys that another replica or a rotation made.
-func (s *Service) reload(ctx context.Context) error {
-	every := time.NewTicker(30 * time.Second)
-	defer every.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-every.C:
-			if err := s.keys.load(ctx); err != nil && ctx.Err() == nil {
-				s.log.Warn("signing keys not reloaded, keeping what is at hand", slog.Any("error", err))
-			}
-		}
-	}
-}
-
-// Handler is the API: /api/v1/auth/**, /api/v1/me, /api/v1/admin/** and /oauth2/jwks.
+// Handler is the API: /api/v1/auth/**, /api/v1/me, /api/v1/orgs/**, /api/v1/admin/** and
+// /oauth2/jwks, and what extauthz alone asks for.
 func (s *Service) Handler() http.Handler {
 	mux := http.NewServeMux()
 	handle := func(pattern string, h httpapi.HandlerFunc) {
@@ -186,13 +203,27 @@ func (s *Service) Handler() http.Handler {
 	}
 	handle("POST /api/v1/auth/register", s.register)
 	handle("POST /api/v1/auth/login", s.login)
+	handle("POST /api/v1/auth/refresh", s.refresh)
+	handle("POST /api/v1/auth/logout", s.logout)
+	handle("POST /api/v1/auth/password", s.known(s.changePassword))
 	handle("POST /api/v1/auth/api-keys", s.known(s.createKey))
 	handle("GET /api/v1/auth/api-keys", s.known(s.listKeys))
 	handle("DELETE /api/v1/auth/api-keys", s.known(s.revokeKey))
 	handle("GET /api/v1/auth/api-keys/validate", s.inside(s.validateKey))
 	handle("GET /api/v1/me", s.known(s.me))
+	handle("POST /api/v1/orgs", s.known(s.createOrg))
+	handle("GET /api/v1/orgs", s.known(s.listOrgs))
+	handle("GET /api/v1/orgs/{id}/members", s.known(s.listMembers))
+	handle("POST /api/v1/orgs/{id}/members", s.known(s.setMember))
+	handle("DELETE /api/v1/orgs/{id}/members/{userId}", s.known(s.removeMember))
 	handle("GET /api/v1/admin/users", s.known(s.admin(s.listUsers)))
 	handle("PUT /api/v1/admin/users/{id}/roles", s.known(s.admin(s.setRoles)))
+	handle("POST /api/v1/admin/users/{id}/disable", s.known(s.admin(s.setDisabled(true))))
+	handle("POST /api/v1/admin/users/{id}/enable", s.known(s.admin(s.setDisabled(false))))
+	handle("GET /api/v1/admin/audit", s.known(s.admin(s.listAudit)))
+	handle("GET /api/v1/admin/keys", s.known(s.admin(s.listSigningKeys)))
+	handle("POST /api/v1/admin/keys/rotate", s.known(s.admin(s.rotateSigningKeys)))
+	handle("GET "+revocation.Path, s.inside(s.listRevocations))
 	handle("GET /oauth2/jwks", s.jwks)
 	return mux
 }

@@ -185,7 +185,7 @@ func wantProblem(t *testing.T, r reply, status int, message string) {
 func TestRegisterAnswersWithATokenThatVerifies(t *testing.T) {
 	t.Parallel()
 	b := start(t)
-	r := b.call("POST", "/api/v1/auth/register", map[string]string{"username": " ann ", "email": "ann@example.org", "password": "12345678"}, nil)
+	r := b.call("POST", "/api/v1/auth/register", map[string]string{"username": " ann ", "email": "ann@example.org", "password": "good horse 1"}, nil)
 	if r.status != http.StatusCreated || r.body["username"] != "ann" || r.body["expiresIn"] != 3600.0 || r.header.Get("Cache-Control") != "no-store" {
 		t.Fatalf("want 201 with username, expiresIn and no-store, got %d %v %s", r.status, r.header, r.text)
 	}
@@ -216,7 +216,7 @@ func TestRegisterRefusals(t *testing.T) {
 	b := start(t)
 	b.join("taken")
 	const all = "username, email, and password are required"
-	good := map[string]any{"username": "new", "email": "new@example.org", "password": "12345678"}
+	good := map[string]any{"username": "new", "email": "new@example.org", "password": "good horse 1"}
 	with := func(change map[string]any) map[string]any {
 		m := map[string]any{}
 		for _, from := range []map[string]any{good, change} {
@@ -246,6 +246,8 @@ func TestRegisterRefusals(t *testing.T) {
 		"NUL in email":      {with(map[string]any{"email": "a\x00@b"}), 400, "", []string{"email"}},
 		"password 7 bytes":  {with(map[string]any{"password": "1234567"}), 400, "", []string{"password"}},
 		"password 73 bytes": {with(map[string]any{"password": strings.Repeat("x", 73)}), 400, "", []string{"password"}},
+		"common password":   {with(map[string]any{"password": "P@ssw0rd!"}), 400, "", []string{"password"}},
+		"name in password":  {with(map[string]any{"username": "gwendolin", "password": "xxGwendolinxx7"}), 400, "", []string{"password"}},
 		"number as name":    {with(map[string]any{"username": 7}), 400, "username has the wrong type", []string{"username"}},
 		"everything wrong":  {map[string]any{"username": "!", "email": "!", "password": "!"}, 400, "", []string{"username", "email", "password"}},
 		"not JSON":          {`{"username":`, 400, "malformed JSON", nil},
@@ -280,7 +282,7 @@ func TestSimultaneousRegistrationsOfOneName(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 10 {
 		wg.Go(func() {
-			r := b.call("POST", "/api/v1/auth/register", map[string]string{"username": "same", "email": "same@example.org", "password": "12345678"}, nil)
+			r := b.call("POST", "/api/v1/auth/register", map[string]string{"username": "same", "email": "same@example.org", "password": "good horse 1"}, nil)
 			mu.Lock()
 			defer mu.Unlock()
 			count[r.status]++

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
 	"github.com/leaky-tokens/leaky-tokens/internal/apikey"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/principal"
@@ -18,6 +19,8 @@ type keyView struct {
 	Name      *string    `json:"name"`
 	CreatedAt time.Time  `json:"createdAt"`
 	ExpiresAt *time.Time `json:"expiresAt"`
+	OrgID     *uuid.UUID `json:"orgId"`      // organisation it acts for
+	LastUsed  *time.Time `json:"lastUsedAt"` // exact to a minute or two
 }
 
 type newKeyView struct {
@@ -26,6 +29,7 @@ type newKeyView struct {
 	Name      *string    `json:"name"`
 	CreatedAt time.Time  `json:"createdAt"`
 	ExpiresAt *time.Time `json:"expiresAt"`
+	OrgID     *uuid.UUID `json:"orgId"`
 	APIKey    string     `json:"apiKey"` // shown this once
 }
 
@@ -44,6 +48,7 @@ func (s *Service) tryCreateKey(w http.ResponseWriter, r *http.Request, p princip
 		UserID    *string `json:"userId"`
 		Name      *string `json:"name"`
 		ExpiresAt *string `json:"expiresAt"`
+		OrgID     *string `json:"orgId"`
 	}
 	if err := httpapi.ReadJSON(w, r, &body); err != nil {
 		return newKeyView{}, err
@@ -61,17 +66,23 @@ func (s *Service) tryCreateKey(w http.ResponseWriter, r *http.Request, p princip
 	if err != nil {
 		return newKeyView{}, err
 	}
+	org, err := optionalID("orgId", body.OrgID)
+	if err != nil {
+		return newKeyView{}, err
+	}
 	secret := apikey.New(user)
-	k := apiKey{id: uuid.New(), user: user, hash: apikey.Hash(secret), name: name, created: now, expires: expires}
+	k := identitydb.AddKeyParams{ID: uuid.New(), UserID: user, KeyValue: apikey.Hash(secret), Name: name, CreatedAt: now, ExpiresAt: expires, OrgID: org}
 	switch err := s.store.createKey(r.Context(), k); {
 	case errors.Is(err, errNotFound):
 		return newKeyView{}, invalid("userId", "user not found")
+	case errors.Is(err, errNotMember):
+		return newKeyView{}, httpapi.Fail(http.StatusForbidden, "orgId: the key's owner is not a member of this organisation")
 	case errors.Is(err, errTooManyKeys):
 		return newKeyView{}, httpapi.Fail(http.StatusConflict, "a user may have at most %d API keys: revoke one first", maxKeys)
 	case err != nil:
 		return newKeyView{}, err
 	}
-	return newKeyView{ID: k.id, UserID: k.user, Name: k.name, CreatedAt: k.created, ExpiresAt: k.expires, APIKey: secret}, nil
+	return newKeyView{ID: k.ID, UserID: k.UserID, Name: k.Name, CreatedAt: k.CreatedAt, ExpiresAt: k.ExpiresAt, OrgID: k.OrgID, APIKey: secret}, nil
 }
 
 // listKeys is A4: GET /api/v1/auth/api-keys?userId=.
@@ -90,7 +101,7 @@ func (s *Service) listKeys(w http.ResponseWriter, r *http.Request, p principal.P
 	}
 	views := make([]keyView, len(keys))
 	for i, k := range keys {
-		views[i] = keyView{ID: k.id, Name: k.name, CreatedAt: k.created.UTC(), ExpiresAt: utc(k.expires)}
+		views[i] = keyView{ID: k.ID, Name: k.Name, CreatedAt: k.CreatedAt.UTC(), ExpiresAt: utc(k.ExpiresAt), OrgID: k.OrgID, LastUsed: utc(k.LastUsedAt)}
 	}
 	httpapi.WriteJSON(w, http.StatusOK, views)
 	return nil
@@ -117,25 +128,27 @@ func (s *Service) revokeKey(w http.ResponseWriter, r *http.Request, p principal.
 	if err != nil {
 		return invalid("apiKeyId", "invalid apiKeyId")
 	}
-	hash, err := s.store.deleteKey(r.Context(), user, id)
+	err = s.store.deleteKey(r.Context(), user, id)
 	if errors.Is(err, errNotFound) {
 		return httpapi.Fail(http.StatusNotFound, "api key not found")
 	}
 	if err != nil {
 		return err
 	}
-	s.revoked.key(hash)
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
 
 // validity is what extauthz learns of a key: A6 and what it needs beyond.
 type validity struct {
-	UserID    uuid.UUID  `json:"userId"`
-	KeyID     uuid.UUID  `json:"keyId"`
-	Name      *string    `json:"name"`
-	ExpiresAt *time.Time `json:"expiresAt"`
-	Roles     []string   `json:"roles"`
+	UserID     uuid.UUID  `json:"userId"`
+	KeyID      uuid.UUID  `json:"keyId"`
+	Name       *string    `json:"name"`
+	ExpiresAt  *time.Time `json:"expiresAt"`
+	Roles      []string   `json:"roles"`
+	OrgID      *uuid.UUID `json:"orgId,omitzero"` // organisation the key acts for
+	Team       string     `json:"team,omitzero"`  // its owner's there
+	Generation int64      `json:"generation"`     // its owner's
 }
 
 // validateKey is A6: GET /api/v1/auth/api-keys/validate, for extauthz alone.
@@ -150,20 +163,27 @@ func (s *Service) validateKey(w http.ResponseWriter, r *http.Request) error {
 		s.metrics.validate("failure", "invalid")
 		return httpapi.Fail(http.StatusUnauthorized, "invalid api key")
 	}
-	k, roles, err := s.store.keyByHash(r.Context(), apikey.Hash(values[0]))
+	k, err := s.store.keyByHash(r.Context(), apikey.Hash(values[0]))
 	switch {
-	case errors.Is(err, errNotFound) || err == nil && k.user != claimed:
+	case errors.Is(err, errNotFound) || err == nil && k.UserID != claimed:
 		s.metrics.validate("failure", "invalid")
 		return httpapi.Fail(http.StatusUnauthorized, "invalid api key")
 	case err != nil:
 		s.metrics.validate("failure", "unavailable")
 		return fmt.Errorf("validate key: %w", err)
-	case k.expires != nil && !time.Now().Before(*k.expires):
+	case k.Disabled || k.OrgID != nil && !k.Member:
+		s.metrics.validate("failure", "revoked")
+		return httpapi.Fail(http.StatusUnauthorized, "invalid api key")
+	case k.ExpiresAt != nil && !time.Now().Before(*k.ExpiresAt):
 		s.metrics.validate("failure", "expired")
 		return httpapi.Fail(http.StatusUnauthorized, "api key expired")
 	}
+	if err := s.store.touchKey(r.Context(), k); err != nil {
+		s.log.WarnContext(r.Context(), "last use of a key not noted", "key", k.ID, "error", err) // the key is good all the same
+	}
 	s.metrics.validate("success", "none")
-	return writeSecret(w, http.StatusOK, validity{UserID: k.user, KeyID: k.id, Name: k.name, ExpiresAt: utc(k.expires), Roles: roles})
+	return writeSecret(w, http.StatusOK, validity{UserID: k.UserID, KeyID: k.ID, Name: k.Name, ExpiresAt: utc(k.ExpiresAt),
+		Roles: k.Roles, OrgID: k.OrgID, Team: k.Team, Generation: k.Generation})
 }
 
 func utc(t *time.Time) *time.Time {

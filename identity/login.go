@@ -1,32 +1,41 @@
 package identity
 
 import (
+	"context"
 	"errors"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/leaky-tokens/leaky-tokens/identity/audit"
+	"github.com/leaky-tokens/leaky-tokens/identity/grants"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/principal"
 )
 
-// session is the answer to a registration and to a login (contract A1, A2).
+// session is the answer to a registration, a login and a refresh (contract A1, A2, §21).
 type session struct {
-	UserID    uuid.UUID `json:"userId"`
-	Username  string    `json:"username"`
-	Token     string    `json:"token"`
-	Roles     []string  `json:"roles"`
-	ExpiresIn int64     `json:"expiresIn"` // seconds
+	UserID       uuid.UUID `json:"userId"`
+	Username     string    `json:"username"`
+	Token        string    `json:"token"`
+	RefreshToken string    `json:"refreshToken"`
+	Roles        []string  `json:"roles"`
+	ExpiresIn    int64     `json:"expiresIn"` // of token, in seconds
 }
 
-func (s *Service) session(u user, now time.Time) (session, error) {
-	token, err := s.keys.issue(u, now)
+// answerSession makes the access token of a family that has begun.
+func (s *Service) answerSession(ctx context.Context, u user, g grants.Grant, refresh string) (session, error) {
+	token, expiresIn, err := s.tokens.Issue(ctx, g, g.Family)
+	if errors.Is(err, grants.ErrGone) {
+		return session{}, httpapi.Fail(http.StatusUnauthorized, "the account is gone or disabled")
+	}
 	if err != nil {
 		return session{}, err
 	}
-	return session{UserID: u.id, Username: u.username, Token: token, Roles: u.roles, ExpiresIn: int64(s.cfg.Auth.TokenTTL / time.Second)}, nil
+	return session{UserID: u.ID, Username: u.Username, Token: token, RefreshToken: refresh, Roles: u.Roles, ExpiresIn: expiresIn}, nil
 }
 
 // register is A1: POST /api/v1/auth/register.
@@ -52,10 +61,30 @@ func (s *Service) tryRegister(w http.ResponseWriter, r *http.Request) (session, 
 	if err != nil {
 		return session{}, err
 	}
-	if err := s.addUser(r, &u, password); err != nil {
+	if wait := s.throttle.Register(r.Context()); wait > 0 {
+		return session{}, tooMany("too many registrations", wait)
+	}
+	if err := s.store.taken(r.Context(), u.Username, u.Email); err != nil {
+		return session{}, conflicts(err)
+	}
+	if u.PasswordHash, err = s.passwords.hash(r.Context(), password); err != nil {
 		return session{}, err
 	}
-	return s.session(u, time.Now())
+	g := grants.Grant{UserID: u.ID, ClientID: grants.FirstParty, AuthTime: time.Now()}
+	var refresh string
+	err = s.store.change(r.Context(), func(ctx context.Context, c *change) error {
+		if err := insertUser(ctx, c, u); err != nil {
+			return err
+		}
+		if g.Family, refresh, err = s.grants.BeginIn(ctx, c, g); err != nil {
+			return err
+		}
+		return audit.Record(ctx, c, audit.Entry{Actor: u.ID.String(), Action: "user.register", Target: u.ID.String(), Detail: map[string]string{"username": u.Username}})
+	})
+	if err != nil {
+		return session{}, conflicts(err)
+	}
+	return s.answerSession(r.Context(), u, g, refresh)
 }
 
 // newUser checks the fields of a registration: the missing ones first, then the rest.
@@ -72,23 +101,17 @@ func newUser(username, email, password *string) (user, string, error) {
 	if len(missing) > 0 {
 		return user{}, "", &httpapi.Error{Status: http.StatusBadRequest, Message: "username, email, and password are required", Fields: missing}
 	}
-	u := user{id: uuid.New(), username: strings.TrimSpace(*username), email: strings.TrimSpace(*email), roles: []string{principal.RoleUser},
-		created: time.Now().UTC().Truncate(time.Microsecond)}
-	bad := append(checkUsername(u.username), checkEmail(u.email)...)
-	if bad = append(bad, checkPassword(*password)...); len(bad) > 0 {
+	u := user{ID: uuid.New(), Username: strings.TrimSpace(*username), Email: strings.TrimSpace(*email), Roles: []string{principal.RoleUser},
+		CreatedAt: time.Now().UTC().Truncate(time.Microsecond)}
+	bad := append(checkUsername(u.Username), checkEmail(u.Email)...)
+	if bad = append(bad, checkPassword("password", *password, u.Username)...); len(bad) > 0 {
 		return user{}, "", invalidFields(bad)
 	}
 	return u, *password, nil
 }
 
-func (s *Service) addUser(r *http.Request, u *user, password string) error {
-	err := s.store.taken(r.Context(), u.username, u.email)
-	if err == nil {
-		if u.hash, err = s.passwords.hash(r.Context(), password); err != nil {
-			return err
-		}
-		err = s.store.createUser(r.Context(), *u)
-	}
+// conflicts shows which of a new user's names is taken.
+func conflicts(err error) error {
 	switch {
 	case errors.Is(err, errNameTaken):
 		return conflict("username", errNameTaken)
@@ -100,6 +123,14 @@ func (s *Service) addUser(r *http.Request, u *user, password string) error {
 
 func conflict(field string, err error) *httpapi.Error {
 	return &httpapi.Error{Status: http.StatusConflict, Message: err.Error(), Fields: []httpapi.FieldError{{Field: field, Message: err.Error()}}}
+}
+
+// tooMany is a 429 that says when to come back.
+func tooMany(what string, wait time.Duration) *httpapi.Error {
+	seconds := strconv.FormatInt(int64((wait+time.Second-1)/time.Second), 10)
+	err := httpapi.Fail(http.StatusTooManyRequests, "%s, try again in %s s", what, seconds)
+	err.Header = http.Header{"Retry-After": {seconds}}
+	return err
 }
 
 // login is A2: POST /api/v1/auth/login. A wrong name and a wrong password get the
@@ -125,32 +156,84 @@ func (s *Service) tryLogin(w http.ResponseWriter, r *http.Request) (session, err
 	if name == "" || body.Password == "" {
 		return session{}, httpapi.Fail(http.StatusUnauthorized, "username and password are required")
 	}
-	var u user
-	var err error
-	if usernameShape.MatchString(name) {
-		if u, err = s.store.userByName(r.Context(), name); err != nil && !errors.Is(err, errNotFound) {
-			return session{}, err
-		}
-	}
-	ok, err := s.passwords.verify(r.Context(), u.hash, body.Password)
+	ctx := r.Context()
+	u, err := s.Authenticate(ctx, name, body.Password)
 	if err != nil {
 		return session{}, err
 	}
-	if !ok {
-		return session{}, httpapi.Fail(http.StatusUnauthorized, "invalid credentials")
+	g := grants.Grant{UserID: u.ID, ClientID: grants.FirstParty, AuthTime: time.Now()}
+	var refresh string
+	err = s.store.change(ctx, func(ctx context.Context, c *change) error {
+		if g.Family, refresh, err = s.grants.BeginIn(ctx, c, g); err != nil {
+			return err
+		}
+		return audit.Record(ctx, c, audit.Entry{Actor: u.ID.String(), Action: "session.login", Target: g.Family.String()})
+	})
+	if err != nil {
+		return session{}, err
 	}
-	return s.session(u, time.Now())
+	return s.answerSession(ctx, u, g, refresh)
+}
+
+// Authenticate checks a name and a password, as the login and the pages of OAuth2 do:
+// throttled, and with the same answer after the same work for an unknown name, a wrong
+// password and a disabled account. Errors are *httpapi.Error: 401, 429 with Retry-After
+// or 503 when too many passwords are being checked; others are faults.
+func (s *Service) Authenticate(ctx context.Context, name, password string) (user, error) {
+	attempt, wait := s.throttle.Enter(ctx, name)
+	if wait > 0 {
+		return user{}, tooMany("too many attempts", wait)
+	}
+	u, ok, err := s.checkPassword(ctx, name, password)
+	if err != nil {
+		attempt.Abandon(ctx)
+		return user{}, err
+	}
+	if !ok {
+		attempt.Fail()
+		if u.ID != uuid.Nil {
+			if err := audit.Record(ctx, s.store.pool, audit.Entry{Actor: u.ID.String(), Action: "session.login", Target: u.ID.String(), Outcome: audit.Failure}); err != nil {
+				return user{}, err
+			}
+		}
+		return user{}, httpapi.Fail(http.StatusUnauthorized, "invalid credentials")
+	}
+	attempt.Succeed(ctx)
+	return u, nil
+}
+
+// checkPassword gives the user also when the password is wrong, for the audit trail.
+func (s *Service) checkPassword(ctx context.Context, name, password string) (u user, ok bool, err error) {
+	if usernameShape.MatchString(name) {
+		if u, err = s.store.userByName(ctx, name); err != nil && !errors.Is(err, errNotFound) {
+			return user{}, false, err
+		}
+	}
+	ok, err = s.passwords.verify(ctx, u.PasswordHash, password)
+	if err != nil || !ok || u.DisabledAt != nil {
+		return u, false, err
+	}
+	if s.passwords.outdated(u.PasswordHash) {
+		fresh, err := s.passwords.hash(ctx, password)
+		if err == nil {
+			err = s.store.upgradeHash(ctx, u.ID, u.PasswordHash, fresh)
+		}
+		if err != nil {
+			s.log.WarnContext(ctx, "password hash not upgraded, the next login tries again", "error", err)
+		}
+	}
+	return u, true, nil
 }
 
 // jwks is A7: GET /oauth2/jwks.
 func (s *Service) jwks(w http.ResponseWriter, _ *http.Request) error {
-	state := s.keys.state.Load()
-	if state == nil {
-		return errNoActiveKey
+	text, err := s.keys.JWKS()
+	if err != nil {
+		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "public, max-age=60")
-	_, _ = w.Write(state.jwks)
+	_, _ = w.Write(text)
 	return nil
 }
 

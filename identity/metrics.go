@@ -13,6 +13,7 @@ import (
 type metrics struct {
 	register  outcomes
 	login     outcomes
+	refresh   outcomes
 	keyCreate outcomes
 	keyCheck  *prometheus.CounterVec
 }
@@ -31,10 +32,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		return vec
 	}
 	return &metrics{
-		register:  outcomes{counter("auth_register_total", "Registrations.", "invalid", "unavailable")},
-		login:     outcomes{counter("auth_login_total", "Logins by password.", "invalid", "unavailable")},
+		register:  outcomes{counter("auth_register_total", "Registrations.", "invalid", "throttled", "unavailable")},
+		login:     outcomes{counter("auth_login_total", "Logins by password.", "invalid", "throttled", "unavailable")},
+		refresh:   outcomes{counter("auth_refresh_total", "Refresh tokens presented.", "invalid", "unavailable")},
 		keyCreate: outcomes{counter("auth_api_key_create_total", "API keys asked for.", "invalid", "unavailable")},
-		keyCheck:  counter("auth_api_key_validate_total", "API keys looked up.", "missing", "invalid", "expired", "unavailable"),
+		keyCheck:  counter("auth_api_key_validate_total", "API keys looked up.", "missing", "invalid", "expired", "revoked", "unavailable"),
 	}
 }
 
@@ -43,6 +45,8 @@ func (o outcomes) count(err error) {
 	switch {
 	case err == nil:
 		o.vec.WithLabelValues("success", "none").Inc()
+	case ok && shown.Status == http.StatusTooManyRequests:
+		o.vec.WithLabelValues("failure", "throttled").Inc()
 	case ok && shown.Status < http.StatusInternalServerError:
 		o.vec.WithLabelValues("failure", "invalid").Inc()
 	default:

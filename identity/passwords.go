@@ -93,6 +93,12 @@ func (p *passwords) verify(ctx context.Context, stored, password string) (bool, 
 	return subtle.ConstantTimeCompare(got, want) == 1 && known, nil
 }
 
+// outdated says that a hash was made with other costs than today's.
+func (p *passwords) outdated(stored string) bool {
+	cost, _, sum, err := parseHash(stored)
+	return err != nil || cost != p.cost || len(sum) != hashLen
+}
+
 func (p *passwords) enter(ctx context.Context) (release func(), err error) {
 	release = func() {
 		<-p.slots

@@ -2,98 +2,86 @@ package identity
 
 import (
 	"context"
-	"database/sql"
-	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/jackc/pgx/v5/stdlib"
-	"github.com/pressly/goose/v3"
-	"github.com/pressly/goose/v3/database"
-	"github.com/pressly/goose/v3/lock"
+
+	"github.com/leaky-tokens/leaky-tokens/identity/audit"
+	"github.com/leaky-tokens/leaky-tokens/identity/grants"
+	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
+	"github.com/leaky-tokens/leaky-tokens/identity/revoked"
+	"github.com/leaky-tokens/leaky-tokens/internal/revocation"
 )
 
-//go:embed migrations/*.sql
-var migrations embed.FS
-
 var (
-	errNotFound      = errors.New("not found")
-	errNameTaken     = errors.New("username already exists")
-	errEmailTaken    = errors.New("email already exists")
-	errUnknownRole   = errors.New("unknown role")
-	errLastAdmin     = errors.New("the last ADMIN cannot lose the role")
-	errTooManyKeys   = errors.New("too many API keys")
-	errForeignSecret = errors.New("sealed with another secret")
+	errNotFound    = errors.New("not found")
+	errNameTaken   = errors.New("username already exists")
+	errEmailTaken  = errors.New("email already exists")
+	errUnknownRole = errors.New("unknown role")
+	errLastAdmin   = errors.New("the last ADMIN cannot lose the role or be disabled")
+	errTooManyKeys = errors.New("too many API keys")
 )
 
 // queryTime bounds each statement: a hung database must not hang a caller.
 const queryTime = 5 * time.Second
 
-type user struct {
-	id       uuid.UUID
-	username string
-	email    string
-	hash     string // argon2id, see passwords
-	roles    []string
-	created  time.Time
+// store is everything identity keeps of users, keys and organisations, in Postgres.
+// What ends credentials is recorded in the same transaction and announced after it.
+type store struct {
+	pool   *pgxpool.Pool
+	grants *grants.Store
+	tell   grants.Announcer
+	life   time.Duration // of access tokens, and some more: how long a revocation counts
 }
 
-// store is everything identity keeps, in Postgres.
-type store struct{ pool *pgxpool.Pool }
+type user = identitydb.UserByIDRow
 
-// migrate brings the schema up to date. Replicas that start together take turns by
-// an advisory lock, one per schema.
-func (s store) migrate(ctx context.Context) error {
-	db := stdlib.OpenDBFromPool(s.pool)
-	defer db.Close()
-	lockID, err := schemaLock(ctx, db)
-	if err != nil {
-		return fmt.Errorf("migrate: %w", err)
-	}
-	locker, err := lock.NewPostgresSessionLocker(lock.WithLockID(lockID), lock.WithLockTimeout(1, 300))
-	if err != nil {
-		return fmt.Errorf("migrate: %w", err)
-	}
-	files, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		return fmt.Errorf("migrate: %w", err)
-	}
-	provider, err := goose.NewProvider(database.DialectPostgres, db, files, goose.WithSessionLocker(locker),
-		goose.WithTableName("goose_identity"), goose.WithDisableGlobalRegistry(true))
-	if err != nil {
-		return fmt.Errorf("migrate: %w", err)
-	}
-	if _, err := provider.Up(ctx); err != nil {
-		return fmt.Errorf("migrate: %w", err)
-	}
-	return nil
+// change is a transaction that collects what it revoked.
+type change struct {
+	pgx.Tx
+	*identitydb.Queries
+	revoked []revocation.Revocation
 }
 
-func schemaLock(ctx context.Context, db *sql.DB) (id int64, err error) {
-	err = db.QueryRowContext(ctx, `SELECT hashtextextended('identity migrations of ' || current_schema(), 0)`).Scan(&id)
-	return id, err
-}
-
-// exclusively runs f in a transaction that no other replica runs at the same time.
-func (s store) exclusively(ctx context.Context, f func(pgx.Tx) error) error {
-	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('identity start of ' || current_schema(), 0))`); err != nil {
+// change runs f in a transaction and announces after the commit what f revoked.
+func (s store) change(ctx context.Context, f func(ctx context.Context, c *change) error) error {
+	ctx, cancel := context.WithTimeout(ctx, queryTime)
+	defer cancel()
+	var done *change
+	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		done = &change{Tx: tx, Queries: identitydb.New(tx)}
+		if err := f(ctx, done); err != nil {
 			return err
 		}
-		return f(tx)
+		return revoked.Record(ctx, tx, done.revoked...)
 	})
+	if err == nil {
+		s.tell.Announce(done.revoked...)
+	}
+	return err
+}
+
+func (s store) read(ctx context.Context) (context.Context, context.CancelFunc, *identitydb.Queries) {
+	ctx, cancel := context.WithTimeout(ctx, queryTime)
+	return ctx, cancel, identitydb.New(s.pool)
+}
+
+// endUser revokes all that was issued to a user under an earlier generation, and her families.
+func (s store) endUser(ctx context.Context, c *change, id uuid.UUID, generation int64, reason string) error {
+	c.revoked = append(c.revoked, s.ofUser(id, generation))
+	families, err := s.grants.EndOfUser(ctx, c, id, uuid.Nil, reason)
+	c.revoked = append(c.revoked, families...)
+	return err
 }
 
 // ensureRoles adds roles that are not there yet: the names of the configured tiers.
 func (s store) ensureRoles(ctx context.Context, names []string) error {
-	_, err := s.pool.Exec(ctx, `INSERT INTO roles (name, description) SELECT unnest($1::text[]), 'Tier' ON CONFLICT (name) DO NOTHING`, names)
-	if err != nil {
+	if err := identitydb.New(s.pool).AddRoles(ctx, names); err != nil {
 		return fmt.Errorf("add roles: %w", err)
 	}
 	return nil
@@ -102,35 +90,25 @@ func (s store) ensureRoles(ctx context.Context, names []string) error {
 // taken tells which of the two a new user could not have. The unique indexes decide;
 // this only saves hashing a password for nothing.
 func (s store) taken(ctx context.Context, username, email string) error {
-	ctx, cancel := context.WithTimeout(ctx, queryTime)
+	ctx, cancel, q := s.read(ctx)
 	defer cancel()
-	var byName, byEmail bool
-	err := s.pool.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM users WHERE username = $1), EXISTS (SELECT 1 FROM users WHERE lower(email) = lower($2))`,
-		username, email).Scan(&byName, &byEmail)
+	found, err := q.Taken(ctx, identitydb.TakenParams{Username: username, Email: email})
 	switch {
 	case err != nil:
 		return fmt.Errorf("look for user: %w", err)
-	case byName:
+	case found.ByName:
 		return errNameTaken
-	case byEmail:
+	case found.ByEmail:
 		return errEmailTaken
 	}
 	return nil
 }
 
-type execer interface {
-	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
-}
+// uniqueViolation is one of Postgres' error codes.
+const uniqueViolation = "23505"
 
-func (s store) createUser(ctx context.Context, u user) error {
-	ctx, cancel := context.WithTimeout(ctx, queryTime)
-	defer cancel()
-	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error { return insertUser(ctx, tx, u) })
-}
-
-func insertUser(ctx context.Context, tx execer, u user) error {
-	_, err := tx.Exec(ctx, `INSERT INTO users (id, username, email, password_hash, created_at, updated_at) VALUES ($1, $2, $3, $4, $5, $5)`,
-		u.id, u.username, u.email, u.hash, u.created)
+func insertUser(ctx context.Context, c *change, u user) error {
+	err := c.AddUser(ctx, identitydb.AddUserParams{ID: u.ID, Username: u.Username, Email: u.Email, PasswordHash: u.PasswordHash, CreatedAt: u.CreatedAt})
 	if violated, ok := errors.AsType[*pgconn.PgError](err); ok && violated.Code == uniqueViolation {
 		if violated.ConstraintName == "users_email_key" {
 			return errEmailTaken
@@ -140,109 +118,158 @@ func insertUser(ctx context.Context, tx execer, u user) error {
 	if err != nil {
 		return fmt.Errorf("insert user: %w", err)
 	}
-	return insertRoles(ctx, tx, u.id, u.roles)
+	return insertRoles(ctx, c, u.ID, u.Roles)
 }
 
-// Of Postgres' error codes.
-const uniqueViolation = "23505"
-
-func insertRoles(ctx context.Context, tx execer, id uuid.UUID, roles []string) error {
-	tag, err := tx.Exec(ctx, `INSERT INTO user_roles (user_id, role_id) SELECT $1, id FROM roles WHERE name = ANY($2)`, id, roles)
+func insertRoles(ctx context.Context, c *change, id uuid.UUID, roles []string) error {
+	n, err := c.AddUserRoles(ctx, identitydb.AddUserRolesParams{UserID: id, Names: roles})
 	if err != nil {
 		return fmt.Errorf("insert roles: %w", err)
 	}
-	if int(tag.RowsAffected()) != len(roles) {
+	if int(n) != len(roles) {
 		return errUnknownRole
 	}
 	return nil
 }
 
-const selectUser = `SELECT u.id, u.username, u.email, u.password_hash, u.created_at,
-	ARRAY(SELECT r.name FROM user_roles ur JOIN roles r ON r.id = ur.role_id WHERE ur.user_id = u.id ORDER BY r.name COLLATE "C")
-	FROM users u `
-
-func scanUser(row pgx.CollectableRow) (u user, err error) {
-	err = row.Scan(&u.id, &u.username, &u.email, &u.hash, &u.created, &u.roles)
-	return u, err
-}
-
-func (s store) oneUser(ctx context.Context, where string, arg any) (user, error) {
-	ctx, cancel := context.WithTimeout(ctx, queryTime)
-	defer cancel()
-	rows, err := s.pool.Query(ctx, selectUser+where, arg)
-	if err != nil {
-		return user{}, fmt.Errorf("read user: %w", err)
-	}
-	u, err := pgx.CollectExactlyOneRow(rows, scanUser)
+func found[T any](row T, err error) (T, error) {
 	if errors.Is(err, pgx.ErrNoRows) {
-		return user{}, errNotFound
+		return row, errNotFound
 	}
 	if err != nil {
-		return user{}, fmt.Errorf("read user: %w", err)
+		return row, fmt.Errorf("read: %w", err)
 	}
-	return u, nil
+	return row, nil
 }
 
 func (s store) userByName(ctx context.Context, name string) (user, error) {
-	return s.oneUser(ctx, `WHERE u.username = $1`, name)
+	ctx, cancel, q := s.read(ctx)
+	defer cancel()
+	row, err := found(q.UserByName(ctx, name))
+	return user(row), err
 }
 
 func (s store) userByID(ctx context.Context, id uuid.UUID) (user, error) {
-	return s.oneUser(ctx, `WHERE u.id = $1`, id)
+	ctx, cancel, q := s.read(ctx)
+	defer cancel()
+	return found(q.UserByID(ctx, id))
 }
 
-// listUsers gives users by name, those after the given one.
-func (s store) listUsers(ctx context.Context, after string, limit int) ([]user, error) {
-	ctx, cancel := context.WithTimeout(ctx, queryTime)
+// listUsers gives users by name.
+func (s store) listUsers(ctx context.Context, which identitydb.ListUsersParams) ([]user, error) {
+	ctx, cancel, q := s.read(ctx)
 	defer cancel()
-	rows, err := s.pool.Query(ctx, selectUser+`WHERE u.username > $1 ORDER BY u.username LIMIT $2`, after, limit)
+	rows, err := q.ListUsers(ctx, which)
 	if err != nil {
 		return nil, fmt.Errorf("list users: %w", err)
 	}
-	users, err := pgx.CollectRows(rows, scanUser)
-	if err != nil {
-		return nil, fmt.Errorf("list users: %w", err)
+	users := make([]user, len(rows))
+	for i, row := range rows {
+		users[i] = user(row)
 	}
 	return users, nil
 }
 
-// setRoles replaces the roles of a user. Changes of administrators wait for each
-// other, so that two of them cannot strip one another and leave none.
-func (s store) setRoles(ctx context.Context, id uuid.UUID, roles []string) error {
-	ctx, cancel := context.WithTimeout(ctx, queryTime)
-	defer cancel()
-	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `SELECT 1 FROM roles WHERE name = 'ADMIN' FOR NO KEY UPDATE`); err != nil {
-			return fmt.Errorf("lock roles: %w", err)
-		}
-		tag, err := tx.Exec(ctx, `UPDATE users SET updated_at = now() WHERE id = $1`, id)
-		if err != nil {
-			return fmt.Errorf("update user: %w", err)
-		}
-		if tag.RowsAffected() == 0 {
-			return errNotFound
-		}
-		var before, after bool
-		if before, err = anyAdmin(ctx, tx); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, `DELETE FROM user_roles WHERE user_id = $1`, id); err != nil {
-			return fmt.Errorf("delete roles: %w", err)
-		}
-		if err := insertRoles(ctx, tx, id, roles); err != nil {
-			return err
-		}
-		if after, err = anyAdmin(ctx, tx); err == nil && before && !after {
-			return errLastAdmin
-		}
+// guardAdmins runs f and undoes it when it leaves no administrator.
+func guardAdmins(ctx context.Context, c *change, f func() error) error {
+	if err := c.LockAdmins(ctx); err != nil {
+		return fmt.Errorf("lock roles: %w", err)
+	}
+	before, err := c.AnyAdmin(ctx)
+	if err != nil {
+		return fmt.Errorf("look for administrators: %w", err)
+	}
+	if err := f(); err != nil {
 		return err
+	}
+	after, err := c.AnyAdmin(ctx)
+	if err != nil {
+		return fmt.Errorf("look for administrators: %w", err)
+	}
+	if before && !after {
+		return errLastAdmin
+	}
+	return nil
+}
+
+// setRoles replaces the roles of a user. Her access tokens end, as they carry the old
+// ones; her refresh tokens stay, as what they give carries the new ones.
+func (s store) setRoles(ctx context.Context, id uuid.UUID, roles []string) error {
+	return s.change(ctx, func(ctx context.Context, c *change) error {
+		return guardAdmins(ctx, c, func() error {
+			generation, err := found(c.NextGeneration(ctx, id))
+			if err != nil {
+				return err
+			}
+			old, err := found(c.UserByID(ctx, id))
+			if err != nil {
+				return err
+			}
+			if err := c.DeleteUserRoles(ctx, id); err != nil {
+				return fmt.Errorf("delete roles: %w", err)
+			}
+			if err := insertRoles(ctx, c, id, roles); err != nil {
+				return err
+			}
+			c.revoked = append(c.revoked, s.ofUser(id, generation))
+			return audit.Record(ctx, c, audit.Entry{Action: "user.roles", Target: id.String(), Detail: map[string]string{"from": fmt.Sprint(old.Roles), "to": fmt.Sprint(roles)}})
+		})
 	})
 }
 
-func anyAdmin(ctx context.Context, tx pgx.Tx) (found bool, err error) {
-	err = tx.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM user_roles ur JOIN roles r ON r.id = ur.role_id WHERE r.name = 'ADMIN')`).Scan(&found)
-	if err != nil {
-		return false, fmt.Errorf("look for administrators: %w", err)
+// ofUser revokes the access tokens of a user that are older than the generation.
+func (s store) ofUser(id uuid.UUID, generation int64) revocation.Revocation {
+	return revocation.Revocation{Kind: revocation.User, ID: id.String(), Generation: generation, Until: time.Now().Add(s.life).UTC()}
+}
+
+// setDisabled locks a user out, with everything she was issued, or lets her in again.
+func (s store) setDisabled(ctx context.Context, id uuid.UUID, disabled bool) error {
+	return s.change(ctx, func(ctx context.Context, c *change) error {
+		return guardAdmins(ctx, c, func() error {
+			generation, err := found(c.SetDisabled(ctx, identitydb.SetDisabledParams{ID: id, Disabled: disabled}))
+			if err != nil {
+				return err
+			}
+			action := "user.enable"
+			if disabled {
+				action = "user.disable"
+			}
+			if err := s.endUser(ctx, c, id, generation, action); err != nil {
+				return err
+			}
+			return audit.Record(ctx, c, audit.Entry{Action: action, Target: id.String()})
+		})
+	})
+}
+
+// setPassword stores a new hash in place of the one that was checked, and ends all that
+// was issued before.
+func (s store) setPassword(ctx context.Context, id uuid.UUID, checked, fresh string) error {
+	return s.change(ctx, func(ctx context.Context, c *change) error {
+		n, err := c.SetPassword(ctx, identitydb.SetPasswordParams{ID: id, Checked: checked, Fresh: fresh})
+		if err != nil {
+			return fmt.Errorf("store password: %w", err)
+		}
+		if n == 0 {
+			return errNotFound
+		}
+		generation, err := found(c.NextGeneration(ctx, id))
+		if err != nil {
+			return err
+		}
+		if err := s.endUser(ctx, c, id, generation, "password changed"); err != nil {
+			return err
+		}
+		return audit.Record(ctx, c, audit.Entry{Actor: id.String(), Action: "user.password", Target: id.String()})
+	})
+}
+
+// upgradeHash stores a hash of the same password with today's parameters; nothing ends.
+func (s store) upgradeHash(ctx context.Context, id uuid.UUID, checked, fresh string) error {
+	ctx, cancel, q := s.read(ctx)
+	defer cancel()
+	if _, err := q.SetPassword(ctx, identitydb.SetPasswordParams{ID: id, Checked: checked, Fresh: fresh}); err != nil {
+		return fmt.Errorf("upgrade password hash: %w", err)
 	}
-	return found, nil
+	return nil
 }

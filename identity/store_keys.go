@@ -8,99 +8,108 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"github.com/leaky-tokens/leaky-tokens/identity/audit"
+	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
+	"github.com/leaky-tokens/leaky-tokens/identity/revoked"
+	"github.com/leaky-tokens/leaky-tokens/internal/revocation"
 )
 
 // maxKeys is how many API keys a user may have.
 const maxKeys = 50
 
-// apiKey is a key without its secret.
-type apiKey struct {
-	id      uuid.UUID
-	user    uuid.UUID
-	hash    string // SHA-256 in hex
-	name    *string
-	created time.Time
-	expires *time.Time
-}
+// errNotMember says that a key's owner does not belong to its organisation.
+var errNotMember = errors.New("not a member of the organisation")
 
 // createKey stores a key. At the cap, keys that have expired make room first. The
 // lock on the user's row makes parallel creations wait for each other.
-func (s store) createKey(ctx context.Context, k apiKey) error {
-	ctx, cancel := context.WithTimeout(ctx, queryTime)
-	defer cancel()
-	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, `SELECT 1 FROM users WHERE id = $1 FOR NO KEY UPDATE`, k.user)
+func (s store) createKey(ctx context.Context, k identitydb.AddKeyParams) error {
+	return s.change(ctx, func(ctx context.Context, c *change) error {
+		if _, err := found(c.LockUser(ctx, k.UserID)); err != nil {
+			return err
+		}
+		if k.OrgID != nil {
+			// The organisation's row is locked, so that a removal either sees this key or is seen here.
+			if _, err := found(c.LockOrg(ctx, *k.OrgID)); errors.Is(err, errNotFound) {
+				return errNotMember
+			} else if err != nil {
+				return err
+			}
+			if _, err := c.Membership(ctx, identitydb.MembershipParams{OrgID: *k.OrgID, UserID: k.UserID}); errors.Is(err, pgx.ErrNoRows) {
+				return errNotMember
+			} else if err != nil {
+				return fmt.Errorf("read membership: %w", err)
+			}
+		}
+		count, err := c.CountKeys(ctx, k.UserID)
 		if err != nil {
-			return fmt.Errorf("lock user: %w", err)
-		}
-		if tag.RowsAffected() == 0 {
-			return errNotFound
-		}
-		var count int
-		if err := tx.QueryRow(ctx, `SELECT count(*) FROM api_keys WHERE user_id = $1`, k.user).Scan(&count); err != nil {
 			return fmt.Errorf("count keys: %w", err)
 		}
 		if count >= maxKeys {
-			gone, err := tx.Exec(ctx, `DELETE FROM api_keys WHERE user_id = $1 AND expires_at <= now()`, k.user)
+			gone, err := c.DeleteExpiredKeysOf(ctx, k.UserID)
 			if err != nil {
 				return fmt.Errorf("delete expired keys: %w", err)
 			}
-			if count-int(gone.RowsAffected()) >= maxKeys {
+			if count-gone >= maxKeys {
 				return errTooManyKeys
 			}
 		}
-		_, err = tx.Exec(ctx, `INSERT INTO api_keys (id, user_id, key_value, name, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6)`,
-			k.id, k.user, k.hash, k.name, k.created, k.expires)
-		if err != nil {
+		if err := c.AddKey(ctx, k); err != nil {
 			return fmt.Errorf("insert key: %w", err)
 		}
+		detail := map[string]string{"owner": k.UserID.String()}
+		if k.OrgID != nil {
+			detail["org"] = k.OrgID.String()
+		}
+		return audit.Record(ctx, c, audit.Entry{Action: "key.create", Target: k.ID.String(), Detail: detail})
+	})
+}
+
+func (s store) listKeys(ctx context.Context, owner uuid.UUID) ([]identitydb.ListKeysRow, error) {
+	ctx, cancel, q := s.read(ctx)
+	defer cancel()
+	rows, err := q.ListKeys(ctx, owner)
+	if err != nil {
+		return nil, fmt.Errorf("list keys: %w", err)
+	}
+	return rows, nil
+}
+
+// deleteKey revokes a key of a user.
+func (s store) deleteKey(ctx context.Context, owner, id uuid.UUID) error {
+	return s.change(ctx, func(ctx context.Context, c *change) error {
+		hash, err := found(c.DeleteKey(ctx, identitydb.DeleteKeyParams{ID: id, UserID: owner}))
+		if err != nil {
+			return err
+		}
+		c.revoked = append(c.revoked, ofKey(hash))
+		return audit.Record(ctx, c, audit.Entry{Action: "key.revoke", Target: id.String(), Detail: map[string]string{"owner": owner.String()}})
+	})
+}
+
+func ofKey(hash string) revocation.Revocation {
+	return revocation.Revocation{Kind: revocation.Key, ID: hash, Until: time.Now().Add(revoked.KeyLife).UTC()}
+}
+
+// keyByHash finds a key and its owner as she is now, and notes that the key was used.
+func (s store) keyByHash(ctx context.Context, hash string) (identitydb.KeyByHashRow, error) {
+	ctx, cancel, q := s.read(ctx)
+	defer cancel()
+	return found(q.KeyByHash(ctx, hash))
+}
+
+// lastUsedEvery is how exact the last use of a key is.
+const lastUsedEvery = time.Minute
+
+// touchKey notes that a key is in use, unless that was noted within the last minute.
+func (s store) touchKey(ctx context.Context, k identitydb.KeyByHashRow) error {
+	if k.LastUsedAt != nil && time.Since(*k.LastUsedAt) < lastUsedEvery {
 		return nil
-	})
-}
-
-func (s store) listKeys(ctx context.Context, owner uuid.UUID) ([]apiKey, error) {
-	ctx, cancel := context.WithTimeout(ctx, queryTime)
+	}
+	ctx, cancel, q := s.read(ctx)
 	defer cancel()
-	rows, err := s.pool.Query(ctx, `SELECT id, name, created_at, expires_at FROM api_keys WHERE user_id = $1 ORDER BY created_at, id`, owner)
-	if err != nil {
-		return nil, fmt.Errorf("list keys: %w", err)
+	if err := q.TouchKey(ctx, k.ID); err != nil {
+		return fmt.Errorf("note use of key: %w", err)
 	}
-	keys, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (k apiKey, err error) {
-		err = row.Scan(&k.id, &k.name, &k.created, &k.expires)
-		return k, err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list keys: %w", err)
-	}
-	return keys, nil
-}
-
-// deleteKey revokes a key of a user and gives its hash, for the caches to drop.
-func (s store) deleteKey(ctx context.Context, owner, id uuid.UUID) (hash string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, queryTime)
-	defer cancel()
-	err = s.pool.QueryRow(ctx, `DELETE FROM api_keys WHERE id = $1 AND user_id = $2 RETURNING key_value`, id, owner).Scan(&hash)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return "", errNotFound
-	}
-	if err != nil {
-		return "", fmt.Errorf("delete key: %w", err)
-	}
-	return hash, nil
-}
-
-// keyByHash finds a key and the roles of its owner.
-func (s store) keyByHash(ctx context.Context, hash string) (k apiKey, roles []string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, queryTime)
-	defer cancel()
-	err = s.pool.QueryRow(ctx, `SELECT k.id, k.user_id, k.key_value, k.name, k.created_at, k.expires_at,
-		ARRAY(SELECT r.name FROM user_roles ur JOIN roles r ON r.id = ur.role_id WHERE ur.user_id = k.user_id ORDER BY r.name COLLATE "C")
-		FROM api_keys k WHERE k.key_value = $1`, hash).Scan(&k.id, &k.user, &k.hash, &k.name, &k.created, &k.expires, &roles)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return apiKey{}, nil, errNotFound
-	}
-	if err != nil {
-		return apiKey{}, nil, fmt.Errorf("find key: %w", err)
-	}
-	return k, roles, nil
+	return nil
 }

@@ -23,6 +23,8 @@ func serveIdentity(ctx context.Context, s service) error {
 	id, err := identity.New(identity.Config{
 		Pool:          pool,
 		NATS:          s.cfg.Stores.NATS,
+		Redis:         s.cfg.Stores.Redis,
+		RedisPrefix:   "leaky:identity:",
 		Auth:          s.cfg.Auth,
 		Tiers:         s.cfg.Tiers,
 		Secrets:       filepath.Join(s.dir, "secrets"),

@@ -112,7 +112,9 @@ func uses(name string) []string {
 		return []string{name}
 	case "xds", "extauthz", "meter":
 		return []string{"nats"}
-	case "identity", "tokensvc":
+	case "identity":
+		return []string{"postgres", "redis", "nats"}
+	case "tokensvc":
 		return []string{"postgres", "nats"}
 	case "ratelimit":
 		return []string{"redis", "nats"}

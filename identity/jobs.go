@@ -1,0 +1,102 @@
+package identity
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/leaky-tokens/leaky-tokens/identity/audit"
+	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
+	"github.com/leaky-tokens/leaky-tokens/internal/membership"
+)
+
+const (
+	reloadEvery = 30 * time.Second // signing keys
+	purgeEvery  = 10 * time.Minute // what has expired
+)
+
+// link announces revocations and answers questions about members until ctx ends.
+func (s *Service) link(ctx context.Context) error {
+	if s.cfg.NATS == "" {
+		s.log.Warn("no NATS address: revocations take effect when caches end")
+		<-ctx.Done()
+		return nil
+	}
+	conn, err := nats.Connect(s.cfg.NATS, nats.Name("identity"), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1),
+		nats.ReconnectWait(250*time.Millisecond), nats.ReconnectJitter(50*time.Millisecond, 50*time.Millisecond), nats.ReconnectBufSize(-1))
+	if err != nil {
+		return fmt.Errorf("connect nats: %w", err)
+	}
+	defer conn.Close()
+	if _, err := membership.Serve(ctx, conn, s.lookMembership); err != nil {
+		return err
+	}
+	return s.announcer.Run(ctx, conn)
+}
+
+// jobs keep signing keys fresh and delete what has expired, until ctx ends.
+func (s *Service) jobs(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.each(ctx, reloadEvery, s.refreshKeys) })
+	group.Go(func() error { return s.each(ctx, purgeEvery, s.purge) })
+	return group.Wait()
+}
+
+// each runs f now and then again and again; a failure is logged, and the next turn tries again.
+func (s *Service) each(ctx context.Context, pause time.Duration, f func(context.Context) error) error {
+	every := time.NewTicker(pause)
+	defer every.Stop()
+	for {
+		if err := f(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("job failed, its next turn tries again", slog.Any("error", err))
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-every.C:
+		}
+	}
+}
+
+// refreshKeys picks up keys that another replica made, and makes the next one when it is time.
+func (s *Service) refreshKeys(ctx context.Context) error {
+	if every := s.cfg.Auth.RotateEvery; every > 0 {
+		kid, err := s.keys.RotateAfter(ctx, every, func(tx pgx.Tx, kid string) error {
+			return audit.Record(ctx, tx, audit.Entry{Actor: audit.System, Action: "signing_key.rotate", Target: kid})
+		})
+		if err != nil {
+			return err
+		}
+		if kid != "" {
+			s.log.Info("signing keys rotated", slog.String("kid", kid))
+		}
+	}
+	return s.keys.Load(ctx)
+}
+
+// purge deletes what has expired, a bounded part at a time.
+func (s *Service) purge(ctx context.Context) error {
+	if err := s.keys.Purge(ctx); err != nil {
+		return err
+	}
+	if err := s.grants.Purge(ctx); err != nil {
+		return err
+	}
+	ctx, cancel, q := s.store.read(ctx)
+	defer cancel()
+	for what, f := range map[string]func(*identitydb.Queries, context.Context) (int64, error){
+		"API keys": (*identitydb.Queries).PurgeKeys, "revocations": (*identitydb.Queries).PurgeRevocations,
+	} {
+		if n, err := f(q, ctx); err != nil {
+			return fmt.Errorf("purge %s: %w", what, err)
+		} else if n > 0 {
+			s.log.Info("purged", slog.String("what", what), slog.Int64("rows", n))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,196 @@
+package identity
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/leaky-tokens/leaky-tokens/identity/audit"
+	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
+	"github.com/leaky-tokens/leaky-tokens/internal/membership"
+)
+
+const (
+	// maxOwned is how many organisations a user may own.
+	maxOwned = 50
+	// maxMembers is how many members an organisation may have.
+	maxMembers = 10_000
+)
+
+var (
+	errLastOwner   = errors.New("an organisation keeps at least one OWNER")
+	errTooManyOrgs = errors.New("too many organisations")
+	errTooMany     = errors.New("too many members")
+	errNoUser      = errors.New("user not found")
+)
+
+// createOrg makes an organisation with its first OWNER.
+func (s store) createOrg(ctx context.Context, org identitydb.AddOrgParams, owner uuid.UUID) error {
+	return s.change(ctx, func(ctx context.Context, c *change) error {
+		if _, err := found(c.LockUser(ctx, owner)); err != nil {
+			return err
+		}
+		owned, err := c.CountOwned(ctx, owner)
+		if err != nil {
+			return fmt.Errorf("count organisations: %w", err)
+		}
+		if owned >= maxOwned {
+			return errTooManyOrgs
+		}
+		if err := c.AddOrg(ctx, org); err != nil {
+			return fmt.Errorf("insert organisation: %w", err)
+		}
+		if err := c.SetMember(ctx, identitydb.SetMemberParams{OrgID: org.ID, UserID: owner, Role: membership.Owner}); err != nil {
+			return fmt.Errorf("insert member: %w", err)
+		}
+		return audit.Record(ctx, c, audit.Entry{Action: "org.create", Target: org.ID.String(), Detail: map[string]string{"name": org.Name}})
+	})
+}
+
+func (s store) orgsOf(ctx context.Context, id uuid.UUID) ([]identitydb.OrgsOfRow, error) {
+	ctx, cancel, q := s.read(ctx)
+	defer cancel()
+	rows, err := q.OrgsOf(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("list organisations: %w", err)
+	}
+	return rows, nil
+}
+
+func (s store) orgExists(ctx context.Context, id uuid.UUID) (bool, error) {
+	ctx, cancel, q := s.read(ctx)
+	defer cancel()
+	exists, err := q.OrgExists(ctx, id)
+	if err != nil {
+		return false, fmt.Errorf("look for organisation: %w", err)
+	}
+	return exists, nil
+}
+
+// member finds a membership; errNotFound when there is none.
+func (s store) member(ctx context.Context, org, id uuid.UUID) (identitydb.MembershipRow, error) {
+	ctx, cancel, q := s.read(ctx)
+	defer cancel()
+	return found(q.Membership(ctx, identitydb.MembershipParams{OrgID: org, UserID: id}))
+}
+
+func (s store) members(ctx context.Context, which identitydb.MembersParams) ([]identitydb.MembersRow, error) {
+	ctx, cancel, q := s.read(ctx)
+	defer cancel()
+	rows, err := q.Members(ctx, which)
+	if err != nil {
+		return nil, fmt.Errorf("list members: %w", err)
+	}
+	return rows, nil
+}
+
+// setMember adds a member or changes her role and team; fresh says that she was none before.
+// may is asked within the transaction, so that an owner who is being removed adds nobody.
+func (s store) setMember(ctx context.Context, m identitydb.SetMemberParams, may func(context.Context, *identitydb.Queries) error) (fresh bool, err error) {
+	err = s.change(ctx, func(ctx context.Context, c *change) error {
+		if _, err := found(c.LockOrg(ctx, m.OrgID)); err != nil {
+			return err
+		}
+		if err := may(ctx, c.Queries); err != nil {
+			return err
+		}
+		if _, err := found(c.LockUser(ctx, m.UserID)); errors.Is(err, errNotFound) {
+			return errNoUser
+		} else if err != nil {
+			return err
+		}
+		old, err := c.Membership(ctx, identitydb.MembershipParams{OrgID: m.OrgID, UserID: m.UserID})
+		fresh = errors.Is(err, pgx.ErrNoRows)
+		if err != nil && !fresh {
+			return fmt.Errorf("read membership: %w", err)
+		}
+		if fresh {
+			n, err := c.CountMembers(ctx, m.OrgID)
+			if err != nil {
+				return fmt.Errorf("count members: %w", err)
+			}
+			if n >= maxMembers {
+				return errTooMany
+			}
+		}
+		if err := c.SetMember(ctx, m); err != nil {
+			return fmt.Errorf("store member: %w", err)
+		}
+		if err := keepOwner(ctx, c, m.OrgID); err != nil {
+			return err
+		}
+		if !fresh && old.Team != m.Team {
+			if err := s.forget(ctx, c, m.UserID); err != nil {
+				return err
+			}
+		}
+		return audit.Record(ctx, c, audit.Entry{Action: "org.member.set", Target: m.OrgID.String(),
+			Detail: map[string]string{"user": m.UserID.String(), "role": m.Role, "team": m.Team}})
+	})
+	return fresh, err
+}
+
+// forget makes every extauthz look a user's keys up again. Her tokens stay good.
+func (s store) forget(ctx context.Context, c *change, id uuid.UUID) error {
+	u, err := found(c.UserByID(ctx, id))
+	if err != nil {
+		return err
+	}
+	c.revoked = append(c.revoked, s.ofUser(id, u.Generation))
+	return nil
+}
+
+func keepOwner(ctx context.Context, c *change, org uuid.UUID) error {
+	owners, err := c.CountOwners(ctx, org)
+	if err != nil {
+		return fmt.Errorf("count owners: %w", err)
+	}
+	if owners == 0 {
+		return errLastOwner
+	}
+	return nil
+}
+
+// removeMember ends a membership and every credential that acts for the organisation in
+// her name. Her other logins go on, with new access tokens.
+func (s store) removeMember(ctx context.Context, org, id uuid.UUID, may func(context.Context, *identitydb.Queries) error) error {
+	return s.change(ctx, func(ctx context.Context, c *change) error {
+		if _, err := found(c.LockOrg(ctx, org)); err != nil {
+			return err
+		}
+		if err := may(ctx, c.Queries); err != nil {
+			return err
+		}
+		n, err := c.DeleteMember(ctx, identitydb.DeleteMemberParams{OrgID: org, UserID: id})
+		if err != nil {
+			return fmt.Errorf("delete member: %w", err)
+		}
+		if n == 0 {
+			return errNotMember
+		}
+		if err := keepOwner(ctx, c, org); err != nil {
+			return err
+		}
+		keys, err := c.DeleteMemberKeys(ctx, identitydb.DeleteMemberKeysParams{UserID: id, OrgID: org})
+		if err != nil {
+			return fmt.Errorf("delete keys of member: %w", err)
+		}
+		for _, k := range keys {
+			c.revoked = append(c.revoked, ofKey(k.KeyValue))
+		}
+		families, err := s.grants.EndOfMember(ctx, c, id, org, "left the organisation")
+		if err != nil {
+			return err
+		}
+		generation, err := found(c.NextGeneration(ctx, id))
+		if err != nil {
+			return err
+		}
+		c.revoked = append(append(c.revoked, families...), s.ofUser(id, generation))
+		return audit.Record(ctx, c, audit.Entry{Action: "org.member.remove", Target: org.String(),
+			Detail: map[string]string{"user": id.String(), "keys": fmt.Sprint(len(keys))}})
+	})
+}
