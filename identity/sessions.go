@@ -101,7 +101,7 @@ func (s *Service) changePassword(w http.ResponseWriter, r *http.Request, p princ
 		return invalidFields(bad)
 	}
 	// A stolen access token must not be a way to guess the password: counted as logins are.
-	if _, err := s.Authenticate(r.Context(), u.Username, *body.Current); err != nil {
+	if _, err := s.authenticate(r.Context(), u.Username, *body.Current); err != nil {
 		if shown, ok := errors.AsType[*httpapi.Error](err); ok && shown.Status == http.StatusUnauthorized {
 			return invalid("current", "the current password is wrong")
 		}

@@ -20,10 +20,6 @@ const (
 	SubjectsSaga    = "leaky.saga.v1.>"
 	SubjectsBalance = "leaky.balance.v1.*" // see package balance
 	SubjectDead     = "leaky.dead.v1"
-	// SubjectRevokedKey carries the SHA-256 (hex) of a revoked API key as payload.
-	SubjectRevokedKey = "leaky.control.v1.revoked.key"
-	// SubjectRevokedUser carries the id of a user whose roles or credentials changed.
-	SubjectRevokedUser = "leaky.control.v1.revoked.user"
 )
 
 // Subject is where the usage of a provider is published.
