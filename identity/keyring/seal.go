@@ -21,7 +21,10 @@ var ErrForeignSecret = errors.New("sealed with another secret")
 const minSecret = 16
 
 // Sealer encrypts private keys at rest with AES-256-GCM.
-type Sealer struct{ aead cipher.AEAD }
+type Sealer struct {
+	aead     cipher.AEAD
+	material []byte
+}
 
 // NewSealer takes the secret as given, else that of <secrets>/keys.secret, which is
 // made at first start. The key is derived from it for this one purpose.
@@ -41,19 +44,28 @@ func NewSealer(secret, folder string) (*Sealer, error) {
 	if len(material) < minSecret {
 		return nil, fmt.Errorf("the secret that seals signing keys (LEAKY_KEYS_SECRET) has %d bytes: at least %d are needed", len(material), minSecret)
 	}
-	key, err := hkdf.Key(sha256.New, material, nil, "leaky-tokens signing keys at rest v1", 32)
+	sealer := &Sealer{material: material}
+	key, err := sealer.Derive("leaky-tokens signing keys at rest v1")
 	if err != nil {
-		return nil, fmt.Errorf("derive key: %w", err)
+		return nil, err
 	}
 	block, err := aes.NewCipher(key)
 	if err != nil {
 		return nil, fmt.Errorf("make cipher: %w", err)
 	}
-	aead, err := cipher.NewGCMWithRandomNonce(block)
-	if err != nil {
+	if sealer.aead, err = cipher.NewGCMWithRandomNonce(block); err != nil {
 		return nil, fmt.Errorf("make cipher: %w", err)
 	}
-	return &Sealer{aead: aead}, nil
+	return sealer, nil
+}
+
+// Derive gives 32 bytes for another purpose (HKDF, RFC 5869), the same on every replica.
+func (s *Sealer) Derive(purpose string) ([]byte, error) {
+	key, err := hkdf.Key(sha256.New, s.material, nil, purpose, 32)
+	if err != nil {
+		return nil, fmt.Errorf("derive key: %w", err)
+	}
+	return key, nil
 }
 
 // seal encrypts for one row: label, its id, is authenticated with it.
