@@ -17,13 +17,18 @@ WHERE EXISTS (SELECT 1 FROM token_outbox o WHERE o.slot = s.slot AND o.published
 ORDER BY random() LIMIT @most FOR UPDATE SKIP LOCKED;
 
 -- name: PendingEvents :many
--- Without those that stand behind an event of their aggregate that waits for its next try.
-SELECT o.id, o.aggregate_type, o.aggregate_id, o.event_type, o.subject, o.payload, o.correlation_id, o.created_at, o.attempts
-FROM token_outbox o
-WHERE o.slot = ANY(@slots::smallint[]) AND o.published_at IS NULL AND o.parked_at IS NULL AND (o.next_at IS NULL OR o.next_at <= now())
-  AND NOT EXISTS (SELECT 1 FROM token_outbox b WHERE b.slot = o.slot AND b.aggregate_type = o.aggregate_type AND b.aggregate_id = o.aggregate_id
-                  AND b.seq < o.seq AND b.next_at > now() AND b.published_at IS NULL AND b.parked_at IS NULL)
-ORDER BY o.seq LIMIT @most;
+-- Of each slot the first ones, in order, without those that stand behind an event of their
+-- aggregate that waits for its next try.
+SELECT p.id, p.aggregate_type, p.aggregate_id, p.event_type, p.subject, p.payload, p.correlation_id, p.created_at, p.attempts
+FROM token_outbox_slots s CROSS JOIN LATERAL (
+    SELECT o.id, o.seq, o.aggregate_type, o.aggregate_id, o.event_type, o.subject, o.payload, o.correlation_id, o.created_at, o.attempts
+    FROM token_outbox o
+    WHERE o.slot = s.slot AND o.published_at IS NULL AND o.parked_at IS NULL AND (o.next_at IS NULL OR o.next_at <= now())
+      AND NOT EXISTS (SELECT 1 FROM token_outbox b WHERE b.slot = o.slot AND b.aggregate_type = o.aggregate_type AND b.aggregate_id = o.aggregate_id
+                      AND b.seq < o.seq AND b.next_at > now() AND b.published_at IS NULL AND b.parked_at IS NULL)
+    ORDER BY o.seq LIMIT @most_of_slot) p
+WHERE s.slot = ANY(@slots::smallint[])
+ORDER BY p.seq;
 
 -- name: MarkPublished :exec
 UPDATE token_outbox SET published_at = now(), next_at = NULL WHERE id = ANY(@ids::uuid[]);

@@ -132,17 +132,21 @@ func (q *Queries) OutboxBacklog(ctx context.Context) (OutboxBacklogRow, error) {
 }
 
 const pendingEvents = `-- name: PendingEvents :many
-SELECT o.id, o.aggregate_type, o.aggregate_id, o.event_type, o.subject, o.payload, o.correlation_id, o.created_at, o.attempts
-FROM token_outbox o
-WHERE o.slot = ANY($1::smallint[]) AND o.published_at IS NULL AND o.parked_at IS NULL AND (o.next_at IS NULL OR o.next_at <= now())
-  AND NOT EXISTS (SELECT 1 FROM token_outbox b WHERE b.slot = o.slot AND b.aggregate_type = o.aggregate_type AND b.aggregate_id = o.aggregate_id
-                  AND b.seq < o.seq AND b.next_at > now() AND b.published_at IS NULL AND b.parked_at IS NULL)
-ORDER BY o.seq LIMIT $2
+SELECT p.id, p.aggregate_type, p.aggregate_id, p.event_type, p.subject, p.payload, p.correlation_id, p.created_at, p.attempts
+FROM token_outbox_slots s CROSS JOIN LATERAL (
+    SELECT o.id, o.seq, o.aggregate_type, o.aggregate_id, o.event_type, o.subject, o.payload, o.correlation_id, o.created_at, o.attempts
+    FROM token_outbox o
+    WHERE o.slot = s.slot AND o.published_at IS NULL AND o.parked_at IS NULL AND (o.next_at IS NULL OR o.next_at <= now())
+      AND NOT EXISTS (SELECT 1 FROM token_outbox b WHERE b.slot = o.slot AND b.aggregate_type = o.aggregate_type AND b.aggregate_id = o.aggregate_id
+                      AND b.seq < o.seq AND b.next_at > now() AND b.published_at IS NULL AND b.parked_at IS NULL)
+    ORDER BY o.seq LIMIT $1) p
+WHERE s.slot = ANY($2::smallint[])
+ORDER BY p.seq
 `
 
 type PendingEventsParams struct {
-	Slots []int16
-	Most  int32
+	MostOfSlot int32
+	Slots      []int16
 }
 
 type PendingEventsRow struct {
@@ -157,9 +161,10 @@ type PendingEventsRow struct {
 	Attempts      int32
 }
 
-// Without those that stand behind an event of their aggregate that waits for its next try.
+// Of each slot the first ones, in order, without those that stand behind an event of their
+// aggregate that waits for its next try.
 func (q *Queries) PendingEvents(ctx context.Context, arg PendingEventsParams) ([]PendingEventsRow, error) {
-	rows, err := q.db.Query(ctx, pendingEvents, arg.Slots, arg.Most)
+	rows, err := q.db.Query(ctx, pendingEvents, arg.MostOfSlot, arg.Slots)
 	if err != nil {
 		return nil, err
 	}

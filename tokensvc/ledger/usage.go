@@ -1,0 +1,217 @@
+package ledger
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/usage"
+)
+
+// mostCharge is the most tokens that one call can be charged; more is a mistake.
+const mostCharge = 1 << 40
+
+// Charge is what a call cost an account.
+type Charge struct {
+	Request  string // its id makes the charge happen once
+	Account  string
+	Provider string
+	Tokens   int64 // 1 or more
+	Drawn    bool  // the limiter took it from the pool; else it does not know
+	At       time.Time
+}
+
+// chargeOf is what an event costs a pool. Not every event costs one.
+func chargeOf(e usage.Event) (Charge, bool, error) {
+	switch {
+	case len(e.RequestID) > longestReference:
+		return Charge{}, false, fmt.Errorf("%w: request id of %d bytes", ErrInvalid, len(e.RequestID))
+	case e.Charged > mostCharge:
+		return Charge{}, false, fmt.Errorf("%w: a charge of %d tokens", ErrInvalid, e.Charged)
+	case e.Charged == 0 || e.Pool == usage.PoolNone:
+		return Charge{}, false, nil
+	}
+	c := Charge{Request: e.RequestID, Account: e.Account, Provider: e.Provider, Tokens: e.Charged, Drawn: e.Pool == usage.PoolDrawn, At: e.Timestamp}
+	return c, true, checkTexts(c.Request, "")
+}
+
+// Applied counts what became of charges.
+type Applied struct {
+	New      int // booked now
+	Repeated int // booked before
+	NoPool   int // of accounts without a pool for the provider
+}
+
+// Apply books charges in one transaction. Each is booked once, however often it comes.
+// Pools are locked last and each is written once, however many charges it has, so that
+// one that everybody draws on costs its lock once for a batch.
+func Apply(ctx context.Context, db *pgxpool.Pool, charges []Charge) (Applied, error) {
+	var done Applied
+	err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) (err error) {
+		done, err = apply(ctx, tx, charges)
+		return err
+	})
+	if err != nil {
+		return Applied{}, fmt.Errorf("apply usage: %w", err)
+	}
+	return done, nil
+}
+
+func apply(ctx context.Context, tx pgx.Tx, charges []Charge) (Applied, error) {
+	known, err := read(ctx, tx, keysOf(charges), time.Time{})
+	if err != nil {
+		return Applied{}, err
+	}
+	byReference := make(map[string]Charge, len(charges))
+	entries := make([]entry, 0, len(charges))
+	done := Applied{}
+	for _, c := range charges {
+		pool := known.pools[Key{c.Account, c.Provider}]
+		// A hold that nobody remembers drew on no pool that was made after it.
+		if pool == nil || !c.Drawn && c.At.Before(pool.CreatedAt) {
+			done.NoPool++
+			continue
+		}
+		reference := usageReference(c.Request)
+		if _, twice := byReference[reference]; twice {
+			done.Repeated++
+			continue
+		}
+		if c.At.After(known.now) { // another machine's clock
+			c.At = known.now
+		}
+		byReference[reference] = c
+		entries = append(entries, entry{account: c.Account, counter: counterUsage, unit: unit(c.Provider), amount: -c.Tokens, kind: kindUsage,
+			reference: reference, at: c.At})
+	}
+	if len(entries) == 0 {
+		return done, nil
+	}
+	added, err := post(ctx, known.q, entries)
+	if err != nil {
+		return Applied{}, err
+	}
+	done.New, done.Repeated = len(added), done.Repeated+len(entries)-len(added)
+	fresh := make([]Charge, 0, len(added))
+	for _, reference := range added {
+		fresh = append(fresh, byReference[reference])
+	}
+	return done, spend(ctx, tx, fresh)
+}
+
+// spend takes charges whose entries are posted from their pools.
+func spend(ctx context.Context, tx pgx.Tx, charges []Charge) error {
+	if len(charges) == 0 {
+		return nil
+	}
+	b, err := lock(ctx, tx, keysOf(charges), time.Time{})
+	if err != nil {
+		return err
+	}
+	for _, p := range b.pools {
+		p.advance(b.now)
+	}
+	late := map[Key]Charge{} // summed, with the first one's id
+	for _, c := range charges {
+		k := Key{c.Account, c.Provider}
+		if !b.pools[k].spend(c.Tokens, c.At) {
+			continue
+		}
+		sum, more := late[k]
+		if !more {
+			sum = c
+			sum.Tokens = 0
+		}
+		sum.Tokens += c.Tokens
+		late[k] = sum
+	}
+	for k, sum := range late {
+		b.pools[k].refillLate(sum.Tokens, sum.Request, sum.At)
+	}
+	return b.save(ctx, false)
+}
+
+// keysOf are the pools of the charges, each once. What is no account owns none.
+func keysOf(charges []Charge) []Key {
+	seen := make(map[Key]struct{}, len(charges))
+	var keys []Key
+	for _, c := range charges {
+		k := Key{c.Account, c.Provider}
+		if _, twice := seen[k]; twice {
+			continue
+		}
+		seen[k] = struct{}{}
+		if _, err := k.parse(); err == nil {
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}
+
+// Touch writes down what time has done to pools: windows that ended, credits that expired.
+// ratelimit is told. at is a moment, or zero for now by Postgres.
+func Touch(ctx context.Context, db *pgxpool.Pool, keys []Key, at time.Time) error {
+	err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
+		b, err := lock(ctx, tx, keys, at)
+		if err != nil {
+			return err
+		}
+		for k, p := range b.pools {
+			reset := p.ResetTime
+			if p.advance(b.now); len(p.entries)+len(p.dropped) == 0 && p.ResetTime.Equal(reset) {
+				delete(b.pools, k)
+			}
+		}
+		return b.save(ctx, true)
+	})
+	if err != nil {
+		return fmt.Errorf("touch pools: %w", err)
+	}
+	return nil
+}
+
+// Read reads pools as they are at the moment that it answers too, those of accounts
+// without one left out. One from which time has taken something that its version does not
+// tell is written down first.
+func Read(ctx context.Context, db *pgxpool.Pool, keys []Key) (map[Key]Pool, time.Time, error) {
+	b, err := read(ctx, db, keys, time.Time{})
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	var stale []Key
+	for k, p := range b.pools {
+		if p.advance(b.now); len(p.entries) > 0 {
+			stale = append(stale, k)
+		}
+	}
+	if len(stale) > 0 {
+		if err := Touch(ctx, db, stale, time.Time{}); err != nil {
+			return nil, time.Time{}, err
+		}
+		if b, err = read(ctx, db, keys, time.Time{}); err != nil {
+			return nil, time.Time{}, err
+		}
+	}
+	found := make(map[Key]Pool, len(b.pools))
+	for k, p := range b.pools {
+		p.advance(b.now)
+		found[k] = *p
+	}
+	return found, b.now, nil
+}
+
+// Owner is the user or the organisation that the pool belongs to; the other is zero.
+func (p Pool) Owner() (user, org uuid.UUID) {
+	who, err := p.key().parse()
+	switch {
+	case err != nil:
+		return uuid.Nil, uuid.Nil
+	case who.org:
+		return uuid.Nil, who.id
+	}
+	return who.id, uuid.Nil
+}

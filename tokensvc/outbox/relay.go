@@ -1,0 +1,344 @@
+package outbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/balance"
+	"github.com/leaky-tokens/leaky-tokens/internal/usage"
+	"github.com/leaky-tokens/leaky-tokens/tokensvc/tokensdb"
+)
+
+const (
+	// claimSlots is how many slots a worker takes at once: a part, so that others get some.
+	claimSlots = 16
+	// ackWait bounds the wait for JetStream's answers to one wave.
+	ackWait = 5 * time.Second
+	// roundWait bounds a round, and so how long a claim can last.
+	roundWait = 30 * time.Second
+	// source is the CloudEvents source of all events.
+	source = "/tokensvc"
+)
+
+// Config is what New needs.
+type Config struct {
+	DB        *pgxpool.Pool
+	NATS      *nats.Conn
+	PollEvery time.Duration // without a NOTIFY; default 2 s
+	Batch     int           // events of one round, default 1000
+	Attempts  int           // of an event that JetStream refuses, before it is parked; default 8
+	Workers   int           // rounds at once, default 2
+	Keep      time.Duration // published events stay so long, default 1 h
+	Metrics   prometheus.Registerer
+	Log       *slog.Logger
+}
+
+// Relay publishes what is in the outbox. Any number of replicas share the work.
+type Relay struct {
+	cfg     Config
+	js      jetstream.JetStream
+	metrics metrics
+	wake    chan struct{}
+}
+
+// New makes a relay; Run starts it.
+func New(cfg Config) (*Relay, error) {
+	if cfg.DB == nil || cfg.NATS == nil || cfg.Metrics == nil || cfg.Log == nil {
+		return nil, errors.New("make outbox relay: DB, NATS, Metrics and Log are needed")
+	}
+	setDefault(&cfg.PollEvery, 2*time.Second)
+	setDefault(&cfg.Batch, 1000)
+	setDefault(&cfg.Attempts, 8)
+	setDefault(&cfg.Workers, 2)
+	setDefault(&cfg.Keep, time.Hour)
+	js, err := jetstream.New(cfg.NATS, jetstream.WithPublishAsyncMaxPending(cfg.Workers*cfg.Batch), jetstream.WithPublishAsyncTimeout(ackWait))
+	if err != nil {
+		return nil, fmt.Errorf("open jetstream: %w", err)
+	}
+	return &Relay{cfg: cfg, js: js, metrics: newMetrics(cfg.Metrics), wake: make(chan struct{}, cfg.Workers)}, nil
+}
+
+func setDefault[T int | time.Duration](field *T, value T) {
+	if *field <= 0 {
+		*field = value
+	}
+}
+
+// Run relays until ctx ends. What fails is tried again, so it always returns nil.
+func (r *Relay) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for range r.cfg.Workers {
+		g.Go(func() error { return r.work(ctx) })
+	}
+	g.Go(func() error { return r.listen(ctx) })
+	g.Go(func() error { return r.watch(ctx) })
+	return g.Wait()
+}
+
+// work does rounds while there is something to do, and else waits to be woken.
+func (r *Relay) work(ctx context.Context) error {
+	failures := 0
+	for ctx.Err() == nil {
+		published, err := r.Round(ctx)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			if failures%10 == 0 {
+				r.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "relay outbox failed, trying again", slog.Any("error", err))
+			}
+			failures++
+			r.sleep(ctx, min(50*time.Millisecond<<min(failures, 6), r.cfg.PollEvery))
+		case published == 0:
+			failures = 0
+			r.sleep(ctx, r.cfg.PollEvery)
+		default:
+			failures = 0
+		}
+	}
+	return nil
+}
+
+// sleep waits until a NOTIFY comes, or so long.
+func (r *Relay) sleep(ctx context.Context, wait time.Duration) {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	case <-r.wake:
+	}
+}
+
+// listen turns NOTIFYs into wake-ups. While it can't, polling goes on.
+func (r *Relay) listen(ctx context.Context) error {
+	for ctx.Err() == nil {
+		if err := r.hear(ctx); err != nil && ctx.Err() == nil {
+			r.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "outbox listener lost Postgres, polling meanwhile", slog.Any("error", err))
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
+		}
+	}
+	return nil
+}
+
+func (r *Relay) hear(ctx context.Context) error {
+	conn, err := r.cfg.DB.Acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	own := conn.Hijack() // it listens: it must not go back to the pool
+	defer func() {
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_ = own.Close(closing)
+	}()
+	if _, err := own.Exec(ctx, "LISTEN "+channel); err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	for {
+		r.signal() // once after LISTEN: what came before it was not heard
+		if _, err := own.WaitForNotification(ctx); err != nil {
+			return fmt.Errorf("wait for notification: %w", err)
+		}
+	}
+}
+
+// signal wakes every worker that sleeps.
+func (r *Relay) signal() {
+	for range r.cfg.Workers {
+		select {
+		case r.wake <- struct{}{}:
+		default:
+			return
+		}
+	}
+}
+
+// Round claims slots, publishes what is pending in them, and answers how many events
+// that was. The claim is the transaction: if this process dies, it ends.
+func (r *Relay) Round(ctx context.Context) (int, error) {
+	stopping := ctx.Done()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), roundWait) // what is published is marked
+	defer cancel()
+	published := 0
+	err := pgx.BeginFunc(ctx, r.cfg.DB, func(tx pgx.Tx) error {
+		q := tokensdb.New(tx)
+		claimed, err := q.ClaimSlots(ctx, claimSlots)
+		if err != nil || len(claimed) == 0 {
+			return err
+		}
+		pending, err := q.PendingEvents(ctx, tokensdb.PendingEventsParams{Slots: claimed, MostOfSlot: int32(max(1, r.cfg.Batch/len(claimed)))})
+		if err != nil {
+			return err
+		}
+		done, outage := r.publish(ctx, stopping, q, pending)
+		if outage != nil && len(done) == 0 {
+			return outage
+		}
+		published = len(done)
+		return q.MarkPublished(ctx, done) // whatever happened to the rest
+	})
+	if err != nil {
+		return 0, fmt.Errorf("relay events: %w", err)
+	}
+	r.metrics.published.Add(float64(published))
+	return published, nil
+}
+
+// publish sends events in waves: of each aggregate one, and the next one only after
+// JetStream has confirmed it. So a lost connection in the middle of a wave can make no
+// hole in an aggregate's order. It answers what is published; the error is an outage.
+func (r *Relay) publish(ctx context.Context, stopping <-chan struct{}, q *tokensdb.Queries, pending []tokensdb.PendingEventsRow) ([]uuid.UUID, error) {
+	var done []uuid.UUID
+	for wave := range waves(pending) {
+		select {
+		case <-stopping:
+			return done, nil
+		default:
+		}
+		confirmed, failed := r.send(ctx, wave)
+		done = append(done, confirmed...)
+		if len(failed) == 0 {
+			continue
+		}
+		// Is it the events' fault, or is JetStream away? It is asked; while it does not
+		// answer, nothing is held against an event.
+		asking, cancel := context.WithTimeout(ctx, ackWait)
+		_, err := usage.EnsureStream(asking, r.js)
+		cancel()
+		if err != nil {
+			return done, err
+		}
+		for _, f := range failed {
+			if err := r.refused(ctx, q, f); err != nil {
+				return done, err
+			}
+		}
+		return done, nil // later events of these aggregates wait; the next round knows
+	}
+	return done, nil
+}
+
+// waves cuts events into such that have each aggregate once, in its order.
+func waves(pending []tokensdb.PendingEventsRow) func(yield func([]tokensdb.PendingEventsRow) bool) {
+	return func(yield func([]tokensdb.PendingEventsRow) bool) {
+		for len(pending) > 0 {
+			seen := make(map[string]struct{}, len(pending))
+			var wave, rest []tokensdb.PendingEventsRow
+			for _, e := range pending {
+				if e.AggregateID != nil {
+					key := e.AggregateType + "/" + *e.AggregateID
+					if _, behind := seen[key]; behind {
+						rest = append(rest, e)
+						continue
+					}
+					seen[key] = struct{}{}
+				}
+				wave = append(wave, e)
+			}
+			if !yield(wave) {
+				return
+			}
+			pending = rest
+		}
+	}
+}
+
+// failure is an event that was not confirmed.
+type failure struct {
+	event tokensdb.PendingEventsRow
+	err   error
+}
+
+// send publishes a wave and waits for every answer.
+func (r *Relay) send(ctx context.Context, wave []tokensdb.PendingEventsRow) (confirmed []uuid.UUID, failed []failure) {
+	futures := make([]jetstream.PubAckFuture, len(wave))
+	for i, e := range wave {
+		msg, err := message(e)
+		if err == nil {
+			futures[i], err = r.js.PublishMsgAsync(msg, jetstream.WithMsgID(e.ID.String()), jetstream.WithExpectStream(usage.Stream))
+		}
+		if err != nil {
+			failed = append(failed, failure{e, err})
+		}
+	}
+	deadline := time.NewTimer(ackWait)
+	defer deadline.Stop()
+	late := false
+	for i, e := range wave {
+		if futures[i] == nil {
+			continue
+		}
+		if late { // the deadline is over for all; who has answered by now still counts
+			select {
+			case <-futures[i].Ok():
+				confirmed = append(confirmed, e.ID)
+			default:
+				failed = append(failed, failure{e, errNoAnswer})
+			}
+			continue
+		}
+		select {
+		case <-futures[i].Ok():
+			confirmed = append(confirmed, e.ID)
+		case err := <-futures[i].Err():
+			failed = append(failed, failure{e, err})
+		case <-deadline.C:
+			late = true
+			failed = append(failed, failure{e, errNoAnswer})
+		case <-ctx.Done():
+			late = true
+			failed = append(failed, failure{e, ctx.Err()})
+		}
+	}
+	return confirmed, failed
+}
+
+var errNoAnswer = errors.New("no answer from JetStream")
+
+// message is what is published: a CloudEvent with the event's data, or, of a balance, the
+// bare state, which ratelimit reads for every change of a pool.
+func message(e tokensdb.PendingEventsRow) (*nats.Msg, error) {
+	msg := nats.NewMsg(e.Subject)
+	msg.Data = e.Payload
+	if strings.HasPrefix(e.Subject, balance.SubjectPrefix) {
+		return msg, nil
+	}
+	var err error
+	msg.Data, err = json.Marshal(usage.Envelope{SpecVersion: "1.0", ID: e.ID.String(), Source: source, Type: e.EventType, Time: e.CreatedAt.UTC(),
+		DataContentType: "application/json", CorrelationID: e.CorrelationID, Data: e.Payload})
+	if err != nil {
+		return nil, fmt.Errorf("encode event: %w", err)
+	}
+	return msg, nil
+}
+
+// refused notes that JetStream would not have an event; after too many times it is parked.
+func (r *Relay) refused(ctx context.Context, q *tokensdb.Queries, f failure) error {
+	wait := 100 * time.Millisecond << min(f.event.Attempts, 9) // 100 ms to 51 s
+	err := q.MarkFailed(ctx, tokensdb.MarkFailedParams{ID: f.event.ID, LastError: strings.ToValidUTF8(f.err.Error(), "?"), WaitSeconds: wait.Seconds(),
+		MostAttempts: int32(r.cfg.Attempts)})
+	if err != nil {
+		return err
+	}
+	r.metrics.refused.Inc()
+	if int(f.event.Attempts)+1 >= r.cfg.Attempts {
+		r.cfg.Log.LogAttrs(ctx, slog.LevelError, "parked an event that JetStream refuses", slog.String("id", f.event.ID.String()),
+			slog.String("type", f.event.EventType), slog.String("subject", f.event.Subject), slog.Any("error", f.err))
+	}
+	return nil
+}

@@ -1,0 +1,287 @@
+package outbox_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/balance"
+	"github.com/leaky-tokens/leaky-tokens/internal/usage"
+	"github.com/leaky-tokens/leaky-tokens/tokensvc/outbox"
+)
+
+type number struct {
+	Aggregate string `json:"aggregate"`
+	N         int    `json:"n"`
+}
+
+func numbered(aggregate string, n int) outbox.Event {
+	return outbox.Event{AggregateType: "Test", AggregateID: aggregate, Type: "COUNTED", Subject: "leaky.saga.v1.COUNTED", Data: number{aggregate, n}}
+}
+
+func TestEventsArriveAsCloudEvents(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	id := uuid.New()
+	state := balance.State{Account: "user:" + id.String(), Provider: "openai", Present: true, Version: 3, Credits: 10}
+	w.add(outbox.Event{ID: id, AggregateType: "TokenPurchaseSaga", AggregateID: "a", Type: "TOKEN_PURCHASE_STARTED", Subject: "leaky.saga.v1.TOKEN_PURCHASE_STARTED",
+		CorrelationID: "c-1", Data: map[string]any{"tokens": 5}},
+		outbox.Event{AggregateType: "TokenPool", AggregateID: "p", Type: "TOKEN_BALANCE_CHANGED", Subject: balance.Subject("openai"), Data: state})
+	w.add(outbox.Event{ID: id, AggregateType: "TokenPurchaseSaga", AggregateID: "a", Type: "again", Subject: "leaky.saga.v1.x"}) // the same event
+	relay, registry := w.relay(nil)
+	if n, err := relay.Round(t.Context()); n != 2 || err != nil {
+		t.Fatalf("want 2 published, got %d, %v", n, err)
+	}
+	messages := w.stored()
+	if len(messages) != 2 {
+		t.Fatalf("want 2 messages, got %d", len(messages))
+	}
+	for _, msg := range messages {
+		if strings.HasPrefix(msg.Subject, balance.SubjectPrefix) {
+			if got, err := balance.Decode(msg.Data); err != nil || got.Credits != 10 || got.Account != state.Account {
+				t.Errorf("balance: want the bare state, got %s, %v", msg.Data, err)
+			}
+			continue
+		}
+		var got usage.Envelope
+		if err := json.Unmarshal(msg.Data, &got); err != nil {
+			t.Fatal(err)
+		}
+		if got.SpecVersion != "1.0" || got.ID != id.String() || got.Type != "TOKEN_PURCHASE_STARTED" || got.Source != "/tokensvc" || got.CorrelationID != "c-1" ||
+			got.Time.IsZero() || string(got.Data) != `{"tokens": 5}` && string(got.Data) != `{"tokens":5}` {
+			t.Errorf("want a CloudEvent, got %s", msg.Data)
+		}
+		if header := msg.Header.Get("Nats-Msg-Id"); header != id.String() {
+			t.Errorf("want the id as Nats-Msg-Id, got %q", header)
+		}
+	}
+	if n := w.count("published_at IS NOT NULL"); n != 2 {
+		t.Errorf("want 2 rows marked, got %d", n)
+	}
+	if n, err := relay.Round(t.Context()); n != 0 || err != nil {
+		t.Errorf("want nothing left, got %d, %v", n, err)
+	}
+	if got, err := testutil.GatherAndCount(registry, "token_outbox_backlog_events", "token_outbox_oldest_seconds", "token_outbox_parked_events"); got != 3 || err != nil {
+		t.Errorf("want the gauges, got %d, %v", got, err)
+	}
+}
+
+func TestAddRefusals(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	good := numbered("a", 1)
+	for name, change := range map[string]func(*outbox.Event){
+		"no type": func(e *outbox.Event) { e.Type = "" }, "no subject": func(e *outbox.Event) { e.Subject = "" },
+		"wildcard": func(e *outbox.Event) { e.Subject = "leaky.>" }, "long aggregate": func(e *outbox.Event) { e.AggregateID = strings.Repeat("x", 151) },
+		"NUL in data": func(e *outbox.Event) { e.Data = "\x00" }, "no JSON": func(e *outbox.Event) { e.Data = make(chan int) },
+	} {
+		event := good
+		change(&event)
+		err := pgx.BeginFunc(t.Context(), w.db, func(tx pgx.Tx) error { return outbox.Add(t.Context(), tx, event) })
+		if !errors.Is(err, outbox.ErrInvalid) {
+			t.Errorf("%s: want ErrInvalid, got %v", name, err)
+		}
+	}
+	if n := w.count("true"); n != 0 {
+		t.Errorf("want nothing written, got %d rows", n)
+	}
+}
+
+// TestOrderHoldsThroughFaults lets three replicas relay while NATS is restarted, replicas
+// lose Postgres between publishing and marking, and writers go on. It fails if the faults
+// did not strike, since it would prove nothing then.
+func TestOrderHoldsThroughFaults(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	const aggregates, each = 40, 60
+	ctx, stop := context.WithCancel(t.Context())
+	var replicas, writers, faults sync.WaitGroup
+	for range 3 {
+		relay, _ := w.relay(func(c *outbox.Config) { c.Batch = 100 }) // many rounds
+		replicas.Go(func() { _ = relay.Run(ctx) })
+	}
+	for a := range aggregates {
+		writers.Go(func() {
+			for n := range each {
+				if n%3 == 0 { // several at once, so that rounds find more than one of an aggregate
+					name := fmt.Sprintf("a%d", a)
+					w.add(numbered(name, n), numbered(name, n+1), numbered(name, n+2))
+				}
+				time.Sleep(10 * time.Millisecond) // so that the faults fall among the events
+			}
+		})
+	}
+	written := make(chan struct{})
+	killed := 0
+	faults.Go(func() {
+		for {
+			select {
+			case <-written:
+				return
+			case <-time.After(15 * time.Millisecond):
+				killed += w.killRound()
+			}
+		}
+	})
+	faults.Go(func() {
+		for range 8 {
+			time.Sleep(40 * time.Millisecond)
+			w.nats.Stop()
+			w.nats.Start()
+		}
+	})
+	writers.Wait()
+	close(written)
+	faults.Wait()
+	eventually(t, "everything published", func() bool { return w.count("published_at IS NULL") == 0 })
+	stop()
+	replicas.Wait()
+	if n := w.count("parked_at IS NOT NULL"); n != 0 {
+		t.Errorf("want nothing parked by faults that pass, got %d", n)
+	}
+	again := w.checkOrder(aggregates, each)
+	t.Logf("NATS restarted 8 times, %d rounds lost Postgres while publishing, %d messages stored twice", killed, again)
+	if killed == 0 {
+		t.Error("want at least one round killed while it publishes, got none")
+	}
+}
+
+// killRound ends the Postgres sessions of rounds that have read their events and not yet
+// marked them, and answers how many.
+func (w *world) killRound() (n int) {
+	err := w.db.QueryRow(w.tb.Context(), `SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity
+		WHERE datname = current_database() AND state = 'idle in transaction' AND query LIKE '%name: PendingEvents%'`).Scan(&n)
+	if err != nil {
+		w.tb.Error(err)
+	}
+	return n
+}
+
+// checkOrder wants each aggregate's numbers once and in order, whatever came twice.
+func (w *world) checkOrder(aggregates, each int) (twice int) {
+	w.tb.Helper()
+	got, seen := map[string][]int{}, map[string]bool{}
+	for _, msg := range w.stored() {
+		id := msg.Header.Get("Nats-Msg-Id")
+		if seen[id] {
+			twice++
+			continue
+		}
+		seen[id] = true
+		var e usage.Envelope
+		var n number
+		if err := errors.Join(json.Unmarshal(msg.Data, &e), json.Unmarshal(e.Data, &n)); err != nil {
+			w.tb.Fatal(err)
+		}
+		got[n.Aggregate] = append(got[n.Aggregate], n.N)
+	}
+	for a := range aggregates {
+		numbers := got[fmt.Sprintf("a%d", a)]
+		if len(numbers) != each || !slices.IsSorted(numbers) {
+			w.tb.Errorf("a%d: want 0 to %d in order, got %v", a, each-1, numbers)
+		}
+	}
+	return twice
+}
+
+func TestPoisonIsParkedAndBlocksNobodyElse(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	bad := numbered("bad", 0)
+	bad.Subject = "elsewhere.v1" // no stream takes it
+	w.add(bad, numbered("bad", 1), numbered("bad", 2))
+	for n := range 100 {
+		w.add(numbered("good", n))
+	}
+	relay, _ := w.relay(func(c *outbox.Config) { c.Attempts = 3 })
+	ctx, stop := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { _ = relay.Run(ctx) })
+	eventually(t, "the others are published", func() bool { return w.count("aggregate_id = 'good' AND published_at IS NULL") == 0 })
+	if n := w.count("aggregate_id = 'bad' AND published_at IS NOT NULL"); n > 0 && w.count("parked_at IS NOT NULL") == 0 {
+		t.Error("want what stands behind the poison to wait for it, but it is published")
+	}
+	eventually(t, "the poison is parked", func() bool { return w.count("parked_at IS NOT NULL AND attempts = 3 AND last_error <> ''") == 1 })
+	eventually(t, "what stood behind it is published", func() bool { return w.count("published_at IS NULL AND parked_at IS NULL") == 0 })
+	stop()
+	running.Wait()
+}
+
+func TestPurgeKeepsWhatIsYoungOrUnpublished(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.add(numbered("a", 1), numbered("b", 1), numbered("c", 1))
+	if _, err := w.db.Exec(t.Context(), `UPDATE token_outbox SET published_at = now() - CASE aggregate_id WHEN 'a' THEN interval '2 hours' ELSE interval '1 minute' END WHERE aggregate_id <> 'c'`); err != nil {
+		t.Fatal(err)
+	}
+	relay, _ := w.relay(nil)
+	if n, err := relay.Purge(t.Context()); n != 1 || err != nil {
+		t.Errorf("want 1 purged, got %d, %v", n, err)
+	}
+	if n := w.count("aggregate_id IN ('b', 'c')"); n != 2 {
+		t.Errorf("want 2 rows left, got %d", n)
+	}
+}
+
+func TestNotifyWakesARelay(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	relay, _ := w.relay(func(c *outbox.Config) { c.PollEvery = time.Hour }) // a NOTIFY or never
+	ctx, stop := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { _ = relay.Run(ctx) })
+	var slowest time.Duration
+	for n := range 50 {
+		begin := time.Now()
+		w.add(numbered("a", n))
+		eventually(t, "published", func() bool { return w.count("published_at IS NULL") == 0 })
+		slowest = max(slowest, time.Since(begin))
+	}
+	t.Logf("slowest of 50 from commit to published: %v", slowest)
+	stop()
+	running.Wait()
+}
+
+// BenchmarkRelay measures rows relayed per second, of many aggregates, by two workers.
+func BenchmarkRelay(b *testing.B) {
+	w := newWorld(b)
+	relay, _ := w.relay(nil)
+	events := make([]outbox.Event, 1000)
+	total := 0
+	for b.Loop() {
+		b.StopTimer()
+		for range 10 {
+			for i := range events {
+				events[i] = numbered(fmt.Sprintf("a%d", i%500), i)
+			}
+			w.add(events...)
+			total += len(events)
+		}
+		b.StartTimer()
+		var workers sync.WaitGroup
+		for range 2 {
+			workers.Go(func() {
+				for {
+					if n, err := relay.Round(b.Context()); n == 0 || err != nil {
+						return
+					}
+				}
+			})
+		}
+		workers.Wait()
+	}
+	if left := w.count("published_at IS NULL"); left > 0 {
+		b.Fatalf("%d rows left", left)
+	}
+	b.ReportMetric(float64(total)/b.Elapsed().Seconds(), "rows/s")
+}

@@ -1,0 +1,120 @@
+package outbox_test
+
+import (
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/testenv"
+	"github.com/leaky-tokens/leaky-tokens/internal/usage"
+	"github.com/leaky-tokens/leaky-tokens/tokensvc/migrations"
+	"github.com/leaky-tokens/leaky-tokens/tokensvc/outbox"
+)
+
+// world is an outbox and the stream that it goes to.
+type world struct {
+	tb   testing.TB
+	db   *pgxpool.Pool
+	nats *testenv.NATSProcess
+	js   jetstream.JetStream
+}
+
+func newWorld(tb testing.TB) *world {
+	tb.Helper()
+	w := &world{tb: tb, db: testenv.Postgres(tb), nats: testenv.NATSServer(tb)}
+	if err := migrations.Up(tb.Context(), w.db); err != nil {
+		tb.Fatal(err)
+	}
+	js, err := jetstream.New(w.connect())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	w.js = js
+	if _, err := usage.EnsureStream(tb.Context(), js); err != nil {
+		tb.Fatal(err)
+	}
+	return w
+}
+
+func (w *world) connect() *nats.Conn {
+	w.tb.Helper()
+	nc, err := nats.Connect(w.nats.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.ReconnectBufSize(-1))
+	if err != nil {
+		w.tb.Fatal(err)
+	}
+	w.tb.Cleanup(nc.Close)
+	return nc
+}
+
+// relay makes a replica.
+func (w *world) relay(change func(*outbox.Config)) (*outbox.Relay, *prometheus.Registry) {
+	w.tb.Helper()
+	// Connections of its own: a test that kills a relay's must not hit a writer, to whom the
+	// pool has meanwhile given the connection.
+	own, err := pgxpool.NewWithConfig(w.tb.Context(), w.db.Config().Copy())
+	if err != nil {
+		w.tb.Fatal(err)
+	}
+	w.tb.Cleanup(own.Close)
+	registry := prometheus.NewRegistry()
+	cfg := outbox.Config{DB: own, NATS: w.connect(), PollEvery: 100 * time.Millisecond, Metrics: registry, Log: slog.New(slog.DiscardHandler)}
+	if change != nil {
+		change(&cfg)
+	}
+	r, err := outbox.New(cfg)
+	if err != nil {
+		w.tb.Fatal(err)
+	}
+	return r, registry
+}
+
+// add writes events in one transaction.
+func (w *world) add(events ...outbox.Event) {
+	w.tb.Helper()
+	if err := pgx.BeginFunc(w.tb.Context(), w.db, func(tx pgx.Tx) error { return outbox.AddAll(w.tb.Context(), tx, events) }); err != nil {
+		w.tb.Fatal(err)
+	}
+}
+
+func (w *world) count(where string) (n int) {
+	w.tb.Helper()
+	if err := w.db.QueryRow(w.tb.Context(), `SELECT count(*) FROM token_outbox WHERE `+where).Scan(&n); err != nil {
+		w.tb.Fatal(err)
+	}
+	return n
+}
+
+// stored reads everything that the stream has, in its order.
+func (w *world) stored() []*jetstream.RawStreamMsg {
+	w.tb.Helper()
+	stream, err := w.js.Stream(w.tb.Context(), usage.Stream)
+	if err != nil {
+		w.tb.Fatal(err)
+	}
+	var all []*jetstream.RawStreamMsg
+	state := stream.CachedInfo().State
+	for seq := state.FirstSeq; seq <= state.LastSeq && state.Msgs > 0; seq++ {
+		msg, err := stream.GetMsg(w.tb.Context(), seq)
+		if err != nil {
+			w.tb.Fatal(err)
+		}
+		all = append(all, msg)
+	}
+	return all
+}
+
+// eventually waits for a condition, for a minute at most.
+func eventually(tb testing.TB, what string, holds func() bool) {
+	tb.Helper()
+	for end := time.Now().Add(time.Minute); !holds(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			tb.Fatalf("gave up waiting: %s", what)
+		}
+	}
+}
