@@ -32,14 +32,19 @@ func (c *call) admit(m matched, t store.Taken) *response {
 	r.number(facts.Held, float64(t.Held))
 	r.number(facts.Input, float64(min(c.input, t.Held)))
 	c.identify(r)
-	members, generation := c.splice(t.Output)
+	c.spliceInto(r, t.Output)
+	return r
+}
+
+// spliceInto tells Envoy what to append to the body.
+func (c *call) spliceInto(r *response, output int64) {
+	members, generation := c.splice(output)
 	if members != "" {
 		r.text(facts.Splice, members)
 	}
 	if generation != "" {
 		r.text(facts.SpliceGeneration, generation)
 	}
-	return r
 }
 
 // identify is what the spool tells of a call, admitted or not.

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/balance"
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/facts"
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
 	"github.com/leaky-tokens/leaky-tokens/internal/unary"
@@ -26,7 +27,8 @@ type decision struct {
 	answer *response
 	// unknown says that the token service must be asked what the account owns.
 	unknown bool
-	err     error // makes Envoy answer as the route's failure mode says
+	mode    config.OutageMode // of its route
+	err     error             // makes Envoy answer as the route's failure mode says
 }
 
 // settled reports whether Redis need not be asked.
@@ -45,6 +47,7 @@ func (s *Service) prepare(p *policy, r *request) decision {
 	account := accountOf(org, user, r.descriptors)
 	d := decision{matched: rules.match(r.descriptors, account, tier, false)}
 	d.take = store.Take{Account: account, Buckets: d.buckets, Requests: int64(max(1, r.hits))}
+	d.mode = p.outage.For(routeOf(r.descriptors))
 	return d
 }
 
@@ -62,6 +65,7 @@ func (s *Service) prepareCall(p *policy, r *request) decision {
 	d := decision{call: c, matched: p.match(r.descriptors[1:], c.account, c.tier, true)}
 	d.take = store.Take{Account: c.account, ID: c.id, Buckets: d.buckets, Requests: 1, Input: c.input, Output: c.output, Fill: c.fill, Facts: c.facts(),
 		Pool: s.part(p, limitpb.BalancePolicy_BALANCE_TIER, c.tier, c.provider), Provider: c.provider}
+	d.mode = p.outage.For(c.route)
 	return d
 }
 
@@ -86,13 +90,14 @@ func (s *Service) decideAll(ctx context.Context, all []decision) {
 			continue
 		}
 		if err != nil {
-			s.metrics.holds.failed.Inc()
-			d.err = unavailable(err)
+			s.withoutRedis(d, err)
 			continue
 		}
 		t := taken[next]
 		next++
 		switch {
+		case errors.Is(t.Err, store.ErrUnavailable):
+			s.withoutRedis(d, t.Err)
 		case t.Err != nil:
 			s.metrics.holds.failed.Inc()
 			d.err = unavailable(t.Err)
@@ -121,6 +126,9 @@ func (s *Service) decideUnknown(ctx context.Context, d *decision) {
 // conclude makes the answer of what Redis said.
 func (s *Service) conclude(ctx context.Context, d *decision, t store.Taken) {
 	s.count(t.Outcome)
+	if d.mode == config.OutageLease {
+		s.lendFor(&d.take, t.Outcome)
+	}
 	d.shadow = s.record(ctx, d.matched, t, d.take)
 	switch {
 	case t.Outcome == store.Short, t.Outcome == store.NoPool:

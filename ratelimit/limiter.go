@@ -110,6 +110,10 @@ func (s *Service) Settle(ctx context.Context, r *limitpb.SettleRequest) (*limitp
 		}
 		batch[i] = store.Settlement{Account: tag(canonical(one.GetAccount())), ID: one.GetRequestId(), Charged: one.GetCharged()}
 	}
+	if err := s.adoptSettled(ctx, batch); err != nil {
+		s.metrics.settles.failed.Add(float64(len(batch)))
+		return nil, unavailable(err)
+	}
 	done, err := s.store.Settle(ctx, batch)
 	if err != nil {
 		s.metrics.settles.failed.Add(float64(len(batch)))

@@ -15,6 +15,8 @@ type metrics struct {
 	settles        struct {
 		settled, duplicate, late, unknown, failed prometheus.Counter
 	}
+	outage, adopted *prometheus.CounterVec
+
 	asks     struct{ answered, failed prometheus.Counter }
 	balances struct{ applied, malformed prometheus.Counter }
 
@@ -22,7 +24,7 @@ type metrics struct {
 	live                            prometheus.Gauge
 }
 
-func newMetrics(r prometheus.Registerer, s *store.Store) *metrics {
+func newMetrics(r prometheus.Registerer, s *Service) *metrics {
 	m := &metrics{}
 	holds := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_decisions_total",
 		Help: "Decisions by outcome; balance: refused because the account's pool holds too little or there is none, failed: Redis did not answer, malformed: the facts made no sense, abandoned: admitted, but Envoy had given up."}, []string{"outcome"})
@@ -39,6 +41,13 @@ func newMetrics(r prometheus.Registerer, s *store.Store) *metrics {
 		Help: "Settlements by status; late: the sweeper was before, unknown: no such hold."}, []string{"status"})
 	m.settles.settled, m.settles.duplicate = settles.WithLabelValues("settled"), settles.WithLabelValues("duplicate")
 	m.settles.late, m.settles.unknown, m.settles.failed = settles.WithLabelValues("late"), settles.WithLabelValues("unknown"), settles.WithLabelValues("failed")
+	m.outage = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_outage_decisions_total",
+		Help: "Decisions while Redis did not answer, by the route's mode (closed, open, lease)."}, []string{"mode", "outcome"})
+	m.adopted = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_outage_adopted_total",
+		Help: "Calls of an outage written down after it: out of their lease, by force, or known before."}, []string{"how"})
+	waiting := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "leaky_ratelimit_outage_journal", Help: "Calls admitted without Redis that are not written down yet."},
+		func() float64 { return float64(s.journal.size()) })
+	leased := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "leaky_ratelimit_leased_tokens", Help: "Tokens this replica could admit without Redis."}, s.leasedTokens)
 	asks := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_balance_asks_total",
 		Help: "Pools asked of the token service because Redis did not know them; failed: no answer, and the calls got a 503."}, []string{"outcome"})
 	m.asks.answered, m.asks.failed = asks.WithLabelValues("answered"), asks.WithLabelValues("failed")
@@ -49,12 +58,12 @@ func newMetrics(r prometheus.Registerer, s *store.Store) *metrics {
 	m.unpublished = prometheus.NewCounter(prometheus.CounterOpts{Name: "leaky_ratelimit_expired_event_errors_total", Help: "Attempts to publish such an event that failed; the next sweep tries again."})
 	m.live = prometheus.NewGauge(prometheus.GaugeOpts{Name: "leaky_ratelimit_holds_live", Help: "Holds not settled yet, as of the last sweep."})
 	open := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "leaky_ratelimit_redis_open", Help: "1 while Redis is asked, 0 while calls fail at once because it did not answer."}, func() float64 {
-		if s.Down() {
+		if s.store.Down() {
 			return 0
 		}
 		return 1
 	})
-	r.MustRegister(holds, m.byRule, m.shadow, m.idleRules, settles, asks, changes, m.expired, m.published, m.unpublished, m.live, open)
+	r.MustRegister(holds, m.byRule, m.shadow, m.idleRules, settles, m.outage, m.adopted, waiting, leased, asks, changes, m.expired, m.published, m.unpublished, m.live, open)
 	return m
 }
 

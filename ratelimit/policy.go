@@ -19,10 +19,11 @@ type policy struct {
 	providers map[string]config.Provider
 	parts     map[string]store.PoolPart // by tier
 	models    map[string]config.Model
+	outage    config.Outage
 }
 
 func (s *Service) newPolicy(p Policy) *policy {
-	out := &policy{domains: map[string]*rules{}, providers: p.Providers, parts: parts(p.Tiers), models: map[string]config.Model{}}
+	out := &policy{domains: map[string]*rules{}, providers: p.Providers, parts: parts(p.Tiers), outage: p.Outage, models: map[string]config.Model{}}
 	for _, set := range append([]*limits.Set{p.Limits}, p.Domains...) {
 		out.domains[set.Domain()] = newRules(set, p.Tiers, &s.marks, &s.labels)
 	}

@@ -35,6 +35,7 @@ type Policy struct {
 	Tiers     config.Tiers
 	Providers map[string]config.Provider
 	Models    []config.Model
+	Outage    config.Outage // modes can change; the sizes of leases and timeouts are those at the start
 }
 
 // Config of the service.
@@ -76,6 +77,8 @@ type Service struct {
 	idleAfter time.Duration
 	publisher Publisher
 	asker     asker
+	leases    *leases
+	journal   journal
 	follow    func(context.Context, func(context.Context, balance.State) error)
 	log       *slog.Logger
 	metrics   *metrics
@@ -96,11 +99,20 @@ func New(c Config) (*Service, error) {
 	}
 	s.policy.Store(s.newPolicy(c.Policy))
 	var err error
-	if s.store, err = store.New(store.Config{URL: c.RedisURL, Prefix: c.Prefix, Now: c.Now, Lifetime: c.Longest + c.Holds.Margin, SettledKept: c.Holds.SettledKept}); err != nil {
+	if s.store, err = store.New(store.Config{URL: c.RedisURL, Prefix: c.Prefix, Now: c.Now, Lifetime: c.Longest + c.Holds.Margin, SettledKept: c.Holds.SettledKept,
+		DialTimeout: c.Outage.DialTimeout, Timeout: c.Outage.Timeout}); err != nil {
 		return nil, fmt.Errorf("make ratelimit: %w", err)
 	}
-	s.metrics = newMetrics(c.Metrics, s.store)
+	s.leases = newLeases(or(c.Outage.LeaseTokens, 4096), or(c.Outage.LeaseRequests, 32), or(c.Outage.LeaseFor, 30*time.Second), s.store.Lifetime()*9/10)
+	s.metrics = newMetrics(c.Metrics, s)
 	return s, nil
+}
+
+func or[T int64 | time.Duration](value, otherwise T) T {
+	if value > 0 {
+		return value
+	}
+	return otherwise
 }
 
 // Close gives back the connections.

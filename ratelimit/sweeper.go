@@ -27,6 +27,8 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	var group sync.WaitGroup
 	group.Go(func() { s.watch(ctx) })
+	group.Go(func() { s.lend(ctx) })
+	group.Go(func() { s.adoptLoop(ctx) })
 	group.Go(func() { s.watchRules(ctx) })
 	if s.follow != nil {
 		group.Go(func() { s.follow(ctx, s.SetBalance) })
@@ -84,6 +86,13 @@ func (s *Service) Sweep(ctx context.Context) error {
 }
 
 func (s *Service) expire(ctx context.Context, h store.Hold) error {
+	if isLease(h.ID) { // of a replica that died: what it admitted is settled call by call
+		_, due, err := s.store.Expire(ctx, h.Account, h.ID, false)
+		if err != nil || !due {
+			return err
+		}
+		return s.store.Finish(ctx, h.Account, h.ID)
+	}
 	first := h.Record.State == store.StateHeld
 	r, due, err := s.store.Expire(ctx, h.Account, h.ID, s.holds.Expiry != "release")
 	if err != nil || !due {

@@ -63,7 +63,7 @@ func limitPolicy(l local) (ratelimit.Policy, error) {
 	if err != nil {
 		return ratelimit.Policy{}, err
 	}
-	return ratelimit.Policy{Limits: sets[0], Domains: sets[1:], Tiers: l.cfg.Tiers, Providers: l.cfg.Providers, Models: l.cfg.Models}, nil
+	return ratelimit.Policy{Limits: sets[0], Domains: sets[1:], Tiers: l.cfg.Tiers, Providers: l.cfg.Providers, Models: l.cfg.Models, Outage: l.cfg.Limits.Outage}, nil
 }
 
 // rulesMux serves what the service knows of its rules, on its own port only.

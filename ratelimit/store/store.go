@@ -43,6 +43,9 @@ var expireLua string
 //go:embed lua/finish.lua
 var finishLua string
 
+//go:embed lua/adopt.lua
+var adoptLua string
+
 //go:embed lua/balance.lua
 var balanceLua string
 
@@ -84,6 +87,7 @@ type Store struct {
 	expire script
 	finish script
 	pool   script
+	adopt  script
 }
 
 // New makes a store; it does not connect.
@@ -107,7 +111,7 @@ func New(c Config) (*Store, error) {
 	o.ContextTimeoutEnabled = true
 	o.DisableIdentity = true
 	return &Store{config: c, client: redis.NewClient(o), life: float64(c.Lifetime.Microseconds()), kept: millis(c.SettledKept), gate: gate{now: time.Now},
-		hold: newScript(common + holdLua), settle: newScript(common + releaseLua + settleLua), expire: newScript(common + releaseLua + expireLua), finish: newScript(finishLua), pool: newScript(balanceLua)}, nil
+		hold: newScript(common + holdLua), settle: newScript(common + releaseLua + settleLua), expire: newScript(common + releaseLua + expireLua), finish: newScript(finishLua), pool: newScript(balanceLua), adopt: newScript(common + releaseLua + adoptLua)}, nil
 }
 
 func setDefault(d *time.Duration, to time.Duration) {
@@ -121,7 +125,7 @@ func (s *Store) Close() error { return s.client.Close() }
 
 // Ping asks the server for a sign of life and loads the scripts.
 func (s *Store) Ping(ctx context.Context) error {
-	for _, sc := range []script{s.hold, s.settle, s.expire, s.finish, s.pool} {
+	for _, sc := range []script{s.hold, s.settle, s.expire, s.finish, s.pool, s.adopt} {
 		if err := s.client.ScriptLoad(ctx, sc.source).Err(); err != nil {
 			return fmt.Errorf("%w: %w", ErrUnavailable, err)
 		}

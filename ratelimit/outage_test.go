@@ -1,0 +1,200 @@
+package ratelimit_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	rls "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	"github.com/google/uuid"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/balance"
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/internal/testenv"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit"
+)
+
+// outage is a service on a Redis of its own, which the test may break.
+func outage(t *testing.T, mode config.OutageMode, options ...option) (*env, *testenv.RedisProcess, func()) {
+	t.Helper()
+	server := testenv.RedisServer(t)
+	l := &ledger{pools: map[string]balance.State{"user:ann": prepaid("user:ann", 700, 1)}}
+	e := start(t, thousand, append([]option{asking(l), func(c *ratelimit.Config) {
+		c.RedisURL, c.Prefix = server.URL(), ""
+		c.Timeout = time.Second
+		c.Outage = config.Outage{Default: config.OutageClosed, Routes: map[string]config.OutageMode{"openai-chat": mode},
+			LeaseTokens: 200, LeaseRequests: 64, LeaseFor: time.Hour, DialTimeout: time.Second, Timeout: time.Second}
+	}}, options...)...)
+	ctx, cancel := context.WithCancel(context.Background())
+	ran := make(chan error, 1)
+	go func() { ran <- e.service.Run(ctx) }()
+	stop := sync.OnceFunc(func() {
+		cancel()
+		if err := <-ran; err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(stop)
+	return e, server, stop
+}
+
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for began := time.Now(); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Since(began) > 20*time.Second {
+			t.Fatalf("waited too long for %s", what)
+		}
+	}
+}
+
+// storm sends calls of 10 tokens at once and gives the ids of those admitted.
+func (e *env) storm(t *testing.T, calls int) []string {
+	t.Helper()
+	var mu sync.Mutex
+	var admitted []string
+	var group sync.WaitGroup
+	for range calls {
+		group.Go(func() {
+			id := uuid.NewString()
+			r, err := e.envoy.ShouldRateLimit(t.Context(), ask{id: id, maxTokens: "10"}.request())
+			if err != nil && status.Code(err) != codes.Unavailable {
+				t.Errorf("want Unavailable, got %v", err)
+			}
+			if r.GetOverallCode() != rls.RateLimitResponse_OK {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			admitted = append(admitted, id)
+		})
+	}
+	group.Wait()
+	return admitted
+}
+
+// warm has one call admitted and settled by Redis.
+func (e *env) warm(t *testing.T) {
+	t.Helper()
+	id := uuid.NewString()
+	until(t, "redis", func() bool {
+		r, err := e.envoy.ShouldRateLimit(t.Context(), ask{id: id, maxTokens: "10"}.request())
+		return err == nil && r.GetOverallCode() == rls.RateLimitResponse_OK
+	})
+	e.settle(t, "user:ann", id, 0)
+}
+
+// books waits until Redis is back and what is held there is this.
+func (e *env) books(t *testing.T, held float64) {
+	t.Helper()
+	until(t, fmt.Sprintf("%g tokens held", held), func() bool {
+		r, err := e.limiter.Look(t.Context(), &limitpb.LookRequest{Account: "user:ann", Providers: []string{"openai"},
+			Descriptors: []*limitpb.Descriptor{{Entries: []*limitpb.Entry{{Key: "count", Value: "tokens"}, {Key: "user", Value: "ann"}}}}})
+		return err == nil && r.GetBuckets()[0].GetHeld() == held && r.GetBalances()[0].GetHeld() == int64(held)
+	})
+}
+
+// settleAll settles each call by 7 tokens, twice, and wants them charged once.
+func (e *env) settleAll(t *testing.T, ids []string) {
+	t.Helper()
+	for _, want := range []limitpb.Settled_Status{limitpb.Settled_SETTLED, limitpb.Settled_DUPLICATE} {
+		for _, id := range ids {
+			if s := e.settle(t, "user:ann", id, 7); s.GetStatus() != want || s.GetDrawn() != limitpb.Settled_DRAWN_POOL {
+				t.Errorf("want %s and the pool drawn on, got %v", want, s)
+			}
+		}
+	}
+	if b := e.pool(t, "user:ann"); b.GetSpent() != int64(7*len(ids)) {
+		t.Errorf("want %d spent of the pool, got %v", 7*len(ids), b)
+	}
+	if l := e.level(t, "ann"); l.GetLevel()-l.GetHeld() > float64(7*len(ids)) || l.GetLevel()-l.GetHeld() < float64(7*len(ids))-1 {
+		t.Errorf("want %d tokens in the bucket, got %v", 7*len(ids), l)
+	}
+}
+
+// TestAnOutageAdmitsWhatWasLeased kills Redis under load: of calls of 10 tokens a lease of
+// 200 admits 20, and not one is charged twice when Redis is back.
+func TestAnOutageAdmitsWhatWasLeased(t *testing.T) {
+	t.Parallel()
+	e, server, stop := outage(t, config.OutageLease)
+	e.warm(t)
+	e.books(t, 200)
+	server.Kill()
+	ids := e.storm(t, 100)
+	if more := e.storm(t, 100); len(ids) != 20 || len(more) != 0 {
+		t.Fatalf("want 20 calls admitted of a lease of 200, got %d, and then %d", len(ids), len(more))
+	}
+	server.Restart()
+	e.books(t, 200) // moved from the lease to the calls
+	e.settleAll(t, ids)
+	stop()
+	e.books(t, 0)
+}
+
+// TestAnOutageWithoutALeaseIsClosed is an account that nobody saw before.
+func TestAnOutageWithoutALeaseIsClosed(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []config.OutageMode{config.OutageLease, config.OutageClosed} {
+		t.Run(string(mode), func(t *testing.T) {
+			t.Parallel()
+			e, server, _ := outage(t, mode)
+			until(t, "redis", func() bool { return e.service.Ready(t.Context()) == nil })
+			server.Kill()
+			if ids := e.storm(t, 20); len(ids) != 0 {
+				t.Errorf("want nothing admitted, got %d", len(ids))
+			}
+		})
+	}
+}
+
+// TestAnOpenOutageIsChargedAfterwards admits all, though they do not fit, and charges
+// each once.
+func TestAnOpenOutageIsChargedAfterwards(t *testing.T) {
+	t.Parallel()
+	e, server, _ := outage(t, config.OutageOpen)
+	e.warm(t)
+	server.Kill()
+	ids := e.storm(t, 150)
+	if len(ids) != 150 {
+		t.Fatalf("want all 150 admitted, got %d", len(ids))
+	}
+	server.Restart()
+	e.books(t, 1500)
+	e.settleAll(t, ids)
+	e.books(t, 0)
+	if r := e.ask(t, ask{maxTokens: "10"}); r.GetOverallCode() != rls.RateLimitResponse_OVER_LIMIT {
+		t.Errorf("want the outage's usage to count, got %v", r)
+	}
+}
+
+// TestARefusalTakesTheLeaseBack since it may be what the call lacked.
+func TestARefusalTakesTheLeaseBack(t *testing.T) {
+	t.Parallel()
+	e, _, _ := outage(t, config.OutageLease)
+	e.warm(t)
+	e.books(t, 200)
+	big := ask{maxTokens: "650"}
+	if r := e.ask(t, big); r.GetOverallCode() != rls.RateLimitResponse_OVER_LIMIT {
+		t.Fatalf("want the lease in the way, got %v", r)
+	}
+	until(t, "the lease given back", func() bool { return e.ask(t, big).GetOverallCode() == rls.RateLimitResponse_OK })
+}
+
+// TestADeadReplicasLeaseExpires without an event or a charge.
+func TestADeadReplicasLeaseExpires(t *testing.T) {
+	t.Parallel()
+	e, _, _ := outage(t, config.OutageLease, overdue)
+	e.warm(t)
+	until(t, "the lease", func() bool { return e.level(t, "ann").GetHeld() > 0 })
+	if err := e.service.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	e.books(t, 0)
+	if events := e.events.all(); len(events) != 0 || e.pool(t, "user:ann").GetSpent() != 0 {
+		t.Errorf("want no charge and no event of a lease, got %v", events)
+	}
+}
