@@ -50,6 +50,9 @@ func PostgresURL(tb testing.TB) string {
 
 type postgresServer struct {
 	socketDir string
+	bin       string // folder of the programs
+	owner     *syscall.Credential
+	logFile   string
 	process   *process
 	databases atomic.Int64
 }
@@ -77,6 +80,15 @@ func (s *postgresServer) admin(ctx context.Context, statement string) error {
 //
 //nolint:gochecknoglobals // one server per test process, started on first use
 var sharedPostgres = sync.OnceValues(func() (*postgresServer, error) {
+	dir, err := processDir()
+	if err != nil {
+		return nil, err
+	}
+	return newPostgres(filepath.Join(dir, "pg"), filepath.Join(dir, "postgres.log"))
+})
+
+// newPostgres starts a server on a fresh data folder below sockets.
+func newPostgres(sockets, logFile string) (*postgresServer, error) {
 	store, err := ensure(parts.Postgres)
 	if err != nil {
 		return nil, err
@@ -93,31 +105,30 @@ var sharedPostgres = sync.OnceValues(func() (*postgresServer, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := processDir()
-	if err != nil {
-		return nil, err
-	}
-	sockets := filepath.Join(dir, "pg")
-	data := filepath.Join(sockets, "data")
 	if err := ownedFolder(sockets, owner); err != nil {
 		return nil, err
 	}
-	if err := copyTree(template, data, owner); err != nil {
+	if err := copyTree(template, filepath.Join(sockets, "data"), owner); err != nil {
 		return nil, fmt.Errorf("copy data folder: %w", err)
 	}
-	cmd := exec.Command(filepath.Join(bin, "postgres"), "-D", data, "-k", sockets, "-c", "listen_addresses=", "-c", "port=5432",
+	server := &postgresServer{socketDir: sockets, bin: bin, owner: owner, logFile: logFile}
+	return server, server.run()
+}
+
+// run starts the server on its data and waits until it answers.
+func (s *postgresServer) run() error {
+	cmd := exec.Command(filepath.Join(s.bin, "postgres"), "-D", filepath.Join(s.socketDir, "data"), "-k", s.socketDir, "-c", "listen_addresses=", "-c", "port=5432",
 		"-c", "fsync=off", "-c", "full_page_writes=off", "-c", "shared_buffers=32MB", "-c", "max_connections=300",
 		"-c", "io_method=sync", "-c", "jit=off", "-c", "max_wal_size=256MB", "-c", "timezone=UTC")
-	cmd.SysProcAttr = asOwner(owner)
-	cmd.Dir = sockets
-	server := &postgresServer{socketDir: sockets}
+	cmd.SysProcAttr = asOwner(s.owner)
+	cmd.Dir = s.socketDir
 	// SIGQUIT is Postgres's own "end at once"; SIGKILL would leave its shared memory.
-	server.process, err = startProcess("postgres", cmd, filepath.Join(dir, "postgres.log"), syscall.SIGQUIT)
-	if err != nil {
-		return nil, err
+	var err error
+	if s.process, err = startProcess("postgres", cmd, s.logFile, syscall.SIGQUIT); err != nil {
+		return err
 	}
-	return server, poll(server.process, func(ctx context.Context) error { return server.admin(ctx, "SELECT 1") })
-})
+	return poll(s.process, func(ctx context.Context) error { return s.admin(ctx, "SELECT 1") })
+}
 
 // postgresOwner is who runs Postgres: the user nobody when we are root, else ourselves (nil).
 func postgresOwner() (*syscall.Credential, error) {

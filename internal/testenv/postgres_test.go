@@ -3,6 +3,7 @@ package testenv_test
 import (
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/leaky-tokens/leaky-tokens/internal/testenv"
 )
 
@@ -19,4 +20,23 @@ func TestPostgresDatabasesAreApart(t *testing.T) {
 	if _, err := two.Exec(t.Context(), "SELECT * FROM a"); err == nil {
 		t.Error("the second database sees the first one's table: want an error, got none")
 	}
+}
+
+func TestPostgresServerKeepsWhatWasCommitted(t *testing.T) {
+	t.Parallel()
+	server := testenv.PostgresServer(t)
+	run := func(sql string) {
+		t.Helper()
+		conn, err := pgx.Connect(t.Context(), server.URL())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close(t.Context())
+	}
+	run("CREATE TABLE kept (n int)")
+	server.Restart()
+	run("INSERT INTO kept VALUES (1)")
 }
