@@ -116,11 +116,16 @@ func (s *Service) take(ctx context.Context, who principal.Principal, o order, co
 		if err := s.fits(ctx, db, row); err != nil {
 			return err
 		}
-		return s.write(ctx, tx, row)
+		if err := s.write(ctx, tx, row); err != nil {
+			return err
+		}
+		s.cfg.Boundary("purchase uncommitted")
+		return nil
 	})
 	if err != nil || replay {
 		return status, answer, err
 	}
+	s.cfg.Boundary("purchase committed")
 	s.metrics.started.WithLabelValues(o.provider).Inc()
 	s.awake()
 	return http.StatusAccepted, answer, nil
