@@ -13,11 +13,12 @@ const keyRoute = "route"
 
 // knownKeys are the entries our Envoy can send.
 func knownKeys() []string {
-	return []string{keyCount, "tier", "user", "org", "key", "role", "model", "provider", keyRoute, "remote_address"}
+	return []string{keyCount, "tier", "user", "org", "team", "key", "role", "model", "provider", keyRoute, "remote_address"}
 }
 
-// owner reports whether a key names a caller, so that its buckets belong to an account.
-func owner(key string) bool { return key == "user" || key == "org" || key == "key" }
+// owner reports whether a key names a caller, so that its buckets belong to an account. A
+// team's name means something in its organisation only, which is its account.
+func owner(key string) bool { return slices.Contains([]string{"user", "org", "team", "key"}, key) }
 
 // known checks a descriptor's key against what Envoy sends.
 func (p *reader) known(m map[string]field, key, value string, depth int) bool {

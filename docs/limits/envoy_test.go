@@ -1,0 +1,95 @@
+package limits_test
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/leaky-tokens/leaky-tokens/envoy/envoytest"
+)
+
+// plainEnvoy runs the documented Envoy, with other addresses, before an app.
+func plainEnvoy(t *testing.T, ratelimit string) (url string) {
+	t.Helper()
+	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "served") }))
+	t.Cleanup(app.Close)
+	text, err := os.ReadFile("envoy.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := func(address string) string { return "port_value: " + address[strings.LastIndex(address, ":")+1:] }
+	bootstrap, err := yaml.YAMLToJSON([]byte(strings.NewReplacer("port_value: 10000", "port_value: 0", "port_value: 10001", port(app.URL),
+		"port_value: 10002", port(ratelimit)).Replace(string(text))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return envoytest.Start(t, envoytest.Config{Bootstrap: bootstrap}).URL(t, "shop")
+}
+
+func get(t *testing.T, url string, headers map[string]string) (*http.Response, string) {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, value := range headers {
+		request.Header.Set(name, value)
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response, string(body)
+}
+
+// TestPlainEnvoy has an Envoy that knows nothing of Leaky Tokens ask ratelimit.
+func TestPlainEnvoy(t *testing.T) {
+	t.Parallel()
+	s := start(t, "", "other-envoy.yaml")
+	url := plainEnvoy(t, s.addr)
+
+	r, body := get(t, url+"/", nil)
+	if r.StatusCode != http.StatusOK || body != "served" || r.Header.Get("X-Ratelimit-Limit") != "300" || r.Header.Get("X-Ratelimit-Remaining") != "299" {
+		t.Fatalf("first request: %s %q %v", r.Status, body, r.Header)
+	}
+	for n := range 3 {
+		r, _ := get(t, url+"/checkout", nil)
+		if r.StatusCode != http.StatusOK || r.Header.Get("X-Ratelimit-Limit") != "3" || r.Header.Get("X-Ratelimit-Remaining") != fmt.Sprint(2-n) {
+			t.Errorf("checkout %d: %s %v", n+1, r.Status, r.Header)
+		}
+	}
+	r, body = get(t, url+"/checkout", nil)
+	if r.StatusCode != http.StatusTooManyRequests || !strings.HasPrefix(r.Header.Get("Retry-After"), "3") || // 30 s and a microsecond, rounded up
+		r.Header.Get("X-Ratelimit-Remaining") != "0" ||
+		r.Header.Get("Content-Type") != "application/problem+json" || !strings.Contains(body, "rate limit exceeded") {
+		t.Errorf("fourth checkout: %s %v %s", r.Status, r.Header, body)
+	}
+	for n := range 4 {
+		if r, _ := get(t, url+"/", map[string]string{"X-Plan": "free", "X-Customer": "ann"}); r.StatusCode != http.StatusOK {
+			t.Errorf("request %d over a quota that refuses nobody: %s", n+1, r.Status)
+		}
+	}
+	if got := s.counter(t, "leaky_ratelimit_shadow_refusals_total", "free-quota"); got != 2 {
+		t.Errorf("want two calls told as over the quota, got %g", got)
+	}
+	// 8 of the address' 300 are gone: what /checkout refused was charged nowhere.
+	for n := range 292 {
+		if r, _ := get(t, url+"/static/"+fmt.Sprint(n), nil); r.StatusCode != http.StatusOK {
+			t.Fatalf("unlimited path, request %d: %s", n+1, r.Status)
+		}
+	}
+	if r, _ := get(t, url+"/static/x", nil); r.StatusCode != http.StatusTooManyRequests || r.Header.Get("X-Ratelimit-Limit") != "300" {
+		t.Errorf("want the address refused after 300, got %s %v", r.Status, r.Header)
+	}
+}
