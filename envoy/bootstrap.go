@@ -33,7 +33,22 @@ type BootstrapConfig struct {
 	XDS    netaddr.Addr // gRPC side of the xds service
 	Admin  netaddr.Addr // loopback or a Unix socket: the admin has no credentials; port 0: a free one
 	NodeID string       // names this Envoy in xds's logs and at GET /v1/clients
+	TLS    *TLS         // nil: xds is asked in the clear
 }
+
+// TLS is how an Envoy proves itself to xds, before xds can give it anything. The files
+// hold one secret each, as xds writes them; Envoy follows their changes.
+type TLS struct {
+	Identity string // path of the secret with Envoy's certificate
+	Roots    string // path of the secret with the roots
+	Server   string // the only name that the server's certificate may have, a URI
+}
+
+// Names of the secrets in the files of TLS.
+const (
+	SecretIdentity = "tls-gateway"
+	SecretRoots    = "tls-roots"
+)
 
 // Bootstrap is the bootstrap file as JSON.
 func Bootstrap(c BootstrapConfig) ([]byte, error) {
@@ -44,6 +59,9 @@ func Bootstrap(c BootstrapConfig) ([]byte, error) {
 		return nil, fmt.Errorf("make bootstrap: %w", err)
 	}
 	xds, err := xdsCluster(c.XDS)
+	if err == nil && c.TLS != nil {
+		xds.TransportSocket, err = c.TLS.transport()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("make bootstrap: %w", err)
 	}

@@ -2,6 +2,7 @@ package xds_test
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -28,6 +29,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/envoy/envoytest"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 	"github.com/leaky-tokens/leaky-tokens/internal/spool"
 	"github.com/leaky-tokens/leaky-tokens/xds"
@@ -47,12 +49,24 @@ type gateway struct {
 	auth  *authorizer
 	back  *backend
 	path  string // leaky.yaml, may be empty
+	at    string // where xds listens
+	again bool   // startXDS takes the place of one that ended
 
 	stopXDS func()
 }
 
 // start makes a gateway; edit may change its configuration first.
 func start(t *testing.T, edit func(*config.Config), env map[string]string) *gateway {
+	t.Helper()
+	return startWith(t, func(_ *gateway, c *config.Config) {
+		if edit != nil {
+			edit(c)
+		}
+	}, env)
+}
+
+// startWith is start for an edit that needs the gateway's folder.
+func startWith(t *testing.T, edit func(*gateway, *config.Config), env map[string]string) *gateway {
 	t.Helper()
 	g := &gateway{dir: shortDir(t), limit: &limiter{}, auth: &authorizer{}, back: &backend{}}
 	provider := httptest.NewServer(g.back)
@@ -71,9 +85,7 @@ func start(t *testing.T, edit func(*config.Config), env map[string]string) *gate
 	}
 	cfg.Services.ExtAuthz.GRPC = serveGRPC(t, "unix:"+filepath.Join(g.dir, "a.sock"), func(s *grpc.Server) { authv3.RegisterAuthorizationServer(s, g.auth) })
 	cfg.Services.RateLimit.GRPC = serveGRPC(t, "unix:"+filepath.Join(g.dir, "r.sock"), func(s *grpc.Server) { rlsv3.RegisterRateLimitServiceServer(s, g.limit) })
-	if edit != nil {
-		edit(cfg)
-	}
+	edit(g, cfg)
 	g.spool = filepath.Join(g.dir, cfg.Envoy.Spool)
 	g.startXDS(t, cfg, env)
 	return g
@@ -85,9 +97,16 @@ func (g *gateway) startXDS(t *testing.T, cfg *config.Config, env map[string]stri
 	if err != nil {
 		t.Fatal(err)
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	at := "127.0.0.1:0"
+	if g.again {
+		at = g.at
+	}
+	ln, err := net.Listen("tcp", at)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if cfg.TLS.Mutual() {
+		ln = tls.NewListener(ln, mtls.Server(g.dir, "xds", mtls.Callers("xds")...))
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -99,12 +118,20 @@ func (g *gateway) startXDS(t *testing.T, cfg *config.Config, env map[string]stri
 		}
 	})
 	t.Cleanup(g.stopXDS)
+	g.xds = x
+	if g.again {
+		return // the Envoy that runs connects by itself
+	}
 	addr, err := netaddr.Parse(ln.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.xds = x
-	g.envoy = envoytest.Start(t, envoytest.Config{XDS: addr})
+	c := envoytest.Config{XDS: addr}
+	if cfg.TLS.Mutual() {
+		c.TLS = xds.BootstrapTLS(g.dir)
+	}
+	g.at = addr.String()
+	g.envoy = envoytest.Start(t, c)
 	g.url = g.envoy.URL(t, "gateway")
 }
 

@@ -45,7 +45,8 @@ models:
 func fromFile(t *testing.T, url string) (g *gateway, path string) {
 	t.Helper()
 	g = start(t, func(c *config.Config) {
-		c.Providers = map[string]config.Provider{"openai": {Protocol: config.ProtocolOpenAI, URL: "http://127.0.0.1:9", ConnectTimeout: time.Second}}
+		c.Providers = map[string]config.Provider{"openai": {Protocol: config.ProtocolOpenAI, URL: "http://127.0.0.1:9", ConnectTimeout: time.Second, ConsumePath: "/c",
+			Egress: config.ProviderEgress{Timeout: time.Second, Attempts: 1, Backoff: time.Second, MaxConcurrent: 1}}}
 		c.Models = []config.Model{{Name: "gpt-4o", Provider: "openai"}}
 	}, nil)
 	path = filepath.Join(g.dir, "leaky.yaml")

@@ -7,6 +7,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/limits"
+	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
 	"github.com/leaky-tokens/leaky-tokens/xds/model"
 	"github.com/leaky-tokens/leaky-tokens/xds/protos"
 	"github.com/leaky-tokens/leaky-tokens/xds/snapshot"
@@ -18,6 +19,7 @@ type source struct {
 	dir    string // state folder
 	getenv func(string) string
 	trust  protos.Trust
+	issuer *mtls.Authority // nil without TLS
 }
 
 // loaded is one good configuration.
@@ -32,7 +34,14 @@ func (s source) load(cfg *config.Config) (loaded, error) {
 	if err != nil {
 		return loaded{}, err
 	}
-	g, secrets, err := model.Build(model.Input{Config: cfg, StateDir: s.dir, Limits: set.Paths(), Getenv: s.getenv})
+	asked := *cfg
+	asked.TLS.Mode = config.TLSOff // as at start: each part reads the mode once
+	in := model.Input{Config: &asked, StateDir: s.dir, Limits: set.Paths(), Getenv: s.getenv}
+	if s.issuer != nil {
+		asked.TLS.Mode = config.TLSMutual
+		in.Identity, in.Roots = s.issuer.Pair(mtls.Gateway), s.issuer.Roots()
+	}
+	g, secrets, err := model.Build(in)
 	if err != nil {
 		return loaded{}, err
 	}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
 	"github.com/leaky-tokens/leaky-tokens/xds/server"
 )
 
@@ -38,6 +39,8 @@ type XDS struct {
 	reload <-chan struct{}
 	poll   time.Duration
 	first  loaded
+
+	refreshing sync.Mutex // one at a time, so that the newest content is published last
 
 	mu     sync.Mutex
 	cfg    *config.Config
@@ -65,6 +68,14 @@ func New(c Config) (*XDS, error) {
 		return nil, err
 	}
 	src := source{path: c.Path, dir: c.StateDir, getenv: c.Getenv, trust: systemTrust(c.Getenv)}
+	if c.Config.TLS.Mutual() {
+		if src.issuer, err = mtls.NewAuthority(c.StateDir, c.Config.TLS.Lifetime, c.Log); err != nil {
+			return nil, err
+		}
+		if err := writeBootstrapSecrets(c.StateDir, src.issuer); err != nil {
+			return nil, err
+		}
+	}
 	first, err := src.load(c.Config)
 	if err != nil {
 		return nil, err
@@ -81,6 +92,12 @@ func (x *XDS) Run(ctx context.Context, ln net.Listener) error {
 			return fmt.Errorf("publish the first configuration: %w", err)
 		}
 		files := config.Watcher{Every: x.poll, Reload: x.reload, Files: func() []string { return []string{x.source.path, x.source.limitsFile(x.config())} }}
+		if x.source.issuer != nil {
+			g.Go(func() error {
+				x.source.issuer.Run(ctx, func() { x.renewed(ctx) })
+				return nil
+			})
+		}
 		files.Run(ctx, func() { x.refresh(ctx) })
 		return nil
 	})
@@ -90,8 +107,30 @@ func (x *XDS) Run(ctx context.Context, ln net.Listener) error {
 	return nil
 }
 
+// renewed gives Envoys their new certificate, whatever the files hold by now: a mistake in
+// them must not let the certificate run out.
+func (x *XDS) renewed(ctx context.Context) {
+	x.refreshing.Lock()
+	defer x.refreshing.Unlock()
+	err := writeBootstrapSecrets(x.source.dir, x.source.issuer)
+	x.mu.Lock()
+	next, renewErr := x.live.snapshot.WithSecret(gatewaySecret(x.source.issuer))
+	if renewErr == nil {
+		x.live.snapshot, x.since = next, time.Now().UTC()
+	}
+	x.mu.Unlock()
+	if renewErr == nil {
+		renewErr = x.server.Publish(ctx, next)
+	}
+	if err = errors.Join(err, renewErr); err != nil && ctx.Err() == nil {
+		x.log.LogAttrs(ctx, slog.LevelError, "envoys keep their old certificate", slog.Any("error", err))
+	}
+}
+
 // refresh takes the files' present content, or keeps the last good one and says why.
 func (x *XDS) refresh(ctx context.Context) {
+	x.refreshing.Lock()
+	defer x.refreshing.Unlock()
 	cfg, err := config.Load(x.source.path, x.source.getenv)
 	if err == nil {
 		var next loaded

@@ -34,6 +34,7 @@ const fetchTimeout = 10 * time.Minute
 // Config is one Envoy. Either XDS or Bootstrap is set.
 type Config struct {
 	XDS         netaddr.Addr // asks there for everything
+	TLS         *envoy.TLS   // with this certificate; nil: in the clear
 	Bootstrap   []byte       // or runs this, JSON; its admin address should have port 0
 	NodeID      string       // default the test's name
 	Concurrency int          // worker threads, default 1
@@ -104,7 +105,7 @@ func writeBootstrap(path, name string, c Config) error {
 			c.NodeID = name
 		}
 		var err error
-		text, err = envoy.Bootstrap(envoy.BootstrapConfig{XDS: c.XDS, Admin: netaddr.Addr{Network: "tcp", Host: "127.0.0.1"}, NodeID: c.NodeID})
+		text, err = envoy.Bootstrap(envoy.BootstrapConfig{XDS: c.XDS, Admin: netaddr.Addr{Network: "tcp", Host: "127.0.0.1"}, NodeID: c.NodeID, TLS: c.TLS})
 		if err != nil {
 			return err
 		}

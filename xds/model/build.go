@@ -14,6 +14,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/limits"
+	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 )
 
@@ -23,12 +24,22 @@ type Input struct {
 	StateDir string // relative paths are resolved against it
 	Limits   []limits.Path
 	Getenv   func(string) string // provider keys
+	// Identity and Roots are what Envoy shows and checks services with; needed in TLS mode mutual.
+	Identity mtls.Pair
+	Roots    []byte
 }
 
 // Build makes the gateway and its secrets. Every mistake is reported, joined.
 func Build(in Input) (*Gateway, []Secret, error) {
 	b := &builder{cfg: in.Config, dir: in.StateDir, getenv: in.Getenv, providers: map[string]provider{}}
 	g := &Gateway{Limits: in.Limits, Requests: Requests{Off: !in.Config.Flags.Gateway.RateLimiting, Key: in.Config.Gateway.RateLimit.KeyStrategy, Whitelist: in.Config.Gateway.RateLimit.Whitelist}}
+	if in.Config.TLS.Mutual() {
+		if len(in.Identity.Key) == 0 || len(in.Roots) == 0 {
+			b.fail("tls.mode: mutual, and there is no certificate for the gateway")
+		}
+		b.secrets = append(b.secrets, Secret{Name: SecretIdentity, Certificate: string(in.Identity.Certificate), Key: string(in.Identity.Key)},
+			Secret{Name: SecretRoots, Roots: string(in.Roots)})
+	}
 	g.Listener = b.listener()
 	g.Clusters = append(b.services(), b.providerClusters()...)
 	g.Egress = b.egress()
@@ -112,6 +123,9 @@ func (b *builder) services() []Cluster {
 		{"stub-qwen", "services.stub_qwen.http", s.StubQwen.HTTP, false},
 	} {
 		one := Cluster{Name: c.name, Addr: reachable(b.addr(c.key, c.text)), GRPC: c.grpc, Discover: true}
+		if b.cfg.TLS.Mutual() && one.Addr.Network == "tcp" && mtls.Callers(c.name) != nil {
+			one.Part = c.name
+		}
 		if c.grpc {
 			one.MaxRequests, one.MaxPending = ownRequests, ownRequests
 		}

@@ -6,6 +6,7 @@ package model
 import (
 	"time"
 
+	"github.com/leaky-tokens/leaky-tokens/envoy"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/limits"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
@@ -106,6 +107,7 @@ type Cluster struct {
 	GRPC     bool
 	TLS      bool
 	Host     string // SNI and name the certificate must have
+	Part     string // one of ours: both sides show the certificate that xds issued; empty: plain, or TLS as said
 	Discover bool   // endpoints come by EDS
 
 	ConnectTimeout time.Duration
@@ -118,8 +120,18 @@ type Cluster struct {
 	HeaderPrefix   string // before the secret, e.g. "Bearer "
 }
 
-// Secret is a value delivered by SDS. It is never logged.
+// Secret is delivered by SDS. It is never logged. It is a value, or a certificate with its
+// key, or roots.
 type Secret struct {
-	Name  string
-	Value string
+	Name        string
+	Value       string
+	Certificate string // PEM
+	Key         string // PEM
+	Roots       string // PEM
 }
+
+// Names of the secrets by which Envoy and the services know each other.
+const (
+	SecretIdentity = envoy.SecretIdentity
+	SecretRoots    = envoy.SecretRoots
+)

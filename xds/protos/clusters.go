@@ -37,7 +37,10 @@ func Cluster(c model.Cluster, trust Trust) *clusterv3.Cluster {
 			MaxConnections: count(c.MaxRequests), MaxRequests: count(c.MaxRequests), MaxPendingRequests: count(c.MaxPending)}}},
 	}
 	discover(c, out)
-	if c.TLS {
+	switch {
+	case c.Part != "":
+		out.TransportSocket = mutual(c)
+	case c.TLS:
 		out.TransportSocket = transport(c, trust)
 	}
 	switch {
@@ -140,9 +143,4 @@ func transport(c model.Cluster, trust Trust) *corev3.TransportSocket {
 			}},
 		},
 	})}}
-}
-
-// Secret is a provider's key for the injector.
-func Secret(s model.Secret) *tlsv3.Secret {
-	return &tlsv3.Secret{Name: s.Name, Type: &tlsv3.Secret_GenericSecret{GenericSecret: &tlsv3.GenericSecret{Secret: inline(s.Value)}}}
 }

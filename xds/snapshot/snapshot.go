@@ -119,6 +119,14 @@ func (s *Snapshot) With(other *Snapshot, typeURLs ...string) (*Snapshot, error) 
 	return New(r)
 }
 
+// WithSecret is s with one secret in the place of that of the same name.
+func (s *Snapshot) WithSecret(secret model.Secret) (*Snapshot, error) {
+	r := maps.Clone(s.Resources)
+	r[resourcev3.SecretType] = maps.Clone(r[resourcev3.SecretType])
+	r[resourcev3.SecretType][secret.Name] = protos.Secret(secret)
+	return New(r)
+}
+
 // Lost reports whether some resource of a type is in old and not in s.
 func (s *Snapshot) Lost(old *Snapshot, typeURL string) bool {
 	for name := range old.Resources[typeURL] {

@@ -25,6 +25,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/facts"
 	"github.com/leaky-tokens/leaky-tokens/internal/limits"
+	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
 	"github.com/leaky-tokens/leaky-tokens/xds/model"
 	"github.com/leaky-tokens/leaky-tokens/xds/protos"
 	"github.com/leaky-tokens/leaky-tokens/xds/snapshot"
@@ -47,7 +48,8 @@ func build(t testing.TB, yaml, limitsYAML string, env map[string]string) (*model
 	if err != nil {
 		t.Fatalf("limits: %v", err)
 	}
-	g, secrets, err := model.Build(model.Input{Config: cfg, StateDir: "/state", Limits: set.Paths(), Getenv: func(k string) string { return env[k] }})
+	g, secrets, err := model.Build(model.Input{Config: cfg, StateDir: "/state", Limits: set.Paths(), Getenv: func(k string) string { return env[k] },
+		Identity: mtls.Pair{Certificate: []byte("golden certificate"), Key: []byte("golden key")}, Roots: []byte("golden roots")})
 	if err != nil {
 		return nil, nil, err
 	}
