@@ -1,0 +1,215 @@
+package throttle
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/leaky-tokens/leaky-tokens/identity/origin"
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/testenv"
+)
+
+func settings() config.Throttle {
+	return config.Throttle{Failures: 3, Addresses: 6, Registers: 4, Longest: time.Minute, Window: time.Minute}
+}
+
+func from(ip string) context.Context {
+	return origin.With(context.Background(), origin.Origin{IP: netip.MustParseAddr(ip)})
+}
+
+// both runs a test on the counter in Redis and on the one in memory.
+func both(t *testing.T, test func(t *testing.T, th *Throttle)) {
+	t.Helper()
+	t.Run("redis", func(t *testing.T) {
+		t.Parallel()
+		client, prefix := testenv.Redis(t)
+		test(t, New(Config{Redis: client, Prefix: prefix, Settings: settings(), Log: slog.New(slog.DiscardHandler)}))
+	})
+	t.Run("memory", func(t *testing.T) {
+		t.Parallel()
+		test(t, New(Config{Settings: settings(), Log: slog.New(slog.DiscardHandler)}))
+	})
+}
+
+// fail makes so many wrong attempts, none of which may have to wait.
+func fail(ctx context.Context, t *testing.T, th *Throttle, account string, times int) {
+	t.Helper()
+	for i := range times {
+		a, wait := th.Enter(ctx, account)
+		if wait > 0 {
+			t.Fatalf("attempt %d has to wait %s", i+1, wait)
+		}
+		a.Fail()
+	}
+}
+
+func TestTheThirdFailureMakesWait(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, th *Throttle) {
+		fail(from("192.0.2.1"), t, th, "ann", 3)
+		if _, wait := th.Enter(from("192.0.2.1"), "ANN"); wait <= 0 || wait > time.Second {
+			t.Fatalf("want a wait of up to 1s, got %s", wait)
+		}
+		if _, wait := th.Enter(from("192.0.2.2"), "ann"); wait <= 0 {
+			t.Fatal("another address may go on guessing")
+		}
+		if _, wait := th.Enter(from("192.0.2.1"), "bob"); wait > 0 {
+			t.Fatalf("another account waits %s", wait)
+		}
+	})
+}
+
+func TestAnAddressThatTriesManyAccountsWaits(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, th *Throttle) {
+		for _, account := range []string{"a", "b", "c", "d", "e", "f"} {
+			fail(from("192.0.2.1"), t, th, account, 1)
+		}
+		if _, wait := th.Enter(from("192.0.2.1"), "g"); wait <= 0 {
+			t.Fatal("want a wait")
+		}
+		if _, wait := th.Enter(from("192.0.2.2"), "g"); wait > 0 {
+			t.Fatalf("another address waits %s", wait)
+		}
+	})
+}
+
+func TestSuccessForgetsAndAbandonTakesBack(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, th *Throttle) {
+		ctx := from("192.0.2.1")
+		for range 20 {
+			fail(ctx, t, th, "ann", 2)
+			a, wait := th.Enter(ctx, "ann")
+			if wait > 0 {
+				t.Fatalf("waits %s", wait)
+			}
+			a.Succeed(ctx)
+			// The address remembers the two failures: take them back, they are another test's matter.
+			_ = a.counter.forgive(ctx, []subject{a.subjects[1], a.subjects[1]})
+		}
+		for range 20 {
+			a, wait := th.Enter(ctx, "bob")
+			if wait > 0 {
+				t.Fatalf("what was abandoned counts: waits %s", wait)
+			}
+			a.Abandon(ctx)
+		}
+	})
+}
+
+// Somebody who guesses at an account from elsewhere does not lock its owner out.
+func TestAKnownAddressIsCountedApart(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, th *Throttle) {
+		home, elsewhere := from("192.0.2.1"), from("198.51.100.1")
+		a, wait := th.Enter(home, "ann")
+		if wait > 0 {
+			t.Fatal("waits")
+		}
+		a.Succeed(home)
+		fail(elsewhere, t, th, "ann", 3)
+		if _, wait := th.Enter(elsewhere, "ann"); wait <= 0 {
+			t.Fatal("the guesser does not wait")
+		}
+		fail(home, t, th, "ann", 3)
+		if _, wait := th.Enter(home, "ann"); wait <= 0 {
+			t.Fatal("her own address may guess for ever")
+		}
+	})
+}
+
+// Parallel guesses cannot all slip through before the first has failed.
+func TestParallelGuessesAreCountedAtOnce(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, th *Throttle) {
+		var through atomic.Int64
+		var wg sync.WaitGroup
+		for range 50 {
+			wg.Go(func() {
+				if a, wait := th.Enter(from("192.0.2.1"), "ann"); wait == 0 {
+					through.Add(1)
+					a.Fail()
+				}
+			})
+		}
+		wg.Wait()
+		if n := through.Load(); n != 3 {
+			t.Fatalf("want 3 through, got %d", n)
+		}
+	})
+}
+
+func TestRegistrationsOfOneAddress(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, th *Throttle) {
+		for range 5 {
+			if wait := th.Register(from("2001:db8::1")); wait > 0 {
+				t.Fatalf("waits %s", wait)
+			}
+		}
+		if wait := th.Register(from("2001:db8::2")); wait <= 0 {
+			t.Fatal("a neighbour in the same /64 does not wait")
+		}
+		if wait := th.Register(from("2001:db8:0:1::1")); wait > 0 {
+			t.Fatalf("another network waits %s", wait)
+		}
+	})
+}
+
+func TestWithoutRedisTheProcessCounts(t *testing.T) {
+	t.Parallel()
+	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", MaxRetries: -1, DialTimeout: 50 * time.Millisecond, ContextTimeoutEnabled: true})
+	t.Cleanup(func() { client.Close() })
+	th := New(Config{Redis: client, Settings: settings(), Log: slog.New(slog.DiscardHandler)})
+	fail(from("192.0.2.1"), t, th, "ann", 3)
+	if _, wait := th.Enter(from("192.0.2.1"), "ann"); wait <= 0 {
+		t.Fatal("nobody counts")
+	}
+}
+
+func TestPausesDoubleToACeiling(t *testing.T) {
+	t.Parallel()
+	for failures, want := range map[int]time.Duration{0: 0, 2: 0, 3: time.Second, 4: 2 * time.Second, 8: 32 * time.Second, 9: time.Minute, 1 << 30: time.Minute} {
+		if got := pause(failures, 3, time.Minute); got != want {
+			t.Errorf("%d failures: want %s, got %s", failures, want, got)
+		}
+	}
+}
+
+// The counter in Redis and the one in memory wait alike, failure by failure.
+func TestBothCountersAgree(t *testing.T) {
+	t.Parallel()
+	client, prefix := testenv.Redis(t)
+	counters := map[string]counter{"redis": &shared{client: client, prefix: prefix}, "memory": newMemory(time.Now)}
+	for name, c := range counters {
+		one := []subject{{"x", 2}}
+		for i := range 3 {
+			wait, err := c.take(t.Context(), one, time.Millisecond, time.Minute)
+			if err != nil || wait > time.Millisecond {
+				t.Fatalf("%s, attempt %d: %s, %v", name, i, wait, err)
+			}
+			for wait > 0 { // its end comes within a millisecond
+				if wait, err = c.take(t.Context(), one, time.Millisecond, time.Minute); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if err := c.forgive(t.Context(), []subject{{"x", 2}, {"never seen", 2}}); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if err := c.forget(t.Context(), one[0]); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if wait, err := c.take(t.Context(), one, time.Minute, time.Minute); err != nil || wait != 0 {
+			t.Fatalf("%s: forgotten, but waits %s, %v", name, wait, err)
+		}
+	}
+}
