@@ -134,6 +134,8 @@ func (s *Service) blame(m matched, t store.Taken, take store.Take) refused {
 		}
 		var wait int64
 		switch {
+		case m.buckets[i].HasOwn:
+			wait = p.Wait(state, float64(max(0, m.buckets[i].Own)), t.Now, soon)
 		case l.rule.Unit == limits.Requests:
 			wait = p.Wait(state, float64(take.Requests), t.Now, soon)
 		case take.Output == 0 && take.Fill > 0:

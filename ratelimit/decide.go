@@ -45,7 +45,7 @@ func (s *Service) prepare(p *policy, r *request) decision {
 	}
 	org, user, tier := callers(r.descriptors)
 	account := accountOf(org, user, r.descriptors)
-	d := decision{matched: rules.match(r.descriptors, account, tier, false)}
+	d := decision{matched: rules.match(r.descriptors, account, tier, counting{hits: int64(max(1, r.hits)), own: r.own})}
 	d.take = store.Take{Account: account, Buckets: d.buckets, Requests: int64(max(1, r.hits))}
 	d.mode = p.outage.For(routeOf(r.descriptors))
 	return d
@@ -62,7 +62,7 @@ func (s *Service) prepareCall(p *policy, r *request) decision {
 		return decision{call: c, answer: c.malformed(err)}
 	}
 	c.account = accountOf(c.org, c.user, r.descriptors)
-	d := decision{call: c, matched: p.match(r.descriptors[1:], c.account, c.tier, true)}
+	d := decision{call: c, matched: p.match(r.descriptors[1:], c.account, c.tier, counting{tokens: true, hits: 1})}
 	d.take = store.Take{Account: c.account, ID: c.id, Buckets: d.buckets, Requests: 1, Input: c.input, Output: c.output, Fill: c.fill, Facts: c.facts(),
 		Pool: s.part(p, limitpb.BalancePolicy_BALANCE_TIER, c.tier, c.provider), Provider: c.provider}
 	d.mode = p.outage.For(c.route)

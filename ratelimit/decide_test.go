@@ -117,7 +117,17 @@ func FuzzRequest(f *testing.F) {
 		if proto.Unmarshal(wire, &want) != nil || err != nil {
 			return
 		}
-		for _, d := range want.GetDescriptors() {
+		for i, d := range want.GetDescriptors() {
+			hits, stated := int64(d.GetHitsAddend().GetValue()), d.GetHitsAddend() != nil || d.GetIsNegativeHits()
+			if d.GetHitsAddend() == nil {
+				hits = int64(max(1, want.GetHitsAddend()))
+			}
+			if d.GetIsNegativeHits() {
+				hits = -hits
+			}
+			if got := (counting{own: r.own}).of(i); got.stated != stated || stated && got.hits != hits {
+				t.Errorf("descriptor %d: want %d hits (stated: %t), got %+v", i, hits, stated, got)
+			}
 			d.Limit, d.HitsAddend, d.IsNegativeHits = nil, nil, false
 			d.ProtoReflect().SetUnknown(nil)
 			for _, e := range d.GetEntries() {
@@ -168,7 +178,7 @@ func TestAbandonedCallGivesBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.account = accountOf(c.org, c.user, nil)
-	m := s.policy.Load().match(r.descriptors[1:], c.account, c.tier, true)
+	m := s.policy.Load().match(r.descriptors[1:], c.account, c.tier, counting{tokens: true, hits: 1})
 	held := func() float64 {
 		seen, err := s.store.Look(t.Context(), c.account, nil, m.buckets[:1])
 		if err != nil {

@@ -3,6 +3,7 @@ package ratelimit
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math"
 	"strings"
 
@@ -21,6 +22,9 @@ const (
 	requestDescriptors = 2
 	requestHits        = 3
 	descriptorEntries  = 1
+	descriptorHits     = 3 // google.protobuf.UInt64Value
+	descriptorNegative = 4
+	uint64Value        = 1
 	entryKey           = 1
 	entryValue         = 2
 )
@@ -44,15 +48,36 @@ const (
 const (
 	maxDescriptors = 64
 	maxEntries     = 32
+	// maxHits is the most that a descriptor adds or gives back.
+	maxHits = maxHeld
 )
 
-var errTooMany = errors.New("too many descriptors or entries")
+var (
+	errTooMany = errors.New("too many descriptors or entries")
+	errHits    = fmt.Errorf("a descriptor's hits_addend is above %d", int64(maxHits))
+)
+
+// addend is what one descriptor takes of its limit instead of what the request says.
+type addend struct {
+	stated bool
+	hits   int64 // 0 takes nothing and asks whether there is room; negative gives back
+}
+
+// of is the addend of a descriptor.
+func (c counting) of(i int) addend {
+	if i < len(c.own) {
+		return c.own[i]
+	}
+	return addend{}
+}
 
 // request is a RateLimitRequest. Its strings are parts of the message.
 type request struct {
 	domain      string
 	descriptors []descriptor
 	hits        uint32
+	own         []addend // by descriptor, nil when none states its own; the last ones may be missing
+	negative    []int    // descriptors that only say their hits are negative
 }
 
 // descriptor is the entries of one descriptor.
@@ -71,9 +96,13 @@ func (r *request) parse(wire string) error {
 			r.hits = uint32(c.n)
 		case c.is(requestDescriptors, protowire.BytesType):
 			begin := len(entries)
+			var own wireAddend
 			var err error
-			if entries, err = parseDescriptor(c.value, entries); err != nil {
+			if entries, own, err = parseDescriptor(c.value, entries); err != nil {
 				return err
+			}
+			if own.stated || own.negative {
+				r.state(own)
 			}
 			if len(r.descriptors) == maxDescriptors {
 				return errTooMany
@@ -81,22 +110,63 @@ func (r *request) parse(wire string) error {
 			r.descriptors = append(r.descriptors, entries[begin:len(entries):len(entries)])
 		}
 	}
+	r.negate()
 	return c.err
 }
 
-// parseDescriptor appends the entries of a descriptor; its limit and hits_addend are not
-// read, as we decide both.
-func parseDescriptor(text string, entries []limits.Entry) ([]limits.Entry, error) {
+// wireAddend is a descriptor's addend as the message has it.
+type wireAddend struct {
+	stated, negative bool
+	hits             int64
+}
+
+// state notes the addend of the descriptor that comes next. One that is only negative
+// waits for the request's hits, which may come after it.
+func (r *request) state(own wireAddend) {
+	for len(r.own) < len(r.descriptors) {
+		r.own = append(r.own, addend{})
+	}
+	a := addend{stated: own.stated, hits: own.hits}
+	if own.negative {
+		a.hits = -own.hits
+		if !own.stated {
+			r.negative = append(r.negative, len(r.own))
+		}
+	}
+	r.own = append(r.own, a)
+}
+
+// negate gives the request's hits to descriptors that only say they are negative.
+func (r *request) negate() {
+	for _, i := range r.negative {
+		r.own[i] = addend{stated: true, hits: -int64(max(1, r.hits))}
+	}
+}
+
+// parseDescriptor appends the entries of a descriptor; its limit is not read, as we
+// decide that.
+func parseDescriptor(text string, entries []limits.Entry) ([]limits.Entry, wireAddend, error) {
 	begin := len(entries)
+	var own wireAddend
 	for c := (cursor{rest: text}); ; {
 		if !c.next() {
-			return entries, c.err
+			return entries, own, c.err
+		}
+		switch {
+		case c.is(descriptorNegative, protowire.VarintType):
+			own.negative = c.n != 0
+		case c.is(descriptorHits, protowire.BytesType):
+			hits, err := parseHits(c.value, uint64(own.hits))
+			if err != nil {
+				return nil, own, err
+			}
+			own.stated, own.hits = true, hits
 		}
 		if !c.is(descriptorEntries, protowire.BytesType) {
 			continue
 		}
 		if len(entries)-begin == maxEntries {
-			return nil, errTooMany
+			return nil, own, errTooMany
 		}
 		var e limits.Entry
 		f := cursor{rest: c.value}
@@ -109,10 +179,24 @@ func parseDescriptor(text string, entries []limits.Entry) ([]limits.Entry, error
 			}
 		}
 		if f.err != nil {
-			return nil, f.err
+			return nil, own, f.err
 		}
 		entries = append(entries, e)
 	}
+}
+
+// parseHits reads a google.protobuf.UInt64Value; a message that comes in pieces is merged.
+func parseHits(text string, hits uint64) (int64, error) {
+	c := cursor{rest: text}
+	for c.next() {
+		if c.is(uint64Value, protowire.VarintType) {
+			hits = c.n
+		}
+	}
+	if hits > maxHits {
+		return 0, errHits
+	}
+	return int64(hits), c.err
 }
 
 var errWire = errors.New("malformed message")

@@ -154,8 +154,11 @@ func (s *Service) lendFor(t *store.Take, outcome store.Outcome) {
 func (l *leases) spend(t *store.Take) (output int64, id string, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	have := l.byKey[leaseKey(t)]
-	if have == nil || !have.ready || time.Now().After(have.until) || have.requests != nil && have.requests.left < t.Requests {
+	have, requests := l.byKey[leaseKey(t)], t.Requests
+	for _, b := range t.Buckets {
+		requests = max(requests, b.Own)
+	}
+	if have == nil || !have.ready || time.Now().After(have.until) || have.requests != nil && have.requests.left < requests {
 		return 0, "", false
 	}
 	output = t.Output
@@ -173,7 +176,7 @@ func (l *leases) spend(t *store.Take) (output int64, id string, ok bool) {
 		id = have.tokens.take.ID
 	}
 	if have.requests != nil {
-		have.requests.left -= t.Requests
+		have.requests.left -= requests
 	}
 	return output, id, true
 }

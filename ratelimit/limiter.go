@@ -50,7 +50,7 @@ func (s *Service) Hold(ctx context.Context, r *limitpb.HoldRequest) (*limitpb.Ho
 		descriptors = derive(p.set.Paths(), f)
 	}
 	account := accountOf(f.GetOrg(), f.GetUser(), descriptors)
-	m := p.match(descriptors, account, f.GetTier(), true)
+	m := p.match(descriptors, account, f.GetTier(), counting{tokens: true, hits: 1})
 	take := store.Take{Account: account, ID: f.GetRequestId(), Buckets: m.buckets, Requests: 1,
 		Input: r.GetInputTokens(), Output: r.GetOutputTokens(), Fill: r.GetFillTokens(), Facts: record,
 		Pool: s.part(p, r.GetBalance(), f.GetTier(), f.GetProvider()), Provider: f.GetProvider()}
@@ -158,7 +158,7 @@ func (s *Service) Look(ctx context.Context, r *limitpb.LookRequest) (*limitpb.Lo
 		return nil, status.Error(codes.InvalidArgument, errTooMany.Error())
 	}
 	account := tag(canonical(r.GetAccount()))
-	m := s.policy.Load().match(fromProto(r.GetDescriptors()), account, r.GetTier(), true)
+	m := s.policy.Load().match(fromProto(r.GetDescriptors()), account, r.GetTier(), counting{tokens: true, hits: 1})
 	seen, err := s.store.Look(ctx, account, r.GetRequestIds(), m.buckets, r.GetProviders()...)
 	if err != nil {
 		return nil, unavailable(err)

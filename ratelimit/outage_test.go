@@ -187,9 +187,12 @@ func TestARefusalTakesTheLeaseBack(t *testing.T) {
 // TestADeadReplicasLeaseExpires without an event or a charge.
 func TestADeadReplicasLeaseExpires(t *testing.T) {
 	t.Parallel()
-	e, _, _ := outage(t, config.OutageLease, overdue)
-	e.warm(t)
-	until(t, "the lease", func() bool { return e.level(t, "ann").GetHeld() > 0 })
+	l := &ledger{pools: map[string]balance.State{"user:ann": prepaid("user:ann", 700, 1)}}
+	e := start(t, thousand, asking(l), overdue)
+	r, err := e.limiter.Hold(t.Context(), &limitpb.HoldRequest{Facts: &limitpb.Facts{RequestId: "lease-1", User: "ann", Provider: "openai"}, FillTokens: 200})
+	if err != nil || r.GetHeld() != 200 {
+		t.Fatalf("want 200 held, got %v, %v", r, err)
+	}
 	if err := e.service.Sweep(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -19,9 +19,10 @@ import (
 type limit struct {
 	rule     *limits.Rule
 	store    *store.Limit
-	capacity string // for x-ratelimit-limit-*
-	policy   string // an item of RateLimit-Policy: "name";q=..;w=..
-	name     string // the begin of an item of RateLimit: "name";r=
+	direct   *store.Limit // of a limit of tokens: takes hits at once instead of holding
+	capacity string       // for x-ratelimit-limit-*
+	policy   string       // an item of RateLimit-Policy: "name";q=..;w=..
+	name     string       // the begin of an item of RateLimit: "name";r=
 	mark     *mark
 }
 
@@ -95,7 +96,11 @@ func newLimit(rule *limits.Rule, tier config.Tier) *limit {
 		kind = store.ShadowRequests
 	}
 	capacity := strconv.FormatFloat(p.Capacity, 'f', 0, 64)
-	return &limit{rule: rule, store: store.NewLimit(kind, p), capacity: capacity,
+	direct := store.Requests
+	if rule.Counts() {
+		direct = store.ShadowRequests
+	}
+	return &limit{rule: rule, store: store.NewLimit(kind, p), direct: store.NewLimit(direct, p), capacity: capacity,
 		policy: fmt.Sprintf(`"%s";q=%s;w=%.0f`, rule.Name, capacity, window), name: `"` + rule.Name + `";r=`}
 }
 
@@ -123,10 +128,18 @@ type matched struct {
 	counts  bool     // some limits may only count
 }
 
+// counting is what a request takes from the limits it falls under.
+type counting struct {
+	tokens bool     // a hold of tokens; else rules that count tokens take only own hits
+	hits   int64    // taken from each limit of requests; a refund is negative
+	own    []addend // by descriptor, before hits; nil: none has its own
+}
+
 // match finds the limits of the descriptors for a tier. Descriptors with an entry that
 // says "not stated" match nothing: they would share one bucket between all such callers.
-// Rules that count tokens are left out unless tokens is set.
-func (r *rules) match(descriptors []descriptor, account, tier string, tokens bool) matched {
+// Two descriptors that fall into one bucket add up their hits there, while a hold of
+// tokens is held in it once.
+func (r *rules) match(descriptors []descriptor, account, tier string, c counting) matched {
 	m := matched{limits: make([]*limit, 0, len(descriptors)), buckets: make([]store.Bucket, 0, len(descriptors)), counts: r.counts}
 	levels := r.tiers[tier]
 	if levels == nil {
@@ -134,12 +147,13 @@ func (r *rules) match(descriptors []descriptor, account, tier string, tokens boo
 	}
 	var unlimited []*limits.Rule
 	var room [192]byte
-	for _, d := range descriptors {
+	for i, d := range descriptors {
 		if slices.ContainsFunc(d, func(e limits.Entry) bool { return e.Value == facts.Absent }) {
 			continue
 		}
 		rule, ok := r.set.Match(d)
-		if !ok || rule.Unit == limits.Tokens && !tokens {
+		own := c.of(i)
+		if !ok || rule.Unit == limits.Tokens && !c.tokens && !own.stated {
 			continue
 		}
 		if rule.Unlimited {
@@ -152,16 +166,43 @@ func (r *rules) match(descriptors []descriptor, account, tier string, tokens boo
 			l = r.base[rule]
 		}
 		l.mark.touch()
+		b := store.Bucket{Limit: l.store, Key: store.BucketKey(account, rule.Shared, rule.AppendKey(room[:0], d)), Own: own.hits, HasOwn: own.stated}
+		if own.stated && rule.Unit == limits.Tokens {
+			b.Limit = l.direct
+		}
+		if m.again(b, c) {
+			continue
+		}
 		m.limits = append(m.limits, l)
 		if r.labelled {
 			m.labels = append(m.labels, r.labels.of(rule, d))
 		}
-		m.buckets = append(m.buckets, store.Bucket{Limit: l.store, Key: store.BucketKey(account, rule.Shared, rule.AppendKey(room[:0], d))})
+		m.buckets = append(m.buckets, b)
 	}
 	if r.replace {
 		m.replaced(unlimited)
 	}
 	return m
+}
+
+// again adds the hits of a bucket that is there already, and says so.
+func (m *matched) again(b store.Bucket, c counting) bool {
+	i := slices.IndexFunc(m.buckets, func(have store.Bucket) bool { return have.Key == b.Key })
+	if i < 0 {
+		return false
+	}
+	have := &m.buckets[i]
+	if have.Limit.Kind.CountsTokens() && !b.HasOwn {
+		return true
+	}
+	if !have.HasOwn {
+		have.Own, have.HasOwn = c.hits, true
+	}
+	if !b.HasOwn {
+		b.Own = c.hits
+	}
+	have.Own += b.Own
+	return true
 }
 
 // replaced drops the limits that another matching rule replaces.
