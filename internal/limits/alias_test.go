@@ -94,3 +94,25 @@ func TestBucketsOfOddDescriptors(t *testing.T) {
 		seen[key] = d
 	}
 }
+
+// TestAccountsOwnBuckets cuts the account's own id short, and only that.
+func TestAccountsOwnBuckets(t *testing.T) {
+	t.Parallel()
+	set, err := limits.Parse([]byte(example))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct{ account, user, want string }{
+		{"user:ann", "ann", "count_tokens.user_@"},
+		{"user:ann", "bob", "count_tokens.user_bob"},
+		{"org:ann", "ann", "count_tokens.user_ann"},
+		{"user:ann", "@", "count_tokens.user_%40"},
+		{"", "ann", "count_tokens.user_ann"},
+	} {
+		d := entries("count", "tokens", "user", tc.user)
+		r, _ := set.Match(d)
+		if got := string(r.AppendAccountKey(nil, tc.account, d)); got != tc.want {
+			t.Errorf("%s of %s: want %s, got %s", tc.user, tc.account, tc.want, got)
+		}
+	}
+}
