@@ -261,6 +261,10 @@ func (r *Rule) AppendAccountKey(dst []byte, account string, entries []Entry) []b
 	return dst
 }
 
+func plain(c byte) bool {
+	return c > ' ' && c < 0x7f && c != '{' && c != '}' && c != '%' && c != '.' && c != '|' && c != own
+}
+
 // appendValue appends text without the bytes that mean something in a key.
 func appendValue(dst []byte, value string) []byte {
 	const hex = "0123456789abcdef"
