@@ -21,6 +21,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/identity/grants"
 	"github.com/leaky-tokens/leaky-tokens/identity/keyring"
+	"github.com/leaky-tokens/leaky-tokens/identity/oauth"
 	"github.com/leaky-tokens/leaky-tokens/identity/revoked"
 	"github.com/leaky-tokens/leaky-tokens/identity/throttle"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
@@ -46,6 +47,7 @@ type Config struct {
 	AdminUsername string       // first administrator; empty: generated into Secrets/admin.json
 	AdminPassword string       //
 	IdentityKeys  string       // URL of extauthz' key set: whose signed identities are trusted
+	KeysClient    *http.Client // fetches them; nil: a plain one
 	Log           *slog.Logger
 	Metrics       prometheus.Registerer
 }
@@ -60,6 +62,7 @@ type Service struct {
 	keys      *keyring.Ring
 	grants    *grants.Store
 	tokens    *grants.Tokens
+	oauth     *oauth.Provider
 	announcer *revoked.Announcer
 	callers   *jwks.Keys
 	verifier  *principal.Verifier
@@ -86,7 +89,7 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	callers, err := jwks.New(jwks.Config{URL: cfg.IdentityKeys, Log: cfg.Log})
+	callers, err := jwks.New(jwks.Config{URL: cfg.IdentityKeys, Client: cfg.KeysClient, Log: cfg.Log})
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +112,8 @@ func New(cfg Config) (*Service, error) {
 		counting.Redis = s.redis
 	}
 	s.throttle = throttle.New(counting)
-	return s, nil
+	s.oauth, err = s.newOAuth(sealer)
+	return s, err
 }
 
 // clockSkew is how much longer than what it concerns a revocation is kept.
@@ -124,6 +128,7 @@ func (s *Service) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.callers.Run(ctx) })
 	group.Go(func() error { return s.link(ctx) })
+	group.Go(func() error { return s.oauth.Run(ctx) })
 	group.Go(func() error {
 		if err := s.prepare(ctx); err != nil || ctx.Err() != nil {
 			return err
@@ -156,7 +161,7 @@ func (s *Service) prepare(ctx context.Context) error {
 			s.log.Info("ready")
 			return nil
 		}
-		if errors.Is(err, keyring.ErrForeignSecret) || errors.Is(err, errNameTaken) || errors.Is(err, errEmailTaken) || errors.Is(err, errBadAdminFile) {
+		if errors.Is(err, keyring.ErrForeignSecret) || errors.Is(err, errNameTaken) || errors.Is(err, errEmailTaken) || errors.Is(err, errBadAdminFile) || errors.Is(err, oauth.ErrBadDevelopmentFile) {
 			return err
 		}
 		if ctx.Err() == nil && time.Since(logged) > 10*time.Second {
@@ -191,11 +196,14 @@ func (s *Service) prepareOnce(ctx context.Context) error {
 	if err := s.keys.Ensure(ctx); err != nil {
 		return err
 	}
+	if err := s.prepareOAuth(ctx); err != nil {
+		return err
+	}
 	return s.ensureAdmin(ctx, filepath.Join(s.cfg.Secrets, "admin.json"))
 }
 
-// Handler is the API: /api/v1/auth/**, /api/v1/me, /api/v1/orgs/**, /api/v1/admin/** and
-// /oauth2/jwks, and what extauthz alone asks for.
+// Handler is the API: /api/v1/auth/**, /api/v1/me, /api/v1/orgs/**, /api/v1/admin/**,
+// /oauth2/** and /.well-known/**, and what extauthz alone asks for.
 func (s *Service) Handler() http.Handler {
 	mux := http.NewServeMux()
 	handle := func(pattern string, h httpapi.HandlerFunc) {
@@ -225,5 +233,6 @@ func (s *Service) Handler() http.Handler {
 	handle("POST /api/v1/admin/keys/rotate", s.known(s.admin(s.rotateSigningKeys)))
 	handle("GET "+revocation.Path, s.inside(s.listRevocations))
 	handle("GET /oauth2/jwks", s.jwks)
+	s.mountOAuth(mux, func(pattern string, h callerFunc) { handle(pattern, s.known(h)) })
 	return mux
 }
