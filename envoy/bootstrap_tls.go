@@ -1,11 +1,18 @@
 package envoy
 
 import (
+	"path/filepath"
+
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 )
+
+// FilesOfXDS are the files that xds keeps in the folder of certificates.
+func FilesOfXDS(dir, server string) *TLS {
+	return &TLS{Identity: filepath.Join(dir, "envoy-identity.json"), Roots: filepath.Join(dir, "envoy-roots.json"), Server: server}
+}
 
 // transport reads the secrets from files: a certificate given in the bootstrap itself
 // would be the one that Envoy started with, for as long as it runs.

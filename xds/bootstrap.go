@@ -2,7 +2,6 @@ package xds
 
 import (
 	"fmt"
-	"path/filepath"
 
 	"github.com/leaky-tokens/leaky-tokens/envoy"
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
@@ -13,8 +12,7 @@ import (
 // BootstrapTLS is what an Envoy on this machine shows xds in TLS mode mutual. xds writes
 // the files, and anew whenever it renews the certificate.
 func BootstrapTLS(stateDir string) *envoy.TLS {
-	dir := mtls.Dir(stateDir)
-	return &envoy.TLS{Identity: filepath.Join(dir, "envoy-identity.json"), Roots: filepath.Join(dir, "envoy-roots.json"), Server: mtls.ID("xds")}
+	return envoy.FilesOfXDS(mtls.Dir(stateDir), mtls.ID("xds"))
 }
 
 // writeBootstrapSecrets writes the files of BootstrapTLS. Envoy notices only a file that

@@ -44,6 +44,7 @@ type XDS struct {
 
 	mu     sync.Mutex
 	cfg    *config.Config
+	asked  *config.Config // newest that could be read
 	live   loaded
 	since  time.Time
 	failed *Failure
@@ -80,7 +81,7 @@ func New(c Config) (*XDS, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &XDS{source: src, server: srv, log: c.Log, reload: c.Reload, poll: c.Poll, cfg: c.Config, first: first}, nil
+	return &XDS{source: src, server: srv, log: c.Log, reload: c.Reload, poll: c.Poll, cfg: c.Config, asked: c.Config, first: first}, nil
 }
 
 // Run serves Envoys on the listener and follows the files until ctx ends.
@@ -91,7 +92,7 @@ func (x *XDS) Run(ctx context.Context, ln net.Listener) error {
 		if err := x.publish(ctx, x.cfg, x.first); err != nil {
 			return fmt.Errorf("publish the first configuration: %w", err)
 		}
-		files := config.Watcher{Every: x.poll, Reload: x.reload, Files: func() []string { return []string{x.source.path, x.source.limitsFile(x.config())} }}
+		files := config.Watcher{Every: x.poll, Reload: x.reload, Files: func() []string { return []string{x.source.path, x.source.limitsFile(x.watched())} }}
 		if x.source.issuer != nil {
 			g.Go(func() error {
 				x.source.issuer.Run(ctx, func() { x.renewed(ctx) })
@@ -133,6 +134,9 @@ func (x *XDS) refresh(ctx context.Context) {
 	defer x.refreshing.Unlock()
 	cfg, err := config.Load(x.source.path, x.source.getenv)
 	if err == nil {
+		x.mu.Lock()
+		x.asked = cfg
+		x.mu.Unlock()
 		var next loaded
 		if next, err = x.source.load(cfg); err == nil {
 			err = x.publish(ctx, cfg, next)
@@ -162,8 +166,10 @@ func (x *XDS) publish(ctx context.Context, cfg *config.Config, next loaded) erro
 	return x.server.Publish(ctx, next.snapshot)
 }
 
-func (x *XDS) config() *config.Config {
+// watched is the configuration whose files are looked at: the newest that could be read,
+// taken or not, since the file that it lacks may still come.
+func (x *XDS) watched() *config.Config {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.cfg
+	return x.asked
 }

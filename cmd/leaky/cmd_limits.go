@@ -159,11 +159,11 @@ func describeRule(l local, set *limits.Set, rule *limits.Rule) limitLine {
 func ruleStates(ctx context.Context, l local) map[[2]string]ratelimit.RuleState {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+l.cfg.Services.RateLimit.HTTP+ratelimit.RulesPath, nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, l.peers().url(l.cfg.Services.RateLimit.HTTP)+ratelimit.RulesPath, nil)
 	if err != nil {
 		return nil
 	}
-	response, err := http.DefaultClient.Do(request)
+	response, err := l.peers().client("ratelimit", time.Second).Do(request)
 	if err != nil {
 		return nil
 	}

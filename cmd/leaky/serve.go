@@ -71,7 +71,11 @@ func (s service) listen(setting, address string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", setting, err)
 	}
-	return addr.In(s.dir).Listen()
+	ln, err := addr.In(s.dir).Listen()
+	if err != nil {
+		return nil, err
+	}
+	return s.peers().guarded(ln), nil
 }
 
 func serve(ctx context.Context, s service) error {

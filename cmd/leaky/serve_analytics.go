@@ -63,7 +63,7 @@ func serveAnalytics(ctx context.Context, s service) error {
 
 // identityKeys are the keys that extauthz signs callers' identities with.
 func identityKeys(s service) (*jwks.Keys, error) {
-	return jwks.New(jwks.Config{URL: "http://" + s.cfg.Services.ExtAuthz.HTTP + "/.well-known/jwks.json", RefreshEvery: 30 * time.Second, Log: s.log})
+	return jwks.New(jwks.Config{URL: s.peers().url(s.cfg.Services.ExtAuthz.HTTP) + "/.well-known/jwks.json", Client: s.peers().client("extauthz", 3*time.Second), RefreshEvery: 30 * time.Second, Log: s.log})
 }
 
 // connectNATS connects now or as soon as NATS is there.

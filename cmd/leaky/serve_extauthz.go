@@ -17,14 +17,16 @@ func serveExtAuthz(ctx context.Context, s service) error {
 		return err
 	}
 	authz, err := extauthz.New(extauthz.Config{
-		Identity:   "http://" + s.cfg.Services.Identity.HTTP,
-		NATS:       s.cfg.Stores.NATS,
-		Auth:       s.cfg.Auth,
-		Tiers:      s.cfg.Tiers,
-		SigningKey: key,
-		KeysOff:    func() bool { return !s.live.flags().Gateway.APIKeyValidation },
-		Log:        s.log,
-		Metrics:    s.metrics,
+		Identity:     s.peers().url(s.cfg.Services.Identity.HTTP),
+		TLS:          s.peers().tls("identity"),
+		NATS:         s.cfg.Stores.NATS,
+		Auth:         s.cfg.Auth,
+		Tiers:        s.cfg.Tiers,
+		SigningKey:   key,
+		PublicIssuer: s.cfg.Auth.PublicURL,
+		KeysOff:      func() bool { return !s.live.flags().Gateway.APIKeyValidation },
+		Log:          s.log,
+		Metrics:      s.metrics,
 	})
 	if err != nil {
 		return err

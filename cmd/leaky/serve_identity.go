@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
@@ -31,7 +32,8 @@ func serveIdentity(ctx context.Context, s service) error {
 		KeysSecret:    os.Getenv("LEAKY_KEYS_SECRET"),
 		AdminUsername: os.Getenv("LEAKY_ADMIN_USERNAME"),
 		AdminPassword: os.Getenv("LEAKY_ADMIN_PASSWORD"),
-		IdentityKeys:  "http://" + s.cfg.Services.ExtAuthz.HTTP + "/.well-known/jwks.json",
+		IdentityKeys:  s.peers().url(s.cfg.Services.ExtAuthz.HTTP) + "/.well-known/jwks.json",
+		KeysClient:    s.peers().client("extauthz", 3*time.Second),
 		Log:           s.log,
 		Metrics:       s.metrics,
 	})

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"path/filepath"
 	"time"
@@ -13,7 +12,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
@@ -52,7 +50,7 @@ func serveMeter(ctx context.Context, s service) error {
 	if err != nil {
 		return err
 	}
-	ln, err := net.Listen("tcp", s.cfg.Services.Meter.HTTP)
+	ln, err := s.listen("services.meter.http", s.cfg.Services.Meter.HTTP)
 	if err != nil {
 		return fmt.Errorf("listen for %s: %w", s.name, err)
 	}
@@ -73,7 +71,7 @@ func dialLimiter(s service) (*grpc.ClientConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return grpc.NewClient(address.In(s.dir).Target(), grpc.WithTransportCredentials(insecure.NewCredentials()),
+	return grpc.NewClient(address.In(s.dir).Target(), grpc.WithTransportCredentials(s.peers().credentials("ratelimit", address)),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: 2 * time.Second}))
 }

@@ -17,7 +17,11 @@ func (p *Plan) Exports() []Export {
 	all := []Export{{"LEAKY_GATEWAY_URL", httpURL(p.cfg.Gateway.Listen)}}
 	for _, name := range []string{"identity", "tokensvc", "analytics", "xds", "stub-openai", "stub-gemini", "stub-qwen", "stub-payment"} {
 		if e, ok := p.service(name); ok && p.included(name) {
-			all = append(all, Export{"LEAKY_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_")) + "_URL", httpURL(e.HTTP)})
+			url := httpURL(e.HTTP)
+			if p.mutual(name) {
+				url = "https" + strings.TrimPrefix(url, "http")
+			}
+			all = append(all, Export{"LEAKY_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_")) + "_URL", url})
 		}
 	}
 	for _, s := range p.stores {

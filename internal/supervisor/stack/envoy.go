@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/envoy"
+	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 	"github.com/leaky-tokens/leaky-tokens/internal/supervisor"
 )
@@ -106,7 +107,11 @@ func (p *Plan) prepareEnvoy(file string) error {
 	if err != nil || host == "" {
 		host = "localhost"
 	}
-	text, err := envoy.Bootstrap(envoy.BootstrapConfig{XDS: xds.In(p.dir), Admin: admin, NodeID: "gateway-" + host})
+	bootstrap := envoy.BootstrapConfig{XDS: xds.In(p.dir), Admin: admin, NodeID: "gateway-" + host}
+	if p.mutual("xds") && xds.Network == "tcp" {
+		bootstrap.TLS = envoy.FilesOfXDS(mtls.Dir(p.dir), mtls.ID("xds"))
+	}
+	text, err := envoy.Bootstrap(bootstrap)
 	if err != nil {
 		return err
 	}

@@ -84,7 +84,7 @@ func (p *Plan) leaky(name string, c Commands) supervisor.Part {
 	default:
 		e, _ := p.service(name)
 		part.Address = e.HTTP
-		part.Ready = httpReady(p.client(), "http://"+e.HTTP+"/readyz")
+		part.Ready = p.serviceReady(name, e.HTTP)
 	}
 	return part
 }

@@ -13,6 +13,9 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/nats-io/nats.go"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
 )
 
 // probe tells whether a part serves; its caller sets the deadline.
@@ -42,6 +45,23 @@ func httpReady(client *http.Client, url string) probe {
 		}
 		return fmt.Errorf("%s: %.80s", resp.Status, strings.TrimSpace(string(body)))
 	}
+}
+
+// serviceReady asks one of our services, with the supervisor's certificate where services
+// want one.
+func (p *Plan) serviceReady(part, address string) probe {
+	name, _ := config.Instance(part)
+	if !p.mutual(name) {
+		return httpReady(p.client(), "http://"+address+"/readyz")
+	}
+	client := p.client()
+	client.Transport = &http.Transport{DisableKeepAlives: true, TLSClientConfig: mtls.Client(p.dir, mtls.Supervisor, name)}
+	return httpReady(client, "https://"+address+"/readyz")
+}
+
+// mutual reports whether a service wants its callers' certificates.
+func (p *Plan) mutual(service string) bool {
+	return p.cfg.TLS.Mutual() && mtls.Callers(service) != nil
 }
 
 // shortNetError drops the URL from an error that is shown beside the part's address.
