@@ -32,6 +32,7 @@ type cli struct {
 	Check   checkCommand   `cmd:"" group:"Tools" help:"Validate leaky.yaml and the limits it names."`
 	Limits  limitsCommand  `cmd:"" group:"Tools" help:"List the limits, or say which one a descriptor falls under."`
 	Keys    keysCommand    `cmd:"" group:"Tools" help:"The keys that sign access tokens: list them, rotate them."`
+	Sagas   sagasCommand   `cmd:"" group:"Tools" help:"List, show, retry or cancel purchases."`
 	Version versionCommand `cmd:"" group:"Tools" help:"Print the version."`
 
 	Serve     serveCommand     `cmd:"" group:"Services" help:"Run one service in the foreground."`

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/internal/membership"
 	"github.com/leaky-tokens/leaky-tokens/internal/principal"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc"
 )
@@ -29,12 +30,21 @@ func serveTokenSvc(ctx context.Context, s service) error {
 	if err != nil {
 		return err
 	}
+	nc, err := connectNATS(s.cfg.Stores.NATS, s.name)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	purchases, err := openPurchases(s, pool, membership.NewClient(nc), nil)
+	if err != nil {
+		return err
+	}
 	keys, err := identityKeys(s)
 	if err != nil {
 		return err
 	}
 	api, err := tokensvc.New(tokensvc.Config{Store: store, Verifier: principal.NewVerifier(tokensvc.Audience, keys.Keyfunc), KeysReady: keys.Ready,
-		Models: s.cfg.Models, Providers: slices.Collect(maps.Keys(s.cfg.Providers)), Metrics: s.metrics, Log: s.log})
+		Models: s.cfg.Models, Providers: slices.Collect(maps.Keys(s.cfg.Providers)), Purchases: purchases, Metrics: s.metrics, Log: s.log})
 	if err != nil {
 		return err
 	}
@@ -46,7 +56,12 @@ func serveTokenSvc(ctx context.Context, s service) error {
 	g.Go(func() error {
 		return httpapi.Serve(ctx, ln, httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info, Ready: api.Ready}.Wrap(api.Routes()))
 	})
-	g.Go(func() error { return store.Run(ctx) })
+	g.Go(func() error {
+		if err := store.Run(ctx); err != nil { // the schema comes first
+			return err
+		}
+		return purchases.Run(ctx)
+	})
 	g.Go(func() error { return keys.Run(ctx) })
 	return g.Wait()
 }
