@@ -47,6 +47,7 @@ lint: ## golangci-lint with the house rules (builds the linter the first time)
 .PHONY: bench
 bench: build parts ## Measure the path against bare Envoy and no-op services in one run
 	@$(GO) run ./bench
+	@$(GO) run ./bench/authz
 
 .PHONY: golden
 golden: ## Rewrite the golden files of xds from the code

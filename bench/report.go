@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/leaky-tokens/leaky-tokens/bench/internal/rounds"
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 )
@@ -34,20 +35,20 @@ func report(w io.Writer, o options, shapes []shape, results map[string][]sample)
 		bare, chain := results["bare/"+sh.name], results["chain/"+sh.name]
 		for _, name := range []string{"bare", "chain", "whole"} {
 			got := results[name+"/"+sh.name]
-			of := func(f func(sample) float64) float64 { return quantile(collect(got, f), 0.5) }
+			of := func(f func(sample) float64) float64 { return rounds.Quantile(collect(got, f), 0.5) }
 			group := func(g string) float64 {
 				return of(func(s sample) float64 { return s.cpuOf(func(part string) bool { return groupOf(part) == g }) })
 			}
 			cpu := collect(got, sample.cpuPerRequest)
 			fmt.Fprintf(w, "| %s | %.0f | %.0f [%.0f-%.0f] | %.0f | %.0f | %.0f | %s | %s | %s | %.2f | %.2f | %.2f |\n", name, of(sample.rate),
-				quantile(cpu, 0.5), quantile(cpu, 0.25), quantile(cpu, 0.75), group("envoy"), group("services"), group("stores"),
+				rounds.Quantile(cpu, 0.5), rounds.Quantile(cpu, 0.25), rounds.Quantile(cpu, 0.75), group("envoy"), group("services"), group("stores"),
 				ms(of(func(s sample) float64 { return at(s.latency, 0.5) })), ms(of(func(s sample) float64 { return at(s.latency, 0.99) })),
 				ms(of(func(s sample) float64 { return at(s.firstByte, 0.5) })),
 				ratio(got, bare, sample.cpuPerRequest), ratio(got, chain, sample.cpuPerRequest), ratio(got, chain, sample.rate))
 		}
 		byPart(w, results["whole/"+sh.name])
 		control := collect(chain, sample.rate)
-		if spread := (quantile(control, 0.75) - quantile(control, 0.25)) / quantile(control, 0.5); spread > 0.3 {
+		if spread := (rounds.Quantile(control, 0.75) - rounds.Quantile(control, 0.25)) / rounds.Quantile(control, 0.5); spread > 0.3 {
 			fmt.Fprintf(w, "\nThe control's quartiles lie %.0f %% apart: the machine was too noisy, run again.\n", 100*spread)
 		}
 	}
@@ -57,7 +58,7 @@ func report(w io.Writer, o options, shapes []shape, results map[string][]sample)
 func byPart(w io.Writer, got []sample) {
 	var lines []string
 	for _, part := range slices.Sorted(maps.Keys(got[0].cpu)) {
-		us := quantile(collect(got, func(s sample) float64 { return s.cpuOf(func(p string) bool { return p == part }) }), 0.5)
+		us := rounds.Quantile(collect(got, func(s sample) float64 { return s.cpuOf(func(p string) bool { return p == part }) }), 0.5)
 		lines = append(lines, fmt.Sprintf("%s %.0f", part, us))
 	}
 	fmt.Fprintf(w, "\nwhole, CPU us/request by part: %s\n", strings.Join(lines, ", "))
@@ -73,7 +74,7 @@ func felt(w io.Writer, sh shape, results map[string][]sample) {
 	worst := func(s sample) float64 { return at(s.gaps, 0.99) }
 	for _, name := range []string{"bare", "chain", "whole"} {
 		got := results[name+"/"+sh.name]
-		median := func(f func(sample) float64) string { return ms(quantile(collect(got, f), 0.5)) }
+		median := func(f func(sample) float64) string { return ms(rounds.Quantile(collect(got, f), 0.5)) }
 		fmt.Fprintf(w, "| %s | %s | %s | %s | %.2f | %.2f | %.2f |\n", name, median(first), median(gap), median(worst),
 			ratio(got, bare, first), ratio(got, bare, gap), ratio(got, bare, worst))
 	}
@@ -90,16 +91,13 @@ func collect(samples []sample, f func(sample) float64) []float64 {
 
 // ratio is the median over the rounds of each round's own ratio.
 func ratio(a, b []sample, f func(sample) float64) float64 {
-	var ratios []float64
-	for i := range a {
-		ratios = append(ratios, f(a[i])/f(b[i]))
+	values := func(samples []sample) (v []float64) {
+		for _, s := range samples {
+			v = append(v, f(s))
+		}
+		return v
 	}
-	slices.Sort(ratios)
-	return quantile(ratios, 0.5)
-}
-
-func quantile(sorted []float64, q float64) float64 {
-	return sorted[min(int(q*float64(len(sorted))), len(sorted)-1)]
+	return rounds.Ratio(values(a), values(b))
 }
 
 func at(sorted []time.Duration, q float64) float64 {
