@@ -45,6 +45,8 @@ const (
 	fieldPath       = 4
 	fieldMapKey     = 1
 	fieldMapValue   = 2
+	tagMapKey       = fieldMapKey<<3 | byte(protowire.BytesType)
+	tagMapValue     = fieldMapValue<<3 | byte(protowire.BytesType)
 )
 
 // header names where a header's value belongs; nil: nowhere.
@@ -145,6 +147,13 @@ func keep(where *string, value string) {
 
 // entry reads a map entry; an absent value is empty.
 func entry(wire string) (name, value string, err error) {
+	// Key and value in this order, each of less than 128 bytes, as nearly all are.
+	if len(wire) >= 4 && wire[0] == tagMapKey && wire[1] < 0x80 && int(wire[1]) <= len(wire)-4 {
+		end := 2 + int(wire[1])
+		if name, rest := wire[2:end], wire[end:]; rest[0] == tagMapValue && rest[1] < 0x80 && int(rest[1]) == len(rest)-2 {
+			return name, rest[2:], nil
+		}
+	}
 	f := unary.FieldsOf(wire)
 	for f.Next() {
 		switch {

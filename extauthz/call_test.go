@@ -75,7 +75,10 @@ func TestTheWireCarriesTheSameAnswers(t *testing.T) {
 	}
 	bad := typical(map[string]string{"x-odd": "caf\xe9"}) // not UTF-8, as Envoy may pass on
 	resp, err := s.check(context.Background(), new(callOf(bad)))
-	if err != nil || resp.message.GetDeniedResponse().GetStatus().GetCode() != http.StatusUnauthorized {
+	if err != nil {
+		t.Fatal(err)
+	}
+	if message, err := resp.message(); err != nil || message.GetDeniedResponse().GetStatus().GetCode() != http.StatusUnauthorized {
 		t.Errorf("non-UTF-8 header: want 401, got %v, %v", resp, err)
 	}
 	weird := callOf(request("/\xff\xfe?key=1", map[string]string{"x-request-id": "\xff"}))

@@ -18,15 +18,14 @@ import (
 const mintedFor = 30 * time.Second
 
 // Check answers one request as envoy.service.auth.v3.Authorization has it. It never
-// returns an error: whatever goes wrong is a refusal in the shape of the route. The
-// answer may be shared and must not be changed.
+// returns an error: whatever goes wrong is a refusal in the shape of the route.
 func (s *Service) Check(ctx context.Context, req *auth.CheckRequest) (*auth.CheckResponse, error) {
 	c := callOf(req)
 	r, err := s.check(ctx, &c)
 	if err != nil {
 		return nil, err
 	}
-	return r.message, nil
+	return r.message()
 }
 
 // check answers a call, whatever it takes.

@@ -115,7 +115,7 @@ func parseBearer(value string) (string, error) {
 	}
 	scheme, token, _ := strings.Cut(value, " ")
 	token = strings.Trim(token, " \t")
-	if !strings.EqualFold(scheme, "bearer") || token == "" || strings.ContainsAny(token, " \t") {
+	if !strings.EqualFold(scheme, "bearer") || token == "" || strings.IndexByte(token, ' ') >= 0 || strings.IndexByte(token, '\t') >= 0 {
 		return "", errMalformed
 	}
 	return token, nil

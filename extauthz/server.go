@@ -13,19 +13,24 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/unary"
 )
 
-// reply is a finished response, as a message and as it goes over the wire. It is
-// immutable, so one reply answers many calls.
-type reply struct {
-	message *auth.CheckResponse
-	wire    []byte
-}
+// reply is a finished CheckResponse as it goes over the wire. It is immutable, so one
+// reply answers many calls.
+type reply struct{ wire []byte }
 
 func newReply(message *auth.CheckResponse) (*reply, error) {
 	wire, err := proto.Marshal(message)
 	if err != nil {
 		return nil, fmt.Errorf("encode answer: %w", err)
 	}
-	return &reply{message: message, wire: wire}, nil
+	return &reply{wire: wire}, nil
+}
+
+func (r *reply) message() (*auth.CheckResponse, error) {
+	message := &auth.CheckResponse{}
+	if err := proto.Unmarshal(r.wire, message); err != nil {
+		return nil, fmt.Errorf("decode answer: %w", err)
+	}
+	return message, nil
 }
 
 // longestCheck bounds a check whose caller states no deadline.
