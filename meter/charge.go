@@ -44,7 +44,10 @@ type verdict struct {
 	// orphan: no hold is known to stand. The settlement gives back one that Envoy never
 	// heard of, and only if there was one the event is published.
 	orphan bool
-	tries  int // how often an orphan was sought
+	// outage: ratelimit admitted it while Redis was away, and writes its hold down afterwards.
+	// Until then the books do not know it, and it is settled again later.
+	outage bool
+	tries  int // how often an orphan or a hold of an outage was sought
 	event  usage.Event
 
 	correlation, trace string // for the event's envelope
@@ -70,6 +73,7 @@ func charge(l *spool.Line, j judge, now time.Time) verdict {
 		return orphaned(l, v)
 	}
 	v.settle, v.publish = true, true
+	v.outage = l.Held != nil && l.HeldIn == nil
 	e.Allowed = true
 	body := max(0, l.WireRecv-l.HeaderRecv)
 	switch {
@@ -133,6 +137,9 @@ func eventOf(l *spool.Line, now time.Time) usage.Event {
 func estimate(l *spool.Line, j judge, body int64) (input, output int64) {
 	k := kindOf(l)
 	heldIn := whole(l.HeldIn)
+	if l.HeldIn == nil { // admitted in an outage, which tells only the sum
+		heldIn = min(whole(l.Held), j.input(k, parseBytes(l.Bytes)))
+	}
 	input = min(j.input(k, parseBytes(l.Bytes)), heldIn)
 	output = min(j.output(k, body, ended(l)), max(0, whole(l.Held)-heldIn))
 	if l.Quality == spool.Partial || l.Quality == spool.Complete {

@@ -107,7 +107,15 @@ func (m *Meter) outcome(v *verdict, s *limitpb.Settled) bool {
 			m.keepOrphan(v)
 			return false
 		}
+		if v.outage {
+			m.keepOrphan(v)
+			return v.tries == 0 // the event need not wait for the books
+		}
 		return true // Redis lost the hold: the provider's count still counts
+	case limitpb.Settled_SETTLED:
+		if v.outage && v.tries > 0 {
+			return false // published before
+		}
 	case limitpb.Settled_DUPLICATE:
 		agree(e, s.GetCharged()) // settled before a crash: the same event again
 	}

@@ -2,12 +2,37 @@ package meter
 
 import (
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/internal/spool"
 	"github.com/leaky-tokens/leaky-tokens/internal/usage"
 )
+
+// TestSettlesACallOfAnOutageLater: its event goes out at once and once, and its hold is
+// sought until it is written down.
+func TestSettlesACallOfAnOutageLater(t *testing.T) {
+	t.Parallel()
+	metrics, err := newMetrics(prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &Meter{cfg: Config{BatchLines: 10}, metrics: metrics}
+	held := 300.0
+	v := charge(&spool.Line{ID: "r", Account: "user:u", Held: &held, Provider: "openai", Bytes: "100", Status: 200, Flags: "DC", WireRecv: 5000, HeaderRecv: 100}, NewEstimator(nil), time.Now())
+	if !v.outage || v.event.Input == 0 || v.event.Charged > 300 {
+		t.Fatalf("want a hold without input taken for one of an outage, got %+v", v)
+	}
+	if !m.outcome(&v, &limitpb.Settled{Status: limitpb.Settled_UNKNOWN}) || len(m.orphans) != 1 {
+		t.Fatalf("want the event published and the hold sought again, got %d", len(m.orphans))
+	}
+	m.seekOrphans(time.Now().Add(time.Minute))
+	if len(m.verdicts) != 1 || m.outcome(&m.verdicts[0], &limitpb.Settled{Status: limitpb.Settled_SETTLED, Drawn: limitpb.Settled_DRAWN_POOL}) || len(m.orphans) != 0 {
+		t.Error("want it settled, and no second event")
+	}
+}
 
 // TestEventSaysWhetherThePoolWasDrawnOn goes by the books: the ledger charges a pool only
 // for what the limiter took from it.
