@@ -111,18 +111,21 @@ func (s *Store) Rotate(ctx context.Context, refresh, clientID string) (g Grant, 
 		return Grant{}, "", ErrUnknown
 	}
 	sum := hash(refresh)
-	family, err := identitydb.New(s.cfg.Pool).RefreshToken(ctx, sum)
+	known, err := identitydb.New(s.cfg.Pool).RefreshToken(ctx, sum)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Grant{}, "", ErrUnknown
 	}
 	if err != nil {
 		return Grant{}, "", fmt.Errorf("find refresh token: %w", err)
 	}
+	if known.RevokedAt != nil && known.UsedAt != nil {
+		return Grant{}, "", ErrReused // all that can be done about it has been
+	}
 	var verdict error
 	var ended []revocation.Revocation
 	err = pgx.BeginFunc(ctx, s.cfg.Pool, func(tx pgx.Tx) error {
 		q := identitydb.New(tx)
-		row, err := q.LockFamily(ctx, family)
+		row, err := q.LockFamily(ctx, known.FamilyID)
 		if errors.Is(err, pgx.ErrNoRows) {
 			verdict = ErrUnknown
 			return nil
@@ -225,14 +228,14 @@ func (s *Store) RevokeByToken(ctx context.Context, refresh, clientID string) err
 	var ended []revocation.Revocation
 	err := pgx.BeginFunc(ctx, s.cfg.Pool, func(tx pgx.Tx) error {
 		q := identitydb.New(tx)
-		family, err := q.RefreshToken(ctx, hash(refresh))
+		known, err := q.RefreshToken(ctx, hash(refresh))
 		if errors.Is(err, pgx.ErrNoRows) {
 			return ErrUnknown
 		}
 		if err != nil {
 			return fmt.Errorf("find refresh token: %w", err)
 		}
-		row, err := q.LockFamily(ctx, family)
+		row, err := q.LockFamily(ctx, known.FamilyID)
 		if err != nil {
 			return fmt.Errorf("lock token family: %w", err)
 		}

@@ -259,14 +259,20 @@ func (q *Queries) PurgeFamilies(ctx context.Context) (int64, error) {
 }
 
 const refreshToken = `-- name: RefreshToken :one
-SELECT family_id FROM refresh_tokens WHERE hash = $1
+SELECT t.family_id, t.used_at, f.revoked_at FROM refresh_tokens t JOIN token_families f ON f.id = t.family_id WHERE t.hash = $1
 `
 
-func (q *Queries) RefreshToken(ctx context.Context, hash []byte) (uuid.UUID, error) {
+type RefreshTokenRow struct {
+	FamilyID  uuid.UUID
+	UsedAt    *time.Time
+	RevokedAt *time.Time
+}
+
+func (q *Queries) RefreshToken(ctx context.Context, hash []byte) (RefreshTokenRow, error) {
 	row := q.db.QueryRow(ctx, refreshToken, hash)
-	var family_id uuid.UUID
-	err := row.Scan(&family_id)
-	return family_id, err
+	var i RefreshTokenRow
+	err := row.Scan(&i.FamilyID, &i.UsedAt, &i.RevokedAt)
+	return i, err
 }
 
 const refreshTokenState = `-- name: RefreshTokenState :one

@@ -6,7 +6,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7);
 INSERT INTO refresh_tokens (hash, family_id, expires_at) VALUES ($1, $2, $3);
 
 -- name: RefreshToken :one
-SELECT family_id FROM refresh_tokens WHERE hash = $1;
+SELECT t.family_id, t.used_at, f.revoked_at FROM refresh_tokens t JOIN token_families f ON f.id = t.family_id WHERE t.hash = $1;
 
 -- name: LockFamily :one
 -- The row lock makes rotations of one family wait for each other.

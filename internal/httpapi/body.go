@@ -19,7 +19,8 @@ const (
 )
 
 // ReadJSON decodes the body into dst, a pointer to a struct. Unknown members are
-// ignored, as the predecessor's clients send some; a wrong type names the member.
+// ignored, as the predecessor's clients send some; a wrong type names the member; one that
+// is there twice is refused, as two readers may pick different ones (RFC 8259 section 4).
 // Errors are *Error: 415 for another content type, 413 over MaxBody, 400 otherwise.
 func ReadJSON(w http.ResponseWriter, r *http.Request, dst any) error {
 	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
@@ -40,6 +41,9 @@ func ReadJSON(w http.ResponseWriter, r *http.Request, dst any) error {
 		return Fail(http.StatusBadRequest, "malformed JSON: nested deeper than %d", MaxDepth)
 	case !bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("{")):
 		return Fail(http.StatusBadRequest, "malformed JSON: an object is expected")
+	}
+	if name, ok := repeated(body); ok {
+		return Fail(http.StatusBadRequest, "malformed JSON: member %q is there more than once", name)
 	}
 	if err := json.Unmarshal(body, dst); err != nil {
 		if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && wrong.Field != "" {
@@ -72,4 +76,43 @@ func depth(body []byte) int {
 		}
 	}
 	return deepest
+}
+
+// repeated finds a member that an object has more than once, at any depth. Case does not
+// count, as it does not for the decoder. A malformed text has none: the decoder tells.
+func repeated(body []byte) (name string, found bool) {
+	decoder := json.NewDecoder(bytes.NewReader(body))
+	type level struct {
+		names map[string]bool // nil in an array
+		value bool            // the next token of an object is a value
+	}
+	var levels []level
+	for {
+		token, err := decoder.Token()
+		if err != nil {
+			return "", false
+		}
+		if delim, ok := token.(json.Delim); ok && (delim == '}' || delim == ']') {
+			levels = levels[:len(levels)-1]
+			continue
+		}
+		if n := len(levels); n > 0 && levels[n-1].names != nil {
+			top := &levels[n-1]
+			if text, ok := token.(string); ok && !top.value {
+				folded := strings.ToLower(text)
+				if top.names[folded] {
+					return text[:min(len(text), 64)], true
+				}
+				top.names[folded], top.value = true, true
+				continue
+			}
+			top.value = false
+		}
+		switch token {
+		case json.Delim('{'):
+			levels = append(levels, level{names: map[string]bool{}})
+		case json.Delim('['):
+			levels = append(levels, level{})
+		}
+	}
 }
