@@ -29,7 +29,7 @@ type Config struct {
 	Auth          config.Auth        // issuer, audience and for how long a key is trusted
 	Tiers         config.Tiers       // roles to tier
 	SigningKey    ed25519.PrivateKey // signs identities; see LoadSigningKey
-	LookupTimeout time.Duration      // waiting for identity, default 2 s
+	LookupTimeout time.Duration      // waiting for identity, default 1.5 s: less than Envoy waits for us
 	TLS           *tls.Config        // for calling identity over https, with the certificate we show; nil: Go's defaults
 	PublicIssuer  string             // iss of OAuth2 tokens beside Auth.Issuer; empty: there are none
 	KeysOff       func() bool        // whether API keys are ignored, asked on every call; nil: never
@@ -69,7 +69,7 @@ func New(cfg Config) (*Service, error) {
 		return nil, fmt.Errorf("auth.key_ttl: %v is not above 0 and at most %v", cfg.Auth.KeyTTL, maxKeyTTL)
 	}
 	if cfg.LookupTimeout <= 0 {
-		cfg.LookupTimeout = 2 * time.Second
+		cfg.LookupTimeout = 1500 * time.Millisecond
 	}
 	issuers, err := jwks.New(jwks.Config{URL: cfg.Identity + "/oauth2/jwks", Client: newClient(cfg.TLS), Log: cfg.Log})
 	if err != nil {

@@ -21,6 +21,9 @@ const (
 	negativeTTL = 2 * time.Second
 	// maxLookups is how many keys are looked up at once.
 	maxLookups = 64
+	// spareWait is how long a caller who may go on without an answer waits for one, where
+	// identity neither answers nor refuses. The lookup itself goes on.
+	spareWait = 200 * time.Millisecond
 )
 
 // keys checks API keys: a lookup at identity by the raw key, remembered by its hash.
@@ -86,9 +89,15 @@ func (k *keys) check(ctx context.Context, key string, now time.Time) (*caller, e
 		return found, err
 	}
 	k.metrics.keyMiss.Inc()
+	spare := k.spare(key, now)
+	if spare != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, spareWait)
+		defer cancel()
+	}
 	found, err = k.ask(ctx, key)
-	if errors.Is(err, errUnreachable) {
-		found, err = k.spared(key, err)
+	if errors.Is(err, errUnreachable) && spare != nil && k.denied.judge(spare) == good {
+		found, err = spare, nil
 	}
 	if err != nil {
 		k.metrics.keyFailure.Inc()
@@ -98,15 +107,15 @@ func (k *keys) check(ctx context.Context, key string, now time.Time) (*caller, e
 	return found, nil
 }
 
-// spared is a caller whose time to be checked again has come while identity does not
-// answer. She may go on for the grace, so long as no revocation can have been missed.
-func (k *keys) spared(key string, err error) (*caller, error) {
-	now := time.Now()
+// spare is a caller whose time to be checked again has come, and who may go on for the
+// grace should identity not answer: so long as no revocation can have been missed. nil
+// if there is none.
+func (k *keys) spare(key string, now time.Time) *caller {
 	found, ok := k.cache.Peek(fingerprintOf(key))
 	if !ok || !now.Before(found.spare) || k.fresh.at(now) == stale || k.denied.judge(found) != good {
-		return nil, err
+		return nil
 	}
-	return found, nil
+	return found
 }
 
 // ask asks identity, once for all that wait for the same key.

@@ -1,6 +1,7 @@
 package extauthz
 
 import (
+	"context"
 	"io"
 	"net"
 	"net/http"
@@ -181,6 +182,24 @@ func TestPostgresDownTheCachedGoOn(t *testing.T) {
 	}
 	if got := k.status(t, i.newKey(uuid.NewString(), nil, "USER")); got != http.StatusServiceUnavailable {
 		t.Errorf("a key that nobody has met: want 503, got %d", got)
+	}
+}
+
+func TestIdentityHangsTheCachedDoNotWait(t *testing.T) {
+	t.Parallel()
+	i, nats := newIssuer(t), testenv.NATS(t)
+	way, url := newWire(t, i.url)
+	s := launch(t, i, nats, quick, func(c *Config) { c.Identity, c.Auth.KeyTTL, c.LookupTimeout = url, 50*time.Millisecond, 30*time.Second })
+	beat(t, bus(t, nats))
+	k := meet(t, i, s)
+	way.cutOff()
+	found, _ := s.keys.cache.Peek(fingerprintOf(k.key))
+	eventually(t, "the key's time is over", func() bool { return time.Now().After(found.until) })
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // before identity's time is up
+	defer cancel()
+	resp, err := s.Check(ctx, request("/v1/models", bearer(k.key)))
+	if err != nil || resp.GetOkResponse() == nil {
+		t.Errorf("want ok, got %v, %v", resp, err)
 	}
 }
 
