@@ -160,7 +160,7 @@ func number(name string, missing uint64) uint64 {
 // boundaries are all places where a crash parts what was done from what is known, in the
 // order of a purchase. A schedule kills at one of them.
 func boundaries() []string {
-	all := []string{"purchase uncommitted", "purchase committed", "claimed"}
+	all := []string{"purchase before", "purchase committed", "claimed"}
 	for _, action := range []saga.Action{saga.Authorize, saga.Allocate, saga.Capture, saga.Void} {
 		for _, at := range []string{"before", "answered", "uncommitted", "committed"} {
 			if action == saga.Allocate && at == "answered" {

@@ -1,17 +1,16 @@
--- name: TakePurchaseKey :execrows
--- Zero rows: somebody has the key. The loser of a race waits here until the winner has committed.
+-- name: TakePurchaseKey :exec
+-- Fails on token_purchase_key_pkey when somebody has the key. The loser of a race waits here until the winner has committed.
 INSERT INTO token_purchase_key (owner, key, payload_hash, status, answer, created_at)
-VALUES (@owner, @key, @payload_hash, @status, @answer, @created_at)
-ON CONFLICT (owner, key) DO NOTHING;
+VALUES (@owner, @key, @payload_hash, @status, @answer, @created_at);
 
 -- name: FindPurchaseKey :one
 SELECT payload_hash, status, answer FROM token_purchase_key WHERE owner = @owner AND key = @key;
 
 -- name: InsertSaga :exec
+-- Wakes the workers at commit.
+WITH written AS (
 INSERT INTO token_purchase_saga (id, user_id, org_id, provider, tokens, idempotency_key, status, created_at, updated_at, amount, currency, price, quota_max, correlation_id, next_at)
-VALUES (@id, @user_id, @org_id, @provider, @tokens, @idempotency_key, 'STARTED', @created_at, @created_at, @amount, @currency, @price, @quota_max, @correlation_id, now());
-
--- name: NotifySagas :exec
+VALUES (@id, @user_id, @org_id, @provider, @tokens, @idempotency_key, 'STARTED', @created_at, @created_at, @amount, @currency, @price, @quota_max, @correlation_id, now()))
 SELECT pg_notify('leaky_sagas', '');
 
 -- name: FindSaga :one

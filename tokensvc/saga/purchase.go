@@ -12,11 +12,15 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/principal"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/tokensdb"
 )
+
+// uniqueViolation is Postgres's code of it (its manual, appendix A).
+const uniqueViolation = "23505"
 
 // accepted is the answer to an order.
 type accepted struct {
@@ -87,6 +91,10 @@ func (s *Service) member(ctx context.Context, org, user string) (bool, error) {
 func (s *Service) take(ctx context.Context, who principal.Principal, o order, correlation string) (status int, answer []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timing.Step)
 	defer cancel()
+	caller, err := uuid.Parse(who.UserID)
+	if err != nil {
+		return 0, nil, fmt.Errorf("read caller's id: %w", err)
+	}
 	row := s.draft(who, o)
 	row.CorrelationID = correlation
 	answer, err = json.Marshal(accepted{SagaID: row.ID, Status: Started, CreatedAt: row.CreatedAt})
@@ -94,41 +102,31 @@ func (s *Service) take(ctx context.Context, who principal.Principal, o order, co
 		return 0, nil, fmt.Errorf("write answer: %w", err)
 	}
 	answer = append(answer, '\n')
-	replay := false
-	err = pgx.BeginFunc(ctx, s.cfg.Pool, func(tx pgx.Tx) error {
-		db := tokensdb.New(tx)
-		if o.key != "" {
-			caller, err := uuid.Parse(who.UserID)
-			if err != nil {
-				return fmt.Errorf("read caller's id: %w", err)
-			}
-			taken, err := db.TakePurchaseKey(ctx, tokensdb.TakePurchaseKeyParams{Owner: caller, Key: o.key, PayloadHash: o.hash(), Status: http.StatusAccepted,
-				Answer: answer, CreatedAt: row.CreatedAt})
-			if err != nil {
-				return fmt.Errorf("take idempotency key: %w", err)
-			}
-			if taken == 0 {
-				replay = true
-				status, answer, err = earlier(ctx, db, caller, o)
-				return err
-			}
+	err = s.fits(ctx, row)
+	if err == nil {
+		s.cfg.Boundary("purchase before")
+		err = s.write(ctx, caller, row, o, answer)
+	}
+	if _, refused := errors.AsType[*httpapi.Error](err); o.key != "" && (refused || keyTaken(err)) {
+		// A repeated order is answered as before, also when the tier's cap is reached meanwhile.
+		status, earlierAnswer, found := s.earlier(ctx, caller, o)
+		if !refused || !errors.Is(found, pgx.ErrNoRows) {
+			return status, earlierAnswer, found
 		}
-		if err := s.fits(ctx, db, row); err != nil {
-			return err
-		}
-		if err := s.write(ctx, tx, row); err != nil {
-			return err
-		}
-		s.cfg.Boundary("purchase uncommitted")
-		return nil
-	})
-	if err != nil || replay {
-		return status, answer, err
+	}
+	if err != nil {
+		return 0, nil, err
 	}
 	s.cfg.Boundary("purchase committed")
 	s.metrics.started.WithLabelValues(o.provider).Inc()
 	s.awake()
 	return http.StatusAccepted, answer, nil
+}
+
+// keyTaken reports whether somebody has the idempotency key.
+func keyTaken(err error) bool {
+	answer, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && answer.Code == uniqueViolation && answer.ConstraintName == "token_purchase_key_pkey"
 }
 
 // draft is the row of a new purchase, its price fixed.
@@ -143,25 +141,47 @@ func (s *Service) draft(who principal.Principal, o order) Saga {
 	return row
 }
 
-func (s *Service) write(ctx context.Context, tx pgx.Tx, row Saga) error {
-	db := tokensdb.New(tx)
+// write puts down key, purchase and event in one transaction and one round trip.
+func (s *Service) write(ctx context.Context, caller uuid.UUID, row Saga, o order, answer []byte) error {
+	together := &queue{}
+	db := tokensdb.New(together)
+	if o.key != "" {
+		err := db.TakePurchaseKey(ctx, tokensdb.TakePurchaseKeyParams{Owner: caller, Key: o.key, PayloadHash: o.hash(), Status: http.StatusAccepted,
+			Answer: answer, CreatedAt: row.CreatedAt})
+		if err != nil {
+			return fmt.Errorf("take idempotency key: %w", err)
+		}
+	}
 	err := db.InsertSaga(ctx, tokensdb.InsertSagaParams{ID: row.ID, UserID: row.UserID, OrgID: row.OrgID, Provider: row.Provider, Tokens: row.Tokens,
 		IdempotencyKey: row.IdempotencyKey, CreatedAt: row.CreatedAt, Amount: row.Amount, Currency: row.Currency, Price: row.Price, QuotaMax: row.QuotaMax, CorrelationID: row.CorrelationID})
 	if err != nil {
 		return fmt.Errorf("write purchase: %w", err)
 	}
-	if err := publish(ctx, tx, row, []string{eventStarted}); err != nil {
+	if err := publish(ctx, together, row, []string{eventStarted}); err != nil {
 		return err
 	}
-	if err := db.NotifySagas(ctx); err != nil {
-		return fmt.Errorf("wake workers: %w", err)
+	if err := s.cfg.Pool.SendBatch(ctx, &together.batch).Close(); err != nil {
+		return fmt.Errorf("write purchase: %w", err)
 	}
 	return nil
 }
 
+// queue is a transaction whose statements are sent together at the end: Postgres takes a batch
+// for one transaction, so all of them happen or none. It can only execute, not ask.
+type queue struct {
+	pgx.Tx // nil: what is not below cannot be done in a batch
+	batch  pgx.Batch
+}
+
+// Exec queues a statement; what it did is known when the batch was sent.
+func (q *queue) Exec(_ context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	q.batch.Queue(sql, args...)
+	return pgconn.CommandTag{}, nil
+}
+
 // earlier is the answer that was given under the key.
-func earlier(ctx context.Context, db *tokensdb.Queries, caller uuid.UUID, o order) (int, []byte, error) {
-	found, err := db.FindPurchaseKey(ctx, tokensdb.FindPurchaseKeyParams{Owner: caller, Key: o.key})
+func (s *Service) earlier(ctx context.Context, caller uuid.UUID, o order) (int, []byte, error) {
+	found, err := tokensdb.New(s.cfg.Pool).FindPurchaseKey(ctx, tokensdb.FindPurchaseKeyParams{Owner: caller, Key: o.key})
 	if err != nil { // also: purged since a moment ago, then the client's next try is a new purchase
 		return 0, nil, fmt.Errorf("read idempotency key: %w", err)
 	}
@@ -172,11 +192,11 @@ func earlier(ctx context.Context, db *tokensdb.Queries, caller uuid.UUID, o orde
 }
 
 // fits holds a purchase against the cap of the buyer's tier. The credit checks again.
-func (s *Service) fits(ctx context.Context, db *tokensdb.Queries, row Saga) error {
+func (s *Service) fits(ctx context.Context, row Saga) error {
 	if row.QuotaMax <= 0 {
 		return nil
 	}
-	holds, err := holdings(ctx, db, row)
+	holds, err := holdings(ctx, tokensdb.New(s.cfg.Pool), row)
 	if err != nil {
 		return err
 	}

@@ -74,8 +74,10 @@ func (q *Queries) FindSaga(ctx context.Context, id uuid.UUID) (TokenPurchaseSaga
 }
 
 const insertSaga = `-- name: InsertSaga :exec
+WITH written AS (
 INSERT INTO token_purchase_saga (id, user_id, org_id, provider, tokens, idempotency_key, status, created_at, updated_at, amount, currency, price, quota_max, correlation_id, next_at)
-VALUES ($1, $2, $3, $4, $5, $6, 'STARTED', $7, $7, $8, $9, $10, $11, $12, now())
+VALUES ($1, $2, $3, $4, $5, $6, 'STARTED', $7, $7, $8, $9, $10, $11, $12, now()))
+SELECT pg_notify('leaky_sagas', '')
 `
 
 type InsertSagaParams struct {
@@ -93,6 +95,7 @@ type InsertSagaParams struct {
 	CorrelationID  string
 }
 
+// Wakes the workers at commit.
 func (q *Queries) InsertSaga(ctx context.Context, arg InsertSagaParams) error {
 	_, err := q.db.Exec(ctx, insertSaga,
 		arg.ID,
@@ -221,15 +224,6 @@ func (q *Queries) ListSagas(ctx context.Context, arg ListSagasParams) ([]TokenPu
 	return items, nil
 }
 
-const notifySagas = `-- name: NotifySagas :exec
-SELECT pg_notify('leaky_sagas', '')
-`
-
-func (q *Queries) NotifySagas(ctx context.Context) error {
-	_, err := q.db.Exec(ctx, notifySagas)
-	return err
-}
-
 const orgHoldings = `-- name: OrgHoldings :one
 SELECT (CASE WHEN refill = 'never' THEN remaining_tokens ELSE total_tokens END)::bigint AS holds FROM token_org_pools WHERE org_id = $1 AND provider = $2
 `
@@ -259,10 +253,9 @@ func (q *Queries) PurgePurchaseKeys(ctx context.Context, before time.Time) (int6
 	return result.RowsAffected(), nil
 }
 
-const takePurchaseKey = `-- name: TakePurchaseKey :execrows
+const takePurchaseKey = `-- name: TakePurchaseKey :exec
 INSERT INTO token_purchase_key (owner, key, payload_hash, status, answer, created_at)
 VALUES ($1, $2, $3, $4, $5, $6)
-ON CONFLICT (owner, key) DO NOTHING
 `
 
 type TakePurchaseKeyParams struct {
@@ -274,9 +267,9 @@ type TakePurchaseKeyParams struct {
 	CreatedAt   time.Time
 }
 
-// Zero rows: somebody has the key. The loser of a race waits here until the winner has committed.
-func (q *Queries) TakePurchaseKey(ctx context.Context, arg TakePurchaseKeyParams) (int64, error) {
-	result, err := q.db.Exec(ctx, takePurchaseKey,
+// Fails on token_purchase_key_pkey when somebody has the key. The loser of a race waits here until the winner has committed.
+func (q *Queries) TakePurchaseKey(ctx context.Context, arg TakePurchaseKeyParams) error {
+	_, err := q.db.Exec(ctx, takePurchaseKey,
 		arg.Owner,
 		arg.Key,
 		arg.PayloadHash,
@@ -284,10 +277,7 @@ func (q *Queries) TakePurchaseKey(ctx context.Context, arg TakePurchaseKeyParams
 		arg.Answer,
 		arg.CreatedAt,
 	)
-	if err != nil {
-		return 0, err
-	}
-	return result.RowsAffected(), nil
+	return err
 }
 
 const userHoldings = `-- name: UserHoldings :one
