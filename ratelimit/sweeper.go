@@ -86,8 +86,10 @@ func (s *Service) Sweep(ctx context.Context) error {
 }
 
 func (s *Service) expire(ctx context.Context, h store.Hold) error {
-	if isLease(h.ID) { // of a replica that died: what it admitted is settled call by call
-		_, due, err := s.store.Expire(ctx, h.Account, h.ID, false)
+	if lease := isLease(h.ID); lease || h.Account == store.SharedAccount {
+		// A lease of a replica that died: what it admitted is settled call by call. Or a hold's
+		// part in shared buckets: the account's part has the event.
+		_, due, err := s.store.Expire(ctx, h.Account, h.ID, !lease && s.holds.Expiry != "release")
 		if err != nil || !due {
 			return err
 		}

@@ -19,6 +19,16 @@ const (
 // granted, and the id of the lease of the same account, buckets and pool that covered it,
 // or nothing. Once for each request id. Only tokens are taken.
 func (s *Store) Adopt(ctx context.Context, take Take, lease string) (Adoption, error) {
+	shared, own, ok := s.split(take)
+	if ok {
+		if _, err := s.adoptOne(ctx, shared, lease); err != nil {
+			return 0, err
+		}
+	}
+	return s.adoptOne(ctx, own, lease)
+}
+
+func (s *Store) adoptOne(ctx context.Context, take Take, lease string) (Adoption, error) {
 	keys := 1
 	if lease != "" {
 		keys = 2

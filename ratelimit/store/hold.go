@@ -11,14 +11,10 @@ import (
 // Hold takes the cost from every bucket, or from none if one of them lacks the room. A
 // request that holds already gets its first answer again and takes nothing more.
 func (s *Store) Hold(ctx context.Context, t Take) (Taken, error) {
-	if t.ID == "" && len(t.Buckets) == 0 {
-		return Taken{Outcome: Admitted}, nil
+	if shared, own, ok := s.split(t); ok {
+		return s.holdSplit(ctx, t, shared, own)
 	}
-	reply, err := s.run(ctx, s.hold, s.holdArgs(t))
-	if err != nil {
-		return Taken{}, err
-	}
-	return parseTaken(reply, t)
+	return s.holdOne(ctx, t)
 }
 
 // HoldAll is Hold for several calls in one round trip, in their order, each for itself.
@@ -30,7 +26,11 @@ func (s *Store) HoldAll(ctx context.Context, takes []Take) ([]Taken, error) {
 		return out, nil
 	}
 	calls := make([][]any, 0, len(takes))
-	for _, t := range takes {
+	for i, t := range takes {
+		if shared, own, ok := s.split(t); ok {
+			out[i], out[i].Err = s.holdSplit(ctx, t, shared, own)
+			continue
+		}
 		if t.ID != "" || len(t.Buckets) > 0 {
 			calls = append(calls, s.holdArgs(t))
 		}
@@ -40,6 +40,9 @@ func (s *Store) HoldAll(ctx context.Context, takes []Take) ([]Taken, error) {
 		return nil, err
 	}
 	for i, t := range takes {
+		if _, _, ok := s.split(t); ok {
+			continue
+		}
 		if t.ID == "" && len(t.Buckets) == 0 {
 			out[i] = Taken{Outcome: Admitted}
 			continue
@@ -71,7 +74,7 @@ func (s *Store) holdArgs(t Take) []any {
 	}
 	args[2] = keys
 	for _, b := range t.Buckets {
-		args = append(args, s.config.Prefix+b.Key)
+		args = append(args, s.bucketKey(b))
 	}
 	args = append(args, doubles(s.now(), float64(t.Requests), float64(t.Input), float64(t.Output), float64(t.Fill), life, float64(t.Pool)), tail)
 	for _, b := range t.Buckets {
@@ -111,10 +114,12 @@ func (s *Store) tail(t Take) string {
 		provider = t.Provider
 	}
 	n, length := 0, len(t.Facts)+len(provider)+2
-	for _, b := range t.Buckets {
+	keys := make([]string, len(t.Buckets))
+	for i, b := range t.Buckets {
 		if b.Limit.Kind.CountsTokens() {
+			keys[i] = s.bucketKey(b)
 			n++
-			length += len(b.Limit.drain) + 2 + len(s.config.Prefix) + len(b.Key)
+			length += len(b.Limit.drain) + 2 + len(keys[i])
 		}
 	}
 	var r strings.Builder
@@ -122,14 +127,12 @@ func (s *Store) tail(t Take) string {
 	r.WriteByte(byte(len(provider)))
 	r.WriteString(provider)
 	r.WriteByte(byte(n))
-	for _, b := range t.Buckets {
+	for i, b := range t.Buckets {
 		if b.Limit.Kind.CountsTokens() {
 			r.WriteString(b.Limit.drain)
-			key := len(s.config.Prefix) + len(b.Key)
-			r.WriteByte(byte(key))
-			r.WriteByte(byte(key >> 8))
-			r.WriteString(s.config.Prefix)
-			r.WriteString(b.Key)
+			r.WriteByte(byte(len(keys[i])))
+			r.WriteByte(byte(len(keys[i]) >> 8))
+			r.WriteString(keys[i])
 		}
 	}
 	r.Write(t.Facts)

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/bucket"
 )
 
@@ -85,7 +87,7 @@ func (s *Store) Look(ctx context.Context, account string, ids []string, buckets 
 		keys = append(keys, s.HoldKey(account, id))
 	}
 	for _, b := range buckets {
-		keys = append(keys, s.config.Prefix+b.Key)
+		keys = append(keys, s.bucketKey(b))
 	}
 	for _, p := range providers {
 		keys = append(keys, s.poolKey(account, p))
@@ -120,6 +122,9 @@ func (s *Store) get(ctx context.Context, keys []string) ([]string, error) {
 	if len(keys) == 0 {
 		return nil, nil
 	}
+	if s.cluster {
+		return s.getEach(ctx, keys)
+	}
 	values, err := s.client.MGet(ctx, keys...).Result()
 	if err := s.verdict(err); err != nil {
 		return nil, err
@@ -127,6 +132,30 @@ func (s *Store) get(ctx context.Context, keys []string) ([]string, error) {
 	texts := make([]string, len(keys))
 	for i, v := range values {
 		texts[i], _ = v.(string)
+	}
+	return texts, nil
+}
+
+// getEach reads keys that may be on different servers.
+func (s *Store) getEach(ctx context.Context, keys []string) ([]string, error) {
+	pipe := s.client.Pipeline()
+	cmds := make([]*redis.StringCmd, len(keys))
+	for i, key := range keys {
+		cmds[i] = pipe.Get(ctx, key)
+	}
+	_, err := pipe.Exec(ctx)
+	if errors.Is(err, redis.Nil) {
+		err = nil
+	}
+	if err := s.verdict(err); err != nil {
+		return nil, err
+	}
+	texts := make([]string, len(keys))
+	for i, cmd := range cmds {
+		if err := cmd.Err(); err != nil && !errors.Is(err, redis.Nil) {
+			return nil, s.verdict(err)
+		}
+		texts[i] = cmd.Val()
 	}
 	return texts, nil
 }
@@ -165,11 +194,26 @@ func (s *Store) Sweep(ctx context.Context, visit func(Hold) error) (live int, er
 	if err != nil {
 		return 0, err
 	}
+	servers, err := s.servers(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for _, server := range servers {
+		alive, err := s.sweepServer(ctx, server, now, visit)
+		live += alive
+		if err != nil {
+			return live, err
+		}
+	}
+	return live, nil
+}
+
+func (s *Store) sweepServer(ctx context.Context, server redis.Cmdable, now int64, visit func(Hold) error) (live int, err error) {
 	var cursor uint64
 	for {
 		began := time.Now()
 		var keys []string
-		keys, cursor, err = s.client.Scan(ctx, cursor, s.config.Prefix+"{*}:h:*", scanCount).Result()
+		keys, cursor, err = server.Scan(ctx, cursor, s.config.Prefix+"{*}:h:*", scanCount).Result()
 		if err := s.verdict(err); err != nil {
 			return live, err
 		}

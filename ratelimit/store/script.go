@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -73,8 +74,8 @@ func (s *Store) runAll(ctx context.Context, sc script, calls [][]any) ([]*redis.
 		_, err = pipe.Exec(ctx)
 	}
 	var answered redis.Error
-	if errors.As(err, &answered) && !busy(err) {
-		err = nil // of one command, and not of the others
+	if errors.As(err, &answered) && !busy(err) || s.cluster && slices.ContainsFunc(cmds, func(c *redis.StringCmd) bool { return c.Err() == nil }) {
+		err = nil // of one command, or one server of many, and not of the others
 	}
 	return cmds, s.verdict(err)
 }
@@ -82,10 +83,15 @@ func (s *Store) runAll(ctx context.Context, sc script, calls [][]any) ([]*redis.
 // failure is what went wrong with one command of several: data that is not ours, or
 // damaged. It concerns that call alone and repeating it is of no use.
 func failure(cmd *redis.StringCmd) error {
-	if err := cmd.Err(); err != nil {
-		return fmt.Errorf("%w: %w", ErrReply, err)
+	err := cmd.Err()
+	if err == nil {
+		return nil
 	}
-	return nil
+	var answered redis.Error
+	if !errors.As(err, &answered) || busy(err) {
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return fmt.Errorf("%w: %w", ErrReply, err)
 }
 
 // busy reports whether the server answered that it cannot serve just now.

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 )
 
@@ -11,17 +12,30 @@ func (s *Store) Settle(ctx context.Context, settlements []Settlement) ([]Settlin
 	if len(settlements) == 0 {
 		return nil, nil
 	}
-	calls := make([][]any, len(settlements))
-	for i, one := range settlements {
-		calls[i] = append(s.settle.begin(1, 1), s.HoldKey(one.Account, one.ID), doubles(s.now(), float64(one.Charged), s.kept))
+	calls := make([][]any, 0, len(settlements))
+	for _, one := range settlements {
+		calls = append(calls, append(s.settle.begin(1, 1), s.HoldKey(one.Account, one.ID), doubles(s.now(), float64(one.Charged), s.kept)))
+	}
+	if s.cluster { // and the parts of the holds that are in shared buckets, which few have
+		for _, one := range settlements {
+			calls = append(calls, append(s.settle.begin(1, 1), s.HoldKey(SharedAccount, one.ID), doubles(s.now(), float64(one.Charged), s.kept)))
+		}
 	}
 	cmds, err := s.runAll(ctx, s.settle, calls)
 	if err != nil {
 		return nil, err
 	}
 	out := make([]Settling, len(settlements))
-	for i, cmd := range cmds {
-		if err = failure(cmd); err == nil {
+	for _, cmd := range cmds[len(settlements):] {
+		if err := failure(cmd); errors.Is(err, ErrUnavailable) {
+			return nil, err
+		}
+	}
+	for i, cmd := range cmds[:len(settlements)] {
+		if err = failure(cmd); errors.Is(err, ErrUnavailable) {
+			return nil, err
+		}
+		if err == nil {
 			out[i], err = parseSettling(cmd.Val())
 		}
 		if err != nil { // one damaged hold must not keep the others from being settled

@@ -10,7 +10,8 @@
 // turns it into a short record that is kept for a while, so that a second settlement is
 // known as such. Holds do not expire by themselves, because nobody would give back what
 // they hold: the sweeper finds them by SCAN. The hash tag keeps an account's keys in one
-// slot; buckets of rules that name no caller are shared by all accounts and have no tag.
+// slot; buckets of rules that name no caller are shared by all accounts and have no tag
+// (see cluster.go for those in a cluster).
 package store
 
 import (
@@ -59,7 +60,9 @@ var (
 
 // Config of a Store.
 type Config struct {
-	// URL is redis://[user:password@]host:port[/db] or unix:///path.
+	// URL is redis://[user:password@]host:port[/db], unix:///path,
+	// redis+cluster://host:port[,host:port...] or
+	// redis+sentinel://host:port[,host:port...]/master[/db].
 	URL string
 	// Prefix goes before every key; for tests that share a server.
 	Prefix string
@@ -78,16 +81,18 @@ type Config struct {
 // Store is the limiter's state.
 type Store struct {
 	config Config
-	client *redis.Client
-	life   float64 // microseconds
-	kept   float64 // milliseconds
-	gate   gate
-	hold   script
-	settle script
-	expire script
-	finish script
-	pool   script
-	adopt  script
+	client redis.UniversalClient
+	// cluster says that keys of different hash tags may be on different servers.
+	cluster bool
+	life    float64 // microseconds
+	kept    float64 // milliseconds
+	gate    gate
+	hold    script
+	settle  script
+	expire  script
+	finish  script
+	pool    script
+	adopt   script
 }
 
 // New makes a store; it does not connect.
@@ -98,19 +103,11 @@ func New(c Config) (*Store, error) {
 	setDefault(&c.ExpiredKept, 24*time.Hour)
 	setDefault(&c.DialTimeout, 50*time.Millisecond)
 	setDefault(&c.Timeout, 100*time.Millisecond)
-	o, err := redis.ParseURL(c.URL)
+	client, cluster, err := dial(c)
 	if err != nil {
-		return nil, fmt.Errorf("redis url: %w", err)
+		return nil, err
 	}
-	o.DialTimeout, o.ReadTimeout, o.WriteTimeout = c.DialTimeout, c.Timeout, c.Timeout
-	o.PoolTimeout = c.Timeout
-	o.DialerRetries = 1
-	o.MaxRetries = 1 // a hold and a settlement are idempotent by request id
-	o.MinRetryBackoff, o.MaxRetryBackoff = time.Millisecond, 5*time.Millisecond
-	o.PoolSize, o.MaxIdleConns = 32, 8
-	o.ContextTimeoutEnabled = true
-	o.DisableIdentity = true
-	return &Store{config: c, client: redis.NewClient(o), life: float64(c.Lifetime.Microseconds()), kept: millis(c.SettledKept), gate: gate{now: time.Now},
+	return &Store{config: c, client: client, cluster: cluster, life: float64(c.Lifetime.Microseconds()), kept: millis(c.SettledKept), gate: gate{now: time.Now},
 		hold: newScript(common + holdLua), settle: newScript(common + releaseLua + settleLua), expire: newScript(common + releaseLua + expireLua), finish: newScript(finishLua), pool: newScript(balanceLua), adopt: newScript(common + releaseLua + adoptLua)}, nil
 }
 

@@ -1,0 +1,103 @@
+package store
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+const (
+	schemeCluster  = "+cluster"
+	schemeSentinel = "+sentinel"
+)
+
+var errURL = errors.New("write redis://host:port[/db], unix:///path, redis+cluster://host:port[,host:port...] or redis+sentinel://host:port[,host:port...]/master[/db], " +
+	"with user:password@ before the host if need be and rediss for TLS")
+
+// dial makes a client for a URL; it does not connect. cluster tells that keys of
+// different accounts may be on different servers.
+func dial(c Config) (client redis.UniversalClient, cluster bool, err error) {
+	scheme, rest, _ := strings.Cut(c.URL, "://")
+	secure, kind, many := strings.Cut(scheme, "+")
+	if !many {
+		o, err := redis.ParseURL(c.URL)
+		if err != nil {
+			return nil, false, fmt.Errorf("redis url: %w", err)
+		}
+		o.DialTimeout, o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = c.DialTimeout, c.Timeout, c.Timeout, c.Timeout
+		o.DialerRetries, o.MaxRetries = 1, retries
+		o.MinRetryBackoff, o.MaxRetryBackoff = retryLeast, retryMost
+		o.PoolSize, o.MaxIdleConns = poolConns, poolIdle
+		o.ContextTimeoutEnabled, o.DisableIdentity = true, true
+		return redis.NewClient(o), false, nil
+	}
+	u := redis.UniversalOptions{DialTimeout: c.DialTimeout, ReadTimeout: c.Timeout, WriteTimeout: c.Timeout, PoolTimeout: c.Timeout, MaxRetries: retries,
+		DialerRetries: 1, MinRetryBackoff: retryLeast, MaxRetryBackoff: retryMost, PoolSize: poolConns, MaxIdleConns: poolIdle, ContextTimeoutEnabled: true, DisableIdentity: true}
+	switch secure {
+	case "redis":
+	case "rediss":
+		u.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	default:
+		return nil, false, fmt.Errorf("redis url: %w", errURL)
+	}
+	path, err := authority(&u, rest)
+	if err != nil {
+		return nil, false, err
+	}
+	master, db, _ := strings.Cut(path, "/")
+	if db != "" {
+		if u.DB, err = strconv.Atoi(db); err != nil || u.DB < 0 {
+			return nil, false, fmt.Errorf("redis url: database %q: %w", db, errURL)
+		}
+	}
+	switch {
+	case "+"+kind == schemeCluster && path == "":
+		return redis.NewClusterClient(u.Cluster()), true, nil
+	case "+"+kind == schemeSentinel && master != "":
+		u.MasterName = master
+		return redis.NewFailoverClient(u.Failover()), false, nil
+	}
+	return nil, false, fmt.Errorf("redis url: %w", errURL)
+}
+
+// What bounds a call. A hold and a settlement are idempotent by request id, so that they
+// may be tried twice.
+const (
+	retries    = 1
+	retryLeast = time.Millisecond
+	retryMost  = 5 * time.Millisecond
+	poolConns  = 32
+	poolIdle   = 8
+)
+
+// authority reads user, password and addresses, and gives the path after them. net/url
+// does not read several addresses.
+func authority(u *redis.UniversalOptions, rest string) (path string, err error) {
+	hosts, path, _ := strings.Cut(rest, "/")
+	if at := strings.LastIndexByte(hosts, '@'); at >= 0 {
+		user, password, stated := strings.Cut(hosts[:at], ":")
+		if !stated {
+			user, password = "", user
+		}
+		if u.Username, err = url.PathUnescape(user); err == nil {
+			u.Password, err = url.PathUnescape(password)
+		}
+		if err != nil { // not wrapped: it would show the password
+			return "", fmt.Errorf("redis url: percent-encode user and password: %w", errURL)
+		}
+		hosts = hosts[at+1:]
+	}
+	for host := range strings.SplitSeq(hosts, ",") {
+		if name, port, ok := strings.Cut(host, ":"); !ok || name == "" || port == "" {
+			return "", fmt.Errorf("redis url: address %q: %w", host, errURL)
+		}
+		u.Addrs = append(u.Addrs, host)
+	}
+	return path, nil
+}
