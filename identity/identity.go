@@ -21,6 +21,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/identity/grants"
 	"github.com/leaky-tokens/leaky-tokens/identity/keyring"
+	"github.com/leaky-tokens/leaky-tokens/identity/migrations"
 	"github.com/leaky-tokens/leaky-tokens/identity/oauth"
 	"github.com/leaky-tokens/leaky-tokens/identity/revoked"
 	"github.com/leaky-tokens/leaky-tokens/identity/throttle"
@@ -183,7 +184,7 @@ func (s *Service) prepareOnce(ctx context.Context) error {
 	if err := s.cfg.Pool.Ping(ping); err != nil {
 		return err
 	}
-	if err := migrate(ctx, s.cfg.Pool); err != nil {
+	if err := migrations.Up(ctx, s.cfg.Pool); err != nil {
 		return err
 	}
 	tiers := make([]string, 0, len(s.cfg.Tiers.Levels)+1)

@@ -250,7 +250,7 @@ func (r *Ring) Load(ctx context.Context) error {
 	for _, row := range rows {
 		key := known[row.Kid]
 		if key == nil {
-			if key, err = r.open(row); err != nil {
+			if key, err = r.parse(row.Kid, row.PrivateKey); err != nil {
 				return err
 			}
 		}
@@ -264,18 +264,18 @@ func (r *Ring) Load(ctx context.Context) error {
 	return nil
 }
 
-func (r *Ring) open(row identitydb.SigningKeysRow) (*rsa.PrivateKey, error) {
-	private, err := r.cfg.Sealer.open(row.PrivateKey, row.Kid)
+func (r *Ring) parse(kid string, sealed []byte) (*rsa.PrivateKey, error) {
+	private, err := r.cfg.Sealer.open(sealed, kid)
 	if err != nil {
-		return nil, fmt.Errorf("open signing key %s (was LEAKY_KEYS_SECRET or secrets/keys.secret changed?): %w", row.Kid, err)
+		return nil, fmt.Errorf("open signing key %s (was LEAKY_KEYS_SECRET or secrets/keys.secret changed?): %w", kid, err)
 	}
 	parsed, err := x509.ParsePKCS8PrivateKey(private)
 	if err != nil {
-		return nil, fmt.Errorf("read signing key %s: %w", row.Kid, err)
+		return nil, fmt.Errorf("read signing key %s: %w", kid, err)
 	}
 	key, ok := parsed.(*rsa.PrivateKey)
 	if !ok {
-		return nil, fmt.Errorf("read signing key %s: not an RSA key", row.Kid)
+		return nil, fmt.Errorf("read signing key %s: not an RSA key", kid)
 	}
 	return key, nil
 }
