@@ -24,11 +24,11 @@ func (s *Service) newOAuth(sealer *keyring.Sealer) (*oauth.Provider, error) {
 	}
 	p, err := oauth.New(oauth.Config{Pool: s.cfg.Pool, Issuer: s.cfg.Auth.PublicURL, Login: s.cfg.Auth.Issuer, FormKey: key,
 		SignIn: func(ctx context.Context, username, password string) (uuid.UUID, error) {
-			u, err := s.authenticate(ctx, username, password)
+			id, err := s.SignIn(ctx, username, password)
 			if errors.Is(err, errBusy) {
-				return uuid.UUID{}, unavailable("too many logins at once, try again")
+				return id, unavailable("too many logins at once, try again")
 			}
-			return u.ID, err
+			return id, err
 		},
 		Throttle: s.throttle, Grants: s.grants, Keys: s.keys, Announce: s.announcer.Announce,
 		Tokens:  &grants.Tokens{DB: s.cfg.Pool, Signer: s.keys, Issuer: s.cfg.Auth.PublicURL, Audience: s.cfg.Auth.Audience, TTL: s.cfg.Auth.TokenTTL},

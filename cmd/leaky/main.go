@@ -31,6 +31,7 @@ type cli struct {
 	Demo    demoCommand    `cmd:"" group:"Tools" help:"Drive the running stack with parallel clients and judge the books."`
 	Check   checkCommand   `cmd:"" group:"Tools" help:"Validate leaky.yaml and the limits it names."`
 	Limits  limitsCommand  `cmd:"" group:"Tools" help:"List the limits, or say which one a descriptor falls under."`
+	Clients clientsCommand `cmd:"" group:"Tools" help:"The OAuth2 clients: list, create, delete them, rotate their secrets."`
 	Keys    keysCommand    `cmd:"" group:"Tools" help:"The keys that sign access tokens: list them, rotate them."`
 	Sagas   sagasCommand   `cmd:"" group:"Tools" help:"List, show, retry or cancel purchases."`
 	Version versionCommand `cmd:"" group:"Tools" help:"Print the version."`

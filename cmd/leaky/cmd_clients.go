@@ -1,0 +1,180 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+)
+
+// clientsCommand is `leaky clients`: the OAuth2 clients.
+type clientsCommand struct {
+	List         clientsList   `cmd:"" help:"List the OAuth2 clients."`
+	Create       clientsCreate `cmd:"" help:"Register a client; its secret is shown this once."`
+	Delete       clientsDelete `cmd:"" help:"Delete a client and end every token that it was given."`
+	RotateSecret clientsRotate `cmd:"" help:"Give a client a new secret; the old one ends at once."`
+}
+
+const clientsPath = "/api/v1/admin/clients"
+
+// oauthClient is a client as identity shows it.
+type oauthClient struct {
+	ID             string    `json:"clientId"`
+	Secret         string    `json:"clientSecret,omitzero"`
+	Name           string    `json:"name"`
+	Public         bool      `json:"public"`
+	RedirectURIs   []string  `json:"redirectUris"`
+	GrantTypes     []string  `json:"grantTypes"`
+	Scopes         []string  `json:"scopes"`
+	OwnerID        string    `json:"ownerId"`
+	OrgID          *string   `json:"orgId"`
+	ResourceServer bool      `json:"resourceServer"`
+	CreatedAt      time.Time `json:"createdAt"`
+	UpdatedAt      time.Time `json:"updatedAt"`
+}
+
+type clientsList struct{ output }
+
+// Help shows how it is used.
+func (clientsList) Help() string {
+	return "Examples:\n\n    leaky clients list\n    leaky clients list -o json | jq -r '.[].clientId'"
+}
+
+// Run prints all clients, page by page from the service.
+func (c clientsList) Run(ctx context.Context, root *cli) error {
+	admin, err := openAdmin(ctx, root)
+	if err != nil {
+		return err
+	}
+	const most = 1000
+	all := []oauthClient{}
+	for after := ""; ; {
+		var page []oauthClient
+		query := url.Values{"after": {after}, "limit": {fmt.Sprint(most)}}
+		if err := admin.call(ctx, http.MethodGet, clientsPath+"?"+query.Encode(), nil, &page); err != nil {
+			return err
+		}
+		all = append(all, page...)
+		if len(page) < most {
+			break
+		}
+		after = page[len(page)-1].ID
+	}
+	return c.show(all)
+}
+
+// show prints clients as a table, without what is rarely looked for.
+func (c clientsList) show(all []oauthClient) error {
+	rows := make([][]string, len(all))
+	for i, one := range all {
+		kind := "secret"
+		if one.Public {
+			kind = "public"
+		}
+		rows[i] = []string{one.ID, one.Name, kind, shortGrants(one.GrantTypes), strings.Join(one.Scopes, ","), one.CreatedAt.Format(time.DateOnly)}
+	}
+	return c.print(os.Stdout, all, []string{"CLIENT", "NAME", "KIND", "GRANTS", "SCOPES", "CREATED"}, rows)
+}
+
+const deviceGrant = "urn:ietf:params:oauth:grant-type:device_code"
+
+// shortGrants writes device_code without its URN.
+func shortGrants(grants []string) string {
+	return strings.ReplaceAll(strings.Join(grants, ","), deviceGrant, "device_code")
+}
+
+type clientsCreate struct {
+	output
+	Name           string   `arg:"" help:"What people read on the consent page."`
+	Grant          []string `enum:"client_credentials,authorization_code,refresh_token,device_code" help:"Grant types: ${enum}."`
+	Scope          []string `help:"Scopes that it may ask for: openid, profile, email, offline_access, tokens.read, tokens.write, analytics.read, admin."`
+	Redirect       []string `sep:"none" help:"Redirect URI, compared exactly; repeat the flag for more. For authorization_code." placeholder:"URI"`
+	Public         bool     `help:"Without a secret: an app on somebody's machine or in a browser."`
+	Owner          string   `help:"User whom client_credentials acts for; an account of its own when empty." placeholder:"UUID"`
+	Org            string   `help:"Organisation that it acts for, with its members alone." placeholder:"UUID"`
+	ResourceServer bool     `help:"May introspect the tokens of every client."`
+}
+
+// Help shows how it is used.
+func (clientsCreate) Help() string {
+	return `Examples:
+
+    leaky clients create nightly-report --grant client_credentials --scope tokens.read,analytics.read
+    leaky clients create dashboard --grant authorization_code,refresh_token --scope openid,profile,tokens.read,offline_access --redirect https://dash.example/callback
+    leaky clients create cli --public --grant device_code,refresh_token --scope tokens.read,tokens.write,offline_access -o json`
+}
+
+// Run registers the client and prints it with its secret.
+func (c clientsCreate) Run(ctx context.Context, root *cli) error {
+	admin, err := openAdmin(ctx, root)
+	if err != nil {
+		return err
+	}
+	grants := make([]string, len(c.Grant))
+	for i, g := range c.Grant {
+		if grants[i] = g; g == "device_code" {
+			grants[i] = deviceGrant
+		}
+	}
+	in := map[string]any{"name": c.Name, "public": c.Public, "redirectUris": c.Redirect, "grantTypes": grants, "scopes": c.Scope,
+		"ownerId": c.Owner, "orgId": c.Org, "resourceServer": c.ResourceServer}
+	var made oauthClient
+	if err := admin.call(ctx, http.MethodPost, clientsPath, in, &made); err != nil {
+		return err
+	}
+	return c.showSecret(made)
+}
+
+// showSecret prints a client with the secret that is shown once.
+func (o output) showSecret(c oauthClient) error {
+	return o.print(os.Stdout, c, []string{"CLIENT", "NAME", "SECRET (shown once)"}, [][]string{{c.ID, c.Name, orDash(c.Secret)}})
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+type clientsDelete struct {
+	ID string `arg:"" help:"Client id."`
+}
+
+// Help shows how it is used.
+func (clientsDelete) Help() string { return "Examples:\n\n    leaky clients delete app-k3jd7..." }
+
+// Run deletes the client.
+func (c clientsDelete) Run(ctx context.Context, root *cli) error {
+	admin, err := openAdmin(ctx, root)
+	if err != nil {
+		return err
+	}
+	return admin.call(ctx, http.MethodDelete, clientsPath+"/"+url.PathEscape(c.ID), nil, nil)
+}
+
+type clientsRotate struct {
+	output
+	ID string `arg:"" help:"Client id."`
+}
+
+// Help shows how it is used.
+func (clientsRotate) Help() string {
+	return "The tokens it got by client_credentials end with the old secret; those of its users go on.\n\nExamples:\n\n    leaky clients rotate-secret app-k3jd7...\n    leaky clients rotate-secret app-k3jd7... -o json | jq -r .clientSecret"
+}
+
+// Run replaces the secret and prints the new one.
+func (c clientsRotate) Run(ctx context.Context, root *cli) error {
+	admin, err := openAdmin(ctx, root)
+	if err != nil {
+		return err
+	}
+	var made oauthClient
+	if err := admin.call(ctx, http.MethodPost, clientsPath+"/"+url.PathEscape(c.ID)+"/secret", nil, &made); err != nil {
+		return err
+	}
+	return c.showSecret(made)
+}
