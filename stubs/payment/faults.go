@@ -97,7 +97,7 @@ func (s *Server) draw(op operation, amount int64, h http.Header) fault {
 		out.decline, out.otherAmount = lucky(f.Decline), lucky(f.OtherAmount)
 	case opCapture:
 		out.decline, out.otherAmount = lucky(f.DeclineCapture), lucky(f.OtherCapture)
-	case opVoid, opFind, opSearch:
+	case opVoid, opRefund, opFind, opSearch:
 	}
 	if f.AmountRules {
 		out.byAmount(op, amount)

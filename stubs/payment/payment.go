@@ -92,6 +92,7 @@ func (s *Server) routes() {
 	handle("POST /v1/payments", s.plain(opAuthorize))
 	handle("POST /v1/payments/{reference}/capture", s.plain(opCapture))
 	handle("POST /v1/payments/{reference}/void", s.plain(opVoid))
+	handle("POST /v1/payments/{reference}/refund", s.plain(opRefund))
 	handle("GET /v1/payments/{reference}", s.plain(opFind))
 	s.mux.HandleFunc("POST /v1/payment_intents", s.stripe(opAuthorize))
 	s.mux.HandleFunc("POST /v1/payment_intents/{id}/capture", s.stripe(opCapture))
@@ -130,6 +131,7 @@ const (
 	opAuthorize operation = "authorize"
 	opCapture   operation = "capture"
 	opVoid      operation = "void"
+	opRefund    operation = "refund" // by a person
 	opFind      operation = "find"
 	opSearch    operation = "search"
 )
@@ -169,6 +171,12 @@ func (s *Server) do(op operation, w wish, f fault) (found *Payment, fits bool) {
 			s.calls.WithLabelValues(string(op), string(p.Status)).Inc()
 		}
 		return p, p.Status == Voided || p.Status == Declined
+	case opRefund:
+		if p.Status == Captured {
+			p.Status, p.Captured, p.Voids, p.Reason = Voided, 0, p.Voids+1, "refunded"
+			s.calls.WithLabelValues(string(op), string(p.Status)).Inc()
+		}
+		return p, p.Status == Voided
 	case opAuthorize, opFind, opSearch:
 	}
 	return p, true

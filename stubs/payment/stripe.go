@@ -120,7 +120,7 @@ func (s *Server) stripeWish(op operation, r *http.Request) (wish, bool) {
 			return wish{}, false
 		}
 		return wish{reference: found[1]}, true
-	case opCapture, opVoid, opFind:
+	case opCapture, opVoid, opRefund, opFind:
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -128,7 +128,7 @@ func TestStripeOnTheWire(t *testing.T) {
 	if err != nil || state.Status != payment.Captured || !state.Matches(order()) {
 		t.Errorf("want it captured, got %+v, %v", state, err)
 	}
-	want := []string{"POST /v1/payment_intents/pi_1/capture amount_to_capture=500 0e8b1c1a-0000-4000-8000-000000000001:capture Bearer sk_test",
+	want := []string{"POST /v1/payment_intents/pi_1/capture amount_to_capture=500&expand%5B%5D=latest_charge 0e8b1c1a-0000-4000-8000-000000000001:capture Bearer sk_test",
 		"GET /v1/payment_intents/pi_1   Bearer sk_test"}
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("want\n%s\ngot\n%s", strings.Join(want, "\n"), strings.Join(got, "\n"))
@@ -143,6 +143,21 @@ func TestConfigurationIsChecked(t *testing.T) {
 		}
 		if _, err := payment.NewStripe(cfg); err == nil {
 			t.Errorf("%+v: want an error", cfg)
+		}
+	}
+}
+
+func TestStripeRefundIsAVoid(t *testing.T) {
+	t.Parallel()
+	for body, want := range map[string]payment.Status{
+		`"latest_charge":{"refunded":true,"amount_refunded":501}`:  payment.Voided,
+		`"latest_charge":{"refunded":false,"amount_refunded":100}`: payment.Captured,
+		`"latest_charge":"ch_1"`:                                   payment.Captured,
+	} {
+		intent := `{"id":"pi_1","status":"succeeded","amount":500,"amount_received":501,"currency":"usd","metadata":{"purchase_id":"0e8b1c1a-0000-4000-8000-000000000001"},` + body + `}`
+		got, err := answering(t, 200, intent)["stripe"].Find(t.Context(), order())
+		if err != nil || got.Status != want {
+			t.Errorf("%s: want %s, got %+v, %v", body, want, got, err)
 		}
 	}
 }

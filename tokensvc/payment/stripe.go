@@ -2,6 +2,7 @@ package payment
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -36,6 +37,7 @@ type stripeIntent struct {
 	Currency string            `json:"currency"`
 	Metadata map[string]string `json:"metadata"`
 	Reason   string            `json:"cancellation_reason"`
+	Charge   json.RawMessage   `json:"latest_charge"` // expanded, an object; else its id
 	Error    *struct {
 		Type    string        `json:"type"`
 		Code    string        `json:"code"`
@@ -50,7 +52,7 @@ const metadataPurchase = "purchase_id"
 
 // Authorize creates and confirms an intent that is captured by hand.
 func (s *Stripe) Authorize(ctx context.Context, o Order) (State, error) {
-	form := url.Values{"amount": {strconv.FormatInt(o.Amount, 10)}, "currency": {o.Currency}, "capture_method": {"manual"}, "confirm": {"true"},
+	form := url.Values{"amount": {strconv.FormatInt(o.Amount, 10)}, "currency": {o.Currency}, "capture_method": {"manual"}, "confirm": {"true"}, "expand[]": {"latest_charge"},
 		"metadata[" + metadataPurchase + "]": {o.Purchase.String()}, "metadata[account]": {o.Account}}
 	return s.post(ctx, o, "/v1/payment_intents", "authorize", form)
 }
@@ -60,7 +62,7 @@ func (s *Stripe) Capture(ctx context.Context, o Order) (State, error) {
 	if o.ID == "" {
 		return s.Find(ctx, o)
 	}
-	return s.post(ctx, o, "/v1/payment_intents/"+url.PathEscape(o.ID)+"/capture", "capture", url.Values{"amount_to_capture": {strconv.FormatInt(o.Amount, 10)}})
+	return s.post(ctx, o, "/v1/payment_intents/"+url.PathEscape(o.ID)+"/capture", "capture", url.Values{"amount_to_capture": {strconv.FormatInt(o.Amount, 10)}, "expand[]": {"latest_charge"}})
 }
 
 // Void cancels the intent.
@@ -68,15 +70,15 @@ func (s *Stripe) Void(ctx context.Context, o Order) (State, error) {
 	if o.ID == "" {
 		return s.Find(ctx, o)
 	}
-	return s.post(ctx, o, "/v1/payment_intents/"+url.PathEscape(o.ID)+"/cancel", "void", url.Values{})
+	return s.post(ctx, o, "/v1/payment_intents/"+url.PathEscape(o.ID)+"/cancel", "void", url.Values{"expand[]": {"latest_charge"}})
 }
 
 // Find reads the intent, by its id if that is known, else by the purchase's.
 func (s *Stripe) Find(ctx context.Context, o Order) (State, error) {
-	path := "/v1/payment_intents/" + url.PathEscape(o.ID)
+	path := "/v1/payment_intents/" + url.PathEscape(o.ID) + "?expand[]=latest_charge"
 	if o.ID == "" {
 		query := fmt.Sprintf("metadata['%s']:'%s'", metadataPurchase, o.Purchase)
-		path = "/v1/payment_intents/search?query=" + url.QueryEscape(query)
+		path = "/v1/payment_intents/search?expand[]=data.latest_charge&query=" + url.QueryEscape(query)
 	}
 	state, _, err := s.send(ctx, o, request{method: http.MethodGet, path: path})
 	return state, err
@@ -134,6 +136,9 @@ func (i *stripeIntent) state() (State, error) {
 		state.Status = Authorized
 	case "succeeded":
 		state.Status = Captured
+		if i.refunded() {
+			state.Status, state.Captured, state.Reason = Voided, 0, "refunded"
+		}
 	case "canceled":
 		state.Status = Voided
 	case "requires_payment_method":
@@ -142,4 +147,14 @@ func (i *stripeIntent) state() (State, error) {
 		return State{}, fmt.Errorf("%w: the intent is %.30q", ErrUndecided, i.Status)
 	}
 	return state, nil
+}
+
+// refunded reports whether all that was taken was given back; the intent's own status
+// does not tell.
+func (i *stripeIntent) refunded() bool {
+	var charge struct {
+		Refunded bool  `json:"refunded"`
+		Amount   int64 `json:"amount_refunded"`
+	}
+	return json.Unmarshal(i.Charge, &charge) == nil && charge.Refunded && charge.Amount >= i.Received
 }
