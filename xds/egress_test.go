@@ -202,6 +202,8 @@ func TestEgressLeavesABrokenProviderAlone(t *testing.T) {
 			t.Fatalf("want the provider's 500, got %+v", a)
 		}
 	}
+	// One thread of Envoy counts and another routes, so a few calls more may pass.
+	eventually(t, "the breaker is open", func() bool { return reason(g.ask(t, "openai")) == egress.BreakerOpen })
 	reached := g.back.count()
 	if a := g.ask(t, "openai"); a.status != 503 || reason(a) != egress.BreakerOpen || g.back.count() != reached {
 		t.Errorf("want the breaker open, got %+v", a)

@@ -21,6 +21,7 @@ import (
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/genproto/googleapis/rpc/code"
 	"google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
@@ -52,6 +53,7 @@ type gateway struct {
 	at    string // where xds listens
 	again bool   // startXDS takes the place of one that ended
 
+	series  *prometheus.Registry // of xds
 	stopXDS func()
 }
 
@@ -93,7 +95,7 @@ func startWith(t *testing.T, edit func(*gateway, *config.Config), env map[string
 
 func (g *gateway) startXDS(t *testing.T, cfg *config.Config, env map[string]string) {
 	t.Helper()
-	x, err := xds.New(xds.Config{Config: cfg, Path: g.path, StateDir: g.dir, Poll: 20 * time.Millisecond, Linger: 700 * time.Millisecond, Getenv: func(k string) string { return env[k] }, Log: slog.New(slog.NewTextHandler(testWriter{t}, nil))})
+	x, err := xds.New(xds.Config{Config: cfg, Path: g.path, StateDir: g.dir, Poll: 20 * time.Millisecond, Linger: 700 * time.Millisecond, Getenv: func(k string) string { return env[k] }, Metrics: g.registry(), Log: slog.New(slog.NewTextHandler(testWriter{t}, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,6 +135,12 @@ func (g *gateway) startXDS(t *testing.T, cfg *config.Config, env map[string]stri
 	g.at = addr.String()
 	g.envoy = envoytest.Start(t, c)
 	g.url = g.envoy.URL(t, "gateway")
+}
+
+// registry is a fresh one for each xds of the gateway.
+func (g *gateway) registry() *prometheus.Registry {
+	g.series = prometheus.NewRegistry()
+	return g.series
 }
 
 // shortDir is a folder whose path leaves room for a Unix socket's name.

@@ -7,11 +7,14 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/xds"
@@ -243,6 +246,31 @@ func TestARefusedConfigurationIsShown(t *testing.T) {
 	if a := g.do(t, "POST", chatPath, body("")); a.status == 0 {
 		t.Error("want the gateway to go on")
 	}
+	if got := g.metric(t, `leaky_xds_answers_total{answer="nack",type="Listener"}`); got < 1 {
+		t.Errorf("want the refusal counted, got %v", got)
+	}
+	if got := g.metric(t, "leaky_xds_clients"); got != 1 {
+		t.Errorf("want one Envoy counted, got %v", got)
+	}
+	rewrite(t, path, "gateway: [")
+	eventually(t, "a bad file is a series", func() bool { return g.metric(t, "leaky_xds_config_refused") == 1 })
+}
+
+// metric is the value of one series of xds, e.g. leaky_xds_clients; 0 without it.
+func (g *gateway) metric(t *testing.T, series string) float64 {
+	t.Helper()
+	w := httptest.NewRecorder()
+	promhttp.HandlerFor(g.series, promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", http.NoBody))
+	for line := range strings.Lines(w.Body.String()) {
+		if text, ok := strings.CutPrefix(line, series+" "); ok {
+			value, err := strconv.ParseFloat(strings.TrimSpace(text), 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return value
+		}
+	}
+	return 0
 }
 
 // TestEnvoyOutlivesXDS: Envoy keeps its configuration and takes it up with a new xds.

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
@@ -26,9 +27,10 @@ type Config struct {
 	StateDir string              //
 	Getenv   func(string) string // provider keys and URL overrides
 	Log      *slog.Logger
-	Reload   <-chan struct{} // reload now; may be nil
-	Poll     time.Duration   // how often the files are looked at, default 1s
-	Linger   time.Duration   // how long clusters that are no longer named are kept, default 5s
+	Metrics  prometheus.Registerer // nil: none are kept
+	Reload   <-chan struct{}       // reload now; may be nil
+	Poll     time.Duration         // how often the files are looked at, default 1s
+	Linger   time.Duration         // how long clusters that are no longer named are kept, default 5s
 }
 
 // XDS is the control plane.
@@ -64,7 +66,7 @@ func New(c Config) (*XDS, error) {
 	if c.Poll == 0 {
 		c.Poll = time.Second
 	}
-	srv, err := server.New(server.Config{Log: c.Log, Linger: c.Linger})
+	srv, err := server.New(server.Config{Log: c.Log, Linger: c.Linger, Metrics: c.Metrics})
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +83,27 @@ func New(c Config) (*XDS, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &XDS{source: src, server: srv, log: c.Log, reload: c.Reload, poll: c.Poll, cfg: c.Config, asked: c.Config, first: first}, nil
+	x := &XDS{source: src, server: srv, log: c.Log, reload: c.Reload, poll: c.Poll, cfg: c.Config, asked: c.Config, first: first}
+	if c.Metrics != nil {
+		x.register(c.Metrics)
+	}
+	return x, nil
+}
+
+// register adds what Envoys' answers do not tell.
+func (x *XDS) register(r prometheus.Registerer) {
+	r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "leaky_xds_config_refused", Help: "1 while the files' present content is not taken."}, func() float64 {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		if x.failed != nil {
+			return 1
+		}
+		return 0
+	}))
+	if x.source.issuer != nil {
+		r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "leaky_xds_certificate_expiry_timestamp_seconds", Help: "When the first of the parts' certificates expires."},
+			func() float64 { return float64(x.source.issuer.Expires().Unix()) }))
+	}
 }
 
 // Run serves Envoys on the listener and follows the files until ctx ends.

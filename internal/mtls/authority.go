@@ -46,6 +46,8 @@ type Authority struct {
 	mu    sync.Mutex
 	pairs map[string]Pair
 	due   time.Time // when the next renewal is
+
+	expires time.Time // when the first certificate does
 }
 
 // NewAuthority loads the root of a state folder, or makes one, and issues what the parts
@@ -74,6 +76,13 @@ func (a *Authority) Pair(part string) Pair {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.pairs[part]
+}
+
+// Expires is when the first of the certificates does.
+func (a *Authority) Expires() time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.expires
 }
 
 // Renew issues every part a new certificate now.
@@ -106,10 +115,10 @@ func (a *Authority) renew(all bool) error {
 	defer a.mu.Unlock()
 	var errs []error
 	now := time.Now()
-	a.due = now.Add(a.lifetime / 2)
+	a.due, a.expires = now.Add(a.lifetime/2), now.Add(a.lifetime)
 	for _, part := range Parts() {
 		path := CertificateFile(a.dir, part)
-		text, half, err := a.present(path)
+		text, half, end, err := a.present(path)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			a.log.LogAttrs(context.Background(), slog.LevelWarn, "a certificate is made anew", slog.String("part", part), slog.Any("reason", err))
 		}
@@ -117,7 +126,10 @@ func (a *Authority) renew(all bool) error {
 			if text, err = a.issue(part, now); err == nil {
 				err = Replace(path, text)
 			}
-			half = now.Add(a.lifetime / 2)
+			half, end = now.Add(a.lifetime/2), now.Add(a.lifetime)
+		}
+		if end.Before(a.expires) {
+			a.expires = end
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("issue the certificate of %s: %w", part, err))
@@ -132,22 +144,22 @@ func (a *Authority) renew(all bool) error {
 	return errors.Join(errs...)
 }
 
-// present is a certificate that is there and of this root, and when half of its life is
-// over.
-func (a *Authority) present(path string) (text []byte, half time.Time, err error) {
+// present is a certificate that is there and of this root, when half of its life is over,
+// and when all of it.
+func (a *Authority) present(path string) (text []byte, half, end time.Time, err error) {
 	if text, err = secretfile.Load(path); err != nil {
-		return nil, half, err
+		return nil, half, end, err
 	}
 	pair, err := tls.X509KeyPair(text, text)
 	if err != nil {
-		return nil, half, err
+		return nil, half, end, err
 	}
 	if err := pair.Leaf.CheckSignatureFrom(a.root.Leaf); err != nil {
-		return nil, half, err
+		return nil, half, end, err
 	}
 	made := pair.Leaf.NotBefore.Add(early)
 	life := min(pair.Leaf.NotAfter.Sub(made), a.lifetime) // a life that was shortened counts at once
-	return text, made.Add(life / 2), nil
+	return text, made.Add(life / 2), pair.Leaf.NotAfter, nil
 }
 
 // issue makes a key and a certificate for both ends of connections.

@@ -36,6 +36,7 @@ type Nack struct {
 // clients keeps what each stream was sent and has answered.
 type clients struct {
 	log     *slog.Logger
+	metrics *metrics
 	mu      sync.Mutex
 	streams map[int64]*stream
 	changed chan struct{} // closed and replaced on every acknowledgement
@@ -49,8 +50,8 @@ type stream struct {
 
 type sent struct{ typeURL, version string }
 
-func newClients(log *slog.Logger) *clients {
-	return &clients{log: log, streams: map[int64]*stream{}, changed: make(chan struct{})}
+func newClients(log *slog.Logger, m *metrics) *clients {
+	return &clients{log: log, metrics: m, streams: map[int64]*stream{}, changed: make(chan struct{})}
 }
 
 func (c *clients) callbacks() serverv3.Callbacks {
@@ -82,6 +83,7 @@ func (c *clients) with(f func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f()
+	c.metrics.clients.Set(float64(len(c.streams)))
 	close(c.changed)
 	c.changed = make(chan struct{})
 }
@@ -103,11 +105,13 @@ func (c *clients) answered(s *stream, r *discoveryv3.DeltaDiscoveryRequest) {
 	delete(s.sent, r.GetResponseNonce())
 	kind := snapshot.ShortType(answer.typeURL)
 	if e := r.GetErrorDetail(); e != nil {
+		c.metrics.answers.WithLabelValues(kind, "nack").Inc()
 		s.Refused[kind] = Nack{Version: answer.version, Message: e.GetMessage(), At: time.Now().UTC()}
 		c.log.LogAttrs(context.Background(), slog.LevelError, "envoy refused a configuration and keeps the last good one", slog.String("node", s.Node),
 			slog.String("type", kind), slog.String("version", answer.version), slog.String("reason", e.GetMessage()))
 		return
 	}
+	c.metrics.answers.WithLabelValues(kind, "ack").Inc()
 	s.Acknowledged[kind] = answer.version
 	delete(s.Refused, kind)
 }

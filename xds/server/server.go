@@ -18,6 +18,7 @@ import (
 	cachev3 "github.com/envoyproxy/go-control-plane/pkg/cache/v3"
 	resourcev3 "github.com/envoyproxy/go-control-plane/pkg/resource/v3"
 	serverv3 "github.com/envoyproxy/go-control-plane/pkg/server/v3"
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
 
@@ -33,7 +34,8 @@ func (sameForAll) ID(*corev3.Node) string { return everyone }
 
 // Config is what a Server needs.
 type Config struct {
-	Log *slog.Logger
+	Log     *slog.Logger
+	Metrics prometheus.Registerer // nil: none are kept
 	// Patience is how long a step of a change waits for acknowledgements, default 5s.
 	Patience time.Duration
 	// Linger is how long clusters that no route names any more are kept, default 5s: longer
@@ -73,7 +75,7 @@ func New(c Config) (*Server, error) {
 	if c.Linger == 0 {
 		c.Linger = 5 * time.Second
 	}
-	return &Server{log: c.Log, patience: c.Patience, linger: c.Linger, cache: cachev3.NewSnapshotCache(true, sameForAll{}, nil), clients: newClients(c.Log),
+	return &Server{log: c.Log, patience: c.Patience, linger: c.Linger, cache: cachev3.NewSnapshotCache(true, sameForAll{}, nil), clients: newClients(c.Log, newMetrics(c.Metrics)),
 		retiring: make(chan struct{}, 1)}, nil
 }
 
@@ -117,6 +119,7 @@ func (s *Server) Publish(ctx context.Context, next *snapshot.Snapshot) error {
 	defer s.mu.Unlock()
 	previous := s.current
 	s.current = next
+	s.clients.metrics.published.Inc()
 	if previous == nil || !next.Lost(previous, resourcev3.ClusterType) && len(s.retired) == 0 {
 		return s.step(ctx, next, "all", resourcev3.ListenerType, resourcev3.RouteType)
 	}
