@@ -361,3 +361,28 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 }
+
+// What docs/purchases.md says of a payment that captured too much.
+func TestRefundedByAPerson(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	w.payments.fault = func(step string, _ payment.Order, s *payment.State) error {
+		if step == "capture" {
+			s.Captured++
+		}
+		return nil
+	}
+	w.run()
+	id := w.buy(user(alice), order1(alice, ""))
+	w.until(id, parked)
+	w.payments.mu.Lock()
+	w.payments.book[uuid.MustParse(id)].Status = payment.Voided
+	w.payments.mu.Unlock()
+	w.call(t, admin(), "POST", "/api/v1/admin/sagas/"+id+"/cancel", "", "")
+	if row := w.until(id, final); row.Status != "FAILED" || row.Failure != "cancelled by an administrator" {
+		t.Errorf("want it failed, got %+v", row)
+	}
+	if n := w.number(`SELECT remaining_tokens FROM token_pools`); n != 0 {
+		t.Errorf("want the tokens taken back, got %d", n)
+	}
+}
