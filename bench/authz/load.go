@@ -107,7 +107,7 @@ func dial(socket string) (*client, error) {
 	var head bytes.Buffer
 	encoder := hpack.NewEncoder(&head)
 	for _, f := range [][2]string{{":method", "POST"}, {":scheme", "http"}, {":path", auth.Authorization_Check_FullMethodName}, {":authority", "extauthz"},
-		{"te", "trailers"}, {"grpc-timeout", "200m"}, {"content-type", "application/grpc"}} {
+		{"te", "trailers"}, {"grpc-timeout", "2S"}, {"content-type", "application/grpc"}} {
 		if err := encoder.WriteField(hpack.HeaderField{Name: f[0], Value: f[1], Sensitive: true}); err != nil {
 			return nil, err
 		}
