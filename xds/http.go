@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 	"github.com/leaky-tokens/leaky-tokens/xds/model"
 	"github.com/leaky-tokens/leaky-tokens/xds/snapshot"
 )
@@ -81,25 +83,30 @@ func (x *XDS) services(ctx context.Context) []Service {
 	defer cancel()
 	// A provider's second cluster, that of the egress listener, has the same address.
 	clusters := slices.DeleteFunc(slices.Clone(gateway.Clusters), func(c model.Cluster) bool { return c.Bulkhead })
-	found := make([]Service, len(clusters))
-	var wg sync.WaitGroup
-	for i, c := range clusters {
-		found[i] = Service{Name: c.Name, Address: c.Addr.String()}
-		if c.Stat != "" {
-			found[i].Name = c.Stat
+	var found []Service
+	var at []netaddr.Addr
+	for _, c := range clusters {
+		for _, addr := range c.Addrs() {
+			found, at = append(found, Service{Name: cmp.Or(c.Stat, c.Name), Address: addr.String()}), append(at, addr)
 		}
-		wg.Go(func() {
-			address := c.Addr.Path
-			if c.Addr.Network == "tcp" {
-				address = c.Addr.String()
-			}
-			conn, err := (&net.Dialer{}).DialContext(ctx, c.Addr.Network, address)
-			if err == nil {
-				conn.Close()
-			}
-			found[i].Healthy = err == nil
-		})
+	}
+	var wg sync.WaitGroup
+	for i, addr := range at {
+		wg.Go(func() { found[i].Healthy = accepts(ctx, addr) })
 	}
 	wg.Wait()
 	return found
+}
+
+func accepts(ctx context.Context, addr netaddr.Addr) bool {
+	address := addr.String()
+	if addr.Network == "unix" {
+		address = addr.Path
+	}
+	conn, err := (&net.Dialer{}).DialContext(ctx, addr.Network, address)
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
 }

@@ -110,19 +110,21 @@ func (b *builder) services() []Cluster {
 	s := b.cfg.Services
 	var clusters []Cluster
 	for _, c := range []struct {
-		name, key, text string
-		grpc            bool
+		name, key string
+		at        config.Endpoint
+		grpc      bool
 	}{
-		{ClusterExtAuthz, "services.extauthz.grpc", s.ExtAuthz.GRPC, true},
-		{ClusterRateLimit, "services.ratelimit.grpc", s.RateLimit.GRPC, true},
-		{clusterIdentity, "services.identity.http", s.Identity.HTTP, false},
-		{clusterTokens, "services.tokensvc.http", s.TokenSvc.HTTP, false},
-		{clusterAnalytics, "services.analytics.http", s.Analytics.HTTP, false},
-		{"stub-openai", "services.stub_openai.http", s.StubOpenAI.HTTP, false},
-		{"stub-gemini", "services.stub_gemini.http", s.StubGemini.HTTP, false},
-		{"stub-qwen", "services.stub_qwen.http", s.StubQwen.HTTP, false},
+		{ClusterExtAuthz, "services.extauthz", s.ExtAuthz, true},
+		{ClusterRateLimit, "services.ratelimit", s.RateLimit, true},
+		{clusterIdentity, "services.identity", s.Identity, false},
+		{clusterTokens, "services.tokensvc", s.TokenSvc, false},
+		{clusterAnalytics, "services.analytics", s.Analytics, false},
+		{"stub-openai", "services.stub_openai", s.StubOpenAI, false},
+		{"stub-gemini", "services.stub_gemini", s.StubGemini, false},
+		{"stub-qwen", "services.stub_qwen", s.StubQwen, false},
 	} {
-		one := Cluster{Name: c.name, Addr: reachable(b.addr(c.key, c.text)), GRPC: c.grpc, Discover: true}
+		addrs := b.addrs(c.key, c.at, c.grpc)
+		one := Cluster{Name: c.name, Addr: addrs[0], More: addrs[1:], GRPC: c.grpc, Discover: true}
 		if b.cfg.TLS.Mutual() && one.Addr.Network == "tcp" && mtls.Callers(c.name) != nil {
 			one.Part = c.name
 		}
@@ -132,6 +134,19 @@ func (b *builder) services() []Cluster {
 		clusters = append(clusters, one)
 	}
 	return clusters
+}
+
+// addrs are where the processes of a service are dialled.
+func (b *builder) addrs(key string, e config.Endpoint, grpc bool) []netaddr.Addr {
+	var all []netaddr.Addr
+	for _, at := range e.All() {
+		if grpc {
+			all = append(all, reachable(b.addr(key+".grpc", at.GRPC)))
+		} else {
+			all = append(all, reachable(b.addr(key+".http", at.HTTP)))
+		}
+	}
+	return all
 }
 
 // reachable turns an address to listen on into one to dial.

@@ -104,6 +104,7 @@ type Cluster struct {
 	Name     string
 	Stat     string // name in metrics, stable when Name carries a hash; empty: Name
 	Addr     netaddr.Addr
+	More     []netaddr.Addr // further replicas of a service of ours
 	GRPC     bool
 	TLS      bool
 	Host     string // SNI and name the certificate must have
@@ -119,6 +120,9 @@ type Cluster struct {
 	Header         string // header that carries it
 	HeaderPrefix   string // before the secret, e.g. "Bearer "
 }
+
+// Addrs are where the cluster's endpoints are.
+func (c Cluster) Addrs() []netaddr.Addr { return append([]netaddr.Addr{c.Addr}, c.More...) }
 
 // Secret is delivered by SDS. It is never logged. It is a value, or a certificate with its
 // key, or roots.

@@ -2,6 +2,7 @@ package protos
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -14,10 +15,12 @@ import (
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 	"github.com/leaky-tokens/leaky-tokens/xds/model"
 )
 
@@ -37,6 +40,11 @@ func Cluster(c model.Cluster, trust Trust) *clusterv3.Cluster {
 			MaxConnections: count(c.MaxRequests), MaxRequests: count(c.MaxRequests), MaxPendingRequests: count(c.MaxPending)}}},
 	}
 	discover(c, out)
+	if len(c.More) > 0 {
+		out.HealthChecks, out.OutlierDetection = health(), unreachable()
+		// Without this Envoy asks the dead too as soon as they are the majority.
+		out.CommonLbConfig = &clusterv3.Cluster_CommonLbConfig{HealthyPanicThreshold: &typev3.Percent{}}
+	}
 	switch {
 	case c.Part != "":
 		out.TransportSocket = mutual(c)
@@ -84,17 +92,36 @@ func discover(c model.Cluster, out *clusterv3.Cluster) {
 func Discovered(c model.Cluster) bool { return c.Discover && numeric(c) }
 
 func numeric(c model.Cluster) bool {
-	if c.Addr.Network == "unix" {
-		return true
-	}
-	_, err := netip.ParseAddr(c.Addr.Host)
-	return err == nil
+	return !slices.ContainsFunc(c.Addrs(), func(a netaddr.Addr) bool {
+		_, err := netip.ParseAddr(a.Host)
+		return a.Network != "unix" && err != nil
+	})
+}
+
+// unreachable leaves a replica out at its first refused connection. Questions that were
+// under way are lost: in Envoy 1.40 the clients of ext_authz and ratelimit do not retry
+// (GrpcService.retry_policy has no effect on them), so such a call ends as a 503.
+func unreachable() *clusterv3.OutlierDetection {
+	return &clusterv3.OutlierDetection{SplitExternalLocalOriginErrors: true, ConsecutiveLocalOriginFailure: wrapperspb.UInt32(1), EnforcingConsecutiveLocalOriginFailure: wrapperspb.UInt32(100),
+		EnforcingLocalOriginSuccessRate: wrapperspb.UInt32(0), EnforcingConsecutive_5Xx: wrapperspb.UInt32(0), EnforcingConsecutiveGatewayFailure: wrapperspb.UInt32(0), EnforcingSuccessRate: wrapperspb.UInt32(0),
+		Interval: durationpb.New(time.Second), BaseEjectionTime: durationpb.New(time.Second), MaxEjectionPercent: wrapperspb.UInt32(99)}
+}
+
+// health notices within a second that a replica accepts no connection any more, and leaves
+// it out until it does. A service of one process is asked in any case.
+func health() []*corev3.HealthCheck {
+	return []*corev3.HealthCheck{{Timeout: durationpb.New(500 * time.Millisecond), Interval: durationpb.New(time.Second), UnhealthyInterval: durationpb.New(250 * time.Millisecond),
+		NoTrafficInterval: durationpb.New(time.Second), UnhealthyThreshold: wrapperspb.UInt32(1), HealthyThreshold: wrapperspb.UInt32(1),
+		HealthChecker: &corev3.HealthCheck_TcpHealthCheck_{TcpHealthCheck: &corev3.HealthCheck_TcpHealthCheck{}}}}
 }
 
 // Endpoints are a cluster's addresses.
 func Endpoints(c model.Cluster) *endpointv3.ClusterLoadAssignment {
-	return &endpointv3.ClusterLoadAssignment{ClusterName: c.Name, Endpoints: []*endpointv3.LocalityLbEndpoints{{LbEndpoints: []*endpointv3.LbEndpoint{{
-		HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: address(c.Addr)}}}}}}}
+	var all []*endpointv3.LbEndpoint
+	for _, at := range c.Addrs() {
+		all = append(all, &endpointv3.LbEndpoint{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: address(at)}}})
+	}
+	return &endpointv3.ClusterLoadAssignment{ClusterName: c.Name, Endpoints: []*endpointv3.LocalityLbEndpoints{{LbEndpoints: all}}}
 }
 
 func httpOptions(c model.Cluster) *httpv3.HttpProtocolOptions {

@@ -11,9 +11,11 @@ import (
 	"strings"
 	"testing"
 
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	authzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
 	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ratelimit/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	resourcev3 "github.com/envoyproxy/go-control-plane/pkg/resource/v3"
 	goyaml "github.com/goccy/go-yaml"
 	"github.com/google/go-cmp/cmp"
@@ -248,6 +250,38 @@ func drawConfig(r *rapid.T) string {
 	fmt.Fprintf(&b, "limits: {outage: {default: %s}}\n", rapid.SampledFrom([]string{"open", "closed", "lease"}).Draw(r, "outage"))
 	fmt.Fprintf(&b, "tls: {mode: %s}\n", rapid.SampledFrom([]string{"'off'", "mutual"}).Draw(r, "tls"))
 	return b.String()
+}
+
+// TestMutualGuardsEveryServiceOnTCP and leaves sockets and stubs as they are.
+func TestMutualGuardsEveryServiceOnTCP(t *testing.T) {
+	t.Parallel()
+	for mode, guarded := range map[string]map[string]bool{
+		"{tls: {mode: 'off'}}":  {},
+		"{tls: {mode: mutual}}": {"identity": true, "tokensvc": true, "analytics": true},
+		"{tls: {mode: mutual}, services: {extauthz: {http: '127.0.0.1:1', grpc: '127.0.0.1:2'}}}": {"identity": true, "tokensvc": true, "analytics": true, "extauthz": true},
+	} {
+		_, s, err := build(t, mode, "", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, r := range s.Resources[resourcev3.ClusterType] {
+			socket := r.(*clusterv3.Cluster).GetTransportSocket()
+			if (socket != nil) != guarded[name] {
+				t.Errorf("%s: cluster %s: guarded: want %v, got %v", mode, name, guarded[name], socket)
+			}
+			if socket == nil {
+				continue
+			}
+			var tls tlsv3.UpstreamTlsContext
+			if err := socket.GetTypedConfig().UnmarshalTo(&tls); err != nil {
+				t.Fatal(err)
+			}
+			names := tls.GetCommonTlsContext().GetCombinedValidationContext().GetDefaultValidationContext().GetMatchTypedSubjectAltNames()
+			if len(names) != 1 || names[0].GetMatcher().GetExact() != mtls.ID(name) {
+				t.Errorf("%s: want one exact name, got %v", name, names)
+			}
+		}
+	}
 }
 
 func TestVersionIsTheContent(t *testing.T) {
