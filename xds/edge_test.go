@@ -273,6 +273,10 @@ func TestUnknownCallersAndPaths(t *testing.T) {
 		"/api/v1/auth/..%2ftokens/status":      {400, 400},
 		"/api/v1/auth/.%2e/tokens/status":      {401, 200},
 		"/api/v1/auth/x;/../../../tokens/":     {401, 404},
+		`/api/v1/auth\..\tokens/status`:        {401, 200}, // read as slashes before anyone looks
+		`/api/v1/auth/..\tokens/status`:        {401, 200},
+		"/api/v1/auth/%2e%2e;/tokens/status":   {401, 400},
+		"/fallback/..;/internal/revocations":   {401, 404},
 		"/oauth2/jwks":                         {200, 200},
 		"/oauth2/userinfo":                     {200, 200}, // identity itself looks
 		"/oauth2/authorize?x=1":                {200, 200},
