@@ -248,28 +248,41 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(example))
 	f.Add([]byte("domain: leaky\ndescriptors:\n  - {key: count, value: tokens, rate_limit: {unit: day, requests_per_unit: 1}}\n"))
 	f.Add([]byte("a: &a [*a]\n<<: *a\n? [x]\n: !!int y\n"))
+	f.Add([]byte("domain: d\ndescriptors:\n  - &a {key: k, value: v*, share_threshold: yes, rate_limit: &r {unit: day}}\n  - {<<: *a, key: l}\n  - {key: m, rate_limit: *r, descriptors: [*a]}\n"))
 	f.Add([]byte("domain: |\n  leaky\ndescriptors: ~\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		set, err := limits.Parse(text)
-		if (err == nil) != (set != nil) {
-			t.Fatalf("set %v with error %v", set, err)
-		}
-		if err != nil {
-			return
-		}
-		for _, path := range set.Paths() {
-			var descriptor []limits.Entry
-			for _, k := range path {
-				descriptor = append(descriptor, limits.Entry(k))
-			}
-			set.Match(descriptor)
-		}
-		for _, r := range set.Rules() {
-			if r.Name == "" || !r.Unlimited && r.Period <= 0 || r.Capacity < 0 {
-				t.Fatalf("rule %+v", r)
-			}
+		for _, o := range []limits.Options{{}, {AnyKeys: true}} {
+			parsed(t, text, o)
 		}
 	})
+}
+
+// parsed reads a text that may be anything and uses what comes of it.
+func parsed(t *testing.T, text []byte, o limits.Options) {
+	t.Helper()
+	set, err := limits.ParseWith(text, o)
+	if (err == nil) != (set != nil) {
+		t.Fatalf("set %v with error %v", set, err)
+	}
+	if err != nil {
+		return
+	}
+	for _, path := range set.Paths() {
+		var descriptor []limits.Entry
+		for _, k := range path {
+			descriptor = append(descriptor, limits.Entry(k))
+		}
+		set.Reach(descriptor)
+		if rule, ok := set.Match(descriptor); ok {
+			rule.AppendKey(nil, descriptor)
+			rule.AppendLabel(nil, descriptor)
+		}
+	}
+	for _, r := range set.Rules() {
+		if r.Name == "" || !r.Unlimited && r.Period <= 0 || r.Capacity < 0 {
+			t.Fatalf("rule %+v", r)
+		}
+	}
 }
 
 func BenchmarkMatch(b *testing.B) {

@@ -20,7 +20,7 @@ const (
 	// maxErrors is how many mistakes are told at once.
 	maxErrors = 10
 	// maxMappings is how many mappings a file may come to when its aliases are filled in.
-	maxMappings = 1 << 19
+	maxMappings = 1 << 17
 	// maxMerges is how deep merge keys may lead.
 	maxMerges = 8
 	// maxCapacity is the largest burst: what a float64 counts exactly.
