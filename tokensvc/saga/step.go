@@ -245,8 +245,9 @@ func (s *Service) later(ctx context.Context, row Saga, action Action, cause erro
 		}
 		return
 	}
-	_, err := tokensdb.New(s.cfg.Pool).RetrySagaLater(ctx, tokensdb.RetrySagaLaterParams{ID: row.ID, LeaseToken: row.LeaseToken, LastError: reason, PaymentID: row.PaymentID,
-		Wait: interval(s.wait(int(row.Attempts)))})
+	wait := s.wait(int(row.Attempts))
+	_, err := tokensdb.New(s.cfg.Pool).RetrySagaLater(ctx, tokensdb.RetrySagaLaterParams{ID: row.ID, LeaseToken: row.LeaseToken, LastError: reason, PaymentID: row.PaymentID, Wait: interval(wait)})
+	time.AfterFunc(wait, s.awake) // not to wait for the poll; when it fires after the end, nobody looks
 	s.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "purchase is tried again", slog.String("saga", row.ID.String()), slog.String("action", string(action)),
 		slog.Int("attempt", int(row.Attempts)+1), slog.Any("error", errors.Join(cause, err)))
 }
