@@ -127,7 +127,14 @@ func posted(ctx context.Context, q *tokensdb.Queries, reference string, k Key, a
 // Reverse takes a credit back in the caller's transaction, once: what of it has not
 // expired meanwhile, spent or not, so that the account may owe afterwards. Errors are
 // ErrUnknownReference, ErrShort (an adjustment has taken the tokens) or what Postgres says.
+//
+// What a spent credit leaves owing is paid by tokens that never expire, then by those that
+// expire soonest.
 func Reverse(ctx context.Context, tx pgx.Tx, reference, reason string) error {
+	return reverse(ctx, tx, reference, reason, time.Time{})
+}
+
+func reverse(ctx context.Context, tx pgx.Tx, reference, reason string, at time.Time) error {
 	if err := checkTexts(reference, reason); err != nil {
 		return err
 	}
@@ -140,7 +147,7 @@ func Reverse(ctx context.Context, tx pgx.Tx, reference, reason string) error {
 		return fmt.Errorf("find entry: %w", err)
 	}
 	k := Key{Account: credited.Account, Provider: strings.TrimPrefix(credited.Unit, unit(""))}
-	b, err := lock(ctx, tx, []Key{k}, time.Time{})
+	b, err := lock(ctx, tx, []Key{k}, at)
 	if err != nil {
 		return err
 	}
@@ -179,6 +186,7 @@ type Withdrawal struct {
 	Tokens            int64 // 1 or more
 	Reference, Reason string
 	Actor             uuid.UUID
+	At                time.Time // when it happens; zero: now, by Postgres
 }
 
 // Withdraw posts an adjustment downwards in the caller's transaction, once for each
@@ -192,7 +200,7 @@ func Withdraw(ctx context.Context, tx pgx.Tx, w Withdrawal) error {
 	if err := errors.Join(checkTexts(w.Reference, w.Reason), checkOwn(w.Reference)); err != nil {
 		return err
 	}
-	b, err := lock(ctx, tx, []Key{k}, time.Time{})
+	b, err := lock(ctx, tx, []Key{k}, w.At)
 	if err != nil {
 		return err
 	}

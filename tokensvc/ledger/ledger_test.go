@@ -143,3 +143,30 @@ func TestEntriesCannotBeChanged(t *testing.T) {
 	}
 	verify(t, db)
 }
+
+// TestOldestOfEqualLotsIsSpentFirst: the spelling of a reference must not decide. With the
+// later lot spent first, there would be nothing of the first one to take back.
+func TestOldestOfEqualLotsIsSpentFirst(t *testing.T) {
+	t.Parallel()
+	db, user := database(t), uuid.New()
+	account, expires := ledger.Account(user, uuid.Nil), time.Now().Add(time.Hour)
+	for _, reference := range []string{"z-first", "a-second"} {
+		mustCredit(t, db, ledger.Purchase{UserID: user, Provider: "openai", Tokens: 10, Reference: reference, ExpiresAt: &expires, Policy: ledger.Policy{Prepaid: true}})
+	}
+	if _, err := ledger.Apply(t.Context(), db, []ledger.Charge{{Request: "r", Account: account, Provider: "openai", Tokens: 10, Drawn: true, At: time.Now()}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := ledger.Touch(t.Context(), db, []ledger.Key{{Account: account, Provider: "openai"}}, expires.Add(time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if p := find(t, db, account, "openai"); p.Total != 10 || p.Remaining != 0 {
+		t.Errorf("want the second lot expired and the first one spent, got %+v", p)
+	}
+	if err := do(t, db, func(tx pgx.Tx) error { return ledger.Reverse(t.Context(), tx, "a-second", "x") }); err != nil {
+		t.Fatal(err)
+	}
+	if p := find(t, db, account, "openai"); p.Total != 10 {
+		t.Errorf("want nothing to take back of the lot that expired unspent, got %+v", p)
+	}
+	verify(t, db)
+}

@@ -1,7 +1,6 @@
 package ledger
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -216,10 +215,9 @@ func (p *Pool) drop(reference string) {
 	p.dropped = append(p.dropped, reference)
 }
 
+// order keeps lots by expiry and, of those that expire together, the oldest first.
 func (p *Pool) order() {
-	slices.SortFunc(p.lots, func(a, b lot) int {
-		return cmp.Or(a.expires.Compare(b.expires), cmp.Compare(a.reference, b.reference))
-	})
+	slices.SortStableFunc(p.lots, func(a, b lot) int { return a.expires.Compare(b.expires) })
 }
 
 func (p *Pool) key() Key { return Key{Account: p.Account, Provider: p.Provider} }

@@ -50,9 +50,13 @@ type Applied struct {
 // Pools are locked last and each is written once, however many charges it has, so that
 // one that everybody draws on costs its lock once for a batch.
 func Apply(ctx context.Context, db *pgxpool.Pool, charges []Charge) (Applied, error) {
+	return applyAt(ctx, db, charges, time.Time{})
+}
+
+func applyAt(ctx context.Context, db *pgxpool.Pool, charges []Charge, at time.Time) (Applied, error) {
 	var done Applied
 	err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) (err error) {
-		done, err = apply(ctx, tx, charges)
+		done, err = apply(ctx, tx, charges, at)
 		return err
 	})
 	if err != nil {
@@ -61,8 +65,8 @@ func Apply(ctx context.Context, db *pgxpool.Pool, charges []Charge) (Applied, er
 	return done, nil
 }
 
-func apply(ctx context.Context, tx pgx.Tx, charges []Charge) (Applied, error) {
-	known, err := read(ctx, tx, keysOf(charges), time.Time{})
+func apply(ctx context.Context, tx pgx.Tx, charges []Charge, at time.Time) (Applied, error) {
+	known, err := read(ctx, tx, keysOf(charges), at)
 	if err != nil {
 		return Applied{}, err
 	}
@@ -100,15 +104,15 @@ func apply(ctx context.Context, tx pgx.Tx, charges []Charge) (Applied, error) {
 	for _, reference := range added {
 		fresh = append(fresh, byReference[reference])
 	}
-	return done, spend(ctx, tx, fresh)
+	return done, spend(ctx, tx, fresh, at)
 }
 
 // spend takes charges whose entries are posted from their pools.
-func spend(ctx context.Context, tx pgx.Tx, charges []Charge) error {
+func spend(ctx context.Context, tx pgx.Tx, charges []Charge, at time.Time) error {
 	if len(charges) == 0 {
 		return nil
 	}
-	b, err := lock(ctx, tx, keysOf(charges), time.Time{})
+	b, err := lock(ctx, tx, keysOf(charges), at)
 	if err != nil {
 		return err
 	}

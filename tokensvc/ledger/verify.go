@@ -13,7 +13,11 @@ import (
 // since it was last touched are taken into account, and nothing is written. ErrNoPool says
 // that there is none.
 func Find(ctx context.Context, db tokensdb.DBTX, k Key) (Pool, error) {
-	b, err := read(ctx, db, []Key{k}, time.Time{})
+	return findAt(ctx, db, k, time.Time{})
+}
+
+func findAt(ctx context.Context, db tokensdb.DBTX, k Key, at time.Time) (Pool, error) {
+	b, err := read(ctx, db, []Key{k}, at)
 	if err != nil {
 		return Pool{}, err
 	}

@@ -23,7 +23,7 @@ WHERE account = @account AND unit = @unit AND id < @before ORDER BY id DESC LIMI
 -- name: OpenLots :many
 SELECT l.account, l.provider, l.reference, l.amount, l.remaining, l.expires_at, l.expired FROM token_lots l
 WHERE (l.account, l.provider) IN (SELECT unnest(@accounts::text[]), unnest(@providers::text[]))
-ORDER BY l.account, l.provider, l.expires_at, l.reference;
+ORDER BY l.account, l.provider, l.expires_at, l.seq;
 
 -- name: SaveLots :exec
 INSERT INTO token_lots (account, provider, reference, amount, remaining, expires_at, expired)

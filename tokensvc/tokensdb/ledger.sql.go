@@ -185,7 +185,7 @@ func (q *Queries) ListEntries(ctx context.Context, arg ListEntriesParams) ([]Tok
 const openLots = `-- name: OpenLots :many
 SELECT l.account, l.provider, l.reference, l.amount, l.remaining, l.expires_at, l.expired FROM token_lots l
 WHERE (l.account, l.provider) IN (SELECT unnest($1::text[]), unnest($2::text[]))
-ORDER BY l.account, l.provider, l.expires_at, l.reference
+ORDER BY l.account, l.provider, l.expires_at, l.seq
 `
 
 type OpenLotsParams struct {

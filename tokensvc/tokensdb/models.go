@@ -40,6 +40,7 @@ type TokenLot struct {
 	Remaining int64
 	ExpiresAt time.Time
 	Expired   bool
+	Seq       *int64
 }
 
 type TokenOrgPool struct {
