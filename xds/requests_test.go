@@ -153,3 +153,29 @@ func TestAnOpenRouteIsLimitedAsAnyOther(t *testing.T) {
 		t.Errorf("want one question, got %d", g.limit.count())
 	}
 }
+
+// TestOtherMethods get an answer that says which there are, and no body where there may be none.
+func TestOtherMethods(t *testing.T) {
+	t.Parallel()
+	g := start(t, nil, nil)
+	for name, c := range map[string]struct {
+		method, path string
+		status       int
+		allow        string
+	}{
+		"options on a model call":  {"OPTIONS", chatPath, 405, "POST"},
+		"head on the models":       {"HEAD", "/v1/models", 405, "GET"},
+		"head on a service":        {"HEAD", "/api/v1/me", 200, ""},
+		"options on a service":     {"OPTIONS", "/api/v1/me", 200, ""}, // the service's to answer
+		"delete on a gemini model": {"DELETE", genPath, 405, "POST"},
+		"trace":                    {"TRACE", "/nowhere", 404, ""},
+	} {
+		a := g.do(t, c.method, c.path, "")
+		if a.status != c.status || a.header.Get("Allow") != c.allow || c.method == "HEAD" && a.body != "" {
+			t.Errorf("%s: want %d, Allow %q, got %+v", name, c.status, c.allow, a)
+		}
+		if a := g.do(t, c.method, c.path, "", "Authorization", ""); a.status != 401 {
+			t.Errorf("%s: want 401 for an unknown caller, got %d", name, a.status)
+		}
+	}
+}
