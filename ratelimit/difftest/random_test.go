@@ -60,10 +60,9 @@ descriptors:
 
 func pick(r *rand.Rand, of ...string) string { return of[r.IntN(len(of))] }
 
-// descriptors is a random request's, each at most once.
+// descriptors is a random request's, some of them twice.
 func descriptors(r *rand.Rand) []*common.RateLimitDescriptor {
 	var out []*common.RateLimitDescriptor
-	seen := map[string]bool{}
 	for range 1 + r.IntN(4) {
 		d := &common.RateLimitDescriptor{}
 		add := func(key, value string) {
@@ -85,20 +84,9 @@ func descriptors(r *rand.Rand) []*common.RateLimitDescriptor {
 		default:
 			add(pick(r, "coin", "ip", "path"), strings.Repeat("x", r.IntN(400)))
 		}
-		if name := bucketless(d); !seen[name] {
-			seen[name] = true
-			out = append(out, d)
-		}
+		out = append(out, d)
 	}
 	return out
-}
-
-// bucketless tells descriptors apart by bucket: those of /files/* share one.
-func bucketless(d *common.RateLimitDescriptor) string {
-	if len(d.GetEntries()) == 1 && strings.HasPrefix(d.GetEntries()[0].GetValue(), "/files/") {
-		return "/files/*"
-	}
-	return fmt.Sprint(d.GetEntries())
 }
 
 // books count one round's hits by bucket and window, the way of each server.
@@ -150,12 +138,14 @@ func (p *pair) touches(r *rls.RateLimitRequest) []touched {
 
 // charge says what each server has to answer, and books it: upstream charges every
 // bucket of every request, ours all of an admitted request and none of a refused one.
+// A bucket that is there twice is charged twice by both.
 func (b *books) charge(all []touched) (upstream, ours answer) {
-	least := int64(-1)
+	least, sum := int64(-1), map[string]int64{}
 	for _, one := range all {
 		b.upstream[one.key] += one.hits
+		sum[one.key] += one.hits
 		upstream.refused = upstream.refused || !one.soft && b.upstream[one.key] > one.limit
-		ours.refused = ours.refused || !one.soft && b.ours[one.key]+one.hits > one.limit
+		ours.refused = ours.refused || !one.soft && b.ours[one.key]+sum[one.key] > one.limit
 	}
 	if ours.refused {
 		ours.remaining = "0"
@@ -163,6 +153,8 @@ func (b *books) charge(all []touched) (upstream, ours answer) {
 	}
 	for _, one := range all {
 		b.ours[one.key] += one.hits
+	}
+	for _, one := range all {
 		if left := max(0, one.limit-b.ours[one.key]); least < 0 || left < least {
 			least = left
 		}
