@@ -37,20 +37,38 @@ type NATSProcess struct {
 // URL is nats://host:port.
 func (s *NATSProcess) URL() string { return "nats://" + s.listen }
 
-// Start starts the server on its data and address and returns when it is ready.
+// Start starts the server on its data and address and returns when it is ready. While it
+// was down, another process may have been given its port for a connection; Start waits for it.
 func (s *NATSProcess) Start() {
 	s.tb.Helper()
+	for deadline := time.Now().Add(startTimeout); ; {
+		err := s.start()
+		if err == nil {
+			return
+		}
+		if !strings.Contains(err.Error(), "address already in use") || time.Now().After(deadline) {
+			s.tb.Fatalf("testenv: nats: %v", err)
+		}
+		<-time.After(50 * time.Millisecond)
+	}
+}
+
+func (s *NATSProcess) start() error {
 	// Synced now and then, since tests do not cut the power and the disk is shared.
-	server := must[*natsd.Server](s.tb, "nats")(natsd.New(natsd.Config{Listen: s.listen, Dir: s.dir, Sync: time.Minute, Log: slog.New(slog.DiscardHandler)}))
+	server, err := natsd.New(natsd.Config{Listen: s.listen, Dir: s.dir, Sync: time.Minute, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(context.Background())
-	s.stop, s.ended = cancel, make(chan error, 1)
-	go func() { s.ended <- server.Run(ctx) }()
+	ended := make(chan error, 1)
+	go func() { ended <- server.Run(ctx) }()
 	select {
 	case <-server.Ready():
-		s.listen = strings.TrimPrefix(server.URL(), "nats://")
-	case err := <-s.ended:
-		s.stop = nil
-		s.tb.Fatalf("testenv: nats: %v", err)
+		s.listen, s.stop, s.ended = strings.TrimPrefix(server.URL(), "nats://"), cancel, ended
+		return nil
+	case err := <-ended:
+		cancel()
+		return err
 	}
 }
 
