@@ -34,6 +34,9 @@ type asker struct {
 // part is what the pool has to do with a call: what the call asks for, else what the
 // caller's tier says. Without anybody to ask there are no pools, and none can be required.
 func (s *Service) part(p *policy, asked limitpb.BalancePolicy, tier, provider string) store.PoolPart {
+	if p.noPools {
+		return store.PoolNone
+	}
 	if _, known := p.providers[provider]; !known && asked == limitpb.BalancePolicy_BALANCE_TIER {
 		return store.PoolNone
 	}

@@ -157,6 +157,15 @@ func TestWithoutAPool(t *testing.T) {
 	}
 }
 
+func TestQuotaEnforcementOff(t *testing.T) {
+	t.Parallel()
+	l := &ledger{pools: map[string]balance.State{"user:ann": prepaid("user:ann", 5, 1)}}
+	e := start(t, thousand, asking(l), tierBalance(config.BalanceRequired), func(c *ratelimit.Config) { c.NoPools = true })
+	if r := e.ask(t, ask{maxTokens: "10"}); r.GetOverallCode() != rls.RateLimitResponse_OK || l.questions() != 0 {
+		t.Errorf("want no pool asked, got %v after %d questions", r, l.questions())
+	}
+}
+
 func TestUnknownBalanceIsNoDecision(t *testing.T) {
 	t.Parallel()
 	l := &ledger{err: errors.New("away")}

@@ -46,6 +46,10 @@ func (s *Service) Serve(ctx context.Context, calls []*unary.Call) {
 			own(ctx, c, &limitpb.SettleRequest{}, s.Settle)
 		case limitpb.Limiter_Look_FullMethodName:
 			own(ctx, c, &limitpb.LookRequest{}, s.Look)
+		case limitpb.Limiter_Renew_FullMethodName:
+			own(ctx, c, &limitpb.RenewRequest{}, s.Renew)
+		case limitpb.Limiter_Holds_FullMethodName:
+			go own(ctx, c, &limitpb.HoldsRequest{}, s.Holds) // reads all keys
 		default:
 			c.Fail(codes.Unimplemented, "no such method")
 		}

@@ -63,7 +63,8 @@ func limitPolicy(l local) (ratelimit.Policy, error) {
 	if err != nil {
 		return ratelimit.Policy{}, err
 	}
-	return ratelimit.Policy{Limits: sets[0], Domains: sets[1:], Tiers: l.cfg.Tiers, Providers: l.cfg.Providers, Models: l.cfg.Models, Outage: l.cfg.Limits.Outage}, nil
+	return ratelimit.Policy{Limits: sets[0], Domains: sets[1:], Tiers: l.cfg.Tiers, Providers: l.cfg.Providers, Models: l.cfg.Models, Outage: l.cfg.Limits.Outage,
+		NoPools: !l.cfg.Flags.TokenService.QuotaEnforcement}, nil
 }
 
 // rulesMux serves what the service knows of its rules, on its own port only.

@@ -114,13 +114,16 @@ func (s *Store) tail(t Take) string {
 		provider = t.Provider
 	}
 	n, length := 0, len(t.Facts)+len(provider)+2
-	keys := make([]string, len(t.Buckets))
-	for i, b := range t.Buckets {
+	var room [8]string
+	keys := room[:0]
+	for _, b := range t.Buckets {
+		key := ""
 		if b.Limit.Kind.CountsTokens() {
-			keys[i] = s.bucketKey(b)
+			key = s.bucketKey(b)
 			n++
-			length += len(b.Limit.drain) + 2 + len(keys[i])
+			length += len(b.Limit.drain) + 2 + len(key)
 		}
+		keys = append(keys, key)
 	}
 	var r strings.Builder
 	r.Grow(length)

@@ -186,54 +186,64 @@ type Hold struct {
 // tenth of a millisecond of its only thread.
 const scanCount = 500
 
-// Sweep goes through all keys and gives each calls holds that are overdue or expired and
-// not published to visit. It rests between steps for as long as a step took, so that
-// it takes a bounded share of the server. It returns how many holds it saw alive.
+// Sweep gives each hold that is overdue, or expired and not published, to visit. It
+// returns how many holds it saw alive.
 func (s *Store) Sweep(ctx context.Context, visit func(Hold) error) (live int, err error) {
 	now, err := s.Clock(ctx)
 	if err != nil {
 		return 0, err
 	}
-	servers, err := s.servers(ctx)
-	if err != nil {
-		return 0, err
-	}
-	for _, server := range servers {
-		alive, err := s.sweepServer(ctx, server, now, visit)
-		live += alive
-		if err != nil {
-			return live, err
+	err = s.walk(ctx, func(h Hold) error {
+		if h.Record.State == StateHeld && h.Record.Expires > now {
+			live++
+			return nil
 		}
-	}
-	return live, nil
+		return visit(h)
+	})
+	return live, err
 }
 
-func (s *Store) sweepServer(ctx context.Context, server redis.Cmdable, now int64, visit func(Hold) error) (live int, err error) {
+// walk goes through all keys and gives each hold that is held, or expired and not
+// published, to visit. It rests between steps for as long as a step took, so that it
+// takes a bounded share of the server. An error ends it after the step.
+func (s *Store) walk(ctx context.Context, visit func(Hold) error) error {
+	servers, err := s.servers(ctx)
+	if err != nil {
+		return err
+	}
+	for _, server := range servers {
+		if err := s.walkServer(ctx, server, visit); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) walkServer(ctx context.Context, server redis.Cmdable, visit func(Hold) error) error {
 	var cursor uint64
 	for {
 		began := time.Now()
 		var keys []string
+		var err error
 		keys, cursor, err = server.Scan(ctx, cursor, s.config.Prefix+"{*}:h:*", scanCount).Result()
 		if err := s.verdict(err); err != nil {
-			return live, err
+			return err
 		}
-		alive, err := s.sweepKeys(ctx, keys, now, visit)
-		live += alive
-		if err != nil || cursor == 0 {
-			return live, err
+		if err := s.walkKeys(ctx, keys, visit); err != nil || cursor == 0 {
+			return err
 		}
 		select {
 		case <-ctx.Done():
-			return live, ctx.Err()
+			return ctx.Err()
 		case <-time.After(time.Since(began)):
 		}
 	}
 }
 
-func (s *Store) sweepKeys(ctx context.Context, keys []string, now int64, visit func(Hold) error) (live int, err error) {
+func (s *Store) walkKeys(ctx context.Context, keys []string, visit func(Hold) error) error {
 	texts, err := s.get(ctx, keys)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	var errs []error
 	for i, text := range texts {
@@ -245,16 +255,11 @@ func (s *Store) sweepKeys(ctx context.Context, keys []string, now int64, visit f
 			errs = append(errs, fmt.Errorf("hold %s: %w", keys[i], err))
 			continue
 		}
-		if r.State == StateHeld && r.Expires > now {
-			live++
-			continue
-		}
-		account, id, ok := s.parseHoldKey(keys[i])
-		if ok {
+		if account, id, ok := s.parseHoldKey(keys[i]); ok {
 			errs = append(errs, visit(Hold{Account: account, ID: id, Record: r}))
 		}
 	}
-	return live, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
 // parseHoldKey undoes HoldKey.

@@ -47,6 +47,9 @@ var finishLua string
 //go:embed lua/adopt.lua
 var adoptLua string
 
+//go:embed lua/renew.lua
+var renewLua string
+
 //go:embed lua/balance.lua
 var balanceLua string
 
@@ -93,6 +96,7 @@ type Store struct {
 	finish  script
 	pool    script
 	adopt   script
+	renew   script
 }
 
 // New makes a store; it does not connect.
@@ -108,7 +112,7 @@ func New(c Config) (*Store, error) {
 		return nil, err
 	}
 	return &Store{config: c, client: client, cluster: cluster, life: float64(c.Lifetime.Microseconds()), kept: millis(c.SettledKept), gate: gate{now: time.Now},
-		hold: newScript(common + holdLua), settle: newScript(common + releaseLua + settleLua), expire: newScript(common + releaseLua + expireLua), finish: newScript(finishLua), pool: newScript(balanceLua), adopt: newScript(common + releaseLua + adoptLua)}, nil
+		hold: newScript(common + holdLua), settle: newScript(common + releaseLua + settleLua), expire: newScript(common + releaseLua + expireLua), finish: newScript(finishLua), pool: newScript(balanceLua), adopt: newScript(common + releaseLua + adoptLua), renew: newScript(common + releaseLua + renewLua)}, nil
 }
 
 func setDefault(d *time.Duration, to time.Duration) {
@@ -122,7 +126,7 @@ func (s *Store) Close() error { return s.client.Close() }
 
 // Ping asks the server for a sign of life and loads the scripts.
 func (s *Store) Ping(ctx context.Context) error {
-	for _, sc := range []script{s.hold, s.settle, s.expire, s.finish, s.pool, s.adopt} {
+	for _, sc := range []script{s.hold, s.settle, s.expire, s.finish, s.pool, s.adopt, s.renew} {
 		if err := s.client.ScriptLoad(ctx, sc.source).Err(); err != nil {
 			return fmt.Errorf("%w: %w", ErrUnavailable, err)
 		}

@@ -1,0 +1,67 @@
+package ratelimit_test
+
+import (
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit"
+)
+
+func TestHoldsAreListed(t *testing.T) {
+	t.Parallel()
+	e := start(t, thousand)
+	for _, a := range []ask{{id: "first", maxTokens: "10"}, {id: "second", maxTokens: "20"}, {id: "settled", maxTokens: "5"}, {id: "other", user: "bob", maxTokens: "30"}} {
+		e.ask(t, a)
+	}
+	e.settle(t, "user:ann", "settled", 5)
+	list := func(account string, limit int64) *limitpb.HoldsResponse {
+		t.Helper()
+		r, err := e.limiter.Holds(t.Context(), &limitpb.HoldsRequest{Account: account, Limit: limit})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	if r := list("", 0); len(r.GetHolds()) != 3 || r.GetMore() || r.GetHolds()[0].GetFacts().GetRequestId() != "first" || r.GetHolds()[0].GetHeld() != 10 {
+		t.Errorf("want three holds, oldest first, got %v", r)
+	}
+	if r := list("user:bob", 0); len(r.GetHolds()) != 1 || r.GetHolds()[0].GetFacts().GetModel() != "gpt-4o" || r.GetHolds()[0].GetExpiresUs() <= 0 {
+		t.Errorf("want bob's hold, got %v", r)
+	}
+	if r := list("", 1); len(r.GetHolds()) != 1 || !r.GetMore() {
+		t.Errorf("want one hold and word of more, got %v", r)
+	}
+	if _, err := e.limiter.Holds(t.Context(), &limitpb.HoldsRequest{Limit: 10_001}); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("want InvalidArgument, got %v", err)
+	}
+}
+
+// TestRenewedHoldsLiveOn past the life they began with.
+func TestRenewedHoldsLiveOn(t *testing.T) {
+	t.Parallel()
+	var clock atomic.Int64
+	clock.Store(time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC).UnixMicro())
+	e := start(t, thousand, func(c *ratelimit.Config) { c.Now = clock.Load })
+	e.ask(t, ask{id: "long", maxTokens: "10"})
+	e.ask(t, ask{id: "short", maxTokens: "10"})
+	clock.Add((6 * time.Minute).Microseconds())
+	r, err := e.limiter.Renew(t.Context(), &limitpb.RenewRequest{Renewals: []*limitpb.Renewal{{RequestId: "long", Account: "user:ann"}, {RequestId: "none", Account: "user:ann"}}})
+	if err != nil || r.GetRenewed() != 1 {
+		t.Fatalf("want one renewed, got %v, %v", r, err)
+	}
+	clock.Add((6 * time.Minute).Microseconds())
+	if err := e.service.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if events := e.events.all(); len(events) != 1 || events[0].RequestID != "short" {
+		t.Errorf("want the hold that was not renewed expired, got %v", events)
+	}
+	if s := e.settle(t, "user:ann", "long", 3); s.GetStatus() != limitpb.Settled_SETTLED {
+		t.Errorf("want the other settled, got %v", s)
+	}
+}
