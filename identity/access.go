@@ -48,11 +48,12 @@ func (s *Service) whenReady(h httpapi.HandlerFunc) httpapi.HandlerFunc {
 	}
 }
 
-// outage tells a database that is away, full or going down from a mistake of ours.
+// outage tells a database that is away, full, going down or tied up in a deadlock from a
+// mistake of ours. Classes are those of Postgres' appendix A.
 func outage(err error) bool {
 	if refused, ok := errors.AsType[*pgconn.PgError](err); ok {
 		class := refused.Code[:min(2, len(refused.Code))]
-		return class == "08" || class == "53" || class == "57" || class == "58" || class == "25"
+		return class == "08" || class == "40" || class == "53" || class == "57" || class == "58" || class == "25"
 	}
 	_, dial := errors.AsType[*pgconn.ConnectError](err)
 	_, network := errors.AsType[net.Error](err)

@@ -200,10 +200,14 @@ func (s *Service) authenticate(ctx context.Context, name, password string) (user
 	}
 	if !ok {
 		attempt.Fail()
+		// An unknown name gets an entry as well, or the time would tell; not the name itself, as
+		// people type passwords into the wrong field.
+		entry := audit.Entry{Actor: audit.Anonymous, Action: "session.login", Outcome: audit.Failure}
 		if u.ID != uuid.Nil {
-			if err := audit.Record(ctx, s.store.pool, audit.Entry{Actor: u.ID.String(), Action: "session.login", Target: u.ID.String(), Outcome: audit.Failure}); err != nil {
-				return user{}, err
-			}
+			entry.Actor, entry.Target = u.ID.String(), u.ID.String()
+		}
+		if err := audit.Record(ctx, s.store.pool, entry); err != nil {
+			return user{}, err
 		}
 		return user{}, httpapi.Fail(http.StatusUnauthorized, "invalid credentials")
 	}

@@ -25,11 +25,9 @@ var errNotMember = errors.New("not a member of the organisation")
 // lock on the user's row makes parallel creations wait for each other.
 func (s store) createKey(ctx context.Context, k identitydb.AddKeyParams) error {
 	return s.change(ctx, func(ctx context.Context, c *change) error {
-		if _, err := found(c.LockUser(ctx, k.UserID)); err != nil {
-			return err
-		}
 		if k.OrgID != nil {
-			// The organisation's row is locked, so that a removal either sees this key or is seen here.
+			// The organisation's row is locked, so that a removal either sees this key or is seen here;
+			// it is locked before the user's, as everywhere.
 			if _, err := found(c.LockOrg(ctx, *k.OrgID)); errors.Is(err, errNotFound) {
 				return errNotMember
 			} else if err != nil {
@@ -40,6 +38,9 @@ func (s store) createKey(ctx context.Context, k identitydb.AddKeyParams) error {
 			} else if err != nil {
 				return fmt.Errorf("read membership: %w", err)
 			}
+		}
+		if _, err := found(c.LockUser(ctx, k.UserID)); err != nil {
+			return err
 		}
 		count, err := c.CountKeys(ctx, k.UserID)
 		if err != nil {

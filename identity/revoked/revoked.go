@@ -4,9 +4,11 @@
 package revoked
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -18,14 +20,18 @@ import (
 
 // KeyLife is how long the revocation of an API key is kept: longer than any extauthz
 // trusts a key it looked up (auth.key_ttl is at most 2 minutes).
-const KeyLife = 3 * time.Minute
+const KeyLife = revocation.ListedFor
 
 // queryTime bounds a statement.
 const queryTime = 5 * time.Second
 
 // Record stores revocations within tx. Announce them after the commit.
 func Record(ctx context.Context, tx identitydb.DBTX, all ...revocation.Revocation) error {
-	for _, r := range all {
+	// In one order, so that two transactions with the same rows wait for each other and not in a circle.
+	ordered := slices.SortedFunc(slices.Values(all), func(a, b revocation.Revocation) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.ID, b.ID))
+	})
+	for _, r := range ordered {
 		err := identitydb.New(tx).AddRevocation(ctx, identitydb.AddRevocationParams{Kind: string(r.Kind), ID: r.ID, Generation: r.Generation, Until: r.Until})
 		if err != nil {
 			return fmt.Errorf("record revocation: %w", err)

@@ -153,7 +153,7 @@ func TestEachPartGetsOnlyWhatItNeeds(t *testing.T) {
 	got := fakeParts(t, plan(t, t.TempDir(), text, env))
 	for secret, allowed := range map[string][]string{
 		"provider-secret": {"xds"}, "admin-secret": {"identity"}, "AWS_SECRET": nil,
-		"pg-secret": {"identity", "tokensvc"}, "redis-secret": {"ratelimit"},
+		"pg-secret": {"identity", "tokensvc"}, "redis-secret": {"identity", "ratelimit"},
 	} {
 		var holders []string
 		for name, part := range got {
