@@ -107,7 +107,7 @@ func (p *Provider) listClients(w http.ResponseWriter, r *http.Request, _ princip
 		}
 		limit = n
 	}
-	rows, err := p.db.OAuthClients(r.Context(), identitydb.OAuthClientsParams{After: after, Most: int32(limit)}) //nolint:gosec // at most 1000
+	rows, err := p.db.OAuthClients(r.Context(), identitydb.OAuthClientsParams{After: after, Most: int32(limit)})
 	if err != nil {
 		return fmt.Errorf("list clients: %w", err)
 	}

@@ -21,7 +21,7 @@ const (
 	codeUnauthorizedClient  = "unauthorized_client"
 	codeUnsupportedGrant    = "unsupported_grant_type"
 	codeUnsupportedResponse = "unsupported_response_type"
-	codeUnsupportedToken    = "unsupported_token_type" //nolint:gosec // the name of an error
+	codeUnsupportedToken    = "unsupported_token_type"
 	codeInvalidScope        = "invalid_scope"
 	codeAccessDenied        = "access_denied"
 	codeLoginRequired       = "login_required"
@@ -32,7 +32,7 @@ const (
 	codeAuthorizationWaits  = "authorization_pending"
 	codeSlowDown            = "slow_down"
 	codeExpiredToken        = "expired_token"
-	codeInvalidToken        = "invalid_token" //nolint:gosec // the name of an error
+	codeInvalidToken        = "invalid_token"
 	codeInsufficientScope   = "insufficient_scope"
 )
 
