@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -75,18 +76,33 @@ func (s *server) stop() {
 	_ = s.cmd.Wait()
 }
 
+// collect makes the server collect its garbage.
+func (s *server) collect() error {
+	_, err := s.tell('g')
+	return err
+}
+
 // cpu is the processor time that the server has used. It tells by itself, to the
 // microsecond: /proc counts hundredths of a second.
 func (s *server) cpu() (time.Duration, error) {
-	if err := errors.Join(s.ask.WriteByte('\n'), s.ask.Flush()); err != nil {
-		return 0, err
-	}
-	line, err := s.answer.ReadString('\n')
+	line, err := s.tell('c')
 	if err != nil {
-		return 0, fmt.Errorf("ask for processor time: %w", err)
+		return 0, err
 	}
 	n, err := strconv.ParseInt(strings.TrimSpace(line), 10, 64)
 	return time.Duration(n), err
+}
+
+// tell sends one letter and waits for a line.
+func (s *server) tell(what byte) (string, error) {
+	if err := errors.Join(s.ask.WriteByte(what), s.ask.Flush()); err != nil {
+		return "", err
+	}
+	line, err := s.answer.ReadString('\n')
+	if err != nil {
+		return "", fmt.Errorf("ask the server: %w", err)
+	}
+	return line, nil
 }
 
 // serve is the process of a server. It ends with its standard input.
@@ -106,8 +122,12 @@ func serve(ctx context.Context, o options) error {
 	go func() {
 		defer stop()
 		for in := bufio.NewReader(os.Stdin); ; {
-			if _, err := in.ReadByte(); err != nil {
+			what, err := in.ReadByte()
+			if err != nil {
 				return
+			}
+			if what == 'g' {
+				runtime.GC()
 			}
 			var used syscall.Rusage
 			_ = syscall.Getrusage(syscall.RUSAGE_SELF, &used)
