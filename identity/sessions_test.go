@@ -10,6 +10,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/leaky-tokens/leaky-tokens/identity/grants"
 	"github.com/leaky-tokens/leaky-tokens/internal/principal"
@@ -310,4 +311,29 @@ func TestHeartbeat(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// What one replica issued works at another, and after a restart.
+func TestRestartKeepsEverything(t *testing.T) {
+	t.Parallel()
+	cfg, signer := settings(t, testenv.Postgres(t))
+	first := launch(t, cfg, signer)
+	first.waitReady()
+	ann := first.join("ann")
+	session := first.login("ann", "correct horse")
+	org := first.makeOrg(ann, "ours")
+	key := first.makeKey(ann, map[string]string{"orgId": org}).body["apiKey"].(string)
+	cfg.Metrics = prometheus.NewRegistry()
+	again := launch(t, cfg, signer)
+	again.waitReady()
+	if r := again.tryRefresh(session.body["refreshToken"]); r.status != http.StatusOK || r.body["userId"] != ann.UserID {
+		t.Fatalf("refresh: %d %s", r.status, r.text)
+	}
+	if _, err := again.verifies(session.body["token"].(string)); err != nil {
+		t.Fatal(err)
+	}
+	if v := again.validate(key, nil); v.status != http.StatusOK || v.body["orgId"] != org {
+		t.Fatalf("validate: %d %s", v.status, v.text)
+	}
+	wantProblem(t, first.tryRefresh(session.body["refreshToken"]), http.StatusUnauthorized, "")
 }
