@@ -67,6 +67,14 @@ descriptors:
           - key: provider
             rate_limit: {name: user-tokens, unit: minute, requests_per_unit: 600000}
             metadata: {rate_limit_policy: {algorithm: leaky_bucket, burst: 1000000, unit: tokens, scale: tier}}
+      - key: route
+        value: consume
+        descriptors:
+          - key: user
+            descriptors:
+              - key: provider
+                rate_limit: {name: token-bucket, unit: second, requests_per_unit: 10}
+                metadata: {rate_limit_policy: {algorithm: leaky_bucket, burst: 1000, unit: tokens}}
   - key: count
     value: requests
     descriptors:
