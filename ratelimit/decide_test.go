@@ -149,7 +149,7 @@ func benchService(tb testing.TB) *Service {
 		tb.Fatal(err)
 	}
 	client, prefix := testenv.Redis(tb)
-	s, err := New(Config{Policy: Policy{Limits: set, Providers: map[string]config.Provider{"openai": {Protocol: config.ProtocolOpenAI, TokensPerByte: 0.25, OutputFill: 256}}}, RedisURL: "redis://" + client.Options().Addr, Prefix: prefix, Publisher: &Stream{}, Log: slog.New(slog.DiscardHandler),
+	s, err := New(Config{Policy: Policy{Limits: set, Outage: config.Outage{DialTimeout: 10 * time.Second, Timeout: 10 * time.Second}, Providers: map[string]config.Provider{"openai": {Protocol: config.ProtocolOpenAI, TokensPerByte: 0.25, OutputFill: 256}}}, RedisURL: "redis://" + client.Options().Addr, Prefix: prefix, Publisher: &Stream{}, Log: slog.New(slog.DiscardHandler),
 		Metrics: prometheus.NewRegistry(), Timeout: 10 * time.Second, Longest: time.Minute, Holds: config.Holds{SettledKept: time.Minute}})
 	if err != nil {
 		tb.Fatal(err)

@@ -97,7 +97,7 @@ func start(tb testing.TB, text string, options ...option) *env {
 		Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Timeout: 10 * time.Second, Longest: 10 * time.Minute,
 		Holds: config.Holds{Margin: time.Minute, SettledKept: time.Minute, Expiry: "charge"},
 	}
-	c.Policy = ratelimit.Policy{Limits: set,
+	c.Policy = ratelimit.Policy{Limits: set, Outage: config.Outage{DialTimeout: 10 * time.Second, Timeout: 10 * time.Second},
 		Tiers: config.Tiers{Default: "USER", Levels: map[string]config.Tier{"USER": {Capacity: 1, LeakRate: 1}, "GOLD": {Capacity: 4, LeakRate: 4}}},
 		Providers: map[string]config.Provider{
 			"openai": {Protocol: config.ProtocolOpenAI, TokensPerByte: 0.25, OutputFill: 256},
