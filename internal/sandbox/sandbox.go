@@ -54,6 +54,8 @@ tiers:
     VAST: {priority: 50, bucket_capacity_multiplier: 1000000, bucket_leak_rate_multiplier: 1000000}
     ADMIN: {priority: 100, bucket_capacity_multiplier: 2}
 limits: {file: limits.yaml, timeout: 2s}
+# All accounts come from one address.
+auth: {throttle: {registers: 100000, addresses: 100000}}
 `
 
 const limitsText = `
