@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -25,6 +24,8 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/testenv"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc"
+	"github.com/leaky-tokens/leaky-tokens/tokensvc/ledger"
+	"github.com/leaky-tokens/leaky-tokens/tokensvc/pools"
 )
 
 const (
@@ -58,7 +59,7 @@ func newWorld(t *testing.T, pool *pgxpool.Pool, policy tokensvc.Policy) *world {
 	}
 	_, _ = keys.Key(t.Context(), "none") // fetches, so that calls at once find the key
 	log := slog.New(slog.DiscardHandler)
-	store, err := tokensvc.NewStore(tokensvc.StoreConfig{Pool: pool, Log: log, Timeout: 10 * time.Second})
+	store, err := tokensvc.NewStore(tokensvc.StoreConfig{Pool: pool, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,8 +68,12 @@ func newWorld(t *testing.T, pool *pgxpool.Pool, policy tokensvc.Policy) *world {
 		t.Fatal(err)
 	}
 	registry := prometheus.NewRegistry()
+	books, err := pools.New(pools.Config{DB: pool, Ready: store.Ready, Providers: []string{"openai", "gemini", "qwen"}, Timeout: 10 * time.Second, Metrics: registry, Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
 	api, err := tokensvc.New(tokensvc.Config{Store: store, Verifier: principal.NewVerifier(tokensvc.Audience, keys.Keyfunc), Models: cfg.Models,
-		Providers: []string{"openai", "gemini", "qwen"}, MayCall: policy, Metrics: registry, Log: log})
+		Providers: []string{"openai", "gemini", "qwen"}, MayCall: policy, Pools: books, Metrics: registry, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -310,11 +315,11 @@ func TestQuotaEndsAWindowOnce(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 8 {
 			wg.Go(func() {
-				got, err := w.store.Find(t.Context(), tokensvc.OwnerUser, uuid.MustParse(alice), provider)
+				got, err := ledger.Find(t.Context(), w.pool, ledger.Key{Account: "user:" + alice, Provider: provider})
 				if err != nil || got.Remaining != want {
 					t.Errorf("%s: want %d remaining, got %d, %v", provider, want, got.Remaining, err)
 				}
-				if provider != "gemini" && (got.ResetTime == nil || time.Until(*got.ResetTime) < 23*time.Hour) {
+				if provider != "gemini" && time.Until(got.ResetTime) < 23*time.Hour {
 					t.Errorf("%s: want the next window to end in a day, got %v", provider, got.ResetTime)
 				}
 			})

@@ -14,6 +14,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/principal"
+	"github.com/leaky-tokens/leaky-tokens/tokensvc/pools"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/saga"
 )
 
@@ -35,14 +36,14 @@ type Config struct {
 	Providers []string      // names, lower-case
 	MayCall   Policy        // nil: EveryModel
 	Purchases *saga.Service // nil: none are sold
+	Pools     *pools.API    // nil: none are kept
 	Metrics   prometheus.Registerer
 	Log       *slog.Logger
 }
 
 // API answers the routes of tokensvc.
 type API struct {
-	cfg     Config
-	lookups *prometheus.CounterVec
+	cfg Config
 }
 
 // New makes the API.
@@ -53,10 +54,7 @@ func New(cfg Config) (*API, error) {
 	if cfg.MayCall == nil {
 		cfg.MayCall = EveryModel
 	}
-	a := &API{cfg: cfg, lookups: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "token_quota_lookup_total",
-		Help: "Quota lookups of users and organisations."}, []string{"provider", "outcome"})}
-	cfg.Metrics.MustRegister(a.lookups)
-	return a, nil
+	return &API{cfg: cfg}, nil
 }
 
 // Routes are the service's own; httpapi.Common wraps them. On /v1 errors have OpenAI's
@@ -64,8 +62,11 @@ func New(cfg Config) (*API, error) {
 func (a *API) Routes() *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.Handle("GET /api/v1/tokens/status", httpapi.Handle(a.cfg.Log, a.status))
-	mux.Handle("GET /api/v1/tokens/quota", a.forUsers(a.quota(userQuota)))
-	mux.Handle("GET /api/v1/tokens/quota/org", a.forUsers(a.quota(orgQuota)))
+	if a.cfg.Pools != nil {
+		for pattern, h := range a.cfg.Pools.Routes() {
+			mux.Handle(pattern, a.forUsers(h))
+		}
+	}
 	if a.cfg.Purchases != nil {
 		for pattern, h := range a.cfg.Purchases.Routes() {
 			mux.Handle(pattern, a.forUsers(h))

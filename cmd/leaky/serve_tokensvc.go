@@ -35,7 +35,12 @@ func serveTokenSvc(ctx context.Context, s service) error {
 		return err
 	}
 	defer nc.Close()
-	purchases, err := openPurchases(s, pool, membership.NewClient(nc), nil)
+	members := membership.NewClient(nc)
+	purchases, err := openPurchases(s, pool, members, poolPolicy(s.cfg.Pools))
+	if err != nil {
+		return err
+	}
+	books, err := openBooks(s, pool, nc, store, members)
 	if err != nil {
 		return err
 	}
@@ -44,7 +49,7 @@ func serveTokenSvc(ctx context.Context, s service) error {
 		return err
 	}
 	api, err := tokensvc.New(tokensvc.Config{Store: store, Verifier: principal.NewVerifier(tokensvc.Audience, keys.Keyfunc), KeysReady: keys.Ready,
-		Models: s.cfg.Models, Providers: slices.Collect(maps.Keys(s.cfg.Providers)), Purchases: purchases, Metrics: s.metrics, Log: s.log})
+		Models: s.cfg.Models, Providers: slices.Collect(maps.Keys(s.cfg.Providers)), Purchases: purchases, Pools: books.api, Metrics: s.metrics, Log: s.log})
 	if err != nil {
 		return err
 	}
@@ -60,6 +65,7 @@ func serveTokenSvc(ctx context.Context, s service) error {
 		if err := store.Run(ctx); err != nil { // the schema comes first
 			return err
 		}
+		g.Go(func() error { return books.Run(ctx) })
 		return purchases.Run(ctx)
 	})
 	g.Go(func() error { return keys.Run(ctx) })

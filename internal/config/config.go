@@ -19,6 +19,7 @@ type Config struct {
 	Flags     Flags               `yaml:"flags"`
 	TLS       TLS                 `yaml:"tls"`
 	Purchases Purchases           `yaml:"purchases"`
+	Pools     Pools               `yaml:"pools"`
 }
 
 // Gateway is Envoy's public listener.

@@ -72,6 +72,7 @@ func defaults() *Config {
 		Auth:      defaultAuth(),
 		TLS:       defaultTLS(),
 		Purchases: defaultPurchases(),
+		Pools:     defaultPools(),
 		Limits:    Limits{Idle: defaultIdle, Outage: defaultOutage()},
 	}
 }

@@ -95,6 +95,7 @@ func (c *Config) validate() []Mistake {
 	c.Auth.validate(v)
 	c.TLS.validate(v)
 	c.Purchases.validate(v, c.Providers)
+	c.Pools.validate(v)
 	return v.mistakes
 }
 

@@ -128,3 +128,9 @@ type entry struct {
 func (k Key) compare(other Key) int {
 	return cmp.Or(cmp.Compare(k.Account, other.Account), cmp.Compare(k.Provider, other.Provider))
 }
+
+// Valid says that a pool may have this name.
+func (k Key) Valid() bool {
+	_, err := k.parse()
+	return err == nil
+}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -154,68 +153,4 @@ func keysOf(charges []Charge) []Key {
 		}
 	}
 	return keys
-}
-
-// Touch writes down what time has done to pools: windows that ended, credits that expired.
-// ratelimit is told. at is a moment, or zero for now by Postgres.
-func Touch(ctx context.Context, db *pgxpool.Pool, keys []Key, at time.Time) error {
-	err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
-		b, err := lock(ctx, tx, keys, at)
-		if err != nil {
-			return err
-		}
-		for k, p := range b.pools {
-			reset := p.ResetTime
-			if p.advance(b.now); len(p.entries)+len(p.dropped) == 0 && p.ResetTime.Equal(reset) {
-				delete(b.pools, k)
-			}
-		}
-		return b.save(ctx, true)
-	})
-	if err != nil {
-		return fmt.Errorf("touch pools: %w", err)
-	}
-	return nil
-}
-
-// Read reads pools as they are at the moment that it answers too, those of accounts
-// without one left out. One from which time has taken something that its version does not
-// tell is written down first.
-func Read(ctx context.Context, db *pgxpool.Pool, keys []Key) (map[Key]Pool, time.Time, error) {
-	b, err := read(ctx, db, keys, time.Time{})
-	if err != nil {
-		return nil, time.Time{}, err
-	}
-	var stale []Key
-	for k, p := range b.pools {
-		if p.advance(b.now); len(p.entries) > 0 {
-			stale = append(stale, k)
-		}
-	}
-	if len(stale) > 0 {
-		if err := Touch(ctx, db, stale, time.Time{}); err != nil {
-			return nil, time.Time{}, err
-		}
-		if b, err = read(ctx, db, keys, time.Time{}); err != nil {
-			return nil, time.Time{}, err
-		}
-	}
-	found := make(map[Key]Pool, len(b.pools))
-	for k, p := range b.pools {
-		p.advance(b.now)
-		found[k] = *p
-	}
-	return found, b.now, nil
-}
-
-// Owner is the user or the organisation that the pool belongs to; the other is zero.
-func (p Pool) Owner() (user, org uuid.UUID) {
-	who, err := p.key().parse()
-	switch {
-	case err != nil:
-		return uuid.Nil, uuid.Nil
-	case who.org:
-		return uuid.Nil, who.id
-	}
-	return who.id, uuid.Nil
 }

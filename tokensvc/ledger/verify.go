@@ -54,3 +54,15 @@ func Verify(ctx context.Context, db tokensdb.DBTX) ([]string, error) {
 	}
 	return found, nil
 }
+
+// Entries are an account's entries for one provider, newest first, with ids below before.
+func Entries(ctx context.Context, db tokensdb.DBTX, k Key, before int64, most int) ([]tokensdb.TokenLedger, error) {
+	if _, err := k.parse(); err != nil {
+		return nil, err
+	}
+	rows, err := tokensdb.New(db).ListEntries(ctx, tokensdb.ListEntriesParams{Account: k.Account, Unit: unit(k.Provider), Before: before, Most: int32(most)})
+	if err != nil {
+		return nil, fmt.Errorf("list entries: %w", err)
+	}
+	return rows, nil
+}

@@ -1,4 +1,4 @@
-package tokensvc
+package pools
 
 import (
 	"errors"
@@ -6,6 +6,8 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/google/uuid"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/principal"
@@ -23,8 +25,11 @@ func FuzzQuotaQuery(f *testing.F) {
 		if err != nil {
 			return
 		}
-		for _, parse := range []func(url.Values, principal.Principal) (quotaQuery, error){userQuota, orgQuota} {
+		for _, parse := range []func(url.Values, principal.Principal) (target, error){ofUser, ofOrg} {
 			q, err := parse(values, who)
+			if err == nil {
+				err = (&API{}).mayRead(t.Context(), who, q)
+			}
 			if err != nil {
 				refused, ok := errors.AsType[*httpapi.Error](err)
 				if !ok || refused.Status != http.StatusBadRequest && refused.Status != http.StatusForbidden {
@@ -32,7 +37,7 @@ func FuzzQuotaQuery(f *testing.F) {
 				}
 				continue
 			}
-			if q.kind != OwnerUser || q.owner.String() != me {
+			if q.org != uuid.Nil || q.user.String() != me {
 				t.Fatalf("want only the caller's own pool, got %+v", q)
 			}
 			if q.provider == "" || len(q.provider) > longestProvider || q.provider != strings.ToLower(strings.TrimSpace(q.provider)) {

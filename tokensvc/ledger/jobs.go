@@ -1,0 +1,150 @@
+package ledger
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/leaky-tokens/leaky-tokens/tokensvc/tokensdb"
+)
+
+// Advisory locks of the jobs: one replica at a time is enough.
+const (
+	expiryJob   = 0x6c65646765722d65 // "ledger-e"
+	announceJob = 0x6c65646765722d61 // "ledger-a"
+	// jobBatch is how many pools one transaction of a job touches.
+	jobBatch = 500
+)
+
+// Touch writes down what time has done to pools, windows that ended and credits that
+// expired, and tells ratelimit. at is a moment, or zero for now by Postgres.
+func Touch(ctx context.Context, db *pgxpool.Pool, keys []Key, at time.Time) error {
+	err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error { return touch(ctx, tx, keys, at, false) })
+	if err != nil {
+		return fmt.Errorf("touch pools: %w", err)
+	}
+	return nil
+}
+
+// touch leaves out pools that time has not changed, unless all are to be told of.
+func touch(ctx context.Context, tx pgx.Tx, keys []Key, at time.Time, all bool) error {
+	b, err := lock(ctx, tx, keys, at)
+	if err != nil {
+		return err
+	}
+	for k, p := range b.pools {
+		reset := p.ResetTime
+		if p.advance(b.now); !all && len(p.entries)+len(p.dropped) == 0 && p.ResetTime.Equal(reset) {
+			delete(b.pools, k)
+		}
+	}
+	return b.save(ctx, true)
+}
+
+// Expire takes back what was not spent of credits whose time is over, and answers how many
+// pools that was. While another replica does it, this one does nothing.
+func Expire(ctx context.Context, db *pgxpool.Pool, at time.Time) (int, error) {
+	return job(ctx, db, expiryJob, func(tx pgx.Tx, q *tokensdb.Queries) ([]Key, error) {
+		if at.IsZero() {
+			var err error
+			if at, err = q.Clock(ctx); err != nil {
+				return nil, err
+			}
+		}
+		rows, err := q.DueLots(ctx, tokensdb.DueLotsParams{At: at, Most: jobBatch})
+		keys := make([]Key, len(rows))
+		for i, r := range rows {
+			keys[i] = Key{r.Account, r.Provider}
+		}
+		if err != nil {
+			return nil, err
+		}
+		return keys, touch(ctx, tx, keys, at, false)
+	})
+}
+
+// Announce tells ratelimit of pools that usage has changed since it was told last, and
+// answers how many. It counts charges itself, so this only mends what it has lost.
+func Announce(ctx context.Context, db *pgxpool.Pool) (int, error) {
+	return job(ctx, db, announceJob, func(tx pgx.Tx, q *tokensdb.Queries) ([]Key, error) {
+		rows, err := q.UnannouncedPools(ctx, jobBatch)
+		keys := make([]Key, len(rows))
+		for i, r := range rows {
+			keys[i] = Key{r.Account, r.Provider}
+		}
+		if err != nil {
+			return nil, err
+		}
+		return keys, touch(ctx, tx, keys, time.Time{}, true)
+	})
+}
+
+// job does batches under an advisory lock until one is not full.
+func job(ctx context.Context, db *pgxpool.Pool, id int64, batch func(tx pgx.Tx, q *tokensdb.Queries) ([]Key, error)) (int, error) {
+	for total := 0; ; {
+		done := 0
+		err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
+			q := tokensdb.New(tx)
+			mine, err := q.TryJobLock(ctx, id)
+			if err != nil || !mine {
+				return err
+			}
+			keys, err := batch(tx, q)
+			done = len(keys)
+			return err
+		})
+		if err != nil {
+			return total, fmt.Errorf("job over pools: %w", err)
+		}
+		total += done
+		if done < jobBatch {
+			return total, nil
+		}
+	}
+}
+
+// Read reads pools as they are at the moment that it answers too, those of accounts
+// without one left out. One from which time has taken something that its version does not
+// tell is written down first.
+func Read(ctx context.Context, db *pgxpool.Pool, keys []Key) (map[Key]Pool, time.Time, error) {
+	b, err := read(ctx, db, keys, time.Time{})
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	var stale []Key
+	for k, p := range b.pools {
+		if p.advance(b.now); len(p.entries) > 0 {
+			stale = append(stale, k)
+		}
+	}
+	if len(stale) > 0 {
+		if err := Touch(ctx, db, stale, time.Time{}); err != nil {
+			return nil, time.Time{}, err
+		}
+		if b, err = read(ctx, db, keys, time.Time{}); err != nil {
+			return nil, time.Time{}, err
+		}
+	}
+	found := make(map[Key]Pool, len(b.pools))
+	for k, p := range b.pools {
+		p.advance(b.now)
+		found[k] = *p
+	}
+	return found, b.now, nil
+}
+
+// Owner is the user or the organisation that the pool belongs to; the other is zero.
+func (p Pool) Owner() (user, org uuid.UUID) {
+	who, err := p.key().parse()
+	switch {
+	case err != nil:
+		return uuid.Nil, uuid.Nil
+	case who.org:
+		return uuid.Nil, who.id
+	}
+	return who.id, uuid.Nil
+}
