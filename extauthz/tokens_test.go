@@ -43,15 +43,6 @@ func TestTokenAttacks(t *testing.T) {
 	i := newIssuer(t)
 	s := ready(t, launch(t, i, ""))
 	user := uuid.NewString()
-	with := func(change jwt.MapClaims) string {
-		c := claimsOf(user, "USER")
-		for name, value := range change {
-			if c[name] = value; value == nil {
-				delete(c, name)
-			}
-		}
-		return sign(t, c, nil)
-	}
 	header := func(change map[string]any) string { return sign(t, claimsOf(user, "USER"), change) }
 	good := header(nil)
 	parts := strings.Split(good, ".")
@@ -64,7 +55,6 @@ func TestTokenAttacks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	now := time.Now()
 	for name, token := range map[string]string{
 		"alg none":              raw(`{"alg":"none","typ":"at+jwt","kid":"key-1"}`) + "." + parts[1] + ".",
 		"alg None with a rest":  raw(`{"alg":"None","typ":"at+jwt","kid":"key-1"}`) + "." + parts[1] + "." + parts[2],
@@ -89,18 +79,6 @@ func TestTokenAttacks(t *testing.T) {
 		"ALG beside alg":        raw(`{"alg":"RS256","ALG":"none","typ":"at+jwt","kid":"key-1"}`) + "." + parts[1] + "." + parts[2],
 		"header with a tail":    raw(`{"alg":"RS256","typ":"at+jwt","kid":"key-1"}{}`) + "." + parts[1] + "." + parts[2],
 		"header padded":         parts[0] + "=." + parts[1] + "." + parts[2],
-		"expired":               with(jwt.MapClaims{"exp": now.Add(-skew - 5*time.Second).Unix()}),
-		"no exp":                with(jwt.MapClaims{"exp": nil}),
-		"not yet":               with(jwt.MapClaims{"nbf": now.Add(skew + 10*time.Second).Unix()}),
-		"from the future":       with(jwt.MapClaims{"iat": now.Add(skew + 10*time.Second).Unix()}),
-		"other issuer":          with(jwt.MapClaims{"iss": "leaky-tokens-auth.evil.example"}),
-		"no issuer":             with(jwt.MapClaims{"iss": nil}),
-		"other audience":        with(jwt.MapClaims{"aud": "another"}),
-		"no audience":           with(jwt.MapClaims{"aud": nil}),
-		"no subject":            with(jwt.MapClaims{"sub": nil}),
-		"subject is no id":      with(jwt.MapClaims{"sub": "admin"}),
-		"subject in upper case": with(jwt.MapClaims{"sub": strings.ToUpper(user)}),
-		"roles are a string":    with(jwt.MapClaims{"roles": "ADMIN"}),
 		"body of another":       parts[0] + "." + raw(`{"sub":"`+user+`","roles":["ADMIN"]}`) + "." + parts[2],
 		"signature cut":         good[:len(good)-4],
 		"signature gone":        parts[0] + "." + parts[1] + ".",
@@ -115,6 +93,43 @@ func TestTokenAttacks(t *testing.T) {
 		"unknown member":        header(map[string]any{"zip": "DEF"}),
 		"RS256 by an EdDSA key": header(map[string]any{"kid": issuerKID2}),
 		"EdDSA by an RSA key":   swapped(t, claimsOf(user, "ADMIN"), jwt.SigningMethodEdDSA, issuerEd()),
+	} {
+		refused(t, s, name, token)
+	}
+	if got := statusOf(t, s, request("/v1/models", bearer(good))); got != http.StatusOK {
+		t.Errorf("the good one: want 200, got %d", got)
+	}
+	if n := i.fetches.Load(); n > 4 {
+		t.Errorf("unknown key ids caused %d fetches of the key set", n)
+	}
+}
+
+func TestClaimAttacks(t *testing.T) {
+	t.Parallel()
+	s := ready(t, launch(t, newIssuer(t), ""))
+	user, now := uuid.NewString(), time.Now()
+	with := func(change jwt.MapClaims) string {
+		c := claimsOf(user, "USER")
+		for name, value := range change {
+			if c[name] = value; value == nil {
+				delete(c, name)
+			}
+		}
+		return sign(t, c, nil)
+	}
+	for name, token := range map[string]string{
+		"expired":               with(jwt.MapClaims{"exp": now.Add(-skew - 5*time.Second).Unix()}),
+		"no exp":                with(jwt.MapClaims{"exp": nil}),
+		"not yet":               with(jwt.MapClaims{"nbf": now.Add(skew + 10*time.Second).Unix()}),
+		"from the future":       with(jwt.MapClaims{"iat": now.Add(skew + 10*time.Second).Unix()}),
+		"other issuer":          with(jwt.MapClaims{"iss": "leaky-tokens-auth.evil.example"}),
+		"no issuer":             with(jwt.MapClaims{"iss": nil}),
+		"other audience":        with(jwt.MapClaims{"aud": "another"}),
+		"no audience":           with(jwt.MapClaims{"aud": nil}),
+		"no subject":            with(jwt.MapClaims{"sub": nil}),
+		"subject is no id":      with(jwt.MapClaims{"sub": "admin"}),
+		"subject in upper case": with(jwt.MapClaims{"sub": strings.ToUpper(user)}),
+		"roles are a string":    with(jwt.MapClaims{"roles": "ADMIN"}),
 		"sub twice":             signText(t, `{"sub":"`+user+`",`+rest(t, user)+`,"sub":"`+uuid.NewString()+`"}`),
 		"roles twice":           signText(t, `{"sub":"`+user+`",`+rest(t, user)+`,"roles":["ADMIN"]}`),
 		"claims with a tail":    signText(t, `{"sub":"`+user+`",`+rest(t, user)+`}{}`),
@@ -131,14 +146,7 @@ func TestTokenAttacks(t *testing.T) {
 		"scope is a list":       with(jwt.MapClaims{"scope": []string{"admin"}}),
 		"nested 5000 deep":      signText(t, `{"x":`+strings.Repeat("[", 2500)+strings.Repeat("]", 2500)+`,`+rest(t, user)+`}`),
 	} {
-		for range 2 { // a refusal must not be remembered as anything better
-			if got := statusOf(t, s, request("/v1/models", bearer(token))); got != http.StatusUnauthorized {
-				t.Errorf("%s: want 401, got %d", name, got)
-			}
-		}
-	}
-	if got := statusOf(t, s, request("/v1/models", bearer(good))); got != http.StatusOK {
-		t.Errorf("the good one: want 200, got %d", got)
+		refused(t, s, name, token)
 	}
 	if got := statusOf(t, s, request("/v1/models", bearer(with(jwt.MapClaims{"exp": now.Add(-skew / 2).Unix()})))); got != http.StatusOK {
 		t.Errorf("expired within the clock skew: want 200, got %d", got)
@@ -146,8 +154,15 @@ func TestTokenAttacks(t *testing.T) {
 	if got := statusOf(t, s, request("/v1/models", bearer(with(jwt.MapClaims{"aud": []string{"another", "leaky-tokens"}})))); got != http.StatusOK {
 		t.Errorf("two audiences: want 200, got %d", got)
 	}
-	if n := i.fetches.Load(); n > 4 {
-		t.Errorf("unknown key ids caused %d fetches of the key set", n)
+}
+
+// refused checks twice: a refusal must not be remembered as anything better.
+func refused(t *testing.T, s *Service, name, token string) {
+	t.Helper()
+	for range 2 {
+		if got := statusOf(t, s, request("/v1/models", bearer(token))); got != http.StatusUnauthorized {
+			t.Errorf("%s: want 401, got %d", name, got)
+		}
 	}
 }
 
