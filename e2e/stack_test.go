@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"regexp"
 	"testing"
 	"time"
 
@@ -37,6 +38,9 @@ func withStack(m *testing.M) (int, error) {
 	if err != nil {
 		return 1, err
 	}
+	if err := doubled(s.Config, "extauthz"); err != nil {
+		return 1, err
+	}
 	if out, err := s.Leaky(ctx, "up"); err != nil {
 		_, _ = s.Leaky(ctx, "down")
 		return 1, fmt.Errorf("%w\n%s", err, out)
@@ -47,6 +51,24 @@ func withStack(m *testing.M) (int, error) {
 		return 1, fmt.Errorf("%w\n%s", err, out)
 	}
 	return code, nil
+}
+
+// doubled gives a service of a stack that is not up yet a second process.
+func doubled(path, service string) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	at, err := sandbox.FreeAddresses(1)
+	if err != nil {
+		return err
+	}
+	plain := regexp.MustCompile(`(?m)^(  ` + service + `: \{http: "[^"]+")\}`)
+	if !plain.Match(text) {
+		return fmt.Errorf("%s has no plain line of services.%s", path, service)
+	}
+	replica := fmt.Sprintf(`$1, replicas: [{http: %q, grpc: "unix:run/%s-2.sock"}]}`, at[0], service)
+	return os.WriteFile(path, plain.ReplaceAll(text, []byte(replica)), 0o600)
 }
 
 func newAccount(t *testing.T, roles ...string) sandbox.Account {
