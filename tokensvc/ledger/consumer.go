@@ -29,7 +29,7 @@ const (
 	linger = 25 * time.Millisecond
 	// ackWait is how long a delivery may stay unanswered: after a crash between commit and
 	// ack, the next process sees the batch again that much later.
-	ackWait = 10 * time.Second
+	ackWait = 5 * time.Second
 	// askWait bounds every other call to NATS, applyWait one batch.
 	askWait, applyWait = 5 * time.Second, 30 * time.Second
 )
