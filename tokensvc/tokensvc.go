@@ -14,6 +14,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/principal"
+	"github.com/leaky-tokens/leaky-tokens/tokensvc/consume"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/pools"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/saga"
 )
@@ -37,6 +38,7 @@ type Config struct {
 	MayCall   Policy        // nil: EveryModel
 	Purchases *saga.Service // nil: none are sold
 	Pools     *pools.API    // nil: none are kept
+	Consume   *consume.API  // nil: nothing is spent here
 	Metrics   prometheus.Registerer
 	Log       *slog.Logger
 }
@@ -66,6 +68,9 @@ func (a *API) Routes() *http.ServeMux {
 		for pattern, h := range a.cfg.Pools.Routes() {
 			mux.Handle(pattern, a.forUsers(h))
 		}
+	}
+	if a.cfg.Consume != nil {
+		mux.Handle("POST /api/v1/tokens/consume", a.forUsers(a.cfg.Consume.Serve))
 	}
 	if a.cfg.Purchases != nil {
 		for pattern, h := range a.cfg.Purchases.Routes() {

@@ -20,8 +20,7 @@ func serveTokenSvc(ctx context.Context, s service) error {
 	if s.cfg.Stores.Postgres == "" {
 		return errors.New("connect to postgres: no URL; set LEAKY_POSTGRES_URL or stores.postgres")
 	}
-	// The pool connects when it is used, so it may be made before Postgres is up.
-	pool, err := pgxpool.New(ctx, s.cfg.Stores.Postgres)
+	pool, err := tokenPool(ctx, s.cfg.Stores.Postgres)
 	if err != nil {
 		return fmt.Errorf("connect to postgres: %w", err)
 	}
@@ -40,6 +39,15 @@ func serveTokenSvc(ctx context.Context, s service) error {
 	if err != nil {
 		return err
 	}
+	limiter, err := dialLimiter(s)
+	if err != nil {
+		return err
+	}
+	defer limiter.Close()
+	spend, err := openConsume(s, pool, limiter, members)
+	if err != nil {
+		return err
+	}
 	books, err := openBooks(s, pool, nc, store, members)
 	if err != nil {
 		return err
@@ -49,7 +57,7 @@ func serveTokenSvc(ctx context.Context, s service) error {
 		return err
 	}
 	api, err := tokensvc.New(tokensvc.Config{Store: store, Verifier: principal.NewVerifier(tokensvc.Audience, keys.Keyfunc), KeysReady: keys.Ready,
-		Models: s.cfg.Models, Providers: slices.Collect(maps.Keys(s.cfg.Providers)), Purchases: purchases, Pools: books.api, Metrics: s.metrics, Log: s.log})
+		Models: s.cfg.Models, Providers: slices.Collect(maps.Keys(s.cfg.Providers)), Purchases: purchases, Pools: books.api, Consume: spend, Metrics: s.metrics, Log: s.log})
 	if err != nil {
 		return err
 	}
@@ -70,4 +78,18 @@ func serveTokenSvc(ctx context.Context, s service) error {
 	})
 	g.Go(func() error { return keys.Run(ctx) })
 	return g.Wait()
+}
+
+// leastConns is for requests, the relay, the ledger's batches and sagas at once: with pgx's
+// default, which is four on a small machine, they would wait for each other.
+const leastConns = 16
+
+// tokenPool connects when it is used, so it may be made before Postgres is up.
+func tokenPool(ctx context.Context, url string) (*pgxpool.Pool, error) {
+	cfg, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, err
+	}
+	cfg.MaxConns = max(cfg.MaxConns, leastConns)
+	return pgxpool.NewWithConfig(ctx, cfg)
 }
