@@ -37,22 +37,28 @@ services:
   stub_gemini: {http: %[13]q}
   stub_qwen: {http: %[14]q}
   stub_payment: {http: %[15]q}
-purchases: {payment: {url: "http://%[15]s"}}
+purchases: {payment: {url: "http://%[15]s"}, poll_every: 200ms, backoff: 50ms, price_per_million: {default: 1000, gemini: 100000}}
 providers:
   openai: {protocol: openai, url: "http://%[12]s", tokens_per_byte: 0.25, fill_max_tokens: 256}
   gemini: {protocol: gemini, url: "http://%[13]s", tokens_per_byte: 0.25, fill_max_tokens: 256}
   qwen: {protocol: openai, url: "http://%[14]s", tokens_per_byte: 0.25, fill_max_tokens: 256}
+  # Nobody serves these until a test does, to misbehave there without disturbing others.
+  flaky: {url: "http://%[16]s", consume_path: /api/v1/openai/chat, egress: {timeout: 1s, backoff: 20ms, max_concurrent: 4}}
+  broken: {url: "http://%[17]s", consume_path: /api/v1/openai/chat, egress: {timeout: 1s, backoff: 20ms}}
 tiers:
   default: USER
   levels:
-    USER: {priority: 10}
+    USER: {priority: 10, quota_max_tokens: 100000}
     # TINY holds 1000 tokens and leaks practically none: room for ten calls of 100 tokens.
     TINY: {priority: 20, bucket_capacity_multiplier: 0.001, bucket_leak_rate_multiplier: 0.000001}
     SILVER: {priority: 30, bucket_capacity_multiplier: 2, bucket_leak_rate_multiplier: 2}
     GOLD: {priority: 40, bucket_capacity_multiplier: 4, bucket_leak_rate_multiplier: 4}
     # VAST never refuses: what a benchmark measures is the path, not the limit.
     VAST: {priority: 50, bucket_capacity_multiplier: 1000000, bucket_leak_rate_multiplier: 1000000}
-    ADMIN: {priority: 100, bucket_capacity_multiplier: 2}
+    # CAPPED may own little, PREPAID calls only what she has bought.
+    CAPPED: {priority: 60, quota_max_tokens: 5000}
+    PREPAID: {priority: 70, balance: required}
+    ADMIN: {priority: 100, bucket_capacity_multiplier: 2, quota_max_tokens: 500000}
 limits: {file: limits.yaml, timeout: 2s}
 # All accounts come from one address.
 auth: {throttle: {registers: 100000, addresses: 100000}}
@@ -76,13 +82,41 @@ descriptors:
             descriptors:
               - key: provider
                 rate_limit: {name: token-bucket, unit: second, requests_per_unit: 10}
-                metadata: {rate_limit_policy: {algorithm: leaky_bucket, burst: 1000, unit: tokens}}
+                metadata: {rate_limit_policy: {algorithm: leaky_bucket, burst: 1000, unit: tokens, scale: tier}}
+              - key: provider
+                value: gemini
+                rate_limit: {name: consume-window, unit: day, requests_per_unit: 1000}
+                metadata: {rate_limit_policy: {algorithm: fixed_window, unit: tokens}}
+              - key: provider
+                value: qwen
+                rate_limit: {name: consume-balance, unit: second, requests_per_unit: 10}
+                metadata: {rate_limit_policy: {algorithm: token_bucket, burst: 1000, unit: tokens}}
+          - key: org
+            descriptors:
+              - key: provider
+                rate_limit: {name: org-bucket, unit: day, requests_per_unit: 1500}
+                metadata: {rate_limit_policy: {algorithm: leaky_bucket, burst: 1500, unit: tokens}}
   - key: count
     value: requests
     descriptors:
       - key: user
         rate_limit: {name: user-requests, unit: second, requests_per_unit: 100000}
         metadata: {rate_limit_policy: {algorithm: leaky_bucket, burst: 100000, unit: requests}}
+      - key: route
+        value: identity
+        descriptors:
+          - key: remote_address
+            rate_limit: {name: identity-requests-per-address, unit: day, requests_per_unit: 50000}
+      - key: route
+        value: stub-qwen
+        descriptors:
+          - key: user
+            rate_limit: {name: stub-qwen-requests, unit: day, requests_per_unit: 20}
+      - key: route
+        value: stub-gemini
+        descriptors:
+          - key: user
+            rate_limit: {name: stub-gemini-requests, unit: day, requests_per_unit: 30}
 `
 
 // Stack is one product that is up.
@@ -94,35 +128,56 @@ type Stack struct {
 	Gateway string            // http://host:port
 	Stub    map[string]string // provider -> http://host:port of its stub
 	Payment string            // http://host:port of the payment stub
-	admin   func() (string, error)
+	// Flaky and Broken are host:port of the providers of these names, where nobody listens.
+	Flaky, Broken string
+	admin         func() (string, error)
 }
 
 // New builds the binary below dir, which must be readable by other users since
-// Postgres runs as one, and writes a configuration with free ports. It starts nothing.
-func New(ctx context.Context, dir string, envoyThreads int) (*Stack, error) {
+// Postgres runs as one, and writes a configuration with free ports, changed by options.
+// It starts nothing.
+func New(ctx context.Context, dir string, envoyThreads int, options ...Option) (*Stack, error) {
 	s := &Stack{Bin: filepath.Join(dir, "leaky"), Dir: filepath.Join(dir, "s"), Config: filepath.Join(dir, "leaky.yaml")}
-	build := exec.CommandContext(ctx, "go", "build", "-o", s.Bin, "github.com/leaky-tokens/leaky-tokens/cmd/leaky")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("build leaky: %w\n%s", err, out)
-	}
-	at, err := FreeAddresses(18)
+	at, err := FreeAddresses(20)
 	if err != nil {
 		return nil, err
 	}
-	text := fmt.Sprintf(configText, at[0], at[1], envoyThreads, at[2], at[3], at[4], at[5], at[6], at[7], at[8], at[9], at[10], at[11], at[12], at[17])
-	for path, text := range map[string]string{s.Config: text, filepath.Join(dir, "limits.yaml"): limitsText} {
+	text := fmt.Sprintf(configText, at[0], at[1], envoyThreads, at[2], at[3], at[4], at[5], at[6], at[7], at[8], at[9], at[10], at[11], at[12], at[17], at[18], at[19])
+	made := setup{text: text}
+	for _, option := range options {
+		if err := option(&made); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.build(ctx, made.bin); err != nil {
+		return nil, err
+	}
+	for path, text := range map[string]string{s.Config: made.text, filepath.Join(dir, "limits.yaml"): limitsText} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			return nil, err
 		}
 	}
 	s.Gateway = "http://" + at[0]
 	s.Stub = map[string]string{"openai": "http://" + at[10], "gemini": "http://" + at[11], "qwen": "http://" + at[12]}
-	s.Payment = "http://" + at[17]
+	s.Payment, s.Flaky, s.Broken = "http://"+at[17], at[18], at[19]
 	s.Env = append(os.Environ(), "LEAKY_STATE_DIR="+s.Dir, "LEAKY_CONFIG="+s.Config, "LEAKY_POSTGRES_LISTEN="+at[13],
 		"LEAKY_REDIS_LISTEN="+at[14], "LEAKY_NATS_LISTEN="+at[15], "LEAKY_CLICKHOUSE_LISTEN="+at[16])
 	s.admin = sync.OnceValues(s.loginAdmin)
 	return s, nil
+}
+
+// build makes the binary, unless there is one.
+func (s *Stack) build(ctx context.Context, built string) error {
+	if built != "" {
+		s.Bin = built
+		return nil
+	}
+	build := exec.CommandContext(ctx, "go", "build", "-o", s.Bin, "github.com/leaky-tokens/leaky-tokens/cmd/leaky")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build leaky: %w\n%s", err, out)
+	}
+	return nil
 }
 
 // Loaded is the configuration as the services read it.
