@@ -20,7 +20,23 @@ type demoCommand struct {
 	Clients int           `help:"Clients at once, shared by three accounts of different tiers; one in ten hangs up in the middle of its streams." default:"64"`
 	Seed    uint64        `help:"Makes the clients ask the same again; 0: a fresh one, which is printed."`
 	Drain   time.Duration `help:"Longest wait for the books to be complete afterwards." default:"30s"`
+	Kill    []demo.Break  `help:"Kill a part while the clients ask, such as redis@10s, or redis@10s+3s to keep it down for 3 s." placeholder:"PART@WHEN[+DOWN]"`
 	Output  string        `short:"o" help:"What to print in the end: ${enum}." enum:"text,json" default:"text"`
+}
+
+// Help shows how it is used.
+func (demoCommand) Help() string {
+	return `Exit code 0 only if no account went over its limit and the stubs' own counts, Redis and ClickHouse agree request by request. The stack must be up.
+
+A part that is killed (--kill) comes back by itself. While Redis is away each route does what limits.outage says, and the verdict holds what was admitted
+meanwhile against its bound: nothing (closed), what was leased before (lease), or none (open).
+
+Examples:
+
+    leaky demo
+    leaky demo --for 15s
+    leaky demo --for 30s --kill redis@10s+5s --kill ratelimit-2@20s
+    leaky demo --seed 4711 -o json | jq .tokensOverLimit`
 }
 
 // errBooks makes the command end with exit code 1; the verdict has told why.
@@ -37,6 +53,7 @@ func (d demoCommand) Run(ctx context.Context, c *cli) error {
 		return err
 	}
 	run.For, run.Clients, run.Seed, run.Drain, run.ChunkDelay = d.For, d.Clients, d.Seed, d.Drain, 5*time.Millisecond
+	run.Breaks = d.Kill
 	if run.Seed == 0 {
 		run.Seed = rand.Uint64N(1 << 32)
 	}

@@ -21,14 +21,3 @@ Examples:
 
 // Help shows how it is used.
 func (partsList) Help() string { return "Examples:\n\n    leaky parts list" }
-
-// Help shows how it is used.
-func (demoCommand) Help() string {
-	return `Exit code 0 only if no account went over its limit and the stubs' own counts, Redis and ClickHouse agree request by request. The stack must be up.
-
-Examples:
-
-    leaky demo
-    leaky demo --for 15s
-    leaky demo --for 20s & sleep 5; leaky kill ratelimit; wait`
-}

@@ -25,6 +25,7 @@ type Call struct {
 	ID         string        // x-request-id of the answer, empty when none came
 	Outcome    Outcome       //
 	Status     int           // HTTP status, 0 when no answer came
+	Blind      string        // x-leaky-outage: the mode in which it was admitted without Redis, else empty
 	Held       int64         // x-leaky-hold: tokens held, 0 when the answer had none
 	Input      int64         // tokens as the answer told, -1 when it told none
 	Output     int64         // tokens as the answer told, -1 when it told none

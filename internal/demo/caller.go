@@ -94,6 +94,7 @@ func (c *caller) call(ctx context.Context, a ask) Call {
 		got.ID = ""
 		return c.ended(got, Unexpected, problem)
 	}
+	got.Blind = resp.Header.Get("X-Leaky-Outage")
 	got.Held, _ = strconv.ParseInt(resp.Header.Get("X-Leaky-Hold"), 10, 64)
 	switch {
 	case got.Status == http.StatusOK && a.stream:

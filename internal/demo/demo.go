@@ -31,6 +31,9 @@ type Config struct {
 	MaxBody    int                                            // bytes the gateway takes, default 4 MiB; no prompt is larger than half of it
 	Drain      time.Duration                                  // longest wait for the books after the load, default 30 s
 	ChunkDelay time.Duration                                  // between the chunks of a stub's stream
+	Breaks     []Break                                        // what is killed meanwhile
+	Control    Control                                        // of the supervisor, for Breaks
+	Limiters   []string                                       // URL of every process of ratelimit, for its metrics
 	Parts      func(context.Context) (map[string]Part, error) // what the supervisor runs; nil: nobody knows
 	Progress   io.Writer                                      // the live table
 	Width      func() int                                     // of the terminal Progress is; nil: it is none
@@ -51,8 +54,15 @@ func New(cfg Config) (*Demo, error) {
 		return nil, errors.New("make demo: Gateway, Limiter and Tiers are needed")
 	case cfg.For <= 0:
 		return nil, fmt.Errorf("make demo: a demo of %s is too short", cfg.For)
+	case len(cfg.Breaks) > 0 && cfg.Control == nil:
+		return nil, errors.New("make demo: Control is needed to kill parts")
 	case cfg.Clients < len(cfg.Tiers) || cfg.Clients > 4096:
 		return nil, fmt.Errorf("make demo: %d clients; %d to 4096 are possible", cfg.Clients, len(cfg.Tiers))
+	}
+	for _, b := range cfg.Breaks {
+		if b.At+b.Down >= cfg.For {
+			return nil, fmt.Errorf("make demo: %s would be down from %s to %s, and the clients stop at %s", b.Part, b.At, b.At+b.Down, cfg.For)
+		}
 	}
 	if cfg.MaxBody <= 0 {
 		cfg.MaxBody = 4 << 20
@@ -97,15 +107,23 @@ func (d *Demo) Run(ctx context.Context) (v Verdict, err error) {
 		return Verdict{}, err
 	}
 	before := d.parts(ctx)
-	d.load(ctx, client, accounts, book, w)
+	replicas := &limiters{http: client, urls: d.cfg.Limiters}
+	adopted, unread := replicas.adopted(ctx)
+	outages, err := d.load(ctx, client, accounts, book, w, replicas)
+	if err != nil {
+		return Verdict{}, err
+	}
 	if ctx.Err() != nil {
 		return Verdict{}, errors.New("demo interrupted before its end")
 	}
 	calls := book.all()
 	say := newTeller(d.cfg.Progress)
 	w.drain(ctx, calls, d.cfg.Drain, say)
-	e := Evidence{Seed: d.cfg.Seed, Elapsed: elapsed(calls), Accounts: accounts, Targets: d.cfg.Targets, Calls: calls}
+	e := Evidence{Seed: d.cfg.Seed, Elapsed: elapsed(calls), Accounts: accounts, Targets: d.cfg.Targets, Calls: calls, Outages: outages}
 	w.gather(ctx, &e)
+	if len(outages) > 0 && unread == nil {
+		e.Adopted = grown(ctx, replicas, adopted)
+	}
 	e.Restarts = restarts(before, d.parts(ctx))
 	if ctx.Err() != nil {
 		return Verdict{}, errors.New("demo interrupted before its verdict")
@@ -135,8 +153,23 @@ func (d *Demo) openStubs(ctx context.Context, client *http.Client) (stubs []*stu
 	return stubs, restore, nil
 }
 
-// load runs the clients for the time given and shows the live table meanwhile.
-func (d *Demo) load(ctx context.Context, client *http.Client, accounts []Account, b *book, w *watcher) {
+// grown is how many more calls were written down than before; nil when nobody can tell.
+func grown(ctx context.Context, replicas *limiters, before map[string]int) map[string]int {
+	after, err := replicas.adopted(ctx)
+	if err != nil {
+		return nil
+	}
+	for how, n := range before {
+		if after[how] -= n; after[how] < 0 {
+			return nil // a limiter started anew and counts from zero
+		}
+	}
+	return after
+}
+
+// load runs the clients for the time given, kills what is to be killed, and shows the
+// live table meanwhile.
+func (d *Demo) load(ctx context.Context, client *http.Client, accounts []Account, b *book, w *watcher, replicas *limiters) ([]Outage, error) {
 	text := filling(d.cfg.Seed)
 	start := time.Now()
 	asking, stop := context.WithTimeout(ctx, d.cfg.For)
@@ -150,9 +183,13 @@ func (d *Demo) load(ctx context.Context, client *http.Client, accounts []Account
 			targets: d.cfg.Targets, plan: newPlanner(d.cfg.Seed, i, d.cfg.Targets, w.tooLarge(account), scale), book: b}
 		clients.Go(func() { c.run(asking, ctx) })
 	}
+	breaks := &breaker{control: d.cfg.Control, breaks: d.cfg.Breaks, leased: replicas.leased, start: start}
+	var failed error
+	clients.Go(func() { failed = breaks.run(ctx) })
 	done := make(chan struct{})
 	go func() { clients.Wait(); close(done) }()
-	d.show(ctx, done, start, accounts, b, w)
+	d.show(ctx, done, start, accounts, b, w, breaks.missing)
+	return breaks.outages, failed
 }
 
 // tooLarge is a max_tokens that none of the account's buckets can hold; 0 when an integer

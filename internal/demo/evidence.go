@@ -1,6 +1,10 @@
 package demo
 
-import "time"
+import (
+	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
+)
 
 // Target is one provider as the demo calls it.
 type Target struct {
@@ -10,6 +14,8 @@ type Target struct {
 	Models   []string // at least one
 	Stub     string   // URL of the stub that serves it, without a path
 	Part     string   // that stub's name at the supervisor
+
+	Outage, StreamOutage config.OutageMode // of its route while Redis is away: whole answers, streams; empty: closed
 }
 
 // Account is one caller of the demo, made fresh for it.
@@ -81,8 +87,11 @@ type Evidence struct {
 	Served   map[string]Served
 	Charges  map[string]Charge
 	Events   map[string]Event
-	Totals   map[Pair]Total // nil: not asked
-	Orphans  []Call         // requests a stub served and the limiter knows, whose answer no client saw: ID, Account and Provider
+	Totals   map[Pair]Total  // nil: not asked
+	Orphans  []Call          // requests a stub served and the limiter knows, whose answer no client saw: ID, Account and Provider
+	Leases   map[int]float64 // by account: what the limiters hold of it for an outage
+	Outages  []Outage
+	Adopted  map[string]int // calls of outages that were written down meanwhile, by how; nil: none or not asked
 	Restarts map[string]int // by part: how often it started anew during the demo
 	Unread   []string       // books that could not be read at the end, and why
 }

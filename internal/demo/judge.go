@@ -23,6 +23,7 @@ func Judge(e Evidence) Verdict {
 	j.unclaimed()
 	j.orphans()
 	j.limits()
+	j.outages()
 	j.estimates()
 	j.reasons()
 	return j.v
@@ -38,6 +39,7 @@ type judge struct {
 	errors     []float64         // relative error of each estimate
 	unexpected map[string]int    // problems by text
 	failures   map[string]int    // likewise
+	died       int               // holds of calls under which Redis died
 	lost       int               // admitted calls a restarted stub forgot
 	parts      map[string]string // the stub of each provider
 }
@@ -166,7 +168,11 @@ func (j *judge) failed(c *Call) {
 	j.serve(c, served)
 	switch charge.State {
 	case Held:
-		j.v.Books.Open++
+		if j.torn(c) {
+			j.died++
+		} else {
+			j.v.Books.Open++
+		}
 		j.line(Pair{c.Account, c.Provider}).Held += charge.Held
 		return
 	case Settled, Expired:
@@ -315,7 +321,9 @@ func (j *judge) limits() {
 			if l.Limit.Capacity > 0 {
 				l.Over = tokensOver(j.servings[p], l.Limit)
 			}
-			j.v.Over += l.Over
+			if !j.opens(t.Provider) { // what nothing bounds is told, and no fault
+				j.v.Over += l.Over
+			}
 			v.Providers = append(v.Providers, *l)
 		}
 		j.v.Accounts = append(j.v.Accounts, v)

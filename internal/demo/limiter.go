@@ -3,6 +3,7 @@ package demo
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
@@ -35,6 +36,27 @@ func (b *limiterBook) limit(ctx context.Context, p Pair) (Limit, error) {
 		}
 	}
 	return Limit{}, nil
+}
+
+// leasePrefix begins the id of what a limiter holds for an outage, as ratelimit writes it.
+const leasePrefix = "lease-"
+
+// leased is what the limiters hold of an account in case Redis goes away. Leases of
+// requests count as well: nothing tells them from those of tokens.
+func (b *limiterBook) leased(ctx context.Context, account int) (float64, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	resp, err := b.client.Holds(ctx, &limitpb.HoldsRequest{Account: "user:" + b.accounts[account].User, Limit: 10_000})
+	if err != nil {
+		return 0, fmt.Errorf("list the holds of %s: %w", b.accounts[account].Name, err)
+	}
+	sum := int64(0)
+	for _, h := range resp.GetHolds() {
+		if strings.HasPrefix(h.GetFacts().GetRequestId(), leasePrefix) {
+			sum += h.GetHeld()
+		}
+	}
+	return float64(sum), nil
 }
 
 // charges looks at the holds of one account.

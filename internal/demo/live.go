@@ -18,6 +18,7 @@ const (
 // view is what the live table shows at one moment.
 type view struct {
 	Elapsed, For time.Duration
+	Down         []string // parts that were killed and are not back
 	Providers    []string
 	Rows         []viewRow
 }
@@ -30,7 +31,7 @@ type viewRow struct {
 }
 
 // show polls the books and draws until done is closed.
-func (d *Demo) show(ctx context.Context, done <-chan struct{}, start time.Time, accounts []Account, b *book, w *watcher) {
+func (d *Demo) show(ctx context.Context, done <-chan struct{}, start time.Time, accounts []Account, b *book, w *watcher, down func() []string) {
 	p := newPainter(d.cfg.Progress, d.cfg.Width)
 	v := view{For: d.cfg.For, Rows: make([]viewRow, len(accounts))}
 	for _, t := range d.cfg.Targets {
@@ -43,12 +44,14 @@ func (d *Demo) show(ctx context.Context, done <-chan struct{}, start time.Time, 
 		select {
 		case <-done:
 			v.fill(time.Since(start), time.Since(last), accounts, b.snapshot(), w.limits)
+			v.Down = down()
 			p.paint(v, true)
 			return
 		case <-ticker.C:
 		}
 		_ = w.tick(ctx) // a part that is down now is read in the drain, which tells
 		v.fill(time.Since(start), time.Since(last), accounts, b.snapshot(), w.limits)
+		v.Down = down()
 		last = time.Now()
 		p.paint(v, false)
 	}
@@ -87,12 +90,20 @@ func (v *view) render() string {
 		t.add(cells...)
 	}
 	left := max(0, v.For-v.Elapsed)
-	return fmt.Sprintf("leaky demo: %s gone, %s left\n%s", v.Elapsed.Round(time.Second), left.Round(time.Second), t.String())
+	return fmt.Sprintf("leaky demo: %s gone, %s left%s\n%s", v.Elapsed.Round(time.Second), left.Round(time.Second), v.away(", "), t.String())
+}
+
+// away says after a separator what is down, nothing when nothing is.
+func (v *view) away(separator string) string {
+	if len(v.Down) == 0 {
+		return ""
+	}
+	return separator + strings.Join(v.Down, " and ") + " DOWN"
 }
 
 // line is the live table as one line for a log.
 func (v *view) line() string {
-	parts := []string{v.Elapsed.Round(time.Second).String()}
+	parts := []string{v.Elapsed.Round(time.Second).String() + v.away(" ")}
 	for _, r := range v.Rows {
 		parts = append(parts, fmt.Sprintf("%s: %s admitted, %s refused, %s aborted, %s tokens settled", r.Name, thousands(int64(r.Tally.Admitted)),
 			thousands(int64(r.Tally.Refused)), thousands(int64(r.Tally.Aborted)), thousands(r.Tally.Settled)))

@@ -29,6 +29,9 @@ func (j *judge) reasons() {
 	for _, part := range slices.Sorted(maps.Keys(j.e.Restarts)) {
 		j.note("%s started anew %s during the demo", part, count(j.e.Restarts[part], "time"))
 	}
+	if j.died > 0 {
+		j.note("%s will expire: Redis died when it had taken them and not answered", count(j.died, "hold"))
+	}
 	if j.lost > 0 {
 		j.note("a stub that started anew forgot %s; what their events say stands in for it", count(j.lost, "request"))
 	}
@@ -41,7 +44,9 @@ func (j *judge) admission() {
 		for _, l := range a.Providers {
 			admitted += l.Admitted
 			refused += l.Refused
-			if l.Over > 0 {
+			if l.Over > 0 && j.opens(l.Provider) {
+				j.note("%s went %s over the limit at %s, which admits everything while Redis is away", a.Name, count(int(l.Over), "token"), l.Provider)
+			} else if l.Over > 0 {
 				j.fail("%s went %s over the limit at %s", a.Name, count(int(l.Over), "token"), l.Provider)
 			}
 			if l.Limit.Capacity <= 0 && l.Admitted > 0 {
@@ -122,9 +127,13 @@ func (j *judge) strangers() {
 			known[Pair{c.Account, c.Provider}] += float64(charge.Held)
 		}
 	}
-	left := 0.0
+	byAccount := map[int]float64{}
 	for p, l := range j.e.Limits {
-		left += max(0, l.Held-known[p])
+		byAccount[p.Account] += max(0, l.Held-known[p])
+	}
+	left := 0.0
+	for account, held := range byAccount {
+		left += max(0, held-j.e.Leases[account])
 	}
 	switch {
 	case left <= rounding:

@@ -36,8 +36,9 @@ func Stack(cfg *config.Config, dir string) (Config, error) {
 	if err != nil {
 		return Config{}, fmt.Errorf("dial the limiter: %w", err)
 	}
+	parts := supervisor.NewClient(filepath.Join(dir, "run"))
 	return Config{Gateway: "http://" + reachable(cfg.Gateway.Listen), Targets: targets(cfg), Limiter: limitpb.NewLimiterClient(conn), Admin: admin,
-		MaxBody: cfg.Gateway.MaxBodyBytes, Tiers: []string{"USER", "SILVER", "GOLD"}, Parts: partsOf(filepath.Join(dir, "run"))}, nil
+		MaxBody: cfg.Gateway.MaxBodyBytes, Tiers: []string{"USER", "SILVER", "GOLD"}, Parts: partsOf(parts), Control: parts, Limiters: limiterURLs(cfg)}, nil
 }
 
 func adminCredentials(dir string) (Credentials, error) {
@@ -73,6 +74,7 @@ func targets(cfg *config.Config) []Target {
 		if part == "stub-qwen" {
 			t.Path = "/compatible-mode/v1/chat/completions"
 		}
+		t.Outage, t.StreamOutage = outageOf(&t, cfg.Limits.Outage)
 		for _, m := range cfg.Models {
 			if m.Provider == name && m.Kind != config.KindEmbedding {
 				t.Models = append(t.Models, m.Name)
@@ -85,6 +87,25 @@ func targets(cfg *config.Config) []Target {
 	return found
 }
 
+// outageOf is what the routes of a target do while Redis is away.
+func outageOf(t *Target, o config.Outage) (whole, stream config.OutageMode) {
+	switch {
+	case t.Protocol == ProtocolGemini:
+		return o.For("gemini-generate"), o.For("gemini-stream")
+	case t.Part == "stub-qwen":
+		return o.For("qwen-chat"), o.For("qwen-chat")
+	}
+	return o.For("openai-chat"), o.For("openai-chat")
+}
+
+func limiterURLs(cfg *config.Config) []string {
+	var urls []string
+	for _, at := range cfg.Services.RateLimit.All() {
+		urls = append(urls, "http://"+reachable(at.HTTP))
+	}
+	return urls
+}
+
 // reachable turns a listening address into one to dial.
 func reachable(listen string) string {
 	host, port, err := net.SplitHostPort(listen)
@@ -94,8 +115,7 @@ func reachable(listen string) string {
 	return listen
 }
 
-func partsOf(runDir string) func(context.Context) (map[string]Part, error) {
-	client := supervisor.NewClient(runDir)
+func partsOf(client *supervisor.Client) func(context.Context) (map[string]Part, error) {
 	return func(ctx context.Context) (map[string]Part, error) {
 		overview, err := client.Status(ctx)
 		if err != nil {

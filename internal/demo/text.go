@@ -78,6 +78,7 @@ func (v Verdict) Print(to io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "\n%s requests in %.1f s, seed %d\n\n", thousands(int64(v.Requests)), v.Seconds, v.Seed)
 	v.printAccounts(&b)
+	v.printOutages(&b)
 	v.printBooks(&b)
 	for _, d := range v.Disagreements {
 		fmt.Fprintf(&b, "  %s %s at %s: %s (stub %s, Redis %s, ClickHouse %s)\n", d.ID, d.Account, d.Provider, d.Why, told(d.Stub), told(d.Redis), told(d.ClickHouse))

@@ -14,6 +14,8 @@ type Verdict struct {
 	Estimates     Estimates        `json:"estimates"`
 	Disagreements []Disagreement   `json:"disagreements"` // at most maxShown of them
 	Restarts      map[string]int   `json:"restarts,omitempty"`
+	Outages       []OutageVerdict  `json:"outages,omitempty"`
+	Adopted       map[string]int   `json:"adopted,omitempty"` // calls of outages, by how they were written down afterwards: lease, forced, known, failed
 }
 
 // AccountVerdict is one account.
@@ -77,3 +79,22 @@ type Disagreement struct {
 }
 
 const maxShown = 10
+
+// OutageVerdict is one part that was killed.
+type OutageVerdict struct {
+	Part  string        `json:"part"`
+	At    float64       `json:"killedAfterSeconds"`
+	Down  float64       `json:"downSeconds"`     // until it was ready again
+	Modes []ModeVerdict `json:"modes,omitempty"` // of Redis only
+}
+
+// ModeVerdict is what the routes of one outage mode did while Redis was away.
+type ModeVerdict struct {
+	Mode        string   `json:"mode"` // closed, lease, open
+	Providers   []string `json:"providers"`
+	Calls       int      `json:"calls"` // that overlapped the outage
+	Unavailable int      `json:"unavailable"`
+	Admitted    int      `json:"admitted"`        // without Redis
+	Tokens      int64    `json:"admittedTokens"`  // held for them
+	Bound       *int64   `json:"bound,omitempty"` // most tokens that could be; absent: none, or it could not be asked
+}

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
 )
 
 const (
@@ -187,6 +190,25 @@ func (w *watcher) gather(ctx context.Context, e *Evidence) {
 	attempt(func() error { return w.final(ctx, e) })
 	attempt(func() error { return w.look(ctx) })
 	e.Limits = w.limits
+	attempt(func() error { return w.leases(ctx, e) })
+}
+
+// leases reads what is held for an outage, if a route lives on that. Leases come and go
+// by themselves, so the buckets are read again with them.
+func (w *watcher) leases(ctx context.Context, e *Evidence) error {
+	e.Leases = map[int]float64{}
+	lends := slices.ContainsFunc(e.Targets, func(t Target) bool { return t.mode(false) == config.OutageLease || t.mode(true) == config.OutageLease })
+	for account := range e.Accounts {
+		if !lends {
+			return nil
+		}
+		before, err := w.limiter.leased(ctx, account)
+		if err != nil {
+			return err
+		}
+		e.Leases[account] = before
+	}
+	return w.look(ctx)
 }
 
 // final looks at the holds of every id that is known, refusals and strangers' included.

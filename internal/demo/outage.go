@@ -1,0 +1,134 @@
+package demo
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
+)
+
+// mode is what the call's route does while Redis is away.
+func (j *judge) mode(c *Call) config.OutageMode {
+	for _, t := range j.e.Targets {
+		if t.Provider == c.Provider {
+			return t.mode(c.Stream)
+		}
+	}
+	return config.OutageClosed
+}
+
+// mode is what the target's route does while Redis is away.
+func (t *Target) mode(stream bool) config.OutageMode {
+	if stream {
+		return cmp.Or(t.StreamOutage, config.OutageClosed)
+	}
+	return cmp.Or(t.Outage, config.OutageClosed)
+}
+
+// opens tells whether nothing bounds what is admitted at a provider while Redis is away,
+// and Redis was.
+func (j *judge) opens(provider string) bool {
+	if !slices.ContainsFunc(j.e.Outages, func(o Outage) bool { return o.Part == PartRedis }) {
+		return false
+	}
+	return slices.ContainsFunc(j.e.Targets, func(t Target) bool {
+		return t.Provider == provider && (t.mode(false) == config.OutageOpen || t.mode(true) == config.OutageOpen)
+	})
+}
+
+// torn tells whether Redis died under a call: it may have held for it and never answered.
+func (j *judge) torn(c *Call) bool {
+	return slices.ContainsFunc(j.e.Outages, func(o Outage) bool { return o.Part == PartRedis && c.Sent <= o.Dead && c.Answered >= o.Begun })
+}
+
+// outages holds what was admitted while Redis was away against what each mode promises.
+func (j *judge) outages() {
+	for _, o := range j.e.Outages {
+		v := OutageVerdict{Part: o.Part, At: o.Begun.Seconds(), Down: (o.Back - o.Dead).Seconds()}
+		if o.Part == PartRedis {
+			for _, mode := range []config.OutageMode{config.OutageClosed, config.OutageLease, config.OutageOpen} {
+				if m := j.outage(o, mode); len(m.Providers) > 0 {
+					v.Modes = append(v.Modes, m)
+				}
+			}
+		}
+		j.v.Outages = append(j.v.Outages, v)
+	}
+	j.v.Adopted = j.e.Adopted
+	if n := j.e.Adopted["failed"]; n > 0 {
+		j.fail("%s of an outage could not be written down after it", count(n, "call"))
+	}
+}
+
+// outage looks at the calls of one mode.
+func (j *judge) outage(o Outage, mode config.OutageMode) ModeVerdict {
+	v := ModeVerdict{Mode: string(mode)}
+	for _, t := range j.e.Targets {
+		if t.mode(false) == mode || t.mode(true) == mode {
+			v.Providers = append(v.Providers, t.Provider)
+		}
+	}
+	early := int64(0) // of what was leased, gone before the limiters were asked
+	for i := range j.e.Calls {
+		c := &j.e.Calls[i]
+		if j.mode(c) != mode || c.Answered < o.Begun || c.Sent > o.Back {
+			continue
+		}
+		v.Calls++
+		switch blind := c.admitted() && (c.Blind != "" || c.Sent >= o.Dead && c.Answered <= o.Started); {
+		case blind:
+			v.Admitted++
+			v.Tokens += c.Held
+			if c.Sent <= o.Counted {
+				early += c.Held
+			}
+		case c.Status == 503:
+			v.Unavailable++
+		}
+	}
+	switch {
+	case mode == config.OutageClosed:
+		v.Bound = new(int64)
+	case mode == config.OutageLease && o.Counted > 0:
+		leased := int64(o.Leased) + early
+		v.Bound = &leased
+	}
+	if v.Bound != nil && (v.Tokens > *v.Bound || mode == config.OutageClosed && v.Admitted > 0) {
+		j.fail("while %s was away, %s of %s tokens admitted in mode %s, and %s is the bound", o.Part, count(v.Admitted, "call"), thousands(v.Tokens), mode, thousands(*v.Bound))
+	}
+	return v
+}
+
+// printOutages writes what happened while parts were away.
+func (v Verdict) printOutages(b *strings.Builder) {
+	if len(v.Outages) == 0 {
+		return
+	}
+	for _, o := range v.Outages {
+		fmt.Fprintf(b, "%s was killed after %.1f s and ready again %.1f s later\n", o.Part, o.At, o.Down)
+		if len(o.Modes) == 0 {
+			continue
+		}
+		var t table
+		t.add("  while it was away", "calls", "answered 503", "admitted", "tokens", "bound")
+		for _, m := range o.Modes {
+			bound := "none"
+			switch {
+			case m.Bound != nil:
+				bound = thousands(*m.Bound)
+			case m.Mode == string(config.OutageLease):
+				bound = "not asked"
+			}
+			t.add("  "+m.Mode+" ("+strings.Join(m.Providers, ", ")+")", thousands(int64(m.Calls)), thousands(int64(m.Unavailable)), thousands(int64(m.Admitted)),
+				thousands(m.Tokens), bound)
+		}
+		b.WriteString(t.String())
+	}
+	if a := v.Adopted; len(a) > 0 {
+		fmt.Fprintf(b, "written down afterwards: %s out of leases, %s by force, %s known before, %s not\n", thousands(int64(a["lease"])), thousands(int64(a["forced"])),
+			thousands(int64(a["known"])), thousands(int64(a["failed"])))
+	}
+	b.WriteString("\n")
+}
