@@ -2,7 +2,6 @@ package ratelimit
 
 import (
 	"context"
-	"slices"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -51,7 +50,6 @@ func (s *Service) Holds(ctx context.Context, r *limitpb.HoldsRequest) (*limitpb.
 	if err != nil {
 		return nil, unavailable(err)
 	}
-	slices.SortFunc(holds, func(a, b store.Hold) int { return int(a.Record.Expires - b.Record.Expires) })
 	out := &limitpb.HoldsResponse{More: more, Holds: make([]*limitpb.Held, len(holds))}
 	for i, h := range holds {
 		f := &limitpb.Facts{}
@@ -59,7 +57,7 @@ func (s *Service) Holds(ctx context.Context, r *limitpb.HoldsRequest) (*limitpb.
 			f = &limitpb.Facts{RequestId: h.ID}
 		}
 		out.Holds[i] = &limitpb.Held{Facts: f, Account: h.Account, Held: h.Record.Held, ExpiresUs: h.Record.Expires - now,
-			AgeUs: max(0, now-(h.Record.Expires-s.store.Lifetime().Microseconds()))}
+			AgeUs: max(0, now-h.Record.Taken)}
 	}
 	return out, nil
 }

@@ -65,3 +65,50 @@ func TestRenewedHoldsLiveOn(t *testing.T) {
 		t.Errorf("want the other settled, got %v", s)
 	}
 }
+
+// TestACallerOfHoldSaysHowLongAndWhatThen whatever the policy is for Envoy's calls.
+func TestACallerOfHoldSaysHowLongAndWhatThen(t *testing.T) {
+	t.Parallel()
+	var clock atomic.Int64
+	clock.Store(time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC).UnixMicro())
+	e := start(t, thousand, func(c *ratelimit.Config) { c.Now = clock.Load })
+	hold := func(id string, life time.Duration, release bool) {
+		t.Helper()
+		r, err := e.limiter.Hold(t.Context(), &limitpb.HoldRequest{Facts: &limitpb.Facts{RequestId: id, User: "ann", Provider: "openai"}, InputTokens: 100,
+			LifetimeUs: life.Microseconds(), ReleaseExpired: release})
+		if err != nil || !r.GetAdmitted() {
+			t.Fatalf("%s: want it held, got %v, %v", id, r, err)
+		}
+	}
+	hold("as-envoy", 0, false)
+	hold("released", time.Minute, true)
+	hold("charged", time.Minute, false)
+	clock.Add((2 * time.Minute).Microseconds())
+	r, err := e.limiter.Holds(t.Context(), &limitpb.HoldsRequest{})
+	if err != nil || len(r.GetHolds()) != 3 {
+		t.Fatalf("want three holds, got %v, %v", r, err)
+	}
+	for _, h := range r.GetHolds() {
+		if due := h.GetExpiresUs() < 0; h.GetAgeUs() != (2*time.Minute).Microseconds() || due != (h.GetFacts().GetRequestId() != "as-envoy") {
+			t.Errorf("want age 2 min and the short ones due, got %v", h)
+		}
+	}
+	if err := e.service.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	charged := map[string]int64{}
+	for _, event := range e.events.all() {
+		charged[event.RequestID] = event.Charged
+	}
+	if len(charged) != 2 || charged["released"] != 0 || charged["charged"] != 100 {
+		t.Errorf("want one given back, one charged and one alive, got %v", charged)
+	}
+	if b := e.level(t, "ann"); b.GetHeld() != 100 || b.GetLevel() < 199 || b.GetLevel() > 200 {
+		t.Errorf("want 100 held and 100 charged, got %v", b)
+	}
+	for _, us := range []int64{-1, (25 * time.Hour).Microseconds()} {
+		if _, err := e.limiter.Hold(t.Context(), &limitpb.HoldRequest{Facts: &limitpb.Facts{RequestId: "x", User: "ann"}, LifetimeUs: us}); status.Code(err) != codes.InvalidArgument {
+			t.Errorf("lifetime %d: want InvalidArgument, got %v", us, err)
+		}
+	}
+}

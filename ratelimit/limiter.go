@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -20,6 +21,8 @@ const (
 	maxHeld = 1 << 50
 	// maxSettlements is how many holds one call settles.
 	maxSettlements = 10_000
+	// maxLife is the longest that a caller of Hold may hold.
+	maxLife = 24 * time.Hour
 )
 
 // Hold is leaky.limit.v1.Limiter's: tokensvc holds as Envoy does.
@@ -35,6 +38,9 @@ func (s *Service) Hold(ctx context.Context, r *limitpb.HoldRequest) (*limitpb.Ho
 		if n < 0 || n > maxHeld {
 			return nil, status.Errorf(codes.InvalidArgument, "%d tokens: 0 to %d may be held", n, int64(maxHeld))
 		}
+	}
+	if r.GetLifetimeUs() < 0 || r.GetLifetimeUs() > maxLife.Microseconds() {
+		return nil, status.Errorf(codes.InvalidArgument, "lifetime of %d microseconds: 0 to %d (%s) are possible", r.GetLifetimeUs(), maxLife.Microseconds(), maxLife)
 	}
 	if r.GetBalance() != limitpb.BalancePolicy_BALANCE_TIER && r.GetBalance() != limitpb.BalancePolicy_BALANCE_NONE && !providerName(f.GetProvider()) {
 		return nil, status.Errorf(codes.InvalidArgument, "provider %q: no pool has such a name", f.GetProvider())
@@ -53,7 +59,8 @@ func (s *Service) Hold(ctx context.Context, r *limitpb.HoldRequest) (*limitpb.Ho
 	m := p.match(descriptors, account, f.GetTier(), counting{tokens: true, hits: 1})
 	take := store.Take{Account: account, ID: f.GetRequestId(), Buckets: m.buckets, Requests: 1,
 		Input: r.GetInputTokens(), Output: r.GetOutputTokens(), Fill: r.GetFillTokens(), Facts: record,
-		Pool: s.part(p, r.GetBalance(), f.GetTier(), f.GetProvider()), Provider: f.GetProvider()}
+		Pool: s.part(p, r.GetBalance(), f.GetTier(), f.GetProvider()), Provider: f.GetProvider(),
+		Life: time.Duration(r.GetLifetimeUs()) * time.Microsecond, Release: r.GetReleaseExpired()}
 	t, err := s.holdKnown(ctx, take)
 	if err != nil {
 		s.metrics.holds.failed.Inc()

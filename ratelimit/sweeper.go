@@ -89,14 +89,14 @@ func (s *Service) expire(ctx context.Context, h store.Hold) error {
 	if lease := isLease(h.ID); lease || h.Account == store.SharedAccount {
 		// A lease of a replica that died: what it admitted is settled call by call. Or a hold's
 		// part in shared buckets: the account's part has the event.
-		_, due, err := s.store.Expire(ctx, h.Account, h.ID, !lease && s.holds.Expiry != "release")
+		_, due, err := s.store.Expire(ctx, h.Account, h.ID, !lease && s.charges(h))
 		if err != nil || !due {
 			return err
 		}
 		return s.store.Finish(ctx, h.Account, h.ID)
 	}
 	first := h.Record.State == store.StateHeld
-	r, due, err := s.store.Expire(ctx, h.Account, h.ID, s.holds.Expiry != "release")
+	r, due, err := s.store.Expire(ctx, h.Account, h.ID, s.charges(h))
 	if err != nil || !due {
 		return err
 	}
@@ -116,6 +116,9 @@ func (s *Service) expire(ctx context.Context, h store.Hold) error {
 	return nil
 }
 
+// charges reports whether a hold that nobody settled counts as used.
+func (s *Service) charges(h store.Hold) bool { return s.holds.Expiry != "release" && !h.Record.Release }
+
 // expiredEvent is the usage event of a hold that nobody settled. How the tokens split
 // is not known: the input is taken at its bound.
 func (s *Service) expiredEvent(h store.Hold, r store.Record) usage.Event {
@@ -131,5 +134,5 @@ func (s *Service) expiredEvent(h store.Hold, r store.Record) usage.Event {
 	return usage.Event{RequestID: h.ID, UserID: f.GetUser(), OrgID: f.GetOrg(), Team: f.GetTeam(), KeyID: f.GetKey(), Tier: f.GetTier(), Account: h.Account,
 		Route: f.GetRoute(), Provider: f.GetProvider(), ModelAsked: f.GetModel(), Input: input, Output: r.Charged - input, Held: r.Held, Charged: r.Charged,
 		Source: usage.FromExpiry, Pool: pool, Allowed: true, Stream: f.GetStream(), Reason: "nobody settled the hold in time",
-		Timestamp: time.UnixMicro(r.Expires).Add(-s.store.Lifetime()).UTC()}
+		Timestamp: time.UnixMicro(r.Taken).UTC()}
 }

@@ -3,6 +3,7 @@ package difftest_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -137,7 +138,8 @@ func (p *pair) touches(r *rls.RateLimitRequest) []touched {
 }
 
 // charge says what each server has to answer, and books it: upstream charges every
-// bucket of every request, ours all of an admitted request and none of a refused one.
+// bucket of every request, ours all of an admitted request and none of a refused one,
+// where a bucket in shadow takes part in the first only as if it were in force.
 // A bucket that is there twice is charged twice by both.
 func (b *books) charge(all []touched) (upstream, ours answer) {
 	least, sum := int64(-1), map[string]int64{}
@@ -152,11 +154,14 @@ func (b *books) charge(all []touched) (upstream, ours answer) {
 		return upstream, ours
 	}
 	for _, one := range all {
-		b.ours[one.key] += one.hits
-	}
-	for _, one := range all {
-		if left := max(0, one.limit-b.ours[one.key]); least < 0 || left < least {
+		if left := max(0, one.limit-b.ours[one.key]-sum[one.key]); least < 0 || left < least {
 			least = left
+		}
+	}
+	for key, hits := range sum {
+		i := slices.IndexFunc(all, func(one touched) bool { return one.key == key })
+		if !all[i].soft || b.ours[key]+hits <= all[i].limit { // a rule in shadow takes what it would if it refused
+			b.ours[key] += hits
 		}
 	}
 	if least >= 0 {

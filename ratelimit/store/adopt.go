@@ -37,7 +37,7 @@ func (s *Store) adoptOne(ctx context.Context, take Take, lease string) (Adoption
 	if lease != "" {
 		args = append(args, s.HoldKey(take.Account, lease))
 	}
-	args = append(args, doubles(s.now(), float64(take.Input+take.Output), float64(take.Output), s.life), s.tail(take))
+	args = append(args, doubles(s.now(), float64(take.Input+take.Output), float64(take.Output), s.lifeOf(take)), s.tail(take))
 	reply, err := s.run(ctx, s.adopt, args)
 	if err != nil {
 		return 0, err

@@ -66,7 +66,7 @@ func (s *Store) holdArgs(t Take) []any {
 	if t.ID != "" {
 		keys++
 		args = append(args, s.HoldKey(t.Account, t.ID))
-		life, tail = s.life, s.tail(t)
+		life, tail = s.lifeOf(t), s.tail(t)
 	}
 	if t.Pool != PoolNone {
 		keys++
@@ -85,6 +85,14 @@ func (s *Store) holdArgs(t Take) []any {
 		args = append(args, b.Limit.arg)
 	}
 	return args
+}
+
+// lifeOf is how long a hold lives, in microseconds.
+func (s *Store) lifeOf(t Take) float64 {
+	if t.Life > 0 {
+		return float64(t.Life.Microseconds())
+	}
+	return s.life
 }
 
 // HoldKey is where a request's hold is.
@@ -107,13 +115,14 @@ func BucketKey(account string, shared bool, name []byte) string {
 }
 
 // tail is the record after its head: the pool's provider, how many buckets hold tokens,
-// each with what it takes to drain it, and the facts.
+// each with what it takes to drain it, whether it is given back when it expires, and the
+// facts.
 func (s *Store) tail(t Take) string {
 	provider := ""
 	if t.Pool != PoolNone {
 		provider = t.Provider
 	}
-	n, length := 0, len(t.Facts)+len(provider)+2
+	n, length := 0, len(t.Facts)+len(provider)+3
 	var room [8]string
 	keys := room[:0]
 	for _, b := range t.Buckets {
@@ -138,6 +147,11 @@ func (s *Store) tail(t Take) string {
 			r.WriteString(keys[i])
 		}
 	}
+	release := byte(0)
+	if t.Release {
+		release = 1
+	}
+	r.WriteByte(release)
 	r.Write(t.Facts)
 	return r.String()
 }

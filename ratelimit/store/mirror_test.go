@@ -89,15 +89,20 @@ func (m *mirror) hold(t store.Take, which []int, now int64) store.Taken {
 		return out
 	}
 	out.Held = t.Input + out.Output
+	var stands []int
 	for k, i := range which {
+		before := drained[k].Level()
 		if m.buckets[i].Limit.Kind.CountsTokens() {
 			drained[k] = drained[k].Hold(float64(out.Held))
 		} else {
 			drained[k] = drained[k].Use(float64(t.Requests))
 		}
-		m.states[i], m.fresh[i] = drained[k], false
+		if l := m.buckets[i].Limit; l.Kind.Refuses() || drained[k].Level() <= max(before, l.Params.Capacity) {
+			m.states[i], m.fresh[i] = drained[k], false
+			stands = append(stands, i)
+		}
 	}
-	m.holds[t.ID] = &mirrorHold{held: out.Held, output: out.Output, expires: now + time.Minute.Microseconds(), buckets: which}
+	m.holds[t.ID] = &mirrorHold{held: out.Held, output: out.Output, expires: now + time.Minute.Microseconds(), buckets: stands}
 	return out
 }
 

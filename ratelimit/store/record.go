@@ -32,6 +32,8 @@ type Record struct {
 	Output  int64
 	Expires int64  // microseconds; held and expired ones only
 	Drawn   bool   // the hold draws on the account's pool
+	Taken   int64  // microseconds; held and expired ones only
+	Release bool   // it is given back when it expires; held and expired ones only
 	Facts   []byte // held and expired ones only
 }
 
@@ -47,6 +49,11 @@ func parseRecord(text string) (Record, error) {
 	if rest == "" {
 		return r, nil
 	}
+	if len(rest) <= size {
+		return Record{}, fmt.Errorf("%w: a record of %d bytes ends early", ErrReply, len(text))
+	}
+	r.Taken = int64(double(rest, 0, 0))
+	rest = rest[size:]
 	provider := 1 + int(rest[0])
 	if len(rest) <= provider {
 		return Record{}, fmt.Errorf("%w: a record of %d bytes ends early", ErrReply, len(text))
@@ -64,7 +71,10 @@ func parseRecord(text string) (Record, error) {
 		}
 		rest = rest[skip:]
 	}
-	r.Facts = []byte(rest)
+	if rest == "" {
+		return Record{}, fmt.Errorf("%w: a record of %d bytes ends early", ErrReply, len(text))
+	}
+	r.Release, r.Facts = rest[0] == 1, []byte(rest[1:])
 	return r, nil
 }
 

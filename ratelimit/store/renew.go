@@ -1,8 +1,10 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 )
 
 // Renewal names a hold that is to live on.
@@ -41,11 +43,14 @@ func (s *Store) Renew(ctx context.Context, renewals []Renewal) (renewed int, err
 	return renewed, errors.Join(errs...)
 }
 
-// errEnough ends a listing.
-var errEnough = errors.New("enough")
+// oldest sorts holds by when they were taken and keeps the first.
+func oldest(holds []Hold, limit int) []Hold {
+	slices.SortFunc(holds, func(a, b Hold) int { return cmp.Compare(a.Record.Taken, b.Record.Taken) })
+	return holds[:min(len(holds), limit)]
+}
 
-// Holds lists holds that are not settled, of one account or of all, up to limit, in no
-// order; more says that there are others. It goes through all keys, like a sweep.
+// Holds lists holds that are not settled, of one account or of all, the oldest first, up
+// to limit; more says that there are others. It goes through all keys, like a sweep.
 func (s *Store) Holds(ctx context.Context, account string, limit int) (holds []Hold, more bool, now int64, err error) {
 	if now, err = s.Clock(ctx); err != nil {
 		return nil, false, 0, err
@@ -54,15 +59,12 @@ func (s *Store) Holds(ctx context.Context, account string, limit int) (holds []H
 		switch {
 		case h.Record.State != StateHeld || h.Account == SharedAccount || account != "" && h.Account != account:
 			return nil
-		case len(holds) == limit:
-			more = true
-			return errEnough
 		}
-		holds = append(holds, h)
+		if holds = append(holds, h); len(holds) > 2*limit { // sorts now and then, not for each
+			holds, more = oldest(holds, limit), true
+		}
 		return nil
 	})
-	if errors.Is(err, errEnough) {
-		err = nil
-	}
-	return holds, more, now, err
+	more = more || len(holds) > limit
+	return oldest(holds, limit), more, now, err
 }

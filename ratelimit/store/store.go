@@ -195,6 +195,10 @@ type Take struct {
 	Output   int64  // most tokens of the output; 0 asks for fill
 	Fill     int64  // most to grant for the output then; 0: the call has no output
 	Facts    []byte // kept with the hold, for the event if it expires
+	// Life is how long the hold may stay unsettled; 0: Config.Lifetime.
+	Life time.Duration
+	// Release says that the hold is given back when it expires, whatever the policy.
+	Release  bool
 	Pool     PoolPart
 	Provider string // whose pool, up to 255 bytes; with a Pool an ID is needed
 }

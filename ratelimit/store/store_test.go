@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -79,14 +80,36 @@ func TestAllOrNone(t *testing.T) {
 	}
 }
 
+// TestShadowNeverRefuses and holds what it would if it did: of a call that does not fit,
+// nothing, so that it tells later callers what a limit in force would.
 func TestShadowNeverRefuses(t *testing.T) {
 	t.Parallel()
 	s := newStore(t, nil)
-	b := store.Bucket{Limit: store.NewLimit(store.ShadowTokens, bucket.Params{Capacity: 10}), Key: "{user:u}:b:x"}
-	got, err := s.Hold(t.Context(), store.Take{Account: "user:u", ID: "1", Output: 100, Buckets: []store.Bucket{b}})
-	if err != nil || got.Outcome != store.Admitted || got.States[0].Held != 100 {
-		t.Errorf("want it admitted and counted, got %+v, %v", got, err)
+	shadow := store.Bucket{Limit: store.NewLimit(store.ShadowTokens, bucket.Params{Capacity: 10}), Key: "{user:u}:b:x"}
+	calls := store.Bucket{Limit: store.NewLimit(store.ShadowRequests, bucket.Params{Capacity: 2}), Key: "{user:u}:b:calls"}
+	all := []store.Bucket{shadow, tokens(1000, "{user:u}:b:wide"), calls}
+	for i, tc := range []struct{ output, shown, calls int64 }{{8, 8, 1}, {100, 108, 2}, {2, 10, 3}} {
+		got, err := s.Hold(t.Context(), store.Take{Account: "user:u", ID: strconv.Itoa(i), Requests: 1, Output: tc.output, Buckets: all})
+		if err != nil || got.Outcome != store.Admitted || got.States[0].Held != float64(tc.shown) || got.States[2].Settled != float64(tc.calls) {
+			t.Fatalf("call %d: want it admitted and %d shown of shadow and %d calls, got %+v, %v", i, tc.shown, tc.calls, got, err)
+		}
 	}
+	want := func(what string, shadow, wide, calls float64) {
+		t.Helper()
+		seen, err := s.Look(t.Context(), "user:u", nil, all)
+		if err != nil || seen.States[0].Level() != shadow || seen.States[1].Level() != wide || seen.States[2].Level() != calls {
+			t.Errorf("%s: want levels %v, %v and %v, got %+v, %v", what, shadow, wide, calls, seen.States, err)
+		}
+	}
+	want("held", 10, 110, 2)
+	if _, err := s.Settle(t.Context(), []store.Settlement{{Account: "user:u", ID: "1", Charged: 60}}); err != nil {
+		t.Fatal(err)
+	}
+	want("the one that did not fit settled", 10, 70, 2)
+	if _, err := s.Settle(t.Context(), []store.Settlement{{Account: "user:u", ID: "0", Charged: 3}}); err != nil {
+		t.Fatal(err)
+	}
+	want("one that did settled", 5, 65, 2)
 }
 
 func TestNothingToCheckIsAdmitted(t *testing.T) {

@@ -25,7 +25,7 @@ if answer == 'F' then
     if span > 0 then window = math.max(index, math.floor((now - anchor) / span)) end
   end
 end
-local record = struct.pack('<c1ddddd', 'H', cost, 0, output, now + life, window) .. ARGV[2]
+local record = struct.pack('<c1dddddd', 'H', cost, 0, output, now + life, window, now) .. ARGV[2]
 if answer == 'F' then release(KEYS[1], record, now, -cost, 0) end
 redis.call('SET', KEYS[1], record)
 return answer

@@ -9,9 +9,10 @@
 -- is forgotten a week after its last use, or a day after the token service said that there
 -- is none; it is asked for anew then.
 -- A record is its state and five doubles (held, charged, output, expires, and the pool's
--- window it draws on or -1), and while the hold is not settled the length of the pool's
--- name and the name, how many buckets hold tokens, for each rate, window, the length of
--- its key and the key, and then the facts. States: H held, S settled, X expired and its
+-- window it draws on or -1), and while the hold is not settled the time it was taken, the
+-- length of the pool's name and the name, how many buckets hold tokens, for each rate,
+-- window, the length of its key and the key, then a byte that is 1 if it is given back when
+-- it expires, and the facts. States: H held, S settled, X expired and its
 -- event not published yet, E expired and published.
 
 -- lasts is how long a bucket with nothing held is kept, in milliseconds.

@@ -1,6 +1,8 @@
 -- Takes the cost from the pool and every bucket, or from none.
 -- KEYS: the hold's key if the hold is recorded, the pool's if it is asked, then a key for
 -- each bucket.
+-- A bucket that counts only (T, R) takes what it would take if it refused: of a call that
+-- it has no room for, nothing. The answer shows it with that call, and so above capacity.
 -- ARGV: 1 seven doubles: now (0: the server's clock), cost in requests, input tokens,
 -- output tokens (0 asks for fill), fill, microseconds the hold lives (0: not recorded),
 -- the pool's part (0: not asked, 1: drawn on if there is one, 2: required);
@@ -100,7 +102,7 @@ local reply = struct.pack('<c1ddd', outcome, now, cost, granted)
 local writes = { false, false, false, false }
 if record == 1 then
   writes[1] = KEYS[1]
-  writes[2] = struct.pack('<c1ddddd', 'H', cost, 0, granted, now + life, state == 'P' and index or -1) .. ARGV[2]
+  writes[2] = struct.pack('<c1dddddd', 'H', cost, 0, granted, now + life, state == 'P' and index or -1, now)
 end
 local w = 2 * record
 if policy > 0 then
@@ -114,8 +116,9 @@ if policy > 0 then
   end
 end
 
+local part, gone = 0, nil -- buckets of tokens so far, and the places of those that take nothing
 for i = 1, n do
-  local kind, _, rate, window, own = struct.unpack('<c1ddd', ARGV[i + 2])
+  local kind, capacity, rate, window, own = struct.unpack('<c1ddd', ARGV[i + 2])
   local settled, held, at = 0, 0, now
   if values[first + i] then
     settled, held, at = struct.unpack('<ddd', values[first + i])
@@ -131,18 +134,28 @@ for i = 1, n do
     end
     at = now
   end
+  local stands = true
   if outcome == 'A' then
+    local before = settled + held
     if kind == 't' or kind == 'T' then
+      part = part + 1
       held = held + cost
     elseif #ARGV[i + 2] < own then
       settled = settled + requests
     else
       settled = math.max(0, settled + struct.unpack('<d', ARGV[i + 2], own))
     end
+    if kind == 'T' or kind == 'R' then
+      stands = settled + held <= capacity or settled + held <= before
+      if not stands and kind == 'T' then
+        gone = gone or {}
+        gone[part] = true
+      end
+    end
   end
   local bucket = struct.pack('<ddd', settled, held, at)
   reply = reply .. bucket
-  if outcome == 'A' then
+  if outcome == 'A' and stands then
     if held > 0 then
       writes[w + 1] = KEYS[first + i]
       writes[w + 2] = bucket
@@ -153,6 +166,21 @@ for i = 1, n do
   end
 end
 if outcome == 'A' and w > 0 then
+  local tail = ARGV[2]
+  if record == 1 and gone then -- settling must not take out what did not go in
+    local provider, all, pos = struct.unpack('<Bc0B', tail)
+    local kept, head, buckets = 0, struct.pack('<B', #provider) .. provider, ''
+    for i = 1, all do
+      local _, _, _, after = struct.unpack('<ddHc0', tail, pos)
+      if not gone[i] then
+        kept = kept + 1
+        buckets = buckets .. string.sub(tail, pos, after - 1)
+      end
+      pos = after
+    end
+    tail = head .. struct.pack('<B', kept) .. buckets .. string.sub(tail, pos)
+  end
+  if record == 1 then writes[2] = writes[2] .. tail end
   redis.call('MSET', unpack(writes, 1, w))
 end
 return reply

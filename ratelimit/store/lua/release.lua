@@ -3,7 +3,7 @@
 -- buckets. A charge counts in the pool's window that the hold was taken in; when that one
 -- is over it counts nowhere here, as its rest is gone too.
 local function release(key, record, now, held, charged)
-  local window, provider, n, pos = struct.unpack('<dBc0B', record, 34)
+  local window, _, provider, n, pos = struct.unpack('<ddBc0B', record, 34)
   if window >= 0 then
     local pool = string.sub(key, 1, string.find(key, '}:h:', 1, true)) .. ':p:' .. provider
     local value = redis.call('GET', pool)
