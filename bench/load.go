@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/bench/internal/proc"
 )
 
 // shape is one kind of request and what a good answer to it looks like.
@@ -90,7 +92,7 @@ func measure(ctx context.Context, s system, sh shape, o options) (sample, error)
 	if _, err := drive(ctx, client, s, sh, clients, 0); err != nil {
 		return sample{}, err
 	}
-	before, err := s.cpu(ctx)
+	before, err := proc.CPU(s.pids)
 	if err != nil {
 		return sample{}, err
 	}
@@ -98,7 +100,7 @@ func measure(ctx context.Context, s system, sh shape, o options) (sample, error)
 	if err != nil {
 		return sample{}, err
 	}
-	after, err := s.cpu(ctx)
+	after, err := proc.CPU(s.pids)
 	if err != nil {
 		return sample{}, err
 	}

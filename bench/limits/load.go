@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -19,6 +17,8 @@ import (
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/leaky-tokens/leaky-tokens/bench/internal/proc"
 )
 
 const (
@@ -44,6 +44,10 @@ func (s *system) connect() error {
 		s.conns = append(s.conns, conn)
 	}
 	return nil
+}
+
+func (s *system) cpu() (map[string]time.Duration, error) {
+	return proc.CPU(map[string][]int{"server": {s.pid}, "redis": {s.redis}})
 }
 
 func (s *system) close() {
@@ -114,7 +118,7 @@ func (s sample) at(q float64) float64 {
 // measure drives the system for the window: as fast as it answers when perSecond is 0,
 // else by a timetable, where a call that had to wait for its turn counts from when it was due.
 func (s *system) measure(ctx context.Context, wires [][]byte, o options, perSecond float64) (sample, error) {
-	before, err := cpuOf(s.pid, s.redis)
+	before, err := s.cpu()
 	if err != nil {
 		return sample{}, err
 	}
@@ -142,11 +146,11 @@ func (s *system) measure(ctx context.Context, wires [][]byte, o options, perSeco
 	}
 	wg.Wait()
 	out.elapsed, out.calls = time.Since(begin), len(out.latency)
-	after, err := cpuOf(s.pid, s.redis)
+	after, err := s.cpu()
 	if err := errors.Join(failure, err); err != nil {
 		return sample{}, fmt.Errorf("%s: %w", s.name, err)
 	}
-	out.cpu = [2]time.Duration{after[0] - before[0], after[1] - before[1]}
+	out.cpu = [2]time.Duration{after["server"] - before["server"], after["redis"] - before["redis"]}
 	slices.Sort(out.latency)
 	return out, nil
 }
@@ -190,20 +194,4 @@ func (c caller) run(ctx context.Context, end time.Time) ([]time.Duration, error)
 		}
 		latency = append(latency, time.Since(start))
 	}
-}
-
-// cpuOf reads the CPU time of processes (proc(5), /proc/PID/stat, in hundredths of a second).
-func cpuOf(pids ...int) ([]time.Duration, error) {
-	out := make([]time.Duration, len(pids))
-	for i, pid := range pids {
-		text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-		if err != nil {
-			return nil, fmt.Errorf("a process is gone: %w", err)
-		}
-		fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
-		user, _ := strconv.Atoi(fields[11])
-		system, _ := strconv.Atoi(fields[12])
-		out[i] = time.Duration(user+system) * 10 * time.Millisecond
-	}
-	return out, nil
 }

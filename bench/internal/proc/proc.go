@@ -1,7 +1,7 @@
-package main
+// Package proc reads from Linux what the benchmarks want to know of processes.
+package proc
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,22 +14,23 @@ import (
 // a hundredth of a second on every Linux that Go runs on.
 const clockTick = 10 * time.Millisecond
 
-// cpu is the CPU time used so far, by part; children (Postgres has many) count.
-func (s system) cpu(context.Context) (map[string]time.Duration, error) {
-	times, parents, err := readProc()
+// CPU is the CPU time that processes used so far, by name; children (Postgres has many)
+// count. A process that is gone is an error.
+func CPU(roots map[string][]int) (map[string]time.Duration, error) {
+	times, parents, err := read()
 	if err != nil {
 		return nil, err
 	}
 	used := map[string]time.Duration{}
-	for part, pids := range s.pids {
-		used[part] = 0
+	for name, pids := range roots {
+		used[name] = 0
 		for _, root := range pids {
 			if _, ok := times[root]; !ok {
-				return nil, fmt.Errorf("a process of %s (%s, pid %d) is gone", s.name, part, root)
+				return nil, fmt.Errorf("a process of %s (pid %d) is gone", name, root)
 			}
 			for pid, spent := range times {
 				if descends(pid, root, parents) {
-					used[part] += spent
+					used[name] += spent
 				}
 			}
 		}
@@ -47,8 +48,8 @@ func descends(pid, root int, parents map[int]int) bool {
 	return false
 }
 
-// readProc reads CPU time and parent of every process (proc(5), /proc/PID/stat).
-func readProc() (times map[int]time.Duration, parents map[int]int, err error) {
+// read reads CPU time and parent of every process (proc(5), /proc/PID/stat).
+func read() (times map[int]time.Duration, parents map[int]int, err error) {
 	paths, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
 		return nil, nil, err
