@@ -14,6 +14,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/facts"
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
 	"github.com/leaky-tokens/leaky-tokens/internal/unary"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/bucket"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
 )
 
@@ -22,6 +23,8 @@ type decision struct {
 	asked *unary.Call
 	call  *call // nil on a route without tokens
 	matched
+	rules  *rules
+	asks   []descriptor // whose limits were looked for
 	take   store.Take
 	shadow []string // rules in shadow or quota mode that would have refused
 	answer *response
@@ -59,10 +62,12 @@ func (s *Service) prepareCall(p *policy, r *request) decision {
 	}
 	if err != nil {
 		s.metrics.holds.malformed.Inc()
+		c.account = accountOf(c.org, c.user, r.descriptors)
+		s.rememberMalformed(c, err)
 		return decision{call: c, answer: c.malformed(err)}
 	}
 	c.account = accountOf(c.org, c.user, r.descriptors)
-	d := decision{call: c, matched: p.match(r.descriptors[1:], c.account, c.tier, counting{tokens: true, hits: 1})}
+	d := decision{call: c, rules: p.rules, asks: r.descriptors[1:], matched: p.match(r.descriptors[1:], c.account, c.tier, counting{tokens: true, hits: 1})}
 	d.take = store.Take{Account: c.account, ID: c.id, Buckets: d.buckets, Requests: 1, Input: c.input, Output: c.output, Fill: c.fill, Facts: c.facts(),
 		Pool: s.part(p, limitpb.BalancePolicy_BALANCE_TIER, c.tier, c.provider), Provider: c.provider}
 	d.mode = p.outage.For(c.route)
@@ -130,11 +135,12 @@ func (s *Service) conclude(ctx context.Context, d *decision, t store.Taken) {
 		s.lendFor(&d.take, t.Outcome)
 	}
 	d.shadow = s.record(ctx, d.matched, t, d.take)
+	no := refused{wait: bucket.Never}
 	switch {
 	case t.Outcome == store.Short, t.Outcome == store.NoPool:
 		d.answer = d.call.refuseBalance(d.matched, t)
 	case t.Outcome == store.Refused:
-		no := s.blame(d.matched, t, d.take)
+		no = s.blame(d.matched, t, d.take)
 		s.metrics.refused(no.label)
 		if d.call == nil {
 			d.answer = plainRefuse(d.matched, t, no)
@@ -148,6 +154,9 @@ func (s *Service) conclude(ctx context.Context, d *decision, t store.Taken) {
 		d.err = status.Error(codes.DeadlineExceeded, "the decision came too late")
 	default:
 		d.answer = d.call.admit(d.matched, t)
+	}
+	if d.call != nil {
+		s.remember(d, t, no)
 	}
 	if len(d.shadow) > 0 && d.err == nil && !t.Outcome.Refuses() {
 		d.tellQuota()

@@ -67,22 +67,19 @@ func (s *Service) Hold(ctx context.Context, r *limitpb.HoldRequest) (*limitpb.Ho
 		return nil, unavailable(err)
 	}
 	s.count(t.Outcome)
-	s.record(ctx, m, t, take)
+	shadow := s.record(ctx, m, t, take)
 	out := &limitpb.HoldResponse{Admitted: !t.Outcome.Refuses(), Held: t.Held, GrantedOutput: t.Output, Account: account,
 		Buckets: show(m, t.States, t.Now)}
 	if t.Pool.Known {
 		out.Balance = showPool(t.Pool, t.Now)
 	}
-	switch t.Outcome {
-	case store.Short:
-		out.Refusal, out.RetryAfterUs = limitpb.Refusal_REFUSAL_BALANCE, -1
-	case store.NoPool:
-		out.Refusal, out.RetryAfterUs = limitpb.Refusal_REFUSAL_NO_POOL, -1
-	case store.Refused:
-		no := s.blame(m, t, take)
+	no := refused{wait: bucket.Never}
+	if t.Outcome == store.Refused {
+		no = s.blame(m, t, take)
 		s.metrics.refused(no.label)
-		out.Refusal, out.Rule, out.RetryAfterUs = limitpb.Refusal_REFUSAL_LIMIT, no.limit.rule.Name, no.wait
 	}
+	out.Refusal, out.Rule, out.RetryAfterUs = refusalOf(t.Outcome, no)
+	s.memory.add(&recalled{at: t.Now, take: take, matched: m, taken: t, no: no, shadow: shadow, rules: p.rules, asked: descriptors, admitted: out.Admitted})
 	return out, nil
 }
 

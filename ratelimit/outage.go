@@ -91,6 +91,9 @@ func (s *Service) withoutRedis(d *decision, why error) {
 			ok = s.journal.add(a)
 		}
 	}
+	if d.call != nil {
+		s.rememberBlind(d, a.take.Output, ok)
+	}
 	if !ok {
 		s.metrics.holds.failed.Inc()
 		s.metrics.outage.WithLabelValues(string(d.mode), "refused").Inc()

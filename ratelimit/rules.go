@@ -148,7 +148,7 @@ func (r *rules) match(descriptors []descriptor, account, tier string, c counting
 	var unlimited []*limits.Rule
 	var room [192]byte
 	for i, d := range descriptors {
-		if slices.ContainsFunc(d, func(e limits.Entry) bool { return e.Value == facts.Absent }) {
+		if slices.ContainsFunc(d, absent) {
 			continue
 		}
 		rule, ok := r.set.Match(d)
@@ -184,6 +184,9 @@ func (r *rules) match(descriptors []descriptor, account, tier string, c counting
 	}
 	return m
 }
+
+// absent reports whether the caller has no value for the key.
+func absent(e limits.Entry) bool { return e.Value == facts.Absent }
 
 // again adds the hits of a bucket that is there already, and says so.
 func (m *matched) again(b store.Bucket, c counting) bool {

@@ -50,6 +50,8 @@ func (s *Service) Serve(ctx context.Context, calls []*unary.Call) {
 			own(ctx, c, &limitpb.RenewRequest{}, s.Renew)
 		case limitpb.Limiter_Holds_FullMethodName:
 			go own(ctx, c, &limitpb.HoldsRequest{}, s.Holds) // reads all keys
+		case limitpb.Limiter_Explain_FullMethodName:
+			go own(ctx, c, &limitpb.ExplainRequest{}, s.Explain)
 		default:
 			c.Fail(codes.Unimplemented, "no such method")
 		}

@@ -50,6 +50,8 @@ type Config struct {
 	Timeout time.Duration
 	// Longest is gateway.max_stream_duration; holds outlive it by Holds.Margin.
 	Longest time.Duration
+	// Explain is how many decisions are kept for people to look at; 0: none.
+	Explain int
 	// IdleAfter is how long a rule may match nothing before it is reported; default 1 h.
 	IdleAfter time.Duration
 	// Now gives the time in microseconds; nil: Redis' clock. For tests.
@@ -75,6 +77,7 @@ type Service struct {
 	store     *store.Store
 	marks     marks
 	labels    labels
+	memory    memory
 	idleAfter time.Duration
 	publisher Publisher
 	asker     asker
@@ -94,6 +97,7 @@ func New(c Config) (*Service, error) {
 	if s.timeout <= 0 {
 		s.timeout = 500 * time.Millisecond
 	}
+	s.memory.ring = make([]recalled, max(0, c.Explain))
 	s.marks.byID, s.labels.known = map[[2]string]*mark{}, map[string]string{}
 	if s.idleAfter = c.IdleAfter; s.idleAfter <= 0 {
 		s.idleAfter = defaultIdle

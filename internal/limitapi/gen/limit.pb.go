@@ -1128,12 +1128,15 @@ func (x *SettleResponse) GetSettled() []*Settled {
 }
 
 type LookRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Account       string                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
-	RequestIds    []string               `protobuf:"bytes,2,rep,name=request_ids,json=requestIds,proto3" json:"request_ids,omitempty"` // holds to look at
-	Descriptors   []*Descriptor          `protobuf:"bytes,3,rep,name=descriptors,proto3" json:"descriptors,omitempty"`                 // buckets to look at
-	Tier          string                 `protobuf:"bytes,4,opt,name=tier,proto3" json:"tier,omitempty"`                               // for scaled rules
-	Providers     []string               `protobuf:"bytes,5,rep,name=providers,proto3" json:"providers,omitempty"`                     // pools to look at
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Account     string                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
+	RequestIds  []string               `protobuf:"bytes,2,rep,name=request_ids,json=requestIds,proto3" json:"request_ids,omitempty"` // holds to look at
+	Descriptors []*Descriptor          `protobuf:"bytes,3,rep,name=descriptors,proto3" json:"descriptors,omitempty"`                 // buckets to look at
+	Tier        string                 `protobuf:"bytes,4,opt,name=tier,proto3" json:"tier,omitempty"`                               // for scaled rules
+	Providers   []string               `protobuf:"bytes,5,rep,name=providers,proto3" json:"providers,omitempty"`                     // pools to look at
+	// Instead of account and descriptors: who calls. There is a bucket for each path of the
+	// limits that the facts have a value for each key of; tier is the facts'.
+	Facts         *Facts `protobuf:"bytes,6,opt,name=facts,proto3" json:"facts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1199,6 +1202,13 @@ func (x *LookRequest) GetTier() string {
 func (x *LookRequest) GetProviders() []string {
 	if x != nil {
 		return x.Providers
+	}
+	return nil
+}
+
+func (x *LookRequest) GetFacts() *Facts {
+	if x != nil {
+		return x.Facts
 	}
 	return nil
 }
@@ -1712,6 +1722,7 @@ type ExplainResponse struct {
 	Balance       *Balance               `protobuf:"bytes,13,opt,name=balance,proto3" json:"balance,omitempty"`
 	Hold          *HoldState             `protobuf:"bytes,14,opt,name=hold,proto3" json:"hold,omitempty"`           // as it is now
 	Unmatched     []*Descriptor          `protobuf:"bytes,15,rep,name=unmatched,proto3" json:"unmatched,omitempty"` // descriptors that no rule matched
+	Note          string                 `protobuf:"bytes,16,opt,name=note,proto3" json:"note,omitempty"`           // what else decided: facts that made no sense, an outage
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1851,6 +1862,170 @@ func (x *ExplainResponse) GetUnmatched() []*Descriptor {
 	return nil
 }
 
+func (x *ExplainResponse) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+// Ratio is what one meter saw of one model's input.
+type Ratio struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Provider      string                 `protobuf:"bytes,1,opt,name=provider,proto3" json:"provider,omitempty"`
+	Model         string                 `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`                                          // empty: of all the provider's models
+	TokensPerByte float64                `protobuf:"fixed64,3,opt,name=tokens_per_byte,json=tokensPerByte,proto3" json:"tokens_per_byte,omitempty"` // upper percentile, above 0; bytes are those of the whole body
+	Samples       int64                  `protobuf:"varint,4,opt,name=samples,proto3" json:"samples,omitempty"`                                     // requests behind it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ratio) Reset() {
+	*x = Ratio{}
+	mi := &file_limit_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ratio) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ratio) ProtoMessage() {}
+
+func (x *Ratio) ProtoReflect() protoreflect.Message {
+	mi := &file_limit_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ratio.ProtoReflect.Descriptor instead.
+func (*Ratio) Descriptor() ([]byte, []int) {
+	return file_limit_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Ratio) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *Ratio) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *Ratio) GetTokensPerByte() float64 {
+	if x != nil {
+		return x.TokensPerByte
+	}
+	return 0
+}
+
+func (x *Ratio) GetSamples() int64 {
+	if x != nil {
+		return x.Samples
+	}
+	return 0
+}
+
+type LearnRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Meter         string                 `protobuf:"bytes,1,opt,name=meter,proto3" json:"meter,omitempty"`   // who saw it; a later report of the same meter replaces this one
+	Ratios        []*Ratio               `protobuf:"bytes,2,rep,name=ratios,proto3" json:"ratios,omitempty"` // at most 2 000
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LearnRequest) Reset() {
+	*x = LearnRequest{}
+	mi := &file_limit_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LearnRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LearnRequest) ProtoMessage() {}
+
+func (x *LearnRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_limit_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LearnRequest.ProtoReflect.Descriptor instead.
+func (*LearnRequest) Descriptor() ([]byte, []int) {
+	return file_limit_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *LearnRequest) GetMeter() string {
+	if x != nil {
+		return x.Meter
+	}
+	return ""
+}
+
+func (x *LearnRequest) GetRatios() []*Ratio {
+	if x != nil {
+		return x.Ratios
+	}
+	return nil
+}
+
+type LearnResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LearnResponse) Reset() {
+	*x = LearnResponse{}
+	mi := &file_limit_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LearnResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LearnResponse) ProtoMessage() {}
+
+func (x *LearnResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_limit_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LearnResponse.ProtoReflect.Descriptor instead.
+func (*LearnResponse) Descriptor() ([]byte, []int) {
+	return file_limit_proto_rawDescGZIP(), []int{24}
+}
+
 var File_limit_proto protoreflect.FileDescriptor
 
 const file_limit_proto_rawDesc = "" +
@@ -1941,14 +2116,15 @@ const file_limit_proto_rawDesc = "" +
 	"\n" +
 	"DRAWN_NONE\x10\x02\"C\n" +
 	"\x0eSettleResponse\x121\n" +
-	"\asettled\x18\x01 \x03(\v2\x17.leaky.limit.v1.SettledR\asettled\"\xb8\x01\n" +
+	"\asettled\x18\x01 \x03(\v2\x17.leaky.limit.v1.SettledR\asettled\"\xe5\x01\n" +
 	"\vLookRequest\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x1f\n" +
 	"\vrequest_ids\x18\x02 \x03(\tR\n" +
 	"requestIds\x12<\n" +
 	"\vdescriptors\x18\x03 \x03(\v2\x1a.leaky.limit.v1.DescriptorR\vdescriptors\x12\x12\n" +
 	"\x04tier\x18\x04 \x01(\tR\x04tier\x12\x1c\n" +
-	"\tproviders\x18\x05 \x03(\tR\tproviders\"\xe0\x01\n" +
+	"\tproviders\x18\x05 \x03(\tR\tproviders\x12+\n" +
+	"\x05facts\x18\x06 \x01(\v2\x15.leaky.limit.v1.FactsR\x05facts\"\xe0\x01\n" +
 	"\tHoldState\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x125\n" +
@@ -1988,7 +2164,7 @@ const file_limit_proto_rawDesc = "" +
 	"\x04more\x18\x02 \x01(\bR\x04more\"/\n" +
 	"\x0eExplainRequest\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x01 \x01(\tR\trequestId\"\xb1\x04\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\"\xc5\x04\n" +
 	"\x0fExplainResponse\x12\x14\n" +
 	"\x05found\x18\x01 \x01(\bR\x05found\x12+\n" +
 	"\x05facts\x18\x02 \x01(\v2\x15.leaky.limit.v1.FactsR\x05facts\x12\x18\n" +
@@ -2005,7 +2181,17 @@ const file_limit_proto_rawDesc = "" +
 	"\x06shadow\x18\f \x03(\tR\x06shadow\x121\n" +
 	"\abalance\x18\r \x01(\v2\x17.leaky.limit.v1.BalanceR\abalance\x12-\n" +
 	"\x04hold\x18\x0e \x01(\v2\x19.leaky.limit.v1.HoldStateR\x04hold\x128\n" +
-	"\tunmatched\x18\x0f \x03(\v2\x1a.leaky.limit.v1.DescriptorR\tunmatched*a\n" +
+	"\tunmatched\x18\x0f \x03(\v2\x1a.leaky.limit.v1.DescriptorR\tunmatched\x12\x12\n" +
+	"\x04note\x18\x10 \x01(\tR\x04note\"{\n" +
+	"\x05Ratio\x12\x1a\n" +
+	"\bprovider\x18\x01 \x01(\tR\bprovider\x12\x14\n" +
+	"\x05model\x18\x02 \x01(\tR\x05model\x12&\n" +
+	"\x0ftokens_per_byte\x18\x03 \x01(\x01R\rtokensPerByte\x12\x18\n" +
+	"\asamples\x18\x04 \x01(\x03R\asamples\"S\n" +
+	"\fLearnRequest\x12\x14\n" +
+	"\x05meter\x18\x01 \x01(\tR\x05meter\x12-\n" +
+	"\x06ratios\x18\x02 \x03(\v2\x15.leaky.limit.v1.RatioR\x06ratios\"\x0f\n" +
+	"\rLearnResponse*a\n" +
 	"\rBalancePolicy\x12\x10\n" +
 	"\fBALANCE_TIER\x10\x00\x12\x16\n" +
 	"\x12BALANCE_IF_PRESENT\x10\x01\x12\x14\n" +
@@ -2015,14 +2201,15 @@ const file_limit_proto_rawDesc = "" +
 	"\fREFUSAL_NONE\x10\x00\x12\x11\n" +
 	"\rREFUSAL_LIMIT\x10\x01\x12\x13\n" +
 	"\x0fREFUSAL_BALANCE\x10\x02\x12\x13\n" +
-	"\x0fREFUSAL_NO_POOL\x10\x032\xb0\x03\n" +
+	"\x0fREFUSAL_NO_POOL\x10\x032\xf6\x03\n" +
 	"\aLimiter\x12A\n" +
 	"\x04Hold\x12\x1b.leaky.limit.v1.HoldRequest\x1a\x1c.leaky.limit.v1.HoldResponse\x12G\n" +
 	"\x06Settle\x12\x1d.leaky.limit.v1.SettleRequest\x1a\x1e.leaky.limit.v1.SettleResponse\x12A\n" +
 	"\x04Look\x12\x1b.leaky.limit.v1.LookRequest\x1a\x1c.leaky.limit.v1.LookResponse\x12D\n" +
 	"\x05Renew\x12\x1c.leaky.limit.v1.RenewRequest\x1a\x1d.leaky.limit.v1.RenewResponse\x12D\n" +
 	"\x05Holds\x12\x1c.leaky.limit.v1.HoldsRequest\x1a\x1d.leaky.limit.v1.HoldsResponse\x12J\n" +
-	"\aExplain\x12\x1e.leaky.limit.v1.ExplainRequest\x1a\x1f.leaky.limit.v1.ExplainResponseBDZBgithub.com/leaky-tokens/leaky-tokens/internal/limitapi/gen;limitpbb\x06proto3"
+	"\aExplain\x12\x1e.leaky.limit.v1.ExplainRequest\x1a\x1f.leaky.limit.v1.ExplainResponse\x12D\n" +
+	"\x05Learn\x12\x1c.leaky.limit.v1.LearnRequest\x1a\x1d.leaky.limit.v1.LearnResponseBDZBgithub.com/leaky-tokens/leaky-tokens/internal/limitapi/gen;limitpbb\x06proto3"
 
 var (
 	file_limit_proto_rawDescOnce sync.Once
@@ -2037,7 +2224,7 @@ func file_limit_proto_rawDescGZIP() []byte {
 }
 
 var file_limit_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_limit_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_limit_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_limit_proto_goTypes = []any{
 	(BalancePolicy)(0),      // 0: leaky.limit.v1.BalancePolicy
 	(Refusal)(0),            // 1: leaky.limit.v1.Refusal
@@ -2066,6 +2253,9 @@ var file_limit_proto_goTypes = []any{
 	(*HoldsResponse)(nil),   // 24: leaky.limit.v1.HoldsResponse
 	(*ExplainRequest)(nil),  // 25: leaky.limit.v1.ExplainRequest
 	(*ExplainResponse)(nil), // 26: leaky.limit.v1.ExplainResponse
+	(*Ratio)(nil),           // 27: leaky.limit.v1.Ratio
+	(*LearnRequest)(nil),    // 28: leaky.limit.v1.LearnRequest
+	(*LearnResponse)(nil),   // 29: leaky.limit.v1.LearnResponse
 }
 var file_limit_proto_depIdxs = []int32{
 	6,  // 0: leaky.limit.v1.Descriptor.entries:type_name -> leaky.limit.v1.Entry
@@ -2080,36 +2270,40 @@ var file_limit_proto_depIdxs = []int32{
 	3,  // 9: leaky.limit.v1.Settled.drawn:type_name -> leaky.limit.v1.Settled.Drawn
 	14, // 10: leaky.limit.v1.SettleResponse.settled:type_name -> leaky.limit.v1.Settled
 	7,  // 11: leaky.limit.v1.LookRequest.descriptors:type_name -> leaky.limit.v1.Descriptor
-	4,  // 12: leaky.limit.v1.HoldState.state:type_name -> leaky.limit.v1.HoldState.State
-	10, // 13: leaky.limit.v1.LookResponse.buckets:type_name -> leaky.limit.v1.Bucket
-	17, // 14: leaky.limit.v1.LookResponse.holds:type_name -> leaky.limit.v1.HoldState
-	9,  // 15: leaky.limit.v1.LookResponse.balances:type_name -> leaky.limit.v1.Balance
-	19, // 16: leaky.limit.v1.RenewRequest.renewals:type_name -> leaky.limit.v1.Renewal
-	5,  // 17: leaky.limit.v1.Held.facts:type_name -> leaky.limit.v1.Facts
-	23, // 18: leaky.limit.v1.HoldsResponse.holds:type_name -> leaky.limit.v1.Held
-	5,  // 19: leaky.limit.v1.ExplainResponse.facts:type_name -> leaky.limit.v1.Facts
-	1,  // 20: leaky.limit.v1.ExplainResponse.refusal:type_name -> leaky.limit.v1.Refusal
-	10, // 21: leaky.limit.v1.ExplainResponse.buckets:type_name -> leaky.limit.v1.Bucket
-	9,  // 22: leaky.limit.v1.ExplainResponse.balance:type_name -> leaky.limit.v1.Balance
-	17, // 23: leaky.limit.v1.ExplainResponse.hold:type_name -> leaky.limit.v1.HoldState
-	7,  // 24: leaky.limit.v1.ExplainResponse.unmatched:type_name -> leaky.limit.v1.Descriptor
-	8,  // 25: leaky.limit.v1.Limiter.Hold:input_type -> leaky.limit.v1.HoldRequest
-	13, // 26: leaky.limit.v1.Limiter.Settle:input_type -> leaky.limit.v1.SettleRequest
-	16, // 27: leaky.limit.v1.Limiter.Look:input_type -> leaky.limit.v1.LookRequest
-	20, // 28: leaky.limit.v1.Limiter.Renew:input_type -> leaky.limit.v1.RenewRequest
-	22, // 29: leaky.limit.v1.Limiter.Holds:input_type -> leaky.limit.v1.HoldsRequest
-	25, // 30: leaky.limit.v1.Limiter.Explain:input_type -> leaky.limit.v1.ExplainRequest
-	11, // 31: leaky.limit.v1.Limiter.Hold:output_type -> leaky.limit.v1.HoldResponse
-	15, // 32: leaky.limit.v1.Limiter.Settle:output_type -> leaky.limit.v1.SettleResponse
-	18, // 33: leaky.limit.v1.Limiter.Look:output_type -> leaky.limit.v1.LookResponse
-	21, // 34: leaky.limit.v1.Limiter.Renew:output_type -> leaky.limit.v1.RenewResponse
-	24, // 35: leaky.limit.v1.Limiter.Holds:output_type -> leaky.limit.v1.HoldsResponse
-	26, // 36: leaky.limit.v1.Limiter.Explain:output_type -> leaky.limit.v1.ExplainResponse
-	31, // [31:37] is the sub-list for method output_type
-	25, // [25:31] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	5,  // 12: leaky.limit.v1.LookRequest.facts:type_name -> leaky.limit.v1.Facts
+	4,  // 13: leaky.limit.v1.HoldState.state:type_name -> leaky.limit.v1.HoldState.State
+	10, // 14: leaky.limit.v1.LookResponse.buckets:type_name -> leaky.limit.v1.Bucket
+	17, // 15: leaky.limit.v1.LookResponse.holds:type_name -> leaky.limit.v1.HoldState
+	9,  // 16: leaky.limit.v1.LookResponse.balances:type_name -> leaky.limit.v1.Balance
+	19, // 17: leaky.limit.v1.RenewRequest.renewals:type_name -> leaky.limit.v1.Renewal
+	5,  // 18: leaky.limit.v1.Held.facts:type_name -> leaky.limit.v1.Facts
+	23, // 19: leaky.limit.v1.HoldsResponse.holds:type_name -> leaky.limit.v1.Held
+	5,  // 20: leaky.limit.v1.ExplainResponse.facts:type_name -> leaky.limit.v1.Facts
+	1,  // 21: leaky.limit.v1.ExplainResponse.refusal:type_name -> leaky.limit.v1.Refusal
+	10, // 22: leaky.limit.v1.ExplainResponse.buckets:type_name -> leaky.limit.v1.Bucket
+	9,  // 23: leaky.limit.v1.ExplainResponse.balance:type_name -> leaky.limit.v1.Balance
+	17, // 24: leaky.limit.v1.ExplainResponse.hold:type_name -> leaky.limit.v1.HoldState
+	7,  // 25: leaky.limit.v1.ExplainResponse.unmatched:type_name -> leaky.limit.v1.Descriptor
+	27, // 26: leaky.limit.v1.LearnRequest.ratios:type_name -> leaky.limit.v1.Ratio
+	8,  // 27: leaky.limit.v1.Limiter.Hold:input_type -> leaky.limit.v1.HoldRequest
+	13, // 28: leaky.limit.v1.Limiter.Settle:input_type -> leaky.limit.v1.SettleRequest
+	16, // 29: leaky.limit.v1.Limiter.Look:input_type -> leaky.limit.v1.LookRequest
+	20, // 30: leaky.limit.v1.Limiter.Renew:input_type -> leaky.limit.v1.RenewRequest
+	22, // 31: leaky.limit.v1.Limiter.Holds:input_type -> leaky.limit.v1.HoldsRequest
+	25, // 32: leaky.limit.v1.Limiter.Explain:input_type -> leaky.limit.v1.ExplainRequest
+	28, // 33: leaky.limit.v1.Limiter.Learn:input_type -> leaky.limit.v1.LearnRequest
+	11, // 34: leaky.limit.v1.Limiter.Hold:output_type -> leaky.limit.v1.HoldResponse
+	15, // 35: leaky.limit.v1.Limiter.Settle:output_type -> leaky.limit.v1.SettleResponse
+	18, // 36: leaky.limit.v1.Limiter.Look:output_type -> leaky.limit.v1.LookResponse
+	21, // 37: leaky.limit.v1.Limiter.Renew:output_type -> leaky.limit.v1.RenewResponse
+	24, // 38: leaky.limit.v1.Limiter.Holds:output_type -> leaky.limit.v1.HoldsResponse
+	26, // 39: leaky.limit.v1.Limiter.Explain:output_type -> leaky.limit.v1.ExplainResponse
+	29, // 40: leaky.limit.v1.Limiter.Learn:output_type -> leaky.limit.v1.LearnResponse
+	34, // [34:41] is the sub-list for method output_type
+	27, // [27:34] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_limit_proto_init() }
@@ -2123,7 +2317,7 @@ func file_limit_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_limit_proto_rawDesc), len(file_limit_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   22,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -29,6 +29,7 @@ const (
 	Limiter_Renew_FullMethodName   = "/leaky.limit.v1.Limiter/Renew"
 	Limiter_Holds_FullMethodName   = "/leaky.limit.v1.Limiter/Holds"
 	Limiter_Explain_FullMethodName = "/leaky.limit.v1.Limiter/Explain"
+	Limiter_Learn_FullMethodName   = "/leaky.limit.v1.Limiter/Learn"
 )
 
 // LimiterClient is the client API for Limiter service.
@@ -50,6 +51,9 @@ type LimiterClient interface {
 	Holds(ctx context.Context, in *HoldsRequest, opts ...grpc.CallOption) (*HoldsResponse, error)
 	// Explain tells how a recent request was decided: rules, levels, what was held.
 	Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error)
+	// Learn tells what the input of each model was seen to take. Holds follow it where
+	// providers.<name>.learn_input is on.
+	Learn(ctx context.Context, in *LearnRequest, opts ...grpc.CallOption) (*LearnResponse, error)
 }
 
 type limiterClient struct {
@@ -120,6 +124,16 @@ func (c *limiterClient) Explain(ctx context.Context, in *ExplainRequest, opts ..
 	return out, nil
 }
 
+func (c *limiterClient) Learn(ctx context.Context, in *LearnRequest, opts ...grpc.CallOption) (*LearnResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LearnResponse)
+	err := c.cc.Invoke(ctx, Limiter_Learn_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // LimiterServer is the server API for Limiter service.
 // All implementations must embed UnimplementedLimiterServer
 // for forward compatibility.
@@ -139,6 +153,9 @@ type LimiterServer interface {
 	Holds(context.Context, *HoldsRequest) (*HoldsResponse, error)
 	// Explain tells how a recent request was decided: rules, levels, what was held.
 	Explain(context.Context, *ExplainRequest) (*ExplainResponse, error)
+	// Learn tells what the input of each model was seen to take. Holds follow it where
+	// providers.<name>.learn_input is on.
+	Learn(context.Context, *LearnRequest) (*LearnResponse, error)
 	mustEmbedUnimplementedLimiterServer()
 }
 
@@ -166,6 +183,9 @@ func (UnimplementedLimiterServer) Holds(context.Context, *HoldsRequest) (*HoldsR
 }
 func (UnimplementedLimiterServer) Explain(context.Context, *ExplainRequest) (*ExplainResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Explain not implemented")
+}
+func (UnimplementedLimiterServer) Learn(context.Context, *LearnRequest) (*LearnResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Learn not implemented")
 }
 func (UnimplementedLimiterServer) mustEmbedUnimplementedLimiterServer() {}
 func (UnimplementedLimiterServer) testEmbeddedByValue()                 {}
@@ -296,6 +316,24 @@ func _Limiter_Explain_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Limiter_Learn_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LearnRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LimiterServer).Learn(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Limiter_Learn_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LimiterServer).Learn(ctx, req.(*LearnRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Limiter_ServiceDesc is the grpc.ServiceDesc for Limiter service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -326,6 +364,10 @@ var Limiter_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Explain",
 			Handler:    _Limiter_Explain_Handler,
+		},
+		{
+			MethodName: "Learn",
+			Handler:    _Limiter_Learn_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
