@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"math/rand/v2"
 	"os"
 	"time"
@@ -16,12 +17,14 @@ import (
 
 // demoCommand is `leaky demo`: load through the real gateway, then a verdict on the books.
 type demoCommand struct {
-	For     time.Duration `help:"How long the clients ask." default:"60s"`
-	Clients int           `help:"Clients at once, shared by three accounts of different tiers; one in ten hangs up in the middle of its streams." default:"64"`
-	Seed    uint64        `help:"Makes the clients ask the same again; 0: a fresh one, which is printed."`
-	Drain   time.Duration `help:"Longest wait for the books to be complete afterwards." default:"30s"`
-	Kill    []demo.Break  `help:"Kill a part while the clients ask, such as redis@10s, or redis@10s+3s to keep it down for 3 s." placeholder:"PART@WHEN[+DOWN]"`
-	Output  string        `short:"o" help:"What to print in the end: ${enum}." enum:"text,json" default:"text"`
+	For       time.Duration `help:"How long the clients ask." default:"60s"`
+	Clients   int           `help:"Clients at once, shared by three accounts of different tiers; one in ten hangs up in the middle of its streams." default:"64"`
+	Seed      uint64        `help:"Makes the clients ask the same again; 0: a fresh one, which is printed."`
+	Drain     time.Duration `help:"Longest wait for the books to be complete afterwards." default:"30s"`
+	Purchases bool          `help:"Instead, buy tokens, spend them until a call is refused, top up, and spend on." xor:"kind"`
+	Tokens    int64         `help:"How many tokens are bought each time, with --purchases." default:"3000"`
+	Kill      []demo.Break  `help:"Kill a part while the clients ask, such as redis@10s, or redis@10s+3s to keep it down for 3 s." placeholder:"PART@WHEN[+DOWN]" xor:"kind"`
+	Output    string        `short:"o" help:"What to print in the end: ${enum}." enum:"text,json" default:"text"`
 }
 
 // Help shows how it is used.
@@ -31,11 +34,15 @@ func (demoCommand) Help() string {
 A part that is killed (--kill) comes back by itself. While Redis is away each route does what limits.outage says, and the verdict holds what was admitted
 meanwhile against its bound: nothing (closed), what was leased before (lease), or none (open).
 
+With --purchases one account buys a small pool, spends it until it is refused with credit_balance_exhausted, and is admitted again after a top-up; then
+Redis, the ledger, ClickHouse, the stub and the payment have to agree, call by call.
+
 Examples:
 
     leaky demo
     leaky demo --for 15s
     leaky demo --for 30s --kill redis@10s+5s --kill ratelimit-2@20s
+    leaky demo --purchases
     leaky demo --seed 4711 -o json | jq .tokensOverLimit`
 }
 
@@ -71,20 +78,32 @@ func (d demoCommand) Run(ctx context.Context, c *cli) error {
 	if err != nil {
 		return err
 	}
+	if d.Purchases {
+		verdict, err := dm.Purchases(ctx, d.Tokens)
+		return d.end(verdict, verdict.OK, err)
+	}
 	verdict, err := dm.Run(ctx)
+	return d.end(verdict, verdict.OK, err)
+}
+
+// end prints a verdict, unless there is none, and gives the command's error.
+func (d demoCommand) end(v verdict, ok bool, err error) error {
 	if err != nil {
 		return err
 	}
-	if err := d.print(verdict); err != nil {
+	if err := d.print(v); err != nil {
 		return err
 	}
-	if !verdict.OK {
+	if !ok {
 		return errBooks
 	}
 	return nil
 }
 
-func (d demoCommand) print(v demo.Verdict) error {
+// verdict is what a demo found.
+type verdict interface{ Print(to io.Writer) error }
+
+func (d demoCommand) print(v verdict) error {
 	if d.Output == "json" {
 		enc := json.NewEncoder(os.Stdout)
 		enc.SetIndent("", "  ")

@@ -24,6 +24,8 @@ var errDown = errors.New("the stack is not up: start it with `leaky up`")
 type api struct {
 	http *http.Client
 	base string // URL without a path
+
+	header map[string]string // of every request, beside the usual ones
 }
 
 // call sends in (nil: no body) and decodes the answer into out (nil: it is dropped). It
@@ -83,6 +85,9 @@ func (a api) open(ctx context.Context, method, path, bearer string, in any) (*ht
 	}
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
+	}
+	for name, value := range a.header {
+		req.Header.Set(name, value)
 	}
 	if bearer != "" {
 		req.Header.Set("Authorization", "Bearer "+bearer)

@@ -30,7 +30,8 @@ type Call struct {
 	Input      int64         // tokens as the answer told, -1 when it told none
 	Output     int64         // tokens as the answer told, -1 when it told none
 	RetryAfter time.Duration // of a refusal; below zero when a retry never fits
-	Problem    string        // what was wrong, for Failed, Broken and Unexpected
+	Type, Code string        // of a refusal in OpenAI's shape
+	Problem    string        // what was wrong, for all but Completed and Aborted
 	Sent       time.Duration // just before the request left
 	Answered   time.Duration // when the head of the answer was there
 	Ended      time.Duration // when the last byte was there, or the client hung up

@@ -3,6 +3,7 @@ package demo
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -130,7 +131,14 @@ func (c *caller) refused(got Call, resp *http.Response) Call {
 	switch {
 	case got.Status == http.StatusTooManyRequests:
 		got.RetryAfter = retryAfter(resp.Header)
-		return c.ended(got, Refused, "")
+		var body struct {
+			Error struct{ Type, Code, Message any }
+		} // Gemini's code is a number
+		_ = json.Unmarshal(text, &body)
+		got.Type, _ = body.Error.Type.(string)
+		got.Code, _ = body.Error.Code.(string)
+		message, _ := body.Error.Message.(string)
+		return c.ended(got, Refused, message)
 	case got.Status >= http.StatusInternalServerError:
 		return c.ended(got, Failed, problem)
 	}

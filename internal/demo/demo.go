@@ -35,6 +35,8 @@ type Config struct {
 	Control    Control                                        // of the supervisor, for Breaks
 	Limiters   []string                                       // URL of every process of ratelimit, for its metrics
 	Parts      func(context.Context) (map[string]Part, error) // what the supervisor runs; nil: nobody knows
+	Price      func(provider string) int64                    // of a million tokens in minor units, for Purchases
+	Payments   string                                         // URL of the payment stub; empty: real money, which is not looked at
 	Progress   io.Writer                                      // the live table
 	Width      func() int                                     // of the terminal Progress is; nil: it is none
 }

@@ -38,7 +38,8 @@ func Stack(cfg *config.Config, dir string) (Config, error) {
 	}
 	parts := supervisor.NewClient(filepath.Join(dir, "run"))
 	return Config{Gateway: "http://" + reachable(cfg.Gateway.Listen), Targets: targets(cfg), Limiter: limitpb.NewLimiterClient(conn), Admin: admin,
-		MaxBody: cfg.Gateway.MaxBodyBytes, Tiers: []string{"USER", "SILVER", "GOLD"}, Parts: partsOf(parts), Control: parts, Limiters: limiterURLs(cfg)}, nil
+		MaxBody: cfg.Gateway.MaxBodyBytes, Tiers: []string{"USER", "SILVER", "GOLD"}, Parts: partsOf(parts), Control: parts, Limiters: limiterURLs(cfg),
+		Price: cfg.Purchases.Price, Payments: paymentStub(cfg)}, nil
 }
 
 func adminCredentials(dir string) (Credentials, error) {
@@ -96,6 +97,14 @@ func outageOf(t *Target, o config.Outage) (whole, stream config.OutageMode) {
 		return o.For("qwen-chat"), o.For("qwen-chat")
 	}
 	return o.For("openai-chat"), o.For("openai-chat")
+}
+
+// paymentStub is where purchases are paid, if that is the stack's own stub.
+func paymentStub(cfg *config.Config) string {
+	if url := "http://" + cfg.Services.StubPayment.HTTP; cfg.Purchases.Payment.URL == url {
+		return url
+	}
+	return ""
 }
 
 func limiterURLs(cfg *config.Config) []string {

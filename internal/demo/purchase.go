@@ -1,0 +1,284 @@
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	// dryClients spend the pool at once, and dryAnswer and dryMaximum are their calls.
+	dryClients                  = 8
+	dryAnswer, dryMaximum       = 60, 100 // tokens
+	dryPrompt                   = 64      // bytes
+	afterTopUp                  = 4       // calls of each client when there are tokens again
+	purchaseWait, dryWait       = 30 * time.Second, 60 * time.Second
+	askEvery                    = 5 * time.Millisecond  // whether a call is admitted again
+	purchaseEvery               = 20 * time.Millisecond // how a purchase stands; grows to purchaseSeldom
+	purchaseSeldom              = 500 * time.Millisecond
+	statusCompleted             = "COMPLETED"
+	statusFailed                = "FAILED"
+	codeDry, typeDry            = "credit_balance_exhausted", "insufficient_quota"
+	leastPurchase, mostPurchase = 1_000, 100_000 // tokens; more takes long to spend
+)
+
+// Bought is one purchase as its buyer sees it.
+type Bought struct {
+	ID        string  `json:"sagaId"`
+	Tokens    int64   `json:"tokens"`
+	Amount    int64   `json:"amount"` // minor units
+	Currency  string  `json:"currency"`
+	Status    string  `json:"status"`
+	Accepted  float64 `json:"acceptedMillis"`  // from the POST to its 202
+	Completed float64 `json:"completedMillis"` // from the 202 to COMPLETED, as polled
+	posted    time.Time
+}
+
+// Dry is how a call was refused by an empty pool.
+type Dry struct {
+	Status   int    `json:"status"`
+	Type     string `json:"type"`
+	Code     string `json:"code"`
+	Message  string `json:"message"`
+	MayRetry bool   `json:"mayRetry"` // x-should-retry is not false
+}
+
+// shopper is one account that buys tokens and spends them.
+type shopper struct {
+	caller   caller // with the account's key; copied for each client
+	account  Account
+	gateway  api
+	target   *Target
+	limiter  *limiterBook
+	progress io.Writer
+}
+
+// Purchases lets an account buy a small pool, spend it until it is refused, buy again, and
+// spend on; then it compares what Redis, ledger, ClickHouse, stub, payment and the clients
+// know of it. tokens is what is bought each time.
+func (d *Demo) Purchases(ctx context.Context, tokens int64) (v PurchaseVerdict, err error) {
+	if tokens < leastPurchase || tokens > mostPurchase {
+		return v, fmt.Errorf("buy %d tokens: %d to %d are possible", tokens, leastPurchase, mostPurchase)
+	}
+	at := slices.IndexFunc(d.cfg.Targets, func(t Target) bool { return t.Protocol == ProtocolOpenAI })
+	if at < 0 {
+		return v, errors.New("no stub speaks OpenAI's protocol, and the demo would spend real money elsewhere")
+	}
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 2 * dryClients, DisableCompression: true}}
+	defer client.CloseIdleConnections()
+	target := &d.cfg.Targets[at]
+	gateway := api{http: client, base: d.cfg.Gateway}
+	accounts, err := openAccounts(ctx, gateway, d.cfg.Admin, d.cfg.Tiers[:1])
+	if err != nil {
+		return v, err
+	}
+	stub := &stubBook{api: api{http: client, base: target.Stub}, provider: target.Provider, served: map[string]Served{}}
+	if err := stub.skip(ctx); err != nil {
+		return v, err
+	}
+	b := newBook(1)
+	s := &shopper{account: accounts[0], gateway: gateway, target: target, limiter: &limiterBook{client: d.cfg.Limiter, accounts: accounts}, progress: d.cfg.Progress,
+		caller: caller{http: client, gateway: d.cfg.Gateway, key: accounts[0].key, text: filling(d.cfg.Seed), start: time.Now(), targets: []Target{*target}, book: b}}
+	e := PurchaseEvidence{Seed: d.cfg.Seed, Account: s.account, Provider: target.Provider, Price: d.cfg.Price(target.Provider)}
+	if err := s.live(ctx, tokens, &e); err != nil {
+		return v, err
+	}
+	e.Calls = b.all()
+	books := &purchaseBooks{shopper: s, stub: stub, admin: d.cfg.Admin, payments: api{http: client, base: d.cfg.Payments},
+		events: &eventBook{gateway: gateway, accounts: accounts, targets: []Target{*target}, since: s.caller.start.Add(-time.Second)}}
+	return books.settle(ctx, e, d.cfg.Drain), ctx.Err()
+}
+
+// live is what the account does.
+func (s *shopper) live(ctx context.Context, tokens int64, e *PurchaseEvidence) error {
+	s.say("%s (%s) buys %s tokens for %s", s.account.Name, s.account.Tier, thousands(tokens), s.target.Provider)
+	first, err := s.buy(ctx, tokens)
+	if err != nil {
+		return err
+	}
+	e.Purchases = append(e.Purchases, first)
+	s.say("%s clients spend them", thousands(dryClients))
+	if e.Dry, err = s.spend(ctx); err != nil {
+		return err
+	}
+	s.say("run dry: %d %s / %s, x-should-retry %t", e.Dry.Status, e.Dry.Type, e.Dry.Code, e.Dry.MayRetry)
+	s.say("  %s", e.Dry.Message)
+	if err := s.topUp(ctx, tokens, e); err != nil {
+		return err
+	}
+	return s.each(ctx, func(ctx context.Context, c *caller, i int) error {
+		for n := range afterTopUp {
+			if call := s.ask(ctx, c, i+n); call.Outcome != Completed && !call.dry() {
+				return fmt.Errorf("a call after the top-up: %s", call.told())
+			}
+		}
+		return nil
+	})
+}
+
+// buy posts a purchase and asks how it stands until it is over.
+func (s *shopper) buy(ctx context.Context, tokens int64) (Bought, error) {
+	ctx, cancel := context.WithTimeout(ctx, purchaseWait)
+	defer cancel()
+	key := "demo-" + s.account.Name + "-" + fmt.Sprint(time.Now().UnixNano())
+	post := s.gateway
+	post.header = map[string]string{"Idempotency-Key": key}
+	order := map[string]any{"provider": s.target.Provider, "tokens": tokens}
+	got := Bought{posted: time.Now()}
+	if err := post.call(ctx, http.MethodPost, "/api/v1/tokens/purchase", s.account.key, order, &got); err != nil {
+		return got, fmt.Errorf("buy tokens: %w", err)
+	}
+	taken := time.Now()
+	got.Accepted = millis(taken.Sub(got.posted))
+	for pause := purchaseEvery; ; pause = min(pause*3/2, purchaseSeldom) {
+		if err := s.gateway.call(ctx, http.MethodGet, "/api/v1/tokens/purchase/"+got.ID, s.account.key, nil, &got); err != nil {
+			return got, fmt.Errorf("ask how purchase %s stands: %w", got.ID, err)
+		}
+		switch got.Status {
+		case statusCompleted:
+			got.Completed = millis(time.Since(taken))
+			s.say("  202 after %.1f ms, COMPLETED %.1f ms later, %d.%02d %s", got.Accepted, got.Completed, got.Amount/100, got.Amount%100, got.Currency)
+			return got, nil
+		case statusFailed:
+			return got, fmt.Errorf("purchase %s failed; leaky sagas show %s", got.ID, got.ID)
+		}
+		if wait(ctx, pause); ctx.Err() != nil {
+			return got, fmt.Errorf("purchase %s is still %s; leaky sagas show %s", got.ID, got.Status, got.ID)
+		}
+	}
+}
+
+// spend calls until the pool is too small for another call and nothing is held of it.
+func (s *shopper) spend(ctx context.Context) (Dry, error) {
+	ctx, cancel := context.WithTimeout(ctx, dryWait)
+	defer cancel()
+	for turn := 0; ; turn++ {
+		err := s.each(ctx, func(ctx context.Context, c *caller, i int) error {
+			for n := i; ctx.Err() == nil; n++ {
+				switch call := s.ask(ctx, c, n); {
+				case call.dry():
+					return nil // another call's hold may be what it lacked
+				case call.Outcome == Refused && call.RetryAfter >= 0:
+					wait(ctx, call.RetryAfter)
+				case call.Outcome != Completed:
+					return fmt.Errorf("a call on the pool: %s", call.told())
+				}
+			}
+			return nil
+		})
+		if err == nil {
+			err = s.released(ctx)
+		}
+		if ctx.Err() != nil {
+			err = fmt.Errorf("the pool is not spent after %s", dryWait)
+		}
+		if err != nil {
+			return Dry{}, err
+		}
+		c := s.caller
+		if call := s.ask(ctx, &c, turn); call.dry() {
+			return Dry{Status: call.Status, Type: call.Type, Code: call.Code, Message: call.Problem, MayRetry: call.RetryAfter >= 0}, nil
+		}
+	}
+}
+
+// released waits until nothing is held of the pool.
+func (s *shopper) released(ctx context.Context) error {
+	for {
+		balance, err := s.limiter.balance(ctx, s.target.Provider)
+		if err != nil || balance.Held == 0 || ctx.Err() != nil {
+			return err
+		}
+		wait(ctx, purchaseEvery)
+	}
+}
+
+// topUp buys while one client asks all the time, and notes when it was admitted again.
+func (s *shopper) topUp(ctx context.Context, tokens int64, e *PurchaseEvidence) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	var (
+		asking   sync.WaitGroup
+		admitted time.Time
+		failed   error
+	)
+	s.say("one client goes on asking, and %s tokens are bought", thousands(tokens))
+	asking.Go(func() {
+		c := s.caller
+		for n := 0; ctx.Err() == nil; n++ {
+			call := s.ask(ctx, &c, 0)
+			switch {
+			case call.admitted():
+				admitted = c.start.Add(call.Answered)
+				return
+			case call.Outcome != Refused:
+				failed = fmt.Errorf("a call during the top-up: %s", call.told())
+				return
+			}
+			e.RefusedMeanwhile++
+			wait(ctx, askEvery)
+		}
+	})
+	second, err := s.buy(ctx, tokens)
+	if err == nil {
+		patience := time.AfterFunc(purchaseWait, stop)
+		defer patience.Stop()
+	} else {
+		stop()
+	}
+	asking.Wait()
+	switch {
+	case err != nil:
+		return err
+	case failed != nil:
+		return failed
+	case admitted.IsZero():
+		return fmt.Errorf("no call was admitted within %s of the top-up", purchaseWait)
+	}
+	e.Purchases = append(e.Purchases, second)
+	e.Admitted = admitted
+	s.say("  admitted again %.1f ms after the order, %s were refused meanwhile", millis(admitted.Sub(second.posted)), count(e.RefusedMeanwhile, "call"))
+	return nil
+}
+
+// each runs f for every client and gives the first error.
+func (s *shopper) each(ctx context.Context, f func(ctx context.Context, c *caller, i int) error) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var clients sync.WaitGroup
+	for i := range dryClients {
+		clients.Go(func() {
+			c := s.caller
+			if err := f(ctx, &c, i); err != nil {
+				stop(err)
+			}
+		})
+	}
+	clients.Wait()
+	return context.Cause(ctx)
+}
+
+// ask makes one small call and writes it down; every other one is a stream.
+func (s *shopper) ask(ctx context.Context, c *caller, n int) Call {
+	call := c.call(ctx, ask{stream: n%2 == 1, prompt: dryPrompt, offset: n % fillingLength, answer: dryAnswer, maxTokens: dryMaximum, model: n % len(s.target.Models)})
+	c.book.add(call)
+	return call
+}
+
+// dry tells whether the pool was too small for the call.
+func (c *Call) dry() bool { return c.Outcome == Refused && c.Code == codeDry }
+
+// told says what became of a call, for an error.
+func (c *Call) told() string {
+	return strings.TrimSpace(fmt.Sprintf("%s with status %d %s %s", c.Outcome, c.Status, c.Code, c.Problem))
+}
+
+func (s *shopper) say(format string, args ...any) { fmt.Fprintf(s.progress, format+"\n", args...) }
+
+func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
