@@ -111,6 +111,8 @@ type usage struct {
 	OutputTokens int64  `json:"outputTokens"`
 	Allowed      bool   `json:"allowed"`
 	Source       string `json:"source"`
+	Reason       string `json:"reason"`
+	Status       int    `json:"status"`
 }
 
 // booked waits until the books show the request and returns its one row.

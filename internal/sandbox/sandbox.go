@@ -105,6 +105,8 @@ descriptors:
       - key: route
         value: identity
         descriptors:
+          - key: user
+            rate_limit: {name: identity-requests, unit: day, requests_per_unit: 40000}
           - key: remote_address
             rate_limit: {name: identity-requests-per-address, unit: day, requests_per_unit: 50000}
       - key: route

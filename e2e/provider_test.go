@@ -1,0 +1,192 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/sandbox"
+	"github.com/leaky-tokens/leaky-tokens/stubs"
+)
+
+// moody is a stub at the address of a provider that nobody else calls, so that its faults
+// are this test's alone.
+type moody struct {
+	t      *testing.T
+	server *httptest.Server
+}
+
+func startMoody(t *testing.T, at string) moody {
+	t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	stub, err := stubs.New(stubs.Config{Flavour: stubs.OpenAI, Done: ctx.Done()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewUnstartedServer(stub.Handler())
+	server.Listener.Close()
+	server.Listener = ln
+	server.Start()
+	t.Cleanup(func() { stop(); server.Close() })
+	return moody{t, server}
+}
+
+// behave replaces the faults and forgets what was served.
+func (m moody) behave(faults string) {
+	m.t.Helper()
+	for _, call := range []struct{ method, path, body string }{{"PUT", "/__stub/config", faults}, {"DELETE", "/__stub/requests", ""}} {
+		req, err := http.NewRequestWithContext(m.t.Context(), call.method, m.server.URL+call.path, strings.NewReader(call.body))
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode >= 300 {
+			m.t.Fatalf("%s %s: %d", call.method, call.path, res.StatusCode)
+		}
+	}
+}
+
+// seen is what it was asked since then.
+func (m moody) seen() stubs.RequestsPage {
+	m.t.Helper()
+	req, err := http.NewRequestWithContext(m.t.Context(), "GET", m.server.URL+"/__stub/requests", http.NoBody)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	var page stubs.RequestsPage
+	if err := json.NewDecoder(res.Body).Decode(&page); err != nil {
+		m.t.Fatal(err)
+	}
+	return page
+}
+
+func consumeAt(t *testing.T, who sandbox.Account, provider string, tokens int) answer {
+	t.Helper()
+	return request(t, "POST", pathConsume, "", map[string]any{"provider": provider, "tokens": tokens, "prompt": "hi"}, byKey(who)...)
+}
+
+// TestProviderFailureGivesBack: contract 4.4 and 4.11 (decision 11). Whatever a provider
+// does wrong, the caller reads 502, bucket and pool are as before, and the books say so.
+func TestProviderFailureGivesBack(t *testing.T) {
+	t.Parallel()
+	who := newAccount(t)
+	buy(t, who, "flaky", 5000)
+	wantProblem(t, consumeAt(t, who, "flaky", 500), 502, "provider call failed") // nobody listens there
+	m := startMoody(t, running.Flaky)
+	for _, tc := range []struct {
+		name, faults string
+		attempts     uint64
+		status       int
+	}{
+		{"recovers at the third attempt", `{"failNext":2}`, 3, 200},
+		{"fails at every attempt", `{"status":500}`, 3, 502},
+		{"refuses, which is an answer", `{"status":404}`, 1, 502},
+		{"refuses as too many", `{"status":429}`, 1, 502},
+		{"hangs", `{"hang":true}`, 1, 502},
+		{"answers no JSON", `{"brokenJson":true}`, 1, 502},
+		{"cuts its answer", `{"truncateAfterChunks":1}`, 1, 502},
+	} {
+		m.behave(tc.faults)
+		r := consumeAt(t, who, "flaky", 500)
+		if r.status != tc.status {
+			t.Fatalf("%s: want %d, got %d %s", tc.name, tc.status, r.status, r.text)
+		}
+		if got := m.seen().Counts.Total; got != tc.attempts {
+			t.Errorf("%s: want %d attempts, got %d", tc.name, tc.attempts, got)
+		}
+		m.behave(`{}`)
+		if tc.status == 200 {
+			who = newAccount(t)
+			buy(t, who, "flaky", 5000)
+			continue
+		}
+		wantProblem(t, r, 502, "provider call failed")
+		for _, name := range []string{"Limit", "Remaining", "Used", "Reset"} {
+			number(t, r, "X-TokenBucket-"+name)
+		}
+		// Good calls in between keep the breaker closed, and show that nothing is in the bucket.
+		for range 3 {
+			if ok := consumeAt(t, who, "flaky", 1); ok.status != 200 || number(t, ok, "X-TokenBucket-Used") > 25 {
+				t.Fatalf("%s: afterwards want 200 and an empty bucket, got %d %s", tc.name, ok.status, ok.text)
+			}
+		}
+		if row := booked(t, who, "flaky", r.header.Get("X-Request-Id")); row.Allowed || row.Reason != "provider_failure" || row.Status != 502 || row.Tokens != 500 {
+			t.Errorf("%s: the books say %+v", tc.name, row)
+		}
+	}
+	eventually(t, 10*time.Second, "the good calls alone in the ledger", func() bool { return quotaOf(t, who, "?provider=flaky").RemainingTokens == 5000-18 })
+	bulkhead(t, m, who)
+}
+
+// bulkhead: contract 4.11, as many calls at once as configured, four here, and no waiting.
+func bulkhead(t *testing.T, m moody, who sandbox.Account) {
+	t.Helper()
+	m.behave(`{"delayMs":400}`)
+	got := map[int]int{}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for range 12 {
+		wg.Go(func() {
+			a, err := tryRequest(t.Context(), "POST", pathConsume, "", map[string]any{"provider": "flaky", "tokens": 10}, byKey(who)...)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				t.Error(err)
+			}
+			got[a.status]++
+		})
+	}
+	wg.Wait()
+	if got[200] < 4 || got[200] > 8 || got[200]+got[502] != 12 {
+		t.Errorf("want four at once and 502 for the rest, got %v", got)
+	}
+	m.behave(`{}`)
+}
+
+// TestBreakerLeavesAProviderAlone: contract 4.11. After ten failures in a row the provider
+// is not called for ten seconds, other providers are, and then it is tried again.
+func TestBreakerLeavesAProviderAlone(t *testing.T) {
+	t.Parallel()
+	who := newAccount(t)
+	buy(t, who, "broken", 5000)
+	buy(t, who, "openai", 5000)
+	m := startMoody(t, running.Broken)
+	m.behave(`{"status":503}`)
+	for range 4 { // of three attempts each
+		wantProblem(t, consumeAt(t, who, "broken", 100), 502, "provider call failed")
+	}
+	reached := m.seen().Counts.Total
+	if reached < 10 || reached > 12 {
+		t.Errorf("want ten to twelve attempts, got %d", reached)
+	}
+	for range 5 {
+		wantProblem(t, consumeAt(t, who, "broken", 100), 502, "provider call failed")
+	}
+	if now := m.seen().Counts.Total; now != reached {
+		t.Errorf("a provider behind an open breaker was called %d times", now-reached)
+	}
+	if r := consumeAt(t, who, "openai", 1); r.status != 200 {
+		t.Errorf("another provider: want 200, got %d %s", r.status, r.text)
+	}
+	m.behave(`{}`)
+	eventually(t, 20*time.Second, "a closed breaker", func() bool { return consumeAt(t, who, "broken", 100).status == 200 })
+}

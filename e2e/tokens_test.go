@@ -1,0 +1,117 @@
+package e2e
+
+import (
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/sandbox"
+)
+
+// Paths of the token API.
+const (
+	pathConsume  = "/api/v1/tokens/consume"
+	pathPurchase = "/api/v1/tokens/purchase"
+	pathQuota    = "/api/v1/tokens/quota"
+	pathLedger   = "/api/v1/tokens/ledger"
+)
+
+// number is a header that is a whole number and is there once.
+func number(t *testing.T, r answer, name string) int64 {
+	t.Helper()
+	values := r.header.Values(name)
+	if len(values) != 1 {
+		t.Fatalf("want %s once, got %q", name, values)
+	}
+	n, err := strconv.ParseInt(values[0], 10, 64)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return n
+}
+
+// byKey and byToken are the two credentials of an account, as headers.
+func byKey(who sandbox.Account) []string   { return []string{"X-Api-Key", who.Key} }
+func byToken(who sandbox.Account) []string { return []string{"Authorization", "Bearer " + who.JWT} }
+
+// purchase is what GET /api/v1/tokens/purchase/{id} answers.
+type purchase struct {
+	ID, UserID, Provider, Status, Reason string
+	OrgID, IdempotencyKey                *string
+	Tokens                               int64
+	CreatedAt, UpdatedAt                 time.Time
+}
+
+// settledPurchase waits until a purchase is at its end.
+func settledPurchase(t *testing.T, id string, header ...string) purchase {
+	t.Helper()
+	var p purchase
+	eventually(t, 15*time.Second, "the end of purchase "+id, func() bool {
+		r := request(t, "GET", pathPurchase+"/"+id, "", nil, header...)
+		if r.status != 200 {
+			t.Fatalf("want 200, got %d %s", r.status, r.text)
+		}
+		r.into(t, &p)
+		return p.Status == "COMPLETED" || p.Status == "FAILED"
+	})
+	return p
+}
+
+// ordered posts a purchase that must be taken and gives its id.
+func ordered(t *testing.T, body map[string]any, header ...string) string {
+	t.Helper()
+	r := request(t, "POST", pathPurchase, "", body, header...)
+	var answer struct{ SagaID string }
+	if r.status != 202 {
+		t.Fatalf("want 202, got %d %s", r.status, r.text)
+	}
+	r.into(t, &answer)
+	return answer.SagaID
+}
+
+// buy gives an account tokens as anybody gets them: by a purchase.
+func buy(t *testing.T, who sandbox.Account, provider string, tokens int64) {
+	t.Helper()
+	id := ordered(t, map[string]any{"provider": provider, "tokens": tokens}, byKey(who)...)
+	if p := settledPurchase(t, id, byKey(who)...); p.Status != "COMPLETED" {
+		t.Fatalf("want COMPLETED, got %+v", p)
+	}
+}
+
+// quota is what GET /api/v1/tokens/quota answers.
+type quota struct {
+	UserID, OrgID, Provider      string
+	TotalTokens, RemainingTokens int64
+	ResetTime                    *time.Time
+	UpdatedAt                    time.Time
+}
+
+func quotaOf(t *testing.T, who sandbox.Account, query string) quota {
+	t.Helper()
+	r := request(t, "GET", pathQuota+query, "", nil, byToken(who)...)
+	if r.status != 200 {
+		t.Fatalf("want 200, got %d %s", r.status, r.text)
+	}
+	var q quota
+	r.into(t, &q)
+	return q
+}
+
+// consumed is what consume answers with 200 and 429.
+type consumed struct {
+	Allowed                                bool
+	Capacity, Used, Remaining, WaitSeconds int64
+	Timestamp                              time.Time
+	ProviderResponse                       map[string]any
+}
+
+// newOrg makes an organisation of the owner with members.
+func newOrg(t *testing.T, owner sandbox.Account, members ...sandbox.Account) string {
+	t.Helper()
+	var org struct{ ID string }
+	mustCall(t, 201, "POST", "/api/v1/orgs", owner.JWT, map[string]string{"name": "org of " + owner.ID}, &org)
+	for _, m := range members {
+		mustCall(t, 201, "POST", "/api/v1/orgs/"+org.ID+"/members", owner.JWT, map[string]string{"userId": m.ID, "role": "MEMBER", "team": "core"}, nil)
+	}
+	return org.ID
+}
