@@ -31,6 +31,8 @@ type cli struct {
 	Demo    demoCommand    `cmd:"" group:"Tools" help:"Drive the running stack with parallel clients and judge the books."`
 	Check   checkCommand   `cmd:"" group:"Tools" help:"Validate leaky.yaml and the limits it names."`
 	Limits  limitsCommand  `cmd:"" group:"Tools" help:"List the limits, or say which one a descriptor falls under."`
+	Holds   holdsCommand   `cmd:"" group:"Tools" help:"List what running calls hold, the oldest first."`
+	Explain explainCommand `cmd:"" group:"Tools" help:"Say how one call was decided: rules, levels, what was held, why it was refused."`
 	Clients clientsCommand `cmd:"" group:"Tools" help:"The OAuth2 clients: list, create, delete them, rotate their secrets."`
 	Keys    keysCommand    `cmd:"" group:"Tools" help:"The keys that sign access tokens: list them, rotate them."`
 	Sagas   sagasCommand   `cmd:"" group:"Tools" help:"List, show, retry or cancel purchases."`

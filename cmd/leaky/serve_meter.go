@@ -67,11 +67,16 @@ func serveMeter(ctx context.Context, s service) error {
 }
 
 func dialLimiter(s service) (*grpc.ClientConn, error) {
-	address, err := netaddr.Parse(s.cfg.Services.RateLimit.GRPC)
+	return s.peers().dialLimiter(s.cfg.Services.RateLimit.GRPC)
+}
+
+// dialLimiter opens a connection to one process of ratelimit by its address in leaky.yaml.
+func (p peers) dialLimiter(at string) (*grpc.ClientConn, error) {
+	address, err := netaddr.Parse(at)
 	if err != nil {
 		return nil, err
 	}
-	return grpc.NewClient(address.In(s.dir).Target(), grpc.WithTransportCredentials(s.peers().credentials("ratelimit", address)),
+	return grpc.NewClient(address.In(p.dir).Target(), grpc.WithTransportCredentials(p.credentials("ratelimit", address)),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: 2 * time.Second}))
 }

@@ -86,6 +86,7 @@ func (c *Config) validate() []Mistake {
 	c.validateProviders(v)
 	c.validateTiers(v)
 	c.Limits.validateRules(v)
+	c.Limits.validateExplain(v)
 	between(v, "limits.timeout", c.Limits.Timeout, time.Millisecond, 10*time.Second)
 	c.Limits.Outage.validate(v)
 	v.oneOf("holds.expiry", c.Holds.Expiry, ExpiryCharge, ExpiryRelease)
