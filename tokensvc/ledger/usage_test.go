@@ -182,19 +182,7 @@ func TestConsumerThroughFaults(t *testing.T) {
 		replicas.Go(func() { _ = c.Run(ctx) })
 	}
 	const events = 1500
-	published := make(chan struct{})
-	go func() {
-		defer close(published)
-		for i := range events {
-			publish(t, js, charge(account, 2))
-			if i%10 == 0 {
-				time.Sleep(2 * time.Millisecond) // so that the faults fall among the events
-			}
-			if i%300 == 0 {
-				send(t, js, uuid.NewString(), []byte("poison"))
-			}
-		}
-	}()
+	published := publishAll(t, js, account, events)
 	killed := 0
 	var faults sync.WaitGroup
 	faults.Go(func() {
@@ -242,6 +230,25 @@ func TestConsumerThroughFaults(t *testing.T) {
 	}
 	t.Logf("%d sessions killed, NATS restarted 3 times, connected: %t", killed, nc.IsConnected())
 	verify(t, db)
+}
+
+// publishAll publishes events of 2 tokens, and poison among them, and says when it is done.
+func publishAll(tb testing.TB, js jetstream.JetStream, account string, events int) <-chan struct{} {
+	tb.Helper()
+	published := make(chan struct{})
+	go func() {
+		defer close(published)
+		for i := range events {
+			publish(tb, js, charge(account, 2))
+			if i%10 == 0 {
+				time.Sleep(2 * time.Millisecond) // so that the faults fall among the events
+			}
+			if i%300 == 0 {
+				send(tb, js, uuid.NewString(), []byte("poison"))
+			}
+		}
+	}()
+	return published
 }
 
 // killBatches ends the sessions that are within a batch, and answers how many.
