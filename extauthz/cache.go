@@ -12,17 +12,17 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/principal"
 )
 
-// cacheSize is how many callers are remembered per kind of credential.
+// cacheSize is how many callers are remembered for each kind of credential.
 const cacheSize = 10_000
 
-// fingerprint is the whole SHA-256 of a credential. A prefix would let two
-// credentials share an entry; the credential itself is never kept. Looking one up takes
-// no secret time: whoever times it would have to choose hashes, not credentials.
+// fingerprint is the whole SHA-256 of an API key. A prefix would let two keys share an
+// entry; the key itself is never kept. Looking one up takes no secret time: whoever times
+// it would have to choose hashes, not keys.
 type fingerprint [sha256.Size]byte
 
-func fingerprintOf(credential string) fingerprint {
-	var room [1024]byte // on the stack: most tokens fit, and every key
-	return sha256.Sum256(append(room[:0], credential...))
+func fingerprintOf(key string) fingerprint {
+	var room [256]byte // on the stack: every key fits
+	return sha256.Sum256(append(room[:0], key...))
 }
 
 // caller is a checked credential and the answers made for it so far.
@@ -82,7 +82,7 @@ func (c *caller) keep(a answer) {
 	c.answers = append(c.answers, a)
 }
 
-// cache remembers callers by the fingerprint of their credential. What was revoked since
+// cache remembers callers by the fingerprint of their API key. What was revoked since
 // is for the denylist to say.
 type cache struct {
 	*lru.Cache[fingerprint, *caller]

@@ -96,7 +96,7 @@ func (s *Service) compose(cfg Config) {
 	denied := newDenylist(cfg.Auth.KeyTTL + grace + cfg.LookupTimeout)
 	s.metrics = newMetrics(cfg.Metrics, s.fresh, denied)
 	s.tokens = &tokens{tiers: cfg.Tiers, keys: s.issuers, issuer: cfg.Auth.Issuer, public: cfg.PublicIssuer, validator: newValidator(cfg.Auth.Audience),
-		denied: denied, fresh: s.fresh, cache: newCache()}
+		denied: denied, fresh: s.fresh, cache: newTokenCache()}
 	s.keys = &keys{directory: directory, ttl: cfg.Auth.KeyTTL, grace: grace, tiers: cfg.Tiers, denied: denied, fresh: s.fresh,
 		cache: newCache(), unknown: newUnknown(), slots: make(chan struct{}, maxLookups), metrics: s.metrics}
 	if cfg.pace == (pace{}) {

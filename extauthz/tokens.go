@@ -45,7 +45,7 @@ type tokens struct {
 	validator *jwt.Validator
 	denied    *denylist
 	fresh     *freshness
-	cache     cache
+	cache     tokenCache
 }
 
 func newValidator(audience string) *jwt.Validator {
@@ -57,8 +57,8 @@ func (t *tokens) recall(token string, now time.Time) (*caller, error) {
 	if len(token) > maxToken {
 		return nil, fmt.Errorf("%w: longer than %d bytes", errInvalid, maxToken)
 	}
-	found, ok := t.cache.Get(fingerprintOf(token))
-	if !ok || !now.Before(found.until) {
+	found := t.cache.get(token)
+	if found == nil || !now.Before(found.until) {
 		return nil, errUnknown
 	}
 	return t.stands(found, now)
@@ -73,7 +73,7 @@ func (t *tokens) check(ctx context.Context, token string, now time.Time) (*calle
 	if found, err = t.verify(ctx, token, now); err != nil {
 		return nil, err
 	}
-	t.cache.Add(fingerprintOf(token), found)
+	t.cache.add(token, found)
 	return t.stands(found, now)
 }
 
