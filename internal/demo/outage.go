@@ -3,8 +3,10 @@ package demo
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 )
@@ -45,11 +47,11 @@ func (j *judge) torn(c *Call) bool {
 
 // outages holds what was admitted while Redis was away against what each mode promises.
 func (j *judge) outages() {
-	for _, o := range j.e.Outages {
+	for i, o := range j.e.Outages {
 		v := OutageVerdict{Part: o.Part, At: o.Begun.Seconds(), Down: (o.Back - o.Dead).Seconds()}
 		if o.Part == PartRedis {
 			for _, mode := range []config.OutageMode{config.OutageClosed, config.OutageLease, config.OutageOpen} {
-				if m := j.outage(o, mode); len(m.Providers) > 0 {
+				if m := j.outage(o, j.until(i), mode); len(m.Providers) > 0 {
 					v.Modes = append(v.Modes, m)
 				}
 			}
@@ -62,8 +64,20 @@ func (j *judge) outages() {
 	}
 }
 
+// until is when the next outage of Redis began: the limiters notice only after a moment
+// that Redis is back, so calls are admitted without it a little longer than it is away.
+func (j *judge) until(i int) time.Duration {
+	end := time.Duration(math.MaxInt64)
+	for _, o := range j.e.Outages {
+		if o.Part == PartRedis && o.Begun > j.e.Outages[i].Begun {
+			end = min(end, o.Begun)
+		}
+	}
+	return end
+}
+
 // outage looks at the calls of one mode.
-func (j *judge) outage(o Outage, mode config.OutageMode) ModeVerdict {
+func (j *judge) outage(o Outage, until time.Duration, mode config.OutageMode) ModeVerdict {
 	v := ModeVerdict{Mode: string(mode)}
 	for _, t := range j.e.Targets {
 		if t.mode(false) == mode || t.mode(true) == mode {
@@ -73,7 +87,7 @@ func (j *judge) outage(o Outage, mode config.OutageMode) ModeVerdict {
 	early := int64(0) // of what was leased, gone before the limiters were asked
 	for i := range j.e.Calls {
 		c := &j.e.Calls[i]
-		if j.mode(c) != mode || c.Answered < o.Begun || c.Sent > o.Back {
+		if late := c.Sent > o.Back && (c.Blind == "" || c.Sent >= until); j.mode(c) != mode || c.Answered < o.Begun || late {
 			continue
 		}
 		v.Calls++

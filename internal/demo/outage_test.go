@@ -43,6 +43,10 @@ func TestJudgeOutages(t *testing.T) {
 		"lease spent before the limiters were asked": {config.OutageLease, func(e *Evidence) {
 			e.Outages[0].Leased, e.Outages[0].Counted = 0, 1200*time.Millisecond
 		}, "", 100},
+		"lease overspent after Redis is back": {config.OutageLease, func(e *Evidence) {
+			e.Outages[0].Leased = 99
+			e.Calls[1].Sent, e.Calls[1].Answered = 2600*time.Millisecond, 2700*time.Millisecond
+		}, "and 99 is the bound", 99},
 		"lease with a limiter that did not answer": {config.OutageLease, func(e *Evidence) { e.Outages[0].Counted = 0 }, "", -1},
 		"open admits":                      {config.OutageOpen, func(*Evidence) {}, "", -1},
 		"open may go over the limit":       {config.OutageOpen, func(e *Evidence) { e.Limits[Pair{0, "openai"}] = Limit{Capacity: 40, Leak: 1} }, "", -1},

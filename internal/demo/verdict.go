@@ -92,7 +92,7 @@ type OutageVerdict struct {
 type ModeVerdict struct {
 	Mode        string   `json:"mode"` // closed, lease, open
 	Providers   []string `json:"providers"`
-	Calls       int      `json:"calls"` // that overlapped the outage
+	Calls       int      `json:"calls"` // that overlapped the outage, or were admitted without Redis just after it
 	Unavailable int      `json:"unavailable"`
 	Admitted    int      `json:"admitted"`        // without Redis
 	Tokens      int64    `json:"admittedTokens"`  // held for them
