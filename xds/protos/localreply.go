@@ -93,8 +93,8 @@ func family(name string, prefixes ...string) string {
 // localReplies shapes every answer that Envoy makes itself.
 func localReplies(l model.Listener) *hcmv3.LocalReplyConfig {
 	c := &hcmv3.LocalReplyConfig{
-		// What our own services wrote passes as it is, with its own content type.
-		Mappers: []*hcmv3.ResponseMapper{{Filter: cel(`response.code_details in ['ext_authz_denied', 'request_rate_limited']`),
+		Mappers: []*hcmv3.ResponseMapper{tooMany(), { // What our own services wrote else passes as it is, with its own content type.
+			Filter:             cel(`response.code_details in ['ext_authz_denied', 'request_rate_limited']`),
 			BodyFormatOverride: &corev3.SubstitutionFormatString{Format: &corev3.SubstitutionFormatString_TextFormatSource{TextFormatSource: inline(own)}}}},
 	}
 	for _, f := range families() {
@@ -103,6 +103,17 @@ func localReplies(l model.Listener) *hcmv3.LocalReplyConfig {
 		}
 	}
 	return c
+}
+
+// tooMany is the refusal of the control APIs' limits. The rate limit service does not know
+// the path that was asked, so the body is made here; the wait is the service's.
+func tooMany() *hcmv3.ResponseMapper {
+	format := body(facts.FamilyProblem, refusal{title: "Too Many Requests", message: "rate limit exceeded", early: true})
+	fields := format.GetJsonFormat().GetFields()
+	fields["retryAfterSeconds"] = structpb.NewStringValue("%TYPED_CEL(int(response.headers['retry-after']))%")
+	fields["requestId"] = structpb.NewStringValue("%REQ(X-REQUEST-ID)%")
+	return &hcmv3.ResponseMapper{BodyFormatOverride: format, Filter: cel(fmt.Sprintf(
+		`response.code_details == 'request_rate_limited' && xds.route_metadata.filter_metadata['%s']['family'] == '%s' && 'retry-after' in response.headers`, Namespace, facts.FamilyProblem))}
 }
 
 func mapper(family, when string, r refusal) *hcmv3.ResponseMapper {
