@@ -287,6 +287,9 @@ function envoy_on_request(h)
   local read = context:get("protocol") == "gemini" and gemini or openai
   local message = read(buffer:getBytes(0, size), facts, body)
   if message then return refuse(h, "400", message) end
+  if context:get("state_max") and not facts.max_tokens and not facts.max_completion_tokens then
+    return refuse(h, "400", "max_tokens is missing: this route takes no call without it")
+  end
 
   local metadata = h:streamInfo():dynamicMetadata()
   for name, value in pairs(facts) do metadata:set("llm.request", name, value) end

@@ -31,6 +31,7 @@ var (
 	errMaxTokens = fmt.Errorf("max_tokens must be a whole number from 1 to %d", int64(maxTokens))
 	errBoth      = errors.New("max_tokens and max_completion_tokens differ; state one")
 	errChoices   = fmt.Errorf("n must be a whole number from 1 to %d", maxChoices)
+	errUnstated  = errors.New("max_tokens is missing: this route takes no call without it")
 	errBytes     = errors.New("the length of the body is not known")
 )
 
@@ -109,8 +110,7 @@ func (p *policy) readCall(d descriptor) (*call, error) {
 	c.frame = c.framed(most, completion, choices)
 	c.model, c.prefixed = strings.CutPrefix(c.model, c.provider+"/")
 	err := errors.Join(c.readOutput(most, completion, choices), c.readInput(bytes))
-	p.price(c)
-	return c, err
+	return c, errors.Join(err, p.price(c))
 }
 
 // The least JSON that a request of each kind has around its first text.
@@ -199,8 +199,9 @@ func whole(text string, most int64) (int64, bool) {
 	return n, err == nil && n <= most
 }
 
-// price bounds what the call may use, by its provider and model.
-func (p *policy) price(c *call) {
+// price bounds what the call may use, by its provider and model. The error says that it
+// had to state its maximum.
+func (p *policy) price(c *call) error {
 	provider := p.providers[c.provider]
 	perByte, fill := provider.TokensPerByte, provider.OutputFill
 	if perByte <= 0 {
@@ -220,16 +221,24 @@ func (p *policy) price(c *call) {
 	c.input = int64(math.Ceil(float64(text) * perByte))
 	if model.Kind == "embedding" {
 		c.stated = 0
-		return
+		return nil
 	}
 	if c.stated > 0 {
 		c.output = c.stated * c.choices
-		return
+		return nil
+	}
+	switch mode := p.maxTokens.For(c.route); {
+	case mode == config.MaxTokensReject:
+		return errUnstated
+	case mode == config.MaxTokensModel && model.MaxOutput > 0:
+		c.output = model.MaxOutput * c.choices
+		return nil
 	}
 	if model.MaxOutput > 0 {
 		fill = min(fill, model.MaxOutput)
 	}
 	c.fill = fill * c.choices
+	return nil
 }
 
 // accountOf names whose buckets hold: the organisation, else the user, else the address.

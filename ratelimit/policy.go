@@ -20,11 +20,12 @@ type policy struct {
 	parts     map[string]store.PoolPart // by tier
 	models    map[string]config.Model
 	outage    config.Outage
+	maxTokens config.MaxTokens
 	noPools   bool
 }
 
 func (s *Service) newPolicy(p Policy) *policy {
-	out := &policy{domains: map[string]*rules{}, providers: p.Providers, parts: parts(p.Tiers), outage: p.Outage, noPools: p.NoPools, models: map[string]config.Model{}}
+	out := &policy{domains: map[string]*rules{}, providers: p.Providers, parts: parts(p.Tiers), outage: p.Outage, maxTokens: p.MaxTokens, noPools: p.NoPools, models: map[string]config.Model{}}
 	for _, set := range append([]*limits.Set{p.Limits}, p.Domains...) {
 		out.domains[set.Domain()] = newRules(set, p.Tiers, &s.marks, &s.labels)
 	}

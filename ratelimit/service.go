@@ -35,6 +35,7 @@ type Policy struct {
 	Tiers     config.Tiers
 	Providers map[string]config.Provider
 	Models    []config.Model
+	MaxTokens config.MaxTokens
 	NoPools   bool          // quota enforcement is off: no pool is asked, whatever a call requires
 	Outage    config.Outage // modes can change; the sizes of leases and timeouts are those at the start
 }

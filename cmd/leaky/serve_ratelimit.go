@@ -63,7 +63,7 @@ func limitPolicy(l local) (ratelimit.Policy, error) {
 	if err != nil {
 		return ratelimit.Policy{}, err
 	}
-	return ratelimit.Policy{Limits: sets[0], Domains: sets[1:], Tiers: l.cfg.Tiers, Providers: l.cfg.Providers, Models: l.cfg.Models, Outage: l.cfg.Limits.Outage,
+	return ratelimit.Policy{Limits: sets[0], Domains: sets[1:], Tiers: l.cfg.Tiers, Providers: l.cfg.Providers, Models: l.cfg.Models, Outage: l.cfg.Limits.Outage, MaxTokens: l.cfg.Limits.MaxTokens,
 		NoPools: !l.cfg.Flags.TokenService.QuotaEnforcement}, nil
 }
 

@@ -126,12 +126,13 @@ type Tier struct {
 
 // Limits says where the descriptors are.
 type Limits struct {
-	File    string        `yaml:"file"`         // envoyproxy/ratelimit's YAML; relative to leaky.yaml; empty: the built-in deploy/limits.yaml
-	Domains []string      `yaml:"domains"`      // files of other domains, which other Envoys ask in; relative to leaky.yaml
-	Idle    time.Duration `yaml:"idle_after"`   // a rule that matched nothing for so long is reported, default 1h
-	Timeout time.Duration `yaml:"timeout"`      // Envoy waits so long for a decision, default 500ms
-	Outage  Outage        `yaml:"outage"`       // what happens while limits can't be decided
-	Explain int           `yaml:"explain_last"` // decisions that each process keeps for `leaky explain`, 0 to 1 000 000, default 2000
+	File      string        `yaml:"file"`         // envoyproxy/ratelimit's YAML; relative to leaky.yaml; empty: the built-in deploy/limits.yaml
+	Domains   []string      `yaml:"domains"`      // files of other domains, which other Envoys ask in; relative to leaky.yaml
+	Idle      time.Duration `yaml:"idle_after"`   // a rule that matched nothing for so long is reported, default 1h
+	Timeout   time.Duration `yaml:"timeout"`      // Envoy waits so long for a decision, default 500ms
+	Outage    Outage        `yaml:"outage"`       // what happens while limits can't be decided
+	Explain   int           `yaml:"explain_last"` // decisions that each process keeps for `leaky explain`, 0 to 1 000 000, default 2000
+	MaxTokens MaxTokens     `yaml:"max_tokens"`   // for calls that state no maximum
 }
 
 // Holds is what happens to a hold that nobody settles.

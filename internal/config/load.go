@@ -73,7 +73,7 @@ func defaults() *Config {
 		TLS:       defaultTLS(),
 		Purchases: defaultPurchases(),
 		Pools:     defaultPools(),
-		Limits:    Limits{Idle: defaultIdle, Explain: defaultExplain, Outage: defaultOutage()},
+		Limits:    Limits{Idle: defaultIdle, Explain: defaultExplain, MaxTokens: MaxTokens{Default: MaxTokensFill}, Outage: defaultOutage()},
 	}
 }
 

@@ -87,6 +87,7 @@ func (c *Config) validate() []Mistake {
 	c.validateTiers(v)
 	c.Limits.validateRules(v)
 	c.Limits.validateExplain(v)
+	c.Limits.MaxTokens.validate(v)
 	between(v, "limits.timeout", c.Limits.Timeout, time.Millisecond, 10*time.Second)
 	c.Limits.Outage.validate(v)
 	v.oneOf("holds.expiry", c.Holds.Expiry, ExpiryCharge, ExpiryRelease)

@@ -97,6 +97,7 @@ type LLM struct {
 	Model    string // as the provider calls it; empty on the route taken before the model is known
 	Gemini   bool   // body and errors are Gemini's
 	Stream   bool   // the path asks for a stream (Gemini)
+	StateMax bool   // a call that states no max_tokens is refused
 }
 
 // Cluster is one upstream.

@@ -12,6 +12,9 @@ import (
 // providerQwen is the provider behind the compatible-mode path.
 const providerQwen = "qwen"
 
+// routeEmbeddings is the route that has no output.
+const routeEmbeddings = "openai-embeddings"
+
 // serviceTimeout bounds a call of the control APIs, in which nothing waits for a model.
 const serviceTimeout = 15 * time.Second
 
@@ -23,7 +26,7 @@ const kindEmbedding = "embedding"
 func (b *builder) routes() []Route {
 	routes := slices.Concat(
 		b.openAI("/v1/chat/completions", "/chat/completions", "openai-chat", func(m config.Model) bool { return m.Kind != kindEmbedding }),
-		b.openAI("/v1/embeddings", "/embeddings", "openai-embeddings", func(m config.Model) bool { return m.Kind == kindEmbedding }),
+		b.openAI("/v1/embeddings", "/embeddings", routeEmbeddings, func(m config.Model) bool { return m.Kind == kindEmbedding }),
 		b.openAI("/compatible-mode/v1/chat/completions", "/chat/completions", "qwen-chat", func(m config.Model) bool {
 			return m.Kind != kindEmbedding && m.Provider == providerQwen
 		}),
@@ -36,6 +39,9 @@ func (b *builder) routes() []Route {
 	)
 	for i := range routes {
 		routes[i].Open = b.cfg.Limits.Outage.For(routes[i].LimitName()) == config.OutageOpen
+		if llm := routes[i].LLM; llm != nil && llm.Route != routeEmbeddings {
+			llm.StateMax = b.cfg.Limits.MaxTokens.For(llm.Route) == config.MaxTokensReject
+		}
 	}
 	return routes
 }

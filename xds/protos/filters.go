@@ -64,8 +64,9 @@ const authzTimeout = 2 * time.Second
 const leastBuffer = 8 * connectionBuffer
 
 // guardContext is what the guard knows of a route.
-func guardContext(protocol string, maxBytes uint32) *structpb.Struct {
-	return &structpb.Struct{Fields: map[string]*structpb.Value{"protocol": structpb.NewStringValue(protocol), "max_bytes": structpb.NewNumberValue(float64(maxBytes))}}
+func guardContext(protocol string, maxBytes uint32, stateMax bool) *structpb.Struct {
+	return &structpb.Struct{Fields: map[string]*structpb.Value{"protocol": structpb.NewStringValue(protocol), "max_bytes": structpb.NewNumberValue(float64(maxBytes)),
+		"state_max": structpb.NewBoolValue(stateMax)}}
 }
 
 // filters is the chain, in the order of docs/design.
@@ -78,7 +79,7 @@ func filters(l model.Listener) []*hcmv3.HttpFilter {
 	add("edge", edge())
 	add(filterAuthz, authz())
 	add(filterBody, &bufferv3.Buffer{MaxRequestBytes: count(max(l.MaxBodyBytes, leastBuffer))})
-	add(filterGuard, &luav3.Lua{DefaultSourceCode: inline(envoy.GuardLua), StatPrefix: filterGuard, FilterContext: guardContext("openai", l.MaxBodyBytes)})
+	add(filterGuard, &luav3.Lua{DefaultSourceCode: inline(envoy.GuardLua), StatPrefix: filterGuard, FilterContext: guardContext("openai", l.MaxBodyBytes, false)})
 	add(filterRateLimit, rateLimit(l, true))
 	if l.Open {
 		add(filterOpen, rateLimit(l, false))

@@ -171,8 +171,12 @@ func perFilter(r model.Route, g *model.Gateway) map[string]*anypb.Any {
 	}
 	config[filterAway] = anyOf(&routev3.FilterConfig{Disabled: true})
 	config[filterUsage] = anyOf(&aiv3.AiProtocolManagerPerRoute{Response: &aiv3.ResponsePerRoute{LlmProtocol: protocol(*r.LLM)}})
+	spoken := "openai"
 	if r.LLM.Gemini {
-		config[filterGuard] = anyOf(&luav3.LuaPerRoute{FilterContext: guardContext("gemini", g.Listener.MaxBodyBytes)})
+		spoken = "gemini"
+	}
+	if r.LLM.Gemini || r.LLM.StateMax {
+		config[filterGuard] = anyOf(&luav3.LuaPerRoute{FilterContext: guardContext(spoken, g.Listener.MaxBodyBytes, r.LLM.StateMax)})
 	}
 	return config
 }
