@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/usage"
@@ -75,7 +74,7 @@ func (c *Consumer) consume(ctx context.Context) error {
 	c.attached.Store(&consumer)
 	c.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "consuming usage events", slog.String("stream", usage.Stream), slog.String("consumer", durable))
 	for ctx.Err() == nil {
-		messages, err := fetch(ctx, consumer)
+		messages, err := usage.Fetch(ctx, consumer, fetchMost, idleWait, linger)
 		if len(messages) > 0 {
 			c.process(ctx, messages)
 		}
@@ -84,38 +83,6 @@ func (c *Consumer) consume(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// fetch waits for a message and then takes what comes within linger, at most fetchMost.
-// Messages that came before an error are returned with it.
-func fetch(ctx context.Context, consumer jetstream.Consumer) ([]jetstream.Msg, error) {
-	messages, err := pull(ctx, consumer, 1, idleWait)
-	if err != nil || len(messages) == 0 {
-		return messages, err
-	}
-	more, err := pull(ctx, consumer, fetchMost-1, linger)
-	return append(messages, more...), err
-}
-
-func pull(ctx context.Context, consumer jetstream.Consumer, most int, wait time.Duration) ([]jetstream.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, wait)
-	defer cancel()
-	found, err := consumer.Fetch(most, jetstream.FetchContext(ctx))
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil, nil
-		}
-		return nil, fmt.Errorf("fetch usage events: %w", err)
-	}
-	var messages []jetstream.Msg
-	for msg := range found.Messages() {
-		messages = append(messages, msg)
-	}
-	err = found.Error()
-	if err == nil || ctx.Err() != nil || errors.Is(err, nats.ErrTimeout) || errors.Is(err, jetstream.ErrNoMessages) {
-		return messages, nil
-	}
-	return messages, fmt.Errorf("fetch usage events: %w", err)
 }
 
 // process inserts one fetch and acknowledges it.

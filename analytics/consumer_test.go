@@ -89,7 +89,7 @@ func TestCrashBetweenInsertAndAck(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	messages, err := fetch(t.Context(), consumer)
+	messages, err := usage.Fetch(t.Context(), consumer, fetchMost, idleWait, linger)
 	if err != nil || len(messages) != len(events) {
 		t.Fatalf("want %d messages, got %d, %v", len(events), len(messages), err)
 	}

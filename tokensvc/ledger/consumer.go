@@ -79,12 +79,7 @@ func (c *Consumer) consume(ctx context.Context) error {
 	}
 	c.attached.Store(&consumer)
 	for ctx.Err() == nil {
-		messages, err := pull(ctx, consumer, 1, idleWait)
-		if err == nil && len(messages) > 0 {
-			var more []jetstream.Msg
-			more, err = pull(ctx, consumer, fetchMost-1, linger)
-			messages = append(messages, more...)
-		}
+		messages, err := usage.Fetch(ctx, consumer, fetchMost, idleWait, linger)
 		if len(messages) > 0 {
 			c.book(ctx, messages)
 		}
@@ -108,28 +103,6 @@ func attach(ctx context.Context, js jetstream.JetStream) (jetstream.Consumer, er
 		return nil, fmt.Errorf("make ledger consumer: %w", err)
 	}
 	return consumer, nil
-}
-
-// pull takes what comes within wait, at most most messages.
-func pull(ctx context.Context, consumer jetstream.Consumer, most int, wait time.Duration) ([]jetstream.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, wait)
-	defer cancel()
-	found, err := consumer.Fetch(most, jetstream.FetchContext(ctx))
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil, nil
-		}
-		return nil, fmt.Errorf("fetch usage events: %w", err)
-	}
-	var messages []jetstream.Msg
-	for msg := range found.Messages() {
-		messages = append(messages, msg)
-	}
-	err = found.Error()
-	if err == nil || ctx.Err() != nil || errors.Is(err, nats.ErrTimeout) || errors.Is(err, jetstream.ErrNoMessages) {
-		return messages, nil
-	}
-	return messages, fmt.Errorf("fetch usage events: %w", err)
 }
 
 // delivery is a message and what it costs.

@@ -1,0 +1,60 @@
+package usage_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/usage"
+)
+
+// TestFetchDropsNothing fetches with waits that are over before a process could read what
+// the server sends: whatever is delivered must come out, since it would come again only
+// after AckWait.
+func TestFetchDropsNothing(t *testing.T) {
+	t.Parallel()
+	js := jetStream(t)
+	stream, err := usage.EnsureStream(t.Context(), js)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const events = 6000
+	for n := range events {
+		future, err := js.PublishAsync(usage.Subject("openai"), make([]byte, 600))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n%500 == 499 {
+			<-future.Ok()
+		}
+	}
+	<-js.PublishAsyncComplete()
+	consumer, err := stream.CreateConsumer(t.Context(), jetstream.ConsumerConfig{Durable: "d", AckPolicy: jetstream.AckExplicitPolicy, AckWait: time.Hour, MaxAckPending: 2 * events})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := 0
+	for got < events {
+		messages, err := usage.Fetch(t.Context(), consumer, 2000, time.Second, time.Millisecond)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(messages) == 0 {
+			break
+		}
+		got += len(messages)
+	}
+	if got != events {
+		t.Errorf("want %d messages, got %d: the rest is delivered and lost", events, got)
+	}
+	if messages, err := usage.Fetch(t.Context(), consumer, 10, 10*time.Millisecond, time.Millisecond); len(messages) != 0 || err != nil {
+		t.Errorf("without messages: want none and no error, got %d, %v", len(messages), err)
+	}
+	ended, end := context.WithCancel(t.Context())
+	time.AfterFunc(20*time.Millisecond, end)
+	if messages, err := usage.Fetch(ended, consumer, 10, time.Hour, time.Millisecond); len(messages) != 0 || err != nil {
+		t.Errorf("at the end of the context: want none and no error, got %d, %v", len(messages), err)
+	}
+}
