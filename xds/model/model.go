@@ -64,10 +64,12 @@ func (r Route) LimitName() string {
 	return r.Name
 }
 
-// Match is when a route applies. Exactly one of Path, Prefix and Regex is set.
+// Match is when a route applies. Exactly one of Path, Prefix, Regex and Connect is set.
 type Match struct {
 	Path, Prefix, Regex string
+	Connect             bool              // the method CONNECT, which has no path
 	Method              string            // empty: any
+	NotHost             string            // only an authority that this expression does not match; empty: any
 	Query               map[string]string // exact values of query parameters
 	Models              []string          // spellings of the model in the body; empty: any
 	Guarded             bool              // only once the guard has passed the body

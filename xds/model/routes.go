@@ -133,11 +133,19 @@ func notAllowed(path, family, allow string) Route {
 		Reply: &Reply{Status: 405, Message: "method is not allowed here, use " + allow, Allow: allow}}
 }
 
-// tricks refuses what two servers may read as different paths: matrix parameters,
-// backslashes and encoded NULs. Envoy itself refuses encoded slashes.
+// tricks refuses what two servers may read as different things: in a path matrix
+// parameters, backslashes and encoded NULs (Envoy itself refuses encoded slashes), and as an
+// authority what is none, such as the list that Envoy makes of two Host headers (RFC 9112, 3.2).
+// Without a route CONNECT would wait for the end of a tunnel that nobody opens.
 func tricks() []Route {
-	return []Route{{Name: "tricks", Match: Match{Regex: `.*(;|\\|%5[cC]|%00|%3[bB]|#|%23).*`}, Rule: facts.RuleAuthenticated, Family: facts.FamilyProblem,
-		Reply: &Reply{Status: 400, Message: "the path holds a character that is not accepted"}}}
+	refuse := func(m Match, rule string, reply Reply) Route {
+		return Route{Name: "tricks", Match: m, Rule: rule, Family: facts.FamilyProblem, Reply: &reply}
+	}
+	return []Route{
+		refuse(Match{Regex: `.*(;|\\|%5[cC]|%00|%3[bB]|#|%23).*`}, facts.RuleAuthenticated, Reply{Status: 400, Message: "the path holds a character that is not accepted"}),
+		refuse(Match{Prefix: "/", NotHost: `[A-Za-z0-9._:\[\]-]+`}, facts.RulePublic, Reply{Status: 400, Message: "the host is malformed, or there are two"}),
+		refuse(Match{Connect: true}, facts.RulePublic, Reply{Status: 405, Message: "this is no forward proxy", Allow: "GET, POST"}),
+	}
 }
 
 // service is one of the control APIs: a path, everything below a prefix, or both.
