@@ -1,6 +1,7 @@
 package demo
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,9 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/supervisor"
 )
+
+// restartSoonest is less than the supervisor waits before it starts a killed part again.
+const restartSoonest = 150 * time.Millisecond
 
 // readyWait is how long a part may take to be back, from its start.
 const readyWait = 30 * time.Second
@@ -95,6 +99,7 @@ func (b *breaker) run(ctx context.Context) error {
 		})
 	}
 	group.Wait()
+	slices.SortFunc(b.outages, func(a, o Outage) int { return cmp.Compare(a.Begun, o.Begun) })
 	return errors.Join(all...)
 }
 
@@ -114,11 +119,14 @@ func (b *breaker) carry(ctx context.Context, one Break) error {
 		if _, err := b.control.Stop(lasting, one.Part); err != nil { // or the supervisor starts it
 			return err
 		}
-		if one.Part == PartRedis && b.leased != nil {
-			if leased, err := b.leased(lasting); err == nil {
-				o.Leased, o.Counted = leased, time.Since(b.start)
-			}
+	}
+	if one.Part == PartRedis && b.leased != nil {
+		leased, err := b.leased(lasting)
+		if now := time.Since(b.start); err == nil && (one.Down > 0 || now < o.Dead+restartSoonest) {
+			o.Leased, o.Counted = leased, now
 		}
+	}
+	if one.Down > 0 {
 		wait(ctx, o.Dead+one.Down-time.Since(b.start))
 		o.Started = time.Since(b.start)
 		if _, err := b.control.Start(lasting, one.Part); err != nil {

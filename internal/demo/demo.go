@@ -9,6 +9,7 @@ import (
 	"math"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -109,6 +110,9 @@ func (d *Demo) Run(ctx context.Context) (v Verdict, err error) {
 		return Verdict{}, err
 	}
 	before := d.parts(ctx)
+	if err := d.known(before); err != nil {
+		return Verdict{}, err
+	}
 	replicas := &limiters{http: client, urls: d.cfg.Limiters}
 	adopted, unread := replicas.adopted(ctx)
 	outages, err := d.load(ctx, client, accounts, book, w, replicas)
@@ -207,6 +211,16 @@ func (w *watcher) tooLarge(account int) int {
 		return 0
 	}
 	return int(largest) + 1
+}
+
+// known refuses to kill what is not there before anybody waits for it.
+func (d *Demo) known(parts map[string]Part) error {
+	for _, b := range d.cfg.Breaks {
+		if _, ok := parts[b.Part]; !ok {
+			return fmt.Errorf("no part is named %q (parts: %s)", b.Part, strings.Join(slices.Sorted(maps.Keys(parts)), ", "))
+		}
+	}
+	return nil
 }
 
 // parts asks the supervisor; nil when it cannot be asked.

@@ -321,7 +321,9 @@ func (j *judge) limits() {
 			if l.Limit.Capacity > 0 {
 				l.Over = tokensOver(j.servings[p], l.Limit)
 			}
-			if !j.opens(t.Provider) { // what nothing bounds is told, and no fault
+			if j.opens(t.Provider) { // what nothing bounds is told, and no fault
+				j.v.OpenOver += l.Over
+			} else {
 				j.v.Over += l.Over
 			}
 			v.Providers = append(v.Providers, *l)

@@ -86,9 +86,12 @@ func (v Verdict) Print(to io.Writer) error {
 	for _, note := range v.Notes {
 		fmt.Fprintf(&b, "note: %s\n", note)
 	}
-	if v.OK {
+	switch {
+	case v.OK && v.OpenOver > 0:
+		b.WriteString("\nOK: no bound was exceeded, and the books agree.\n")
+	case v.OK:
 		b.WriteString("\nOK: nothing went over a limit, and the books agree.\n")
-	} else {
+	default:
 		b.WriteString("\nNOT OK:\n")
 		for _, reason := range v.Reasons {
 			fmt.Fprintf(&b, "  - %s\n", reason)
@@ -116,7 +119,11 @@ func (v Verdict) printAccounts(b *strings.Builder) {
 }
 
 func (v Verdict) printBooks(b *strings.Builder) {
-	fmt.Fprintf(b, "tokens over the limit: %s\n", thousands(v.Over))
+	fmt.Fprintf(b, "tokens over the limit: %s", thousands(v.Over))
+	if v.OpenOver > 0 {
+		fmt.Fprintf(b, ", and %s where the outage admitted everything", thousands(v.OpenOver))
+	}
+	b.WriteString("\n")
 	k := v.Books
 	fmt.Fprintf(b, "books: %s of %s calls with a provider's count are equal at the stub, in Redis and in ClickHouse; %s\n",
 		thousands(int64(k.Agreed)), thousands(int64(k.Compared)), count(k.Differing, "disagreement"))

@@ -9,6 +9,7 @@ type Verdict struct {
 	Reasons       []string         `json:"reasons"` // why not OK
 	Notes         []string         `json:"notes"`   // worth knowing, no fault of the books
 	Over          int64            `json:"tokensOverLimit"`
+	OpenOver      int64            `json:"openTokensOverLimit,omitempty"` // beside those, where an outage of Redis admitted everything
 	Accounts      []AccountVerdict `json:"accounts"`
 	Books         Books            `json:"books"`
 	Estimates     Estimates        `json:"estimates"`
