@@ -31,7 +31,8 @@ type fakeStack struct {
 	config   map[string]any
 	paces    []any
 	faults   fakeFaults
-	onServed func() // after the first call that was served; nil: nothing
+	shop     *fakeShop // nil: nobody has a pool
+	onServed func()    // after the first call that was served; nil: nothing
 	gateway  *httptest.Server
 	stub     *httptest.Server
 }
@@ -51,6 +52,7 @@ func newFakeStack(t *testing.T, faults fakeFaults) *fakeStack {
 	gateway.HandleFunc("GET /api/v1/analytics/export", s.export)
 	gateway.HandleFunc("GET /api/v1/analytics/report", s.report)
 	gateway.HandleFunc("POST /v1/chat/completions", s.chat)
+	s.sell(gateway)
 	s.gateway = httptest.NewServer(gateway)
 	t.Cleanup(s.gateway.Close)
 	stub := http.NewServeMux()
@@ -117,6 +119,14 @@ func (s *fakeStack) chat(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	event := map[string]any{"requestId": id, "userId": user, "provider": "openai", "source": "refused"}
+	if s.shop != nil && s.level[user]+input+output > s.shop.credits {
+		s.events = append(s.events, event)
+		s.mu.Unlock()
+		w.Header().Set("X-Should-Retry", "false")
+		w.WriteHeader(http.StatusTooManyRequests)
+		fmt.Fprintf(w, `{"error":{"type":"insufficient_quota","code":%q,"message":"buy some"}}`, s.shop.code)
+		return
+	}
 	if s.level[user]+input+output > fakeCapacity && !s.faults.noLimit {
 		s.events = append(s.events, event)
 		s.mu.Unlock()
@@ -139,6 +149,9 @@ func (s *fakeStack) chat(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.holds[id] = Charge{State: Settled, Held: input + output, Charged: input + written}
+	if s.shop != nil {
+		s.shop.entries = append(s.shop.entries, Entry{Kind: kindUsage, Tokens: -input - written, Reference: usagePrefix + id, At: time.Now()})
+	}
 	event["source"], event["allowed"], event["tokens"], event["inputTokens"], event["outputTokens"] = "provider", true, input+written, input, written
 	if written < output {
 		event["source"] = "estimated"
@@ -212,6 +225,10 @@ func (s *fakeStack) Look(_ context.Context, in *limitpb.LookRequest, _ ...grpc.C
 	for _, id := range in.GetRequestIds() {
 		h := s.holds[id]
 		out.Holds = append(out.Holds, &limitpb.HoldState{RequestId: id, State: states[h.State], Held: h.Held, Charged: h.Charged})
+	}
+	for range in.GetProviders() {
+		user := strings.TrimPrefix(in.GetAccount(), "user:")
+		out.Balances = append(out.Balances, &limitpb.Balance{Present: true, Credits: s.shop.credits, Spent: s.level[user]})
 	}
 	return out, nil
 }

@@ -1,0 +1,127 @@
+package demo
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+// fakeShop is the fake stack's token service, with one customer.
+type fakeShop struct {
+	credits int64
+	entries []Entry
+	code    string // of the refusal
+	end     string // how purchases end
+	short   int64  // what the payment takes less
+	bought  []Bought
+	key     string // Idempotency-Key of the last order
+}
+
+// sell adds the routes of the token service; they answer when there is a shop.
+func (s *fakeStack) sell(mux *http.ServeMux) {
+	mux.HandleFunc("POST /api/v1/tokens/purchase", func(w http.ResponseWriter, r *http.Request) {
+		b := Bought{Amount: 3, Currency: "usd", Status: "STARTED"}
+		_ = json.NewDecoder(r.Body).Decode(&b)
+		s.mu.Lock()
+		b.ID = strings.Repeat("p", len(s.shop.bought)+1)
+		s.shop.bought = append(s.shop.bought, b)
+		s.shop.key = r.Header.Get("Idempotency-Key")
+		s.mu.Unlock()
+		w.WriteHeader(http.StatusAccepted)
+		s.answer(w, b)
+	})
+	mux.HandleFunc("GET /api/v1/tokens/purchase/{id}", func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		b := &s.shop.bought[len(r.PathValue("id"))-1]
+		if b.Status != s.shop.end {
+			b.Status = s.shop.end
+			s.shop.credits += b.Tokens
+			s.shop.entries = append(s.shop.entries, Entry{Kind: kindPurchase, Tokens: b.Tokens, Reference: b.ID, At: time.Now()})
+		}
+		copied := *b
+		s.mu.Unlock()
+		s.answer(w, copied)
+	})
+	mux.HandleFunc("GET /api/v1/tokens/quota", func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		q := Quota{s.shop.credits, s.shop.credits - s.level[s.caller(r)]}
+		s.mu.Unlock()
+		s.answer(w, q)
+	})
+	mux.HandleFunc("GET /api/v1/tokens/ledger", func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		items, next := s.shop.entries, ""
+		if half := len(items) / 2; r.URL.Query().Get("cursor") == "" && half > 0 {
+			items, next = items[:half], "more"
+		} else {
+			items = items[half:]
+		}
+		page := map[string]any{"items": append([]Entry(nil), items...), "nextCursor": next}
+		s.mu.Unlock()
+		s.answer(w, page)
+	})
+	mux.HandleFunc("GET /api/v1/admin/ledger/verify", func(w http.ResponseWriter, _ *http.Request) { s.answer(w, LedgerProof{Balanced: true}) })
+	mux.HandleFunc("GET /__stub/payments", func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		taken := -s.shop.short
+		for _, b := range s.shop.bought {
+			taken += b.Amount
+		}
+		s.mu.Unlock()
+		s.answer(w, map[string]any{"captured": map[string]int64{r.URL.Query().Get("account"): taken}})
+	})
+}
+
+func TestPurchases(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		shop   fakeShop
+		tokens int64
+		faults fakeFaults
+		reason string // of a verdict that is not OK
+		err    string
+	}{
+		"honest":               {fakeShop{code: codeDry, end: statusCompleted}, 1_000, fakeFaults{}, "", ""},
+		"events get lost":      {fakeShop{code: codeDry, end: statusCompleted}, 1_000, fakeFaults{loseEvents: true}, "the books differ on", ""},
+		"paid too little":      {fakeShop{code: codeDry, end: statusCompleted, short: 1}, 1_000, fakeFaults{}, "captured 5 minor units", ""},
+		"refused as a failure": {fakeShop{code: "project_spend_limit_exceeded", end: statusCompleted}, 1_000, fakeFaults{}, "", "project_spend_limit_exceeded buy some"},
+		"the purchase fails":   {fakeShop{code: codeDry, end: statusFailed}, 1_000, fakeFaults{}, "", "purchase p failed; leaky sagas show p"},
+		"too few":              {fakeShop{}, leastPurchase - 1, fakeFaults{}, "", "1000 to 100000 are possible"},
+		"too many":             {fakeShop{}, mostPurchase + 1, fakeFaults{}, "", "1000 to 100000 are possible"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newFakeStack(t, test.faults)
+			s.shop = &test.shop
+			d := s.demo(t, time.Second)
+			d.cfg.Payments, d.cfg.Price = s.gateway.URL, func(string) int64 { return 3_000 }
+			v, err := d.Purchases(t.Context(), test.tokens)
+			if test.err != "" {
+				if err == nil || !strings.Contains(err.Error(), test.err) {
+					t.Fatalf("want an error with %q, got %v", test.err, err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.Join(v.Reasons, "\n"); v.OK != (test.reason == "") || !strings.Contains(got, test.reason) {
+				t.Errorf("want reason %q, got OK %v\n%s", test.reason, v.OK, got)
+			}
+			if v.Admitted == 0 || v.Refused == 0 || s.shop.key == "" {
+				t.Errorf("got %d admitted and %d refused calls, Idempotency-Key %q", v.Admitted, v.Refused, s.shop.key)
+			}
+		})
+	}
+}
+
+func TestPurchasesNeedsAStub(t *testing.T) {
+	t.Parallel()
+	d := newFakeStack(t, fakeFaults{}).demo(t, time.Second)
+	d.cfg.Targets[0].Protocol = ProtocolGemini
+	if _, err := d.Purchases(t.Context(), leastPurchase); err == nil || !strings.Contains(err.Error(), "no stub speaks") {
+		t.Errorf("got %v", err)
+	}
+}
