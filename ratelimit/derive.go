@@ -10,8 +10,8 @@ import (
 // limits that counts tokens, as xds has Envoy make them for an LLM route. A path with a
 // key that the call has no value for does not bind it.
 func derive(paths []limits.Path, f *limitpb.Facts) []descriptor {
-	values := map[string]string{"count": limits.Tokens.String(), facts.User: f.GetUser(), facts.Org: f.GetOrg(), facts.Team: f.GetTeam(), facts.Key: f.GetKey(),
-		facts.Tier: f.GetTier(), facts.Route: f.GetRoute(), facts.Provider: f.GetProvider(), facts.Model: f.GetModel()}
+	values := callerValues(f)
+	values["count"] = limits.Tokens.String()
 	var all []descriptor
 paths:
 	for _, path := range paths {
@@ -26,4 +26,10 @@ paths:
 		all = append(all, d)
 	}
 	return all
+}
+
+// callerValues are what a call has to say for the keys of descriptors.
+func callerValues(f *limitpb.Facts) map[string]string {
+	return map[string]string{facts.User: f.GetUser(), facts.Org: f.GetOrg(), facts.Team: f.GetTeam(), facts.Key: f.GetKey(),
+		facts.Tier: f.GetTier(), facts.Route: f.GetRoute(), facts.Provider: f.GetProvider(), facts.Model: f.GetModel()}
 }

@@ -139,11 +139,7 @@ func (d *recalled) unmatched() []*limitpb.Descriptor {
 		if _, ok := d.rules.set.Match(one); ok {
 			continue
 		}
-		shown := &limitpb.Descriptor{}
-		for _, e := range one {
-			shown.Entries = append(shown.Entries, &limitpb.Entry{Key: e.Key, Value: e.Value})
-		}
-		out = append(out, shown)
+		out = append(out, toProto(one))
 	}
 	return out
 }

@@ -97,7 +97,7 @@ func show(m matched, states []bucket.State, now int64) []*limitpb.Bucket {
 	out := make([]*limitpb.Bucket, len(m.limits))
 	for i, l := range m.limits {
 		out[i] = &limitpb.Bucket{Rule: l.rule.Name, Unit: l.rule.Unit.String(), Capacity: l.store.Params.Capacity, Level: states[i].Level(),
-			Held: states[i].Held, ResetUs: l.store.Params.Reset(states[i], now), Rate: l.perSecond()}
+			Held: states[i].Held, ResetUs: l.store.Params.Reset(states[i], now), Rate: l.perSecond(), Shadow: !l.store.Kind.Refuses()}
 	}
 	return out
 }
@@ -154,27 +154,6 @@ func settledStatus(s store.Status) limitpb.Settled_Status {
 		return limitpb.Settled_LATE
 	}
 	return limitpb.Settled_UNKNOWN
-}
-
-// Look is leaky.limit.v1.Limiter's.
-func (s *Service) Look(ctx context.Context, r *limitpb.LookRequest) (*limitpb.LookResponse, error) {
-	if len(r.GetRequestIds()) > maxSettlements || len(r.GetDescriptors()) > maxDescriptors || len(r.GetProviders()) > maxDescriptors {
-		return nil, status.Error(codes.InvalidArgument, errTooMany.Error())
-	}
-	account := tag(canonical(r.GetAccount()))
-	m := s.policy.Load().match(fromProto(r.GetDescriptors()), account, r.GetTier(), counting{tokens: true, hits: 1})
-	seen, err := s.store.Look(ctx, account, r.GetRequestIds(), m.buckets, r.GetProviders()...)
-	if err != nil {
-		return nil, unavailable(err)
-	}
-	out := &limitpb.LookResponse{Buckets: show(m, seen.States, seen.Now), Holds: make([]*limitpb.HoldState, len(seen.Records)), Balances: make([]*limitpb.Balance, len(seen.Pools))}
-	for i, one := range seen.Records {
-		out.Holds[i] = &limitpb.HoldState{RequestId: r.GetRequestIds()[i], State: holdState(one.State), Held: one.Held, Charged: one.Charged}
-	}
-	for i, one := range seen.Pools {
-		out.Balances[i] = showPool(one, seen.Now)
-	}
-	return out, nil
 }
 
 func holdState(s store.HoldState) limitpb.HoldState_State {

@@ -45,7 +45,7 @@ func (s *Service) Serve(ctx context.Context, calls []*unary.Call) {
 		case limitpb.Limiter_Settle_FullMethodName:
 			own(ctx, c, &limitpb.SettleRequest{}, s.Settle)
 		case limitpb.Limiter_Look_FullMethodName:
-			own(ctx, c, &limitpb.LookRequest{}, s.Look)
+			go own(ctx, c, &limitpb.LookRequest{}, s.Look) // may ask the token service
 		case limitpb.Limiter_Renew_FullMethodName:
 			own(ctx, c, &limitpb.RenewRequest{}, s.Renew)
 		case limitpb.Limiter_Holds_FullMethodName:

@@ -626,6 +626,7 @@ type Balance struct {
 	Held          int64                  `protobuf:"varint,4,opt,name=held,proto3" json:"held,omitempty"`                      // held against it; credits - spent - held is left
 	ResetUs       int64                  `protobuf:"varint,5,opt,name=reset_us,json=resetUs,proto3" json:"reset_us,omitempty"` // microseconds until the window ends; 0: it never does
 	Version       int64                  `protobuf:"varint,6,opt,name=version,proto3" json:"version,omitempty"`                // of the state that the token service told last
+	Unknown       bool                   `protobuf:"varint,7,opt,name=unknown,proto3" json:"unknown,omitempty"`                // the token service did not answer; the rest is without meaning
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -702,6 +703,13 @@ func (x *Balance) GetVersion() int64 {
 	return 0
 }
 
+func (x *Balance) GetUnknown() bool {
+	if x != nil {
+		return x.Unknown
+	}
+	return false
+}
+
 // Bucket is the state of one limit after a decision.
 type Bucket struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -712,6 +720,8 @@ type Bucket struct {
 	Held          float64                `protobuf:"fixed64,5,opt,name=held,proto3" json:"held,omitempty"`                     // part of level that is held and not settled
 	ResetUs       int64                  `protobuf:"varint,6,opt,name=reset_us,json=resetUs,proto3" json:"reset_us,omitempty"` // microseconds until empty
 	Rate          float64                `protobuf:"fixed64,7,opt,name=rate,proto3" json:"rate,omitempty"`                     // drained per second
+	Found         *Descriptor            `protobuf:"bytes,8,opt,name=found,proto3" json:"found,omitempty"`                     // the descriptor it was found by; only of a Look with facts
+	Shadow        bool                   `protobuf:"varint,9,opt,name=shadow,proto3" json:"shadow,omitempty"`                  // it refuses nobody
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -793,6 +803,20 @@ func (x *Bucket) GetRate() float64 {
 		return x.Rate
 	}
 	return 0
+}
+
+func (x *Bucket) GetFound() *Descriptor {
+	if x != nil {
+		return x.Found
+	}
+	return nil
+}
+
+func (x *Bucket) GetShadow() bool {
+	if x != nil {
+		return x.Shadow
+	}
+	return false
 }
 
 type HoldResponse struct {
@@ -1134,8 +1158,10 @@ type LookRequest struct {
 	Descriptors []*Descriptor          `protobuf:"bytes,3,rep,name=descriptors,proto3" json:"descriptors,omitempty"`                 // buckets to look at
 	Tier        string                 `protobuf:"bytes,4,opt,name=tier,proto3" json:"tier,omitempty"`                               // for scaled rules
 	Providers   []string               `protobuf:"bytes,5,rep,name=providers,proto3" json:"providers,omitempty"`                     // pools to look at
-	// Instead of account and descriptors: who calls. There is a bucket for each path of the
-	// limits that the facts have a value for each key of; tier is the facts'.
+	// Instead of account, descriptors and tier: who calls. There is a bucket for each path of
+	// the limits that the facts have a value for each key of, of every route that has limits
+	// of its own and, unless the facts name one, of every provider asked for. Pools that are
+	// not known yet are asked for.
 	Facts         *Facts `protobuf:"bytes,6,opt,name=facts,proto3" json:"facts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2062,14 +2088,15 @@ const file_limit_proto_rawDesc = "" +
 	"\abalance\x18\x06 \x01(\x0e2\x1d.leaky.limit.v1.BalancePolicyR\abalance\x12\x1f\n" +
 	"\vlifetime_us\x18\a \x01(\x03R\n" +
 	"lifetimeUs\x12'\n" +
-	"\x0frelease_expired\x18\b \x01(\bR\x0ereleaseExpired\"\x9c\x01\n" +
+	"\x0frelease_expired\x18\b \x01(\bR\x0ereleaseExpired\"\xb6\x01\n" +
 	"\aBalance\x12\x18\n" +
 	"\apresent\x18\x01 \x01(\bR\apresent\x12\x18\n" +
 	"\acredits\x18\x02 \x01(\x03R\acredits\x12\x14\n" +
 	"\x05spent\x18\x03 \x01(\x03R\x05spent\x12\x12\n" +
 	"\x04held\x18\x04 \x01(\x03R\x04held\x12\x19\n" +
 	"\breset_us\x18\x05 \x01(\x03R\aresetUs\x12\x18\n" +
-	"\aversion\x18\x06 \x01(\x03R\aversion\"\xa5\x01\n" +
+	"\aversion\x18\x06 \x01(\x03R\aversion\x12\x18\n" +
+	"\aunknown\x18\a \x01(\bR\aunknown\"\xef\x01\n" +
 	"\x06Bucket\x12\x12\n" +
 	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x12\n" +
 	"\x04unit\x18\x02 \x01(\tR\x04unit\x12\x1a\n" +
@@ -2077,7 +2104,9 @@ const file_limit_proto_rawDesc = "" +
 	"\x05level\x18\x04 \x01(\x01R\x05level\x12\x12\n" +
 	"\x04held\x18\x05 \x01(\x01R\x04held\x12\x19\n" +
 	"\breset_us\x18\x06 \x01(\x03R\aresetUs\x12\x12\n" +
-	"\x04rate\x18\a \x01(\x01R\x04rate\"\xd1\x02\n" +
+	"\x04rate\x18\a \x01(\x01R\x04rate\x120\n" +
+	"\x05found\x18\b \x01(\v2\x1a.leaky.limit.v1.DescriptorR\x05found\x12\x16\n" +
+	"\x06shadow\x18\t \x01(\bR\x06shadow\"\xd1\x02\n" +
 	"\fHoldResponse\x12\x1a\n" +
 	"\badmitted\x18\x01 \x01(\bR\badmitted\x12\x12\n" +
 	"\x04held\x18\x02 \x01(\x03R\x04held\x12%\n" +
@@ -2262,48 +2291,49 @@ var file_limit_proto_depIdxs = []int32{
 	5,  // 1: leaky.limit.v1.HoldRequest.facts:type_name -> leaky.limit.v1.Facts
 	7,  // 2: leaky.limit.v1.HoldRequest.descriptors:type_name -> leaky.limit.v1.Descriptor
 	0,  // 3: leaky.limit.v1.HoldRequest.balance:type_name -> leaky.limit.v1.BalancePolicy
-	10, // 4: leaky.limit.v1.HoldResponse.buckets:type_name -> leaky.limit.v1.Bucket
-	1,  // 5: leaky.limit.v1.HoldResponse.refusal:type_name -> leaky.limit.v1.Refusal
-	9,  // 6: leaky.limit.v1.HoldResponse.balance:type_name -> leaky.limit.v1.Balance
-	12, // 7: leaky.limit.v1.SettleRequest.settlements:type_name -> leaky.limit.v1.Settlement
-	2,  // 8: leaky.limit.v1.Settled.status:type_name -> leaky.limit.v1.Settled.Status
-	3,  // 9: leaky.limit.v1.Settled.drawn:type_name -> leaky.limit.v1.Settled.Drawn
-	14, // 10: leaky.limit.v1.SettleResponse.settled:type_name -> leaky.limit.v1.Settled
-	7,  // 11: leaky.limit.v1.LookRequest.descriptors:type_name -> leaky.limit.v1.Descriptor
-	5,  // 12: leaky.limit.v1.LookRequest.facts:type_name -> leaky.limit.v1.Facts
-	4,  // 13: leaky.limit.v1.HoldState.state:type_name -> leaky.limit.v1.HoldState.State
-	10, // 14: leaky.limit.v1.LookResponse.buckets:type_name -> leaky.limit.v1.Bucket
-	17, // 15: leaky.limit.v1.LookResponse.holds:type_name -> leaky.limit.v1.HoldState
-	9,  // 16: leaky.limit.v1.LookResponse.balances:type_name -> leaky.limit.v1.Balance
-	19, // 17: leaky.limit.v1.RenewRequest.renewals:type_name -> leaky.limit.v1.Renewal
-	5,  // 18: leaky.limit.v1.Held.facts:type_name -> leaky.limit.v1.Facts
-	23, // 19: leaky.limit.v1.HoldsResponse.holds:type_name -> leaky.limit.v1.Held
-	5,  // 20: leaky.limit.v1.ExplainResponse.facts:type_name -> leaky.limit.v1.Facts
-	1,  // 21: leaky.limit.v1.ExplainResponse.refusal:type_name -> leaky.limit.v1.Refusal
-	10, // 22: leaky.limit.v1.ExplainResponse.buckets:type_name -> leaky.limit.v1.Bucket
-	9,  // 23: leaky.limit.v1.ExplainResponse.balance:type_name -> leaky.limit.v1.Balance
-	17, // 24: leaky.limit.v1.ExplainResponse.hold:type_name -> leaky.limit.v1.HoldState
-	7,  // 25: leaky.limit.v1.ExplainResponse.unmatched:type_name -> leaky.limit.v1.Descriptor
-	27, // 26: leaky.limit.v1.LearnRequest.ratios:type_name -> leaky.limit.v1.Ratio
-	8,  // 27: leaky.limit.v1.Limiter.Hold:input_type -> leaky.limit.v1.HoldRequest
-	13, // 28: leaky.limit.v1.Limiter.Settle:input_type -> leaky.limit.v1.SettleRequest
-	16, // 29: leaky.limit.v1.Limiter.Look:input_type -> leaky.limit.v1.LookRequest
-	20, // 30: leaky.limit.v1.Limiter.Renew:input_type -> leaky.limit.v1.RenewRequest
-	22, // 31: leaky.limit.v1.Limiter.Holds:input_type -> leaky.limit.v1.HoldsRequest
-	25, // 32: leaky.limit.v1.Limiter.Explain:input_type -> leaky.limit.v1.ExplainRequest
-	28, // 33: leaky.limit.v1.Limiter.Learn:input_type -> leaky.limit.v1.LearnRequest
-	11, // 34: leaky.limit.v1.Limiter.Hold:output_type -> leaky.limit.v1.HoldResponse
-	15, // 35: leaky.limit.v1.Limiter.Settle:output_type -> leaky.limit.v1.SettleResponse
-	18, // 36: leaky.limit.v1.Limiter.Look:output_type -> leaky.limit.v1.LookResponse
-	21, // 37: leaky.limit.v1.Limiter.Renew:output_type -> leaky.limit.v1.RenewResponse
-	24, // 38: leaky.limit.v1.Limiter.Holds:output_type -> leaky.limit.v1.HoldsResponse
-	26, // 39: leaky.limit.v1.Limiter.Explain:output_type -> leaky.limit.v1.ExplainResponse
-	29, // 40: leaky.limit.v1.Limiter.Learn:output_type -> leaky.limit.v1.LearnResponse
-	34, // [34:41] is the sub-list for method output_type
-	27, // [27:34] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	7,  // 4: leaky.limit.v1.Bucket.found:type_name -> leaky.limit.v1.Descriptor
+	10, // 5: leaky.limit.v1.HoldResponse.buckets:type_name -> leaky.limit.v1.Bucket
+	1,  // 6: leaky.limit.v1.HoldResponse.refusal:type_name -> leaky.limit.v1.Refusal
+	9,  // 7: leaky.limit.v1.HoldResponse.balance:type_name -> leaky.limit.v1.Balance
+	12, // 8: leaky.limit.v1.SettleRequest.settlements:type_name -> leaky.limit.v1.Settlement
+	2,  // 9: leaky.limit.v1.Settled.status:type_name -> leaky.limit.v1.Settled.Status
+	3,  // 10: leaky.limit.v1.Settled.drawn:type_name -> leaky.limit.v1.Settled.Drawn
+	14, // 11: leaky.limit.v1.SettleResponse.settled:type_name -> leaky.limit.v1.Settled
+	7,  // 12: leaky.limit.v1.LookRequest.descriptors:type_name -> leaky.limit.v1.Descriptor
+	5,  // 13: leaky.limit.v1.LookRequest.facts:type_name -> leaky.limit.v1.Facts
+	4,  // 14: leaky.limit.v1.HoldState.state:type_name -> leaky.limit.v1.HoldState.State
+	10, // 15: leaky.limit.v1.LookResponse.buckets:type_name -> leaky.limit.v1.Bucket
+	17, // 16: leaky.limit.v1.LookResponse.holds:type_name -> leaky.limit.v1.HoldState
+	9,  // 17: leaky.limit.v1.LookResponse.balances:type_name -> leaky.limit.v1.Balance
+	19, // 18: leaky.limit.v1.RenewRequest.renewals:type_name -> leaky.limit.v1.Renewal
+	5,  // 19: leaky.limit.v1.Held.facts:type_name -> leaky.limit.v1.Facts
+	23, // 20: leaky.limit.v1.HoldsResponse.holds:type_name -> leaky.limit.v1.Held
+	5,  // 21: leaky.limit.v1.ExplainResponse.facts:type_name -> leaky.limit.v1.Facts
+	1,  // 22: leaky.limit.v1.ExplainResponse.refusal:type_name -> leaky.limit.v1.Refusal
+	10, // 23: leaky.limit.v1.ExplainResponse.buckets:type_name -> leaky.limit.v1.Bucket
+	9,  // 24: leaky.limit.v1.ExplainResponse.balance:type_name -> leaky.limit.v1.Balance
+	17, // 25: leaky.limit.v1.ExplainResponse.hold:type_name -> leaky.limit.v1.HoldState
+	7,  // 26: leaky.limit.v1.ExplainResponse.unmatched:type_name -> leaky.limit.v1.Descriptor
+	27, // 27: leaky.limit.v1.LearnRequest.ratios:type_name -> leaky.limit.v1.Ratio
+	8,  // 28: leaky.limit.v1.Limiter.Hold:input_type -> leaky.limit.v1.HoldRequest
+	13, // 29: leaky.limit.v1.Limiter.Settle:input_type -> leaky.limit.v1.SettleRequest
+	16, // 30: leaky.limit.v1.Limiter.Look:input_type -> leaky.limit.v1.LookRequest
+	20, // 31: leaky.limit.v1.Limiter.Renew:input_type -> leaky.limit.v1.RenewRequest
+	22, // 32: leaky.limit.v1.Limiter.Holds:input_type -> leaky.limit.v1.HoldsRequest
+	25, // 33: leaky.limit.v1.Limiter.Explain:input_type -> leaky.limit.v1.ExplainRequest
+	28, // 34: leaky.limit.v1.Limiter.Learn:input_type -> leaky.limit.v1.LearnRequest
+	11, // 35: leaky.limit.v1.Limiter.Hold:output_type -> leaky.limit.v1.HoldResponse
+	15, // 36: leaky.limit.v1.Limiter.Settle:output_type -> leaky.limit.v1.SettleResponse
+	18, // 37: leaky.limit.v1.Limiter.Look:output_type -> leaky.limit.v1.LookResponse
+	21, // 38: leaky.limit.v1.Limiter.Renew:output_type -> leaky.limit.v1.RenewResponse
+	24, // 39: leaky.limit.v1.Limiter.Holds:output_type -> leaky.limit.v1.HoldsResponse
+	26, // 40: leaky.limit.v1.Limiter.Explain:output_type -> leaky.limit.v1.ExplainResponse
+	29, // 41: leaky.limit.v1.Limiter.Learn:output_type -> leaky.limit.v1.LearnResponse
+	35, // [35:42] is the sub-list for method output_type
+	28, // [28:35] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_limit_proto_init() }
