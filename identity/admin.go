@@ -38,6 +38,7 @@ type userView struct {
 type meView struct {
 	userView
 	Organisations []orgView `json:"organisations"`
+	standing
 }
 
 func (s *Service) view(u user) userView {
@@ -46,7 +47,8 @@ func (s *Service) view(u user) userView {
 
 func (s *Service) tier(roles []string) string { return principal.TierOf(roles, s.cfg.Tiers) }
 
-// me is GET /api/v1/me: who the caller is, from the database and not from the token.
+// me is GET /api/v1/me: who the caller is, from the database and not from the token, and
+// how she stands with her limits.
 func (s *Service) me(w http.ResponseWriter, r *http.Request, p principal.Principal) error {
 	u, err := s.self(r, p)
 	if err != nil {
@@ -56,7 +58,8 @@ func (s *Service) me(w http.ResponseWriter, r *http.Request, p principal.Princip
 	if err != nil {
 		return err
 	}
-	httpapi.WriteJSON(w, http.StatusOK, meView{userView: s.view(u), Organisations: orgs})
+	view := s.view(u)
+	httpapi.WriteJSON(w, http.StatusOK, meView{userView: view, Organisations: orgs, standing: s.stand(r.Context(), p, view.Tier)})
 	return nil
 }
 

@@ -49,6 +49,8 @@ type Config struct {
 	AdminPassword string       //
 	IdentityKeys  string       // URL of extauthz' key set: whose signed identities are trusted
 	KeysClient    *http.Client // fetches them; nil: a plain one
+	Limiter       Limiter      // tells callers how they stand; nil: nobody does
+	Providers     []string     // whose limits and balances GET /api/v1/me tells
 	Log           *slog.Logger
 	Metrics       prometheus.Registerer
 }

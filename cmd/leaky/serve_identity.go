@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -12,6 +14,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/identity"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
 )
 
 // serveIdentity runs users, API keys and access tokens.
@@ -21,6 +24,11 @@ func serveIdentity(ctx context.Context, s service) error {
 		return fmt.Errorf("postgres address: %w", err)
 	}
 	defer pool.Close()
+	limiter, err := dialLimiter(s)
+	if err != nil {
+		return err
+	}
+	defer limiter.Close()
 	id, err := identity.New(identity.Config{
 		Pool:          pool,
 		NATS:          s.cfg.Stores.NATS,
@@ -34,6 +42,8 @@ func serveIdentity(ctx context.Context, s service) error {
 		AdminPassword: os.Getenv("LEAKY_ADMIN_PASSWORD"),
 		IdentityKeys:  s.peers().url(s.cfg.Services.ExtAuthz.HTTP) + "/.well-known/jwks.json",
 		KeysClient:    s.peers().client("extauthz", 3*time.Second),
+		Limiter:       limitpb.NewLimiterClient(limiter),
+		Providers:     slices.Sorted(maps.Keys(s.cfg.Providers)),
 		Log:           s.log,
 		Metrics:       s.metrics,
 	})
