@@ -45,9 +45,8 @@ lint: ## golangci-lint with the house rules (builds the linter the first time)
 	@$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.6.0 run ./...
 
 .PHONY: bench
-bench: build parts ## Measure the path against bare Envoy and no-op services in one run
-	@$(GO) run ./bench
-	@$(GO) run ./bench/authz
+bench: build parts ## Measure path, checks, limits and purchases in one run; the report is Markdown (13 minutes)
+	@$(GO) run ./bench/all
 
 .PHONY: golden
 golden: ## Rewrite the golden files of xds from the code
