@@ -88,7 +88,7 @@ func (g gen) odd() string {
 	case 0:
 		return g.pick("", " ", "\x00", "a\x00b", "\a", "a\nSet-Cookie: x=1", "\u202eb", "\ufeff", "аdmin", "ａｄｍｉｎ", "\u0130", "e\u0301", "\U0001f4a7", "null", "[]", "{}")
 	case 1:
-		return g.pick("x' OR 1=1; DROP TABLE users; --", `"; SELECT pg_sleep(9); --`, "{{.}}", "${jndi:ldap://x}", "../../etc/passwd", "%s%n", "<script>", "%00", "a%2fb", `\`, "*", "_", "%")
+		return g.pick("x' OR 1=1; DROP TABLE users; --", `"; select pg_sleep(9); --`, "{{.}}", "${jndi:ldap://x}", "../../etc/passwd", "%s%n", "<script>", "%00", "a%2fb", `\`, "*", "_", "%")
 	case 2:
 		return g.pick("0", "-1", "1e400", "9223372036854775808", "1.5", "NaN", "-0", "0x10", "00000000-0000-0000-0000-000000000000", "99999-01-01T00:00:00Z", "0000-00-00T00:00:00Z", "2030-02-30T00:00:00Z", "-262144-01-01T00:00:00Z")
 	case 3:
