@@ -42,12 +42,13 @@ type Estimator struct {
 	defaults map[string]Ratio
 	outputs  map[kind]*fit
 	inputs   map[kind]*fit
+	ratios   map[kind]*ratios // of inputs, for holds
 	changed  bool
 }
 
 // NewEstimator starts from the providers' defaults.
 func NewEstimator(defaults map[string]Ratio) *Estimator {
-	return &Estimator{defaults: defaults, outputs: map[kind]*fit{}, inputs: map[kind]*fit{}}
+	return &Estimator{defaults: defaults, outputs: map[kind]*fit{}, inputs: map[kind]*fit{}, ratios: map[kind]*ratios{}}
 }
 
 // learn takes in a line whose usage is complete and gives the relative error the fit had
@@ -63,6 +64,7 @@ func (e *Estimator) learn(l *spool.Line) float64 {
 		}
 		e.add(e.outputs, k, float64(*l.Output), float64(body))
 	}
+	e.learnInput(k, l)
 	if bytes := parseBytes(l.Bytes); bytes > 0 && *l.Input > 0 {
 		k.stream = false
 		e.add(e.inputs, k, float64(*l.Input), float64(bytes))
@@ -220,7 +222,9 @@ type learned struct {
 	Model    string   `json:"model,omitzero"`
 	Stream   bool     `json:"stream,omitzero"`
 	Input    bool     `json:"input,omitzero"`
-	Samples  []sample `json:"samples"` // tokens, bytes
+	Samples  []sample `json:"samples,omitempty"` // tokens, bytes
+	// Ratios are counts of requests by what a byte of them took, instead of samples.
+	Ratios map[int]uint32 `json:"ratios,omitempty"`
 }
 
 // Save writes what was learned, if anything is new.
@@ -233,6 +237,9 @@ func (e *Estimator) Save(path string) error {
 		for k, f := range fits {
 			all = append(all, learned{Provider: k.provider, Model: k.model, Stream: k.stream, Input: input, Samples: f.samples})
 		}
+	}
+	for k, r := range e.ratios {
+		all = append(all, learned{Provider: k.provider, Model: k.model, Input: true, Ratios: r.sparse()})
 	}
 	text, err := json.Marshal(all)
 	if err != nil {
@@ -260,6 +267,11 @@ func (e *Estimator) Load(path string) error {
 		return fmt.Errorf("load estimates from %s: %w", path, err)
 	}
 	for _, l := range all {
+		if len(l.Ratios) > 0 && len(e.ratios) < maxKinds {
+			r := &ratios{}
+			r.fill(l.Ratios)
+			e.ratios[kind{provider: l.Provider, model: l.Model}] = r
+		}
 		fits := e.outputs
 		if l.Input {
 			fits = e.inputs

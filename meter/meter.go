@@ -27,7 +27,8 @@ import (
 // Config is what the meter needs.
 type Config struct {
 	Spool       string                // path of Envoy's usage log
-	Limiter     Settler               //
+	Limiter     Limiter               //
+	Name        string                // of this meter among others, default "meter"
 	Publisher   Publisher             //
 	Providers   map[string]Ratio      // by name: what to assume before anything was learned
 	ReopenURL   string                // Envoy admin's /reopen_logs; empty: never rotate
@@ -68,7 +69,8 @@ type Meter struct {
 	behind     bool     // settling went on without publishing: NATS has been down for long
 	behindFrom position // the first line that is settled and not queued
 
-	orphans []orphan // sought again later
+	orphans []orphan  // sought again later
+	toldAt  time.Time // when the limiter last heard what inputs take
 
 	settleUp, publishUp atomic.Bool
 	verdicts            []verdict // reused
@@ -83,6 +85,9 @@ func New(cfg Config) (*Meter, error) {
 	cfg.Poll = positive(cfg.Poll, 40*time.Millisecond)
 	cfg.BatchLines = positive(cfg.BatchLines, 500)
 	cfg.MaxWaiting = positive(cfg.MaxWaiting, 20_000)
+	if cfg.Name == "" {
+		cfg.Name = "meter"
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -200,6 +205,7 @@ func (m *Meter) housekeeping(ctx context.Context, now time.Time, saved *time.Tim
 	if err := m.tail.release(*m.done.Load()); err != nil {
 		m.quietly.warn("finished spool stays", err)
 	}
+	m.tell(ctx, now)
 	if now.Sub(*saved) > saveEvery {
 		*saved = now
 		if err := m.estimator.Save(m.cfg.estimates()); err != nil {
@@ -248,6 +254,7 @@ func (m *Meter) judge(lines [][]byte) {
 		m.metrics.countLine(&v)
 		if v.publish && v.event.Source == usage.FromProvider {
 			m.metrics.countError(m.estimator.learn(&l))
+			m.metrics.countInput(&l)
 		}
 		v.correlation, v.trace = l.Corr, l.Trace
 		m.verdicts = append(m.verdicts, v)

@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/spool"
 	"github.com/leaky-tokens/leaky-tokens/internal/usage"
 )
 
@@ -17,6 +18,7 @@ type metrics struct {
 	published prometheus.Counter
 	lag       prometheus.Gauge
 	failure   prometheus.Histogram
+	inputs    *prometheus.HistogramVec // by provider
 
 	kinds   map[usage.Source]prometheus.Counter
 	charged map[usage.Source]prometheus.Counter
@@ -37,6 +39,9 @@ func newMetrics(r prometheus.Registerer) (metrics, error) {
 		failure: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "leaky_meter_estimate_error_ratio",
 			Help:    "Relative error the estimate of output tokens would have had on answers whose usage is known.",
 			Buckets: []float64{0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1}}),
+		inputs: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "leaky_meter_input_hold_ratio",
+			Help:    "Input tokens that the provider counted, by what was held for them; above 1 the bound of the input did not hold.",
+			Buckets: []float64{0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1, 1.5, 2, 4}}, []string{"provider"}),
 		kinds: map[usage.Source]prometheus.Counter{}, charged: map[usage.Source]prometheus.Counter{},
 	}
 	for _, s := range []usage.Source{usage.FromProvider, usage.FromEstimate, usage.FromRefusal, usage.FromUnstarted} {
@@ -46,7 +51,7 @@ func newMetrics(r prometheus.Registerer) (metrics, error) {
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.lines, m.settled, m.tokens, m.retries, m.published, m.lag, m.failure} {
+	for _, c := range []prometheus.Collector{m.lines, m.settled, m.tokens, m.retries, m.published, m.lag, m.failure, m.inputs} {
 		if err := r.Register(c); err != nil {
 			return m, fmt.Errorf("register meter metrics: %w", err)
 		}
@@ -71,5 +76,12 @@ func (m *metrics) countEvent(e *usage.Event) {
 func (m *metrics) countError(ratio float64) {
 	if !math.IsNaN(ratio) {
 		m.failure.Observe(ratio)
+	}
+}
+
+// countInput compares the input with what was held for it, where that is told.
+func (m *metrics) countInput(l *spool.Line) {
+	if held := whole(l.HeldIn); held > 0 && l.Input != nil {
+		m.inputs.WithLabelValues(l.Provider).Observe(float64(*l.Input) / float64(held))
 	}
 }

@@ -13,9 +13,10 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/usage"
 )
 
-// Settler is the part of ratelimit that the meter needs. Settle MUST be idempotent by
+// Limiter is the part of ratelimit that the meter needs. Settle MUST be idempotent by
 // request id and answer in the order asked.
-type Settler interface {
+type Limiter interface {
+	Learn(ctx context.Context, in *limitpb.LearnRequest, opts ...grpc.CallOption) (*limitpb.LearnResponse, error)
 	Settle(ctx context.Context, in *limitpb.SettleRequest, opts ...grpc.CallOption) (*limitpb.SettleResponse, error)
 }
 

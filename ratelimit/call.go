@@ -219,6 +219,9 @@ func (p *policy) price(c *call) error {
 		text = max(0, text-c.frame)
 	}
 	c.input = int64(math.Ceil(float64(text) * perByte))
+	if provider.LearnInput {
+		c.input = min(c.input, p.learned.bound(c.provider, c.model, c.bytes, perByte))
+	}
 	if model.Kind == "embedding" {
 		c.stated = 0
 		return nil

@@ -21,7 +21,7 @@ type metrics struct {
 	balances struct{ applied, malformed prometheus.Counter }
 
 	expired, published, unpublished prometheus.Counter
-	live                            prometheus.Gauge
+	live, learned                   prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer, s *Service) *metrics {
@@ -57,13 +57,14 @@ func newMetrics(r prometheus.Registerer, s *Service) *metrics {
 	m.published = prometheus.NewCounter(prometheus.CounterOpts{Name: "leaky_ratelimit_expired_events_total", Help: "Usage events of expired holds published."})
 	m.unpublished = prometheus.NewCounter(prometheus.CounterOpts{Name: "leaky_ratelimit_expired_event_errors_total", Help: "Attempts to publish such an event that failed; the next sweep tries again."})
 	m.live = prometheus.NewGauge(prometheus.GaugeOpts{Name: "leaky_ratelimit_holds_live", Help: "Holds not settled yet, as of the last sweep."})
+	m.learned = prometheus.NewGauge(prometheus.GaugeOpts{Name: "leaky_ratelimit_learned_models", Help: "Models whose input ratio is known from settled calls; held by it where providers.NAME.learn_input is on."})
 	open := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "leaky_ratelimit_redis_open", Help: "1 while Redis is asked, 0 while calls fail at once because it did not answer."}, func() float64 {
 		if s.store.Down() {
 			return 0
 		}
 		return 1
 	})
-	r.MustRegister(holds, m.byRule, m.shadow, m.idleRules, settles, m.outage, m.adopted, waiting, leased, asks, changes, m.expired, m.published, m.unpublished, m.live, open)
+	r.MustRegister(holds, m.byRule, m.shadow, m.idleRules, settles, m.outage, m.adopted, waiting, leased, asks, changes, m.expired, m.published, m.unpublished, m.live, m.learned, open)
 	return m
 }
 

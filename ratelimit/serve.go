@@ -52,6 +52,8 @@ func (s *Service) Serve(ctx context.Context, calls []*unary.Call) {
 			go own(ctx, c, &limitpb.HoldsRequest{}, s.Holds) // reads all keys
 		case limitpb.Limiter_Explain_FullMethodName:
 			go own(ctx, c, &limitpb.ExplainRequest{}, s.Explain)
+		case limitpb.Limiter_Learn_FullMethodName:
+			go own(ctx, c, &limitpb.LearnRequest{}, s.Learn)
 		default:
 			c.Fail(codes.Unimplemented, "no such method")
 		}

@@ -79,6 +79,7 @@ type Service struct {
 	marks     marks
 	labels    labels
 	memory    memory
+	inputs    inputs
 	idleAfter time.Duration
 	publisher Publisher
 	asker     asker

@@ -30,6 +30,7 @@ func (s *Service) Run(ctx context.Context) error {
 	group.Go(func() { s.lend(ctx) })
 	group.Go(func() { s.adoptLoop(ctx) })
 	group.Go(func() { s.watchRules(ctx) })
+	group.Go(func() { s.learnLoop(ctx) })
 	if s.follow != nil {
 		group.Go(func() { s.follow(ctx, s.SetBalance) })
 	}

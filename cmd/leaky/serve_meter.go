@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -45,7 +46,11 @@ func serveMeter(ctx context.Context, s service) error {
 	if !filepath.IsAbs(spool) {
 		spool = filepath.Join(s.dir, spool)
 	}
-	m, err := meter.New(meter.Config{Spool: spool, Limiter: limitpb.NewLimiterClient(limiter), Publisher: publisher, Providers: ratios,
+	host, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("name this meter: %w", err)
+	}
+	m, err := meter.New(meter.Config{Spool: spool, Name: host + " " + s.cfg.Services.Meter.HTTP, Limiter: limitpb.NewLimiterClient(limiter), Publisher: publisher, Providers: ratios,
 		ReopenURL: "http://" + s.cfg.Envoy.Admin + "/reopen_logs", Log: s.log, Metrics: s.metrics})
 	if err != nil {
 		return err

@@ -94,6 +94,7 @@ type Provider struct {
 	MaxRequests    int           `yaml:"max_requests"`    // circuit breaker: calls at once, default 1024
 	MaxPending     int           `yaml:"max_pending"`     // circuit breaker: calls waiting for a connection, default 256
 	TokensPerByte  float64       `yaml:"tokens_per_byte"` // input bound, > 0 to 1, default 1: the ceiling of any tokenizer
+	LearnInput     bool          `yaml:"learn_input"`     // holds for inputs follow what the model was seen to take, default false
 	OutputFill     int64         `yaml:"fill_max_tokens"` // held and spliced in when the client states no maximum, default 1024
 	BytesPerToken  float64       `yaml:"bytes_per_token"` // answer bytes per token of a stream until one is learned, default 200
 
