@@ -196,7 +196,8 @@ func llmCall(t *testing.T, who sandbox.Account, provider string, tokens int) ans
 		return request(t, "POST", "/v1beta/models/gemini-2.5-flash:generateContent", "", map[string]any{
 			"contents": []any{map[string]any{"parts": []any{map[string]string{"text": prompt}}}}, "generationConfig": map[string]int{"maxOutputTokens": tokens}}, byKey(who)...)
 	}
-	return request(t, "POST", "/v1/chat/completions", "", map[string]any{"model": "gpt-4o-mini", "max_tokens": tokens,
+	model := map[string]string{"openai": "gpt-4o-mini", "qwen": "qwen-plus"}[provider]
+	return request(t, "POST", "/v1/chat/completions", "", map[string]any{"model": model, "max_tokens": tokens,
 		"messages": []any{map[string]string{"role": "user", "content": prompt}}}, byToken(who)...)
 }
 
@@ -335,4 +336,33 @@ func TestOneBalanceForBothWays(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantProblem(t, request(t, "POST", pathConsume, "", string(text), byKey(who)...), 402, "insufficient token quota")
+}
+
+// TestSpendLimits: an organisation's and a team's budget of a day, when it is used up, is
+// told as a quota and not as a rate: nobody should try again.
+func TestSpendLimits(t *testing.T) {
+	t.Parallel()
+	owner, member := newAccount(t), newAccount(t)
+	org := newOrg(t, owner, member)
+	for _, tc := range []struct{ provider, code string }{{"gemini", "organization_spend_limit_exceeded"}, {"qwen", "project_spend_limit_exceeded"}} {
+		var key struct{ APIKey string }
+		mustCall(t, 201, "POST", "/api/v1/auth/api-keys", member.JWT, map[string]string{"name": tc.provider, "orgId": org}, &key)
+		bound := sandbox.Account{ID: member.ID, JWT: key.APIKey, Key: key.APIKey}
+		var r answer
+		for range 10 {
+			if r = llmCall(t, bound, tc.provider, 300); r.status != 200 {
+				break
+			}
+			booked(t, bound, tc.provider, r.header.Get("X-Request-Id"))
+		}
+		if r.status != 429 || r.header.Get("x-should-retry") != "false" || r.header.Get("Retry-After") != "" || !strings.Contains(r.text, tc.code) || !strings.Contains(r.text, "spend limit") {
+			t.Errorf("%s: want %s, got %d %v %s", tc.provider, tc.code, r.status, r.header, r.text)
+		}
+		if tc.provider == "qwen" && !strings.Contains(r.text, `"type":"insufficient_quota"`) {
+			t.Errorf("got %s", r.text)
+		}
+		if own := llmCall(t, member, tc.provider, 20); own.status != 200 {
+			t.Errorf("%s: her own calls are no part of it: want 200, got %d %s", tc.provider, own.status, own.text)
+		}
+	}
 }

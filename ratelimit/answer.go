@@ -157,6 +157,12 @@ func (s *Service) blame(m matched, t store.Taken, take store.Take) refused {
 func (c *call) refuse(m matched, t store.Taken, no refused) *response {
 	r := newResponse(codeOverLimit)
 	r.describe(m, t)
+	if budget, spent := c.spent(no); spent {
+		r.header("x-should-retry", "false")
+		c.identify(r)
+		c.answer(r, budget)
+		return r
+	}
 	if no.wait < 0 {
 		r.header("x-should-retry", "false")
 	} else {

@@ -75,6 +75,18 @@ descriptors:
           - key: provider
             rate_limit: {name: user-tokens, unit: minute, requests_per_unit: 600000}
             metadata: {rate_limit_policy: {algorithm: leaky_bucket, burst: 1000000, unit: tokens, scale: tier}}
+      - key: org
+        descriptors:
+          - key: provider
+            value: gemini
+            rate_limit: {name: org-day, unit: day, requests_per_unit: 1000}
+            metadata: {rate_limit_policy: {algorithm: leaky_bucket, unit: tokens}}
+          - key: team
+            descriptors:
+              - key: provider
+                value: qwen
+                rate_limit: {name: team-day, unit: day, requests_per_unit: 1000}
+                metadata: {rate_limit_policy: {algorithm: fixed_window, unit: tokens}}
       - key: route
         value: consume
         descriptors:
