@@ -293,7 +293,11 @@ func TestUnknownCallersAndPaths(t *testing.T) {
 		"/api/v1/auth//api-keys/./validate":    {404, 404},
 		"/api/v1/auth/api-keys/x/..//validate": {404, 404},
 		"/api/v1/auth/api-keys/validate;x=1":   {401, 400},
-		"/actuator/health":                     {401, 404},
+		"/actuator/health":                     {200, 200},
+		"/actuator/health/readiness":           {200, 200},
+		"/actuator/info":                       {200, 200},
+		"/actuator/prometheus":                 {401, 404},
+		"/actuator/env":                        {401, 404},
 		"/healthz":                             {401, 404},
 		"/metrics":                             {401, 404},
 	} {
@@ -335,6 +339,8 @@ func TestMalformedRequestsAreRefused(t *testing.T) {
 		"NUL in a header":      {head + "a: b\x00c\r\n\r\n", " 400 "},
 		"no host":              {"GET /v1/models HTTP/1.1\r\n\r\n", " 400 "},
 		"underscore in header": {head + "x_user_id: root\r\n\r\n", " 400 "},
+		"two hosts":            {"GET /v1/models HTTP/1.1\r\nHost: x\r\nHost: y\r\nConnection: close\r\n\r\n", " 400 "},
+		"CONNECT":              {"CONNECT 127.0.0.1:1 HTTP/1.1\r\nHost: 127.0.0.1:1\r\nConnection: close\r\n\r\n", " 403 "},
 		"no method":            {" / HTTP/1.1\r\nHost: x\r\n\r\n", " 400 "},
 		"chunked, too large":   {head + "Transfer-Encoding: chunked\r\n\r\n" + strings.Repeat("10000\r\n"+strings.Repeat("y", 1<<16)+"\r\n", 12) + "0\r\n\r\n", " 413 "},
 	} {

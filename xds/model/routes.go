@@ -31,8 +31,9 @@ func (b *builder) routes() []Route {
 			return m.Kind != kindEmbedding && m.Provider == providerQwen
 		}),
 		b.gemini(),
-		modelList(),
 		tricks(),
+		modelList(),
+		actuators(),
 		services(),
 		fallbacks(),
 		unknown(),
@@ -146,6 +147,20 @@ func tricks() []Route {
 		refuse(Match{Prefix: "/", NotHost: `[A-Za-z0-9._:\[\]-]+`}, facts.RulePublic, Reply{Status: 400, Message: "the host is malformed, or there are two"}),
 		refuse(Match{Connect: true}, facts.RulePublic, Reply{Status: 405, Message: "this is no forward proxy", Allow: "GET, POST"}),
 	}
+}
+
+// actuators are the gateway's own, for everybody. Its metrics are on Envoy's admin port alone: they
+// name clusters. Those of the services are on theirs.
+func actuators() []Route {
+	const up, info = `{"status":"UP"}`, `{"app":{"name":"gateway","group":"leaky-tokens"}}`
+	var routes []Route
+	for _, a := range []struct{ path, text string }{
+		{"/actuator/health", up}, {"/actuator/health/liveness", up}, {"/actuator/health/readiness", up}, {"/actuator/info", info},
+	} {
+		routes = append(routes, Route{Name: "actuator", Match: Match{Path: a.path, Method: "GET"}, Rule: facts.RulePublic, Family: facts.FamilyProblem,
+			Reply: &Reply{Status: 200, Message: a.text}})
+	}
+	return routes
 }
 
 // service is one of the control APIs: a path, everything below a prefix, or both.

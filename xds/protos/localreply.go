@@ -93,7 +93,7 @@ func family(name string, prefixes ...string) string {
 // localReplies shapes every answer that Envoy makes itself.
 func localReplies(l model.Listener) *hcmv3.LocalReplyConfig {
 	c := &hcmv3.LocalReplyConfig{
-		Mappers: []*hcmv3.ResponseMapper{tooMany(), { // What our own services wrote else passes as it is, with its own content type.
+		Mappers: []*hcmv3.ResponseMapper{fine(), tooMany(), { // What our own services wrote else passes as it is, with its own content type.
 			Filter:             cel(`response.code_details in ['ext_authz_denied', 'request_rate_limited']`),
 			BodyFormatOverride: &corev3.SubstitutionFormatString{Format: &corev3.SubstitutionFormatString_TextFormatSource{TextFormatSource: inline(own)}}}},
 	}
@@ -103,6 +103,12 @@ func localReplies(l model.Listener) *hcmv3.LocalReplyConfig {
 		}
 	}
 	return c
+}
+
+// fine is what a route itself answers well: its JSON as it is written.
+func fine() *hcmv3.ResponseMapper {
+	return &hcmv3.ResponseMapper{Filter: cel(`response.code == 200 && response.code_details == 'direct_response'`), BodyFormatOverride: &corev3.SubstitutionFormatString{
+		ContentType: "application/json", Format: &corev3.SubstitutionFormatString_TextFormatSource{TextFormatSource: inline(own)}}}
 }
 
 // tooMany is the refusal of the control APIs' limits. The rate limit service does not know
