@@ -15,8 +15,8 @@ import (
 
 const (
 	fetchMost = 5000
-	// idleWait is how long one request for a first message stands.
-	idleWait = 2 * time.Second
+	// idleWait is how long one request for a first message stands, and how long a stop waits.
+	idleWait = 500 * time.Millisecond
 	// linger is how long more messages are waited for after the first: the price in
 	// freshness of fewer, larger inserts: an insert costs the engine some 30 ms whatever its
 	// size, and the books promise two seconds.

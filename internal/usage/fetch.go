@@ -12,7 +12,7 @@ import (
 
 // Fetch waits up to idle for a first message, and then up to linger for more, for at most
 // most in all. Messages that came before an error are returned with it; none in time is no
-// error, nor is the end of ctx.
+// error. The end of ctx keeps it from asking again, so that idle is also what a stop waits.
 func Fetch(ctx context.Context, consumer jetstream.Consumer, most int, idle, linger time.Duration) ([]jetstream.Msg, error) {
 	messages, err := pull(ctx, consumer, 1, idle)
 	if err != nil || len(messages) == 0 {
@@ -34,20 +34,12 @@ func pull(ctx context.Context, consumer jetstream.Consumer, most int, wait time.
 		return nil, fmt.Errorf("fetch usage events: %w", err)
 	}
 	var messages []jetstream.Msg
-	for {
-		select {
-		case msg, more := <-found.Messages():
-			if more {
-				messages = append(messages, msg)
-				continue
-			}
-			err := found.Error()
-			if err == nil || ctx.Err() != nil || errors.Is(err, nats.ErrTimeout) || errors.Is(err, jetstream.ErrNoMessages) {
-				return messages, nil
-			}
-			return messages, fmt.Errorf("fetch usage events: %w", err)
-		case <-ctx.Done():
-			return messages, nil
-		}
+	for msg := range found.Messages() {
+		messages = append(messages, msg)
 	}
+	err = found.Error()
+	if err == nil || errors.Is(err, nats.ErrTimeout) || errors.Is(err, jetstream.ErrNoMessages) {
+		return messages, nil
+	}
+	return messages, fmt.Errorf("fetch usage events: %w", err)
 }

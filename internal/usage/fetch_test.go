@@ -53,8 +53,48 @@ func TestFetchDropsNothing(t *testing.T) {
 		t.Errorf("without messages: want none and no error, got %d, %v", len(messages), err)
 	}
 	ended, end := context.WithCancel(t.Context())
-	time.AfterFunc(20*time.Millisecond, end)
-	if messages, err := usage.Fetch(ended, consumer, 10, time.Hour, time.Millisecond); len(messages) != 0 || err != nil {
-		t.Errorf("at the end of the context: want none and no error, got %d, %v", len(messages), err)
+	end()
+	if messages, err := usage.Fetch(ended, consumer, 10, time.Hour, time.Hour); len(messages) != 0 || err != nil {
+		t.Errorf("after the end of the context: want none and no error, got %d, %v", len(messages), err)
+	}
+}
+
+// TestFetchTakesWhatComesAfterAStop: a request that stands when ctx ends is waited for,
+// since what is delivered to it would be nobody's until AckWait.
+func TestFetchTakesWhatComesAfterAStop(t *testing.T) {
+	t.Parallel()
+	js := jetStream(t)
+	stream, err := usage.EnsureStream(t.Context(), js)
+	if err != nil {
+		t.Fatal(err)
+	}
+	consumer, err := stream.CreateConsumer(t.Context(), jetstream.ConsumerConfig{Durable: "d", AckPolicy: jetstream.AckExplicitPolicy, AckWait: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	got := make(chan int, 1)
+	go func() {
+		messages, err := usage.Fetch(ctx, consumer, 10, time.Minute, time.Millisecond)
+		if err != nil {
+			t.Errorf("want no error, got %v", err)
+		}
+		got <- len(messages)
+	}()
+	for deadline := time.Now().Add(30 * time.Second); ; { // until the request stands
+		info, err := consumer.Info(t.Context())
+		if err != nil || time.Now().After(deadline) {
+			t.Fatalf("want a waiting request, got %+v, %v", info, err)
+		}
+		if info.NumWaiting > 0 {
+			break
+		}
+	}
+	stop()
+	if _, err := js.Publish(t.Context(), usage.Subject("openai"), nil); err != nil {
+		t.Fatal(err)
+	}
+	if n := <-got; n != 1 {
+		t.Errorf("want the message, got %d", n)
 	}
 }

@@ -22,8 +22,8 @@ const (
 	durable = "ledger"
 	// fetchMost is the largest batch, in events.
 	fetchMost = 5000
-	// idleWait is how long one request for a first message stands.
-	idleWait = 2 * time.Second
+	// idleWait is how long one request for a first message stands, and how long a stop waits.
+	idleWait = 500 * time.Millisecond
 	// linger is how long more messages are waited for after the first. A lost Redis waits
 	// for the books to catch up, so it is short.
 	linger = 25 * time.Millisecond
