@@ -119,6 +119,12 @@ func (s *Service) decideUnknown(ctx context.Context, d *decision) {
 	bounded, cancel := context.WithTimeout(ctx, balance.AskTimeout+s.timeout)
 	defer cancel()
 	t, err := s.holdKnown(bounded, d.take)
+	// Redis may have gone away meanwhile. A route that is open would get through Envoy whatever
+	// is answered, so who owns what is not waited for either: else nobody would count the call.
+	if errors.Is(err, store.ErrUnavailable) && (d.mode == config.OutageOpen || !errors.Is(err, errBalance)) {
+		s.withoutRedis(d, err)
+		return
+	}
 	if err != nil {
 		s.metrics.holds.failed.Inc()
 		s.log.LogAttrs(ctx, slog.LevelDebug, "no decision", slog.String("account", d.take.Account), slog.Any("error", err))
