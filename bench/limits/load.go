@@ -174,7 +174,7 @@ func (c caller) run(ctx context.Context, end time.Time) ([]time.Duration, error)
 		start := now
 		if c.every > 0 {
 			if wait := due.Sub(now); wait > 0 {
-				time.Sleep(wait)
+				time.Sleep(wait)   //nolint:forbidigo // an open loop sends on time, and a timer costs more
 				start = time.Now() // late waking is the caller's fault
 			} else {
 				start = due // waiting for the answer before is the server's

@@ -74,7 +74,7 @@ func compare(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	defer redis.stop()
+	defer func() { _ = redis.stop() }()
 	file := filepath.Join(dir, "limits.yaml")
 	if err := os.WriteFile(file, []byte(limitsFile(false)), 0o600); err != nil {
 		return err

@@ -72,7 +72,10 @@ func (s *system) settled(ctx context.Context, wires [][]byte, o options, perSeco
 			return got, err
 		}
 		fmt.Fprintf(os.Stderr, "%s: a call failed, measuring again\n", s.name)
-		time.Sleep(2 * time.Second)
+		select {
+		case <-ctx.Done():
+		case <-time.After(2 * time.Second):
+		}
 	}
 }
 

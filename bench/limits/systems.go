@@ -91,7 +91,10 @@ func startRedis(ctx context.Context, dir string) (*process, error) {
 		if try == 100 {
 			return nil, errors.Join(fmt.Errorf("start redis: %w", err), p.stop())
 		}
-		time.Sleep(50 * time.Millisecond)
+		select {
+		case <-ctx.Done():
+		case <-time.After(50 * time.Millisecond):
+		}
 	}
 }
 

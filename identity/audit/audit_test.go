@@ -23,7 +23,7 @@ func TestEntriesTakeTheRestFromTheContext(t *testing.T) {
 	from := origin.With(t.Context(), origin.Origin{IP: netip.MustParseAddr("2001:db8::1"), Agent: "curl/8"})
 	nasty := strings.Repeat("ä\x00\xff", 500)
 	for _, c := range []struct {
-		ctx           context.Context
+		ctx           context.Context //nolint:containedctx // a row of a table
 		entry         Entry
 		actor, client string
 	}{

@@ -1,6 +1,7 @@
 package oauth
 
 import (
+	"errors"
 	"net/http"
 	"net/url"
 	"strings"
@@ -76,9 +77,9 @@ func TestPollRefusals(t *testing.T) {
 		"approved by nobody": {identitydb.OauthDevice{State: stateApproved, ExpiresAt: later}, codeAuthorizationWaits},
 		"used":               {identitydb.OauthDevice{State: stateUsed, ExpiresAt: later}, codeInvalidGrant},
 	} {
-		got, _ := pollRefusal(c.row, now).(*protocolError)
-		if got == nil || got.code != c.want {
-			t.Errorf("%s: want %s, got %v", name, c.want, got)
+		err := pollRefusal(c.row, now)
+		if got, ok := errors.AsType[*protocolError](err); !ok || got.code != c.want {
+			t.Errorf("%s: want %s, got %v", name, c.want, err)
 		}
 	}
 }

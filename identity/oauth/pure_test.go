@@ -2,6 +2,7 @@ package oauth
 
 import (
 	"crypto/rand"
+	"errors"
 	"net/url"
 	"slices"
 	"strings"
@@ -115,7 +116,7 @@ func TestSealedForms(t *testing.T) {
 		"other key": other.open(kindAuthorize, text, now, &got), "other page": f.open(kindDevice, text, now, &got), "too late": f.open(kindAuthorize, text, now.Add(formLife+2*time.Second), &got),
 		"cut": f.open(kindAuthorize, text[:len(text)-2], now, &got), "empty": f.open(kindAuthorize, "", now, &got), "no base64": f.open(kindAuthorize, "!", now, &got),
 	} {
-		if err != errStaleForm {
+		if !errors.Is(err, errStaleForm) {
 			t.Errorf("%s: want %v, got %v", name, errStaleForm, err)
 		}
 	}

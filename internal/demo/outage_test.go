@@ -166,7 +166,7 @@ func TestBreaker(t *testing.T) {
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	for name, test := range map[string]struct {
-		ctx   context.Context
+		ctx   context.Context //nolint:containedctx // a row of a table
 		one   Break
 		fail  string
 		told  string

@@ -27,7 +27,7 @@ import (
 )
 
 // built makes upstream's binary once for all tests of the process.
-var built = sync.OnceValues(func() (string, error) { //nolint:gochecknoglobals // a build of many seconds
+var built = sync.OnceValues(func() (string, error) { // a build of many seconds
 	dir, err := os.MkdirTemp("", "upstream")
 	if err != nil {
 		return "", err

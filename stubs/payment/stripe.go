@@ -40,7 +40,7 @@ type stripeError struct {
 	Intent  *intent `json:"payment_intent,omitempty"`
 }
 
-var metadataQuery = regexp.MustCompile(`^metadata\['purchase_id'\]:'([^']+)'$`) //nolint:gochecknoglobals // compiled once
+var metadataQuery = regexp.MustCompile(`^metadata\['purchase_id'\]:'([^']+)'$`)
 
 // stripe serves one operation in Stripe's shape. As there, the first answer to an
 // idempotency key is given again, even when the intent has changed since, and marked

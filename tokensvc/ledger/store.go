@@ -245,7 +245,7 @@ func (b *books) saveLots(ctx context.Context, changed []*Pool) error {
 		for _, l := range pool.lots {
 			p.Accounts, p.Providers, p.Refs = append(p.Accounts, pool.Account), append(p.Providers, pool.Provider), append(p.Refs, l.reference)
 			p.Amounts, p.Remainings = append(p.Amounts, l.amount), append(p.Remainings, l.remaining)
-			p.Expiries, p.Expireds = append(p.Expiries, l.expires), append(p.Expireds, l.expired)
+			p.Expiries, p.Expired = append(p.Expiries, l.expires), append(p.Expired, l.expired)
 		}
 	}
 	if len(p.Refs) > 0 {

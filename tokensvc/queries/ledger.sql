@@ -28,7 +28,7 @@ ORDER BY l.account, l.provider, l.expires_at, l.seq;
 -- name: SaveLots :exec
 INSERT INTO token_lots (account, provider, reference, amount, remaining, expires_at, expired)
 SELECT unnest(@accounts::text[]), unnest(@providers::text[]), unnest(@refs::text[]), unnest(@amounts::bigint[]),
-    unnest(@remainings::bigint[]), unnest(@expiries::timestamptz[]), unnest(@expireds::boolean[])
+    unnest(@remainings::bigint[]), unnest(@expiries::timestamptz[]), unnest(@expired::boolean[])
 ON CONFLICT (reference) DO UPDATE SET amount = excluded.amount, remaining = excluded.remaining, expired = excluded.expired;
 
 -- name: DropLots :exec

@@ -102,7 +102,7 @@ func listParams(query url.Values) (tokensdb.ListSagasParams, error) {
 	if p.Status != "" && !slices.Contains([]Status{Started, PaymentReserved, TokensAllocated, Completed, Failed}, Status(p.Status)) {
 		return p, bad("unknown status")
 	}
-	limit, err := strconv.Atoi(orElse(query.Get("limit"), "50"))
+	limit, err := strconv.ParseInt(orElse(query.Get("limit"), "50"), 10, 32)
 	if err != nil || limit < 1 || limit > 500 {
 		return p, bad("limit must be 1 to 500")
 	}

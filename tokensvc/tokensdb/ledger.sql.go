@@ -334,7 +334,7 @@ type SaveLotsParams struct {
 	Amounts    []int64
 	Remainings []int64
 	Expiries   []time.Time
-	Expireds   []bool
+	Expired    []bool
 }
 
 func (q *Queries) SaveLots(ctx context.Context, arg SaveLotsParams) error {
@@ -345,7 +345,7 @@ func (q *Queries) SaveLots(ctx context.Context, arg SaveLotsParams) error {
 		arg.Amounts,
 		arg.Remainings,
 		arg.Expiries,
-		arg.Expireds,
+		arg.Expired,
 	)
 	return err
 }
