@@ -276,6 +276,13 @@ func TestCredentialsAtTheGateway(t *testing.T) {
 		{"validate is not routed", "GET", keysPath + "/validate", nil, []string{"X-Api-Key", ann.Key}, 404},
 		{"validate, anonymous", "GET", keysPath + "/validate", nil, nil, 404},
 		{"revocations are not routed", "GET", "/internal/revocations", nil, []string{"X-Api-Key", ann.Key}, 404},
+		{"actuators, anonymous", "GET", "/actuator/health", nil, nil, 200},
+		{"liveness, anonymous", "GET", "/actuator/health/liveness", nil, nil, 200},
+		{"readiness, anonymous", "GET", "/actuator/health/readiness", nil, nil, 200},
+		{"info, anonymous", "GET", "/actuator/info", nil, nil, 200},
+		{"actuators are read", "POST", "/actuator/health", "{}", []string{"X-Api-Key", ann.Key}, 404},
+		{"no other actuator", "GET", "/actuator/env", nil, []string{"X-Api-Key", ann.Key}, 404},
+		{"actuators, bad key", "GET", "/actuator/health", nil, []string{"X-Api-Key", "x"}, 401},
 		{"unknown, known caller", "GET", "/nope", nil, []string{"X-Api-Key", ann.Key}, 404},
 		{"unknown, anonymous", "GET", "/nope", nil, nil, 401},
 		{"wrong method", "PATCH", "/api/v1/me", nil, []string{"X-Api-Key", ann.Key}, 405},
@@ -286,6 +293,9 @@ func TestCredentialsAtTheGateway(t *testing.T) {
 		}
 		if why := notProblem(a, 0, ""); why != "" && a.status >= 400 {
 			t.Errorf("%s: %s: %s", tc.row, why, a.text)
+		}
+		if strings.HasPrefix(tc.path, "/actuator/health") && a.status == 200 && (a.text != `{"status":"UP"}` || a.header.Get("Content-Type") != "application/json") {
+			t.Errorf("%s: %s %s", tc.row, a.header.Get("Content-Type"), a.text)
 		}
 		for name, want := range map[string]string{"X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer",
 			"Permissions-Policy": "geolocation=(), microphone=(), camera=()", "Strict-Transport-Security": "max-age=31536000; includeSubDomains"} {
