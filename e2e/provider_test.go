@@ -3,9 +3,11 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -92,6 +94,11 @@ func TestProviderFailureGivesBack(t *testing.T) {
 	buy(t, who, "flaky", 5000)
 	wantProblem(t, consumeAt(t, who, "flaky", 500), 502, "provider call failed") // nobody listens there
 	m := startMoody(t, running.Flaky)
+	for range 10 { // or half of all calls will have failed, and the breaker opens
+		if ok := consumeAt(t, who, "flaky", 1); ok.status != 200 {
+			t.Fatalf("want 200, got %d %s", ok.status, ok.text)
+		}
+	}
 	for _, tc := range []struct {
 		name, faults string
 		attempts     uint64
@@ -111,7 +118,10 @@ func TestProviderFailureGivesBack(t *testing.T) {
 			t.Fatalf("%s: want %d, got %d %s", tc.name, tc.status, r.status, r.text)
 		}
 		if got := m.seen().Counts.Total; got != tc.attempts {
-			t.Errorf("%s: want %d attempts, got %d", tc.name, tc.attempts, got)
+			t.Fatalf("%s: want %d attempts, got %d", tc.name, tc.attempts, got)
+		}
+		if last := m.seen().Last; !slices.ContainsFunc(last[len(last)-1].Headers, func(name string) bool { return strings.EqualFold(name, "X-Correlation-Id") }) {
+			t.Errorf("%s: the provider is told no correlation id", tc.name)
 		}
 		m.behave(`{}`)
 		if tc.status == 200 {
@@ -134,6 +144,7 @@ func TestProviderFailureGivesBack(t *testing.T) {
 		}
 	}
 	eventually(t, 10*time.Second, "the good calls alone in the ledger", func() bool { return quotaOf(t, who, "?provider=flaky").RemainingTokens == 5000-18 })
+	hangUp(t, m, who)
 	bulkhead(t, m, who)
 }
 
@@ -189,4 +200,24 @@ func TestBreakerLeavesAProviderAlone(t *testing.T) {
 	}
 	m.behave(`{}`)
 	eventually(t, 20*time.Second, "a closed breaker", func() bool { return consumeAt(t, who, "broken", 100).status == 200 })
+}
+
+// hangUp: a caller who goes while her prompt is answered is charged, or she would have it
+// for nothing.
+func hangUp(t *testing.T, m moody, who sandbox.Account) {
+	t.Helper()
+	before := quotaOf(t, who, "?provider=flaky").RemainingTokens
+	m.behave(`{"delayMs":400}`)
+	conn, err := net.Dial("tcp", strings.TrimPrefix(running.Gateway, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const body = `{"provider":"flaky","tokens":70}`
+	if _, err := fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: gateway\r\nX-Api-Key: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", pathConsume, who.Key, len(body), body); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 5*time.Second, "the call at the provider", func() bool { return m.seen().Counts.Open > 0 })
+	conn.Close()
+	eventually(t, 10*time.Second, "the call in the ledger", func() bool { return quotaOf(t, who, "?provider=flaky").RemainingTokens == before-70 })
+	m.behave(`{}`)
 }
