@@ -97,7 +97,7 @@ func compare(ctx context.Context, o options) (err error) {
 		defer s.close()
 	}
 	if o.rounds > 0 {
-		results, err := rounds(ctx, o, systems)
+		results, err := interleave(ctx, o, systems)
 		if err != nil {
 			return err
 		}

@@ -8,6 +8,8 @@ import (
 	"os"
 	"slices"
 	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/bench/internal/rounds"
 )
 
 // pairOf is what one round found of one server.
@@ -21,7 +23,7 @@ func counts() []int { return []int{1, 2, 4} }
 // openShare is the fixed rate, as a share of what upstream does in a closed loop.
 const openShare = 0.5
 
-func rounds(ctx context.Context, o options, systems []*system) (results, error) {
+func interleave(ctx context.Context, o options, systems []*system) (results, error) {
 	wires := map[int][][]byte{}
 	rate := map[int]float64{}
 	out := results{}
@@ -100,17 +102,14 @@ func report(w io.Writer, o options, all results) {
 func closedRate(p pairOf) float64 { return p.closed.rate() }
 func openP99(p pairOf) float64    { return p.open.p99() }
 
-func median(all []pairOf, f func(pairOf) float64) float64 {
+func median(all []pairOf, f func(pairOf) float64) float64 { return rounds.Median(collect(all, f)) }
+
+func collect(all []pairOf, f func(pairOf) float64) []float64 {
 	values := make([]float64, len(all))
 	for i, p := range all {
 		values[i] = f(p)
 	}
-	return quantile(values, 0.5)
-}
-
-func quantile(values []float64, q float64) float64 {
-	slices.Sort(values)
-	return values[min(len(values)-1, int(q*float64(len(values))))]
+	return values
 }
 
 // ratio is the median of each round's own ratio, with the quartiles.
@@ -119,5 +118,6 @@ func ratio(got map[string][]pairOf, f func(pairOf) float64) string {
 	for i := range got["ours"] {
 		values = append(values, f(got["ours"][i])/f(got["upstream"][i]))
 	}
-	return fmt.Sprintf("%.2f [%.2f-%.2f]", quantile(values, 0.5), quantile(values, 0.25), quantile(values, 0.75))
+	slices.Sort(values)
+	return fmt.Sprintf("%.2f [%.2f-%.2f]", rounds.Quantile(values, 0.5), rounds.Quantile(values, 0.25), rounds.Quantile(values, 0.75))
 }
