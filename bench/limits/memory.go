@@ -25,7 +25,7 @@ const batch = 500
 func weigh(ctx context.Context, w io.Writer, addr string, accounts int) error {
 	client := redis.NewClient(&redis.Options{Addr: addr})
 	defer client.Close()
-	if err := client.FlushDB(ctx).Err(); err != nil {
+	if err := client.Do(ctx, "FLUSHDB", "SYNC").Err(); err != nil { // else memory comes back while the buckets are filled
 		return err
 	}
 	before, err := usedMemory(ctx, client)
@@ -79,15 +79,23 @@ func fill(ctx context.Context, addr string, accounts int) error {
 	return nil
 }
 
+// usedMemory is what Redis uses without the buffers of its clients: those of the callers
+// before shrink while the buckets are filled.
 func usedMemory(ctx context.Context, client *redis.Client) (int64, error) {
 	info, err := client.Info(ctx, "memory").Result()
 	if err != nil {
 		return 0, err
 	}
+	found := map[string]int64{}
 	for line := range strings.Lines(info) {
-		if text, ok := strings.CutPrefix(line, "used_memory:"); ok {
-			return strconv.ParseInt(strings.TrimSpace(text), 10, 64)
+		if name, text, ok := strings.Cut(strings.TrimSpace(line), ":"); ok && (name == "used_memory" || name == "mem_clients_normal") {
+			if found[name], err = strconv.ParseInt(text, 10, 64); err != nil {
+				return 0, fmt.Errorf("read %s: %w", line, err)
+			}
 		}
 	}
-	return 0, fmt.Errorf("redis tells no used_memory")
+	if len(found) != 2 {
+		return 0, fmt.Errorf("redis tells no used_memory or mem_clients_normal")
+	}
+	return found["used_memory"] - found["mem_clients_normal"], nil
 }
