@@ -69,8 +69,9 @@ type Meter struct {
 	behind     bool     // settling went on without publishing: NATS has been down for long
 	behindFrom position // the first line that is settled and not queued
 
-	orphans []orphan  // sought again later
-	toldAt  time.Time // when the limiter last heard what inputs take
+	orphans  []orphan           // sought again later
+	renewals []*limitpb.Renewal // of this batch
+	toldAt   time.Time          // when the limiter last heard what inputs take
 
 	settleUp, publishUp atomic.Bool
 	verdicts            []verdict // reused
@@ -232,6 +233,7 @@ func (m *Meter) step(ctx context.Context) (int, error) {
 	}
 	m.metrics.lines.WithLabelValues("damaged").Add(float64(len(b.damaged)))
 	m.judge(b.lines)
+	m.renew(ctx)
 	m.seekOrphans(time.Now())
 	settled, err := m.settleAll(ctx, m.verdicts)
 	if err != nil {
@@ -248,6 +250,13 @@ func (m *Meter) judge(lines [][]byte) {
 	for _, text := range lines {
 		l, err := m.parse(text)
 		if err != nil {
+			continue
+		}
+		if l.Running() {
+			m.metrics.running.Inc()
+			if l.Account != "" {
+				m.renewals = append(m.renewals, &limitpb.Renewal{RequestId: l.ID, Account: l.Account})
+			}
 			continue
 		}
 		v := charge(&l, m.estimator, now)

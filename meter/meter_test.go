@@ -39,6 +39,7 @@ type limiter struct {
 	calls   int
 	down    atomic.Bool
 	poison  string // an id it refuses
+	renewed []string
 }
 
 func (l *limiter) Settle(_ context.Context, in *limitpb.SettleRequest) (*limitpb.SettleResponse, error) {

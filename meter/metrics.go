@@ -23,6 +23,8 @@ type metrics struct {
 	kinds   map[usage.Source]prometheus.Counter
 	charged map[usage.Source]prometheus.Counter
 	nothing prometheus.Counter
+	running prometheus.Counter
+	renewed prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) (metrics, error) {
@@ -47,11 +49,12 @@ func newMetrics(r prometheus.Registerer) (metrics, error) {
 	for _, s := range []usage.Source{usage.FromProvider, usage.FromEstimate, usage.FromRefusal, usage.FromUnstarted} {
 		m.kinds[s], m.charged[s] = m.lines.WithLabelValues(string(s)), m.tokens.WithLabelValues(string(s))
 	}
-	m.nothing = m.lines.WithLabelValues("not_held")
+	m.nothing, m.running = m.lines.WithLabelValues("not_held"), m.lines.WithLabelValues("running")
+	m.renewed = prometheus.NewCounter(prometheus.CounterOpts{Name: "leaky_meter_renewed_total", Help: "Times that the hold of a call that still ran was renewed."})
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.lines, m.settled, m.tokens, m.retries, m.published, m.lag, m.failure, m.inputs} {
+	for _, c := range []prometheus.Collector{m.lines, m.settled, m.tokens, m.retries, m.published, m.lag, m.failure, m.inputs, m.renewed} {
 		if err := r.Register(c); err != nil {
 			return m, fmt.Errorf("register meter metrics: %w", err)
 		}

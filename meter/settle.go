@@ -16,6 +16,7 @@ import (
 // Limiter is the part of ratelimit that the meter needs. Settle MUST be idempotent by
 // request id and answer in the order asked.
 type Limiter interface {
+	Renew(ctx context.Context, in *limitpb.RenewRequest, opts ...grpc.CallOption) (*limitpb.RenewResponse, error)
 	Learn(ctx context.Context, in *limitpb.LearnRequest, opts ...grpc.CallOption) (*limitpb.LearnResponse, error)
 	Settle(ctx context.Context, in *limitpb.SettleRequest, opts ...grpc.CallOption) (*limitpb.SettleResponse, error)
 }

@@ -49,7 +49,8 @@ type Config struct {
 	Holds  config.Holds
 	// Timeout is how long Envoy waits for a decision; a call that takes longer is given up.
 	Timeout time.Duration
-	// Longest is gateway.max_stream_duration; holds outlive it by Holds.Margin.
+	// Longest is how long a call lasts, or the pause between its signs of life; holds outlive
+	// it by Holds.Margin.
 	Longest time.Duration
 	// Explain is how many decisions are kept for people to look at; 0: none.
 	Explain int

@@ -34,7 +34,7 @@ func serveRateLimit(ctx context.Context, s service) error {
 	}
 	balances := ratelimit.NewNATSBalances(conn, js, s.log)
 	limiter, err := ratelimit.New(ratelimit.Config{Policy: policy, Files: append(domainPaths(files), files.configPath, limitsPath(files)), Reload: s.reloadLimits(files.configPath),
-		Holds: s.cfg.Holds, Timeout: s.cfg.Limits.Timeout, Longest: s.cfg.Gateway.MaxStreamDuration, IdleAfter: s.cfg.Limits.Idle, Explain: s.cfg.Limits.Explain, RedisURL: s.cfg.Stores.Redis,
+		Holds: s.cfg.Holds, Timeout: s.cfg.Limits.Timeout, Longest: s.cfg.HoldLife(), IdleAfter: s.cfg.Limits.Idle, Explain: s.cfg.Limits.Explain, RedisURL: s.cfg.Stores.Redis,
 		Publisher: ratelimit.NewStream(js), Balances: balances, Follow: balances.Follow, Log: s.log, Metrics: s.metrics})
 	if err != nil {
 		return err

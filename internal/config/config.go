@@ -139,7 +139,8 @@ type Limits struct {
 // Holds is what happens to a hold that nobody settles.
 type Holds struct {
 	Expiry      string        `yaml:"expiry"`       // "charge" (default) or "release"
-	Margin      time.Duration `yaml:"margin"`       // a hold outlives max_stream_duration by so much, default 1m
+	Life        time.Duration `yaml:"life"`         // longest that a hold lives without a sign of life, default 10m
+	Margin      time.Duration `yaml:"margin"`       // and so much more, default 1m
 	SweepEvery  time.Duration `yaml:"sweep_every"`  // default 30s
 	SettledKept time.Duration `yaml:"settled_kept"` // a settled hold is remembered so long, default 10m
 }

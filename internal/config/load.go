@@ -73,6 +73,7 @@ func defaults() *Config {
 		TLS:       defaultTLS(),
 		Purchases: defaultPurchases(),
 		Pools:     defaultPools(),
+		Holds:     Holds{Life: defaultHoldLife},
 		Limits:    Limits{Idle: defaultIdle, Explain: defaultExplain, MaxTokens: MaxTokens{Default: MaxTokensFill}, Outage: defaultOutage()},
 	}
 }

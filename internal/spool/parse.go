@@ -121,6 +121,8 @@ func (l *Line) textField(name string) *string {
 		return &l.Trace
 	case "corr":
 		return &l.Corr
+	case "type":
+		return &l.Type
 	}
 	return nil
 }

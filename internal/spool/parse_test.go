@@ -86,10 +86,10 @@ func TestFormatNamesEveryField(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := slices.Sorted(maps.Keys(fields))
-	if diff := cmp.Diff(want, slices.Sorted(maps.Keys(Format()))); diff != "" {
+	if diff := cmp.Diff(want, slices.Sorted(maps.Keys(Format(true)))); diff != "" {
 		t.Errorf("Format and Line differ (-line +format):\n%s", diff)
 	}
-	for name := range Format() {
+	for name := range Format(true) {
 		got, err := Parse([]byte(`{"id":"a","` + name + `":"7"}`))
 		if err != nil || got == (Line{ID: "a"}) {
 			t.Errorf("Parse drops %s (%v)", name, err)

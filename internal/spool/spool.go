@@ -7,7 +7,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/facts"
 )
 
-// Line is one request as Envoy saw it end. A field Envoy had nothing for is nil or zero.
+// Line is one request as Envoy saw it end, or go on (see Running). A field Envoy had nothing for is nil or zero.
 type Line struct {
 	ID       string   `json:"id"`      // x-request-id, always Envoy's own
 	Account  string   `json:"account"` // whose buckets hold; empty: nothing was held
@@ -43,17 +43,27 @@ type Line struct {
 	Start      string `json:"start"`   // RFC 3339 with milliseconds
 	Trace      string `json:"trace"`   // traceparent
 	Corr       string `json:"corr"`    // x-correlation-id
+
+	// Type is Envoy's AccessLogType; empty where every line is of a request that ended.
+	Type string `json:"type"`
 }
 
+// typeEnd is the type of a line of a request that ended.
+const typeEnd = "DownstreamEnd"
+
+// Running reports whether the request goes on: its line tells only that.
+func (l *Line) Running() bool { return l.Type != "" && l.Type != typeEnd }
+
 // Format maps each field of Line to Envoy's substitution. The route's name, provider
-// and model come from the route's own metadata in namespace "leaky".
-func Format() map[string]string {
+// and model come from the route's own metadata in namespace "leaky". With running, requests
+// that go on write lines too, and every line says of which kind it is.
+func Format(running bool) map[string]string {
 	usage := func(field string) string {
 		return "%CEL(metadata.typed_filter_metadata['envoy.ai.token_usage']." + field + ")%"
 	}
 	auth := func(key string) string { return "%DYNAMIC_METADATA(" + facts.NamespaceAuth + ":" + key + ")%" }
 	limit := func(key string) string { return "%DYNAMIC_METADATA(" + facts.NamespaceLimit + ":" + key + ")%" }
-	return map[string]string{
+	all := map[string]string{
 		"id": "%REQ(X-REQUEST-ID)%", "account": limit(facts.Account), "held": limit(facts.Held), "held_in": limit(facts.Input),
 		"user": auth(facts.User), "org": auth(facts.Org), "team": auth(facts.Team), "key": auth(facts.Key), "tier": auth(facts.Tier),
 		"route": "%METADATA(ROUTE:leaky:route)%", "provider": "%METADATA(ROUTE:leaky:provider)%",
@@ -70,4 +80,8 @@ func Format() map[string]string {
 		"ms": "%DURATION%", "ttfb": "%RESPONSE_DURATION%", "start": "%START_TIME%",
 		"trace": "%REQ(TRACEPARENT)%", "corr": "%REQ(X-CORRELATION-ID)%",
 	}
+	if running {
+		all["type"] = "%ACCESS_LOG_TYPE%"
+	}
+	return all
 }

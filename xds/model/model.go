@@ -37,6 +37,7 @@ type Listener struct {
 	MaxHeaders    uint32
 	IdleTimeout   time.Duration // of a stream on which nothing moves
 	Spool         string        // absolute path of the usage log
+	RenewEvery    time.Duration // how often a running call is written to it, 0: never
 	LimitsTimeout time.Duration // how long a rate-limit decision may take
 	Open          bool          // some route stays open without decisions
 }

@@ -39,7 +39,7 @@ func Listener(l model.Listener) *listenerv3.Listener {
 // manager is the edge configuration of Envoy's best practices, with two changes for
 // LLM calls: no bound on a whole answer (a stream may last), and an idle bound instead.
 func manager(l model.Listener) *hcmv3.HttpConnectionManager {
-	return &hcmv3.HttpConnectionManager{
+	m := &hcmv3.HttpConnectionManager{
 		StatPrefix: ListenerName, CodecType: hcmv3.HttpConnectionManager_AUTO,
 		RouteSpecifier: &hcmv3.HttpConnectionManager_Rds{Rds: &hcmv3.Rds{ConfigSource: ads(), RouteConfigName: RoutesName}},
 		HttpFilters:    filters(l),
@@ -60,8 +60,12 @@ func manager(l model.Listener) *hcmv3.HttpConnectionManager {
 
 		ServerHeaderTransformation: hcmv3.HttpConnectionManager_PASS_THROUGH,
 		LocalReplyConfig:           localReplies(l),
-		AccessLog:                  []*accesslogv3.AccessLog{spoolLog(l.Spool)},
+		AccessLog:                  []*accesslogv3.AccessLog{spoolLog(l.Spool, l.RenewEvery > 0)},
 	}
+	if l.RenewEvery > 0 {
+		m.AccessLogOptions = &hcmv3.HttpConnectionManager_HcmAccessLogOptions{AccessLogFlushInterval: durationpb.New(l.RenewEvery)}
+	}
+	return m
 }
 
 // nobody is an internal address range with no host in it. An empty one would not do:
