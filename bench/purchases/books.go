@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/leaky-tokens/leaky-tokens/bench/internal/proc"
 	"github.com/leaky-tokens/leaky-tokens/internal/usage"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/ledger"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/outbox"
@@ -48,9 +49,12 @@ type booking struct {
 	events  int
 	updates int64 // of rows of pools
 	elapsed time.Duration
+	cpu     time.Duration // of Postgres
 }
 
 func (b booking) rate() float64 { return float64(b.events) / b.elapsed.Seconds() }
+
+func (b booking) cpuPerEvent() float64 { return float64(b.cpu.Microseconds()) / float64(b.events) }
 
 func (b booking) perUpdate() float64 { return float64(b.events) / float64(b.updates) }
 
@@ -128,7 +132,15 @@ func (b *books) fill(ctx context.Context, rows int) error {
 
 // measure books so many events of one kind.
 func (b *books) measure(ctx context.Context, k kind, events int) (booking, error) {
+	pids, err := b.stack.pids(ctx)
+	if err != nil {
+		return booking{}, err
+	}
 	before, err := b.versions(ctx)
+	if err != nil {
+		return booking{}, err
+	}
+	used, err := proc.CPU(pids)
 	if err != nil {
 		return booking{}, err
 	}
@@ -150,6 +162,11 @@ func (b *books) measure(ctx context.Context, k kind, events int) (booking, error
 	if err != nil {
 		return got, err
 	}
+	usedAfter, err := proc.CPU(pids)
+	if err != nil {
+		return got, err
+	}
+	got.cpu = usedAfter["postgres"] - used["postgres"]
 	after, err := b.versions(ctx)
 	got.updates = after - before
 	return got, err

@@ -22,9 +22,10 @@ func (r results) report(w io.Writer, o options, settings string) {
 		r.reportSales(w, o)
 	}
 	fmt.Fprintf(w, "\nOutbox: %.0f rows/s from Postgres to JetStream by one relay, %d rows of %d an aggregate (goal %d).\n", rounds.Median(r.relayed), o.rows, perAggregate, goalRows)
-	fmt.Fprintf(w, "\n| usage events to the ledger | events/s (goal %d) | events for each write of a pool's row |\n|---|---|---|\n", goalEvents)
+	fmt.Fprintf(w, "\n| usage events to the ledger | events/s (goal %d) | events for each write of a pool's row | Postgres CPU us/event |\n|---|---|---|---|\n", goalEvents)
 	for _, k := range kinds() {
-		fmt.Fprintf(w, "| %s | %.0f | %.0f |\n", k, rounds.Median(collect(r.booked[k], booking.rate)), rounds.Median(collect(r.booked[k], booking.perUpdate)))
+		of := func(f func(booking) float64) float64 { return rounds.Median(collect(r.booked[k], f)) }
+		fmt.Fprintf(w, "| %s | %.0f | %.0f | %.0f |\n", k, of(booking.rate), of(booking.perUpdate), of(booking.cpuPerEvent))
 	}
 }
 
