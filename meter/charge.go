@@ -57,7 +57,8 @@ type verdict struct {
 // the same verdict. now stands in for a start time that does not parse.
 //
 //   - refused by a limit: nothing is settled, the event says so;
-//   - nothing was held (no credential, a bad body): neither settled nor published;
+//   - nothing was held (no credential, a bad body): neither settled nor published, unless the
+//     provider served it all the same;
 //   - the provider's usage is complete: its count, exactly, even above the hold;
 //   - bytes of an answer came, without usage or in part: an estimate, never above the hold;
 //   - nothing was served: zero, and the hold is given back.
@@ -69,11 +70,12 @@ func charge(l *spool.Line, j judge, now time.Time) verdict {
 		e.Account, e.Held = accountOf(l), 0
 		e.Source, e.Reason, v.publish = usage.FromRefusal, ReasonRateLimited, l.Provider != ""
 		return v
-	case l.Account == "":
+	case l.Account == "" && !unasked(l):
 		return orphaned(l, v)
 	}
 	v.settle, v.publish = true, true
-	v.outage = l.Held != nil && l.HeldIn == nil
+	v.outage = l.Account == "" || l.Held != nil && l.HeldIn == nil
+	e.Account = accountOf(l)
 	e.Allowed = true
 	body := max(0, l.WireRecv-l.HeaderRecv)
 	switch {
@@ -91,6 +93,13 @@ func charge(l *spool.Line, j judge, now time.Time) verdict {
 	}
 	e.Charged = e.Input + e.Output
 	return v
+}
+
+// unasked is a call that Envoy let pass although ratelimit did not answer, as a route does
+// whose outage mode is open. The provider served it, so it counts; the limits do not know
+// it, unless ratelimit held for it after all.
+func unasked(l *spool.Line) bool {
+	return l.User != "" && l.Bytes != "" && l.Provider != "" && l.Upstream != "" && l.Upstream != "-" && served(l)
 }
 
 // orphaned is a line without a hold. Where Envoy asked ratelimit and never heard the
@@ -133,7 +142,8 @@ func eventOf(l *spool.Line, now time.Time) usage.Event {
 }
 
 // estimate is input and output of an answer nobody counted in full. Each stays below what
-// was held for it. A partial count of the provider's is a floor: it served at least that.
+// was held for it, if anything was. A partial count of the provider's is a floor: it served
+// at least that.
 func estimate(l *spool.Line, j judge, body int64) (input, output int64) {
 	k := kindOf(l)
 	heldIn := whole(l.HeldIn)
@@ -142,6 +152,9 @@ func estimate(l *spool.Line, j judge, body int64) (input, output int64) {
 	}
 	input = min(j.input(k, parseBytes(l.Bytes)), heldIn)
 	output = min(j.output(k, body, ended(l)), max(0, whole(l.Held)-heldIn))
+	if l.Account == "" {
+		input, output = j.input(k, parseBytes(l.Bytes)), j.output(k, body, ended(l))
+	}
 	if l.Quality == spool.Partial || l.Quality == spool.Complete {
 		output = max(output, count(l.Output))
 		if l.Input != nil {
