@@ -40,6 +40,7 @@ type judge struct {
 	unexpected map[string]int    // problems by text
 	failures   map[string]int    // likewise
 	died       int               // holds of calls under which Redis died
+	passed     int               // admitted calls that no limiter was asked about
 	lost       int               // admitted calls a restarted stub forgot
 	parts      map[string]string // the stub of each provider
 }
@@ -113,6 +114,10 @@ func (j *judge) admitted(c *Call) {
 		return
 	}
 	j.expect(c)
+	if j.unasked(c, charge) {
+		j.passed++
+		charge = Charge{State: Settled, Charged: event.Charged}
+	}
 	j.account(c, charge, event)
 	served, known := j.e.Served[c.ID]
 	lost := !known && event.Times > 0 && j.e.Restarts[j.parts[c.Provider]] > 0

@@ -11,6 +11,9 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 )
 
+// partLimiter begins the names of the limiters.
+const partLimiter = "ratelimit"
+
 // mode is what the call's route does while Redis is away.
 func (j *judge) mode(c *Call) config.OutageMode {
 	for _, t := range j.e.Targets {
@@ -29,15 +32,22 @@ func (t *Target) mode(stream bool) config.OutageMode {
 	return cmp.Or(t.Outage, config.OutageClosed)
 }
 
-// opens tells whether nothing bounds what is admitted at a provider while Redis is away,
-// and Redis was.
+// opens tells whether nothing bounds what is admitted at a provider while Redis or the
+// limiters are away, and one of them was.
 func (j *judge) opens(provider string) bool {
-	if !slices.ContainsFunc(j.e.Outages, func(o Outage) bool { return o.Part == PartRedis }) {
+	if !slices.ContainsFunc(j.e.Outages, func(o Outage) bool { return o.Part == PartRedis || strings.HasPrefix(o.Part, partLimiter) }) {
 		return false
 	}
 	return slices.ContainsFunc(j.e.Targets, func(t Target) bool {
 		return t.Provider == provider && (t.mode(false) == config.OutageOpen || t.mode(true) == config.OutageOpen)
 	})
+}
+
+// unasked tells whether Envoy let a call pass because no limiter answered, as it does where
+// the mode is open: the buckets never hear of it, all other books do.
+func (j *judge) unasked(c *Call, charge Charge) bool {
+	known := charge.State != Unknown && charge.State != ""
+	return !known && c.Held == 0 && c.Blind == "" && j.opens(c.Provider) && j.mode(c) == config.OutageOpen
 }
 
 // torn tells whether Redis died under a call: it may have held for it and never answered.

@@ -92,6 +92,20 @@ func TestJudgeHoldsOfADyingRedis(t *testing.T) {
 	}
 }
 
+// What passed while every limiter was away is in all books but the buckets.
+func TestJudgeCallsThatNoLimiterSaw(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []config.OutageMode{config.OutageOpen, config.OutageClosed} {
+		e := away(mode)
+		e.Outages[0].Part = "ratelimit-2"
+		e.Calls[1].Blind, e.Calls[1].Held = "", 0
+		e.Charges[id2] = Charge{State: Unknown}
+		if v := Judge(e); v.OK != (mode == config.OutageOpen) {
+			t.Errorf("%s: got OK %v %v", mode, v.OK, v.Reasons)
+		}
+	}
+}
+
 func TestJudgeLeasesAreNoStrangers(t *testing.T) {
 	t.Parallel()
 	e := honest()

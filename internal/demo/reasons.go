@@ -29,6 +29,9 @@ func (j *judge) reasons() {
 	for _, part := range slices.Sorted(maps.Keys(j.e.Restarts)) {
 		j.note("%s started anew %s during the demo", part, count(j.e.Restarts[part], "time"))
 	}
+	if j.passed > 0 {
+		j.note("%s passed while no limiter answered: on the books, not in the buckets", count(j.passed, "call"))
+	}
 	if j.died > 0 {
 		j.note("%s will expire: Redis died when it had taken them and not answered", count(j.died, "hold"))
 	}
@@ -45,7 +48,7 @@ func (j *judge) admission() {
 			admitted += l.Admitted
 			refused += l.Refused
 			if l.Over > 0 && j.opens(l.Provider) {
-				j.note("%s went %s over the limit at %s, which admits everything while Redis is away", a.Name, count(int(l.Over), "token"), l.Provider)
+				j.note("%s went %s over the limit at %s, whose mode admits everything meanwhile", a.Name, count(int(l.Over), "token"), l.Provider)
 			} else if l.Over > 0 {
 				j.fail("%s went %s over the limit at %s", a.Name, count(int(l.Over), "token"), l.Provider)
 			}

@@ -40,7 +40,7 @@ func newWatcher(b *book, stubs []*stubBook, limiter *limiterBook, events *eventB
 // tick reads what is new. A part that is down is no end: what it knows is read later.
 func (w *watcher) tick(ctx context.Context) error {
 	for _, c := range w.book.takeFresh() {
-		w.pending[c.Account][c.ID] = c.admitted()
+		w.pending[c.Account][c.ID] = c.admitted() && c.Held > 0 // Envoy lets calls pass unasked where limits are open
 	}
 	var errs []error
 	for _, s := range w.stubs {
