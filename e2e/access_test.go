@@ -355,3 +355,28 @@ func TestAuditTrail(t *testing.T) {
 		t.Errorf("page: %s, Link %q", a.text, a.header.Get("Link"))
 	}
 }
+
+// A rotation publishes the new key beside the old one, and ends nothing that is signed. A second one has to wait
+// until the first one's key signs.
+func TestSigningKeysRotate(t *testing.T) {
+	t.Parallel()
+	root := newAccount(t, "ADMIN")
+	statuses := map[int]int{}
+	for range 2 {
+		statuses[request(t, "POST", "/api/v1/admin/keys/rotate", root.JWT, nil).status]++
+	}
+	if statuses[409] == 0 || statuses[201]+statuses[409] != 2 { // another run on this stack may have rotated just now
+		t.Errorf("two rotations: %v", statuses)
+	}
+	var published []struct{ Kid string }
+	request(t, "GET", "/api/v1/admin/keys", root.JWT, nil).into(t, &published)
+	var set struct{ Keys []struct{ Kid string } }
+	request(t, "GET", "/oauth2/jwks", "", nil).into(t, &set)
+	header, _ := claimsOf(t, root.JWT)
+	if len(set.Keys) < 2 || len(published) != len(set.Keys) || !slices.ContainsFunc(set.Keys, func(k struct{ Kid string }) bool { return k.Kid == header["kid"] }) {
+		t.Errorf("want the old key and the new one, got %v, %v", published, set.Keys)
+	}
+	if a := request(t, "GET", "/api/v1/me", root.JWT, nil); a.status != 200 {
+		t.Errorf("a token of the old key: %d %s", a.status, a.text)
+	}
+}

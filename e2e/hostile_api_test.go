@@ -27,6 +27,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/identity/grants"
 	"github.com/leaky-tokens/leaky-tokens/identity/keyring"
+	"github.com/leaky-tokens/leaky-tokens/internal/sandbox"
 )
 
 // exchange writes bytes to the gateway as they are, and gives every answer that comes back until the
@@ -84,21 +85,21 @@ func reached(t *testing.T) float64 {
 	return sum
 }
 
-// TestMalformedRequestsReachNoService is not parallel: it compares what the services counted. Everything is sent
-// by an ADMIN, so that nothing but its shape refuses it.
-func TestMalformedRequestsReachNoService(t *testing.T) {
-	root := newAccount(t, "ADMIN")
+// bytesAndStatus is a request as it is on the wire, and what it has to get.
+type bytesAndStatus struct {
+	raw  string
+	want int
+}
+
+// malformed are requests of an ADMIN, so that nothing but their shape refuses them.
+func malformed(root sandbox.Account) map[string]bytesAndStatus {
 	const login, body = "POST /api/v1/auth/login HTTP/1.1\r\n", `{"username":"a","password":"b"}`
 	host, auth, end := "Host: x\r\nContent-Type: application/json\r\n", "Authorization: Bearer "+root.Key+"\r\n", "Connection: close\r\n\r\n"
 	length := fmt.Sprintf("Content-Length: %d\r\n", len(body))
 	smuggled := "GET /api/v1/admin/users HTTP/1.1\r\nHost: x\r\n" + auth + end
 	get := func(path string) string { return "GET " + path + " HTTP/1.1\r\n" + host + auth + end }
 	with := func(header string) string { return login + host + auth + header + length + end + body }
-	before := reached(t)
-	for name, c := range map[string]struct {
-		raw  string
-		want int
-	}{
+	return map[string]bytesAndStatus{
 		"CL and TE":                {login + host + auth + "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + smuggled, 400},
 		"TE and CL":                {login + host + auth + "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n" + smuggled, 400},
 		"TE twice":                 {login + host + auth + "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n" + smuggled, 501},
@@ -165,7 +166,14 @@ func TestMalformedRequestsReachNoService(t *testing.T) {
 		"validate, encoded letter": {get("/api/v1/auth/api-keys/%76alidate"), 404},
 		"metrics":                  {get("/metrics"), 404},
 		"actuators of others":      {get("/identity/actuator/health"), 404},
-	} {
+	}
+}
+
+// TestMalformedRequestsReachNoService is not parallel: it compares what the services counted.
+func TestMalformedRequestsReachNoService(t *testing.T) {
+	root := newAccount(t, "ADMIN")
+	before := reached(t)
+	for name, c := range malformed(root) {
 		answers := exchange(t, c.raw)
 		if len(answers) != 1 || answers[0].status != c.want {
 			t.Errorf("%s: want one %d, got %+v", name, c.want, answers)
@@ -258,96 +266,142 @@ func ring(t *testing.T) *keyring.Ring {
 	return r
 }
 
-func TestHostileTokens(t *testing.T) {
-	t.Parallel()
-	root, keys := newAccount(t, "ADMIN"), ring(t)
+// mint makes tokens of an administrator: with identity's own key, or by whoever would like to.
+type mint struct {
+	t    *testing.T
+	root sandbox.Account
+	keys *keyring.Ring
+	kid  string // of the key that signs
+	ver  int64  // root's generation
+}
+
+func newMint(t *testing.T) mint {
+	t.Helper()
+	m := mint{t: t, root: newAccount(t, "ADMIN"), keys: ring(t)}
+	header, claims := claimsOf(t, m.root.JWT)
+	m.kid, _ = header["kid"].(string)
+	ver, _ := claims["ver"].(float64)
+	m.ver = int64(ver)
+	return m
+}
+
+// claims are good ones, changed.
+func (m mint) claims(change func(*grants.Claims)) grants.Claims {
 	now := time.Now()
-	claims := func(change func(*grants.Claims)) grants.Claims {
-		_, real := claimsOf(t, root.JWT)
-		c := grants.Claims{ClientID: grants.FirstParty, Roles: []string{"ADMIN", "USER"}, Generation: int64(real["ver"].(float64)), Family: uuid.NewString(),
-			RegisteredClaims: jwt.RegisteredClaims{Issuer: "leaky-tokens-auth", Audience: jwt.ClaimStrings{"leaky-tokens"}, Subject: root.ID, ID: uuid.NewString(),
-				IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(time.Hour))}}
-		change(&c)
-		return c
+	c := grants.Claims{ClientID: grants.FirstParty, Roles: []string{"ADMIN", "USER"}, Generation: m.ver, Family: uuid.NewString(),
+		RegisteredClaims: jwt.RegisteredClaims{Issuer: "leaky-tokens-auth", Audience: jwt.ClaimStrings{"leaky-tokens"}, Subject: m.root.ID, ID: uuid.NewString(),
+			IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(time.Hour))}}
+	change(&c)
+	return c
+}
+
+func same(*grants.Claims) {}
+
+// genuine is signed by identity's own key.
+func (m mint) genuine(typ string, change func(*grants.Claims)) string {
+	m.t.Helper()
+	token, err := m.keys.Sign(typ, m.claims(change))
+	if err != nil {
+		m.t.Fatal(err)
 	}
-	genuine := func(typ string, change func(*grants.Claims)) string {
-		token, err := keys.Sign(typ, claims(change))
-		if err != nil {
-			t.Fatal(err)
+	return token
+}
+
+// forged has good claims, and the header as set says.
+func (m mint) forged(method jwt.SigningMethod, key any, set map[string]any) string {
+	m.t.Helper()
+	token := jwt.NewWithClaims(method, m.claims(same))
+	token.Header["kid"], token.Header["typ"] = m.kid, keyring.TypeAccess
+	for name, value := range set {
+		if token.Header[name] = value; value == nil {
+			delete(token.Header, name)
 		}
-		return token
 	}
-	same := func(*grants.Claims) {}
-	if a := request(t, "GET", "/api/v1/admin/users", genuine(keyring.TypeAccess, same), nil); a.status != 200 {
-		t.Fatalf("the bench's own tokens are not good: %d %s", a.status, a.text)
+	text, err := token.SignedString(key)
+	if err != nil {
+		m.t.Fatal(err)
 	}
-	header, _ := claimsOf(t, root.JWT)
-	kid, _ := header["kid"].(string)
+	return text
+}
+
+// forgeries are signed by somebody else, or by nobody.
+func (m mint) forgeries() map[string]string {
 	stranger, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
-		t.Fatal(err)
+		m.t.Fatal(err)
 	}
-	forged := func(method jwt.SigningMethod, key any, set map[string]any) string {
-		token := jwt.NewWithClaims(method, claims(same))
-		token.Header["kid"], token.Header["typ"] = kid, keyring.TypeAccess
-		for name, value := range set {
-			if token.Header[name] = value; value == nil {
-				delete(token.Header, name)
-			}
-		}
-		text, err := token.SignedString(key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return text
-	}
-	public, modulus := publicKey(t, kid)
-	parts := strings.Split(root.JWT, ".")
+	public, modulus := publicKey(m.t, m.kid)
+	parts := strings.Split(m.root.JWT, ".")
 	own := map[string]any{"kty": "RSA", "n": base64.RawURLEncoding.EncodeToString(stranger.N.Bytes()), "e": "AQAB"}
-	for name, token := range map[string]string{
-		"alg none":               forged(jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, nil),
-		"alg none, signature":    strings.TrimSuffix(forged(jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, nil), ".") + "." + parts[2],
-		"alg None":               base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"None","typ":"at+jwt","kid":"`+kid+`"}`)) + "." + parts[1] + ".",
-		"HS256, public key":      forged(jwt.SigningMethodHS256, public, nil),
-		"HS256, modulus":         forged(jwt.SigningMethodHS256, modulus, nil),
-		"HS256, nothing":         forged(jwt.SigningMethodHS256, []byte{}, nil),
-		"another key":            forged(jwt.SigningMethodRS256, stranger, nil),
-		"PS256":                  forged(jwt.SigningMethodPS256, stranger, nil),
-		"a key that is gone":     forged(jwt.SigningMethodRS256, stranger, map[string]any{"kid": "retired"}),
-		"no kid":                 forged(jwt.SigningMethodRS256, stranger, map[string]any{"kid": nil}),
-		"kid a path":             forged(jwt.SigningMethodRS256, stranger, map[string]any{"kid": "../../dev/null"}),
-		"kid SQL":                forged(jwt.SigningMethodRS256, stranger, map[string]any{"kid": "x' OR '1'='1"}),
-		"kid a number":           forged(jwt.SigningMethodRS256, stranger, map[string]any{"kid": 1}),
-		"jwk":                    forged(jwt.SigningMethodRS256, stranger, map[string]any{"jwk": own}),
-		"jku":                    forged(jwt.SigningMethodRS256, stranger, map[string]any{"jku": running.Stub["openai"] + "/jwks"}),
-		"x5u":                    forged(jwt.SigningMethodRS256, stranger, map[string]any{"x5u": running.Stub["openai"] + "/x"}),
-		"crit":                   forged(jwt.SigningMethodRS256, stranger, map[string]any{"crit": []string{"exp"}}),
-		"ID token":               genuine(keyring.TypeID, same),
-		"another audience":       genuine(keyring.TypeAccess, func(c *grants.Claims) { c.Audience = jwt.ClaimStrings{"elsewhere"} }),
-		"no audience":            genuine(keyring.TypeAccess, func(c *grants.Claims) { c.Audience = nil }),
-		"another issuer":         genuine(keyring.TypeAccess, func(c *grants.Claims) { c.Issuer = "https://elsewhere.example" }),
-		"expired":                genuine(keyring.TypeAccess, func(c *grants.Claims) { c.ExpiresAt = jwt.NewNumericDate(now.Add(-time.Minute)) }),
-		"no end":                 genuine(keyring.TypeAccess, func(c *grants.Claims) { c.ExpiresAt = nil }),
-		"not yet":                genuine(keyring.TypeAccess, func(c *grants.Claims) { c.NotBefore = jwt.NewNumericDate(now.Add(time.Hour)) }),
-		"from the future":        genuine(keyring.TypeAccess, func(c *grants.Claims) { c.IssuedAt = jwt.NewNumericDate(now.Add(time.Hour)) }),
-		"no subject":             genuine(keyring.TypeAccess, func(c *grants.Claims) { c.Subject = "" }),
-		"subject no id":          genuine(keyring.TypeAccess, func(c *grants.Claims) { c.Subject = "root" }),
-		"cut":                    root.JWT[:len(root.JWT)-4],
-		"payload of another":     parts[0] + "." + base64.RawURLEncoding.EncodeToString([]byte(`{"sub":"`+root.ID+`","roles":["ADMIN"]}`)) + "." + parts[2],
-		"four parts":             root.JWT + ".x",
-		"no signature":           parts[0] + "." + parts[1] + ".",
-		"padding":                root.JWT + "==",
-		"spaces":                 strings.Replace(root.JWT, ".", " . ", 1),
-		"50 KB":                  parts[0] + "." + strings.Repeat("a", 50_000) + "." + parts[2],
-		"50 KB of dots":          strings.Repeat(".", 50_000),
-		"SQL":                    "x' OR pg_sleep(8)--",
-		"a refresh token":        newPerson(t).refresh,
-		"shares a prefix":        root.JWT[:len(root.JWT)-10] + "AAAAAAAAAA",
-		"issued before a change": genuine(keyring.TypeAccess, func(c *grants.Claims) { c.Generation = 0 }),
-	} {
-		for _, path := range []string{"/api/v1/admin/users", "/api/v1/tokens/status"} {
-			if why := notProblem(request(t, "GET", path, token, nil), 401, ""); why != "" {
-				t.Errorf("%s, %s: %s", path, name, why)
+	return map[string]string{
+		"alg none":            m.forged(jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, nil),
+		"alg none, signature": strings.TrimSuffix(m.forged(jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, nil), ".") + "." + parts[2],
+		"alg None":            base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"None","typ":"at+jwt","kid":"`+m.kid+`"}`)) + "." + parts[1] + ".",
+		"HS256, public key":   m.forged(jwt.SigningMethodHS256, public, nil),
+		"HS256, modulus":      m.forged(jwt.SigningMethodHS256, modulus, nil),
+		"HS256, nothing":      m.forged(jwt.SigningMethodHS256, []byte{}, nil),
+		"another key":         m.forged(jwt.SigningMethodRS256, stranger, nil),
+		"PS256":               m.forged(jwt.SigningMethodPS256, stranger, nil),
+		"a key that is gone":  m.forged(jwt.SigningMethodRS256, stranger, map[string]any{"kid": "retired"}),
+		"no kid":              m.forged(jwt.SigningMethodRS256, stranger, map[string]any{"kid": nil}),
+		"kid a path":          m.forged(jwt.SigningMethodRS256, stranger, map[string]any{"kid": "../../dev/null"}),
+		"kid SQL":             m.forged(jwt.SigningMethodRS256, stranger, map[string]any{"kid": "x' OR '1'='1"}),
+		"kid a number":        m.forged(jwt.SigningMethodRS256, stranger, map[string]any{"kid": 1}),
+		"jwk":                 m.forged(jwt.SigningMethodRS256, stranger, map[string]any{"jwk": own}),
+		"jku":                 m.forged(jwt.SigningMethodRS256, stranger, map[string]any{"jku": running.Stub["openai"] + "/jwks"}),
+		"x5u":                 m.forged(jwt.SigningMethodRS256, stranger, map[string]any{"x5u": running.Stub["openai"] + "/x"}),
+		"crit":                m.forged(jwt.SigningMethodRS256, stranger, map[string]any{"crit": []string{"exp"}}),
+	}
+}
+
+// misfits are signed by identity's key, and say what they should not.
+func (m mint) misfits() map[string]string {
+	now := time.Now()
+	return map[string]string{
+		"ID token":               m.genuine(keyring.TypeID, same),
+		"another audience":       m.genuine(keyring.TypeAccess, func(c *grants.Claims) { c.Audience = jwt.ClaimStrings{"elsewhere"} }),
+		"no audience":            m.genuine(keyring.TypeAccess, func(c *grants.Claims) { c.Audience = nil }),
+		"another issuer":         m.genuine(keyring.TypeAccess, func(c *grants.Claims) { c.Issuer = "https://elsewhere.example" }),
+		"expired":                m.genuine(keyring.TypeAccess, func(c *grants.Claims) { c.ExpiresAt = jwt.NewNumericDate(now.Add(-time.Minute)) }),
+		"no end":                 m.genuine(keyring.TypeAccess, func(c *grants.Claims) { c.ExpiresAt = nil }),
+		"not yet":                m.genuine(keyring.TypeAccess, func(c *grants.Claims) { c.NotBefore = jwt.NewNumericDate(now.Add(time.Hour)) }),
+		"from the future":        m.genuine(keyring.TypeAccess, func(c *grants.Claims) { c.IssuedAt = jwt.NewNumericDate(now.Add(time.Hour)) }),
+		"no subject":             m.genuine(keyring.TypeAccess, func(c *grants.Claims) { c.Subject = "" }),
+		"subject no id":          m.genuine(keyring.TypeAccess, func(c *grants.Claims) { c.Subject = "root" }),
+		"issued before a change": m.genuine(keyring.TypeAccess, func(c *grants.Claims) { c.Generation = 0 }),
+	}
+}
+
+// scraps are no tokens any more.
+func (m mint) scraps() map[string]string {
+	parts := strings.Split(m.root.JWT, ".")
+	return map[string]string{
+		"cut":                m.root.JWT[:len(m.root.JWT)-4],
+		"payload of another": parts[0] + "." + base64.RawURLEncoding.EncodeToString([]byte(`{"sub":"`+m.root.ID+`","roles":["ADMIN"]}`)) + "." + parts[2],
+		"four parts":         m.root.JWT + ".x",
+		"no signature":       parts[0] + "." + parts[1] + ".",
+		"padding":            m.root.JWT + "==",
+		"spaces":             strings.Replace(m.root.JWT, ".", " . ", 1),
+		"50 KB":              parts[0] + "." + strings.Repeat("a", 50_000) + "." + parts[2],
+		"50 KB of dots":      strings.Repeat(".", 50_000),
+		"SQL":                "x' OR pg_sleep(8)--",
+		"a refresh token":    newPerson(m.t).refresh,
+		"shares a prefix":    m.root.JWT[:len(m.root.JWT)-10] + "AAAAAAAAAA",
+	}
+}
+
+func TestHostileTokens(t *testing.T) {
+	t.Parallel()
+	m := newMint(t)
+	if a := request(t, "GET", "/api/v1/admin/users", m.genuine(keyring.TypeAccess, same), nil); a.status != 200 {
+		t.Fatalf("the mint's own tokens are not good: %d %s", a.status, a.text)
+	}
+	for _, tokens := range []map[string]string{m.forgeries(), m.misfits(), m.scraps()} {
+		for name, token := range tokens {
+			for _, path := range []string{"/api/v1/admin/users", "/api/v1/tokens/status"} {
+				if why := notProblem(request(t, "GET", path, token, nil), 401, ""); why != "" {
+					t.Errorf("%s, %s: %s", path, name, why)
+				}
 			}
 		}
 	}

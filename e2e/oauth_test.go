@@ -3,10 +3,13 @@ package e2e
 import (
 	"context"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"html"
 	"net/url"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -360,4 +363,50 @@ func TestDiscovery(t *testing.T) {
 // oauthBasic is the header of RFC 6749, 2.3.1.
 func oauthBasic(id, secret string) string {
 	return "Basic " + base64.StdEncoding.EncodeToString([]byte(url.QueryEscape(id)+":"+url.QueryEscape(secret)))
+}
+
+// Contract A8: the predecessor's client is there in development, with a generated secret; and `leaky clients` manages others.
+func TestClientsOfDevelopmentAndOfTheCommandLine(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile(filepath.Join(running.Dir, "secrets", "leaky-client.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var known app
+	if err := json.Unmarshal(text, &known); err != nil || known.ClientID != "leaky-client" || len(known.ClientSecret) < 32 {
+		t.Fatalf("%s, %v", text, err)
+	}
+	token := func(a app) (*oauth2.Token, error) {
+		cfg := clientcredentials.Config{ClientID: a.ClientID, ClientSecret: a.ClientSecret, TokenURL: running.Gateway + "/oauth2/token", AuthStyle: oauth2.AuthStyleInHeader}
+		return cfg.Token(t.Context())
+	}
+	if got, err := token(known); err != nil || got.Extra("scope") != "tokens.read tokens.write" {
+		t.Errorf("%+v, %v", got, err)
+	}
+	leakyJSON := func(dst any, args ...string) {
+		t.Helper()
+		out, err := running.Leaky(t.Context(), args...)
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		if err := json.Unmarshal([]byte(out), dst); err != nil {
+			t.Fatalf("%s: %v", out, err)
+		}
+	}
+	var made, rotated app
+	leakyJSON(&made, "clients", "create", "job", "--grant", "client_credentials", "--scope", "tokens.read", "-o", "json")
+	if _, err := token(made); err != nil {
+		t.Error(err)
+	}
+	leakyJSON(&rotated, "clients", "rotate-secret", made.ClientID, "-o", "json")
+	if _, err := token(made); err == nil {
+		t.Error("the old secret is good")
+	}
+	if _, err := token(rotated); err != nil {
+		t.Error(err)
+	}
+	leaky(t, "clients", "delete", made.ClientID)
+	if _, err := token(rotated); err == nil {
+		t.Error("a deleted client gets tokens")
+	}
 }
