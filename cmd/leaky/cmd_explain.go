@@ -81,7 +81,7 @@ func explainCall(ctx context.Context, c *cli, l local, id string) (explained, er
 // recall asks each process of ratelimit; silent tells of those that did not answer.
 func recall(ctx context.Context, l local, id string) (e explained, silent, err error) {
 	e.RequestID = id
-	_, silent = l.eachLimiter(ctx, func(ctx context.Context, part string, limiter limitpb.LimiterClient) (bool, error) {
+	silent = l.eachLimiter(ctx, func(ctx context.Context, part string, limiter limitpb.LimiterClient) (bool, error) {
 		ctx, cancel := context.WithTimeout(ctx, limiterTimeout)
 		defer cancel()
 		r, failure := limiter.Explain(ctx, &limitpb.ExplainRequest{RequestId: id})

@@ -24,33 +24,30 @@ const (
 var errNoLimiter = errors.New("no process of ratelimit answers; is the stack up (leaky up, leaky ps)?")
 
 // eachLimiter asks every process of ratelimit in turn until one says that it is enough,
-// and then gives its error. Else the error tells of those that did not answer; asked is
-// how many did.
-func (l local) eachLimiter(ctx context.Context, ask func(ctx context.Context, part string, limiter limitpb.LimiterClient) (enough bool, err error)) (asked int, err error) {
+// and then gives its error. Else the error tells of those that did not answer.
+func (l local) eachLimiter(ctx context.Context, ask func(ctx context.Context, part string, limiter limitpb.LimiterClient) (enough bool, err error)) error {
 	var errs []error
 	for i, at := range l.cfg.Services.RateLimit.All() {
 		part := config.PartName("ratelimit", i)
 		conn, err := l.peers().dialLimiter(at.GRPC)
 		if err != nil {
-			return asked, fmt.Errorf("%s: %w", part, err)
+			return fmt.Errorf("%s: %w", part, err)
 		}
 		enough, err := ask(ctx, part, limitpb.NewLimiterClient(conn))
 		conn.Close()
 		if enough {
-			return asked + 1, err
+			return err
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", part, err))
-			continue
 		}
-		asked++
 	}
-	return asked, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
 // someLimiter asks until one process answers.
 func (l local) someLimiter(ctx context.Context, ask func(context.Context, limitpb.LimiterClient) error) error {
-	_, err := l.eachLimiter(ctx, func(ctx context.Context, _ string, limiter limitpb.LimiterClient) (bool, error) {
+	err := l.eachLimiter(ctx, func(ctx context.Context, _ string, limiter limitpb.LimiterClient) (bool, error) {
 		err := ask(ctx, limiter)
 		if status.Code(err) == codes.InvalidArgument { // the next one would say the same
 			return true, errors.New(status.Convert(err).Message())
