@@ -35,6 +35,11 @@ demo: build ## 64 clients for a minute, then the verdict on the books (needs mak
 test: vet parts ## Run every test against real parts
 	@$(GO) test -shuffle=on -timeout 15m ./...
 
+.PHONY: test-long
+test-long: parts ## The same proofs for longer: 500 schedules of purchases, thousands of random books, holds that run out (half an hour)
+	@LEAKY_LONG=1 $(GO) test -tags long -timeout 60m ./e2e/...
+	@$(GO) test -timeout 60m ./ratelimit ./ratelimit/bucket ./ratelimit/store ./tokensvc/ledger ./tokensvc/outbox ./tokensvc/saga ./internal/limits -rapid.checks=5000
+
 .PHONY: vet
 vet: ## Static checks that come with Go
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "gofmt the files above"; exit 1; }

@@ -1,0 +1,43 @@
+//go:build long
+
+package e2e
+
+import (
+	"testing"
+	"time"
+)
+
+// TestConsumeSurvivesACrash kills the token service between the hold and the provider's
+// answer: the hold expires and everything is given back, with an event that says so. It
+// takes as long as such a hold lives, half a minute, and so belongs to make test-long.
+func TestConsumeSurvivesACrash(t *testing.T) {
+	who := newAccount(t)
+	buy(t, who, "flaky", 900)
+	m := startMoody(t, running.Flaky)
+	m.behave(`{"delayMs":900}`)
+	expired := measured(t, "ratelimit", "leaky_ratelimit_holds_expired_total")
+	gone := make(chan answer, 1)
+	go func() {
+		a, _ := tryRequest(t.Context(), "POST", pathConsume, "", map[string]any{"provider": "flaky", "tokens": 600}, byKey(who)...)
+		gone <- a
+	}()
+	eventually(t, 5*time.Second, "the call at the provider", func() bool { return m.seen().Counts.Open > 0 })
+	must(t, "kill", "tokensvc")
+	a := <-gone
+	if a.status < 500 {
+		t.Fatalf("want the gateway's word for a service that is gone, got %d %s", a.status, a.text)
+	}
+	m.behave(`{}`)
+	eventually(t, 20*time.Second, "the token service", func() bool { return consumeAt(t, who, "flaky", 1).status == 200 })
+	// The hold still stands: neither bucket nor pool has room for as much again.
+	if r := consumeAt(t, who, "flaky", 600); r.status != 402 && r.status != 429 {
+		t.Errorf("want the hold in the way, got %d %s", r.status, r.text)
+	}
+	eventually(t, 90*time.Second, "an expired hold", func() bool { return measured(t, "ratelimit", "leaky_ratelimit_holds_expired_total") > expired })
+	if r := consumeAt(t, who, "flaky", 600); r.status != 200 {
+		t.Errorf("want what was held back, got %d %s", r.status, r.text)
+	}
+	if row := booked(t, who, "flaky", a.header.Get("X-Request-Id")); row.Source != "expired" || row.Tokens != 0 {
+		t.Errorf("the books say %+v", row)
+	}
+}
