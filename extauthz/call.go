@@ -13,6 +13,7 @@ type call struct {
 	method        string // of HTTP, as it is written
 	path          string // with the query
 	requestID     string
+	client        string // trusted address, from Envoy
 	authorization string
 	apiKey        string
 	googleKey     string
@@ -22,13 +23,16 @@ type call struct {
 	family        string // facts.ContextFamily
 }
 
-const headerRequestID = "x-request-id"
+const (
+	headerRequestID = "x-request-id"
+	headerClient    = "x-envoy-external-address"
+)
 
 // callOf picks a call out of the message.
 func callOf(req *auth.CheckRequest) call {
 	http, extensions := req.GetAttributes().GetRequest().GetHttp(), req.GetAttributes().GetContextExtensions()
 	headers := http.GetHeaders()
-	return call{method: http.GetMethod(), path: http.GetPath(), requestID: headers[headerRequestID],
+	return call{method: http.GetMethod(), path: http.GetPath(), requestID: headers[headerRequestID], client: headers[headerClient],
 		authorization: headers[headerAuthorization], apiKey: headers[headerAPIKey], googleKey: headers[headerGoogleKey],
 		rule: extensions[facts.ContextRule], scope: extensions[facts.ContextScope], audience: extensions[facts.ContextAudience], family: extensions[facts.ContextFamily]}
 }
@@ -60,6 +64,8 @@ func (c *call) header(name string) *string {
 		return &c.googleKey
 	case headerRequestID:
 		return &c.requestID
+	case headerClient:
+		return &c.client
 	}
 	return nil
 }

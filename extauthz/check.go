@@ -30,6 +30,12 @@ func (s *Service) Check(ctx context.Context, req *auth.CheckRequest) (*auth.Chec
 
 // check answers a call, whatever it takes.
 func (s *Service) check(ctx context.Context, c *call) (*reply, error) {
+	if wait := s.guesses.wait(c.client, time.Now()); wait > 0 {
+		if r, err := s.recall(ctx, c); !errors.Is(err, errUnknown) {
+			return r, err
+		}
+		return s.refuse(c, denyGuessing(wait))
+	}
 	return s.decide(ctx, c, s.identify)
 }
 
@@ -66,7 +72,11 @@ func (s *Service) decide(ctx context.Context, c *call, find finder) (r *reply, e
 		return nil, err
 	}
 	if err != nil {
-		return s.refuse(c, deny(err))
+		denied := deny(err)
+		if denied == &denyInvalid {
+			s.guesses.failed(c.client)
+		}
+		return s.refuse(c, denied)
 	}
 	if denied := s.permit(who, c); denied != nil {
 		return s.refuse(c, denied)

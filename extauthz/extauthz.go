@@ -32,6 +32,7 @@ type Config struct {
 	LookupTimeout time.Duration      // waiting for identity, default 1.5 s: less than Envoy waits for us
 	TLS           *tls.Config        // for calling identity over https, with the certificate we show; nil: Go's defaults
 	PublicIssuer  string             // iss of OAuth2 tokens beside Auth.Issuer; empty: there are none
+	Limiter       Limiter            // counts failed authentication by address; nil: nobody does
 	KeysOff       func() bool        // whether API keys are ignored, asked on every call; nil: never
 	Log           *slog.Logger
 	Metrics       prometheus.Registerer
@@ -52,6 +53,7 @@ type Service struct {
 	keys      *keys
 	follower  *follower
 	fresh     *freshness
+	guesses   *guesses
 	metrics   *metrics
 	keysOff   func() bool
 	anonymous [1 << forms]*reply // by form, for calls without credentials
@@ -76,7 +78,7 @@ func New(cfg Config) (*Service, error) {
 		return nil, err
 	}
 	signer := principal.NewSigner(cfg.SigningKey)
-	s := &Service{log: cfg.Log, signer: signer, published: signer.JWKS(), issuers: issuers, fresh: newFreshness()}
+	s := &Service{log: cfg.Log, signer: signer, published: signer.JWKS(), issuers: issuers, fresh: newFreshness(), guesses: newGuesses(cfg.Limiter, cfg.Log)}
 	if s.keysOff = cfg.KeysOff; s.keysOff == nil {
 		s.keysOff = func() bool { return false }
 	}
@@ -111,6 +113,7 @@ func (s *Service) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.issuers.Run(ctx) })
 	group.Go(func() error { return s.follower.run(ctx) })
+	group.Go(func() error { return s.guesses.run(ctx) })
 	return group.Wait()
 }
 

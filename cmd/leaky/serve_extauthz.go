@@ -4,6 +4,7 @@ import (
 	"context"
 	"path/filepath"
 
+	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/leaky-tokens/leaky-tokens/extauthz"
@@ -16,6 +17,11 @@ func serveExtAuthz(ctx context.Context, s service) error {
 	if err != nil {
 		return err
 	}
+	limiter, err := dialLimiter(s)
+	if err != nil {
+		return err
+	}
+	defer limiter.Close()
 	authz, err := extauthz.New(extauthz.Config{
 		Identity:     s.peers().url(s.cfg.Services.Identity.HTTP),
 		TLS:          s.peers().tls("identity"),
@@ -24,6 +30,7 @@ func serveExtAuthz(ctx context.Context, s service) error {
 		Tiers:        s.cfg.Tiers,
 		SigningKey:   key,
 		PublicIssuer: s.cfg.Auth.PublicURL,
+		Limiter:      rlsv3.NewRateLimitServiceClient(limiter),
 		KeysOff:      func() bool { return !s.live.flags().Gateway.APIKeyValidation },
 		Log:          s.log,
 		Metrics:      s.metrics,

@@ -45,7 +45,7 @@ func Callers(service string) []string {
 	case "extauthz": // its keys are what the others check callers with
 		return []string{Gateway, Supervisor, "identity", "tokensvc", "analytics"}
 	case "ratelimit":
-		return []string{Gateway, Supervisor, "identity", "meter", "tokensvc"}
+		return []string{Gateway, Supervisor, "identity", "extauthz", "meter", "tokensvc"}
 	case "meter":
 		return []string{Supervisor}
 	}
