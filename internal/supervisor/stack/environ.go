@@ -69,9 +69,9 @@ func (p *Plan) serviceEnv(part, configPath string) []string {
 	}
 	if name != "nats" && name != "clickhouse" {
 		// Together under 250 MB resident: they allocate little, so collecting early costs less than the memory,
-		// but for the four that every request passes.
+		// but for the five that every request passes.
 		gogc := "50"
-		if slices.Contains([]string{"extauthz", "ratelimit", "meter", "analytics"}, name) {
+		if slices.Contains([]string{"extauthz", "ratelimit", "meter", "tokensvc", "analytics"}, name) {
 			gogc = "400"
 		}
 		env = append(env, "GOMEMLIMIT=64MiB", "GOGC="+gogc)
