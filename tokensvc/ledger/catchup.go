@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/leaky-tokens/leaky-tokens/internal/usage"
 )
 
@@ -20,25 +22,17 @@ func (c *Consumer) CatchUp(ctx context.Context) error {
 	if attached == nil {
 		return fmt.Errorf("%w: not connected to it yet", ErrBehind)
 	}
-	target := uint64(0) // the stream's sequence to reach; 0: not asked yet
+	target, err := c.published(ctx)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrBehind, err)
+	}
 	for wait := time.Millisecond; ; wait = min(2*wait, 20*time.Millisecond) {
 		info, err := (*attached).Info(ctx)
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrBehind, err)
 		}
-		if info.NumPending == 0 && info.NumAckPending == 0 || target > 0 && info.AckFloor.Stream >= target {
+		if info.AckFloor.Stream >= target {
 			return nil
-		}
-		if target == 0 {
-			stream, err := c.cfg.JetStream.Stream(ctx, usage.Stream)
-			if err != nil {
-				return fmt.Errorf("%w: %w", ErrBehind, err)
-			}
-			last, err := stream.GetLastMsgForSubject(ctx, usage.SubjectsUsage)
-			if err != nil {
-				return fmt.Errorf("%w: %w", ErrBehind, err)
-			}
-			target = last.Sequence
 		}
 		select {
 		case <-ctx.Done():
@@ -46,6 +40,23 @@ func (c *Consumer) CatchUp(ctx context.Context) error {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// published is the sequence of the last event in the stream, 0 without any. What the
+// consumer counts as pending would not do: it hears of a message only after its publisher.
+func (c *Consumer) published(ctx context.Context) (uint64, error) {
+	stream, err := c.cfg.JetStream.Stream(ctx, usage.Stream)
+	if err != nil {
+		return 0, err
+	}
+	last, err := stream.GetLastMsgForSubject(ctx, usage.SubjectsUsage)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return last.Sequence, nil
 }
 
 // Lag is how many events are published and not yet booked.
