@@ -9,6 +9,7 @@ import (
 
 	rls "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -24,12 +25,15 @@ func outage(t *testing.T, mode config.OutageMode, options ...option) (*env, *tes
 	t.Helper()
 	server := testenv.RedisServer(t)
 	l := &ledger{pools: map[string]balance.State{"user:ann": prepaid("user:ann", 700, 1)}}
+	registry := prometheus.NewRegistry()
 	e := start(t, thousand, append([]option{asking(l), func(c *ratelimit.Config) {
+		c.Metrics = registry
 		c.RedisURL, c.Prefix = server.URL(), ""
 		c.Timeout = time.Second
 		c.Outage = config.Outage{Default: config.OutageClosed, Routes: map[string]config.OutageMode{"openai-chat": mode},
 			LeaseTokens: 200, LeaseRequests: 64, LeaseFor: time.Hour, DialTimeout: time.Second, Timeout: time.Second}
 	}}, options...)...)
+	e.series = registry
 	ctx, cancel := context.WithCancel(context.Background())
 	ran := make(chan error, 1)
 	go func() { ran <- e.service.Run(ctx) }()
@@ -98,6 +102,23 @@ func (e *env) books(t *testing.T, held float64) {
 	})
 }
 
+// leased waits until the replica knows of its lease: Redis holds it a moment earlier.
+func (e *env) leased(t *testing.T, tokens float64) {
+	t.Helper()
+	until(t, fmt.Sprintf("%g tokens leased", tokens), func() bool {
+		families, err := e.series.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range families {
+			if f.GetName() == "leaky_ratelimit_leased_tokens" {
+				return f.GetMetric()[0].GetGauge().GetValue() == tokens
+			}
+		}
+		return false
+	})
+}
+
 // settleAll settles each call by 7 tokens, twice, and wants them charged once.
 func (e *env) settleAll(t *testing.T, ids []string) {
 	t.Helper()
@@ -123,6 +144,7 @@ func TestAnOutageAdmitsWhatWasLeased(t *testing.T) {
 	e, server, stop := outage(t, config.OutageLease)
 	e.warm(t)
 	e.books(t, 200)
+	e.leased(t, 200)
 	server.Kill()
 	ids := e.storm(t, 100)
 	if more := e.storm(t, 100); len(ids) != 20 || len(more) != 0 {

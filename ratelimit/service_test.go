@@ -81,6 +81,7 @@ type env struct {
 	envoy   rls.RateLimitServiceClient
 	limiter limitpb.LimiterClient
 	events  *published
+	series  prometheus.Gatherer // of an outage's service
 }
 
 type option func(*ratelimit.Config)
