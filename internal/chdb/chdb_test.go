@@ -146,8 +146,6 @@ func TestVersion(t *testing.T) {
 // Go's runtime needs its own signal handlers after the engine has been at them. The test
 // runs alone: while another one opens a connection, the engine's are in their place, and
 // the nil pointer would end the process.
-//
-//nolint:paralleltest // see above
 func TestNilPointersStillPanic(t *testing.T) {
 	one[uint8](t, open(t, nil), "SELECT 1")
 	defer func() {
