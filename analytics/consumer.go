@@ -163,7 +163,7 @@ func (c *Consumer) bury(ctx context.Context, messages []jetstream.Msg, deliverie
 	defer cancel()
 	for i, reason := range poison {
 		msg, seq := messages[i], deliveries[i].seq
-		if err := bury(ctx, c.cfg.JetStream, msg, seq, reason); err != nil {
+		if err := usage.Bury(ctx, c.cfg.JetStream, msg, seq, fmt.Sprintf("dead:%s:%d", usage.Stream, seq), reason); err != nil {
 			c.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "bury poison failed, it will come again", slog.Uint64("sequence", seq), slog.Any("error", err))
 			_ = msg.NakWithDelay(ackWait)
 			continue
@@ -171,7 +171,7 @@ func (c *Consumer) bury(ctx context.Context, messages []jetstream.Msg, deliverie
 		_ = msg.TermWithReason("not a usage event")
 		c.cfg.Metrics.dead.Inc()
 		c.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "buried a message that is no usage event", slog.Uint64("sequence", seq),
-			slog.String("subject", msg.Subject()), slog.String("reason", headerText(reason.Error())))
+			slog.String("subject", msg.Subject()), slog.String("reason", usage.Printable(reason.Error())))
 	}
 }
 

@@ -171,7 +171,7 @@ func TestPoisonIsBuriedAndBlocksNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if letter.Header.Get(headerDeadReason) == "" || letter.Header.Get(headerDeadSubject) != usage.Subject("openai") || letter.Header.Get(headerDeadSequence) == "" {
+	if letter.Header.Get(usage.HeaderDeadReason) == "" || letter.Header.Get(usage.HeaderDeadSubject) != usage.Subject("openai") || letter.Header.Get(usage.HeaderDeadSequence) == "" {
 		t.Errorf("want reason, subject and sequence on a dead letter, got %v", letter.Header)
 	}
 }

@@ -12,7 +12,6 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -230,30 +229,14 @@ func (c *Consumer) bury(ctx context.Context, msg jetstream.Msg, reason error) {
 	if meta, err := msg.Metadata(); err == nil {
 		sequence = meta.Sequence.Stream
 	}
-	dead := nats.NewMsg(usage.SubjectDead)
-	dead.Data = msg.Data()
-	dead.Header.Set("Leaky-Dead-Reason", printable(reason.Error()))
-	dead.Header.Set("Leaky-Dead-Subject", msg.Subject())
-	dead.Header.Set("Leaky-Dead-Sequence", fmt.Sprint(sequence))
 	// One letter for each reader that could not read it: each refuses other things.
-	_, err := c.cfg.JetStream.PublishMsg(ctx, dead, jetstream.WithMsgID(fmt.Sprintf("dead:%s:%s:%d", durable, usage.Stream, sequence)))
-	if err != nil {
+	id := fmt.Sprintf("dead:%s:%s:%d", durable, usage.Stream, sequence)
+	if err := usage.Bury(ctx, c.cfg.JetStream, msg, sequence, id, reason); err != nil {
 		c.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "bury poison failed, it will come again", slog.Uint64("sequence", sequence), slog.Any("error", err))
 		_ = msg.NakWithDelay(ackWait)
 		return
 	}
 	_ = msg.TermWithReason("not a usage event")
 	c.events.WithLabelValues("dead").Inc()
-	c.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "buried a message that is no usage event", slog.Uint64("sequence", sequence), slog.String("reason", printable(reason.Error())))
-}
-
-// printable keeps a reason, which may quote the message, to one line.
-func printable(s string) string {
-	b := []byte(s[:min(len(s), 300)])
-	for i, c := range b {
-		if c < ' ' || c > '~' {
-			b[i] = '?'
-		}
-	}
-	return string(b)
+	c.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "buried a message that is no usage event", slog.Uint64("sequence", sequence), slog.String("reason", usage.Printable(reason.Error())))
 }
