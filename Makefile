@@ -1,6 +1,8 @@
 # Leaky Tokens. `make help` lists the targets.
 # cgo is off: the machine needs Go, Python with pip and Node with npm, but no C compiler.
 export CGO_ENABLED := 0
+# The Go that the vulnerability scan is clean with; the go command fetches it once.
+export GOTOOLCHAIN := go1.27.3
 GO ?= go
 LEAKY := bin/leaky
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
@@ -60,8 +62,8 @@ golden: ## Rewrite the golden files of xds from the code
 .PHONY: generate
 generate: ## Regenerate the limiter's gRPC code (needs python3 -m pip install grpcio-tools)
 	@mkdir -p bin && export GOBIN=$(CURDIR)/bin && $(GO) install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12 && $(GO) install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
-	@PATH="$(CURDIR)/bin:$$PATH" python3 -m grpc_tools.protoc -I internal/limitapi --go_out=internal/limitapi/gen --go_opt=paths=source_relative \
-	  --go-grpc_out=internal/limitapi/gen --go-grpc_opt=paths=source_relative limit.proto
+	@PATH="$(CURDIR)/bin:$$PATH" python3 -m grpc_tools.protoc -I internal/contract/limitapi --go_out=internal/contract/limitapi/gen --go_opt=paths=source_relative \
+	  --go-grpc_out=internal/contract/limitapi/gen --go-grpc_opt=paths=source_relative limit.proto
 
 .PHONY: sql
 sql: ## Regenerate the Go code of the SQL queries (builds sqlc the first time)

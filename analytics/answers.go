@@ -4,9 +4,9 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
-	"github.com/leaky-tokens/leaky-tokens/internal/principal"
-	"github.com/leaky-tokens/leaky-tokens/internal/usage"
 )
 
 // item is one event as callers see it. Tokens is what was charged.

@@ -16,12 +16,12 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/jwks"
-	"github.com/leaky-tokens/leaky-tokens/internal/principal"
-	"github.com/leaky-tokens/leaky-tokens/internal/testenv"
-	"github.com/leaky-tokens/leaky-tokens/internal/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 // lagOf is a Lag that says a number; a negative one is unknown.
@@ -76,7 +76,7 @@ func (f *front) get(t *testing.T, path string, who principal.Principal) (int, ht
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.Header.Set(facts.HeaderIdentity, identity)
+		r.Header.Set(attributes.HeaderIdentity, identity)
 	}
 	res, err := http.DefaultClient.Do(r)
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 )
 
 const (

@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
-	"github.com/leaky-tokens/leaky-tokens/internal/principal"
 )
 
 func providers() []string { return []string{"gemini", "openai", "qwen"} }

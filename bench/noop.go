@@ -11,7 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/structpb"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 )
 
@@ -26,7 +26,7 @@ type noop struct {
 }
 
 func newNoop() (*noop, error) {
-	who, err := structpb.NewStruct(map[string]any{facts.User: "00000000-0000-4000-8000-000000000000", facts.Tier: "USER", facts.Roles: "USER"})
+	who, err := structpb.NewStruct(map[string]any{attributes.User: "00000000-0000-4000-8000-000000000000", attributes.Tier: "USER", attributes.Roles: "USER"})
 	if err != nil {
 		return nil, err
 	}
@@ -40,8 +40,8 @@ func newNoop() (*noop, error) {
 }
 
 func hold(stream, splice string) (*ratelimitv3.RateLimitResponse, error) {
-	metadata, err := structpb.NewStruct(map[string]any{facts.Account: "user:00000000-0000-4000-8000-000000000000", facts.Held: 1280, facts.Input: 1024,
-		facts.Model: "gpt-4o-mini", facts.Stream: stream, facts.Splice: splice})
+	metadata, err := structpb.NewStruct(map[string]any{attributes.Account: "user:00000000-0000-4000-8000-000000000000", attributes.Held: 1280, attributes.Input: 1024,
+		attributes.Model: "gpt-4o-mini", attributes.Stream: stream, attributes.Splice: splice})
 	if err != nil {
 		return nil, err
 	}
@@ -61,7 +61,7 @@ func (n *noop) Check(context.Context, *authv3.CheckRequest) (*authv3.CheckRespon
 // ShouldRateLimit admits everything.
 func (n *noop) ShouldRateLimit(_ context.Context, r *ratelimitv3.RateLimitRequest) (*ratelimitv3.RateLimitResponse, error) {
 	for _, entry := range r.GetDescriptors()[0].GetEntries() {
-		if entry.GetKey() == facts.Stream && entry.GetValue() == "true" {
+		if entry.GetKey() == attributes.Stream && entry.GetValue() == "true" {
 			return n.stream, nil
 		}
 	}

@@ -17,7 +17,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/leaky-tokens/leaky-tokens/bench/internal/rounds"
-	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 )
 

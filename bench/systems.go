@@ -16,9 +16,9 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/envoy"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/local/binaries"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
-	"github.com/leaky-tokens/leaky-tokens/internal/parts"
-	"github.com/leaky-tokens/leaky-tokens/internal/sandbox"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
 )
 
 // system is one thing under measurement.
@@ -27,7 +27,7 @@ type system struct {
 	url   string
 	key   string
 	pids  map[string][]int // by part; see groupOf
-	stack *sandbox.Stack   // of the whole product only
+	stack *stacktest.Stack // of the whole product only
 	user  string           // account id, of the whole product only
 }
 
@@ -49,7 +49,7 @@ func start(ctx context.Context, dir string) (systems []system, stop func(), err 
 	if err != nil {
 		return nil, nil, err
 	}
-	store, err := parts.New(parts.Config{CacheDir: config.CacheDir(os.Getenv)})
+	store, err := binaries.New(binaries.Config{CacheDir: config.CacheDir(os.Getenv)})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -77,7 +77,7 @@ func startWhole(ctx context.Context, dir string) (system, func(), error) {
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return system{}, nothing, err
 	}
-	stack, err := sandbox.New(ctx, dir, 1)
+	stack, err := stacktest.New(ctx, dir, 1)
 	if err != nil {
 		return system{}, nothing, err
 	}
@@ -118,7 +118,7 @@ type process struct {
 	RSS  int64  `json:"rssBytes"`
 }
 
-func processes(ctx context.Context, stack *sandbox.Stack) ([]process, error) {
+func processes(ctx context.Context, stack *stacktest.Stack) ([]process, error) {
 	out, err := stack.Leaky(ctx, "ps", "-o", "json")
 	if err != nil {
 		return nil, err
@@ -157,7 +157,7 @@ func startBare(ctx context.Context, dir, bin, stub string) (system, func(), erro
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return system{}, nothing, err
 	}
-	at, err := sandbox.FreeAddresses(1)
+	at, err := stacktest.FreeAddresses(1)
 	if err != nil {
 		return system{}, nothing, err
 	}
@@ -187,7 +187,7 @@ func startChain(ctx context.Context, dir, bin, stub, leaky string) (system, func
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return system{}, stop, err
 	}
-	stack, err := sandbox.New(ctx, dir, 1)
+	stack, err := stacktest.New(ctx, dir, 1)
 	if err != nil {
 		return system{}, stop, err
 	}

@@ -10,7 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/sandbox"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
 )
 
 const (
@@ -115,10 +115,10 @@ func TestKeysEnd(t *testing.T) {
 
 // cast are the callers of the table below, each with an access token and a key.
 type cast struct {
-	ann  sandbox.Account // owns the organisation
-	mia  sandbox.Account // its member
-	bob  sandbox.Account // a stranger
-	root sandbox.Account // an ADMIN
+	ann  stacktest.Account // owns the organisation
+	mia  stacktest.Account // its member
+	bob  stacktest.Account // a stranger
+	root stacktest.Account // an ADMIN
 	org  string
 }
 
@@ -204,7 +204,7 @@ func TestOwnership(t *testing.T) {
 		wantProblem(t, request(t, e.method, e.path(), "", e.body), 401, "")
 		for _, caller := range []struct {
 			name string
-			who  sandbox.Account
+			who  stacktest.Account
 			want int
 		}{{"bob", c.bob, e.bob}, {"mia", c.mia, e.mia}, {"ann", c.ann, e.ann}, {"root", c.root, e.root}} {
 			for kind, credential := range map[string]string{"token": caller.who.JWT, "key": caller.who.Key} {

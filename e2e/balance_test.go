@@ -9,7 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/sandbox"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
 )
 
 // TestTokenServiceStatus: contract 4.1.
@@ -39,7 +39,7 @@ func TestQuotaLookups(t *testing.T) {
 	mustCall(t, 201, "POST", pathQuota+"/org", admin.JWT, map[string]any{"orgId": org, "provider": "openai", "tokens": 900}, nil)
 	for _, tc := range []struct {
 		path, message string
-		caller        sandbox.Account
+		caller        stacktest.Account
 		status        int
 	}{
 		{"?provider=openai", `"remainingTokens":800,"resetTime":"20`, who, 200},
@@ -189,7 +189,7 @@ func TestTierCapsBindPurchases(t *testing.T) {
 }
 
 // llmCall asks a model for answer tokens with the most it may use stated.
-func llmCall(t *testing.T, who sandbox.Account, provider string, tokens int) answer {
+func llmCall(t *testing.T, who stacktest.Account, provider string, tokens int) answer {
 	t.Helper()
 	prompt := fmt.Sprintf("[[tokens=%d]] how are you?", tokens)
 	if provider == "gemini" {
@@ -283,7 +283,7 @@ func TestRunDryAndTopUp(t *testing.T) {
 
 // chargedBy is what analytics says an account was charged, refusals left out. The list of
 // events would not do: an account that asks on while it is refused has more than a page.
-func chargedBy(t *testing.T, who sandbox.Account, provider string) int64 {
+func chargedBy(t *testing.T, who stacktest.Account, provider string) int64 {
 	t.Helper()
 	var report struct{ ConsumedTokens int64 }
 	mustCall(t, 200, "GET", "/api/v1/analytics/report?provider="+provider, who.Key, nil, &report)
@@ -336,7 +336,7 @@ func TestSpendLimits(t *testing.T) {
 	for _, tc := range []struct{ provider, code string }{{"gemini", "organization_spend_limit_exceeded"}, {"qwen", "project_spend_limit_exceeded"}} {
 		var key struct{ APIKey string }
 		mustCall(t, 201, "POST", "/api/v1/auth/api-keys", member.JWT, map[string]string{"name": tc.provider, "orgId": org}, &key)
-		bound := sandbox.Account{ID: member.ID, JWT: key.APIKey, Key: key.APIKey}
+		bound := stacktest.Account{ID: member.ID, JWT: key.APIKey, Key: key.APIKey}
 		var r answer
 		for range 10 {
 			if r = llmCall(t, bound, tc.provider, 300); r.status != 200 {

@@ -8,8 +8,8 @@ import (
 	"os/exec"
 	"testing"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/demo"
-	"github.com/leaky-tokens/leaky-tokens/internal/sandbox"
+	"github.com/leaky-tokens/leaky-tokens/internal/local/demo"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
 )
 
 // outages gives each provider's routes another mode.
@@ -26,7 +26,7 @@ func TestDemoBoundsAnOutage(t *testing.T) {
 	if err := os.Chmod(dir, 0o711); err != nil {
 		t.Fatal(err)
 	}
-	stack, err := sandbox.New(t.Context(), dir, 0, sandbox.Built(running.Bin), sandbox.Replicas("ratelimit", 4), sandbox.Edit("timeout: 2s}", outages))
+	stack, err := stacktest.New(t.Context(), dir, 0, stacktest.Built(running.Bin), stacktest.Replicas("ratelimit", 4), stacktest.Edit("timeout: 2s}", outages))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +76,7 @@ func TestDemoOfPurchases(t *testing.T) {
 }
 
 // runDemo runs leaky demo and reads its verdict, which has to be OK.
-func runDemo[V any](t *testing.T, stack *sandbox.Stack, args ...string) (v V) {
+func runDemo[V any](t *testing.T, stack *stacktest.Stack, args ...string) (v V) {
 	t.Helper()
 	var out bytes.Buffer
 	cmd := exec.CommandContext(t.Context(), stack.Bin, append([]string{"demo", "-o", "json"}, args...)...)

@@ -27,7 +27,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/identity/grants"
 	"github.com/leaky-tokens/leaky-tokens/identity/keyring"
-	"github.com/leaky-tokens/leaky-tokens/internal/sandbox"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
 )
 
 // exchange writes bytes to the gateway as they are, and gives every answer that comes back until the
@@ -92,7 +92,7 @@ type bytesAndStatus struct {
 }
 
 // malformed are requests of an ADMIN, so that nothing but their shape refuses them.
-func malformed(root sandbox.Account) map[string]bytesAndStatus {
+func malformed(root stacktest.Account) map[string]bytesAndStatus {
 	const login, body = "POST /api/v1/auth/login HTTP/1.1\r\n", `{"username":"a","password":"b"}`
 	host, auth, end := "Host: x\r\nContent-Type: application/json\r\n", "Authorization: Bearer "+root.Key+"\r\n", "Connection: close\r\n\r\n"
 	length := fmt.Sprintf("Content-Length: %d\r\n", len(body))
@@ -269,7 +269,7 @@ func ring(t *testing.T) *keyring.Ring {
 // mint makes tokens of an administrator: with identity's own key, or by whoever would like to.
 type mint struct {
 	t    *testing.T
-	root sandbox.Account
+	root stacktest.Account
 	keys *keyring.Ring
 	kid  string // of the key that signs
 	ver  int64  // root's generation

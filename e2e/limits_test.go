@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/sandbox"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
 )
 
 // hundred is a call that uses 100 tokens: a prompt of 200 bytes (50 tokens) and 50 tokens of answer.
@@ -26,7 +26,7 @@ func hundred(statesMaximum bool) string {
 }
 
 // attempt sends the body once; a refusal says how long to wait.
-func attempt(ctx context.Context, who sandbox.Account, body string) (status int, wait time.Duration, err error) {
+func attempt(ctx context.Context, who stacktest.Account, body string) (status int, wait time.Duration, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, running.Gateway+"/v1/chat/completions", strings.NewReader(body))
 	if err != nil {
 		return 0, 0, err

@@ -19,7 +19,7 @@ import (
 	"golang.org/x/oauth2"
 	"golang.org/x/oauth2/clientcredentials"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/sandbox"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
 )
 
 const (
@@ -36,7 +36,7 @@ func (a app) basic() []string {
 	return []string{"Authorization", oauthBasic(a.ClientID, a.ClientSecret), "Content-Type", "application/x-www-form-urlencoded"}
 }
 
-func newApp(t *testing.T, root sandbox.Account, settings map[string]any) app {
+func newApp(t *testing.T, root stacktest.Account, settings map[string]any) app {
 	t.Helper()
 	var made app
 	mustCall(t, 201, "POST", "/api/v1/admin/clients", root.JWT, settings, &made)

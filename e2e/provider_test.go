@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/sandbox"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
 	"github.com/leaky-tokens/leaky-tokens/stubs"
 )
 
@@ -81,7 +81,7 @@ func (m moody) seen() stubs.RequestsPage {
 	return page
 }
 
-func consumeAt(t *testing.T, who sandbox.Account, provider string, tokens int) answer {
+func consumeAt(t *testing.T, who stacktest.Account, provider string, tokens int) answer {
 	t.Helper()
 	return request(t, "POST", pathConsume, "", map[string]any{"provider": provider, "tokens": tokens, "prompt": "hi"}, byKey(who)...)
 }
@@ -149,7 +149,7 @@ func TestProviderFailureGivesBack(t *testing.T) {
 }
 
 // bulkhead: contract 4.11, as many calls at once as configured, four here, and no waiting.
-func bulkhead(t *testing.T, m moody, who sandbox.Account) {
+func bulkhead(t *testing.T, m moody, who stacktest.Account) {
 	t.Helper()
 	m.behave(`{"delayMs":400}`)
 	got := map[int]int{}
@@ -204,7 +204,7 @@ func TestBreakerLeavesAProviderAlone(t *testing.T) {
 
 // hangUp: a caller who goes while her prompt is answered is charged, or she would have it
 // for nothing.
-func hangUp(t *testing.T, m moody, who sandbox.Account) {
+func hangUp(t *testing.T, m moody, who stacktest.Account) {
 	t.Helper()
 	before := quotaOf(t, who, "?provider=flaky").RemainingTokens
 	m.behave(`{"delayMs":400}`)

@@ -17,8 +17,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/balance"
-	events "github.com/leaky-tokens/leaky-tokens/internal/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
+	events "github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 )
 
 // TestPurchaseIsAcceptedAndCompletes: contract 4.8, 202, and 4.9, 200, with both credentials.

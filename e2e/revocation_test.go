@@ -19,7 +19,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 )
 
 // observer asks one place again and again whether a credential is good.
@@ -79,7 +79,7 @@ func replicas(t *testing.T) map[string]auth.AuthorizationClient {
 
 func check(ctx context.Context, c auth.AuthorizationClient, credential string) (bool, error) {
 	answer, err := c.Check(ctx, &auth.CheckRequest{Attributes: &auth.AttributeContext{
-		ContextExtensions: map[string]string{facts.ContextRule: facts.RuleAuthenticated, facts.ContextAudience: "tokensvc"},
+		ContextExtensions: map[string]string{attributes.ContextRule: attributes.RuleAuthenticated, attributes.ContextAudience: "tokensvc"},
 		Request: &auth.AttributeContext_Request{Http: &auth.AttributeContext_HttpRequest{Method: "GET", Path: "/api/v1/tokens/status",
 			Headers: map[string]string{"authorization": "Bearer " + credential}}},
 	}})

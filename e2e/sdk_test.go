@@ -12,11 +12,11 @@ import (
 	"github.com/openai/openai-go/v3/option"
 	"google.golang.org/genai"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/sandbox"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
 )
 
 // openaiClient is openai-go pointed at the gateway; header collects the last answer's headers.
-func openaiClient(who sandbox.Account, path string, header *http.Header, more ...option.RequestOption) openai.Client {
+func openaiClient(who stacktest.Account, path string, header *http.Header, more ...option.RequestOption) openai.Client {
 	remember := option.WithMiddleware(func(r *http.Request, next option.MiddlewareNext) (*http.Response, error) {
 		res, err := next(r)
 		if res != nil && header != nil {

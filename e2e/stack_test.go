@@ -8,12 +8,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/sandbox"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
 )
 
 // running is the one stack every test of this package shares, each with accounts of
 // its own. TestMain sets it before any test; after that it is only read.
-var running *sandbox.Stack
+var running *stacktest.Stack
 
 func TestMain(m *testing.M) {
 	code, err := withStack(m)
@@ -34,7 +34,7 @@ func withStack(m *testing.M) (int, error) {
 	if err := os.Chmod(dir, 0o711); err != nil { // Postgres runs as another user below it
 		return 1, err
 	}
-	s, err := sandbox.New(ctx, dir, 0)
+	s, err := stacktest.New(ctx, dir, 0)
 	if err != nil {
 		return 1, err
 	}
@@ -59,7 +59,7 @@ func doubled(path, service string) error {
 	if err != nil {
 		return err
 	}
-	at, err := sandbox.FreeAddresses(1)
+	at, err := stacktest.FreeAddresses(1)
 	if err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func doubled(path, service string) error {
 	return os.WriteFile(path, plain.ReplaceAll(text, []byte(replica)), 0o600)
 }
 
-func newAccount(t *testing.T, roles ...string) sandbox.Account {
+func newAccount(t *testing.T, roles ...string) stacktest.Account {
 	t.Helper()
 	a, err := running.NewAccount(t.Context(), roles...)
 	if err != nil {
@@ -116,7 +116,7 @@ type usage struct {
 }
 
 // booked waits until the books show the request and returns its one row.
-func booked(t *testing.T, who sandbox.Account, provider, requestID string) usage {
+func booked(t *testing.T, who stacktest.Account, provider, requestID string) usage {
 	t.Helper()
 	if requestID == "" {
 		t.Fatal("the answer has no x-request-id")

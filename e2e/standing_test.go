@@ -7,7 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/sandbox"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
 )
 
 // me is what GET /api/v1/me says of limits and balances.
@@ -98,7 +98,7 @@ func explain(t *testing.T, r answer) explained {
 func TestExplain(t *testing.T) {
 	t.Parallel()
 	who, tiny := newAccount(t), newAccount(t, "TINY")
-	for _, caller := range []sandbox.Account{who, tiny} {
+	for _, caller := range []stacktest.Account{who, tiny} {
 		buy(t, caller, "openai", 900)
 	}
 	admitted := llmCall(t, who, "openai", 20)

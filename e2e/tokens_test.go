@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/sandbox"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
 )
 
 // Paths of the token API.
@@ -31,8 +31,8 @@ func number(t *testing.T, r answer, name string) int64 {
 }
 
 // byKey and byToken are the two credentials of an account, as headers.
-func byKey(who sandbox.Account) []string   { return []string{"X-Api-Key", who.Key} }
-func byToken(who sandbox.Account) []string { return []string{"Authorization", "Bearer " + who.JWT} }
+func byKey(who stacktest.Account) []string   { return []string{"X-Api-Key", who.Key} }
+func byToken(who stacktest.Account) []string { return []string{"Authorization", "Bearer " + who.JWT} }
 
 // purchase is what GET /api/v1/tokens/purchase/{id} answers.
 type purchase struct {
@@ -70,7 +70,7 @@ func ordered(t *testing.T, body map[string]any, header ...string) string {
 }
 
 // buy gives an account tokens as anybody gets them: by a purchase.
-func buy(t *testing.T, who sandbox.Account, provider string, tokens int64) {
+func buy(t *testing.T, who stacktest.Account, provider string, tokens int64) {
 	t.Helper()
 	id := ordered(t, map[string]any{"provider": provider, "tokens": tokens}, byKey(who)...)
 	if p := settledPurchase(t, id, byKey(who)...); p.Status != "COMPLETED" {
@@ -86,7 +86,7 @@ type quota struct {
 	UpdatedAt                    time.Time
 }
 
-func quotaOf(t *testing.T, who sandbox.Account, query string) quota {
+func quotaOf(t *testing.T, who stacktest.Account, query string) quota {
 	t.Helper()
 	r := request(t, "GET", pathQuota+query, "", nil, byToken(who)...)
 	if r.status != 200 {
@@ -106,7 +106,7 @@ type consumed struct {
 }
 
 // newOrg makes an organisation of the owner with members.
-func newOrg(t *testing.T, owner sandbox.Account, members ...sandbox.Account) string {
+func newOrg(t *testing.T, owner stacktest.Account, members ...stacktest.Account) string {
 	t.Helper()
 	var org struct{ ID string }
 	mustCall(t, 201, "POST", "/api/v1/orgs", owner.JWT, map[string]string{"name": "org of " + owner.ID}, &org)

@@ -13,9 +13,9 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/structpb"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
-	"github.com/leaky-tokens/leaky-tokens/internal/principal"
-	"github.com/leaky-tokens/leaky-tokens/internal/refusal"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/errorbody"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 )
 
 // credentialHeaders go upstream only where an endpoint reads Authorization itself.
@@ -30,7 +30,7 @@ func credentialHeaders(f form) []string {
 // anonymousAnswer lets a request without credentials through, with no identity that
 // it may have brought along.
 func anonymousAnswer(f form) *auth.CheckResponse {
-	return okAnswer(&auth.OkHttpResponse{HeadersToRemove: append(credentialHeaders(f), facts.HeaderIdentity, facts.HeaderUserID, facts.HeaderUserRoles)}, nil, f)
+	return okAnswer(&auth.OkHttpResponse{HeadersToRemove: append(credentialHeaders(f), attributes.HeaderIdentity, attributes.HeaderUserID, attributes.HeaderUserRoles)}, nil, f)
 }
 
 // namedAnswer lets a caller through. The facts go to Envoy's metadata; headers that
@@ -39,26 +39,26 @@ func anonymousAnswer(f form) *auth.CheckResponse {
 func namedAnswer(p principal.Principal, minted string, f form) *auth.CheckResponse {
 	roles := strings.Join(p.Roles, ",")
 	fields := map[string]*structpb.Value{
-		facts.User: structpb.NewStringValue(p.UserID), facts.Tier: structpb.NewStringValue(p.Tier), facts.Roles: structpb.NewStringValue(roles),
+		attributes.User: structpb.NewStringValue(p.UserID), attributes.Tier: structpb.NewStringValue(p.Tier), attributes.Roles: structpb.NewStringValue(roles),
 	}
 	if p.OrgID != "" {
-		fields[facts.Org] = structpb.NewStringValue(p.OrgID)
+		fields[attributes.Org] = structpb.NewStringValue(p.OrgID)
 	}
 	if p.Team != "" {
-		fields[facts.Team] = structpb.NewStringValue(p.Team)
+		fields[attributes.Team] = structpb.NewStringValue(p.Team)
 	}
 	if p.KeyID != "" {
-		fields[facts.Key] = structpb.NewStringValue(p.KeyID)
+		fields[attributes.Key] = structpb.NewStringValue(p.KeyID)
 	}
 	ok := &auth.OkHttpResponse{HeadersToRemove: append(credentialHeaders(f), "cookie")}
 	if minted == "" {
-		ok.HeadersToRemove = append(ok.HeadersToRemove, facts.HeaderIdentity, facts.HeaderUserID, facts.HeaderUserRoles)
+		ok.HeadersToRemove = append(ok.HeadersToRemove, attributes.HeaderIdentity, attributes.HeaderUserID, attributes.HeaderUserRoles)
 	} else {
-		ok.Headers = []*core.HeaderValueOption{overwrite(facts.HeaderIdentity, minted), overwrite(facts.HeaderUserID, p.UserID)}
+		ok.Headers = []*core.HeaderValueOption{overwrite(attributes.HeaderIdentity, minted), overwrite(attributes.HeaderUserID, p.UserID)}
 		if roles != "" {
-			ok.Headers = append(ok.Headers, overwrite(facts.HeaderUserRoles, roles))
+			ok.Headers = append(ok.Headers, overwrite(attributes.HeaderUserRoles, roles))
 		} else {
-			ok.HeadersToRemove = append(ok.HeadersToRemove, facts.HeaderUserRoles)
+			ok.HeadersToRemove = append(ok.HeadersToRemove, attributes.HeaderUserRoles)
 		}
 	}
 	return okAnswer(ok, &structpb.Struct{Fields: fields}, f)
@@ -91,19 +91,19 @@ const codeScope = "insufficient_scope"
 
 // The refusals of wire.md that are decided here.
 var (
-	denyMissing = denial{status: http.StatusUnauthorized, grpc: codes.Unauthenticated, kind: refusal.TypeInvalidRequest, code: refusal.CodeInvalidKey,
+	denyMissing = denial{status: http.StatusUnauthorized, grpc: codes.Unauthenticated, kind: errorbody.TypeInvalidRequest, code: errorbody.CodeInvalidKey,
 		message: "no credential: send an API key or an access token as Authorization: Bearer"}
-	denyInvalid = denial{status: http.StatusUnauthorized, grpc: codes.Unauthenticated, kind: refusal.TypeInvalidRequest, code: refusal.CodeInvalidKey,
+	denyInvalid = denial{status: http.StatusUnauthorized, grpc: codes.Unauthenticated, kind: errorbody.TypeInvalidRequest, code: errorbody.CodeInvalidKey,
 		message: "the API key or access token is not valid"}
-	denyAmbiguous = denial{status: http.StatusBadRequest, grpc: codes.InvalidArgument, kind: refusal.TypeInvalidRequest, code: "ambiguous_credentials",
+	denyAmbiguous = denial{status: http.StatusBadRequest, grpc: codes.InvalidArgument, kind: errorbody.TypeInvalidRequest, code: "ambiguous_credentials",
 		message: "the request carries several credentials that do not agree: send one"}
-	denyRole = denial{status: http.StatusForbidden, grpc: codes.PermissionDenied, kind: refusal.TypeInvalidRequest, code: "insufficient_role",
+	denyRole = denial{status: http.StatusForbidden, grpc: codes.PermissionDenied, kind: errorbody.TypeInvalidRequest, code: "insufficient_role",
 		message: "your roles do not allow this"}
-	denyScope = denial{status: http.StatusForbidden, grpc: codes.PermissionDenied, kind: refusal.TypeInvalidRequest, code: codeScope,
+	denyScope = denial{status: http.StatusForbidden, grpc: codes.PermissionDenied, kind: errorbody.TypeInvalidRequest, code: codeScope,
 		message: "the access token was not granted the scope that this needs"}
-	denyThirdParty = denial{status: http.StatusForbidden, grpc: codes.PermissionDenied, kind: refusal.TypeInvalidRequest, code: codeScope,
+	denyThirdParty = denial{status: http.StatusForbidden, grpc: codes.PermissionDenied, kind: errorbody.TypeInvalidRequest, code: codeScope,
 		message: "no OAuth2 client may do this: log in or send an API key"}
-	denyUnavailable = denial{status: http.StatusServiceUnavailable, grpc: codes.Unavailable, kind: refusal.TypeServer, code: refusal.CodeUnavailable,
+	denyUnavailable = denial{status: http.StatusServiceUnavailable, grpc: codes.Unavailable, kind: errorbody.TypeServer, code: errorbody.CodeUnavailable,
 		message: "the credential cannot be checked at the moment, try again", retry: 1}
 )
 
@@ -127,7 +127,7 @@ func (s *Service) refuse(c *call, d *denial) (*reply, error) {
 		s.metrics.refused.Inc()
 	}
 	path, _, _ := strings.Cut(c.path, "?") // the query may hold a key
-	body, content := refusal.Body(c.family, refusal.Refusal{Status: d.status, Message: d.message,
+	body, content := errorbody.Body(c.family, errorbody.Refusal{Status: d.status, Message: d.message,
 		Type: d.kind, Code: d.code, RequestID: c.requestID, Path: path, RetryAfterSeconds: d.retry})
 	headers := []*core.HeaderValueOption{overwrite("content-type", content)}
 	if challenge := d.challenge(); challenge != "" {

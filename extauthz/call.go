@@ -4,8 +4,8 @@ import (
 	auth "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/protobuf/encoding/protowire"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
-	"github.com/leaky-tokens/leaky-tokens/internal/unary"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/grpcbatch"
 )
 
 // call is the little of a CheckRequest that decides.
@@ -17,10 +17,10 @@ type call struct {
 	authorization string
 	apiKey        string
 	googleKey     string
-	rule          string // facts.ContextRule
-	scope         string // facts.ContextScope
-	audience      string // facts.ContextAudience
-	family        string // facts.ContextFamily
+	rule          string // attributes.ContextRule
+	scope         string // attributes.ContextScope
+	audience      string // attributes.ContextAudience
+	family        string // attributes.ContextFamily
 }
 
 const (
@@ -34,7 +34,7 @@ func callOf(req *auth.CheckRequest) call {
 	headers := http.GetHeaders()
 	return call{method: http.GetMethod(), path: http.GetPath(), requestID: headers[headerRequestID], client: headers[headerClient],
 		authorization: headers[headerAuthorization], apiKey: headers[headerAPIKey], googleKey: headers[headerGoogleKey],
-		rule: extensions[facts.ContextRule], scope: extensions[facts.ContextScope], audience: extensions[facts.ContextAudience], family: extensions[facts.ContextFamily]}
+		rule: extensions[attributes.ContextRule], scope: extensions[attributes.ContextScope], audience: extensions[attributes.ContextAudience], family: extensions[attributes.ContextFamily]}
 }
 
 // Field numbers of CheckRequest, AttributeContext, its Request and HttpRequest
@@ -72,13 +72,13 @@ func (c *call) header(name string) *string {
 
 func (c *call) extension(name string) *string {
 	switch name {
-	case facts.ContextRule:
+	case attributes.ContextRule:
 		return &c.rule
-	case facts.ContextScope:
+	case attributes.ContextScope:
 		return &c.scope
-	case facts.ContextAudience:
+	case attributes.ContextAudience:
 		return &c.audience
-	case facts.ContextFamily:
+	case attributes.ContextFamily:
 		return &c.family
 	}
 	return nil
@@ -88,12 +88,12 @@ func (c *call) extension(name string) *string {
 // message with all headers takes a hundred allocations to unmarshal, and five of its
 // fields are wanted.
 func (c *call) decode(wire string) error {
-	all := unary.FieldsOf(wire)
+	all := grpcbatch.FieldsOf(wire)
 	for all.Next() {
 		if !all.Is(fieldAttributes, protowire.BytesType) {
 			continue
 		}
-		attributes := unary.FieldsOf(all.Value)
+		attributes := grpcbatch.FieldsOf(all.Value)
 		for attributes.Next() {
 			var err error
 			switch {
@@ -117,12 +117,12 @@ func (c *call) decode(wire string) error {
 }
 
 func (c *call) decodeRequest(wire string) error {
-	request := unary.FieldsOf(wire)
+	request := grpcbatch.FieldsOf(wire)
 	for request.Next() {
 		if !request.Is(fieldHTTP, protowire.BytesType) {
 			continue
 		}
-		http := unary.FieldsOf(request.Value)
+		http := grpcbatch.FieldsOf(request.Value)
 		for http.Next() {
 			switch {
 			case http.Is(fieldHeaders, protowire.BytesType):
@@ -160,7 +160,7 @@ func entry(wire string) (name, value string, err error) {
 			return name, rest[2:], nil
 		}
 	}
-	f := unary.FieldsOf(wire)
+	f := grpcbatch.FieldsOf(wire)
 	for f.Next() {
 		switch {
 		case f.Is(fieldMapKey, protowire.BytesType):

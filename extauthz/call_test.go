@@ -10,15 +10,15 @@ import (
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 )
 
 func TestDecodeReadsWhatProtobufReads(t *testing.T) {
 	t.Parallel()
 	for name, req := range map[string]*auth.CheckRequest{
 		"empty":      {},
-		"typical":    typical(map[string]string{"authorization": "Bearer x", "x-api-key": "a", "x-goog-api-key": "b"}, facts.ContextAudience, "tokensvc", facts.ContextScope, "a b"),
-		"empty ones": request("", map[string]string{"authorization": ""}, facts.ContextRule, ""),
+		"typical":    typical(map[string]string{"authorization": "Bearer x", "x-api-key": "a", "x-goog-api-key": "b"}, attributes.ContextAudience, "tokensvc", attributes.ContextScope, "a b"),
+		"empty ones": request("", map[string]string{"authorization": ""}, attributes.ContextRule, ""),
 	} {
 		wire, err := proto.Marshal(req)
 		if err != nil {
@@ -59,8 +59,8 @@ func TestTheWireCarriesTheSameAnswers(t *testing.T) {
 	client := dial(t, s.Serve)
 	for name, req := range map[string]*auth.CheckRequest{
 		"named":     typical(bearer(i.newKey(uuid.NewString(), nil, "USER"))),
-		"service":   typical(bearer(i.newKey(uuid.NewString(), nil, "USER")), facts.ContextAudience, "tokensvc"),
-		"anonymous": typical(nil, facts.ContextRule, facts.RulePublic),
+		"service":   typical(bearer(i.newKey(uuid.NewString(), nil, "USER")), attributes.ContextAudience, "tokensvc"),
+		"anonymous": typical(nil, attributes.ContextRule, attributes.RulePublic),
 		"refused":   typical(nil),
 		"huge":      typical(bearer(strings.Repeat("x", 100<<10))),
 	} {

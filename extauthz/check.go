@@ -10,7 +10,7 @@ import (
 
 	auth "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 )
 
 // mintedFor is how long a minted identity is sent again: half its lifetime, so the
@@ -60,7 +60,7 @@ func (s *Service) decide(ctx context.Context, c *call, find finder) (r *reply, e
 		return s.refuse(c, deny(err))
 	}
 	if !creds.anything {
-		if c.rule != facts.RulePublic {
+		if c.rule != attributes.RulePublic {
 			return s.refuse(c, &denyMissing)
 		}
 		s.metrics.anonymous.Inc()

@@ -12,10 +12,10 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/uuid"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/apikey"
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/apikey"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/jwks"
-	"github.com/leaky-tokens/leaky-tokens/internal/principal"
 )
 
 func headersOf(ok *auth.OkHttpResponse) map[string]string {
@@ -40,7 +40,7 @@ func TestProvidersLearnNothingOfTheCaller(t *testing.T) {
 	if len(ok.GetHeaders()) != 0 {
 		t.Errorf("headers are set: %v", ok.GetHeaders())
 	}
-	for _, name := range []string{"authorization", "x-api-key", "x-goog-api-key", "cookie", facts.HeaderIdentity, facts.HeaderUserID, facts.HeaderUserRoles} {
+	for _, name := range []string{"authorization", "x-api-key", "x-goog-api-key", "cookie", attributes.HeaderIdentity, attributes.HeaderUserID, attributes.HeaderUserRoles} {
 		if !slices.Contains(ok.GetHeadersToRemove(), name) {
 			t.Errorf("%s is not removed", name)
 		}
@@ -49,7 +49,7 @@ func TestProvidersLearnNothingOfTheCaller(t *testing.T) {
 		t.Errorf("query parameters removed: %v", ok.GetQueryParametersToRemove())
 	}
 	fields := resp.GetDynamicMetadata().GetFields()
-	if fields[facts.User].GetStringValue() != user || fields[facts.Key].GetStringValue() == "" || fields[facts.Tier].GetStringValue() != "USER" || fields[facts.Org] != nil {
+	if fields[attributes.User].GetStringValue() != user || fields[attributes.Key].GetStringValue() == "" || fields[attributes.Tier].GetStringValue() != "USER" || fields[attributes.Org] != nil {
 		t.Errorf("metadata: %v", fields)
 	}
 	if strings.Contains(resp.String(), key) {
@@ -67,14 +67,14 @@ func TestServicesGetASignedIdentity(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	req := request("/api/v1/tokens/quota", map[string]string{"x-api-key": key}, facts.ContextAudience, "tokensvc", facts.ContextFamily, facts.FamilyProblem)
+	req := request("/api/v1/tokens/quota", map[string]string{"x-api-key": key}, attributes.ContextAudience, "tokensvc", attributes.ContextFamily, attributes.FamilyProblem)
 	for range 2 {
 		resp, err := s.Check(t.Context(), req)
 		if err != nil {
 			t.Fatal(err)
 		}
 		set := headersOf(resp.GetOkResponse())
-		if set[facts.HeaderUserID] != user || set[facts.HeaderUserRoles] != "ADMIN,USER" {
+		if set[attributes.HeaderUserID] != user || set[attributes.HeaderUserRoles] != "ADMIN,USER" {
 			t.Fatalf("headers: %v", set)
 		}
 		for _, h := range resp.GetOkResponse().GetHeaders() {
@@ -86,11 +86,11 @@ func TestServicesGetASignedIdentity(t *testing.T) {
 		for _, k := range keys {
 			anyKey = k
 		}
-		p, err := principal.NewVerifier("tokensvc", constant(anyKey)).Verify(set[facts.HeaderIdentity])
+		p, err := principal.NewVerifier("tokensvc", constant(anyKey)).Verify(set[attributes.HeaderIdentity])
 		if err != nil || p.UserID != user || p.KeyID == "" || p.Tier != "ADMIN" || !slices.Equal(p.Roles, []string{"ADMIN", "USER"}) {
 			t.Fatalf("identity: %+v, %v", p, err)
 		}
-		if _, err := principal.NewVerifier("analytics", constant(anyKey)).Verify(set[facts.HeaderIdentity]); err == nil {
+		if _, err := principal.NewVerifier("analytics", constant(anyKey)).Verify(set[attributes.HeaderIdentity]); err == nil {
 			t.Fatal("the identity is good for another service")
 		}
 	}
@@ -102,16 +102,16 @@ func TestServicesGetASignedIdentity(t *testing.T) {
 func TestAnonymous(t *testing.T) {
 	t.Parallel()
 	s := ready(t, launch(t, newIssuer(t), ""))
-	resp, err := s.Check(t.Context(), request("/api/v1/auth/login", map[string]string{"cookie": "a=b"}, facts.ContextRule, facts.RulePublic, facts.ContextAudience, "identity"))
+	resp, err := s.Check(t.Context(), request("/api/v1/auth/login", map[string]string{"cookie": "a=b"}, attributes.ContextRule, attributes.RulePublic, attributes.ContextAudience, "identity"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	ok := resp.GetOkResponse()
-	if ok == nil || len(ok.GetHeaders()) != 0 || resp.GetDynamicMetadata() != nil || !slices.Contains(ok.GetHeadersToRemove(), facts.HeaderIdentity) {
+	if ok == nil || len(ok.GetHeaders()) != 0 || resp.GetDynamicMetadata() != nil || !slices.Contains(ok.GetHeadersToRemove(), attributes.HeaderIdentity) {
 		t.Fatalf("got %v", resp)
 	}
-	for name, rule := range map[string]string{"authenticated": facts.RuleAuthenticated, "a role": "role:ADMIN", "no rule": "", "an unknown rule": "whoever"} {
-		if got := statusOf(t, s, request("/v1/models", nil, facts.ContextRule, rule)); got != http.StatusUnauthorized {
+	for name, rule := range map[string]string{"authenticated": attributes.RuleAuthenticated, "a role": "role:ADMIN", "no rule": "", "an unknown rule": "whoever"} {
+		if got := statusOf(t, s, request("/v1/models", nil, attributes.ContextRule, rule)); got != http.StatusUnauthorized {
 			t.Errorf("%s: want 401, got %d", name, got)
 		}
 	}
@@ -127,17 +127,17 @@ func TestRules(t *testing.T) {
 		key  string
 		want int
 	}{
-		"public":                 {facts.RulePublic, user, 200},
-		"authenticated":          {facts.RuleAuthenticated, user, 200},
+		"public":                 {attributes.RulePublic, user, 200},
+		"authenticated":          {attributes.RuleAuthenticated, user, 200},
 		"no rule asks for one":   {"", user, 200},
 		"role missing":           {"role:ADMIN", user, 403},
 		"role there":             {"role:ADMIN", boss, 200},
 		"role in another case":   {"role:admin", boss, 403},
 		"empty role":             {"role:", boss, 403},
 		"unknown rule":           {"everybody", boss, 403},
-		"bad key on public path": {facts.RulePublic, apikey.New(uuid.New()), 401},
+		"bad key on public path": {attributes.RulePublic, apikey.New(uuid.New()), 401},
 	} {
-		if got := statusOf(t, s, request("/x", map[string]string{"x-api-key": c.key}, facts.ContextRule, c.rule)); got != c.want {
+		if got := statusOf(t, s, request("/x", map[string]string{"x-api-key": c.key}, attributes.ContextRule, c.rule)); got != c.want {
 			t.Errorf("%s: want %d, got %d", name, c.want, got)
 		}
 	}
@@ -171,7 +171,7 @@ func TestSeveralCredentials(t *testing.T) {
 		if got := statusOf(t, s, request("/v1/models", c.headers)); got != c.want {
 			t.Errorf("%s: want %d, got %d", name, c.want, got)
 		}
-		if c.want == 200 && resp.GetDynamicMetadata().GetFields()[facts.Tier].GetStringValue() != "GOLD" {
+		if c.want == 200 && resp.GetDynamicMetadata().GetFields()[attributes.Tier].GetStringValue() != "GOLD" {
 			t.Errorf("%s: the key's identity is not the one used: %v", name, resp.GetDynamicMetadata())
 		}
 	}
@@ -181,10 +181,10 @@ func TestRefusalsHaveTheShapeOfTheRoute(t *testing.T) {
 	t.Parallel()
 	s := ready(t, launch(t, newIssuer(t), ""))
 	for family, want := range map[string]struct{ content, member string }{
-		facts.FamilyOpenAI: {"application/json", "error"}, facts.FamilyGemini: {"application/json", "error"},
-		facts.FamilyProblem: {"application/problem+json", "message"}, "": {"application/problem+json", "message"},
+		attributes.FamilyOpenAI: {"application/json", "error"}, attributes.FamilyGemini: {"application/json", "error"},
+		attributes.FamilyProblem: {"application/problem+json", "message"}, "": {"application/problem+json", "message"},
 	} {
-		resp, err := s.Check(t.Context(), request("/v1/models?key=leaky_secret", nil, facts.ContextFamily, family))
+		resp, err := s.Check(t.Context(), request("/v1/models?key=leaky_secret", nil, attributes.ContextFamily, family))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -203,7 +203,7 @@ func TestRefusalsHaveTheShapeOfTheRoute(t *testing.T) {
 		if !strings.Contains(denied.GetBody(), "req-1") || strings.Contains(denied.GetBody(), "leaky_secret") {
 			t.Errorf("%s: want the request id and not the key in %s", family, denied.GetBody())
 		}
-		if family == facts.FamilyOpenAI && body["error"].(map[string]any)["code"] != "invalid_api_key" {
+		if family == attributes.FamilyOpenAI && body["error"].(map[string]any)["code"] != "invalid_api_key" {
 			t.Errorf("code: %s", denied.GetBody())
 		}
 	}
@@ -219,8 +219,8 @@ func TestIdentityDownIs503AndNeverOpen(t *testing.T) {
 	}
 	for _, broken := range []int64{500, 503, 404, 403, 302} {
 		i.status.Store(broken)
-		for _, rule := range []string{facts.RuleAuthenticated, facts.RulePublic} {
-			resp, err := s.Check(t.Context(), request("/v1/models", map[string]string{"x-api-key": fresh}, facts.ContextRule, rule))
+		for _, rule := range []string{attributes.RuleAuthenticated, attributes.RulePublic} {
+			resp, err := s.Check(t.Context(), request("/v1/models", map[string]string{"x-api-key": fresh}, attributes.ContextRule, rule))
 			if err != nil || resp.GetDeniedResponse().GetStatus().GetCode() != 503 || !strings.Contains(resp.String(), "retry-after") {
 				t.Fatalf("identity answers %d, rule %s: want 503 with retry-after, got %v, %v", broken, rule, resp, err)
 			}

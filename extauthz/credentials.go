@@ -5,8 +5,8 @@ import (
 	"net/url"
 	"strings"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/apikey"
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/apikey"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 )
 
 // credentials are what a request brings, unchecked. At most one of each kind.
@@ -69,7 +69,7 @@ func (c *credentials) addAuthorization(from *call, value string, keysOff bool) e
 	}
 	bearer, err := parseBearer(value)
 	if err != nil {
-		if from.rule == facts.RulePublic && otherScheme(value) {
+		if from.rule == attributes.RulePublic && otherScheme(value) {
 			return nil
 		}
 		c.anything = true

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 )
 
 func TestReadCredentials(t *testing.T) {
@@ -66,12 +66,12 @@ func TestReadCredentialsOnPublicPaths(t *testing.T) {
 		"the prefix further on in the path":  {"/api/oauth2/token", "Bearer a.b.c", credentials{token: "a.b.c", anything: true}, nil},
 		"the prefix in the query of another": {"/api?/oauth2/", "Bearer a.b.c", credentials{token: "a.b.c", anything: true}, nil},
 	} {
-		got, err := readCredentials(&call{path: c.path, authorization: c.authorization, rule: facts.RulePublic}, false)
+		got, err := readCredentials(&call{path: c.path, authorization: c.authorization, rule: attributes.RulePublic}, false)
 		if got != c.want || !errors.Is(err, c.err) {
 			t.Errorf("%s: want %+v, %v; got %+v, %v", name, c.want, c.err, got, err)
 		}
 	}
-	if got, err := readCredentials(&call{path: "/oauth2/token", authorization: "Basic YTpi", rule: facts.RuleAuthenticated}, false); err == nil {
+	if got, err := readCredentials(&call{path: "/oauth2/token", authorization: "Basic YTpi", rule: attributes.RuleAuthenticated}, false); err == nil {
 		t.Errorf("a path that is not public: want an error, got %+v", got)
 	}
 }

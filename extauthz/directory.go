@@ -11,8 +11,8 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/apikey"
-	"github.com/leaky-tokens/leaky-tokens/internal/revocation"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/apikey"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
 )
 
 const (

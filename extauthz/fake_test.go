@@ -21,10 +21,10 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/apikey"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
-	"github.com/leaky-tokens/leaky-tokens/internal/revocation"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/apikey"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
 )
 
 // issuerKey signs the tokens of all fake issuers; making one takes a while.
@@ -248,7 +248,7 @@ func eventually(t testing.TB, what string, ok func() bool) {
 
 // request is what Envoy asks about a call on a route of the OpenAI family.
 func request(path string, headers map[string]string, extensions ...string) *auth.CheckRequest {
-	context := map[string]string{facts.ContextRule: facts.RuleAuthenticated, facts.ContextFamily: facts.FamilyOpenAI}
+	context := map[string]string{attributes.ContextRule: attributes.RuleAuthenticated, attributes.ContextFamily: attributes.FamilyOpenAI}
 	for i := 0; i < len(extensions); i += 2 {
 		context[extensions[i]] = extensions[i+1]
 	}

@@ -13,8 +13,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/limits"
-	"github.com/leaky-tokens/leaky-tokens/internal/refusal"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/errorbody"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 )
 
 // Limiter counts failed authentication by address: Envoy's rate-limit service, which
@@ -108,6 +108,6 @@ func (g *guesses) count(ctx context.Context, address string) {
 
 // denyGuessing refuses an address that has to wait.
 func denyGuessing(wait time.Duration) *denial {
-	return &denial{status: http.StatusTooManyRequests, grpc: codes.ResourceExhausted, kind: refusal.TypeRateLimit, code: refusal.CodeRateLimit,
+	return &denial{status: http.StatusTooManyRequests, grpc: codes.ResourceExhausted, kind: errorbody.TypeRateLimit, code: errorbody.CodeRateLimit,
 		message: "too many invalid credentials came from this address", retry: int((wait + time.Second - 1) / time.Second)}
 }

@@ -3,7 +3,7 @@ package extauthz
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/revocation"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
 )
 
 // metrics hold their series ready, so that counting on the hot path looks nothing up.

@@ -11,9 +11,9 @@ import (
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/apikey"
-	"github.com/leaky-tokens/leaky-tokens/internal/revocation"
-	"github.com/leaky-tokens/leaky-tokens/internal/testenv"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/apikey"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 func linkedUp(s *Service) bool { return gauge(s.metrics.linked) == 1 }

@@ -5,7 +5,7 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 )
 
 // permit applies the rules of the route. A route without an access rule, or with one
@@ -13,7 +13,7 @@ import (
 // nobody in.
 func (s *Service) permit(who *caller, c *call) *denial {
 	switch c.rule {
-	case facts.RulePublic, facts.RuleAuthenticated, "":
+	case attributes.RulePublic, attributes.RuleAuthenticated, "":
 	default:
 		role, ok := strings.CutPrefix(c.rule, "role:")
 		if !ok || role == "" {
@@ -28,7 +28,7 @@ func (s *Service) permit(who *caller, c *call) *denial {
 		return nil
 	}
 	wanted := scopeFor(c.scope, c.method)
-	if wanted == facts.ScopeNone {
+	if wanted == attributes.ScopeNone {
 		return &denyThirdParty
 	}
 	if granted(who.who.Scope, wanted) {
@@ -67,5 +67,5 @@ const ownAuthorization = "/oauth2/"
 
 // endpointReads reports whether Authorization is for the endpoint and not for us.
 func (c *call) endpointReads() bool {
-	return c.rule == facts.RulePublic && strings.HasPrefix(c.path, ownAuthorization)
+	return c.rule == attributes.RulePublic && strings.HasPrefix(c.path, ownAuthorization)
 }

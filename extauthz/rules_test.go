@@ -10,9 +10,9 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/uuid"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/jwks"
-	"github.com/leaky-tokens/leaky-tokens/internal/principal"
 )
 
 func TestScopes(t *testing.T) {
@@ -35,36 +35,36 @@ func TestScopes(t *testing.T) {
 	public := token(jwt.MapClaims{"iss": publicIssuer, "client_id": firstParty})
 	admin := token(jwt.MapClaims{"iss": publicIssuer, "client_id": "app", "scope": "admin"})
 	key := i.newKey(user, nil, "ADMIN", "USER")
-	const readOrWrite = facts.ScopeTokensRead + " " + facts.ScopeTokensWrite
+	const readOrWrite = attributes.ScopeTokensRead + " " + attributes.ScopeTokensWrite
 	for name, c := range map[string]struct {
 		method, credential, rule, scope string
 		want                            int
 		challenge                       string
 	}{
 		"a login needs none":                {"POST", login, "", readOrWrite, 200, ""},
-		"a login where no client may":       {"POST", login, "", facts.ScopeNone, 200, ""},
+		"a login where no client may":       {"POST", login, "", attributes.ScopeNone, 200, ""},
 		"a key needs none":                  {"POST", key, "", readOrWrite, 200, ""},
-		"a key where no client may":         {"GET", key, "", facts.ScopeNone, 200, ""},
+		"a key where no client may":         {"GET", key, "", attributes.ScopeNone, 200, ""},
 		"reading with the scope to read":    {"GET", reader, "", readOrWrite, 200, ""},
 		"asking for headers":                {"HEAD", reader, "", readOrWrite, 200, ""},
 		"writing with it":                   {"POST", reader, "", readOrWrite, 403, `Bearer error="insufficient_scope", scope="tokens.write"`},
 		"deleting with it":                  {"DELETE", reader, "", readOrWrite, 403, `Bearer error="insufficient_scope", scope="tokens.write"`},
 		"a method in lower case is another": {"get", reader, "", readOrWrite, 403, `Bearer error="insufficient_scope", scope="tokens.write"`},
 		"writing with both":                 {"POST", both, "", readOrWrite, 200, ""},
-		"one scope for all methods":         {"GET", both, "", facts.ScopeAnalyticsRead, 403, `Bearer error="insufficient_scope", scope="analytics.read"`},
-		"no client may":                     {"GET", both, "", facts.ScopeNone, 403, `Bearer error="insufficient_scope"`},
+		"one scope for all methods":         {"GET", both, "", attributes.ScopeAnalyticsRead, 403, `Bearer error="insufficient_scope", scope="analytics.read"`},
+		"no client may":                     {"GET", both, "", attributes.ScopeNone, 403, `Bearer error="insufficient_scope"`},
 		"any client may":                    {"POST", none, "", "", 200, ""},
 		"a client without scopes":           {"GET", none, "", readOrWrite, 403, `Bearer error="insufficient_scope", scope="tokens.read"`},
 		"an empty scope":                    {"GET", empty, "", readOrWrite, 403, `Bearer error="insufficient_scope", scope="tokens.read"`},
 		"the public issuer gives to none":   {"GET", public, "", readOrWrite, 403, `Bearer error="insufficient_scope", scope="tokens.read"`},
 		"a role kept by a login":            {"GET", login, "role:ADMIN", "", 200, ""},
 		"a role lost without the scope":     {"GET", both, "role:ADMIN", "", 403, ""},
-		"a role kept with the scope":        {"GET", admin, "role:ADMIN", facts.ScopeAdmin, 200, ""},
+		"a role kept with the scope":        {"GET", admin, "role:ADMIN", attributes.ScopeAdmin, 200, ""},
 		"another role is not lost":          {"GET", both, "role:USER", "", 200, ""},
 	} {
-		req := request("/api/v1/x", bearer(c.credential), facts.ContextScope, c.scope, facts.ContextFamily, facts.FamilyProblem)
+		req := request("/api/v1/x", bearer(c.credential), attributes.ContextScope, c.scope, attributes.ContextFamily, attributes.FamilyProblem)
 		if c.rule != "" {
-			req.Attributes.ContextExtensions[facts.ContextRule] = c.rule
+			req.Attributes.ContextExtensions[attributes.ContextRule] = c.rule
 		}
 		req.Attributes.Request.Http.Method = c.method
 		resp, err := s.Check(t.Context(), req)
@@ -95,7 +95,7 @@ func identityOf(t *testing.T, s *Service, resp *auth.CheckResponse) principal.Pr
 		t.Fatal(err)
 	}
 	for _, key := range keys {
-		p, err := principal.NewVerifier("tokensvc", constant(key)).Verify(headersOf(resp.GetOkResponse())[facts.HeaderIdentity])
+		p, err := principal.NewVerifier("tokensvc", constant(key)).Verify(headersOf(resp.GetOkResponse())[attributes.HeaderIdentity])
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -124,7 +124,7 @@ func TestWhatServicesLearnOfTheCaller(t *testing.T) {
 		"a client's token":         {sign(t, claims, nil), principal.Principal{UserID: user, OrgID: org, Team: "red", Client: "app", Scope: "tokens.read openid", Roles: []string{"USER"}, Tier: "USER"}},
 		"a login":                  {sign(t, own, nil), principal.Principal{UserID: user, Roles: []string{"USER"}, Tier: "USER"}},
 	} {
-		resp, err := s.Check(t.Context(), request("/api/v1/tokens/quota", bearer(c.credential), facts.ContextAudience, "tokensvc"))
+		resp, err := s.Check(t.Context(), request("/api/v1/tokens/quota", bearer(c.credential), attributes.ContextAudience, "tokensvc"))
 		if err != nil || resp.GetOkResponse() == nil {
 			t.Fatalf("%s: %v, %v", name, resp, err)
 		}
@@ -134,7 +134,7 @@ func TestWhatServicesLearnOfTheCaller(t *testing.T) {
 			t.Errorf("%s: want %+v, got %+v", name, c.want, got)
 		}
 		fields := resp.GetDynamicMetadata().GetFields()
-		if fields[facts.Org].GetStringValue() != c.want.OrgID || fields[facts.Team].GetStringValue() != c.want.Team {
+		if fields[attributes.Org].GetStringValue() != c.want.OrgID || fields[attributes.Team].GetStringValue() != c.want.Team {
 			t.Errorf("%s: metadata %v", name, fields)
 		}
 	}
@@ -165,7 +165,7 @@ func TestOAuth2EndpointsReadTheirOwnCredentials(t *testing.T) {
 		"a bad token on another public path": {"/api/v1/auth/refresh", bearer("expired"), 401, false},
 		"nothing":                            {"/oauth2/jwks", nil, 200, false},
 	} {
-		req := request(c.path, c.headers, facts.ContextRule, facts.RulePublic, facts.ContextAudience, "identity")
+		req := request(c.path, c.headers, attributes.ContextRule, attributes.RulePublic, attributes.ContextAudience, "identity")
 		if got := statusOf(t, s, req); got != c.want {
 			t.Errorf("%s: want %d, got %d", name, c.want, got)
 			continue
@@ -196,13 +196,13 @@ func TestKeysOff(t *testing.T) {
 		rule    string
 		want    int
 	}{
-		"a key":                   {map[string]string{"x-api-key": key}, facts.RuleAuthenticated, 401},
-		"a key as bearer":         {bearer(key), facts.RuleAuthenticated, 401},
-		"a key on a public path":  {map[string]string{"x-api-key": "nonsense"}, facts.RulePublic, 200},
-		"a token":                 {map[string]string{"authorization": token}, facts.RuleAuthenticated, 200},
-		"a token beside any keys": {map[string]string{"authorization": token, "x-api-key": "a", "x-goog-api-key": "b"}, facts.RuleAuthenticated, 200},
+		"a key":                   {map[string]string{"x-api-key": key}, attributes.RuleAuthenticated, 401},
+		"a key as bearer":         {bearer(key), attributes.RuleAuthenticated, 401},
+		"a key on a public path":  {map[string]string{"x-api-key": "nonsense"}, attributes.RulePublic, 200},
+		"a token":                 {map[string]string{"authorization": token}, attributes.RuleAuthenticated, 200},
+		"a token beside any keys": {map[string]string{"authorization": token, "x-api-key": "a", "x-goog-api-key": "b"}, attributes.RuleAuthenticated, 200},
 	} {
-		if got := statusOf(t, s, request("/v1/models", c.headers, facts.ContextRule, c.rule)); got != c.want {
+		if got := statusOf(t, s, request("/v1/models", c.headers, attributes.ContextRule, c.rule)); got != c.want {
 			t.Errorf("%s: want %d, got %d", name, c.want, got)
 		}
 	}

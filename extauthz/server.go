@@ -10,7 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/unary"
+	"github.com/leaky-tokens/leaky-tokens/internal/grpcbatch"
 )
 
 // reply is a finished CheckResponse as it goes over the wire. It is immutable, so one
@@ -38,7 +38,7 @@ const longestCheck = 5 * time.Second
 
 // Serve answers Envoy on the listener until ctx ends, then lets calls in flight end.
 func (s *Service) Serve(ctx context.Context, ln net.Listener) error {
-	server, err := unary.New(unary.Config{Handler: handler{s}, Log: s.log})
+	server, err := grpcbatch.New(grpcbatch.Config{Handler: handler{s}, Log: s.log})
 	if err != nil {
 		return fmt.Errorf("serve grpc: %w", err)
 	}
@@ -48,9 +48,9 @@ func (s *Service) Serve(ctx context.Context, ln net.Listener) error {
 // handler is envoy.service.auth.v3.Authorization.
 type handler struct{ service *Service }
 
-// Serve implements unary.Handler. What is remembered is answered at once; for the rest,
+// Serve implements grpcbatch.Handler. What is remembered is answered at once; for the rest,
 // which waits for identity or computes, nobody else has to wait.
-func (h handler) Serve(ctx context.Context, calls []*unary.Call) {
+func (h handler) Serve(ctx context.Context, calls []*grpcbatch.Call) {
 	for _, asked := range calls {
 		if asked.Method != auth.Authorization_Check_FullMethodName {
 			asked.Fail(codes.Unimplemented, "no such method")
@@ -70,7 +70,7 @@ func (h handler) Serve(ctx context.Context, calls []*unary.Call) {
 	}
 }
 
-func (h handler) check(ctx context.Context, asked *unary.Call, c call) {
+func (h handler) check(ctx context.Context, asked *grpcbatch.Call, c call) {
 	until := asked.Deadline
 	if until.IsZero() {
 		until = time.Now().Add(longestCheck)
@@ -81,7 +81,7 @@ func (h handler) check(ctx context.Context, asked *unary.Call, c call) {
 	send(asked, r, err)
 }
 
-func send(asked *unary.Call, r *reply, err error) {
+func send(asked *grpcbatch.Call, r *reply, err error) {
 	if err != nil {
 		asked.Fail(codes.Internal, err.Error())
 		return

@@ -12,10 +12,10 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
 	"github.com/leaky-tokens/leaky-tokens/internal/jwks"
-	"github.com/leaky-tokens/leaky-tokens/internal/principal"
-	"github.com/leaky-tokens/leaky-tokens/internal/revocation"
 )
 
 var (
@@ -140,9 +140,9 @@ func (t *tokens) caller(c *accessClaims, now time.Time) *caller {
 	if oauth {
 		who.Scope = strings.Join(strings.Fields(c.Scope), " ")
 		if who.Scope == "" {
-			who.Scope = facts.ScopeNone // no scope at all must not read as no bounds at all
+			who.Scope = attributes.ScopeNone // no scope at all must not read as no bounds at all
 		}
-		if !granted(who.Scope, facts.ScopeAdmin) {
+		if !granted(who.Scope, attributes.ScopeAdmin) {
 			who.Roles = slices.DeleteFunc(who.Roles, func(role string) bool { return role == principal.RoleAdmin })
 		}
 	} else {

@@ -18,7 +18,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/uuid"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 )
 
 func TestAGoodTokenNamesTheCaller(t *testing.T) {
@@ -32,7 +32,7 @@ func TestAGoodTokenNamesTheCaller(t *testing.T) {
 			t.Fatalf("want ok, got %v, %v", resp, err)
 		}
 		fields := resp.GetDynamicMetadata().GetFields()
-		if fields[facts.User].GetStringValue() != user || fields[facts.Tier].GetStringValue() != "SILVER" || fields[facts.Roles].GetStringValue() != "SILVER,USER" || fields[facts.Key] != nil {
+		if fields[attributes.User].GetStringValue() != user || fields[attributes.Tier].GetStringValue() != "SILVER" || fields[attributes.Roles].GetStringValue() != "SILVER,USER" || fields[attributes.Key] != nil {
 			t.Fatalf("metadata: %v", fields)
 		}
 	}

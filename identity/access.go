@@ -10,11 +10,11 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/leaky-tokens/leaky-tokens/identity/origin"
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/identity/clientinfo"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/jwks"
-	"github.com/leaky-tokens/leaky-tokens/internal/principal"
 )
 
 // callerFunc is a handler that knows who calls.
@@ -33,7 +33,7 @@ func (s *Service) whenReady(h httpapi.HandlerFunc) httpapi.HandlerFunc {
 		if !s.prepared.Load() {
 			return unavailable("identity is starting, try again")
 		}
-		err := h(w, r.WithContext(origin.With(r.Context(), origin.Of(r))))
+		err := h(w, r.WithContext(clientinfo.With(r.Context(), clientinfo.Of(r))))
 		if _, shown := errors.AsType[*httpapi.Error](err); err == nil || shown || r.Context().Err() != nil {
 			return err
 		}
@@ -91,7 +91,7 @@ func (s *Service) admin(h callerFunc) callerFunc {
 // identity's own loopback port. Envoy does not route it; this is the second lock.
 func (s *Service) inside(h httpapi.HandlerFunc) httpapi.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		for _, name := range []string{"X-Forwarded-For", "X-Forwarded-Proto", "Forwarded", "X-Envoy-External-Address", facts.HeaderIdentity} {
+		for _, name := range []string{"X-Forwarded-For", "X-Forwarded-Proto", "Forwarded", "X-Envoy-External-Address", attributes.HeaderIdentity} {
 			if len(r.Header.Values(name)) > 0 {
 				return httpapi.Fail(http.StatusNotFound, "no such path")
 			}

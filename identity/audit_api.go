@@ -14,9 +14,9 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/identity/audit"
 	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
 	"github.com/leaky-tokens/leaky-tokens/identity/keyring"
-	"github.com/leaky-tokens/leaky-tokens/identity/revoked"
+	"github.com/leaky-tokens/leaky-tokens/identity/revocations"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
-	"github.com/leaky-tokens/leaky-tokens/internal/principal"
 )
 
 // auditView is one entry of the trail.
@@ -130,7 +130,7 @@ func (s *Service) rotateSigningKeys(w http.ResponseWriter, r *http.Request, _ pr
 
 // listRevocations is GET /internal/revocations, for extauthz alone.
 func (s *Service) listRevocations(w http.ResponseWriter, r *http.Request) error {
-	list, err := revoked.List(r.Context(), s.store.pool)
+	list, err := revocations.List(r.Context(), s.store.pool)
 	if err != nil {
 		return err
 	}

@@ -9,8 +9,8 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/principal"
-	"github.com/leaky-tokens/leaky-tokens/internal/testenv"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 // endpoints are all that identity serves to callers, with the members that their bodies have.

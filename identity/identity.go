@@ -23,13 +23,13 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/identity/keyring"
 	"github.com/leaky-tokens/leaky-tokens/identity/migrations"
 	"github.com/leaky-tokens/leaky-tokens/identity/oauth"
-	"github.com/leaky-tokens/leaky-tokens/identity/revoked"
+	"github.com/leaky-tokens/leaky-tokens/identity/revocations"
 	"github.com/leaky-tokens/leaky-tokens/identity/throttle"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/jwks"
-	"github.com/leaky-tokens/leaky-tokens/internal/principal"
-	"github.com/leaky-tokens/leaky-tokens/internal/revocation"
 )
 
 // Audience is what identities minted for this service name.
@@ -66,7 +66,7 @@ type Service struct {
 	grants    *grants.Store
 	tokens    *grants.Tokens
 	oauth     *oauth.Provider
-	announcer *revoked.Announcer
+	announcer *revocations.Announcer
 	callers   *jwks.Keys
 	verifier  *principal.Verifier
 	metrics   *metrics
@@ -99,7 +99,7 @@ func New(cfg Config) (*Service, error) {
 	s := &Service{cfg: cfg, log: cfg.Log, passwords: passwords, callers: callers, metrics: newMetrics(cfg.Metrics),
 		verifier:  principal.NewVerifier(Audience, callers.Keyfunc),
 		keys:      keyring.New(keyring.Config{Pool: cfg.Pool, Sealer: sealer, Ahead: cfg.Auth.RotateAhead, Life: cfg.Auth.TokenTTL}),
-		announcer: revoked.NewAnnouncer(cfg.Log)}
+		announcer: revocations.NewAnnouncer(cfg.Log)}
 	s.grants = grants.New(grants.Config{Pool: cfg.Pool, Announcer: s.announcer, TokenTTL: cfg.Auth.TokenTTL, Idle: cfg.Auth.RefreshTTL, Longest: cfg.Auth.SessionTTL})
 	s.tokens = &grants.Tokens{DB: cfg.Pool, Signer: s.keys, Issuer: cfg.Auth.Issuer, Audience: cfg.Auth.Audience, TTL: cfg.Auth.TokenTTL}
 	s.store = store{pool: cfg.Pool, grants: s.grants, tell: s.announcer, life: cfg.Auth.TokenTTL + clockSkew}

@@ -22,11 +22,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/jwks"
-	"github.com/leaky-tokens/leaky-tokens/internal/principal"
-	"github.com/leaky-tokens/leaky-tokens/internal/testenv"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 // bench is a running identity and what a test needs around it.
@@ -136,7 +136,7 @@ func (b *bench) as(req *http.Request, p *principal.Principal) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	req.Header.Set(facts.HeaderIdentity, token)
+	req.Header.Set(attributes.HeaderIdentity, token)
 }
 
 func (b *bench) send(req *http.Request) reply {

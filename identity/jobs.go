@@ -12,7 +12,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/identity/audit"
 	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
-	"github.com/leaky-tokens/leaky-tokens/internal/membership"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/membership"
 )
 
 const (

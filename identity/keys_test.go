@@ -11,11 +11,11 @@ import (
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/apikey"
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
-	"github.com/leaky-tokens/leaky-tokens/internal/principal"
-	"github.com/leaky-tokens/leaky-tokens/internal/revocation"
-	"github.com/leaky-tokens/leaky-tokens/internal/testenv"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/apikey"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 const keysPath = "/api/v1/auth/api-keys"
@@ -194,10 +194,10 @@ func TestOnlySignedIdentitiesCount(t *testing.T) {
 	}
 	for name, header := range map[string]http.Header{
 		"raw user id":      {"X-User-Id": {ann.UserID}, "X-User-Roles": {"ADMIN"}},
-		"another audience": {http.CanonicalHeaderKey(facts.HeaderIdentity): {forOther}},
-		"expired":          {http.CanonicalHeaderKey(facts.HeaderIdentity): {old}},
-		"twice":            {http.CanonicalHeaderKey(facts.HeaderIdentity): {good, good}},
-		"signature cut":    {http.CanonicalHeaderKey(facts.HeaderIdentity): {good[:len(good)-4]}},
+		"another audience": {http.CanonicalHeaderKey(attributes.HeaderIdentity): {forOther}},
+		"expired":          {http.CanonicalHeaderKey(attributes.HeaderIdentity): {old}},
+		"twice":            {http.CanonicalHeaderKey(attributes.HeaderIdentity): {good, good}},
+		"signature cut":    {http.CanonicalHeaderKey(attributes.HeaderIdentity): {good[:len(good)-4]}},
 		"as bearer":        {"Authorization": {"Bearer " + good}},
 	} {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, b.url+keysPath, http.NoBody)

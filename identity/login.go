@@ -12,8 +12,8 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/identity/audit"
 	"github.com/leaky-tokens/leaky-tokens/identity/grants"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
-	"github.com/leaky-tokens/leaky-tokens/internal/principal"
 )
 
 // session is the answer to a registration, a login and a refresh (contract A1, A2, §21).

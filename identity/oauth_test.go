@@ -14,7 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/leaky-tokens/leaky-tokens/identity/oauth"
-	"github.com/leaky-tokens/leaky-tokens/internal/testenv"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 // form posts a form as OAuth2 clients and browsers do.

@@ -15,9 +15,9 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/membership"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
-	"github.com/leaky-tokens/leaky-tokens/internal/membership"
-	"github.com/leaky-tokens/leaky-tokens/internal/principal"
 )
 
 const maxOrgName = 100 // characters
@@ -285,7 +285,7 @@ func orgRefusal(err error) error {
 	return err
 }
 
-// lookMembership answers other services (see internal/membership).
+// lookMembership answers other services (see internal/contract/membership).
 func (s *Service) lookMembership(ctx context.Context, org, id uuid.UUID) (membership.Answer, error) {
 	if !s.prepared.Load() {
 		return membership.Answer{}, errors.New("identity is starting")

@@ -9,10 +9,10 @@ import (
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/apikey"
-	"github.com/leaky-tokens/leaky-tokens/internal/membership"
-	"github.com/leaky-tokens/leaky-tokens/internal/principal"
-	"github.com/leaky-tokens/leaky-tokens/internal/revocation"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/apikey"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/membership"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
 )
 
 const orgsPath = "/api/v1/orgs"

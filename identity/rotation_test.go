@@ -12,7 +12,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/identity/keyring"
 	"github.com/leaky-tokens/leaky-tokens/internal/jwks"
-	"github.com/leaky-tokens/leaky-tokens/internal/testenv"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 // published are the ids of the keys in the key set.

@@ -5,8 +5,8 @@ import (
 	"net/http"
 
 	"github.com/leaky-tokens/leaky-tokens/identity/grants"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
-	"github.com/leaky-tokens/leaky-tokens/internal/principal"
 )
 
 // readRefresh reads {refreshToken}.

@@ -8,9 +8,9 @@ import (
 
 	"google.golang.org/grpc"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
-	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
-	"github.com/leaky-tokens/leaky-tokens/internal/principal"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 )
 
 // Limiter is the part of ratelimit that tells callers how they stand.
@@ -92,9 +92,9 @@ func newLimitView(b *limitpb.Bucket) limitView {
 		Remaining: int64(max(0, math.Floor(b.GetCapacity()-b.GetLevel()))), ResetSeconds: float64(b.GetResetUs()) / 1e6}
 	for _, e := range b.GetFound().GetEntries() {
 		switch e.GetKey() {
-		case facts.Provider:
+		case attributes.Provider:
 			v.Provider = e.GetValue()
-		case facts.Route:
+		case attributes.Route:
 			v.Route = e.GetValue()
 		}
 	}

@@ -12,8 +12,8 @@ import (
 	"github.com/google/uuid"
 	"google.golang.org/grpc"
 
-	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
-	"github.com/leaky-tokens/leaky-tokens/internal/testenv"
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 // looker answers as the limiter would, and remembers who was asked for.

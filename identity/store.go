@@ -14,8 +14,8 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/identity/audit"
 	"github.com/leaky-tokens/leaky-tokens/identity/grants"
 	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
-	"github.com/leaky-tokens/leaky-tokens/identity/revoked"
-	"github.com/leaky-tokens/leaky-tokens/internal/revocation"
+	"github.com/leaky-tokens/leaky-tokens/identity/revocations"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
 )
 
 var (
@@ -58,7 +58,7 @@ func (s store) change(ctx context.Context, f func(ctx context.Context, c *change
 		if err := f(ctx, done); err != nil {
 			return err
 		}
-		return revoked.Record(ctx, tx, done.revoked...)
+		return revocations.Record(ctx, tx, done.revoked...)
 	})
 	if err == nil {
 		s.tell.Announce(done.revoked...)

@@ -11,8 +11,8 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/identity/audit"
 	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
-	"github.com/leaky-tokens/leaky-tokens/identity/revoked"
-	"github.com/leaky-tokens/leaky-tokens/internal/revocation"
+	"github.com/leaky-tokens/leaky-tokens/identity/revocations"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
 )
 
 // maxKeys is how many API keys a user may have.
@@ -89,7 +89,7 @@ func (s store) deleteKey(ctx context.Context, owner, id uuid.UUID) error {
 }
 
 func ofKey(hash string) revocation.Revocation {
-	return revocation.Revocation{Kind: revocation.Key, ID: hash, Until: time.Now().Add(revoked.KeyLife).UTC()}
+	return revocation.Revocation{Kind: revocation.Key, ID: hash, Until: time.Now().Add(revocations.KeyLife).UTC()}
 }
 
 // keyByHash finds a key and its owner as she is now, and notes that the key was used.

@@ -6,7 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
-	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 )
 
 // BenchmarkLine is the meter's own CPU for one line: parse, charge, learn, encode. The

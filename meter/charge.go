@@ -6,8 +6,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/spool"
-	"github.com/leaky-tokens/leaky-tokens/internal/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/spool"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 )
 
 // Why an event carries no count of the provider's; Event.Reason.

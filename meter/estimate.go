@@ -9,7 +9,7 @@ import (
 	"os"
 	"slices"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/spool"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/spool"
 )
 
 const (

@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"testing"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/spool"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/spool"
 )
 
 // shape is how many bytes a provider's stream takes.

@@ -8,8 +8,8 @@ import (
 	"strings"
 	"time"
 
-	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
-	"github.com/leaky-tokens/leaky-tokens/internal/spool"
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/spool"
 )
 
 const (

@@ -10,8 +10,8 @@ import (
 
 	"google.golang.org/grpc"
 
-	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
-	"github.com/leaky-tokens/leaky-tokens/internal/spool"
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/spool"
 )
 
 // input is a line of a call with so many input tokens in so many bytes.

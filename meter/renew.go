@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"time"
 
-	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 )
 
 const renewTimeout = 2 * time.Second

@@ -6,9 +6,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
-	"github.com/leaky-tokens/leaky-tokens/internal/spool"
-	"github.com/leaky-tokens/leaky-tokens/internal/usage"
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/spool"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 )
 
 // TestSettlesACallOfAnOutageLater: its event goes out at once and once, and its hold is

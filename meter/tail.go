@@ -14,7 +14,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/spool"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/spool"
 )
 
 const (

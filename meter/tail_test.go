@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/spool"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/spool"
 )
 
 // write appends to a file, which it makes if need be.

@@ -4,8 +4,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/spool"
-	"github.com/leaky-tokens/leaky-tokens/internal/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/spool"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 )
 
 // TestCallsThatNoLimiterSawAreCharged: Envoy lets a call of an open route pass when

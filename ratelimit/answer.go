@@ -9,9 +9,9 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
-	"github.com/leaky-tokens/leaky-tokens/internal/limits"
-	"github.com/leaky-tokens/leaky-tokens/internal/refusal"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/errorbody"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
 )
 
@@ -28,9 +28,9 @@ func (c *call) admit(m matched, t store.Taken) *response {
 	if t.Pool.Present {
 		r.header("x-leaky-balance", strconv.FormatInt(t.Pool.Left(), 10))
 	}
-	r.text(facts.Account, c.account)
-	r.number(facts.Held, float64(t.Held))
-	r.number(facts.Input, float64(min(c.input, t.Held)))
+	r.text(attributes.Account, c.account)
+	r.number(attributes.Held, float64(t.Held))
+	r.number(attributes.Input, float64(min(c.input, t.Held)))
 	c.identify(r)
 	c.spliceInto(r, t.Output)
 	return r
@@ -40,17 +40,17 @@ func (c *call) admit(m matched, t store.Taken) *response {
 func (c *call) spliceInto(r *response, output int64) {
 	members, generation := c.splice(output)
 	if members != "" {
-		r.text(facts.Splice, members)
+		r.text(attributes.Splice, members)
 	}
 	if generation != "" {
-		r.text(facts.SpliceGeneration, generation)
+		r.text(attributes.SpliceGeneration, generation)
 	}
 }
 
 // identify is what the spool tells of a call, admitted or not.
 func (c *call) identify(r *response) {
-	r.text(facts.Model, c.model)
-	r.text(facts.Stream, strconv.FormatBool(c.stream))
+	r.text(attributes.Model, c.model)
+	r.text(attributes.Stream, strconv.FormatBool(c.stream))
 }
 
 // describe adds the state of the limits, for SDKs and for people: of each unit the
@@ -196,22 +196,22 @@ func (c *call) refuseBalance(m matched, t store.Taken) *response {
 		}
 	}
 	b.WriteString(topUp)
-	c.answer(r, refusal.Refusal{Status: 429, Message: b.String(), Type: refusal.TypeQuota, Code: refusal.CodeBalanceEmpty, RequestID: c.id})
+	c.answer(r, errorbody.Refusal{Status: 429, Message: b.String(), Type: errorbody.TypeQuota, Code: errorbody.CodeBalanceEmpty, RequestID: c.id})
 	return r
 }
 
 func (c *call) body(r *response, message string, wait int64) {
-	c.answer(r, refusal.Refusal{Status: 429, Message: message, Type: refusal.TypeRateLimit, Code: refusal.CodeRateLimit,
+	c.answer(r, errorbody.Refusal{Status: 429, Message: message, Type: errorbody.TypeRateLimit, Code: errorbody.CodeRateLimit,
 		RequestID: c.id, RetryAfterSeconds: int(up(wait, second))})
 }
 
 // answer adds a refusal's body in the shape of the call's family.
-func (c *call) answer(r *response, what refusal.Refusal) {
-	family := facts.FamilyOpenAI
+func (c *call) answer(r *response, what errorbody.Refusal) {
+	family := attributes.FamilyOpenAI
 	if c.protocol == config.ProtocolGemini {
-		family = facts.FamilyGemini
+		family = attributes.FamilyGemini
 	}
-	body, contentType := refusal.Body(family, what)
+	body, contentType := errorbody.Body(family, what)
 	r.header("content-type", contentType)
 	r.body(body)
 }
@@ -278,7 +278,7 @@ func plainRefuse(m matched, t store.Taken, no refused) *response {
 	}
 	seconds := max(1, up(wait, second))
 	r.header("retry-after", strconv.FormatInt(seconds, 10))
-	body, contentType := refusal.Body(facts.FamilyProblem, refusal.Refusal{Status: 429, Message: "rate limit exceeded", RetryAfterSeconds: int(seconds)})
+	body, contentType := errorbody.Body(attributes.FamilyProblem, errorbody.Refusal{Status: 429, Message: "rate limit exceeded", RetryAfterSeconds: int(seconds)})
 	r.header("content-type", contentType)
 	r.body(body)
 	return r

@@ -8,9 +8,9 @@ import (
 
 	"golang.org/x/sync/singleflight"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/balance"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
 )
 

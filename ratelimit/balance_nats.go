@@ -11,8 +11,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/balance"
-	"github.com/leaky-tokens/leaky-tokens/internal/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 )
 
 // Durable is the consumer of balance changes, which all replicas share.

@@ -8,8 +8,8 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
-	"github.com/leaky-tokens/leaky-tokens/internal/limits"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 )
 
 // TestInputBoundHolds builds random requests and counts their input as a tokenizer of
@@ -23,7 +23,7 @@ func TestInputBoundHolds(t *testing.T) {
 		texts := rapid.SliceOfN(rapid.OneOf(rapid.StringMatching(`[a-z ]{0,40}`), rapid.String()), 1, 20).Draw(t, "texts")
 		kind := rapid.SampledFrom([]string{"chat", "parts", "gemini", "embedding"}).Draw(t, "kind")
 		provider, model, body := "openai", "gpt-4o", map[string]any{}
-		stated := d{facts.Hold: "id"}
+		stated := d{attributes.Hold: "id"}
 		switch kind {
 		case "gemini":
 			provider = "gemini"
@@ -34,7 +34,7 @@ func TestInputBoundHolds(t *testing.T) {
 			body["contents"] = []any{map[string]any{"parts": parts}}
 			if rapid.Bool().Draw(t, "maximum") {
 				body["generationConfig"] = map[string]any{"maxOutputTokens": 77}
-				stated[facts.MaxTokens] = "77"
+				stated[attributes.MaxTokens] = "77"
 			}
 		case "embedding":
 			model = "embed"
@@ -58,7 +58,7 @@ func TestInputBoundHolds(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		stated[facts.Provider], stated[facts.Model], stated[facts.Bytes] = provider, model, strconv.Itoa(len(wire))
+		stated[attributes.Provider], stated[attributes.Model], stated[attributes.Bytes] = provider, model, strconv.Itoa(len(wire))
 		c, err := p.readCall(stated.descriptor())
 		if err != nil {
 			t.Fatal(err)
@@ -81,7 +81,7 @@ type d map[string]string
 
 // draw adds members that may be stated, to the body and to the facts.
 func (stated d) draw(t *rapid.T, body map[string]any) {
-	for name, value := range map[string]any{facts.MaxTokens: 50, facts.MaxCompletionTokens: 50, facts.N: 2, facts.Stream: true} {
+	for name, value := range map[string]any{attributes.MaxTokens: 50, attributes.MaxCompletionTokens: 50, attributes.N: 2, attributes.Stream: true} {
 		if rapid.Bool().Draw(t, name) {
 			body[name] = value
 			text, _ := json.Marshal(value)
@@ -90,7 +90,7 @@ func (stated d) draw(t *rapid.T, body map[string]any) {
 	}
 	if rapid.Bool().Draw(t, "usage") {
 		body["stream_options"] = map[string]any{"include_usage": true}
-		stated[facts.IncludeUsage] = "true"
+		stated[attributes.IncludeUsage] = "true"
 	}
 }
 

@@ -10,9 +10,9 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
-	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
-	"github.com/leaky-tokens/leaky-tokens/internal/limits"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 )
 
 const (
@@ -67,39 +67,39 @@ func (p *policy) readCall(d descriptor) (*call, error) {
 	c := &call{choices: 1}
 	var most, completion, bytes, choices string
 	for _, e := range d {
-		if e.Value == facts.Absent {
+		if e.Value == attributes.Absent {
 			continue
 		}
 		switch e.Key {
-		case facts.Hold:
+		case attributes.Hold:
 			c.id = e.Value
-		case facts.Route:
+		case attributes.Route:
 			c.route = e.Value
-		case facts.Provider:
+		case attributes.Provider:
 			c.provider = e.Value
-		case facts.Model:
+		case attributes.Model:
 			c.model = e.Value
-		case facts.MaxTokens:
+		case attributes.MaxTokens:
 			most = e.Value
-		case facts.MaxCompletionTokens:
+		case attributes.MaxCompletionTokens:
 			completion = e.Value
-		case facts.N:
+		case attributes.N:
 			choices = e.Value
-		case facts.Stream:
+		case attributes.Stream:
 			c.stream = e.Value == "true"
-		case facts.IncludeUsage:
+		case attributes.IncludeUsage:
 			c.usage = e.Value == "true"
-		case facts.Bytes:
+		case attributes.Bytes:
 			bytes = e.Value
-		case facts.User:
+		case attributes.User:
 			c.user = e.Value
-		case facts.Org:
+		case attributes.Org:
 			c.org = e.Value
-		case facts.Team:
+		case attributes.Team:
 			c.team = e.Value
-		case facts.Key:
+		case attributes.Key:
 			c.key = e.Value
-		case facts.Tier:
+		case attributes.Tier:
 			c.tier = e.Value
 		}
 	}
@@ -254,7 +254,7 @@ func accountOf(org, user string, descriptors []descriptor) string {
 	}
 	for _, d := range descriptors {
 		for _, e := range d {
-			if e.Key == "remote_address" && e.Value != "" && e.Value != facts.Absent {
+			if e.Key == "remote_address" && e.Value != "" && e.Value != attributes.Absent {
 				return "ip:" + tag(e.Value)
 			}
 		}
@@ -275,12 +275,12 @@ func callers(descriptors []descriptor) (org, user, tier string) {
 	for _, d := range descriptors {
 		for _, e := range d {
 			switch {
-			case e.Value == facts.Absent:
-			case e.Key == facts.Org:
+			case e.Value == attributes.Absent:
+			case e.Key == attributes.Org:
 				org = e.Value
-			case e.Key == facts.User:
+			case e.Key == attributes.User:
 				user = e.Value
-			case e.Key == facts.Tier:
+			case e.Key == attributes.Tier:
 				tier = e.Value
 			}
 		}

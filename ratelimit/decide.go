@@ -9,18 +9,18 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/balance"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
-	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
-	"github.com/leaky-tokens/leaky-tokens/internal/unary"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/internal/grpcbatch"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/bucket"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
 )
 
 // decision is one request of Envoy's on its way to an answer.
 type decision struct {
-	asked *unary.Call
+	asked *grpcbatch.Call
 	call  *call // nil on a route without tokens
 	matched
 	rules  *rules
@@ -43,7 +43,7 @@ func (s *Service) prepare(p *policy, r *request) decision {
 	if rules == nil {
 		return decision{err: status.Errorf(codes.InvalidArgument, "domain %q is not served here", r.domain)}
 	}
-	if rules == p.rules && len(r.descriptors) > 0 && len(r.descriptors[0]) > 0 && r.descriptors[0][0].Key == facts.Hold {
+	if rules == p.rules && len(r.descriptors) > 0 && len(r.descriptors[0]) > 0 && r.descriptors[0][0].Key == attributes.Hold {
 		return s.prepareCall(p, r)
 	}
 	org, user, tier := callers(r.descriptors)

@@ -17,9 +17,9 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
-	"github.com/leaky-tokens/leaky-tokens/internal/limits"
-	"github.com/leaky-tokens/leaky-tokens/internal/testenv"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 // llmRequest is an LLM request as Envoy sends it.
@@ -33,9 +33,9 @@ func llmRequest() *rls.RateLimitRequest {
 	}
 	const user = "7b0c1f2e-0a51-4d8c-9a37-2f1f5b6c7d8e"
 	return &rls.RateLimitRequest{Domain: "leaky", HitsAddend: 1, Descriptors: []*common.RateLimitDescriptor{
-		pairs(facts.Hold, "3d9c0f7a-33a1-4ba1-8a26-5d6f1e0c9b8a", facts.Route, "openai-chat", facts.Provider, "openai", facts.Model, "gpt-4o",
-			facts.MaxTokens, "-", facts.MaxCompletionTokens, "-", facts.N, "-", facts.Stream, "true", facts.IncludeUsage, "-", facts.Bytes, "4096",
-			facts.User, user, facts.Org, "-", facts.Key, "1f2e3d4c-0a51-4d8c-9a37-2f1f5b6c7d8e", facts.Tier, "USER"),
+		pairs(attributes.Hold, "3d9c0f7a-33a1-4ba1-8a26-5d6f1e0c9b8a", attributes.Route, "openai-chat", attributes.Provider, "openai", attributes.Model, "gpt-4o",
+			attributes.MaxTokens, "-", attributes.MaxCompletionTokens, "-", attributes.N, "-", attributes.Stream, "true", attributes.IncludeUsage, "-", attributes.Bytes, "4096",
+			attributes.User, user, attributes.Org, "-", attributes.Key, "1f2e3d4c-0a51-4d8c-9a37-2f1f5b6c7d8e", attributes.Tier, "USER"),
 		pairs("count", "tokens", "user", user, "provider", "openai"),
 		pairs("count", "requests", "user", user),
 	}}
@@ -212,9 +212,9 @@ func FuzzFacts(f *testing.F) {
 	s := benchService(f)
 	f.Fuzz(func(t *testing.T, id, provider, model, most, completion, n, stream, usage, bytes, user, org, key, tier string) {
 		r := &request{domain: "leaky", descriptors: []descriptor{
-			{{Key: facts.Hold, Value: id}, {Key: facts.Provider, Value: provider}, {Key: facts.Model, Value: model}, {Key: facts.MaxTokens, Value: most},
-				{Key: facts.MaxCompletionTokens, Value: completion}, {Key: facts.N, Value: n}, {Key: facts.Stream, Value: stream}, {Key: facts.IncludeUsage, Value: usage},
-				{Key: facts.Bytes, Value: bytes}, {Key: facts.User, Value: user}, {Key: facts.Org, Value: org}, {Key: facts.Key, Value: key}, {Key: facts.Tier, Value: tier}},
+			{{Key: attributes.Hold, Value: id}, {Key: attributes.Provider, Value: provider}, {Key: attributes.Model, Value: model}, {Key: attributes.MaxTokens, Value: most},
+				{Key: attributes.MaxCompletionTokens, Value: completion}, {Key: attributes.N, Value: n}, {Key: attributes.Stream, Value: stream}, {Key: attributes.IncludeUsage, Value: usage},
+				{Key: attributes.Bytes, Value: bytes}, {Key: attributes.User, Value: user}, {Key: attributes.Org, Value: org}, {Key: attributes.Key, Value: key}, {Key: attributes.Tier, Value: tier}},
 			{{Key: "count", Value: "tokens"}, {Key: "user", Value: user}, {Key: "provider", Value: provider}},
 			{{Key: "count", Value: "requests"}, {Key: "user", Value: user}}}}
 		d := s.decideOne(t.Context(), r)

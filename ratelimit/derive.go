@@ -1,9 +1,9 @@
 package ratelimit
 
 import (
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
-	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
-	"github.com/leaky-tokens/leaky-tokens/internal/limits"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 )
 
 // derive makes the descriptors of a call that comes without any: one for each path of the
@@ -30,6 +30,6 @@ paths:
 
 // callerValues are what a call has to say for the keys of descriptors.
 func callerValues(f *limitpb.Facts) map[string]string {
-	return map[string]string{facts.User: f.GetUser(), facts.Org: f.GetOrg(), facts.Team: f.GetTeam(), facts.Key: f.GetKey(),
-		facts.Tier: f.GetTier(), facts.Route: f.GetRoute(), facts.Provider: f.GetProvider(), facts.Model: f.GetModel()}
+	return map[string]string{attributes.User: f.GetUser(), attributes.Org: f.GetOrg(), attributes.Team: f.GetTeam(), attributes.Key: f.GetKey(),
+		attributes.Tier: f.GetTier(), attributes.Route: f.GetRoute(), attributes.Provider: f.GetProvider(), attributes.Model: f.GetModel()}
 }

@@ -10,8 +10,8 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
-	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
-	"github.com/leaky-tokens/leaky-tokens/internal/limits"
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/bucket"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
 )

@@ -8,9 +8,9 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
-	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
-	"github.com/leaky-tokens/leaky-tokens/internal/limits"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
 )
 
@@ -65,7 +65,7 @@ paths:
 			value := k.Value
 			switch {
 			case value != "":
-			case k.Key == facts.Provider:
+			case k.Key == attributes.Provider:
 				split = i
 			default:
 				if value = values[k.Key]; value == "" {

@@ -8,8 +8,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/balance"
-	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit"
 )
 

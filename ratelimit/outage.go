@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
 )
 
@@ -113,8 +113,8 @@ func (s *Service) withoutRedis(d *decision, why error) {
 func (c *call) admitBlind(r *response, t store.Take) {
 	held := t.Input + t.Output
 	r.header("x-leaky-hold", strconv.FormatInt(held, 10))
-	r.text(facts.Account, c.account)
-	r.number(facts.Held, float64(held))
+	r.text(attributes.Account, c.account)
+	r.number(attributes.Held, float64(held))
 	c.identify(r)
 	c.spliceInto(r, t.Output)
 }
@@ -172,7 +172,7 @@ func adoptionName(a store.Adoption) string {
 func routeOf(descriptors []descriptor) string {
 	for _, d := range descriptors {
 		for _, e := range d {
-			if e.Key == facts.Route {
+			if e.Key == attributes.Route {
 				return e.Value
 			}
 		}

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/limits"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit"
 )
 

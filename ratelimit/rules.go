@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
-	"github.com/leaky-tokens/leaky-tokens/internal/limits"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/bucket"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
 )
@@ -186,7 +186,7 @@ func (r *rules) match(descriptors []descriptor, account, tier string, c counting
 }
 
 // absent reports whether the caller has no value for the key.
-func absent(e limits.Entry) bool { return e.Value == facts.Absent }
+func absent(e limits.Entry) bool { return e.Value == attributes.Absent }
 
 // again adds the hits of a bucket that is there already, and says so.
 func (m *matched) again(b store.Bucket, c counting) bool {

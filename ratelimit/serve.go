@@ -9,8 +9,8 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
-	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
-	"github.com/leaky-tokens/leaky-tokens/internal/unary"
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/internal/grpcbatch"
 )
 
 // methodDecide is what Envoy calls.
@@ -18,15 +18,15 @@ const methodDecide = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLim
 
 // Listen answers Envoy and the users of our own API on the listener until ctx ends.
 func (s *Service) Listen(ctx context.Context, ln net.Listener) error {
-	server, err := unary.New(unary.Config{Handler: s, Log: s.log})
+	server, err := grpcbatch.New(grpcbatch.Config{Handler: s, Log: s.log})
 	if err != nil {
 		return fmt.Errorf("serve grpc: %w", err)
 	}
 	return server.Serve(ctx, ln)
 }
 
-// Serve implements unary.Handler: calls that came together share a round trip to Redis.
-func (s *Service) Serve(ctx context.Context, calls []*unary.Call) {
+// Serve implements grpcbatch.Handler: calls that came together share a round trip to Redis.
+func (s *Service) Serve(ctx context.Context, calls []*grpcbatch.Call) {
 	p := s.policy.Load()
 	decisions := make([]decision, 0, len(calls))
 	for _, c := range calls {
@@ -84,7 +84,7 @@ func (d *decision) reply() {
 }
 
 // own answers a call of our own API.
-func own[In, Out proto.Message](ctx context.Context, c *unary.Call, in In, serve func(context.Context, In) (Out, error)) {
+func own[In, Out proto.Message](ctx context.Context, c *grpcbatch.Call, in In, serve func(context.Context, In) (Out, error)) {
 	if err := proto.Unmarshal([]byte(c.Message), in); err != nil {
 		c.Fail(codes.InvalidArgument, err.Error())
 		return

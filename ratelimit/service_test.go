@@ -20,11 +20,11 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
-	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
-	"github.com/leaky-tokens/leaky-tokens/internal/limits"
-	"github.com/leaky-tokens/leaky-tokens/internal/testenv"
-	"github.com/leaky-tokens/leaky-tokens/internal/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit"
 )
 
@@ -181,13 +181,13 @@ func or(value, otherwise string) string {
 }
 
 func (a ask) request() *rls.RateLimitRequest {
-	const no = facts.Absent
+	const no = attributes.Absent
 	first := &common.RateLimitDescriptor{Entries: []*common.RateLimitDescriptor_Entry{
-		entry(facts.Hold, or(a.id, uuid.NewString())), entry(facts.Route, "openai-chat"), entry(facts.Provider, or(a.provider, "openai")),
-		entry(facts.Model, or(a.model, "gpt-4o")), entry(facts.MaxTokens, or(a.maxTokens, no)), entry(facts.MaxCompletionTokens, or(a.maxCompletion, no)),
-		entry(facts.N, or(a.n, no)), entry(facts.Stream, or(a.stream, no)), entry(facts.IncludeUsage, or(a.iu, no)),
-		entry(facts.Bytes, strconv.Itoa(len(a.body()))), entry(facts.User, or(a.user, "ann")), entry(facts.Org, or(a.org, no)),
-		entry(facts.Key, "key-1"), entry(facts.Tier, or(a.tier, "USER")),
+		entry(attributes.Hold, or(a.id, uuid.NewString())), entry(attributes.Route, "openai-chat"), entry(attributes.Provider, or(a.provider, "openai")),
+		entry(attributes.Model, or(a.model, "gpt-4o")), entry(attributes.MaxTokens, or(a.maxTokens, no)), entry(attributes.MaxCompletionTokens, or(a.maxCompletion, no)),
+		entry(attributes.N, or(a.n, no)), entry(attributes.Stream, or(a.stream, no)), entry(attributes.IncludeUsage, or(a.iu, no)),
+		entry(attributes.Bytes, strconv.Itoa(len(a.body()))), entry(attributes.User, or(a.user, "ann")), entry(attributes.Org, or(a.org, no)),
+		entry(attributes.Key, "key-1"), entry(attributes.Tier, or(a.tier, "USER")),
 	}}
 	return &rls.RateLimitRequest{Domain: "leaky", Descriptors: []*common.RateLimitDescriptor{first,
 		{Entries: []*common.RateLimitDescriptor_Entry{entry("count", "tokens"), entry("user", or(a.user, "ann"))}},

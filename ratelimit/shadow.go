@@ -7,7 +7,7 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/limits"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
 )
 

@@ -18,11 +18,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/jwks"
-	"github.com/leaky-tokens/leaky-tokens/internal/principal"
-	"github.com/leaky-tokens/leaky-tokens/internal/testenv"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/ledger"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/pools"
@@ -118,7 +118,7 @@ func (w *world) send(method, path, identity string) answer {
 		w.t.Fatal(err)
 	}
 	if identity != "" {
-		r.Header.Set(facts.HeaderIdentity, identity)
+		r.Header.Set(attributes.HeaderIdentity, identity)
 	}
 	r.Header.Set("X-Request-Id", "req-1")
 	res, err := http.DefaultClient.Do(r)

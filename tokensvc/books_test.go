@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
-	"github.com/leaky-tokens/leaky-tokens/internal/principal"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/ledger"
 )
@@ -27,7 +27,7 @@ func (w *world) post(path, body string, who *principal.Principal, key string) an
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	r.Header.Set(facts.HeaderIdentity, identity)
+	r.Header.Set(attributes.HeaderIdentity, identity)
 	r.Header.Set("Content-Type", "application/json")
 	if key != "" {
 		r.Header.Set("Idempotency-Key", key)

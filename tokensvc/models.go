@@ -5,10 +5,10 @@ import (
 	"strings"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/errorbody"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
-	"github.com/leaky-tokens/leaky-tokens/internal/principal"
-	"github.com/leaky-tokens/leaky-tokens/internal/refusal"
 )
 
 // model is OpenAI's model object. Created is Unix seconds; the configuration does not
@@ -30,7 +30,7 @@ func newModel(m config.Model) model {
 }
 
 // listModels lists what the caller may call, in the order of the configuration.
-func (a *API) listModels(w http.ResponseWriter, _ *http.Request, who principal.Principal) *refusal.Refusal {
+func (a *API) listModels(w http.ResponseWriter, _ *http.Request, who principal.Principal) *errorbody.Refusal {
 	list := modelList{Object: "list", Data: []model{}}
 	for _, m := range a.cfg.Models {
 		if a.cfg.MayCall(who, m) {
@@ -43,7 +43,7 @@ func (a *API) listModels(w http.ResponseWriter, _ *http.Request, who principal.P
 
 // findModel finds "name" or "provider/name". One that exists and is not allowed reads
 // as one that does not exist.
-func (a *API) findModel(w http.ResponseWriter, r *http.Request, who principal.Principal) *refusal.Refusal {
+func (a *API) findModel(w http.ResponseWriter, r *http.Request, who principal.Principal) *errorbody.Refusal {
 	asked := r.PathValue("model")
 	for _, m := range a.cfg.Models {
 		if (asked == m.Name || asked == m.Provider+"/"+m.Name) && a.cfg.MayCall(who, m) {
@@ -52,20 +52,20 @@ func (a *API) findModel(w http.ResponseWriter, r *http.Request, who principal.Pr
 		}
 	}
 	w.Header().Set("X-Should-Retry", "false")
-	return &refusal.Refusal{Status: http.StatusNotFound, Message: "The model does not exist or this key may not call it.",
-		Type: refusal.TypeInvalidRequest, Code: refusal.CodeModelNotFound, Param: "model"}
+	return &errorbody.Refusal{Status: http.StatusNotFound, Message: "The model does not exist or this key may not call it.",
+		Type: errorbody.TypeInvalidRequest, Code: errorbody.CodeModelNotFound, Param: "model"}
 }
 
 // sdkHandler answers an SDK, or says why not.
-type sdkHandler func(w http.ResponseWriter, r *http.Request, who principal.Principal) *refusal.Refusal
+type sdkHandler func(w http.ResponseWriter, r *http.Request, who principal.Principal) *errorbody.Refusal
 
 // forSDKs lets callers with the role through and speaks OpenAI's errors.
 func (a *API) forSDKs(h sdkHandler) http.Handler {
 	refuse := func(w http.ResponseWriter, r *http.Request) {
 		e := a.unknownCaller()
-		said := refusal.Refusal{Status: e.Status, Message: e.Message, Type: refusal.TypeInvalidRequest, Code: refusal.CodeInvalidKey}
+		said := errorbody.Refusal{Status: e.Status, Message: e.Message, Type: errorbody.TypeInvalidRequest, Code: errorbody.CodeInvalidKey}
 		if e.Status == http.StatusServiceUnavailable {
-			said.Type, said.Code = refusal.TypeServer, refusal.CodeUnavailable
+			said.Type, said.Code = errorbody.TypeServer, errorbody.CodeUnavailable
 			w.Header().Set("Retry-After", "1")
 		} else {
 			w.Header().Set("WWW-Authenticate", "Bearer")
@@ -75,7 +75,7 @@ func (a *API) forSDKs(h sdkHandler) http.Handler {
 	return a.cfg.Verifier.Middleware(refuse, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		who, _ := principal.From(r.Context())
 		if !isUser(who) {
-			writeRefusal(w, r, refusal.Refusal{Status: http.StatusForbidden, Message: errNoRole().Message, Type: refusal.TypeInvalidRequest,
+			writeRefusal(w, r, errorbody.Refusal{Status: http.StatusForbidden, Message: errNoRole().Message, Type: errorbody.TypeInvalidRequest,
 				Code: "insufficient_permissions"})
 			return
 		}
@@ -87,7 +87,7 @@ func (a *API) forSDKs(h sdkHandler) http.Handler {
 
 // noSuchRoute is what an SDK hears on /v1 where nothing is routed: 405 for a known path.
 func noSuchRoute(w http.ResponseWriter, r *http.Request) {
-	said := refusal.Refusal{Status: http.StatusNotFound, Message: "No such route.", Type: refusal.TypeInvalidRequest, Code: "unknown_url"}
+	said := errorbody.Refusal{Status: http.StatusNotFound, Message: "No such route.", Type: errorbody.TypeInvalidRequest, Code: "unknown_url"}
 	if r.URL.Path == "/v1/models" || strings.HasPrefix(r.URL.Path, "/v1/models/") {
 		w.Header().Set("Allow", "GET, HEAD")
 		said.Status, said.Message, said.Code = http.StatusMethodNotAllowed, "Only GET is allowed here.", "method_not_allowed"
@@ -95,9 +95,9 @@ func noSuchRoute(w http.ResponseWriter, r *http.Request) {
 	writeRefusal(w, r, said)
 }
 
-func writeRefusal(w http.ResponseWriter, r *http.Request, said refusal.Refusal) {
+func writeRefusal(w http.ResponseWriter, r *http.Request, said errorbody.Refusal) {
 	said.RequestID = r.Header.Get("X-Request-Id")
-	body, contentType := refusal.Body(facts.FamilyOpenAI, said)
+	body, contentType := errorbody.Body(attributes.FamilyOpenAI, said)
 	w.Header().Set("Content-Type", contentType)
 	w.WriteHeader(said.Status)
 	_, _ = w.Write(body)

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 )
 
@@ -37,8 +37,8 @@ func TestEdgeStripsWhatClientsMustNotSay(t *testing.T) {
 			t.Fatalf("%s: want 200, got %d %s", path, a.status, a.body)
 		}
 		got := g.back.last(t)
-		if got.header.Get(facts.HeaderIdentity) != c.identity {
-			t.Errorf("%s: want identity %q, got %q", path, c.identity, got.header.Get(facts.HeaderIdentity))
+		if got.header.Get(attributes.HeaderIdentity) != c.identity {
+			t.Errorf("%s: want identity %q, got %q", path, c.identity, got.header.Get(attributes.HeaderIdentity))
 		}
 		for i := 2; i < len(forged); i += 2 {
 			name := http.CanonicalHeaderKey(forged[i])
@@ -127,24 +127,24 @@ func TestErrorsHaveTheShapeOfTheirFamily(t *testing.T) {
 		method, path, body, family, kind, code string
 		status                                 int
 	}{
-		"openai model":       {"POST", chatPath, `{"model":"gpt-9"}`, facts.FamilyOpenAI, "invalid_request_error", "model_not_found", 404},
-		"embedding for chat": {"POST", chatPath, `{"model":"text-embedding-3-small"}`, facts.FamilyOpenAI, "invalid_request_error", "model_not_found", 404},
-		"gemini on openai":   {"POST", chatPath, `{"model":"gemini-2.5-flash"}`, facts.FamilyOpenAI, "invalid_request_error", "model_not_found", 404},
-		"other's model":      {"POST", chatPath, `{"model":"qwen/gpt-4o"}`, facts.FamilyOpenAI, "invalid_request_error", "model_not_found", 404},
-		"qwen only":          {"POST", "/compatible-mode/v1/chat/completions", `{"model":"gpt-4o"}`, facts.FamilyOpenAI, "invalid_request_error", "model_not_found", 404},
-		"openai down":        {"POST", chatPath, body(""), facts.FamilyOpenAI, "server_error", "", 503},
-		"openai path":        {"GET", "/v1/nowhere", "", facts.FamilyOpenAI, "invalid_request_error", "", 404},
-		"openai method":      {"GET", chatPath, "", facts.FamilyOpenAI, "invalid_request_error", "", 405},
-		"gemini model":       {"POST", "/v1beta/models/gemini-9:generateContent", "{}", facts.FamilyGemini, "NOT_FOUND", "", 404},
-		"gemini no sse":      {"POST", streaming, "{}", facts.FamilyGemini, "INVALID_ARGUMENT", "", 400},
-		"gemini down":        {"POST", genPath, "{}", facts.FamilyGemini, "UNAVAILABLE", "", 503},
-		"problem path":       {"GET", "/nowhere", "", facts.FamilyProblem, "", "", 404},
+		"openai model":       {"POST", chatPath, `{"model":"gpt-9"}`, attributes.FamilyOpenAI, "invalid_request_error", "model_not_found", 404},
+		"embedding for chat": {"POST", chatPath, `{"model":"text-embedding-3-small"}`, attributes.FamilyOpenAI, "invalid_request_error", "model_not_found", 404},
+		"gemini on openai":   {"POST", chatPath, `{"model":"gemini-2.5-flash"}`, attributes.FamilyOpenAI, "invalid_request_error", "model_not_found", 404},
+		"other's model":      {"POST", chatPath, `{"model":"qwen/gpt-4o"}`, attributes.FamilyOpenAI, "invalid_request_error", "model_not_found", 404},
+		"qwen only":          {"POST", "/compatible-mode/v1/chat/completions", `{"model":"gpt-4o"}`, attributes.FamilyOpenAI, "invalid_request_error", "model_not_found", 404},
+		"openai down":        {"POST", chatPath, body(""), attributes.FamilyOpenAI, "server_error", "", 503},
+		"openai path":        {"GET", "/v1/nowhere", "", attributes.FamilyOpenAI, "invalid_request_error", "", 404},
+		"openai method":      {"GET", chatPath, "", attributes.FamilyOpenAI, "invalid_request_error", "", 405},
+		"gemini model":       {"POST", "/v1beta/models/gemini-9:generateContent", "{}", attributes.FamilyGemini, "NOT_FOUND", "", 404},
+		"gemini no sse":      {"POST", streaming, "{}", attributes.FamilyGemini, "INVALID_ARGUMENT", "", 400},
+		"gemini down":        {"POST", genPath, "{}", attributes.FamilyGemini, "UNAVAILABLE", "", 503},
+		"problem path":       {"GET", "/nowhere", "", attributes.FamilyProblem, "", "", 404},
 		"service down":       {"GET", "/api/v1/analytics/usage?x=1", "", familyFallback, "", "analytics", 503},
 		"fallback":           {"DELETE", "/fallback/tokensvc", "", familyFallback, "", "tokensvc", 503},
 		"fallback of old":    {"GET", "/fallback/token-service?x=1", "", familyFallback, "", "token-service", 503},
-		"fallback of none":   {"GET", "/fallback/nobody", "", facts.FamilyProblem, "", "", 404},
-		"case matters":       {"POST", "/V1/chat/completions", body(""), facts.FamilyProblem, "", "", 404},
-		"validate is ours":   {"GET", "/api/v1/auth/api-keys/validate", "", facts.FamilyProblem, "", "", 404},
+		"fallback of none":   {"GET", "/fallback/nobody", "", attributes.FamilyProblem, "", "", 404},
+		"case matters":       {"POST", "/V1/chat/completions", body(""), attributes.FamilyProblem, "", "", 404},
+		"validate is ours":   {"GET", "/api/v1/auth/api-keys/validate", "", attributes.FamilyProblem, "", "", 404},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := g.do(t, c.method, c.path, c.body)
@@ -177,11 +177,11 @@ func checkShape(t *testing.T, a answer, family, kind, code, path string) {
 		t.Fatalf("%s: %v", a.body, err)
 	}
 	switch family {
-	case facts.FamilyOpenAI:
+	case attributes.FamilyOpenAI:
 		if got, _ := b.Error.Code.(string); b.Error.Type != kind || got != code || b.Error.Message == "" || a.header.Get("content-type") != "application/json" {
 			t.Errorf("want OpenAI's shape with %s %s, got %s", kind, code, a.body)
 		}
-	case facts.FamilyGemini:
+	case attributes.FamilyGemini:
 		if b.Error.Status != kind || b.Error.Code != float64(a.status) || b.Error.Message == "" || a.header.Get("content-type") != "application/json" {
 			t.Errorf("want Gemini's shape with %s, got %s", kind, a.body)
 		}

@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/egress"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/egress"
 )
 
 // bounds are changed limits of all providers' egress calls.

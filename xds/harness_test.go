@@ -27,12 +27,12 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/structpb"
 
-	"github.com/leaky-tokens/leaky-tokens/envoy/envoytest"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/spool"
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
-	"github.com/leaky-tokens/leaky-tokens/internal/spool"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/envoytest"
 	"github.com/leaky-tokens/leaky-tokens/xds"
 )
 
@@ -255,20 +255,20 @@ func (a *authorizer) Check(_ context.Context, r *authv3.CheckRequest) (*authv3.C
 	if a.fail {
 		return nil, fmt.Errorf("broken on purpose")
 	}
-	attributes := r.GetAttributes()
-	known := attributes.GetRequest().GetHttp().GetHeaders()["authorization"] == goodKey
-	rule := attributes.GetContextExtensions()[facts.ContextRule]
+	asked := r.GetAttributes()
+	known := asked.GetRequest().GetHttp().GetHeaders()["authorization"] == goodKey
+	rule := asked.GetContextExtensions()[attributes.ContextRule]
 	if rule == "" {
 		return nil, fmt.Errorf("a route without a rule")
 	}
-	if !known && rule != facts.RulePublic {
+	if !known && rule != attributes.RulePublic {
 		return &authv3.CheckResponse{Status: &status.Status{Code: int32(code.Code_UNAUTHENTICATED)}, HttpResponse: &authv3.CheckResponse_DeniedResponse{
 			DeniedResponse: &authv3.DeniedHttpResponse{Status: &typev3.HttpStatus{Code: typev3.StatusCode_Unauthorized}, Body: `{"who":"authz"}`,
 				Headers: []*corev3.HeaderValueOption{header("content-type", "application/x-authz"), header("www-authenticate", "Bearer")}}}}, nil
 	}
 	ok := &authv3.OkHttpResponse{HeadersToRemove: []string{"authorization", "x-api-key"}}
-	if audience := attributes.GetContextExtensions()[facts.ContextAudience]; audience != "" && known {
-		ok.Headers = []*corev3.HeaderValueOption{header(facts.HeaderIdentity, "signed-for-"+audience), header(facts.HeaderUserID, "u-1")}
+	if audience := asked.GetContextExtensions()[attributes.ContextAudience]; audience != "" && known {
+		ok.Headers = []*corev3.HeaderValueOption{header(attributes.HeaderIdentity, "signed-for-"+audience), header(attributes.HeaderUserID, "u-1")}
 	}
 	if !known {
 		return &authv3.CheckResponse{Status: &status.Status{}, HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: ok}}, nil
@@ -276,7 +276,7 @@ func (a *authorizer) Check(_ context.Context, r *authv3.CheckRequest) (*authv3.C
 	if strings.Contains(attributes.GetRequest().GetHttp().GetPath(), "key=") {
 		ok.QueryParametersToRemove = []string{"key"}
 	}
-	md, err := structpb.NewStruct(map[string]any{facts.User: "u-1", facts.Team: "red", facts.Key: "k-1", facts.Tier: "USER", facts.Roles: "USER"})
+	md, err := structpb.NewStruct(map[string]any{attributes.User: "u-1", attributes.Team: "red", attributes.Key: "k-1", attributes.Tier: "USER", attributes.Roles: "USER"})
 	return &authv3.CheckResponse{Status: &status.Status{}, DynamicMetadata: md, HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: ok}}, err
 }
 
@@ -335,7 +335,7 @@ func (l *limiter) count() int {
 // admit is a hold of 100 tokens, with more members.
 func admit(more map[string]any) func(*rlsv3.RateLimitRequest) (*rlsv3.RateLimitResponse, error) {
 	return func(*rlsv3.RateLimitRequest) (*rlsv3.RateLimitResponse, error) {
-		fields := map[string]any{facts.Account: "user:u-1", facts.Held: 100, facts.Input: 40, facts.Model: "gpt-4o", facts.Stream: "false"}
+		fields := map[string]any{attributes.Account: "user:u-1", attributes.Held: 100, attributes.Input: 40, attributes.Model: "gpt-4o", attributes.Stream: "false"}
 		for k, v := range more {
 			fields[k] = v
 		}

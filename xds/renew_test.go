@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/spool"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/spool"
 )
 
 // TestALongStreamGivesSignsOfLife in the spool, each with the hold that is to be renewed,

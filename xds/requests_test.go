@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 )
 
 // TestWhoIsCounted: each strategy sends the descriptors of the callers it tells apart.
@@ -141,7 +141,7 @@ func TestOpenRoutesPassWithoutTheRateLimitService(t *testing.T) {
 func TestAnOpenRouteIsLimitedAsAnyOther(t *testing.T) {
 	t.Parallel()
 	g := start(t, func(c *config.Config) { c.Limits.Outage.Default = config.OutageOpen }, nil)
-	g.limit.set(admit(map[string]any{facts.Splice: `"max_tokens":7`}))
+	g.limit.set(admit(map[string]any{attributes.Splice: `"max_tokens":7`}))
 	a := g.do(t, "POST", chatPath, body(""))
 	if got := g.back.last(t).body; a.status != http.StatusOK || !strings.Contains(got, `"max_tokens":7`) {
 		t.Errorf("want the body spliced, got %d %s", a.status, got)

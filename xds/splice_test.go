@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 )
 
 func TestSpliceAppendsAndTouchesNothingElse(t *testing.T) {
@@ -33,9 +33,9 @@ func TestSpliceAppendsAndTouchesNothingElse(t *testing.T) {
 		"gemini stream":         {streaming + "?alt=sse", `{"contents":[]}`, `{"contents":[],"generationConfig":{` + generation + `}}`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			key, members := facts.Splice, tokens
+			key, members := attributes.Splice, tokens
 			if strings.HasPrefix(c.path, "/v1beta") {
-				key, members = facts.SpliceGeneration, generation
+				key, members = attributes.SpliceGeneration, generation
 			}
 			g.limit.set(admit(map[string]any{key: members}))
 			a := g.do(t, "POST", c.path, c.body)
@@ -64,7 +64,7 @@ func TestSpliceAppendsAndTouchesNothingElse(t *testing.T) {
 func TestSpliceThatFailsEndsTheCall(t *testing.T) {
 	t.Parallel()
 	g := start(t, nil, nil)
-	g.limit.set(admit(map[string]any{facts.Splice: map[string]any{"not": "text"}}))
+	g.limit.set(admit(map[string]any{attributes.Splice: map[string]any{"not": "text"}}))
 	a := g.do(t, "POST", chatPath, body(""))
 	if a.status != 503 || g.back.count() != 0 {
 		t.Errorf("want 503 and nothing at the provider, got %+v and %d", a, g.back.count())

@@ -16,12 +16,12 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/bench/internal/rounds"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/parts"
+	"github.com/leaky-tokens/leaky-tokens/internal/local/binaries"
 )
 
 // describe prints what the numbers were measured on and with.
 func describe(ctx context.Context, w io.Writer) error {
-	store, err := parts.New(parts.Config{CacheDir: config.CacheDir(os.Getenv)})
+	store, err := binaries.New(binaries.Config{CacheDir: config.CacheDir(os.Getenv)})
 	if err != nil {
 		return err
 	}

@@ -16,9 +16,9 @@ import (
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/apikey"
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
-	"github.com/leaky-tokens/leaky-tokens/internal/revocation"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/apikey"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
 )
 
 // benchCase is one kind of check.
@@ -74,9 +74,9 @@ func cases(id *identity) []benchCase {
 
 // check is what Envoy asks about a call by an SDK.
 func check(credential, audience string) []byte {
-	extensions := map[string]string{facts.ContextRule: facts.RuleAuthenticated, facts.ContextFamily: facts.FamilyOpenAI}
+	extensions := map[string]string{attributes.ContextRule: attributes.RuleAuthenticated, attributes.ContextFamily: attributes.FamilyOpenAI}
 	if audience != "" {
-		extensions[facts.ContextAudience] = audience
+		extensions[attributes.ContextAudience] = audience
 	}
 	headers := map[string]string{":method": "POST", ":path": "/v1/chat/completions", ":authority": "127.0.0.1:8080", ":scheme": "http", "accept": "application/json",
 		"accept-encoding": "gzip, deflate", "content-type": "application/json", "content-length": "4180", "user-agent": "OpenAI/Python 2.8.1", "x-stainless-lang": "python",

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 	"google.golang.org/protobuf/encoding/protowire"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/unary"
+	"github.com/leaky-tokens/leaky-tokens/internal/grpcbatch"
 )
 
 // sample is one measurement.
@@ -242,7 +242,7 @@ func allowed(data []byte) error {
 	if len(data) < 5 {
 		return errors.New("an answer without a message")
 	}
-	for fields := unary.FieldsOf(string(data[5:])); fields.Next(); {
+	for fields := grpcbatch.FieldsOf(string(data[5:])); fields.Next(); {
 		if fields.Is(fieldOK, protowire.BytesType) {
 			return nil
 		}

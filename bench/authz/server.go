@@ -27,8 +27,8 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/extauthz"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
-	"github.com/leaky-tokens/leaky-tokens/internal/unary"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/grpcbatch"
 )
 
 // Servers that are measured.
@@ -156,7 +156,7 @@ func newServer(o options) (func(context.Context, net.Listener) error, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := unary.New(unary.Config{Handler: empty{wire}, Log: log})
+	s, err := grpcbatch.New(grpcbatch.Config{Handler: empty{wire}, Log: log})
 	if err != nil {
 		return nil, err
 	}
@@ -199,15 +199,15 @@ func newExtAuthz(o options, log *slog.Logger) (func(context.Context, net.Listene
 
 // constant is an answer of the size that extauthz gives.
 func constant() (*auth.CheckResponse, error) {
-	who, err := structpb.NewStruct(map[string]any{facts.User: "00000000-0000-4000-8000-000000000000", facts.Key: "00000000-0000-4000-8000-000000000000", facts.Tier: "USER", facts.Roles: "USER"})
+	who, err := structpb.NewStruct(map[string]any{attributes.User: "00000000-0000-4000-8000-000000000000", attributes.Key: "00000000-0000-4000-8000-000000000000", attributes.Tier: "USER", attributes.Roles: "USER"})
 	return &auth.CheckResponse{Status: &status.Status{}, DynamicMetadata: who, HttpResponse: &auth.CheckResponse_OkResponse{OkResponse: &auth.OkHttpResponse{
-		HeadersToRemove: []string{"x-api-key", "x-goog-api-key", "authorization", "cookie", facts.HeaderIdentity, facts.HeaderUserID, facts.HeaderUserRoles}}}}, err
+		HeadersToRemove: []string{"x-api-key", "x-goog-api-key", "authorization", "cookie", attributes.HeaderIdentity, attributes.HeaderUserID, attributes.HeaderUserRoles}}}}, err
 }
 
 type empty struct{ answer []byte }
 
-// Serve implements unary.Handler.
-func (e empty) Serve(_ context.Context, calls []*unary.Call) {
+// Serve implements grpcbatch.Handler.
+func (e empty) Serve(_ context.Context, calls []*grpcbatch.Call) {
 	for _, c := range calls {
 		c.Answer(e.answer)
 	}

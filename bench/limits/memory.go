@@ -11,7 +11,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/limits"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/bucket"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
 )

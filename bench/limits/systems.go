@@ -20,9 +20,9 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/limits"
-	"github.com/leaky-tokens/leaky-tokens/internal/parts"
-	"github.com/leaky-tokens/leaky-tokens/internal/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/local/binaries"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit"
 )
 
@@ -56,11 +56,11 @@ type process struct {
 
 // startRedis runs a Redis without persistence, so that the disk is not measured.
 func startRedis(ctx context.Context, dir string) (*process, error) {
-	store, err := parts.New(parts.Config{CacheDir: config.CacheDir(os.Getenv), Progress: os.Stderr})
+	store, err := binaries.New(binaries.Config{CacheDir: config.CacheDir(os.Getenv), Progress: os.Stderr})
 	if err != nil {
 		return nil, err
 	}
-	if err := store.Ensure(ctx, parts.Redis); err != nil {
+	if err := store.Ensure(ctx, binaries.Redis); err != nil {
 		return nil, err
 	}
 	bin, err := store.RedisServer(ctx)

@@ -17,9 +17,9 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/bench/internal/proc"
 	"github.com/leaky-tokens/leaky-tokens/bench/internal/rounds"
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
-	"github.com/leaky-tokens/leaky-tokens/internal/principal"
-	"github.com/leaky-tokens/leaky-tokens/internal/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc"
 )
 
@@ -121,7 +121,7 @@ func (m *market) buy(ctx context.Context, u *user, url string) (string, error) {
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Idempotency-Key", uuid.NewString())
-	req.Header.Set(facts.HeaderIdentity, token)
+	req.Header.Set(attributes.HeaderIdentity, token)
 	res, err := m.client.Do(req)
 	if err != nil {
 		return "", err

@@ -21,11 +21,11 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/parts"
-	"github.com/leaky-tokens/leaky-tokens/internal/principal"
-	"github.com/leaky-tokens/leaky-tokens/internal/sandbox"
-	"github.com/leaky-tokens/leaky-tokens/internal/supervisor"
-	layout "github.com/leaky-tokens/leaky-tokens/internal/supervisor/stack"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
+	"github.com/leaky-tokens/leaky-tokens/internal/local/binaries"
+	layout "github.com/leaky-tokens/leaky-tokens/internal/local/stack"
+	"github.com/leaky-tokens/leaky-tokens/internal/local/supervisor"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/ledger"
 )
 
@@ -69,7 +69,7 @@ func start(ctx context.Context, dir string) (s *stack, err error) {
 	if out, err := build.CombinedOutput(); err != nil {
 		return s, fmt.Errorf("build leaky: %w\n%s", err, out)
 	}
-	at, err := sandbox.FreeAddresses(6)
+	at, err := stacktest.FreeAddresses(6)
 	if err != nil {
 		return s, err
 	}
@@ -128,7 +128,7 @@ func (s *stack) supervise(ctx context.Context, bin, file, state string, getenv f
 	if err != nil {
 		return nil, err
 	}
-	programs, err := parts.New(parts.Config{CacheDir: config.CacheDir(os.Getenv), Progress: os.Stderr})
+	programs, err := binaries.New(binaries.Config{CacheDir: config.CacheDir(os.Getenv), Progress: os.Stderr})
 	if err != nil {
 		return nil, err
 	}

@@ -15,8 +15,8 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/internal/local/stack"
 	"github.com/leaky-tokens/leaky-tokens/internal/secretfile"
-	"github.com/leaky-tokens/leaky-tokens/internal/supervisor/stack"
 )
 
 // adminClient calls the JSON endpoints of a running gateway as an administrator: with the

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/demo"
+	"github.com/leaky-tokens/leaky-tokens/internal/local/demo"
 )
 
 // demoCommand is `leaky demo`: load through the real gateway, then a verdict on the books.

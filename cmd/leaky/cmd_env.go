@@ -5,7 +5,7 @@ import (
 	"io"
 	"os"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/supervisor/stack"
+	"github.com/leaky-tokens/leaky-tokens/internal/local/stack"
 )
 
 type envCommand struct{}

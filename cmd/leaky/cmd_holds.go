@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"time"
 
-	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 )
 
 type holdsCommand struct {

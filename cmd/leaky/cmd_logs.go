@@ -9,8 +9,8 @@ import (
 	"slices"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/supervisor"
-	"github.com/leaky-tokens/leaky-tokens/internal/supervisor/stack"
+	"github.com/leaky-tokens/leaky-tokens/internal/local/stack"
+	"github.com/leaky-tokens/leaky-tokens/internal/local/supervisor"
 )
 
 type logsCommand struct {

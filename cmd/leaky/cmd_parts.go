@@ -7,7 +7,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/parts"
+	"github.com/leaky-tokens/leaky-tokens/internal/local/binaries"
 )
 
 // partsCommand is `leaky parts`: the programs that are not ours.
@@ -52,6 +52,6 @@ func (partsList) Run() error {
 	return w.Flush()
 }
 
-func partsStore() (*parts.Store, error) {
-	return parts.New(parts.Config{CacheDir: config.CacheDir(os.Getenv), Progress: os.Stderr})
+func partsStore() (*binaries.Store, error) {
+	return binaries.New(binaries.Config{CacheDir: config.CacheDir(os.Getenv), Progress: os.Stderr})
 }

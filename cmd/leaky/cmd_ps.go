@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/supervisor"
+	"github.com/leaky-tokens/leaky-tokens/internal/local/supervisor"
 )
 
 type psCommand struct {

@@ -5,8 +5,8 @@ import (
 	"path/filepath"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/supervisor"
-	"github.com/leaky-tokens/leaky-tokens/internal/supervisor/stack"
+	"github.com/leaky-tokens/leaky-tokens/internal/local/stack"
+	"github.com/leaky-tokens/leaky-tokens/internal/local/supervisor"
 )
 
 // local is the stack of this user on this machine, as every command about it sees it.

@@ -13,10 +13,10 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/limits"
-	"github.com/leaky-tokens/leaky-tokens/internal/supervisor"
-	"github.com/leaky-tokens/leaky-tokens/internal/supervisor/proof"
-	"github.com/leaky-tokens/leaky-tokens/internal/supervisor/stack"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
+	"github.com/leaky-tokens/leaky-tokens/internal/local/smoketest"
+	"github.com/leaky-tokens/leaky-tokens/internal/local/stack"
+	"github.com/leaky-tokens/leaky-tokens/internal/local/supervisor"
 )
 
 type upCommand struct {
@@ -243,7 +243,7 @@ func prove(ctx context.Context, out io.Writer, plan *stack.Plan) error {
 		fmt.Fprintln(out, "\nProof: left out, since no model is served by a stub and a real call costs money.")
 		return nil
 	}
-	r, err := proof.Run(ctx, proof.Config{Gateway: plan.Gateway(), Model: model, Provider: provider})
+	r, err := smoketest.Run(ctx, smoketest.Config{Gateway: plan.Gateway(), Model: model, Provider: provider})
 	if err != nil {
 		return fmt.Errorf("proof failed: %w\n(`leaky ps` and `leaky logs NAME` tell more; the stack stays up)", err)
 	}

@@ -11,8 +11,8 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/supervisor"
-	"github.com/leaky-tokens/leaky-tokens/internal/supervisor/stack"
+	"github.com/leaky-tokens/leaky-tokens/internal/local/stack"
+	"github.com/leaky-tokens/leaky-tokens/internal/local/supervisor"
 )
 
 // awaitReady prints each part as it becomes ready and returns when all are. A supervisor

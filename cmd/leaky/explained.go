@@ -8,7 +8,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 )
 
 // explained is what `leaky explain` knows of one call.

@@ -10,17 +10,17 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/chdb"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
-	"github.com/leaky-tokens/leaky-tokens/internal/parts"
+	"github.com/leaky-tokens/leaky-tokens/internal/local/binaries"
+	"github.com/leaky-tokens/leaky-tokens/internal/local/chdb"
 )
 
 // serveClickHouse is the event store that leaky up starts when LEAKY_CLICKHOUSE_URL names
 // no other. LEAKY_CLICKHOUSE_LISTEN is its address, the user and password of
 // LEAKY_CLICKHOUSE_URL are who may send statements.
 func serveClickHouse(ctx context.Context, s service) error {
-	store, err := parts.New(parts.Config{CacheDir: config.CacheDir(os.Getenv)})
+	store, err := binaries.New(binaries.Config{CacheDir: config.CacheDir(os.Getenv)})
 	if err != nil {
 		return err
 	}

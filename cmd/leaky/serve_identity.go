@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/leaky-tokens/leaky-tokens/identity"
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
-	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
 )
 
 // serveIdentity runs users, API keys and access tokens.

@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/natsd"
+	"github.com/leaky-tokens/leaky-tokens/internal/local/natsd"
 )
 
 // serveNATS is the message bus that leaky up starts when LEAKY_NATS_URL names no other.

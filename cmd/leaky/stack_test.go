@@ -15,8 +15,8 @@ import (
 
 	"github.com/alecthomas/kong"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/supervisor"
-	"github.com/leaky-tokens/leaky-tokens/internal/supervisor/stack"
+	"github.com/leaky-tokens/leaky-tokens/internal/local/stack"
+	"github.com/leaky-tokens/leaky-tokens/internal/local/supervisor"
 )
 
 // The test binary is leaky itself when LEAKY_TEST_MAIN says so.

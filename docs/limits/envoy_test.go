@@ -11,7 +11,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 
-	"github.com/leaky-tokens/leaky-tokens/envoy/envoytest"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/envoytest"
 )
 
 // plainEnvoy runs the documented Envoy, with other addresses, before an app.

@@ -22,8 +22,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/testenv"
-	"github.com/leaky-tokens/leaky-tokens/internal/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 	stub "github.com/leaky-tokens/leaky-tokens/stubs/payment"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/migrations"
 )

@@ -10,9 +10,9 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/leaky-tokens/leaky-tokens/identity/clientinfo"
 	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
-	"github.com/leaky-tokens/leaky-tokens/identity/origin"
-	"github.com/leaky-tokens/leaky-tokens/internal/principal"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 )
 
 // Outcomes.
@@ -28,7 +28,7 @@ const (
 )
 
 // Entry is one thing that was done. Actor, Client, the address and the user agent are
-// taken from the context when they are empty here (see principal.With and origin.With).
+// taken from the context when they are empty here (see principal.With and clientinfo.With).
 type Entry struct {
 	Actor   string            // user id, or one of the constants
 	Client  string            // OAuth2 client that acted for her, or the API key as "key:<id>"; empty: a login
@@ -65,7 +65,7 @@ func Record(ctx context.Context, tx identitydb.DBTX, e Entry) error {
 	if err != nil {
 		return fmt.Errorf("encode audit detail: %w", err)
 	}
-	from := origin.From(ctx)
+	from := clientinfo.From(ctx)
 	err = identitydb.New(tx).AddAudit(ctx, identitydb.AddAuditParams{Actor: clean(e.Actor, 100), Client: clean(e.Client, 100), Ip: from.Text(),
 		UserAgent: clean(from.Agent, 200), Action: clean(e.Action, 50), Target: clean(e.Target, 200), Outcome: clean(e.Outcome, 20), Detail: text})
 	if err != nil {

@@ -7,11 +7,11 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"github.com/leaky-tokens/leaky-tokens/identity/clientinfo"
 	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
 	"github.com/leaky-tokens/leaky-tokens/identity/migrations"
-	"github.com/leaky-tokens/leaky-tokens/identity/origin"
-	"github.com/leaky-tokens/leaky-tokens/internal/principal"
-	"github.com/leaky-tokens/leaky-tokens/internal/testenv"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 func TestEntriesTakeTheRestFromTheContext(t *testing.T) {
@@ -20,7 +20,7 @@ func TestEntriesTakeTheRestFromTheContext(t *testing.T) {
 	if err := migrations.Up(t.Context(), pool); err != nil {
 		t.Fatal(err)
 	}
-	from := origin.With(t.Context(), origin.Origin{IP: netip.MustParseAddr("2001:db8::1"), Agent: "curl/8"})
+	from := clientinfo.With(t.Context(), clientinfo.Origin{IP: netip.MustParseAddr("2001:db8::1"), Agent: "curl/8"})
 	nasty := strings.Repeat("ä\x00\xff", 500)
 	for _, c := range []struct {
 		ctx           context.Context //nolint:containedctx // a row of a table

@@ -18,8 +18,8 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/identity/audit"
 	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
-	"github.com/leaky-tokens/leaky-tokens/identity/revoked"
-	"github.com/leaky-tokens/leaky-tokens/internal/revocation"
+	"github.com/leaky-tokens/leaky-tokens/identity/revocations"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
 )
 
 // FirstParty is the client of logins by password.
@@ -183,7 +183,7 @@ func (s *Store) end(ctx context.Context, tx pgx.Tx, row identitydb.TokenFamily, 
 		return nil, nil
 	}
 	r := s.revocationOf(row.ID)
-	if err := revoked.Record(ctx, tx, r); err != nil {
+	if err := revocations.Record(ctx, tx, r); err != nil {
 		return nil, err
 	}
 	return []revocation.Revocation{r}, audit.Record(ctx, tx, audit.Entry{Actor: row.UserID.String(), Client: row.ClientID, Action: "family.revoke",
@@ -278,7 +278,7 @@ func (s *Store) recordAll(ctx context.Context, tx identitydb.DBTX, ids []uuid.UU
 	for i, id := range ids {
 		all[i] = s.revocationOf(id)
 	}
-	return all, revoked.Record(ctx, tx, all...)
+	return all, revocations.Record(ctx, tx, all...)
 }
 
 // Purge deletes families that ended a week ago.

@@ -12,8 +12,8 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/identity/grants"
 	"github.com/leaky-tokens/leaky-tokens/identity/migrations"
-	"github.com/leaky-tokens/leaky-tokens/internal/revocation"
-	"github.com/leaky-tokens/leaky-tokens/internal/testenv"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 // heard collects what is announced.

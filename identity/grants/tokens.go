@@ -14,8 +14,8 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
 	"github.com/leaky-tokens/leaky-tokens/identity/keyring"
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
-	"github.com/leaky-tokens/leaky-tokens/internal/principal"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 )
 
 // Claims are those of an access token (RFC 9068, 2.2, and our own).
@@ -86,7 +86,7 @@ func (t *Tokens) Issue(ctx context.Context, g Grant, family uuid.UUID) (token st
 // Allowed are the roles that a token with the scope carries: an OAuth2 token without the
 // scope admin has no role ADMIN, whoever owns it.
 func Allowed(roles []string, scope string) []string {
-	if scope == "" || slices.Contains(strings.Fields(scope), facts.ScopeAdmin) {
+	if scope == "" || slices.Contains(strings.Fields(scope), attributes.ScopeAdmin) {
 		return roles
 	}
 	return slices.DeleteFunc(slices.Clone(roles), func(r string) bool { return r == principal.RoleAdmin })

@@ -23,15 +23,15 @@ import (
 	"github.com/pressly/goose/v3/database"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/leaky-tokens/leaky-tokens/identity/clientinfo"
 	"github.com/leaky-tokens/leaky-tokens/identity/grants"
 	"github.com/leaky-tokens/leaky-tokens/identity/keyring"
-	"github.com/leaky-tokens/leaky-tokens/identity/origin"
 	"github.com/leaky-tokens/leaky-tokens/identity/throttle"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
-	"github.com/leaky-tokens/leaky-tokens/internal/principal"
-	"github.com/leaky-tokens/leaky-tokens/internal/revocation"
-	"github.com/leaky-tokens/leaky-tokens/internal/testenv"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 const password = "correct horse"
@@ -105,7 +105,7 @@ func start(t *testing.T) *bench {
 		t.Fatal(err)
 	}
 	mux := http.NewServeMux()
-	b.Routes(func(pattern string, h http.Handler) { mux.Handle(pattern, origin.Handler(h)) })
+	b.Routes(func(pattern string, h http.Handler) { mux.Handle(pattern, clientinfo.Handler(h)) })
 	b.AdminRoutes(func(pattern string, h AdminFunc) {
 		mux.Handle(pattern, httpapi.Handle(b.log, func(w http.ResponseWriter, r *http.Request) error {
 			id := r.Header.Get("X-Test-Admin")

@@ -11,8 +11,8 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
-	"github.com/leaky-tokens/leaky-tokens/internal/principal"
 )
 
 // pageSize is how many clients a listing gives unless asked for fewer.

@@ -12,8 +12,8 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/identity/audit"
 	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
-	"github.com/leaky-tokens/leaky-tokens/internal/revocation"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
 	"github.com/leaky-tokens/leaky-tokens/internal/secretfile"
 )
 
@@ -89,7 +89,7 @@ func (p *Provider) ensureDevelopment(ctx context.Context, secret string) error {
 
 func addDevelopment(ctx context.Context, tx pgx.Tx, secret string) error {
 	c := identitydb.OauthClient{ID: DevelopmentClient, Name: "Development client", SecretHash: hashed(secret), RedirectUris: []string{}, GrantTypes: []string{grantClient},
-		Scopes: []string{facts.ScopeTokensRead, facts.ScopeTokensWrite}, OwnerID: uuid.New(), Family: uuid.New()}
+		Scopes: []string{attributes.ScopeTokensRead, attributes.ScopeTokensWrite}, OwnerID: uuid.New(), Family: uuid.New()}
 	if err := addServiceAccount(ctx, identitydb.New(tx), c); err != nil {
 		return err
 	}

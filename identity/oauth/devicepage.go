@@ -12,8 +12,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/leaky-tokens/leaky-tokens/identity/clientinfo"
 	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
-	"github.com/leaky-tokens/leaky-tokens/identity/origin"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 )
 
@@ -104,7 +104,7 @@ func (p *Provider) findDevice(w http.ResponseWriter, r *http.Request, typed stri
 	if code == "" {
 		return p.askCode(w, http.StatusBadRequest, "", "A code looks like BCDF-GHJK: eight letters.")
 	}
-	attempt, wait := p.cfg.Throttle.Enter(r.Context(), accountCode+":"+origin.From(r.Context()).Network())
+	attempt, wait := p.cfg.Throttle.Enter(r.Context(), accountCode+":"+clientinfo.From(r.Context()).Network())
 	if wait > 0 {
 		w.Header().Set("Retry-After", fmt.Sprint(seconds(wait)))
 		return p.askCode(w, http.StatusTooManyRequests, "", fmt.Sprintf("Too many attempts. Try again in %d seconds.", seconds(wait)))

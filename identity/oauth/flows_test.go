@@ -13,7 +13,7 @@ import (
 	"golang.org/x/oauth2/clientcredentials"
 
 	"github.com/leaky-tokens/leaky-tokens/identity/grants"
-	"github.com/leaky-tokens/leaky-tokens/internal/revocation"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
 )
 
 // discover is go-oidc's view of the provider, which compares issuer and address.

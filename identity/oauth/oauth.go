@@ -29,7 +29,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/identity/grants"
 	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
 	"github.com/leaky-tokens/leaky-tokens/identity/throttle"
-	"github.com/leaky-tokens/leaky-tokens/internal/revocation"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
 )
 
 // SignIn checks a password and gives the user's id. It throttles and audits as a login

@@ -11,8 +11,8 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/identity/audit"
 	"github.com/leaky-tokens/leaky-tokens/identity/grants"
 	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
-	"github.com/leaky-tokens/leaky-tokens/identity/revoked"
-	"github.com/leaky-tokens/leaky-tokens/internal/revocation"
+	"github.com/leaky-tokens/leaky-tokens/identity/revocations"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
 )
 
 // skew is how much longer than an access token its revocation is kept, for clocks that
@@ -23,7 +23,7 @@ const skew = 2 * time.Minute
 func (p *Provider) revokeOne(ctx context.Context, c identitydb.OauthClient, claims grants.Claims) error {
 	r := revocation.Revocation{Kind: revocation.Token, ID: claims.ID, Until: claims.ExpiresAt.Add(skew).UTC()}
 	err := pgx.BeginFunc(ctx, p.cfg.Pool, func(tx pgx.Tx) error {
-		if err := revoked.Record(ctx, tx, r); err != nil {
+		if err := revocations.Record(ctx, tx, r); err != nil {
 			return err
 		}
 		return audit.Record(ctx, tx, audit.Entry{Actor: claims.Subject, Client: c.ID, Action: "token.revoke", Target: claims.ID})
@@ -39,5 +39,5 @@ func (p *Provider) revokeOne(ctx context.Context, c identitydb.OauthClient, clai
 // be announced after the commit.
 func (p *Provider) endOwn(ctx context.Context, tx identitydb.DBTX, family uuid.UUID) (revocation.Revocation, error) {
 	r := revocation.Revocation{Kind: revocation.Family, ID: family.String(), Until: time.Now().Add(p.cfg.Tokens.TTL + skew).UTC()}
-	return r, revoked.Record(ctx, tx, r)
+	return r, revocations.Record(ctx, tx, r)
 }

@@ -4,8 +4,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
-	"github.com/leaky-tokens/leaky-tokens/internal/principal"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 )
 
 // Scopes of OpenID Connect; those of the API are in facts.
@@ -18,7 +18,7 @@ const (
 
 // knownScopes are all scopes, in the order that pages and metadata show them.
 func knownScopes() []string {
-	return []string{scopeOpenID, scopeProfile, scopeEmail, facts.ScopeTokensRead, facts.ScopeTokensWrite, facts.ScopeAnalyticsRead, facts.ScopeAdmin, scopeOffline}
+	return []string{scopeOpenID, scopeProfile, scopeEmail, attributes.ScopeTokensRead, attributes.ScopeTokensWrite, attributes.ScopeAnalyticsRead, attributes.ScopeAdmin, scopeOffline}
 }
 
 // meaning is what a person reads on the consent page.
@@ -30,13 +30,13 @@ func meaning(scope string) string {
 		return "See your user name"
 	case scopeEmail:
 		return "See your e-mail address"
-	case facts.ScopeTokensRead:
+	case attributes.ScopeTokensRead:
 		return "See your token balances, quotas and purchases"
-	case facts.ScopeTokensWrite:
+	case attributes.ScopeTokensWrite:
 		return "Call models and spend or buy tokens in your name"
-	case facts.ScopeAnalyticsRead:
+	case attributes.ScopeAnalyticsRead:
 		return "See your usage"
-	case facts.ScopeAdmin:
+	case attributes.ScopeAdmin:
 		return "Administer the platform: users, roles, clients, limits"
 	case scopeOffline:
 		return "Keep access while you are away, until you revoke it"
@@ -74,7 +74,7 @@ func requestedScopes(text string, allowed []string) ([]string, error) {
 // without a scope counts as a login's and is bound by the roles alone.
 func grantedScopes(scopes, roles []string) ([]string, error) {
 	granted := slices.DeleteFunc(slices.Clone(scopes), func(s string) bool {
-		return s == facts.ScopeAdmin && !slices.Contains(roles, principal.RoleAdmin)
+		return s == attributes.ScopeAdmin && !slices.Contains(roles, principal.RoleAdmin)
 	})
 	if !slices.ContainsFunc(granted, func(s string) bool { return s != scopeOffline }) {
 		return nil, refuse(codeInvalidScope, "the user may grant none of the scopes")

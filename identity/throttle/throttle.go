@@ -17,7 +17,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/leaky-tokens/leaky-tokens/identity/origin"
+	"github.com/leaky-tokens/leaky-tokens/identity/clientinfo"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 )
 
@@ -83,11 +83,11 @@ type Attempt struct {
 	subjects []subject
 }
 
-// Enter begins an attempt on an account from where ctx says (see origin.With). account is
+// Enter begins an attempt on an account from where ctx says (see clientinfo.With). account is
 // any text, such as a user name or "client:<id>". A wait above zero means: answer 429
 // with Retry-After, and check nothing; the Attempt is nil then.
 func (t *Throttle) Enter(ctx context.Context, account string) (a *Attempt, wait time.Duration) {
-	a = &Attempt{t: t, account: digest(strings.ToLower(account)), network: origin.From(ctx).Network()}
+	a = &Attempt{t: t, account: digest(strings.ToLower(account)), network: clientinfo.From(ctx).Network()}
 	wait = t.counted(ctx, func(ctx context.Context, c counter) (time.Duration, error) {
 		own, err := c.known(ctx, a.account, a.network)
 		if err != nil {
@@ -109,7 +109,7 @@ func (t *Throttle) Enter(ctx context.Context, account string) (a *Attempt, wait 
 // Register counts a registration from where ctx says; above zero it has to wait.
 func (t *Throttle) Register(ctx context.Context) time.Duration {
 	return t.counted(ctx, func(ctx context.Context, c counter) (time.Duration, error) {
-		return c.take(ctx, []subject{{"register:" + origin.From(ctx).Network(), t.cfg.Settings.Registers + 1}}, t.cfg.Settings.Longest, t.cfg.Settings.Window)
+		return c.take(ctx, []subject{{"register:" + clientinfo.From(ctx).Network(), t.cfg.Settings.Registers + 1}}, t.cfg.Settings.Longest, t.cfg.Settings.Window)
 	})
 }
 

@@ -11,9 +11,9 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/leaky-tokens/leaky-tokens/identity/origin"
+	"github.com/leaky-tokens/leaky-tokens/identity/clientinfo"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/testenv"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 func settings() config.Throttle {
@@ -21,7 +21,7 @@ func settings() config.Throttle {
 }
 
 func from(ip string) context.Context {
-	return origin.With(context.Background(), origin.Origin{IP: netip.MustParseAddr(ip)})
+	return clientinfo.With(context.Background(), clientinfo.Origin{IP: netip.MustParseAddr(ip)})
 }
 
 // both runs a test on the counter in Redis and on the one in memory.

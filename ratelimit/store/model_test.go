@@ -10,7 +10,7 @@ import (
 
 	"pgregory.net/rapid"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/balance"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/bucket"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
 )

@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/balance"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
 )
 
 // Pool is an account's balance with a provider as Redis has it. Counts are tokens.

@@ -12,11 +12,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/membership"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
-	limitpb "github.com/leaky-tokens/leaky-tokens/internal/limitapi/gen"
-	"github.com/leaky-tokens/leaky-tokens/internal/membership"
-	"github.com/leaky-tokens/leaky-tokens/internal/principal"
-	"github.com/leaky-tokens/leaky-tokens/internal/usage"
 )
 
 // Limiter holds and settles: ratelimit's gRPC API.

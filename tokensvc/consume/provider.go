@@ -10,7 +10,7 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/egress"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/egress"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 )

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/egress"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/egress"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 )
 

@@ -7,8 +7,8 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
-	"github.com/leaky-tokens/leaky-tokens/internal/principal"
 )
 
 // maxTokens is the most that one call may consume.

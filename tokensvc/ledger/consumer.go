@@ -15,7 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 )
 
 const (

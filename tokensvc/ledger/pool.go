@@ -5,7 +5,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/balance"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
 )
 
 // Pool is what an account owns for one provider. Its numbers are the fold of the

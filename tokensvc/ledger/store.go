@@ -9,7 +9,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/balance"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/outbox"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/tokensdb"
 )

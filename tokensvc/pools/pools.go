@@ -16,9 +16,9 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/membership"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
-	"github.com/leaky-tokens/leaky-tokens/internal/membership"
-	"github.com/leaky-tokens/leaky-tokens/internal/principal"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/ledger"
 )
 

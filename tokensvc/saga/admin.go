@@ -13,8 +13,8 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
-	"github.com/leaky-tokens/leaky-tokens/internal/principal"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/tokensdb"
 )
 

@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 	"github.com/leaky-tokens/leaky-tokens/xds/model"
 )
 
@@ -117,7 +117,7 @@ func TestNoServiceIsReachedWithoutARule(t *testing.T) {
 	}
 	public := map[string]bool{}
 	for _, r := range g.Routes {
-		if r.Rule == facts.RulePublic && r.Forward != nil {
+		if r.Rule == attributes.RulePublic && r.Forward != nil {
 			public[r.Match.Path+r.Match.Prefix] = true
 		}
 		if r.LLM != nil && r.Audience != "" {

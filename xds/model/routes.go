@@ -5,8 +5,8 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
-	"github.com/leaky-tokens/leaky-tokens/internal/principal"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 )
 
 // providerQwen is the provider behind the compatible-mode path.
@@ -68,14 +68,14 @@ func (b *builder) openAI(path, operation, name string, serves func(config.Model)
 		}
 		routes = append(routes, Route{
 			Name: name + ":" + m.Provider + "/" + m.Name, Match: Match{Path: path, Method: "POST", Models: spellings, Guarded: true},
-			Forward: b.call(p, p.base+operation), Rule: facts.RuleAuthenticated, Scope: facts.ScopeTokensWrite, Family: facts.FamilyOpenAI,
+			Forward: b.call(p, p.base+operation), Rule: attributes.RuleAuthenticated, Scope: attributes.ScopeTokensWrite, Family: attributes.FamilyOpenAI,
 			LLM: &LLM{Route: name, Provider: m.Provider, Model: m.Name},
 		})
 	}
 	return append(routes,
-		Route{Name: name, Match: Match{Path: path, Method: "POST"}, Rule: facts.RuleAuthenticated, Scope: facts.ScopeTokensWrite, Family: facts.FamilyOpenAI,
+		Route{Name: name, Match: Match{Path: path, Method: "POST"}, Rule: attributes.RuleAuthenticated, Scope: attributes.ScopeTokensWrite, Family: attributes.FamilyOpenAI,
 			Reply: &Reply{Status: 404, Code: "model_not_found", Message: "the model does not exist, or this path does not serve it"}, LLM: &LLM{Route: name}},
-		notAllowed(path, facts.FamilyOpenAI, "POST"))
+		notAllowed(path, attributes.FamilyOpenAI, "POST"))
 }
 
 // gemini is two exact paths for each model; the model is in the path.
@@ -100,17 +100,17 @@ func (b *builder) gemini() []Route {
 			before.Provider, before.Model = "", ""
 			route := func(match Match) Route {
 				match.Path, match.Method, match.Query = path, "POST", o.query
-				return Route{Name: o.name + ":" + m.Provider + "/" + m.Name, Match: match, Rule: facts.RuleAuthenticated, Scope: facts.ScopeTokensWrite, Family: facts.FamilyGemini}
+				return Route{Name: o.name + ":" + m.Provider + "/" + m.Name, Match: match, Rule: attributes.RuleAuthenticated, Scope: attributes.ScopeTokensWrite, Family: attributes.FamilyGemini}
 			}
 			guarded, plain := route(Match{Guarded: true}), route(Match{})
 			guarded.Forward, guarded.LLM = b.call(p, p.base+operation+o.verb), &llm
 			plain.Reply, plain.LLM = &Reply{Status: 400, Message: "the body was not accepted"}, &before
 			routes = append(routes, guarded, plain)
 			if o.query != nil {
-				routes = append(routes, Route{Name: o.name, Match: Match{Path: path, Method: "POST"}, Rule: facts.RuleAuthenticated, Family: facts.FamilyGemini,
+				routes = append(routes, Route{Name: o.name, Match: Match{Path: path, Method: "POST"}, Rule: attributes.RuleAuthenticated, Family: attributes.FamilyGemini,
 					Reply: &Reply{Status: 400, Message: "streamGenerateContent is served as server-sent events only: add ?alt=sse"}})
 			}
-			routes = append(routes, notAllowed(path, facts.FamilyGemini, "POST"))
+			routes = append(routes, notAllowed(path, attributes.FamilyGemini, "POST"))
 		}
 	}
 	return routes
@@ -124,13 +124,13 @@ func modelList() []Route {
 	const path = "/v1/models"
 	return []Route{
 		{Name: "openai-models", Match: Match{Path: path, Method: "GET"}, Forward: &Forward{Cluster: clusterTokens, Timeout: serviceTimeout},
-			Rule: facts.RuleAuthenticated, Scope: facts.ScopeTokensRead, Audience: clusterTokens, Family: facts.FamilyOpenAI},
-		notAllowed(path, facts.FamilyOpenAI, "GET"),
+			Rule: attributes.RuleAuthenticated, Scope: attributes.ScopeTokensRead, Audience: clusterTokens, Family: attributes.FamilyOpenAI},
+		notAllowed(path, attributes.FamilyOpenAI, "GET"),
 	}
 }
 
 func notAllowed(path, family, allow string) Route {
-	return Route{Name: "method", Match: Match{Path: path}, Rule: facts.RuleAuthenticated, Family: family,
+	return Route{Name: "method", Match: Match{Path: path}, Rule: attributes.RuleAuthenticated, Family: family,
 		Reply: &Reply{Status: 405, Message: "method is not allowed here, use " + allow, Allow: allow}}
 }
 
@@ -140,12 +140,12 @@ func notAllowed(path, family, allow string) Route {
 // Without a route CONNECT would wait for the end of a tunnel that nobody opens.
 func tricks() []Route {
 	refuse := func(m Match, rule string, reply Reply) Route {
-		return Route{Name: "tricks", Match: m, Rule: rule, Family: facts.FamilyProblem, Reply: &reply}
+		return Route{Name: "tricks", Match: m, Rule: rule, Family: attributes.FamilyProblem, Reply: &reply}
 	}
 	return []Route{
-		refuse(Match{Regex: `.*(;|\\|%5[cC]|%00|%3[bB]|#|%23).*`}, facts.RuleAuthenticated, Reply{Status: 400, Message: "the path holds a character that is not accepted"}),
-		refuse(Match{Prefix: "/", NotHost: `[A-Za-z0-9._:\[\]-]+`}, facts.RulePublic, Reply{Status: 400, Message: "the host is malformed, or there are two"}),
-		refuse(Match{Connect: true}, facts.RulePublic, Reply{Status: 405, Message: "this is no forward proxy", Allow: "GET, POST"}),
+		refuse(Match{Regex: `.*(;|\\|%5[cC]|%00|%3[bB]|#|%23).*`}, attributes.RuleAuthenticated, Reply{Status: 400, Message: "the path holds a character that is not accepted"}),
+		refuse(Match{Prefix: "/", NotHost: `[A-Za-z0-9._:\[\]-]+`}, attributes.RulePublic, Reply{Status: 400, Message: "the host is malformed, or there are two"}),
+		refuse(Match{Connect: true}, attributes.RulePublic, Reply{Status: 405, Message: "this is no forward proxy", Allow: "GET, POST"}),
 	}
 }
 
@@ -157,7 +157,7 @@ func actuators() []Route {
 	for _, a := range []struct{ path, text string }{
 		{"/actuator/health", up}, {"/actuator/health/liveness", up}, {"/actuator/health/readiness", up}, {"/actuator/info", info},
 	} {
-		routes = append(routes, Route{Name: "actuator", Match: Match{Path: a.path, Method: "GET"}, Rule: facts.RulePublic, Family: facts.FamilyProblem,
+		routes = append(routes, Route{Name: "actuator", Match: Match{Path: a.path, Method: "GET"}, Rule: attributes.RulePublic, Family: attributes.FamilyProblem,
 			Reply: &Reply{Status: 200, Message: a.text}})
 	}
 	return routes
@@ -167,7 +167,7 @@ func actuators() []Route {
 type service struct{ path, prefix, cluster, rule, scope, audience string }
 
 // readWrite is the scope of reading and of everything else.
-const readWrite = facts.ScopeTokensRead + " " + facts.ScopeTokensWrite
+const readWrite = attributes.ScopeTokensRead + " " + attributes.ScopeTokensWrite
 
 // ruleAdmin keeps others out at the edge; the services ask once more.
 const ruleAdmin = "role:" + principal.RoleAdmin
@@ -176,31 +176,31 @@ const ruleAdmin = "role:" + principal.RoleAdmin
 func services() []Route {
 	routes := []Route{
 		// Answers for a key given in the clear: for extauthz alone, never for callers.
-		{Name: "identity", Match: Match{Path: "/api/v1/auth/api-keys/validate"}, Rule: facts.RulePublic, Family: facts.FamilyProblem,
+		{Name: "identity", Match: Match{Path: "/api/v1/auth/api-keys/validate"}, Rule: attributes.RulePublic, Family: attributes.FamilyProblem,
 			Reply: &Reply{Status: 404, Message: "no such path"}},
 	}
 	for _, s := range []service{
 		// Who is not known yet may come here; identity looks after each path itself. A token that
 		// an application was granted must not turn into a password or a key.
-		{"", "/api/v1/auth/", clusterIdentity, facts.RulePublic, facts.ScopeNone, clusterIdentity},
-		{"", "/oauth2/", clusterIdentity, facts.RulePublic, "", clusterIdentity},
-		{"", "/.well-known/", clusterIdentity, facts.RulePublic, "", clusterIdentity},
-		{"/api/v1/me", "/api/v1/me/", clusterIdentity, facts.RuleAuthenticated, facts.ScopeTokensRead, clusterIdentity},
-		{"/api/v1/orgs", "/api/v1/orgs/", clusterIdentity, facts.RuleAuthenticated, facts.ScopeNone, clusterIdentity},
-		{"/api/v1/admin/pools", "/api/v1/admin/pools/", clusterTokens, ruleAdmin, facts.ScopeAdmin, clusterTokens},
-		{"/api/v1/admin/ledger", "/api/v1/admin/ledger/", clusterTokens, ruleAdmin, facts.ScopeAdmin, clusterTokens},
-		{"/api/v1/admin/sagas", "/api/v1/admin/sagas/", clusterTokens, ruleAdmin, facts.ScopeAdmin, clusterTokens},
-		{"", "/api/v1/admin/", clusterIdentity, ruleAdmin, facts.ScopeAdmin, clusterIdentity},
-		{"", "/api/v1/tokens/", clusterTokens, facts.RuleAuthenticated, readWrite, clusterTokens},
-		{"", "/api/v1/analytics/", clusterAnalytics, facts.RuleAuthenticated, facts.ScopeAnalyticsRead, clusterAnalytics},
-		{"", "/api/v1/openai/", "stub-openai", facts.RuleAuthenticated, readWrite, ""},
-		{"", "/api/v1/gemini/", "stub-gemini", facts.RuleAuthenticated, readWrite, ""},
-		{"", "/api/v1/qwen/", "stub-qwen", facts.RuleAuthenticated, readWrite, ""},
+		{"", "/api/v1/auth/", clusterIdentity, attributes.RulePublic, attributes.ScopeNone, clusterIdentity},
+		{"", "/oauth2/", clusterIdentity, attributes.RulePublic, "", clusterIdentity},
+		{"", "/.well-known/", clusterIdentity, attributes.RulePublic, "", clusterIdentity},
+		{"/api/v1/me", "/api/v1/me/", clusterIdentity, attributes.RuleAuthenticated, attributes.ScopeTokensRead, clusterIdentity},
+		{"/api/v1/orgs", "/api/v1/orgs/", clusterIdentity, attributes.RuleAuthenticated, attributes.ScopeNone, clusterIdentity},
+		{"/api/v1/admin/pools", "/api/v1/admin/pools/", clusterTokens, ruleAdmin, attributes.ScopeAdmin, clusterTokens},
+		{"/api/v1/admin/ledger", "/api/v1/admin/ledger/", clusterTokens, ruleAdmin, attributes.ScopeAdmin, clusterTokens},
+		{"/api/v1/admin/sagas", "/api/v1/admin/sagas/", clusterTokens, ruleAdmin, attributes.ScopeAdmin, clusterTokens},
+		{"", "/api/v1/admin/", clusterIdentity, ruleAdmin, attributes.ScopeAdmin, clusterIdentity},
+		{"", "/api/v1/tokens/", clusterTokens, attributes.RuleAuthenticated, readWrite, clusterTokens},
+		{"", "/api/v1/analytics/", clusterAnalytics, attributes.RuleAuthenticated, attributes.ScopeAnalyticsRead, clusterAnalytics},
+		{"", "/api/v1/openai/", "stub-openai", attributes.RuleAuthenticated, readWrite, ""},
+		{"", "/api/v1/gemini/", "stub-gemini", attributes.RuleAuthenticated, readWrite, ""},
+		{"", "/api/v1/qwen/", "stub-qwen", attributes.RuleAuthenticated, readWrite, ""},
 	} {
 		for _, m := range []Match{{Path: s.path}, {Prefix: s.prefix}} {
 			if m.Path != "" || m.Prefix != "" {
 				routes = append(routes, Route{Name: s.cluster, Match: m, Forward: &Forward{Cluster: s.cluster, Timeout: serviceTimeout},
-					Rule: s.rule, Scope: s.scope, Audience: s.audience, Family: facts.FamilyProblem})
+					Rule: s.rule, Scope: s.scope, Audience: s.audience, Family: attributes.FamilyProblem})
 			}
 		}
 	}
@@ -212,7 +212,7 @@ func fallbacks() []Route {
 	var routes []Route
 	for _, name := range []string{clusterIdentity, clusterTokens, clusterAnalytics, "stub-openai", "stub-gemini", "stub-qwen",
 		"auth-server", "token-service", "analytics-service", "openai-stub", "gemini-stub", "qwen-stub"} {
-		routes = append(routes, Route{Name: name, Match: Match{Path: "/fallback/" + name}, Rule: facts.RuleAuthenticated, Family: facts.FamilyProblem,
+		routes = append(routes, Route{Name: name, Match: Match{Path: "/fallback/" + name}, Rule: attributes.RuleAuthenticated, Family: attributes.FamilyProblem,
 			Reply: &Reply{Status: 503, Message: "not available"}})
 	}
 	return routes
@@ -222,9 +222,9 @@ func fallbacks() []Route {
 func unknown() []Route {
 	var routes []Route
 	for _, u := range []struct{ prefix, family string }{
-		{"/v1/", facts.FamilyOpenAI}, {"/compatible-mode/", facts.FamilyOpenAI}, {"/v1beta/", facts.FamilyGemini}, {"/", facts.FamilyProblem},
+		{"/v1/", attributes.FamilyOpenAI}, {"/compatible-mode/", attributes.FamilyOpenAI}, {"/v1beta/", attributes.FamilyGemini}, {"/", attributes.FamilyProblem},
 	} {
-		routes = append(routes, Route{Name: "unknown", Match: Match{Prefix: u.prefix}, Rule: facts.RuleAuthenticated, Family: u.family,
+		routes = append(routes, Route{Name: "unknown", Match: Match{Prefix: u.prefix}, Rule: attributes.RuleAuthenticated, Family: u.family,
 			Reply: &Reply{Status: 404, Message: "no such path"}})
 	}
 	return routes

@@ -8,8 +8,8 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
-	"github.com/leaky-tokens/leaky-tokens/internal/spool"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/spool"
 )
 
 // spoolLog writes one JSON line for each LLM request that the guard let pass. One it
@@ -24,7 +24,7 @@ func spoolLog(path string, renew bool) *accesslogv3.AccessLog {
 	return &accesslogv3.AccessLog{
 		Name: "spool",
 		Filter: &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_MetadataFilter{MetadataFilter: &accesslogv3.MetadataFilter{
-			Matcher: &matcherv3.MetadataMatcher{Filter: facts.NamespaceBody, Path: metadataPath(facts.Bytes),
+			Matcher: &matcherv3.MetadataMatcher{Filter: attributes.NamespaceBody, Path: metadataPath(attributes.Bytes),
 				Value: &matcherv3.ValueMatcher{MatchPattern: &matcherv3.ValueMatcher_PresentMatch{PresentMatch: true}}},
 			MatchIfKeyNotFound: wrapperspb.Bool(false)}}},
 		ConfigType: &accesslogv3.AccessLog_TypedConfig{TypedConfig: anyOf(&filev3.FileAccessLog{

@@ -12,8 +12,8 @@ import (
 	metadatav3 "github.com/envoyproxy/go-control-plane/envoy/type/metadata/v3"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
-	"github.com/leaky-tokens/leaky-tokens/internal/limits"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/xds/model"
 )
 
@@ -68,16 +68,16 @@ func requestActions(p limits.Path, actions []*routev3.RateLimit_Action, r model.
 	var only []*routev3.HeaderMatcher
 	for i, k := range p {
 		switch {
-		case k.Key == facts.User && q.Key == config.KeyIP:
-			actions[i] = fromHeader(headerClient, facts.User)
-		case k.Key == facts.User && q.Key == config.KeyAPIKey:
+		case k.Key == attributes.User && q.Key == config.KeyIP:
+			actions[i] = fromHeader(headerClient, attributes.User)
+		case k.Key == attributes.User && q.Key == config.KeyAPIKey:
 			actions[i] = keyElseUser()
 		case k.Key != keyAddress || q.Key == config.KeyIP || !perUser(p, i, g.Limits):
-		case q.Key == config.KeyUser || r.Rule != facts.RulePublic:
+		case q.Key == config.KeyUser || r.Rule != attributes.RulePublic:
 			return nil // everyone here is known
 		default:
 			// extauthz sets it for a caller it knows, and nobody else can.
-			only = append(only, &routev3.HeaderMatcher{Name: facts.HeaderUserID, HeaderMatchSpecifier: &routev3.HeaderMatcher_PresentMatch{PresentMatch: false}})
+			only = append(only, &routev3.HeaderMatcher{Name: attributes.HeaderUserID, HeaderMatchSpecifier: &routev3.HeaderMatcher_PresentMatch{PresentMatch: false}})
 		}
 	}
 	spared, all := whitelisted(r.Match, q.Whitelist)
@@ -94,7 +94,7 @@ func requestActions(p limits.Path, actions []*routev3.RateLimit_Action, r model.
 // perUser reports whether there is the same path with the user in place of entry i.
 func perUser(p limits.Path, i int, all []limits.Path) bool {
 	twin := slices.Clone(p)
-	twin[i].Key = facts.User
+	twin[i].Key = attributes.User
 	return slices.ContainsFunc(all, func(other limits.Path) bool { return slices.Equal(other, twin) })
 }
 
@@ -120,36 +120,36 @@ func whitelisted(m model.Match, whitelist []string) (matchers []*routev3.HeaderM
 }
 
 // holdFacts are the entries of the first descriptor, all present: Envoy drops a
-// descriptor with a missing entry, so what is not stated is facts.Absent.
+// descriptor with a missing entry, so what is not stated is attributes.Absent.
 func holdFacts(l model.LLM) []*routev3.RateLimit_Action {
 	stated := func(namespace, key string) *routev3.RateLimit_Action {
-		return fromMetadata(namespace, key, facts.Absent)
+		return fromMetadata(namespace, key, attributes.Absent)
 	}
-	asked := stated(facts.NamespaceRequest, facts.Model)
-	stream := stated(facts.NamespaceRequest, facts.Stream)
+	asked := stated(attributes.NamespaceRequest, attributes.Model)
+	stream := stated(attributes.NamespaceRequest, attributes.Stream)
 	if l.Gemini {
-		asked = fixed(facts.Model, l.Model)
-		stream = fixed(facts.Stream, "false")
+		asked = fixed(attributes.Model, l.Model)
+		stream = fixed(attributes.Stream, "false")
 		if l.Stream {
-			stream = fixed(facts.Stream, "true")
+			stream = fixed(attributes.Stream, "true")
 		}
 	}
 	return []*routev3.RateLimit_Action{
-		fromHeader("x-request-id", facts.Hold),
-		fixed(facts.Route, l.Route),
-		fixed(facts.Provider, l.Provider),
+		fromHeader("x-request-id", attributes.Hold),
+		fixed(attributes.Route, l.Route),
+		fixed(attributes.Provider, l.Provider),
 		asked,
-		stated(facts.NamespaceRequest, facts.MaxTokens),
-		stated(facts.NamespaceRequest, facts.MaxCompletionTokens),
-		stated(facts.NamespaceRequest, facts.N),
+		stated(attributes.NamespaceRequest, attributes.MaxTokens),
+		stated(attributes.NamespaceRequest, attributes.MaxCompletionTokens),
+		stated(attributes.NamespaceRequest, attributes.N),
 		stream,
-		stated(facts.NamespaceRequest, facts.IncludeUsage),
-		stated(facts.NamespaceBody, facts.Bytes),
-		stated(facts.NamespaceAuth, facts.User),
-		stated(facts.NamespaceAuth, facts.Org),
-		stated(facts.NamespaceAuth, facts.Team),
-		stated(facts.NamespaceAuth, facts.Key),
-		stated(facts.NamespaceAuth, facts.Tier),
+		stated(attributes.NamespaceRequest, attributes.IncludeUsage),
+		stated(attributes.NamespaceBody, attributes.Bytes),
+		stated(attributes.NamespaceAuth, attributes.User),
+		stated(attributes.NamespaceAuth, attributes.Org),
+		stated(attributes.NamespaceAuth, attributes.Team),
+		stated(attributes.NamespaceAuth, attributes.Key),
+		stated(attributes.NamespaceAuth, attributes.Tier),
 	}
 }
 
@@ -164,24 +164,24 @@ func pathActions(p limits.Path, r model.Route) []*routev3.RateLimit_Action {
 		switch k.Key {
 		case keyCount:
 			action = fixed(keyCount, k.Value)
-		case facts.User, facts.Org, facts.Team, facts.Key, facts.Tier:
-			action = fromMetadata(facts.NamespaceAuth, k.Key, "")
+		case attributes.User, attributes.Org, attributes.Team, attributes.Key, attributes.Tier:
+			action = fromMetadata(attributes.NamespaceAuth, k.Key, "")
 		case "role":
-			action = fromMetadata(facts.NamespaceAuth, facts.Roles, "")
+			action = fromMetadata(attributes.NamespaceAuth, attributes.Roles, "")
 			action.GetMetadata().DescriptorKey = k.Key
-		case facts.Route:
+		case attributes.Route:
 			if k.Value != "" && k.Value != r.LimitName() {
 				return nil // a limit of other routes only
 			}
-			action = fixed(facts.Route, r.LimitName())
+			action = fixed(attributes.Route, r.LimitName())
 		case keyAddress:
 			action = &routev3.RateLimit_Action{ActionSpecifier: &routev3.RateLimit_Action_RemoteAddress_{RemoteAddress: &routev3.RateLimit_Action_RemoteAddress{}}}
-		case facts.Provider, facts.Model:
+		case attributes.Provider, attributes.Model:
 			if r.LLM == nil || r.LLM.Provider == "" {
 				return nil
 			}
 			value := r.LLM.Provider
-			if k.Key == facts.Model {
+			if k.Key == attributes.Model {
 				value = r.LLM.Model
 			}
 			action = fixed(k.Key, value)
@@ -200,10 +200,10 @@ func fromHeader(header, key string) *routev3.RateLimit_Action {
 
 // keyElseUser is the API key's id, or the user's without one.
 func keyElseUser() *routev3.RateLimit_Action {
-	auth := "metadata.filter_metadata['" + facts.NamespaceAuth + "']"
-	text := fmt.Sprintf("'%s' in %s ? %s['%s'] : %s['%s']", facts.Key, auth, auth, facts.Key, auth, facts.User)
+	auth := "metadata.filter_metadata['" + attributes.NamespaceAuth + "']"
+	text := fmt.Sprintf("'%s' in %s ? %s['%s'] : %s['%s']", attributes.Key, auth, auth, attributes.Key, auth, attributes.User)
 	return &routev3.RateLimit_Action{ActionSpecifier: &routev3.RateLimit_Action_Extension{Extension: typed("envoy.rate_limit_descriptors.expr", &exprv3.Descriptor{
-		DescriptorKey: facts.User, SkipIfError: false, ExprSpecifier: &exprv3.Descriptor_Text{Text: text}})}}
+		DescriptorKey: attributes.User, SkipIfError: false, ExprSpecifier: &exprv3.Descriptor_Text{Text: text}})}}
 }
 
 func fixed(key, value string) *routev3.RateLimit_Action {

@@ -15,7 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/egress"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/egress"
 	"github.com/leaky-tokens/leaky-tokens/xds/model"
 )
 

@@ -29,21 +29,21 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/leaky-tokens/leaky-tokens/envoy"
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
-	"github.com/leaky-tokens/leaky-tokens/internal/limits"
 	"github.com/leaky-tokens/leaky-tokens/xds/model"
 )
 
 // Names of the filters, as routes refer to them. ext_authz and ratelimit write their
 // metadata under the name of the filter.
 const (
-	filterAuthz     = facts.NamespaceAuth
+	filterAuthz     = attributes.NamespaceAuth
 	filterAway      = "away"
 	filterBody      = "body"
 	filterGuard     = "guard"
 	filterOpen      = "ratelimit-open"
-	filterRateLimit = facts.NamespaceLimit
+	filterRateLimit = attributes.NamespaceLimit
 	filterSplice    = "splice"
 	filterUsage     = "usage"
 )

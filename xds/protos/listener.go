@@ -13,7 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 	"github.com/leaky-tokens/leaky-tokens/xds/model"
 )
 
@@ -78,7 +78,7 @@ func nobody() *hcmv3.HttpConnectionManager_InternalAddressConfig {
 // strip removes what a client must not say about herself, before anything reads it.
 func strip() *earlyv3.HeaderMutation {
 	m := &earlyv3.HeaderMutation{}
-	for _, name := range facts.IdentityHeaders() {
+	for _, name := range attributes.IdentityHeaders() {
 		m.Mutations = append(m.Mutations, &mutationv3.HeaderMutation{Action: &mutationv3.HeaderMutation_Remove{Remove: name}})
 	}
 	for _, prefix := range []string{"x-envoy-", "x-user-", "x-org-", "x-leaky-", "x-quota-"} {

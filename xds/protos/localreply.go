@@ -10,7 +10,7 @@ import (
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/types/known/structpb"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 	"github.com/leaky-tokens/leaky-tokens/xds/model"
 )
 
@@ -74,9 +74,9 @@ func refusals(l model.Listener) []refusal {
 // found yet. The last takes the rest.
 func families() []struct{ name, when string } {
 	return []struct{ name, when string }{
-		{facts.FamilyOpenAI, family(facts.FamilyOpenAI, "/v1/", "/compatible-mode/")},
-		{facts.FamilyGemini, family(facts.FamilyGemini, "/v1beta/")},
-		{facts.FamilyProblem, `true`},
+		{attributes.FamilyOpenAI, family(attributes.FamilyOpenAI, "/v1/", "/compatible-mode/")},
+		{attributes.FamilyGemini, family(attributes.FamilyGemini, "/v1beta/")},
+		{attributes.FamilyProblem, `true`},
 	}
 }
 
@@ -114,12 +114,12 @@ func fine() *hcmv3.ResponseMapper {
 // tooMany is the refusal of the control APIs' limits. The rate limit service does not know
 // the path that was asked, so the body is made here; the wait is the service's.
 func tooMany() *hcmv3.ResponseMapper {
-	format := body(facts.FamilyProblem, refusal{title: "Too Many Requests", message: "rate limit exceeded", early: true})
+	format := body(attributes.FamilyProblem, refusal{title: "Too Many Requests", message: "rate limit exceeded", early: true})
 	fields := format.GetJsonFormat().GetFields()
 	fields["retryAfterSeconds"] = structpb.NewStringValue("%TYPED_CEL(int(response.headers['retry-after']))%")
 	fields["requestId"] = structpb.NewStringValue("%REQ(X-REQUEST-ID)%")
 	return &hcmv3.ResponseMapper{BodyFormatOverride: format, Filter: cel(fmt.Sprintf(
-		`response.code_details == 'request_rate_limited' && xds.route_metadata.filter_metadata['%s']['family'] == '%s' && 'retry-after' in response.headers`, Namespace, facts.FamilyProblem))}
+		`response.code_details == 'request_rate_limited' && xds.route_metadata.filter_metadata['%s']['family'] == '%s' && 'retry-after' in response.headers`, Namespace, attributes.FamilyProblem))}
 }
 
 func mapper(family, when string, r refusal) *hcmv3.ResponseMapper {
@@ -127,7 +127,7 @@ func mapper(family, when string, r refusal) *hcmv3.ResponseMapper {
 	if r.status != 0 {
 		m.StatusCode = count(r.status)
 	}
-	if r.final && family != facts.FamilyProblem {
+	if r.final && family != attributes.FamilyProblem {
 		m.HeadersToAdd = append(m.HeadersToAdd, set("x-should-retry", "false"))
 	}
 	if r.later {
@@ -145,13 +145,13 @@ func body(family string, r refusal) *corev3.SubstitutionFormatString {
 	status := text("%RESPONSE_CODE%")
 	contentType, fields := "application/json", map[string]*structpb.Value{}
 	switch family {
-	case facts.FamilyOpenAI:
+	case attributes.FamilyOpenAI:
 		code := structpb.NewNullValue()
 		if r.code != "" {
 			code = text(r.code)
 		}
 		fields["error"] = object(map[string]*structpb.Value{"message": text(message), "type": text(r.kind), "param": structpb.NewNullValue(), "code": code})
-	case facts.FamilyGemini:
+	case attributes.FamilyGemini:
 		fields["error"] = object(map[string]*structpb.Value{"code": status, "message": text(message), "status": text(r.google)})
 	default:
 		if r.away {

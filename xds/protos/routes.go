@@ -17,7 +17,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 	"github.com/leaky-tokens/leaky-tokens/xds/model"
 )
 
@@ -54,7 +54,7 @@ func route(r model.Route, g *model.Gateway) *routev3.Route {
 // is, where she calls from, which of our accounts to bill, and that she takes compressed
 // answers: Envoy can't read the usage of those.
 func private() []string {
-	return append(facts.IdentityHeaders(), "authorization", "x-api-key", "x-goog-api-key", "cookie", "x-forwarded-for", "x-forwarded-proto", "x-envoy-external-address",
+	return append(attributes.IdentityHeaders(), "authorization", "x-api-key", "x-goog-api-key", "cookie", "x-forwarded-for", "x-forwarded-proto", "x-envoy-external-address",
 		"openai-organization", "openai-project", "x-goog-user-project", "x-dashscope-workspace", "accept-encoding")
 }
 
@@ -111,10 +111,10 @@ func match(m model.Match) *routev3.RouteMatch {
 			QueryParameterMatchSpecifier: &routev3.QueryParameterMatcher_StringMatch{StringMatch: exact(m.Query[name])}})
 	}
 	if len(m.Models) > 0 {
-		out.DynamicMetadata = append(out.DynamicMetadata, &matcherv3.MetadataMatcher{Filter: facts.NamespaceRequest, Path: metadataPath(facts.Model), Value: oneOf(m.Models)})
+		out.DynamicMetadata = append(out.DynamicMetadata, &matcherv3.MetadataMatcher{Filter: attributes.NamespaceRequest, Path: metadataPath(attributes.Model), Value: oneOf(m.Models)})
 	}
 	if m.Guarded {
-		out.DynamicMetadata = append(out.DynamicMetadata, &matcherv3.MetadataMatcher{Filter: facts.NamespaceBody, Path: metadataPath(facts.Bytes),
+		out.DynamicMetadata = append(out.DynamicMetadata, &matcherv3.MetadataMatcher{Filter: attributes.NamespaceBody, Path: metadataPath(attributes.Bytes),
 			Value: &matcherv3.ValueMatcher{MatchPattern: &matcherv3.ValueMatcher_PresentMatch{PresentMatch: true}}})
 	}
 	return out
@@ -151,12 +151,12 @@ func metadata(r model.Route) *corev3.Metadata {
 
 // perFilter is what the filters are told of a route: each has an authorisation rule.
 func perFilter(r model.Route, g *model.Gateway) map[string]*anypb.Any {
-	context := map[string]string{facts.ContextRule: r.Rule, facts.ContextFamily: r.Family}
+	context := map[string]string{attributes.ContextRule: r.Rule, attributes.ContextFamily: r.Family}
 	if r.Audience != "" {
-		context[facts.ContextAudience] = r.Audience
+		context[attributes.ContextAudience] = r.Audience
 	}
 	if r.Scope != "" {
-		context[facts.ContextScope] = r.Scope
+		context[attributes.ContextScope] = r.Scope
 	}
 	config := map[string]*anypb.Any{
 		filterAuthz: anyOf(&authzv3.ExtAuthzPerRoute{Override: &authzv3.ExtAuthzPerRoute_CheckSettings{

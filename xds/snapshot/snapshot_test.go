@@ -25,8 +25,8 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/envoy"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/facts"
-	"github.com/leaky-tokens/leaky-tokens/internal/limits"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
 	"github.com/leaky-tokens/leaky-tokens/xds/model"
 	"github.com/leaky-tokens/leaky-tokens/xds/protos"
@@ -174,13 +174,13 @@ func TestEveryRouteAsksWhoCalls(t *testing.T) {
 }
 
 func checkRoute(r *rapid.T, m model.Route, route *routev3.Route, s *snapshot.Snapshot) {
-	packed := route.GetTypedPerFilterConfig()[facts.NamespaceAuth]
+	packed := route.GetTypedPerFilterConfig()[attributes.NamespaceAuth]
 	var authz authzv3.ExtAuthzPerRoute
 	if packed == nil || packed.UnmarshalTo(&authz) != nil || authz.GetDisabled() {
 		r.Fatalf("route %s: no authorisation", route.GetName())
 	}
-	rule := authz.GetCheckSettings().GetContextExtensions()[facts.ContextRule]
-	if rule != facts.RuleAuthenticated && rule != facts.RulePublic && rule != "role:ADMIN" {
+	rule := authz.GetCheckSettings().GetContextExtensions()[attributes.ContextRule]
+	if rule != attributes.RuleAuthenticated && rule != attributes.RulePublic && rule != "role:ADMIN" {
 		r.Fatalf("route %s: rule %q", route.GetName(), rule)
 	}
 	if route.GetTypedPerFilterConfig()["edge"] != nil || route.GetTypedPerFilterConfig()["correlation"] != nil {
@@ -192,11 +192,11 @@ func checkRoute(r *rapid.T, m model.Route, route *routev3.Route, s *snapshot.Sna
 			r.Fatalf("route %s: filter %s is wrapped or off", route.GetName(), name)
 		}
 	}
-	scope := authz.GetCheckSettings().GetContextExtensions()[facts.ContextScope]
-	if m.LLM != nil && scope != facts.ScopeTokensWrite || rule == "role:ADMIN" && scope != facts.ScopeAdmin {
+	scope := authz.GetCheckSettings().GetContextExtensions()[attributes.ContextScope]
+	if m.LLM != nil && scope != attributes.ScopeTokensWrite || rule == "role:ADMIN" && scope != attributes.ScopeAdmin {
 		r.Fatalf("route %s: scope %q", route.GetName(), scope)
 	}
-	if rule == facts.RulePublic && m.LLM != nil {
+	if rule == attributes.RulePublic && m.LLM != nil {
 		r.Fatalf("route %s: an LLM route is public", route.GetName())
 	}
 	if c := route.GetRoute().GetCluster(); c != "" && s.Resources[resourcev3.ClusterType][c] == nil {
@@ -205,7 +205,7 @@ func checkRoute(r *rapid.T, m model.Route, route *routev3.Route, s *snapshot.Sna
 	provider := strings.HasPrefix(route.GetRoute().GetCluster(), "provider-")
 	held := false
 	for _, d := range rateLimits(r, route) {
-		if d.GetActions()[0].GetRequestHeaders().GetDescriptorKey() == facts.Hold {
+		if d.GetActions()[0].GetRequestHeaders().GetDescriptorKey() == attributes.Hold {
 			held = true
 		}
 	}
@@ -216,7 +216,7 @@ func checkRoute(r *rapid.T, m model.Route, route *routev3.Route, s *snapshot.Sna
 
 func rateLimits(r *rapid.T, route *routev3.Route) []*routev3.RateLimit {
 	var per ratelimitv3.RateLimitPerRoute
-	packed := route.GetTypedPerFilterConfig()[facts.NamespaceLimit]
+	packed := route.GetTypedPerFilterConfig()[attributes.NamespaceLimit]
 	if packed == nil {
 		packed = route.GetTypedPerFilterConfig()["ratelimit-open"]
 	}

@@ -1,0 +1,109 @@
+// Package attributes names what travels in Envoy's dynamic metadata and in rate-limit
+// descriptors between the filters of one request. xds writes these names into
+// Envoy's configuration; extauthz and ratelimit fill and read them.
+package attributes
+
+// Metadata namespaces.
+const (
+	// NamespaceAuth is what extauthz says of the caller.
+	NamespaceAuth = "envoy.filters.http.ext_authz"
+	// NamespaceRequest is what the guard reads from the request body.
+	NamespaceRequest = "llm.request"
+	// NamespaceBody is what the guard measured of the body.
+	NamespaceBody = "llm.body"
+	// NamespaceLimit is what ratelimit answers: the hold and what to splice.
+	NamespaceLimit = "envoy.filters.http.ratelimit"
+)
+
+// Keys of NamespaceAuth.
+const (
+	User  = "user"  // user id, lower-case UUID
+	Org   = "org"   // organisation id, absent without one
+	Team  = "team"  // team within the organisation, absent without one
+	Key   = "key"   // API key id, absent for a JWT
+	Tier  = "tier"  // tier name
+	Roles = "roles" // comma-joined, sorted
+)
+
+// Keys of NamespaceRequest: the body's fields as text, whatever their JSON type.
+const (
+	Model               = "model"
+	MaxTokens           = "max_tokens"
+	MaxCompletionTokens = "max_completion_tokens"
+	N                   = "n"
+	Stream              = "stream"
+	IncludeUsage        = "include_usage"
+)
+
+// Bytes is the key of NamespaceBody that carries the body's length in bytes.
+const Bytes = "bytes"
+
+// Keys of NamespaceLimit. Numbers are Struct numbers.
+const (
+	Account = "account" // "org:<id>" or "user:<id>": whose buckets hold
+	Held    = "held"    // tokens held
+	Input   = "input"   // of those, for the input
+	Splice  = "splice"  // JSON members to append to the body, without the leading comma
+	// SpliceGeneration is the JSON member to put into Gemini's generationConfig.
+	SpliceGeneration = "splice_generation"
+)
+
+// Descriptor entry keys of the first descriptor of an LLM route: the facts. A
+// request whose first descriptor begins with Hold asks for a hold of tokens.
+const (
+	Hold     = "hold" // value: x-request-id
+	Route    = "route"
+	Provider = "provider"
+	// the others share the names above: user, org, key, tier, model, max_tokens,
+	// max_completion_tokens, n, stream, include_usage, bytes.
+)
+
+// Absent is the value that stands for "not stated" in a descriptor entry, since
+// an entry without a value is dropped by Envoy.
+const Absent = "-"
+
+// Context extensions that xds gives a route and extauthz reads.
+const (
+	// ContextRule is who may call: RulePublic or RuleAuthenticated, or "role:NAME".
+	ContextRule = "rule"
+	// ContextAudience is the service the signed identity is minted for; empty for providers.
+	ContextAudience = "audience"
+	// ContextFamily is the shape of errors on the route: FamilyOpenAI, FamilyGemini or FamilyProblem.
+	ContextFamily = "family"
+	// ContextScope is what an OAuth2 token must be granted: one scope, or one for reading
+	// (GET, HEAD) and one for the rest with a space between; ScopeNone: no scope will do, only
+	// a login or an API key; empty: any.
+	ContextScope = "scope"
+
+	RulePublic        = "public"
+	RuleAuthenticated = "authenticated"
+
+	ScopeNone = "-"
+
+	FamilyOpenAI  = "openai"
+	FamilyGemini  = "gemini"
+	FamilyProblem = "problem"
+)
+
+// Scopes that an OAuth2 client can be granted. Without ScopeAdmin a token carries no
+// role ADMIN, whoever owns it.
+const (
+	ScopeTokensRead    = "tokens.read"
+	ScopeTokensWrite   = "tokens.write"
+	ScopeAnalyticsRead = "analytics.read"
+	ScopeAdmin         = "admin"
+)
+
+// IdentityHeaders are removed from every inbound request before any filter reads
+// it; extauthz sets them anew.
+func IdentityHeaders() []string {
+	return []string{HeaderIdentity, HeaderUserID, HeaderUserRoles, "x-org-id", "x-leaky-hold", "x-leaky-tier",
+		"x-forwarded-client-cert", "x_user_id", "x_user_roles", "x_leaky_identity"}
+}
+
+// Headers that extauthz sets for the services behind Envoy.
+const (
+	HeaderIdentity  = "x-leaky-identity" // signed identity (JWT, EdDSA); the only one services trust
+	HeaderUserID    = "x-user-id"        // for people to read
+	HeaderUserRoles = "x-user-roles"     // for people to read; sorted, comma-joined
+)

@@ -1,0 +1,87 @@
+// Package spool is the line that Envoy's access log writes for every LLM request
+// and the meter reads: the write-ahead log of metering. xds turns Format into
+// Envoy's json_format; the meter decodes lines with Parse.
+package spool
+
+import (
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+)
+
+// Line is one request as Envoy saw it end, or go on (see Running). A field Envoy had nothing for is nil or zero.
+type Line struct {
+	ID       string   `json:"id"`      // x-request-id, always Envoy's own
+	Account  string   `json:"account"` // whose buckets hold; empty: nothing was held
+	Held     *float64 `json:"held"`    // tokens held
+	HeldIn   *float64 `json:"held_in"` // of those, for the input
+	User     string   `json:"user"`
+	Org      string   `json:"org"`
+	Team     string   `json:"team"`
+	Key      string   `json:"key"`
+	Tier     string   `json:"tier"`
+	Route    string   `json:"route"`
+	Provider string   `json:"provider"`
+	Model    string   `json:"model"`  // as configured: what was asked for, without its provider
+	Served   string   `json:"served"` // as the provider says
+	Stream   string   `json:"stream"` // "true" when a stream was asked for
+	Bytes    string   `json:"bytes"`  // request body length in bytes, decimal
+
+	Input     *int64 `json:"in"`        // input tokens, nil when the provider told none
+	Output    *int64 `json:"out"`       // output tokens
+	Cached    *int64 `json:"cached"`    // input tokens served from the provider's cache
+	Reasoning *int64 `json:"reasoning"` // output tokens spent on reasoning
+	Quality   string `json:"q"`         // Complete, Partial or Failed; empty when the answer ended without usage
+
+	Status     int    `json:"status"`  // HTTP status sent to the client
+	Flags      string `json:"flags"`   // Envoy's response flags, "-" for none; DC: the client went away
+	Details    string `json:"details"` // Envoy's response code details
+	Upstream   string `json:"up"`      // provider's status, "-" when it never answered
+	BytesSent  int64  `json:"sent"`    // response body bytes sent to the client
+	WireRecv   int64  `json:"recv"`    // bytes received from the provider, headers included
+	HeaderRecv int64  `json:"recv_h"`  // of those, headers
+	Millis     int64  `json:"ms"`      // duration
+	FirstByte  *int64 `json:"ttfb"`    // milliseconds to the provider's first byte
+	Start      string `json:"start"`   // RFC 3339 with milliseconds
+	Trace      string `json:"trace"`   // traceparent
+	Corr       string `json:"corr"`    // x-correlation-id
+
+	// Type is Envoy's AccessLogType; empty where every line is of a request that ended.
+	Type string `json:"type"`
+}
+
+// typeEnd is the type of a line of a request that ended.
+const typeEnd = "DownstreamEnd"
+
+// Running reports whether the request goes on: its line tells only that.
+func (l *Line) Running() bool { return l.Type != "" && l.Type != typeEnd }
+
+// Format maps each field of Line to Envoy's substitution. The route's name, provider
+// and model come from the route's own metadata in namespace "leaky". With running, requests
+// that go on write lines too, and every line says of which kind it is.
+func Format(running bool) map[string]string {
+	usage := func(field string) string {
+		return "%CEL(metadata.typed_filter_metadata['envoy.ai.token_usage']." + field + ")%"
+	}
+	auth := func(key string) string { return "%DYNAMIC_METADATA(" + attributes.NamespaceAuth + ":" + key + ")%" }
+	limit := func(key string) string { return "%DYNAMIC_METADATA(" + attributes.NamespaceLimit + ":" + key + ")%" }
+	all := map[string]string{
+		"id": "%REQ(X-REQUEST-ID)%", "account": limit(attributes.Account), "held": limit(attributes.Held), "held_in": limit(attributes.Input),
+		"user": auth(attributes.User), "org": auth(attributes.Org), "team": auth(attributes.Team), "key": auth(attributes.Key), "tier": auth(attributes.Tier),
+		"route": "%METADATA(ROUTE:leaky:route)%", "provider": "%METADATA(ROUTE:leaky:provider)%",
+		"model":  "%METADATA(ROUTE:leaky:model)%", // not ratelimit's: a refusal has one too
+		"served": usage("model"), "stream": limit(attributes.Stream),
+		"bytes": "%DYNAMIC_METADATA(" + attributes.NamespaceBody + ":" + attributes.Bytes + ")%",
+		"in":    usage("input_tokens"), "out": usage("output_tokens"),
+		"cached":    usage("input_token_details.cached_tokens"),
+		"reasoning": usage("output_token_details.reasoning_tokens"),
+		"q":         usage("extraction_status"),
+		"status":    "%RESPONSE_CODE%", "flags": "%RESPONSE_FLAGS%", "details": "%RESPONSE_CODE_DETAILS%",
+		"up":   "%RESP(:STATUS)%",
+		"sent": "%BYTES_SENT%", "recv": "%UPSTREAM_WIRE_BYTES_RECEIVED%", "recv_h": "%UPSTREAM_HEADER_BYTES_RECEIVED%",
+		"ms": "%DURATION%", "ttfb": "%RESPONSE_DURATION%", "start": "%START_TIME%",
+		"trace": "%REQ(TRACEPARENT)%", "corr": "%REQ(X-CORRELATION-ID)%",
+	}
+	if running {
+		all["type"] = "%ACCESS_LOG_TYPE%"
+	}
+	return all
+}

@@ -1,0 +1,166 @@
+package demo
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
+)
+
+// Balance is the account's pool as Redis has it. All are tokens.
+type Balance struct {
+	Present bool  `json:"present"`
+	Credits int64 `json:"credits"`
+	Spent   int64 `json:"spent"`
+	Held    int64 `json:"held"`
+}
+
+// Quota is the pool as the ledger's reader is told of it.
+type Quota struct {
+	Total     int64 `json:"totalTokens"`
+	Remaining int64 `json:"remainingTokens"`
+}
+
+// Entry is one entry of the ledger.
+type Entry struct {
+	Kind      string    `json:"kind"`
+	Tokens    int64     `json:"tokens"` // negative: spent
+	Reference string    `json:"reference"`
+	At        time.Time `json:"at"` // just before the commit
+}
+
+const (
+	kindPurchase = "purchase"
+	kindUsage    = "usage"
+	usagePrefix  = "usage:" // before the request id, in the reference of what was spent
+	entriesPage  = 200
+	settleEvery  = 500 * time.Millisecond // between two looks at all books
+)
+
+// purchaseBooks reads every book that knows of the account.
+type purchaseBooks struct {
+	shopper  *shopper
+	stub     *stubBook
+	events   *eventBook
+	admin    Credentials
+	payments api // base is empty when no stub takes the money
+}
+
+// settle reads the books until they agree, at most limit, and judges what they say then.
+func (b *purchaseBooks) settle(ctx context.Context, e PurchaseEvidence, limit time.Duration) PurchaseVerdict {
+	lasting, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	b.shopper.say("the books: Redis, ledger, ClickHouse, stub, payments")
+	for {
+		b.read(ctx, &e)
+		if v := JudgePurchases(e); v.OK || lasting.Err() != nil {
+			return v
+		}
+		wait(lasting, settleEvery)
+	}
+}
+
+// read fills the evidence anew.
+func (b *purchaseBooks) read(ctx context.Context, e *PurchaseEvidence) {
+	e.Unread = nil
+	attempt := func(err error) {
+		if err != nil {
+			e.Unread = append(e.Unread, err.Error())
+		}
+	}
+	var ids []string
+	for i := range e.Calls {
+		if c := &e.Calls[i]; c.admitted() {
+			ids = append(ids, c.ID)
+		}
+	}
+	var err error
+	attempt(b.stub.read(ctx))
+	e.Served = b.stub.served
+	e.Charges, err = b.shopper.limiter.charges(ctx, 0, ids)
+	attempt(err)
+	e.Balance, err = b.shopper.limiter.balance(ctx, e.Provider)
+	attempt(err)
+	attempt(b.ledger(ctx, e))
+	e.Events, err = b.events.read(ctx)
+	attempt(err)
+	totals, err := b.events.totals(ctx)
+	attempt(err)
+	e.Total = totals[Pair{0, e.Provider}]
+	if b.payments.base != "" {
+		attempt(b.paid(ctx, e))
+	}
+}
+
+// ledger reads the account's pool and entries, and asks whether the whole ledger balances.
+func (b *purchaseBooks) ledger(ctx context.Context, e *PurchaseEvidence) error {
+	gateway, key := b.shopper.gateway, b.shopper.account.key
+	if err := gateway.call(ctx, http.MethodGet, "/api/v1/tokens/quota?provider="+url.QueryEscape(e.Provider), key, nil, &e.Quota); err != nil {
+		return fmt.Errorf("read the pool: %w", err)
+	}
+	e.Entries = nil
+	for cursor := ""; ; {
+		query := url.Values{"provider": {e.Provider}, "limit": {fmt.Sprint(entriesPage)}}
+		if cursor != "" {
+			query.Set("cursor", cursor)
+		}
+		var page struct {
+			Items      []Entry
+			NextCursor string
+		}
+		if err := gateway.call(ctx, http.MethodGet, "/api/v1/tokens/ledger?"+query.Encode(), key, nil, &page); err != nil {
+			return fmt.Errorf("read the ledger: %w", err)
+		}
+		e.Entries = append(e.Entries, page.Items...)
+		if cursor = page.NextCursor; cursor == "" {
+			break
+		}
+	}
+	var root session
+	if err := gateway.call(ctx, http.MethodPost, "/api/v1/auth/login", "", b.admin, &root); err != nil {
+		return fmt.Errorf("log in as the first administrator: %w", err)
+	}
+	e.Ledger = LedgerProof{}
+	if err := gateway.call(ctx, http.MethodGet, "/api/v1/admin/ledger/verify", root.Token, nil, &e.Ledger); err != nil {
+		return fmt.Errorf("verify the ledger: %w", err)
+	}
+	return nil
+}
+
+// paid asks the payment stub what it took of the account.
+func (b *purchaseBooks) paid(ctx context.Context, e *PurchaseEvidence) error {
+	var book struct{ Captured map[string]int64 }
+	account := "user:" + b.shopper.account.User
+	if err := b.payments.call(ctx, http.MethodGet, "/__stub/payments?account="+url.QueryEscape(account), "", nil, &book); err != nil {
+		return fmt.Errorf("ask the payment stub: %w", err)
+	}
+	captured := book.Captured[account]
+	e.Captured = &captured
+	return nil
+}
+
+// spentOn finds the request that an entry is for.
+func (e *Entry) spentOn() (request string, ok bool) {
+	request, ok = strings.CutPrefix(e.Reference, usagePrefix)
+	return request, ok && e.Kind == kindUsage
+}
+
+// balance looks at the pool of the first account.
+func (b *limiterBook) balance(ctx context.Context, provider string) (Balance, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	a := b.accounts[0]
+	resp, err := b.client.Look(ctx, &limitpb.LookRequest{Account: "user:" + a.User, Tier: a.Tier, Providers: []string{provider}})
+	if err != nil {
+		return Balance{}, fmt.Errorf("look at the balance of %s at %s: %w", a.Name, provider, err)
+	}
+	if len(resp.GetBalances()) != 1 {
+		return Balance{}, nil
+	}
+	p := resp.GetBalances()[0]
+	return Balance{Present: p.GetPresent(), Credits: p.GetCredits(), Spent: p.GetSpent(), Held: p.GetHeld()}, nil
+}

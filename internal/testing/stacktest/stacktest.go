@@ -1,0 +1,308 @@
+// Package stacktest is a whole stack of one's own on free ports, started as a user
+// starts it (leaky up), for the end-to-end tests and the benchmarks. It is not part
+// of the product.
+package stacktest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
+)
+
+const configText = `
+gateway: {listen: %q}
+envoy: {admin: %q, concurrency: %d}
+services:
+  xds: {http: %q, grpc: %q}
+  identity: {http: %q}
+  extauthz: {http: %q}
+  ratelimit: {http: %q}
+  meter: {http: %q}
+  tokensvc: {http: %q}
+  analytics: {http: %q}
+  stub_openai: {http: %[12]q}
+  stub_gemini: {http: %[13]q}
+  stub_qwen: {http: %[14]q}
+  stub_payment: {http: %[15]q}
+purchases: {payment: {url: "http://%[15]s"}, poll_every: 200ms, backoff: 50ms, price_per_million: {default: 1000, gemini: 100000}}
+providers:
+  openai: {protocol: openai, url: "http://%[12]s", tokens_per_byte: 0.25, fill_max_tokens: 256}
+  gemini: {protocol: gemini, url: "http://%[13]s", tokens_per_byte: 0.25, fill_max_tokens: 256}
+  qwen: {protocol: openai, url: "http://%[14]s", tokens_per_byte: 0.25, fill_max_tokens: 256}
+  # Nobody serves these until a test does, to misbehave there without disturbing others.
+  flaky: {url: "http://%[16]s", consume_path: /api/v1/openai/chat, egress: {timeout: 1s, backoff: 20ms, max_concurrent: 4}}
+  broken: {url: "http://%[17]s", consume_path: /api/v1/openai/chat, egress: {timeout: 1s, backoff: 20ms}}
+tiers:
+  default: USER
+  levels:
+    USER: {priority: 10, quota_max_tokens: 100000}
+    # TINY holds 1000 tokens and leaks practically none: room for ten calls of 100 tokens.
+    TINY: {priority: 20, bucket_capacity_multiplier: 0.001, bucket_leak_rate_multiplier: 0.000001}
+    SILVER: {priority: 30, bucket_capacity_multiplier: 2, bucket_leak_rate_multiplier: 2}
+    GOLD: {priority: 40, bucket_capacity_multiplier: 4, bucket_leak_rate_multiplier: 4}
+    # VAST never refuses: what a benchmark measures is the path, not the limit.
+    VAST: {priority: 50, bucket_capacity_multiplier: 1000000, bucket_leak_rate_multiplier: 1000000}
+    # CAPPED may own little, PREPAID calls only what she has bought.
+    CAPPED: {priority: 60, quota_max_tokens: 5000}
+    PREPAID: {priority: 70, balance: required}
+    ADMIN: {priority: 100, bucket_capacity_multiplier: 2, quota_max_tokens: 500000}
+limits: {file: limits.yaml, timeout: 2s}
+# All accounts come from one address.
+auth: {throttle: {registers: 100000, addresses: 100000}}
+`
+
+const limitsText = `
+domain: leaky
+descriptors:
+  - key: count
+    value: tokens
+    descriptors:
+      - key: user
+        descriptors:
+          - key: provider
+            rate_limit: {name: user-tokens, unit: minute, requests_per_unit: 600000}
+            metadata: {rate_limit_policy: {algorithm: leaky_bucket, burst: 1000000, unit: tokens, scale: tier}}
+      - key: org
+        descriptors:
+          - key: provider
+            value: gemini
+            rate_limit: {name: org-day, unit: day, requests_per_unit: 1000}
+            metadata: {rate_limit_policy: {algorithm: leaky_bucket, unit: tokens}}
+          - key: team
+            descriptors:
+              - key: provider
+                value: qwen
+                rate_limit: {name: team-day, unit: day, requests_per_unit: 1000}
+                metadata: {rate_limit_policy: {algorithm: fixed_window, unit: tokens}}
+      - key: route
+        value: consume
+        descriptors:
+          - key: user
+            descriptors:
+              - key: provider
+                rate_limit: {name: token-bucket, unit: second, requests_per_unit: 10}
+                metadata: {rate_limit_policy: {algorithm: leaky_bucket, burst: 1000, unit: tokens, scale: tier}}
+              - key: provider
+                value: gemini
+                rate_limit: {name: consume-window, unit: day, requests_per_unit: 1000}
+                metadata: {rate_limit_policy: {algorithm: fixed_window, unit: tokens}}
+              - key: provider
+                value: qwen
+                rate_limit: {name: consume-balance, unit: second, requests_per_unit: 10}
+                metadata: {rate_limit_policy: {algorithm: token_bucket, burst: 1000, unit: tokens}}
+          - key: org
+            descriptors:
+              - key: provider
+                rate_limit: {name: org-bucket, unit: day, requests_per_unit: 1500}
+                metadata: {rate_limit_policy: {algorithm: leaky_bucket, burst: 1500, unit: tokens}}
+  - key: count
+    value: requests
+    descriptors:
+      - key: user
+        rate_limit: {name: user-requests, unit: second, requests_per_unit: 100000}
+        metadata: {rate_limit_policy: {algorithm: leaky_bucket, burst: 100000, unit: requests}}
+      - key: route
+        value: identity
+        descriptors:
+          - key: user
+            rate_limit: {name: identity-requests, unit: day, requests_per_unit: 40000}
+          - key: remote_address
+            rate_limit: {name: identity-requests-per-address, unit: day, requests_per_unit: 50000}
+      - key: route
+        value: stub-qwen
+        descriptors:
+          - key: user
+            rate_limit: {name: stub-qwen-requests, unit: day, requests_per_unit: 20}
+      - key: route
+        value: stub-gemini
+        descriptors:
+          - key: user
+            rate_limit: {name: stub-gemini-requests, unit: day, requests_per_unit: 30}
+`
+
+// Stack is one product that is up.
+type Stack struct {
+	Bin     string            // the built binary
+	Dir     string            // state folder
+	Config  string            // path of leaky.yaml
+	Env     []string          // environment of every command
+	Gateway string            // http://host:port
+	Stub    map[string]string // provider -> http://host:port of its stub
+	Payment string            // http://host:port of the payment stub
+	// Flaky and Broken are host:port of the providers of these names, where nobody listens.
+	Flaky, Broken string
+	admin         func() (string, error)
+}
+
+// New builds the binary below dir, which must be readable by other users since
+// Postgres runs as one, and writes a configuration with free ports, changed by options.
+// It starts nothing.
+func New(ctx context.Context, dir string, envoyThreads int, options ...Option) (*Stack, error) {
+	s := &Stack{Bin: filepath.Join(dir, "leaky"), Dir: filepath.Join(dir, "s"), Config: filepath.Join(dir, "leaky.yaml")}
+	at, err := FreeAddresses(20)
+	if err != nil {
+		return nil, err
+	}
+	text := fmt.Sprintf(configText, at[0], at[1], envoyThreads, at[2], at[3], at[4], at[5], at[6], at[7], at[8], at[9], at[10], at[11], at[12], at[17], at[18], at[19])
+	made := setup{text: text}
+	for _, option := range options {
+		if err := option(&made); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.build(ctx, made.bin); err != nil {
+		return nil, err
+	}
+	for path, text := range map[string]string{s.Config: made.text, filepath.Join(dir, "limits.yaml"): limitsText} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			return nil, err
+		}
+	}
+	s.Gateway = "http://" + at[0]
+	s.Stub = map[string]string{"openai": "http://" + at[10], "gemini": "http://" + at[11], "qwen": "http://" + at[12]}
+	s.Payment, s.Flaky, s.Broken = "http://"+at[17], at[18], at[19]
+	s.Env = append(os.Environ(), "LEAKY_STATE_DIR="+s.Dir, "LEAKY_CONFIG="+s.Config, "LEAKY_POSTGRES_LISTEN="+at[13],
+		"LEAKY_REDIS_LISTEN="+at[14], "LEAKY_NATS_LISTEN="+at[15], "LEAKY_CLICKHOUSE_LISTEN="+at[16])
+	s.admin = sync.OnceValues(s.loginAdmin)
+	return s, nil
+}
+
+// build makes the binary, unless there is one.
+func (s *Stack) build(ctx context.Context, built string) error {
+	if built != "" {
+		s.Bin = built
+		return nil
+	}
+	build := exec.CommandContext(ctx, "go", "build", "-o", s.Bin, "github.com/leaky-tokens/leaky-tokens/cmd/leaky")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build leaky: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// Loaded is the configuration as the services read it.
+func (s *Stack) Loaded() (*config.Config, error) {
+	return config.Load(s.Config, func(string) string { return "" })
+}
+
+// FreeAddresses are n loopback addresses whose ports were free a moment ago.
+func FreeAddresses(n int) ([]string, error) {
+	var found []string
+	for range n {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer ln.Close()
+		found = append(found, ln.Addr().String())
+	}
+	return found, nil
+}
+
+// Leaky runs the binary as a user would and returns what it printed.
+func (s *Stack) Leaky(ctx context.Context, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, s.Bin, args...)
+	cmd.Env = s.Env
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("leaky %s: %w", strings.Join(args, " "), err)
+	}
+	return string(out), err
+}
+
+// Call sends one JSON request to the gateway and decodes the answer into dst, if given.
+func (s *Stack) Call(ctx context.Context, method, path, credential string, body, dst any) (int, error) {
+	text, err := json.Marshal(body)
+	if err != nil {
+		return 0, err
+	}
+	req, err := http.NewRequestWithContext(ctx, method, s.Gateway+path, bytes.NewReader(text))
+	if err != nil {
+		return 0, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	if credential != "" {
+		req.Header.Set("Authorization", "Bearer "+credential)
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer res.Body.Close()
+	answer, err := io.ReadAll(res.Body)
+	if err != nil {
+		return res.StatusCode, err
+	}
+	if dst != nil && res.StatusCode < 300 {
+		if err := json.Unmarshal(answer, dst); err != nil {
+			return res.StatusCode, fmt.Errorf("%s %s answered %d %q: %w", method, path, res.StatusCode, answer, err)
+		}
+	}
+	return res.StatusCode, nil
+}
+
+// Must is Call for a status that has to come.
+func (s *Stack) Must(ctx context.Context, want int, method, path, credential string, body, dst any) error {
+	status, err := s.Call(ctx, method, path, credential, body, dst)
+	if err == nil && status != want {
+		err = fmt.Errorf("%s %s: want %d, got %d", method, path, want, status)
+	}
+	return err
+}
+
+func (s *Stack) loginAdmin() (string, error) {
+	text, err := os.ReadFile(filepath.Join(s.Dir, "secrets", "admin.json"))
+	if err != nil {
+		return "", err
+	}
+	var got struct{ Token string }
+	err = s.Must(context.Background(), 200, "POST", "/api/v1/auth/login", "", json.RawMessage(text), &got)
+	return got.Token, err
+}
+
+// Account is one user with a key.
+type Account struct {
+	ID, JWT, Key, KeyID string
+}
+
+// NewAccount registers a user, gives it roles beside USER, and makes a key.
+func (s *Stack) NewAccount(ctx context.Context, roles ...string) (Account, error) {
+	name, password := "u"+strings.ReplaceAll(uuid.NewString(), "-", "")[:20], "correct horse 9"
+	var user struct{ UserID, Token string }
+	if err := s.Must(ctx, 201, "POST", "/api/v1/auth/register", "",
+		map[string]string{"username": name, "email": name + "@example.com", "password": password}, &user); err != nil {
+		return Account{}, err
+	}
+	if len(roles) > 0 {
+		admin, err := s.admin()
+		if err != nil {
+			return Account{}, err
+		}
+		if err := s.Must(ctx, 200, "PUT", "/api/v1/admin/users/"+user.UserID+"/roles", admin, map[string]any{"roles": append(roles, "USER")}, nil); err != nil {
+			return Account{}, err
+		}
+		// Her first token names the roles she had, and ended with them.
+		if err := s.Must(ctx, 200, "POST", "/api/v1/auth/login", "", map[string]string{"username": name, "password": password}, &user); err != nil {
+			return Account{}, err
+		}
+	}
+	var key struct{ APIKey, ID string }
+	err := s.Must(ctx, 201, "POST", "/api/v1/auth/api-keys", user.Token, map[string]string{"userId": user.UserID, "name": "sandbox"}, &key)
+	return Account{ID: user.UserID, JWT: user.Token, Key: key.APIKey, KeyID: key.ID}, err
+}

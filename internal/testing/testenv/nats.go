@@ -1,0 +1,85 @@
+package testenv
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/local/natsd"
+)
+
+// NATS gives the URL of a NATS server with JetStream that only this test uses.
+func NATS(tb testing.TB) string {
+	tb.Helper()
+	return NATSServer(tb).URL()
+}
+
+// NATSServer gives a NATS server, in this process, that the test can stop and start.
+func NATSServer(tb testing.TB) *NATSProcess {
+	tb.Helper()
+	s := &NATSProcess{tb: tb, dir: tb.TempDir(), listen: "127.0.0.1:0"}
+	s.Start()
+	tb.Cleanup(s.Stop)
+	return s
+}
+
+// NATSProcess is a NATS server of its own. Its address stays the same when it restarts.
+type NATSProcess struct {
+	tb     testing.TB
+	dir    string
+	listen string
+	stop   context.CancelFunc
+	ended  chan error
+}
+
+// URL is nats://host:port.
+func (s *NATSProcess) URL() string { return "nats://" + s.listen }
+
+// Start starts the server on its data and address and returns when it is ready. While it
+// was down, another process may have been given its port for a connection; Start waits for it.
+func (s *NATSProcess) Start() {
+	s.tb.Helper()
+	for deadline := time.Now().Add(startTimeout); ; {
+		err := s.start()
+		if err == nil {
+			return
+		}
+		if !strings.Contains(err.Error(), "address already in use") || time.Now().After(deadline) {
+			s.tb.Fatalf("testenv: nats: %v", err)
+		}
+		<-time.After(50 * time.Millisecond)
+	}
+}
+
+func (s *NATSProcess) start() error {
+	// Synced now and then, since tests do not cut the power and the disk is shared.
+	server, err := natsd.New(natsd.Config{Listen: s.listen, Dir: s.dir, Sync: time.Minute, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- server.Run(ctx) }()
+	select {
+	case <-server.Ready():
+		s.listen, s.stop, s.ended = strings.TrimPrefix(server.URL(), "nats://"), cancel, ended
+		return nil
+	case err := <-ended:
+		cancel()
+		return err
+	}
+}
+
+// Stop ends the server and drops its connections; the data stays.
+func (s *NATSProcess) Stop() {
+	if s.stop == nil {
+		return
+	}
+	s.stop()
+	s.stop = nil
+	if err := <-s.ended; err != nil {
+		s.tb.Errorf("testenv: nats: %v", err)
+	}
+}
