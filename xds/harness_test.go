@@ -273,7 +273,7 @@ func (a *authorizer) Check(_ context.Context, r *authv3.CheckRequest) (*authv3.C
 	if !known {
 		return &authv3.CheckResponse{Status: &status.Status{}, HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: ok}}, nil
 	}
-	if strings.Contains(attributes.GetRequest().GetHttp().GetPath(), "key=") {
+	if strings.Contains(asked.GetRequest().GetHttp().GetPath(), "key=") {
 		ok.QueryParametersToRemove = []string{"key"}
 	}
 	md, err := structpb.NewStruct(map[string]any{attributes.User: "u-1", attributes.Team: "red", attributes.Key: "k-1", attributes.Tier: "USER", attributes.Roles: "USER"})
