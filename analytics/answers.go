@@ -40,9 +40,11 @@ type item struct {
 }
 
 func newItem(r Row) item {
-	i := item{RequestID: r.RequestID, UserID: r.UserID, OrgID: r.OrgID, KeyID: r.KeyID, Account: r.Account, Provider: r.Provider, Route: r.Route,
+	i := item{RequestID: r.RequestID, UserID: r.UserID, OrgID: r.OrgID, KeyID: r.KeyID, Account: r.Account, Provider: r.Provider,
+		Route: r.Route,
 		Model: r.ModelAsked, ModelServed: r.ModelServed, Tokens: r.Charged, InputTokens: r.Input, OutputTokens: r.Output, CachedTokens: r.Cached,
-		ReasoningTokens: r.Reasoning, HeldTokens: r.Held, Source: r.Source, Allowed: r.Allowed, Stream: r.Stream, Status: r.Status, Reason: r.Reason,
+		ReasoningTokens: r.Reasoning, HeldTokens: r.Held, Source: r.Source, Allowed: r.Allowed, Stream: r.Stream, Status: r.Status,
+		Reason:    r.Reason,
 		LatencyMS: r.LatencyMS, FirstByteMS: r.FirstByteMS}
 	i.Key.Provider, i.Key.Timestamp = r.Provider, r.Timestamp.UTC()
 	return i
@@ -145,7 +147,8 @@ func (a *API) anomalies(w http.ResponseWriter, r *http.Request, who principal.Pr
 		return err
 	}
 	answer := anomalyAnswer{Provider: p.filter.Provider, WindowStart: p.filter.From, WindowEnd: p.filter.To, BaselineWindows: p.baselines,
-		CurrentTokens: current, BaselineAverageTokens: float64(before) / float64(p.baselines), ThresholdMultiplier: p.threshold, SampleLimit: p.limit}
+		CurrentTokens: current, BaselineAverageTokens: float64(before) / float64(p.baselines), ThresholdMultiplier: p.threshold,
+		SampleLimit: p.limit}
 	if mean := answer.BaselineAverageTokens; mean > 0 {
 		ratio := float64(current) / mean
 		answer.Ratio, answer.Anomaly = &ratio, ratio >= p.threshold

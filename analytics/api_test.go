@@ -55,7 +55,8 @@ func newFront(t *testing.T, store *Store, lag Lag) *front {
 	}
 	_, _ = keys.Key(t.Context(), "none") // fetches, so that calls at once find the key
 	registry := prometheus.NewRegistry()
-	api, err := New(Config{Store: store, Lag: lag, Verifier: principal.NewVerifier(Audience, keys.Keyfunc), Providers: providers(), Metrics: NewMetrics(registry), Log: quiet()})
+	api, err := New(Config{Store: store, Lag: lag, Verifier: principal.NewVerifier(Audience, keys.Keyfunc), Providers: providers(),
+		Metrics: NewMetrics(registry), Log: quiet()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +133,8 @@ func TestUsageShowsOwnRowsNewestFirst(t *testing.T) {
 		t.Fatalf("want 20 of openai, got %+v", got)
 	}
 	for i, item := range got.Items {
-		if item.RequestID != fmt.Sprintf("a%02d", i) || item.UserID != alice || item.Tokens != int64(i) || item.InputTokens+item.OutputTokens != int64(i) ||
+		if item.RequestID != fmt.Sprintf("a%02d", i) || item.UserID != alice || item.Tokens != int64(i) ||
+			item.InputTokens+item.OutputTokens != int64(i) ||
 			!item.Allowed || item.Status != 200 || item.Source != usage.FromProvider || item.Model != "gpt-4o" || item.Key.Provider != "openai" ||
 			!item.Key.Timestamp.Equal(events[i].Timestamp.Truncate(time.Millisecond)) {
 			t.Errorf("item %d: want the event of a%02d, got %+v", i, i, item)
@@ -143,7 +145,8 @@ func TestUsageShowsOwnRowsNewestFirst(t *testing.T) {
 		t.Errorf("want 30 own rows, got %d", got.Count)
 	}
 	f.ask(t, "/api/v1/analytics/usage?provider=openai&limit=200", asAdmin(), &got)
-	if got.Count != 31 || got.Items[30].UserID != bob || got.Items[30].Allowed || got.Items[30].Reason != "user-tokens" || got.Items[30].Status != 429 {
+	if got.Count != 31 || got.Items[30].UserID != bob || got.Items[30].Allowed || got.Items[30].Reason != "user-tokens" ||
+		got.Items[30].Status != 429 {
 		t.Errorf("want all 31 rows for an admin with bob's refusal last, got %d: %+v", got.Count, got.Items[len(got.Items)-1])
 	}
 	f.ask(t, "/api/v1/analytics/usage?provider=openai&requestId=b0", asUser(), &got)
@@ -163,7 +166,8 @@ func TestReportIsExact(t *testing.T) {
 	var events []usage.Event
 	for u := range 7 {
 		for i := range 900 { // 6 300 events: more than limit, which limits lists only
-			e := event(fmt.Sprintf("r%d-%d", u, i), fmt.Sprintf("%08d-0000-4000-8000-000000000000", u), "qwen", now.Add(-time.Duration(i)*time.Second), int64(u*10+i%3))
+			e := event(fmt.Sprintf("r%d-%d", u, i), fmt.Sprintf("%08d-0000-4000-8000-000000000000", u), "qwen",
+				now.Add(-time.Duration(i)*time.Second), int64(u*10+i%3))
 			e.Allowed = i%10 != 0
 			events = append(events, e)
 		}
@@ -173,9 +177,12 @@ func TestReportIsExact(t *testing.T) {
 	var got reportAnswer
 	newFront(t, store, lagOf(17)).ask(t, "/api/v1/analytics/report?provider=qwen&limit=3&windowMinutes=10", asAdmin(), &got)
 	want := model(events, Filter{From: got.WindowStart, To: got.WindowEnd}, 3)
-	if got.TotalEvents != want.Events || got.AllowedEvents != want.Allowed || got.DeniedEvents != want.Events-want.Allowed || got.TotalTokens != want.Tokens ||
-		got.ConsumedTokens != want.Consumed || got.DeniedTokens != want.Tokens-want.Consumed || got.InputTokens != want.Input || got.OutputTokens != want.Output ||
-		got.UniqueUsers != 7 || got.SampleLimit != 3 || !slices.Equal(got.TopUsers, want.Top) || got.AverageTokensPerEvent != float64(want.Tokens)/float64(want.Events) {
+	if got.TotalEvents != want.Events || got.AllowedEvents != want.Allowed || got.DeniedEvents != want.Events-want.Allowed ||
+		got.TotalTokens != want.Tokens ||
+		got.ConsumedTokens != want.Consumed || got.DeniedTokens != want.Tokens-want.Consumed || got.InputTokens != want.Input ||
+		got.OutputTokens != want.Output ||
+		got.UniqueUsers != 7 || got.SampleLimit != 3 || !slices.Equal(got.TopUsers, want.Top) ||
+		got.AverageTokensPerEvent != float64(want.Tokens)/float64(want.Events) {
 		t.Errorf("want %+v, got %+v", want, got)
 	}
 	if want.Events < 3000 || got.WindowEnd.Sub(got.WindowStart) != 10*time.Minute || got.PendingEvents == nil || *got.PendingEvents != 17 {
@@ -183,7 +190,8 @@ func TestReportIsExact(t *testing.T) {
 	}
 	var none reportAnswer
 	newFront(t, store, lagOf(-1)).ask(t, "/api/v1/analytics/report?provider=qwen", asUser(), &none)
-	if none.TotalEvents != 0 || none.AverageTokensPerEvent != 0 || none.TopUsers == nil || none.PendingEvents != nil || none.SampleLimit != 5000 {
+	if none.TotalEvents != 0 || none.AverageTokensPerEvent != 0 || none.TopUsers == nil || none.PendingEvents != nil ||
+		none.SampleLimit != 5000 {
 		t.Errorf("want an empty report with the lag unknown, got %+v", none)
 	}
 }
@@ -192,12 +200,14 @@ func TestAnomalies(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	store := openStore(t, testenv.ClickHouse(t))
-	insert(t, store, event("now", alice, "openai", now.Add(-time.Minute), 900), event("before", alice, "openai", now.Add(-90*time.Minute), 800),
+	insert(t, store, event("now", alice, "openai", now.Add(-time.Minute), 900), event("before", alice, "openai", now.Add(-90*time.Minute),
+		800),
 		event("edge", alice, "openai", now.Add(-400*time.Minute), 5000), event("alone", alice, "qwen", now.Add(-time.Minute), 5))
 	f := newFront(t, store, lagOf(0))
 	var got anomalyAnswer
 	f.ask(t, "/api/v1/analytics/anomalies?provider=openai", asUser(), &got)
-	if got.CurrentTokens != 900 || got.BaselineAverageTokens != 200 || got.Ratio == nil || *got.Ratio != 4.5 || !got.Anomaly || got.ThresholdMultiplier != 2 || got.BaselineWindows != 4 {
+	if got.CurrentTokens != 900 || got.BaselineAverageTokens != 200 || got.Ratio == nil || *got.Ratio != 4.5 || !got.Anomaly ||
+		got.ThresholdMultiplier != 2 || got.BaselineWindows != 4 {
 		t.Errorf("want 900 against 200, an anomaly, got %+v", got)
 	}
 	f.ask(t, "/api/v1/analytics/anomalies?provider=openai&thresholdMultiplier=5", asUser(), &got)
@@ -214,7 +224,8 @@ func TestExport(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	store := openStore(t, testenv.ClickHouse(t))
-	insert(t, store, event("a", alice, "openai", now, 1), event("b", bob, "qwen", now, 2), event("old", alice, "qwen", now.Add(-3*time.Hour), 3))
+	insert(t, store, event("a", alice, "openai", now, 1), event("b", bob, "qwen", now, 2), event("old", alice, "qwen", now.Add(-3*time.Hour),
+		3))
 	f := newFront(t, store, lagOf(4))
 	for name, tc := range map[string]struct {
 		query string
@@ -298,7 +309,8 @@ func TestQueriesAreCountedWithConstantLabels(t *testing.T) {
 	}
 	_, _, metrics := f.get(t, "/metrics", principal.Principal{})
 	for _, series := range []string{`analytics_usage_query_total{outcome="success",provider="openai"} 1`,
-		`analytics_usage_query_total{outcome="failure",provider="openai"} 1`, `analytics_usage_query_total{outcome="failure",provider="unknown"} 2`} {
+		`analytics_usage_query_total{outcome="failure",provider="openai"} 1`,
+		`analytics_usage_query_total{outcome="failure",provider="unknown"} 2`} {
 		if !strings.Contains(string(metrics), series) {
 			t.Errorf("want %s in %s", series, metrics)
 		}

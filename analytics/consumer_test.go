@@ -171,7 +171,8 @@ func TestPoisonIsBuriedAndBlocksNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if letter.Header.Get(usage.HeaderDeadReason) == "" || letter.Header.Get(usage.HeaderDeadSubject) != usage.Subject("openai") || letter.Header.Get(usage.HeaderDeadSequence) == "" {
+	if letter.Header.Get(usage.HeaderDeadReason) == "" || letter.Header.Get(usage.HeaderDeadSubject) != usage.Subject("openai") ||
+		letter.Header.Get(usage.HeaderDeadSequence) == "" {
 		t.Errorf("want reason, subject and sequence on a dead letter, got %v", letter.Header)
 	}
 }

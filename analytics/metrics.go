@@ -43,11 +43,14 @@ func NewMetrics(to prometheus.Registerer) *Metrics {
 		duplicates:     count("analytics_events_duplicate_total", "Usage events delivered again and left out before the store."),
 		dead:           count("analytics_events_dead_total", "Messages that are no usage event, moved to the dead-letter subject."),
 		insertFailures: count("analytics_insert_failures_total", "Inserts that failed and were tried again."),
-		insertSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "analytics_insert_seconds", Help: "Duration of inserts that succeeded.",
+		insertSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "analytics_insert_seconds",
+			Help:    "Duration of inserts that succeeded.",
 			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}}),
-		lag: prometheus.NewGauge(prometheus.GaugeOpts{Name: "analytics_consumer_lag_events", Help: "Usage events published and not yet confirmed as stored."}),
+		lag: prometheus.NewGauge(prometheus.GaugeOpts{Name: "analytics_consumer_lag_events",
+			Help: "Usage events published and not yet confirmed as stored."}),
 	}
-	to.MustRegister(m.usageQueries, m.reportQueries, m.anomalyQueries, m.exportQueries, m.inserted, m.duplicates, m.dead, m.insertFailures, m.insertSeconds, m.lag)
+	to.MustRegister(m.usageQueries, m.reportQueries, m.anomalyQueries, m.exportQueries, m.inserted, m.duplicates, m.dead, m.insertFailures,
+		m.insertSeconds, m.lag)
 	return m
 }
 

@@ -104,7 +104,8 @@ func TestReportParameters(t *testing.T) {
 				return
 			}
 			end := now.Truncate(time.Millisecond)
-			want := reportParams{filter: Filter{Provider: "openai", UserID: alice, From: end.Add(-tc.window), To: end}, limit: tc.limit, window: tc.window,
+			want := reportParams{filter: Filter{Provider: "openai", UserID: alice, From: end.Add(-tc.window), To: end}, limit: tc.limit,
+				window:    tc.window,
 				baselines: tc.baselines, threshold: tc.threshold}
 			if err != nil || got != want {
 				t.Errorf("want %+v, got %+v, %v", want, got, err)
@@ -114,15 +115,18 @@ func TestReportParameters(t *testing.T) {
 }
 
 func FuzzParameters(f *testing.F) {
-	for _, seed := range []string{"", "provider=openai", "provider=%00&limit=+5", "provider=openai&limit=1e3&windowMinutes=９", "provider=OPENAI&thresholdMultiplier=0x1p-2",
-		"provider=openai&userId=" + alice + "&requestId=%27", "from=2026-01-01T00:00:00Z&to=0000-01-01T00:00:00Z&account=user:x", "provider=openai&baselineWindows=-0",
+	for _, seed := range []string{"", "provider=openai", "provider=%00&limit=+5", "provider=openai&limit=1e3&windowMinutes=９",
+		"provider=OPENAI&thresholdMultiplier=0x1p-2",
+		"provider=openai&userId=" + alice + "&requestId=%27", "from=2026-01-01T00:00:00Z&to=0000-01-01T00:00:00Z&account=user:x",
+		"provider=openai&baselineWindows=-0",
 		"&&&===%", "provider=openai&provider=x&limit=&limit=2"} {
 		f.Add(seed)
 	}
 	now := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
 	f.Fuzz(func(t *testing.T, raw string) {
 		refusedWell := func(err error) {
-			if refused, ok := errors.AsType[*httpapi.Error](err); !ok || refused.Status != http.StatusBadRequest && refused.Status != http.StatusForbidden {
+			if refused, ok := errors.AsType[*httpapi.Error](err); !ok || refused.Status != http.StatusBadRequest &&
+				refused.Status != http.StatusForbidden {
 				t.Fatalf("want 400 or 403, got %v", err)
 			}
 		}
@@ -133,7 +137,8 @@ func FuzzParameters(f *testing.F) {
 			if !slices.Contains(providers(), filter.Provider) && (needsProvider || filter.Provider != "") {
 				t.Fatalf("want a known provider, got %q", filter.Provider)
 			}
-			if _, err := url.ParseQuery("requestId=" + filter.RequestID); err != nil || strings.ContainsAny(filter.RequestID+filter.Account, "'\"\\ ;") {
+			if _, err := url.ParseQuery("requestId=" + filter.RequestID); err != nil || strings.ContainsAny(filter.RequestID+filter.Account,
+				"'\"\\ ;") {
 				t.Fatalf("want harmless ids, got %+v", filter)
 			}
 		}
@@ -144,7 +149,8 @@ func FuzzParameters(f *testing.F) {
 		}
 		if p, err := parseAnomalies(raw, asUser(), providers(), now); err != nil {
 			refusedWell(err)
-		} else if own(p.filter, true); p.window < time.Minute || p.window > 24*time.Hour || p.limit < 1 || p.limit > 5000 || p.baselines < 1 || p.baselines > 24 || !(p.threshold >= 1) {
+		} else if own(p.filter, true); p.window < time.Minute || p.window > 24*time.Hour || p.limit < 1 || p.limit > 5000 || p.baselines < 1 ||
+			p.baselines > 24 || !(p.threshold >= 1) {
 			t.Fatalf("want everything in range, got %+v", p)
 		}
 		if filter, err := parseExport(raw, asUser(), providers(), now); err != nil {

@@ -86,7 +86,8 @@ func (s *Store) rows(ctx context.Context, f Filter, tail string) iter.Seq2[Row, 
 			}
 		}
 		where, args := f.where()
-		found, err := s.conn.Query(ctx, "SELECT "+strings.Join(names, ", ")+", status, precedence FROM usage_events FINAL WHERE "+where+tail+settings, args...)
+		found, err := s.conn.Query(ctx, "SELECT "+strings.Join(names,
+			", ")+", status, precedence FROM usage_events FINAL WHERE "+where+tail+settings, args...)
 		if err != nil {
 			yield(Row{}, fmt.Errorf("query events: %w", err))
 			return

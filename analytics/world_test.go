@@ -118,8 +118,10 @@ func drained(t *testing.T, c *Consumer) {
 
 // event is an event like the meter's.
 func event(id string, user string, provider string, at time.Time, tokens int64) usage.Event {
-	return usage.Event{RequestID: id, UserID: user, Account: "user:" + user, Route: "openai-chat", Provider: provider, ModelAsked: "gpt-4o", ModelServed: "gpt-4o",
-		Input: tokens / 2, Output: tokens - tokens/2, Charged: tokens, Held: 2 * tokens, Source: usage.FromProvider, Allowed: true, Status: 200, Timestamp: at}
+	return usage.Event{RequestID: id, UserID: user, Account: "user:" + user, Route: "openai-chat", Provider: provider, ModelAsked: "gpt-4o",
+		ModelServed: "gpt-4o",
+		Input:       tokens / 2, Output: tokens - tokens/2, Charged: tokens, Held: 2 * tokens, Source: usage.FromProvider, Allowed: true, Status: 200,
+		Timestamp: at}
 }
 
 // randomEvents are n events over two days, of five users and three providers.
@@ -127,7 +129,8 @@ func randomEvents(rng *rand.Rand, n int, now time.Time) []usage.Event {
 	events := make([]usage.Event, n)
 	for i := range events {
 		user := fmt.Sprintf("%08d-0000-4000-8000-000000000000", rng.IntN(5))
-		e := event(fmt.Sprintf("%08x-%04x", rng.Uint32(), i), user, []string{"openai", "gemini", "qwen"}[rng.IntN(3)], now.Add(-time.Duration(rng.Int64N(int64(48*time.Hour)))), rng.Int64N(5000))
+		e := event(fmt.Sprintf("%08x-%04x", rng.Uint32(), i), user, []string{"openai", "gemini", "qwen"}[rng.IntN(3)],
+			now.Add(-time.Duration(rng.Int64N(int64(48*time.Hour)))), rng.Int64N(5000))
 		switch rng.IntN(10) {
 		case 0:
 			e.Allowed, e.Source, e.Charged, e.Input, e.Output, e.Status = false, usage.FromRefusal, 0, 0, 0, 429

@@ -43,7 +43,8 @@ func burstShape() shape {
 
 // streamShape is a stream of 200 chunks as a provider sends them, one by one.
 func streamShape() shape {
-	return shape{name: "SSE 200, one by one", body: chat(true, 200, 4096), chunks: 200, clients: 64, header: map[string]string{"x-stub-chunk-delay-ms": "5"}}
+	return shape{name: "SSE 200, one by one", body: chat(true, 200, 4096), chunks: 200, clients: 64,
+		header: map[string]string{"x-stub-chunk-delay-ms": "5"}}
 }
 
 // feltShape is what one reader feels of a provider that thinks for 200 ms and then sends

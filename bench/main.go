@@ -83,7 +83,8 @@ func bench(ctx context.Context, o options) error {
 					return fmt.Errorf("%s, %s: %w", s.name, sh.name, err)
 				}
 				results[s.name+"/"+sh.name] = append(results[s.name+"/"+sh.name], got)
-				fmt.Fprintf(os.Stderr, "round %d/%d  %-5s %-20s %6.0f req/s  %6.0f us CPU/request\n", round+1, o.rounds, s.name, sh.name, got.rate(), got.cpuPerRequest())
+				fmt.Fprintf(os.Stderr, "round %d/%d  %-5s %-20s %6.0f req/s  %6.0f us CPU/request\n", round+1, o.rounds, s.name, sh.name, got.rate(),
+					got.cpuPerRequest())
 			}
 		}
 	}

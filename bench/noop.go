@@ -26,7 +26,8 @@ type noop struct {
 }
 
 func newNoop() (*noop, error) {
-	who, err := structpb.NewStruct(map[string]any{attributes.User: "00000000-0000-4000-8000-000000000000", attributes.Tier: "USER", attributes.Roles: "USER"})
+	who, err := structpb.NewStruct(map[string]any{attributes.User: "00000000-0000-4000-8000-000000000000", attributes.Tier: "USER",
+		attributes.Roles: "USER"})
 	if err != nil {
 		return nil, err
 	}
@@ -40,14 +41,16 @@ func newNoop() (*noop, error) {
 }
 
 func hold(stream, splice string) (*ratelimitv3.RateLimitResponse, error) {
-	metadata, err := structpb.NewStruct(map[string]any{attributes.Account: "user:00000000-0000-4000-8000-000000000000", attributes.Held: 1280, attributes.Input: 1024,
+	metadata, err := structpb.NewStruct(map[string]any{attributes.Account: "user:00000000-0000-4000-8000-000000000000",
+		attributes.Held: 1280, attributes.Input: 1024,
 		attributes.Model: "gpt-4o-mini", attributes.Stream: stream, attributes.Splice: splice})
 	if err != nil {
 		return nil, err
 	}
 	res := &ratelimitv3.RateLimitResponse{OverallCode: ratelimitv3.RateLimitResponse_OK, DynamicMetadata: metadata}
 	for _, name := range []string{"x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens",
-		"x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests", "ratelimit", "ratelimit-policy", "x-leaky-hold", "x-leaky-policy"} {
+		"x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests", "ratelimit", "ratelimit-policy",
+		"x-leaky-hold", "x-leaky-policy"} {
 		res.ResponseHeadersToAdd = append(res.ResponseHeadersToAdd, &corev3.HeaderValue{Key: name, Value: "1280"})
 	}
 	return res, nil

@@ -24,7 +24,8 @@ import (
 // report prints one table per shape: medians over the rounds, and the ratios of each
 // round's own numbers, since ratios within a round survive a noisy machine.
 func report(w io.Writer, o options, shapes []shape, results map[string][]sample) {
-	fmt.Fprintf(w, "\n%d rounds of %v, shuffled; %d clients in a closed loop (64 where chunks come one by one); medians, [quartiles]\n", o.rounds, o.window, o.clients)
+	fmt.Fprintf(w, "\n%d rounds of %v, shuffled; %d clients in a closed loop (64 where chunks come one by one); medians, [quartiles]\n",
+		o.rounds, o.window, o.clients)
 	for _, sh := range shapes {
 		if sh.felt {
 			felt(w, sh, results)
@@ -138,7 +139,8 @@ func reportHolds(ctx context.Context, w io.Writer, s system, o options) error {
 			var mine []*limitpb.Settlement
 			for time.Since(begin) < o.window {
 				id := uuid.NewString()
-				got, err := limiter.Hold(ctx, &limitpb.HoldRequest{Facts: &limitpb.Facts{RequestId: id, User: s.user, Tier: "VAST", Route: "openai-chat",
+				got, err := limiter.Hold(ctx, &limitpb.HoldRequest{Facts: &limitpb.Facts{RequestId: id, User: s.user, Tier: "VAST",
+					Route:    "openai-chat",
 					Provider: "openai", Model: "gpt-4o-mini"}, Descriptors: rules, InputTokens: 10, OutputTokens: 10})
 				if err != nil {
 					mu.Lock()

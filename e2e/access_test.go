@@ -144,7 +144,8 @@ func (c cast) join(t *testing.T, user string) string {
 func (c cast) client(t *testing.T) string {
 	t.Helper()
 	var made struct{ ClientID string }
-	mustCall(t, 201, "POST", "/api/v1/admin/clients", c.root.JWT, map[string]any{"name": "job", "grantTypes": []string{"client_credentials"}, "scopes": []string{"tokens.read"}}, &made)
+	mustCall(t, 201, "POST", "/api/v1/admin/clients", c.root.JWT, map[string]any{"name": "job", "grantTypes": []string{"client_credentials"},
+		"scopes": []string{"tokens.read"}}, &made)
 	return made.ClientID
 }
 
@@ -188,7 +189,8 @@ func (c cast) endpoints(t *testing.T) []endpoint {
 		{"audit trail", "GET", at("/api/v1/admin/audit"), nil, 403, 403, 403, 200},
 		{"signing keys", "GET", at("/api/v1/admin/keys"), nil, 403, 403, 403, 200},
 		{"clients", "GET", at("/api/v1/admin/clients"), nil, 403, 403, 403, 200},
-		{"make a client", "POST", at("/api/v1/admin/clients"), `{"name":"","grantTypes":["client_credentials"],"scopes":["tokens.read"]}`, 403, 403, 403, 400},
+		{"make a client", "POST", at("/api/v1/admin/clients"), `{"name":"","grantTypes":["client_credentials"],"scopes":["tokens.read"]}`, 403,
+			403, 403, 400},
 		{"a client", "GET", func() string { return "/api/v1/admin/clients/" + c.client(t) }, nil, 403, 403, 403, 200},
 		{"a client's secret", "POST", func() string { return "/api/v1/admin/clients/" + c.client(t) + "/secret" }, nil, 403, 403, 403, 200},
 		{"remove a client", "DELETE", func() string { return "/api/v1/admin/clients/" + c.client(t) }, nil, 403, 403, 403, 204},
@@ -230,7 +232,8 @@ func TestOwnership(t *testing.T) {
 func TestEveryServiceTakesBothCredentials(t *testing.T) {
 	t.Parallel()
 	ann := newAccount(t)
-	for _, path := range []string{"/api/v1/tokens/status", "/api/v1/analytics/health", "/api/v1/tokens/quota?provider=openai", "/api/v1/analytics/usage?provider=openai", "/v1/models", "/fallback/identity"} {
+	for _, path := range []string{"/api/v1/tokens/status", "/api/v1/analytics/health", "/api/v1/tokens/quota?provider=openai",
+		"/api/v1/analytics/usage?provider=openai", "/v1/models", "/fallback/identity"} {
 		want := http.StatusOK
 		switch {
 		case strings.HasPrefix(path, "/fallback/"):
@@ -242,7 +245,8 @@ func TestEveryServiceTakesBothCredentials(t *testing.T) {
 			t.Errorf("%s, anonymous: want 401 with a challenge, got %d", path, a.status)
 		}
 		got := map[int]bool{}
-		for _, header := range [][]string{{"Authorization", "Bearer " + ann.JWT}, {"Authorization", "Bearer " + ann.Key}, {"X-Api-Key", ann.Key}, {"X-Api-Key", "  " + ann.Key + " "}} {
+		for _, header := range [][]string{{"Authorization", "Bearer " + ann.JWT}, {"Authorization", "Bearer " + ann.Key},
+			{"X-Api-Key", ann.Key}, {"X-Api-Key", "  " + ann.Key + " "}} {
 			a := request(t, "GET", path, "", nil, header...)
 			got[a.status] = true
 			if a.header.Get("Set-Cookie") != "" {
@@ -299,10 +303,12 @@ func TestCredentialsAtTheGateway(t *testing.T) {
 		if why := notProblem(a, 0, ""); why != "" && a.status >= 400 {
 			t.Errorf("%s: %s: %s", tc.row, why, a.text)
 		}
-		if strings.HasPrefix(tc.path, "/actuator/health") && a.status == 200 && (a.text != `{"status":"UP"}` || a.header.Get("Content-Type") != "application/json") {
+		if strings.HasPrefix(tc.path, "/actuator/health") && a.status == 200 && (a.text != `{"status":"UP"}` ||
+			a.header.Get("Content-Type") != "application/json") {
 			t.Errorf("%s: %s %s", tc.row, a.header.Get("Content-Type"), a.text)
 		}
-		for name, want := range map[string]string{"X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer",
+		for name, want := range map[string]string{"X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY",
+			"Referrer-Policy":    "no-referrer",
 			"Permissions-Policy": "geolocation=(), microphone=(), camera=()", "Strict-Transport-Security": "max-age=31536000; includeSubDomains"} {
 			if got := a.header.Values(name); !slices.Equal(got, []string{want}) {
 				t.Errorf("%s: %s is %q", tc.row, name, got)
@@ -378,7 +384,8 @@ func TestSigningKeysRotate(t *testing.T) {
 	var set struct{ Keys []struct{ Kid string } }
 	request(t, "GET", "/oauth2/jwks", "", nil).into(t, &set)
 	header, _ := claimsOf(t, root.JWT)
-	if len(set.Keys) < 2 || len(published) != len(set.Keys) || !slices.ContainsFunc(set.Keys, func(k struct{ Kid string }) bool { return k.Kid == header["kid"] }) {
+	if len(set.Keys) < 2 || len(published) != len(set.Keys) || !slices.ContainsFunc(set.Keys,
+		func(k struct{ Kid string }) bool { return k.Kid == header["kid"] }) {
 		t.Errorf("want the old key and the new one, got %v, %v", published, set.Keys)
 	}
 	if a := request(t, "GET", "/api/v1/me", root.JWT, nil); a.status != 200 {

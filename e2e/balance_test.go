@@ -90,7 +90,8 @@ func TestAdministratorsGrantTokens(t *testing.T) {
 	org := newOrg(t, who)
 	const grant, adjust, refund = "/api/v1/admin/pools/grant", "/api/v1/admin/pools/adjust", "/api/v1/admin/pools/refund"
 	for _, path := range []string{pathQuota + "/org", grant, adjust, refund} {
-		wantProblem(t, request(t, "POST", path, "", map[string]any{"orgId": org, "provider": "openai", "tokens": 5, "reason": "mine"}, byKey(who)...), 403, "")
+		wantProblem(t, request(t, "POST", path, "", map[string]any{"orgId": org, "provider": "openai", "tokens": 5, "reason": "mine"},
+			byKey(who)...), 403, "")
 		wantProblem(t, request(t, "POST", path, "", map[string]any{"orgId": org, "provider": "openai", "tokens": 5}), 401, "")
 	}
 	for body, message := range map[string]string{
@@ -114,18 +115,22 @@ func TestAdministratorsGrantTokens(t *testing.T) {
 		}
 	}
 	order["tokens"] = 4001
-	wantProblem(t, request(t, "POST", pathQuota+"/org", "", order, append(byToken(admin), "Idempotency-Key", "first")...), 409, "reference reuse")
+	wantProblem(t, request(t, "POST", pathQuota+"/org", "", order, append(byToken(admin), "Idempotency-Key", "first")...), 409,
+		"reference reuse")
 	for _, tc := range []struct {
 		path   string
 		tokens int64
 		status int
-	}{{grant, 500, 200}, {adjust, -200, 200}, {adjust, -100000, 409}, {grant, -5, 400}, {adjust, 1 << 62, 400}, {grant, 1 << 62, 400}, {refund, 50, 200}} {
-		r := request(t, "POST", tc.path, "", map[string]any{"userId": who.ID, "provider": "openai", "tokens": tc.tokens, "reason": "because"}, byToken(admin)...)
+	}{{grant, 500, 200}, {adjust, -200, 200}, {adjust, -100000, 409}, {grant, -5, 400}, {adjust, 1 << 62, 400}, {grant, 1 << 62, 400},
+		{refund, 50, 200}} {
+		r := request(t, "POST", tc.path, "", map[string]any{"userId": who.ID, "provider": "openai", "tokens": tc.tokens, "reason": "because"},
+			byToken(admin)...)
 		if r.status != tc.status {
 			t.Errorf("%s %d: want %d, got %d %s", tc.path, tc.tokens, tc.status, r.status, r.text)
 		}
 	}
-	wantProblem(t, request(t, "POST", grant, "", map[string]any{"userId": who.ID, "provider": "openai", "tokens": 5}, byToken(admin)...), 400, "reason is required")
+	wantProblem(t, request(t, "POST", grant, "", map[string]any{"userId": who.ID, "provider": "openai", "tokens": 5}, byToken(admin)...),
+		400, "reason is required")
 	var page struct {
 		Items []struct {
 			Kind, Reason, Actor string
@@ -133,7 +138,8 @@ func TestAdministratorsGrantTokens(t *testing.T) {
 		}
 	}
 	mustCall(t, 200, "GET", pathLedger+"?provider=openai", who.JWT, nil, &page)
-	if len(page.Items) != 3 || page.Items[0].Kind != "refund" || page.Items[1].Tokens != -200 || page.Items[2].Tokens != 500 || page.Items[2].Reason != "because" || page.Items[2].Actor != admin.ID {
+	if len(page.Items) != 3 || page.Items[0].Kind != "refund" || page.Items[1].Tokens != -200 || page.Items[2].Tokens != 500 ||
+		page.Items[2].Reason != "because" || page.Items[2].Actor != admin.ID {
 		t.Errorf("want three entries, newest first, got %+v", page.Items)
 	}
 	mustCall(t, 200, "GET", pathLedger+"?provider=openai&orgId="+org, who.JWT, nil, &page)
@@ -166,7 +172,8 @@ func TestLedgerPages(t *testing.T) {
 	if seen != 5 || cursor != "" {
 		t.Errorf("want five entries and an end, got %d and cursor %q", seen, cursor)
 	}
-	for query, message := range map[string]string{"": "provider is required", "?provider=openai&cursor=x": "invalid cursor", "?provider=openai&limit=x": "invalid limit", "?provider=openai&cursor=-1": "invalid cursor"} {
+	for query, message := range map[string]string{"": "provider is required", "?provider=openai&cursor=x": "invalid cursor",
+		"?provider=openai&limit=x": "invalid limit", "?provider=openai&cursor=-1": "invalid cursor"} {
 		wantProblem(t, request(t, "GET", pathLedger+query, "", nil, byKey(who)...), 400, message)
 	}
 }
@@ -177,13 +184,18 @@ func TestTierCapsBindPurchases(t *testing.T) {
 	capped, admin := newAccount(t, "CAPPED"), newAccount(t, "ADMIN")
 	wantProblem(t, request(t, "POST", pathPurchase, "", `{"provider":"openai","tokens":5001}`, byKey(capped)...), 400, "at most 5000")
 	buy(t, capped, "openai", 3000)
-	wantProblem(t, request(t, "POST", pathPurchase, "", `{"provider":"openai","tokens":2001}`, byKey(capped)...), 400, "at most 5000, and 3000 are there")
+	wantProblem(t, request(t, "POST", pathPurchase, "", `{"provider":"openai","tokens":2001}`, byKey(capped)...), 400,
+		"at most 5000, and 3000 are there")
 	buy(t, capped, "openai", 2000)
-	mustCall(t, 200, "POST", "/api/v1/admin/pools/grant", admin.JWT, map[string]any{"userId": capped.ID, "provider": "openai", "tokens": 90_000, "reason": "a gift"}, nil)
+	mustCall(t, 200, "POST", "/api/v1/admin/pools/grant", admin.JWT, map[string]any{"userId": capped.ID, "provider": "openai",
+		"tokens": 90_000, "reason": "a gift"}, nil)
 	if r := request(t, "POST", pathConsume, "", `{"provider":"openai","tokens":10}`, byKey(capped)...); r.status != 200 {
 		t.Errorf("want 200, got %d %s", r.status, r.text)
 	}
-	eventually(t, 10*time.Second, "all but what was spent", func() bool { return quotaOf(t, capped, "?provider=openai").RemainingTokens == 95_000-10 })
+	eventually(t, 10*time.Second, "all but what was spent", func() bool {
+		return quotaOf(t, capped,
+			"?provider=openai").RemainingTokens == 95_000-10
+	})
 	plain := newAccount(t)
 	wantProblem(t, request(t, "POST", pathPurchase, "", `{"provider":"openai","tokens":100001}`, byKey(plain)...), 400, "at most 100000")
 }
@@ -194,7 +206,8 @@ func llmCall(t *testing.T, who stacktest.Account, provider string, tokens int) a
 	prompt := fmt.Sprintf("[[tokens=%d]] how are you?", tokens)
 	if provider == "gemini" {
 		return request(t, "POST", "/v1beta/models/gemini-2.5-flash:generateContent", "", map[string]any{
-			"contents": []any{map[string]any{"parts": []any{map[string]string{"text": prompt}}}}, "generationConfig": map[string]int{"maxOutputTokens": tokens}}, byKey(who)...)
+			"contents":         []any{map[string]any{"parts": []any{map[string]string{"text": prompt}}}},
+			"generationConfig": map[string]int{"maxOutputTokens": tokens}}, byKey(who)...)
 	}
 	model := map[string]string{"openai": "gpt-4o-mini", "qwen": "qwen-plus"}[provider]
 	return request(t, "POST", "/v1/chat/completions", "", map[string]any{"model": model, "max_tokens": tokens,
@@ -204,7 +217,8 @@ func llmCall(t *testing.T, who stacktest.Account, provider string, tokens int) a
 // wantNoCredit checks the refusal of an empty balance in the shape of the provider's API.
 func wantNoCredit(t *testing.T, r answer, provider string) {
 	t.Helper()
-	if r.status != 429 || r.header.Get("x-should-retry") != "false" || r.header.Get("Retry-After") != "" || !strings.Contains(r.text, "/api/v1/tokens/purchase") {
+	if r.status != 429 || r.header.Get("x-should-retry") != "false" || r.header.Get("Retry-After") != "" || !strings.Contains(r.text,
+		"/api/v1/tokens/purchase") {
 		t.Fatalf("want 429 not to be repeated, got %d %v %s", r.status, r.header, r.text)
 	}
 	var openai struct {
@@ -218,12 +232,14 @@ func wantNoCredit(t *testing.T, r answer, provider string) {
 		}
 	}
 	if provider == "gemini" {
-		if r.into(t, &gemini); gemini.Error.Code != 429 || gemini.Error.Status != "RESOURCE_EXHAUSTED" || len(gemini.Error.Details) == 0 || gemini.Error.Details[0].Reason != "credit_balance_exhausted" {
+		if r.into(t, &gemini); gemini.Error.Code != 429 || gemini.Error.Status != "RESOURCE_EXHAUSTED" || len(gemini.Error.Details) == 0 ||
+			gemini.Error.Details[0].Reason != "credit_balance_exhausted" {
 			t.Errorf("want Gemini's error, got %s", r.text)
 		}
 		return
 	}
-	if r.into(t, &openai); openai.Error.Type != "insufficient_quota" || openai.Error.Code != "credit_balance_exhausted" || !strings.Contains(openai.Error.Message, r.header.Get("X-Request-Id")) {
+	if r.into(t, &openai); openai.Error.Type != "insufficient_quota" || openai.Error.Code != "credit_balance_exhausted" ||
+		!strings.Contains(openai.Error.Message, r.header.Get("X-Request-Id")) {
 		t.Errorf("want OpenAI's error, got %s", r.text)
 	}
 }
@@ -268,7 +284,8 @@ func TestRunDryAndTopUp(t *testing.T) {
 			}
 			admitted := time.Since(began)
 			p := settledPurchase(t, id, byKey(who)...)
-			t.Logf("%s: 202 after %v, first admitted call after %v, COMPLETED %v after the order", provider, taken.Round(time.Millisecond), admitted.Round(time.Millisecond), p.UpdatedAt.Sub(p.CreatedAt).Round(time.Millisecond))
+			t.Logf("%s: 202 after %v, first admitted call after %v, COMPLETED %v after the order", provider, taken.Round(time.Millisecond),
+				admitted.Round(time.Millisecond), p.UpdatedAt.Sub(p.CreatedAt).Round(time.Millisecond))
 			if r.status != 200 { // on an idle machine it is some 20 ms; a second is promised
 				t.Errorf("want a call admitted, got %d after %v", r.status, admitted)
 			}
@@ -333,7 +350,8 @@ func TestSpendLimits(t *testing.T) {
 	t.Parallel()
 	owner, member := newAccount(t), newAccount(t)
 	org := newOrg(t, owner, member)
-	for _, tc := range []struct{ provider, code string }{{"gemini", "organization_spend_limit_exceeded"}, {"qwen", "project_spend_limit_exceeded"}} {
+	for _, tc := range []struct{ provider, code string }{{"gemini", "organization_spend_limit_exceeded"},
+		{"qwen", "project_spend_limit_exceeded"}} {
 		var key struct{ APIKey string }
 		mustCall(t, 201, "POST", "/api/v1/auth/api-keys", member.JWT, map[string]string{"name": tc.provider, "orgId": org}, &key)
 		bound := stacktest.Account{ID: member.ID, JWT: key.APIKey, Key: key.APIKey}
@@ -344,7 +362,8 @@ func TestSpendLimits(t *testing.T) {
 			}
 			booked(t, bound, tc.provider, r.header.Get("X-Request-Id"))
 		}
-		if r.status != 429 || r.header.Get("x-should-retry") != "false" || r.header.Get("Retry-After") != "" || !strings.Contains(r.text, tc.code) || !strings.Contains(r.text, "spend limit") {
+		if r.status != 429 || r.header.Get("x-should-retry") != "false" || r.header.Get("Retry-After") != "" || !strings.Contains(r.text,
+			tc.code) || !strings.Contains(r.text, "spend limit") {
 			t.Errorf("%s: want %s, got %d %v %s", tc.provider, tc.code, r.status, r.header, r.text)
 		}
 		if tc.provider == "qwen" && !strings.Contains(r.text, `"type":"insufficient_quota"`) {

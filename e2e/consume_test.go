@@ -40,7 +40,8 @@ func TestConsumeSpendsByKeyAndToken(t *testing.T) {
 		r.into(t, &got)
 		// The bucket drains by 10 a second meanwhile.
 		most := int64(100 * (i + 1))
-		if !got.Allowed || got.Capacity != 1000 || got.Used > most || got.Used <= most-100 || got.Remaining != 1000-got.Used || got.WaitSeconds != 0 || got.Timestamp.IsZero() {
+		if !got.Allowed || got.Capacity != 1000 || got.Used > most || got.Used <= most-100 || got.Remaining != 1000-got.Used ||
+			got.WaitSeconds != 0 || got.Timestamp.IsZero() {
 			t.Errorf("%s: want at most %d used, got %s", tc.name, most, r.text)
 		}
 		if got.ProviderResponse["message"] != "Stubbed OpenAI response" || fmt.Sprint(got.ProviderResponse["received"]) != "map[prompt:hi]" {
@@ -65,7 +66,10 @@ func TestConsumeSpendsByKeyAndToken(t *testing.T) {
 			t.Errorf("the books say %+v", row)
 		}
 	}
-	eventually(t, 10*time.Second, "nine calls in the ledger", func() bool { return quotaOf(t, who, "?provider=openai").RemainingTokens == 4100 })
+	eventually(t, 10*time.Second, "nine calls in the ledger", func() bool {
+		return quotaOf(t, who,
+			"?provider=openai").RemainingTokens == 4100
+	})
 }
 
 // TestConsumeRefusesBadInput: contract 4.4, 400 and beside it 401, 403, 405, 415. Nothing
@@ -131,7 +135,8 @@ func TestConsumeRefusalsAreOnTheBooks(t *testing.T) {
 		if r.status != status {
 			t.Fatalf("want %d, got %d %s", status, r.status, r.text)
 		}
-		if row := booked(t, who, "openai", r.header.Get("X-Request-Id")); row.Allowed || row.Reason != reason || row.Tokens != tokens || row.Status != status || row.Source != "refused" {
+		if row := booked(t, who, "openai", r.header.Get("X-Request-Id")); row.Allowed || row.Reason != reason || row.Tokens != tokens ||
+			row.Status != status || row.Source != "refused" {
 			t.Errorf("the books say %+v", row)
 		}
 	}
@@ -152,11 +157,14 @@ func TestConsumeRefusalsAreOnTheBooks(t *testing.T) {
 	refused(r, 429, "rate_limited", 1000)
 	var got consumed
 	r.into(t, &got)
-	if got.Allowed || got.Capacity != 1000 || got.Used > 900 || got.Remaining != 1000-got.Used || got.WaitSeconds < 1 || got.WaitSeconds > 90 || len(got.ProviderResponse) != 0 || got.ProviderResponse == nil {
+	if got.Allowed || got.Capacity != 1000 || got.Used > 900 || got.Remaining != 1000-got.Used || got.WaitSeconds < 1 ||
+		got.WaitSeconds > 90 || len(got.ProviderResponse) != 0 || got.ProviderResponse == nil {
 		t.Errorf("want a refusal with the bucket, got %s", r.text)
 	}
-	if number(t, r, "Retry-After") != got.WaitSeconds || number(t, r, "X-TokenBucket-Reset") != got.WaitSeconds || number(t, r, "X-TokenBucket-Limit") != 1000 ||
-		number(t, r, "X-TokenBucket-Remaining") != got.Remaining || number(t, r, "X-TokenBucket-Used") != got.Used || number(t, r, "X-RateLimit-Limit") != 100000 {
+	if number(t, r, "Retry-After") != got.WaitSeconds || number(t, r, "X-TokenBucket-Reset") != got.WaitSeconds ||
+		number(t, r, "X-TokenBucket-Limit") != 1000 ||
+		number(t, r, "X-TokenBucket-Remaining") != got.Remaining || number(t, r, "X-TokenBucket-Used") != got.Used ||
+		number(t, r, "X-RateLimit-Limit") != 100000 {
 		t.Errorf("headers %v for %s", r.header, r.text)
 	}
 	// Who waits as long as she is told passes.
@@ -166,9 +174,13 @@ func TestConsumeRefusalsAreOnTheBooks(t *testing.T) {
 		t.Fatalf("want a wait of at most 2 s, got %d %s", r.status, r.text)
 	}
 	fits := fmt.Sprintf(`{"provider":"openai","tokens":%d}`, got.Remaining+15)
-	eventually(t, 10*time.Second, "room for who waited", func() bool { return request(t, "POST", pathConsume, "", fits, byKey(who)...).status == 200 })
+	eventually(t, 10*time.Second, "room for who waited", func() bool {
+		return request(t, "POST", pathConsume, "", fits,
+			byKey(who)...).status == 200
+	})
 	spent := 900 + got.Remaining + 15
-	eventually(t, 10*time.Second, "the admitted calls alone in the ledger", func() bool { return quotaOf(t, who, "?provider=openai").RemainingTokens == 9950-spent })
+	eventually(t, 10*time.Second, "the admitted calls alone in the ledger",
+		func() bool { return quotaOf(t, who, "?provider=openai").RemainingTokens == 9950-spent })
 }
 
 // TestConsumeAdmitsExactlyWhatFits sends more calls at once than the bucket, or the pool,
@@ -201,7 +213,8 @@ func TestConsumeAdmitsExactlyWhatFits(t *testing.T) {
 					if i%3 == 0 {
 						id = strings.ToUpper(id)
 					}
-					r, err := tryRequest(t.Context(), "POST", pathConsume, "", map[string]any{"userId": id, "provider": "openai", "tokens": tc.tokens}, header...)
+					r, err := tryRequest(t.Context(), "POST", pathConsume, "", map[string]any{"userId": id, "provider": "openai", "tokens": tc.tokens},
+						header...)
 					mu.Lock()
 					defer mu.Unlock()
 					if err != nil {
@@ -215,7 +228,8 @@ func TestConsumeAdmitsExactlyWhatFits(t *testing.T) {
 				t.Errorf("want %d admitted and %d for the others, got %v", tc.admit, tc.refusal, got)
 			}
 			want := tc.pool - int64(tc.admit*tc.tokens)
-			eventually(t, 10*time.Second, "the admitted calls in the ledger", func() bool { return quotaOf(t, who, "?provider=openai").RemainingTokens == want })
+			eventually(t, 10*time.Second, "the admitted calls in the ledger",
+				func() bool { return quotaOf(t, who, "?provider=openai").RemainingTokens == want })
 		})
 	}
 }
@@ -249,7 +263,8 @@ func TestConsumeStrategies(t *testing.T) {
 		if r.status != 429 || !tc.wait(got.WaitSeconds) {
 			t.Errorf("%s: want 429 with its wait, got %d %s", tc.provider, r.status, r.text)
 		}
-		wantProblem(t, request(t, "POST", pathConsume, "", map[string]any{"provider": tc.provider, "tokens": 1001}, byKey(who)...), 400, "tokens exceed bucket capacity")
+		wantProblem(t, request(t, "POST", pathConsume, "", map[string]any{"provider": tc.provider, "tokens": 1001}, byKey(who)...), 400,
+			"tokens exceed bucket capacity")
 	}
 }
 

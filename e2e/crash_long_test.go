@@ -33,7 +33,10 @@ func TestConsumeSurvivesACrash(t *testing.T) {
 	if r := consumeAt(t, who, "flaky", 600); r.status != 402 && r.status != 429 {
 		t.Errorf("want the hold in the way, got %d %s", r.status, r.text)
 	}
-	eventually(t, 90*time.Second, "an expired hold", func() bool { return measured(t, "ratelimit", "leaky_ratelimit_holds_expired_total") > expired })
+	eventually(t, 90*time.Second, "an expired hold", func() bool {
+		return measured(t, "ratelimit",
+			"leaky_ratelimit_holds_expired_total") > expired
+	})
 	if r := consumeAt(t, who, "flaky", 600); r.status != 200 {
 		t.Errorf("want what was held back, got %d %s", r.status, r.text)
 	}

@@ -100,7 +100,8 @@ func notProblem(a answer, status int, message string) string {
 		return fmt.Sprintf("want %d", status)
 	case err != nil || a.header.Get("Content-Type") != "application/problem+json":
 		return "want application/problem+json, got " + a.header.Get("Content-Type")
-	case p.Status != a.status || p.Type == "" || p.Title == "" || p.Detail == "" || p.Instance == "" || p.Message == "" || p.Path == "" || p.Timestamp.IsZero():
+	case p.Status != a.status || p.Type == "" || p.Title == "" || p.Detail == "" || p.Instance == "" || p.Message == "" || p.Path == "" ||
+		p.Timestamp.IsZero():
 		return "a member of the problem is missing"
 	case !strings.Contains(p.Message, message):
 		return fmt.Sprintf("want the message %q", message)
@@ -198,15 +199,18 @@ func TestRegister(t *testing.T) {
 	a := request(t, "POST", "/api/v1/auth/register", "", registration(name))
 	var got sessionBody
 	a.into(t, &got)
-	if a.status != 201 || got.Username != name || !slices.Equal(got.Roles, []string{"USER"}) || got.RefreshToken == "" || got.ExpiresIn != 3600 || uuid.Validate(got.UserID) != nil {
+	if a.status != 201 || got.Username != name || !slices.Equal(got.Roles, []string{"USER"}) || got.RefreshToken == "" ||
+		got.ExpiresIn != 3600 || uuid.Validate(got.UserID) != nil {
 		t.Fatalf("%d %s", a.status, a.text)
 	}
 	if a.header.Get("Cache-Control") != "no-store" || a.header.Get("Set-Cookie") != "" {
 		t.Errorf("headers: %v", a.header)
 	}
 	header, claims := claimsOf(t, got.Token)
-	if header["alg"] != "RS256" || header["kid"] == "" || header["typ"] != "at+jwt" || claims["sub"] != got.UserID || claims["iss"] != "leaky-tokens-auth" ||
-		claims["aud"] == nil || claims["jti"] == "" || claims["sid"] == "" || claims["ver"] == nil || claims["exp"].(float64)-claims["iat"].(float64) != 3600 {
+	if header["alg"] != "RS256" || header["kid"] == "" || header["typ"] != "at+jwt" || claims["sub"] != got.UserID ||
+		claims["iss"] != "leaky-tokens-auth" ||
+		claims["aud"] == nil || claims["jti"] == "" || claims["sid"] == "" || claims["ver"] == nil ||
+		claims["exp"].(float64)-claims["iat"].(float64) != 3600 {
 		t.Errorf("token: %v %v", header, claims)
 	}
 	with := func(field, value string) map[string]string {
@@ -257,7 +261,8 @@ func TestLogin(t *testing.T) {
 	t.Parallel()
 	ann := newPerson(t)
 	got := ann.login(t)
-	if got.UserID != ann.id || got.Username != ann.name || got.RefreshToken == ann.refresh || got.ExpiresIn != 3600 || !slices.Equal(got.Roles, []string{"USER"}) {
+	if got.UserID != ann.id || got.Username != ann.name || got.RefreshToken == ann.refresh || got.ExpiresIn != 3600 ||
+		!slices.Equal(got.Roles, []string{"USER"}) {
 		t.Errorf("%+v", got)
 	}
 	texts := map[string]bool{}
@@ -320,7 +325,8 @@ func TestSessions(t *testing.T) {
 	a := request(t, "POST", refresh, "", with(ann.refresh))
 	var second sessionBody
 	a.into(t, &second)
-	if a.status != 200 || second.RefreshToken == ann.refresh || second.Token == "" || second.ExpiresIn != 3600 || a.header.Get("Cache-Control") != "no-store" {
+	if a.status != 200 || second.RefreshToken == ann.refresh || second.Token == "" || second.ExpiresIn != 3600 ||
+		a.header.Get("Cache-Control") != "no-store" {
 		t.Fatalf("%d %s", a.status, a.text)
 	}
 	wantProblem(t, request(t, "POST", refresh, "", with(ann.refresh)), 401, "used before")
@@ -347,7 +353,8 @@ func TestSessions(t *testing.T) {
 
 	in := ann.login(t)
 	wantProblem(t, request(t, "POST", password, "", map[string]string{"current": ann.password, "new": "better horse 77"}), 401, "")
-	wantProblem(t, request(t, "POST", password, in.Token, map[string]string{"current": "wrong horse 1", "new": "better horse 77"}), 400, "current password is wrong")
+	wantProblem(t, request(t, "POST", password, in.Token, map[string]string{"current": "wrong horse 1", "new": "better horse 77"}), 400,
+		"current password is wrong")
 	wantProblem(t, request(t, "POST", password, in.Token, map[string]string{"current": ann.password, "new": "short"}), 400, "8 to 72")
 	wantProblem(t, request(t, "POST", password, in.Token, map[string]string{"current": ann.password}), 400, "new is required")
 	if a := request(t, "POST", password, in.Token, map[string]string{"current": ann.password, "new": "better horse 77"}); a.status != 204 {
@@ -355,7 +362,8 @@ func TestSessions(t *testing.T) {
 	}
 	refusedSoon(t, in.Token, "an access token after the password was changed")
 	wantProblem(t, request(t, "POST", refresh, "", with(in.RefreshToken)), 401, "")
-	wantProblem(t, request(t, "POST", "/api/v1/auth/login", "", map[string]string{"username": ann.name, "password": ann.password}), 401, "invalid credentials")
+	wantProblem(t, request(t, "POST", "/api/v1/auth/login", "", map[string]string{"username": ann.name, "password": ann.password}), 401,
+		"invalid credentials")
 	ann.password = "better horse 77"
 	ann.login(t)
 }

@@ -26,7 +26,8 @@ func TestDemoBoundsAnOutage(t *testing.T) {
 	if err := os.Chmod(dir, 0o711); err != nil {
 		t.Fatal(err)
 	}
-	stack, err := stacktest.New(t.Context(), dir, 0, stacktest.Built(running.Bin), stacktest.Replicas("ratelimit", 4), stacktest.Edit("timeout: 2s}", outages))
+	stack, err := stacktest.New(t.Context(), dir, 0, stacktest.Built(running.Bin), stacktest.Replicas("ratelimit", 4),
+		stacktest.Edit("timeout: 2s}", outages))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +69,8 @@ func TestDemoBoundsAnOutage(t *testing.T) {
 // TestDemoOfPurchases runs an account dry and tops it up.
 func TestDemoOfPurchases(t *testing.T) {
 	v := runDemo[demo.PurchaseVerdict](t, running, "--purchases")
-	t.Logf("seed %d: from the commit to the first admitted call %.1f ms, from the order %.1f ms; 202 after %.1f ms, COMPLETED %.1f ms later", v.Seed,
+	t.Logf("seed %d: from the commit to the first admitted call %.1f ms, from the order %.1f ms; 202 after %.1f ms, COMPLETED %.1f ms later",
+		v.Seed,
 		v.CommitToAdmitted, v.OrderToAdmitted, v.Purchases[1].Accepted, v.Purchases[1].Completed)
 	if v.Dry.Code != "credit_balance_exhausted" || v.Dry.MayRetry || v.Captured == nil || !v.LedgerBalanced {
 		t.Errorf("got %+v", v)

@@ -48,23 +48,30 @@ func operations() []operation {
 		{"GET", orgsPath + "/{org}/members", nil, page, false, 10},
 		{"POST", orgsPath + "/{org}/members", map[string]string{"userId": "uuid", "role": "role", "team": "text"}, nil, false, 10},
 		{"DELETE", orgsPath + "/{org}/members/{user}", nil, nil, false, 10},
-		{"GET", "/api/v1/admin/users", nil, map[string]string{"limit": "number", "after": "name", "q": "text", "role": "role", "disabled": "bool"}, false, 10},
+		{"GET", "/api/v1/admin/users", nil, map[string]string{"limit": "number", "after": "name", "q": "text", "role": "role",
+			"disabled": "bool"}, false, 10},
 		{"PUT", "/api/v1/admin/users/{user}/roles", map[string]string{"roles": "list"}, nil, false, 10},
 		{"POST", "/api/v1/admin/users/{user}/disable", nil, nil, false, 5},
 		{"POST", "/api/v1/admin/users/{user}/enable", nil, nil, false, 5},
-		{"GET", "/api/v1/admin/audit", nil, map[string]string{"actor": "uuid", "action": "text", "target": "text", "since": "date", "until": "date", "before": "number", "limit": "number"}, false, 10},
+		{"GET", "/api/v1/admin/audit", nil, map[string]string{"actor": "uuid", "action": "text", "target": "text", "since": "date",
+			"until": "date", "before": "number", "limit": "number"}, false, 10},
 		{"GET", "/api/v1/admin/keys", nil, page, false, 3},
 		{"GET", "/api/v1/admin/clients", nil, map[string]string{"after": "name", "limit": "number"}, false, 10},
-		{"POST", "/api/v1/admin/clients", map[string]string{"name": "text", "public": "bool", "redirectUris": "list", "grantTypes": "list", "scopes": "list", "ownerId": "uuid", "orgId": "uuid", "resourceServer": "bool"}, nil, false, 10},
+		{"POST", "/api/v1/admin/clients", map[string]string{"name": "text", "public": "bool", "redirectUris": "list", "grantTypes": "list",
+			"scopes": "list", "ownerId": "uuid", "orgId": "uuid", "resourceServer": "bool"}, nil, false, 10},
 		{"GET", "/api/v1/admin/clients/{client}", nil, nil, false, 10},
 		{"DELETE", "/api/v1/admin/clients/{client}", nil, nil, false, 5},
 		{"POST", "/api/v1/admin/clients/{client}/secret", nil, nil, false, 5},
-		{"POST", "/oauth2/token", map[string]string{"grant_type": "grant", "client_id": "name", "client_secret": "token", "code": "token", "code_verifier": "text", "redirect_uri": "uri", "refresh_token": "token", "device_code": "token", "scope": "text"}, nil, true, 10},
+		{"POST", "/oauth2/token", map[string]string{"grant_type": "grant", "client_id": "name", "client_secret": "token", "code": "token",
+			"code_verifier": "text", "redirect_uri": "uri", "refresh_token": "token", "device_code": "token", "scope": "text"}, nil, true, 10},
 		{"POST", "/oauth2/introspect", map[string]string{"token": "token", "client_id": "name", "client_secret": "token"}, nil, true, 10},
 		{"POST", "/oauth2/revoke", map[string]string{"token": "token", "token_type_hint": "text", "client_id": "name"}, nil, true, 10},
 		{"POST", "/oauth2/device_authorization", map[string]string{"client_id": "name", "scope": "text"}, nil, true, 10},
-		{"GET", "/oauth2/authorize", nil, map[string]string{"client_id": "name", "redirect_uri": "uri", "response_type": "text", "scope": "text", "state": "text", "code_challenge": "token", "code_challenge_method": "text", "nonce": "text", "prompt": "text"}, false, 10},
-		{"POST", "/oauth2/authorize", map[string]string{"form": "token", "username": "name", "password": "text", "decision": "text"}, nil, true, 5},
+		{"GET", "/oauth2/authorize", nil, map[string]string{"client_id": "name", "redirect_uri": "uri", "response_type": "text",
+			"scope": "text", "state": "text", "code_challenge": "token", "code_challenge_method": "text", "nonce": "text", "prompt": "text"},
+			false, 10},
+		{"POST", "/oauth2/authorize", map[string]string{"form": "token", "username": "name", "password": "text", "decision": "text"}, nil, true,
+			5},
 		{"GET", "/oauth2/device", nil, map[string]string{"user_code": "text"}, false, 5},
 		{"POST", "/oauth2/device", map[string]string{"user_code": "text", "form": "token"}, nil, true, 5},
 		{"GET", "/oauth2/userinfo", nil, nil, false, 3},
@@ -86,11 +93,14 @@ func (g gen) pick(from ...string) string { return from[g.IntN(len(from))] }
 func (g gen) odd() string {
 	switch g.IntN(6) {
 	case 0:
-		return g.pick("", " ", "\x00", "a\x00b", "\a", "a\nSet-Cookie: x=1", "\u202eb", "\ufeff", "аdmin", "ａｄｍｉｎ", "\u0130", "e\u0301", "\U0001f4a7", "null", "[]", "{}")
+		return g.pick("", " ", "\x00", "a\x00b", "\a", "a\nSet-Cookie: x=1", "\u202eb", "\ufeff", "аdmin", "ａｄｍｉｎ", "\u0130", "e\u0301",
+			"\U0001f4a7", "null", "[]", "{}")
 	case 1:
-		return g.pick("x' OR 1=1; DROP TABLE users; --", `"; select pg_sleep(9); --`, "{{.}}", "${jndi:ldap://x}", "../../etc/passwd", "%s%n", "<script>", "%00", "a%2fb", `\`, "*", "_", "%")
+		return g.pick("x' OR 1=1; DROP TABLE users; --", `"; select pg_sleep(9); --`, "{{.}}", "${jndi:ldap://x}", "../../etc/passwd", "%s%n",
+			"<script>", "%00", "a%2fb", `\`, "*", "_", "%")
 	case 2:
-		return g.pick("0", "-1", "1e400", "9223372036854775808", "1.5", "NaN", "-0", "0x10", "00000000-0000-0000-0000-000000000000", "99999-01-01T00:00:00Z", "0000-00-00T00:00:00Z", "2030-02-30T00:00:00Z", "-262144-01-01T00:00:00Z")
+		return g.pick("0", "-1", "1e400", "9223372036854775808", "1.5", "NaN", "-0", "0x10", "00000000-0000-0000-0000-000000000000",
+			"99999-01-01T00:00:00Z", "0000-00-00T00:00:00Z", "2030-02-30T00:00:00Z", "-262144-01-01T00:00:00Z")
 	case 3:
 		return strings.Repeat(g.pick("a", "é", "\U0001f4a7", " ", "."), 1+g.IntN(300))
 	}
@@ -229,7 +239,8 @@ func (g gen) request(op operation, credentials []string) (method, path, credenti
 		header = append(header, "Content-Type", g.pick("text/plain", "application/xml", "application/json; charset=utf-16", "nonsense;;", ""))
 	}
 	if g.IntN(20) == 0 {
-		header = append(header, g.pick("Accept", "Accept-Language", "If-Match", "Range", "X-Correlation-Id", "Traceparent", "Cookie", "X-Forwarded-For", "Origin", "Referer", "User-Agent"), printableASCII(g.odd()))
+		header = append(header, g.pick("Accept", "Accept-Language", "If-Match", "Range", "X-Correlation-Id", "Traceparent", "Cookie",
+			"X-Forwarded-For", "Origin", "Referer", "User-Agent"), printableASCII(g.odd()))
 	}
 	return method, path, credential, body, header
 }
@@ -287,7 +298,8 @@ func TestFuzzIdentity(t *testing.T) {
 	statuses, faults := map[int]int{}, 0
 	var group sync.WaitGroup
 	for worker := range uint64(workers) {
-		g := gen{rand.New(rand.NewPCG(seed, worker)), victim.id, org.ID, []string{victim.refresh, ann.jwt, "leaky_rt_nonsense", "a.b.c", strings.Repeat("v", 43)}}
+		g := gen{rand.New(rand.NewPCG(seed, worker)), victim.id, org.ID, []string{victim.refresh, ann.jwt, "leaky_rt_nonsense", "a.b.c",
+			strings.Repeat("v", 43)}}
 		group.Go(func() {
 			for range fuzzed / workers {
 				op := all[g.IntN(len(all))]
@@ -320,7 +332,8 @@ func TestFuzzIdentity(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for what, bad := range map[string]string{"a panic": "panic", "a key": root.Key, "a token": root.JWT, "a refresh token": victim.refresh, "a password": "correct horse 9"} {
+		for what, bad := range map[string]string{"a panic": "panic", "a key": root.Key, "a token": root.JWT, "a refresh token": victim.refresh,
+			"a password": "correct horse 9"} {
 			if strings.Contains(string(text), bad) {
 				t.Errorf("the log of %s shows %s", part, what)
 			}

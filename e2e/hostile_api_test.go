@@ -100,46 +100,50 @@ func malformed(root stacktest.Account) map[string]bytesAndStatus {
 	get := func(path string) string { return "GET " + path + " HTTP/1.1\r\n" + host + auth + end }
 	with := func(header string) string { return login + host + auth + header + length + end + body }
 	return map[string]bytesAndStatus{
-		"CL and TE":                {login + host + auth + "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + smuggled, 400},
-		"TE and CL":                {login + host + auth + "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n" + smuggled, 400},
-		"TE twice":                 {login + host + auth + "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n" + smuggled, 501},
-		"TE of two":                {login + host + auth + "Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n" + smuggled, 501},
-		"TE unknown":               {login + host + auth + "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n" + smuggled, 501},
-		"TE with a vertical tab":   {login + host + auth + "Transfer-Encoding: \vchunked\r\n\r\n0\r\n\r\n" + smuggled, 400},
-		"TE, space before colon":   {login + host + auth + "Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n" + smuggled, 400},
-		"two CL":                   {login + host + auth + "Content-Length: 3\r\n" + length + end + body, 400},
-		"two CL that agree":        {login + host + auth + length + length + end + body, 400},
-		"CL list":                  {login + host + auth + "Content-Length: 3, 31\r\n" + end + body, 400},
-		"CL with a sign":           {login + host + auth + "Content-Length: +31\r\n" + end + body, 400},
-		"CL negative":              {login + host + auth + "Content-Length: -1\r\n" + end + body, 400},
-		"CL in hex":                {login + host + auth + "Content-Length: 0x1f\r\n" + end + body, 400},
-		"CL beyond 64 bits":        {login + host + auth + "Content-Length: 99999999999999999999\r\n" + end + body, 400},
-		"chunk size no number":     {login + host + auth + "Connection: close\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n" + body + "\r\n0\r\n\r\n", 400},
-		"chunk size overflows":     {login + host + auth + "Connection: close\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n" + body + "\r\n0\r\n\r\n", 400},
-		"chunk with LF":            {login + host + auth + "Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n1f\n" + body + "\n0\n\n", 400},
-		"space before colon":       {login + "Host : x\r\n" + auth + length + end + body, 400},
-		"space before name":        {login + " X: y\r\n" + host + auth + length + end + body, 400},
-		"NUL in a value":           {with("X-A: a\x00b\r\n"), 400},
-		"no colon":                 {with("nonsense\r\n"), 400},
-		"no name":                  {with(": a\r\n"), 400},
-		"100 KB header":            {with("X-A: " + strings.Repeat("a", 100_000) + "\r\n"), 431},
-		"100 KB path":              {get("/" + strings.Repeat("a", 100_000)), 431},
-		"200 headers":              {with(strings.Repeat("X-A: a\r\n", 200)), 431},
-		"Host twice":               {with("Host: y\r\n"), 400},
-		"no Host":                  {login + auth + length + end + body, 400},
-		"Host with a user":         {login + "Host: a@b\r\n" + auth + length + end + body, 400},
-		"Host with a path":         {login + "Host: x/y\r\n" + auth + length + end + body, 400},
-		"Host with a comma":        {login + "Host: x,y\r\n" + auth + length + end + body, 400},
-		"absolute-form, a file":    {get("file:///etc/passwd"), 400},
-		"path without slash":       {get("api/v1/me"), 400},
-		"spaces in the line":       {get("/api/v1/me x"), 400},
-		"method in lower case":     {strings.Replace(get("/api/v1/me"), "GET", "get", 1), 400},
-		"odd method":               {strings.Replace(get("/api/v1/me"), "GET", "G(T", 1), 400},
-		"CONNECT":                  {strings.Replace(get("127.0.0.1:5432"), "GET", "CONNECT", 1), 403},
-		"HTTP/0.9":                 {"GET /api/v1/me\r\n\r\n", 426},
-		"HTTP/1.0":                 {strings.Replace(get("/api/v1/me"), "1.1", "1.0", 1), 426},
-		"HTTP/9.9":                 {strings.Replace(get("/api/v1/me"), "1.1", "9.9", 1), 426},
-		"websocket":                {"GET /api/v1/me HTTP/1.1\r\n" + host + auth + "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n", 403},
+		"CL and TE": {login + host + auth + "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + smuggled, 400},
+		"TE and CL": {login + host + auth + "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n" + smuggled, 400},
+		"TE twice": {login + host + auth + "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n" +
+			smuggled, 501},
+		"TE of two":              {login + host + auth + "Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n" + smuggled, 501},
+		"TE unknown":             {login + host + auth + "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n" + smuggled, 501},
+		"TE with a vertical tab": {login + host + auth + "Transfer-Encoding: \vchunked\r\n\r\n0\r\n\r\n" + smuggled, 400},
+		"TE, space before colon": {login + host + auth + "Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n" + smuggled, 400},
+		"two CL":                 {login + host + auth + "Content-Length: 3\r\n" + length + end + body, 400},
+		"two CL that agree":      {login + host + auth + length + length + end + body, 400},
+		"CL list":                {login + host + auth + "Content-Length: 3, 31\r\n" + end + body, 400},
+		"CL with a sign":         {login + host + auth + "Content-Length: +31\r\n" + end + body, 400},
+		"CL negative":            {login + host + auth + "Content-Length: -1\r\n" + end + body, 400},
+		"CL in hex":              {login + host + auth + "Content-Length: 0x1f\r\n" + end + body, 400},
+		"CL beyond 64 bits":      {login + host + auth + "Content-Length: 99999999999999999999\r\n" + end + body, 400},
+		"chunk size no number": {login + host + auth + "Connection: close\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n" + body +
+			"\r\n0\r\n\r\n", 400},
+		"chunk size overflows": {login + host + auth + "Connection: close\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n" +
+			body + "\r\n0\r\n\r\n", 400},
+		"chunk with LF":         {login + host + auth + "Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n1f\n" + body + "\n0\n\n", 400},
+		"space before colon":    {login + "Host : x\r\n" + auth + length + end + body, 400},
+		"space before name":     {login + " X: y\r\n" + host + auth + length + end + body, 400},
+		"NUL in a value":        {with("X-A: a\x00b\r\n"), 400},
+		"no colon":              {with("nonsense\r\n"), 400},
+		"no name":               {with(": a\r\n"), 400},
+		"100 KB header":         {with("X-A: " + strings.Repeat("a", 100_000) + "\r\n"), 431},
+		"100 KB path":           {get("/" + strings.Repeat("a", 100_000)), 431},
+		"200 headers":           {with(strings.Repeat("X-A: a\r\n", 200)), 431},
+		"Host twice":            {with("Host: y\r\n"), 400},
+		"no Host":               {login + auth + length + end + body, 400},
+		"Host with a user":      {login + "Host: a@b\r\n" + auth + length + end + body, 400},
+		"Host with a path":      {login + "Host: x/y\r\n" + auth + length + end + body, 400},
+		"Host with a comma":     {login + "Host: x,y\r\n" + auth + length + end + body, 400},
+		"absolute-form, a file": {get("file:///etc/passwd"), 400},
+		"path without slash":    {get("api/v1/me"), 400},
+		"spaces in the line":    {get("/api/v1/me x"), 400},
+		"method in lower case":  {strings.Replace(get("/api/v1/me"), "GET", "get", 1), 400},
+		"odd method":            {strings.Replace(get("/api/v1/me"), "GET", "G(T", 1), 400},
+		"CONNECT":               {strings.Replace(get("127.0.0.1:5432"), "GET", "CONNECT", 1), 403},
+		"HTTP/0.9":              {"GET /api/v1/me\r\n\r\n", 426},
+		"HTTP/1.0":              {strings.Replace(get("/api/v1/me"), "1.1", "1.0", 1), 426},
+		"HTTP/9.9":              {strings.Replace(get("/api/v1/me"), "1.1", "9.9", 1), 426},
+		"websocket": {"GET /api/v1/me HTTP/1.1\r\n" + host + auth +
+			"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n", 403},
 		"expects what nobody does": {with("Expect: 200-ok\r\n"), 417},
 		"x_user_id":                {with("x_user_id: " + root.ID + "\r\n"), 400},
 		"X_USER_ID":                {with("X_USER_ID: " + root.ID + "\r\n"), 400},
@@ -194,19 +198,20 @@ func TestWhatIsReadInOneWay(t *testing.T) {
 	ann, root := newAccount(t), newAccount(t, "ADMIN")
 	auth := "Authorization: Bearer " + ann.Key + "\r\n"
 	for name, raw := range map[string]string{
-		"as it should be":       "GET /api/v1/me HTTP/1.1\r\nHost: x\r\n" + auth,
-		"LF alone":              strings.ReplaceAll("GET /api/v1/me HTTP/1.1\r\nHost: x\r\n"+auth, "\r\n", "\n"),
-		"absolute-form":         "GET http://elsewhere/api/v1/me HTTP/1.1\r\nHost: x\r\n" + auth,
-		"double slash":          "GET //api//v1/me HTTP/1.1\r\nHost: x\r\n" + auth,
-		"dots":                  "GET /api/v1/auth/../me HTTP/1.1\r\nHost: x\r\n" + auth,
-		"encoded dots":          "GET /api/v1/auth/%2e%2E/me HTTP/1.1\r\nHost: x\r\n" + auth,
-		"h2c upgrade":           "GET /api/v1/me HTTP/1.1\r\nHost: x\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n" + auth,
-		"folded":                "GET /api/v1/me HTTP/1.1\r\nHost: x\r\nX-A: a\r\n X-User-Id: " + root.ID + "\r\n" + auth,
-		"CR within a value":     "GET /api/v1/me HTTP/1.1\r\nHost: x\r\nX-A: a\rX-User-Id: " + root.ID + "\r\n" + auth,
-		"no UTF-8":              "GET /api/v1/me HTTP/1.1\r\nHost: x\r\nX-A: \xff\xfe\r\n" + auth,
-		"X-User-Id":             "GET /api/v1/me HTTP/1.1\r\nHost: x\r\nX-User-Id: " + root.ID + "\r\n" + auth,
-		"x-USER-id twice":       "GET /api/v1/me HTTP/1.1\r\nHost: x\r\nx-USER-id: " + root.ID + "\r\nX-user-ID: " + root.ID + "\r\n" + auth,
-		"X-User-Roles":          "GET /api/v1/me HTTP/1.1\r\nHost: x\r\nX-User-Id: " + root.ID + "\r\nX-User-Roles: ADMIN\r\nX-Leaky-Identity: e30.e30.\r\n" + auth,
+		"as it should be":   "GET /api/v1/me HTTP/1.1\r\nHost: x\r\n" + auth,
+		"LF alone":          strings.ReplaceAll("GET /api/v1/me HTTP/1.1\r\nHost: x\r\n"+auth, "\r\n", "\n"),
+		"absolute-form":     "GET http://elsewhere/api/v1/me HTTP/1.1\r\nHost: x\r\n" + auth,
+		"double slash":      "GET //api//v1/me HTTP/1.1\r\nHost: x\r\n" + auth,
+		"dots":              "GET /api/v1/auth/../me HTTP/1.1\r\nHost: x\r\n" + auth,
+		"encoded dots":      "GET /api/v1/auth/%2e%2E/me HTTP/1.1\r\nHost: x\r\n" + auth,
+		"h2c upgrade":       "GET /api/v1/me HTTP/1.1\r\nHost: x\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n" + auth,
+		"folded":            "GET /api/v1/me HTTP/1.1\r\nHost: x\r\nX-A: a\r\n X-User-Id: " + root.ID + "\r\n" + auth,
+		"CR within a value": "GET /api/v1/me HTTP/1.1\r\nHost: x\r\nX-A: a\rX-User-Id: " + root.ID + "\r\n" + auth,
+		"no UTF-8":          "GET /api/v1/me HTTP/1.1\r\nHost: x\r\nX-A: \xff\xfe\r\n" + auth,
+		"X-User-Id":         "GET /api/v1/me HTTP/1.1\r\nHost: x\r\nX-User-Id: " + root.ID + "\r\n" + auth,
+		"x-USER-id twice":   "GET /api/v1/me HTTP/1.1\r\nHost: x\r\nx-USER-id: " + root.ID + "\r\nX-user-ID: " + root.ID + "\r\n" + auth,
+		"X-User-Roles": "GET /api/v1/me HTTP/1.1\r\nHost: x\r\nX-User-Id: " + root.ID +
+			"\r\nX-User-Roles: ADMIN\r\nX-Leaky-Identity: e30.e30.\r\n" + auth,
 		"named hop by hop":      "GET /api/v1/me HTTP/1.1\r\nHost: x\r\nConnection: close, x-leaky-identity, x-user-id\r\n" + auth,
 		"trusted proxy claimed": "GET /api/v1/me HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 10.0.0.1\r\nX-Envoy-External-Address: 10.0.0.1\r\nX-Envoy-Original-Path: /api/v1/admin/users\r\nForwarded: for=10.0.0.1\r\n" + auth,
 		"method override":       "GET /api/v1/me HTTP/1.1\r\nHost: x\r\nX-HTTP-Method-Override: DELETE\r\nX-Original-URL: /api/v1/admin/users\r\n" + auth,
@@ -221,14 +226,17 @@ func TestWhatIsReadInOneWay(t *testing.T) {
 			end = "\r\n"
 		}
 		answers := exchange(t, raw+end)
-		if len(answers) != 1 || answers[0].status != 200 || !strings.Contains(answers[0].text, ann.ID) || strings.Contains(answers[0].text, `"ADMIN"`) {
+		if len(answers) != 1 || answers[0].status != 200 || !strings.Contains(answers[0].text, ann.ID) || strings.Contains(answers[0].text,
+			`"ADMIN"`) {
 			t.Errorf("%s: want ann's own account, got %+v", name, answers)
 		}
 	}
 	// Envoy itself takes these for /api/v1/admin/users, asks who may call that, and sends on what it asked about.
-	for _, path := range []string{`/api/v1/auth\..\admin\users`, "/api/v1/auth/..;/admin/users", "/api/v1/auth/..;x=1/admin/users", "/api/v1/auth/../admin/users", "/api/v1/auth/%2e%2e/admin/users", "//api/v1/admin//users"} {
+	for _, path := range []string{`/api/v1/auth\..\admin\users`, "/api/v1/auth/..;/admin/users", "/api/v1/auth/..;x=1/admin/users",
+		"/api/v1/auth/../admin/users", "/api/v1/auth/%2e%2e/admin/users", "//api/v1/admin//users"} {
 		for credential, want := range map[string]int{"": 401, auth: 403, "Authorization: Bearer " + root.Key + "\r\n": 200} {
-			if answers := exchange(t, "GET "+path+" HTTP/1.1\r\nHost: x\r\n"+credential+"Connection: close\r\n\r\n"); len(answers) != 1 || answers[0].status != want {
+			if answers := exchange(t, "GET "+path+" HTTP/1.1\r\nHost: x\r\n"+credential+"Connection: close\r\n\r\n"); len(answers) != 1 ||
+				answers[0].status != want {
 				t.Errorf("%s: want %d, got %+v", path, want, answers)
 			}
 		}
@@ -289,7 +297,8 @@ func newMint(t *testing.T) mint {
 func (m mint) claims(change func(*grants.Claims)) grants.Claims {
 	now := time.Now()
 	c := grants.Claims{ClientID: grants.FirstParty, Roles: []string{"ADMIN", "USER"}, Generation: m.ver, Family: uuid.NewString(),
-		RegisteredClaims: jwt.RegisteredClaims{Issuer: "leaky-tokens-auth", Audience: jwt.ClaimStrings{"leaky-tokens"}, Subject: m.root.ID, ID: uuid.NewString(),
+		RegisteredClaims: jwt.RegisteredClaims{Issuer: "leaky-tokens-auth", Audience: jwt.ClaimStrings{"leaky-tokens"}, Subject: m.root.ID,
+			ID:       uuid.NewString(),
 			IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(time.Hour))}}
 	change(&c)
 	return c
@@ -336,21 +345,22 @@ func (m mint) forgeries() map[string]string {
 	return map[string]string{
 		"alg none":            m.forged(jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, nil),
 		"alg none, signature": strings.TrimSuffix(m.forged(jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, nil), ".") + "." + parts[2],
-		"alg None":            base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"None","typ":"at+jwt","kid":"`+m.kid+`"}`)) + "." + parts[1] + ".",
-		"HS256, public key":   m.forged(jwt.SigningMethodHS256, public, nil),
-		"HS256, modulus":      m.forged(jwt.SigningMethodHS256, modulus, nil),
-		"HS256, nothing":      m.forged(jwt.SigningMethodHS256, []byte{}, nil),
-		"another key":         m.forged(jwt.SigningMethodRS256, stranger, nil),
-		"PS256":               m.forged(jwt.SigningMethodPS256, stranger, nil),
-		"a key that is gone":  m.forged(jwt.SigningMethodRS256, stranger, map[string]any{"kid": "retired"}),
-		"no kid":              m.forged(jwt.SigningMethodRS256, stranger, map[string]any{"kid": nil}),
-		"kid a path":          m.forged(jwt.SigningMethodRS256, stranger, map[string]any{"kid": "../../dev/null"}),
-		"kid SQL":             m.forged(jwt.SigningMethodRS256, stranger, map[string]any{"kid": "x' OR '1'='1"}),
-		"kid a number":        m.forged(jwt.SigningMethodRS256, stranger, map[string]any{"kid": 1}),
-		"jwk":                 m.forged(jwt.SigningMethodRS256, stranger, map[string]any{"jwk": own}),
-		"jku":                 m.forged(jwt.SigningMethodRS256, stranger, map[string]any{"jku": running.Stub["openai"] + "/jwks"}),
-		"x5u":                 m.forged(jwt.SigningMethodRS256, stranger, map[string]any{"x5u": running.Stub["openai"] + "/x"}),
-		"crit":                m.forged(jwt.SigningMethodRS256, stranger, map[string]any{"crit": []string{"exp"}}),
+		"alg None": base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"None","typ":"at+jwt","kid":"`+m.kid+`"}`)) + "." +
+			parts[1] + ".",
+		"HS256, public key":  m.forged(jwt.SigningMethodHS256, public, nil),
+		"HS256, modulus":     m.forged(jwt.SigningMethodHS256, modulus, nil),
+		"HS256, nothing":     m.forged(jwt.SigningMethodHS256, []byte{}, nil),
+		"another key":        m.forged(jwt.SigningMethodRS256, stranger, nil),
+		"PS256":              m.forged(jwt.SigningMethodPS256, stranger, nil),
+		"a key that is gone": m.forged(jwt.SigningMethodRS256, stranger, map[string]any{"kid": "retired"}),
+		"no kid":             m.forged(jwt.SigningMethodRS256, stranger, map[string]any{"kid": nil}),
+		"kid a path":         m.forged(jwt.SigningMethodRS256, stranger, map[string]any{"kid": "../../dev/null"}),
+		"kid SQL":            m.forged(jwt.SigningMethodRS256, stranger, map[string]any{"kid": "x' OR '1'='1"}),
+		"kid a number":       m.forged(jwt.SigningMethodRS256, stranger, map[string]any{"kid": 1}),
+		"jwk":                m.forged(jwt.SigningMethodRS256, stranger, map[string]any{"jwk": own}),
+		"jku":                m.forged(jwt.SigningMethodRS256, stranger, map[string]any{"jku": running.Stub["openai"] + "/jwks"}),
+		"x5u":                m.forged(jwt.SigningMethodRS256, stranger, map[string]any{"x5u": running.Stub["openai"] + "/x"}),
+		"crit":               m.forged(jwt.SigningMethodRS256, stranger, map[string]any{"crit": []string{"exp"}}),
 	}
 }
 
@@ -376,17 +386,18 @@ func (m mint) misfits() map[string]string {
 func (m mint) scraps() map[string]string {
 	parts := strings.Split(m.root.JWT, ".")
 	return map[string]string{
-		"cut":                m.root.JWT[:len(m.root.JWT)-4],
-		"payload of another": parts[0] + "." + base64.RawURLEncoding.EncodeToString([]byte(`{"sub":"`+m.root.ID+`","roles":["ADMIN"]}`)) + "." + parts[2],
-		"four parts":         m.root.JWT + ".x",
-		"no signature":       parts[0] + "." + parts[1] + ".",
-		"padding":            m.root.JWT + "==",
-		"spaces":             strings.Replace(m.root.JWT, ".", " . ", 1),
-		"50 KB":              parts[0] + "." + strings.Repeat("a", 50_000) + "." + parts[2],
-		"50 KB of dots":      strings.Repeat(".", 50_000),
-		"SQL":                "x' OR pg_sleep(8)--",
-		"a refresh token":    newPerson(m.t).refresh,
-		"shares a prefix":    m.root.JWT[:len(m.root.JWT)-10] + "AAAAAAAAAA",
+		"cut": m.root.JWT[:len(m.root.JWT)-4],
+		"payload of another": parts[0] + "." + base64.RawURLEncoding.EncodeToString([]byte(`{"sub":"`+m.root.ID+`","roles":["ADMIN"]}`)) + "." +
+			parts[2],
+		"four parts":      m.root.JWT + ".x",
+		"no signature":    parts[0] + "." + parts[1] + ".",
+		"padding":         m.root.JWT + "==",
+		"spaces":          strings.Replace(m.root.JWT, ".", " . ", 1),
+		"50 KB":           parts[0] + "." + strings.Repeat("a", 50_000) + "." + parts[2],
+		"50 KB of dots":   strings.Repeat(".", 50_000),
+		"SQL":             "x' OR pg_sleep(8)--",
+		"a refresh token": newPerson(m.t).refresh,
+		"shares a prefix": m.root.JWT[:len(m.root.JWT)-10] + "AAAAAAAAAA",
 	}
 }
 
@@ -406,7 +417,8 @@ func TestHostileTokens(t *testing.T) {
 		}
 	}
 	for name, size := range map[string]int{"64 KB": 64 << 10, "1 MB of dots": 1 << 20} {
-		if answers := exchange(t, "GET /api/v1/me HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "+strings.Repeat(".", size)+"\r\nConnection: close\r\n\r\n"); len(answers) != 1 || answers[0].status != 431 {
+		if answers := exchange(t, "GET /api/v1/me HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "+strings.Repeat(".",
+			size)+"\r\nConnection: close\r\n\r\n"); len(answers) != 1 || answers[0].status != 431 {
 			t.Errorf("%s: want one 431, got %d answers", name, len(answers))
 		}
 	}
@@ -482,7 +494,8 @@ func TestHostileOAuth(t *testing.T) {
 	web, thief := newApp(t, root, webApp(nil)), newApp(t, root, webApp(nil))
 	verifier := strings.Repeat("v", 43)
 	asked := func(change url.Values) string {
-		q := url.Values{"client_id": {web.ClientID}, "redirect_uri": {callback}, "response_type": {"code"}, "scope": {"tokens.read offline_access"}, "state": {"s"},
+		q := url.Values{"client_id": {web.ClientID}, "redirect_uri": {callback}, "response_type": {"code"},
+			"scope": {"tokens.read offline_access"}, "state": {"s"},
 			"code_challenge": {oauth2.S256ChallengeFromVerifier(verifier)}, "code_challenge_method": {"S256"}}
 		for name, values := range change {
 			if q[name] = values; values == nil {
@@ -492,17 +505,23 @@ func TestHostileOAuth(t *testing.T) {
 		return "/oauth2/authorize?" + q.Encode()
 	}
 	for name, redirect := range map[string][]string{
-		"foreign": {"https://evil.example/callback"}, "none": nil, "two": {callback, "https://evil.example/"}, "longer": {callback + "/more"}, "dots": {callback + "/../evil"},
-		"query": {callback + "?next=https://evil.example"}, "fragment": {callback + "#x"}, "user": {"https://app.example@evil.example/callback"}, "sub-domain": {"https://app.example.evil.example/callback"},
-		"scheme-relative": {"//evil.example"}, "script": {"javascript:alert(1)"}, "line break": {callback + "\r\nSet-Cookie: a=b"}, "loopback trick": {"http://127.0.0.1:80@evil.example/cb"},
+		"foreign": {"https://evil.example/callback"}, "none": nil, "two": {callback, "https://evil.example/"}, "longer": {callback + "/more"},
+		"dots":  {callback + "/../evil"},
+		"query": {callback + "?next=https://evil.example"}, "fragment": {callback + "#x"},
+		"user": {"https://app.example@evil.example/callback"}, "sub-domain": {"https://app.example.evil.example/callback"},
+		"scheme-relative": {"//evil.example"}, "script": {"javascript:alert(1)"}, "line break": {callback + "\r\nSet-Cookie: a=b"},
+		"loopback trick": {"http://127.0.0.1:80@evil.example/cb"},
 	} {
-		if a := request(t, "GET", asked(url.Values{"redirect_uri": redirect}), "", nil); a.status != 400 || a.header.Get("Location") != "" || strings.Contains(a.text, "evil") {
+		if a := request(t, "GET", asked(url.Values{"redirect_uri": redirect}), "", nil); a.status != 400 || a.header.Get("Location") != "" ||
+			strings.Contains(a.text, "evil") {
 			t.Errorf("open redirect, %s: %d to %q", name, a.status, a.header.Get("Location"))
 		}
 	}
 	for name, change := range map[string]url.Values{
-		"no PKCE": {"code_challenge": nil, "code_challenge_method": nil}, "plain": {"code_challenge_method": {"plain"}}, "no method": {"code_challenge_method": nil}, "short": {"code_challenge": {"abc"}},
-		"state twice": {"state": {"a", "b"}}, "scope twice": {"scope": {"tokens.read", "admin"}}, "request_uri": {"request_uri": {"https://evil.example/r"}},
+		"no PKCE": {"code_challenge": nil, "code_challenge_method": nil}, "plain": {"code_challenge_method": {"plain"}},
+		"no method": {"code_challenge_method": nil}, "short": {"code_challenge": {"abc"}},
+		"state twice": {"state": {"a", "b"}}, "scope twice": {"scope": {"tokens.read", "admin"}},
+		"request_uri": {"request_uri": {"https://evil.example/r"}},
 	} {
 		if back := landed(t, request(t, "GET", asked(change), "", nil)); back.Get("error") == "" || back.Get("code") != "" {
 			t.Errorf("%s: %v", name, back)
@@ -510,7 +529,8 @@ func TestHostileOAuth(t *testing.T) {
 	}
 	code := func() string { return consent(t, running.Gateway+asked(nil), ann).Get("code") }
 	redeem := func(as app, code, proof string) answer {
-		return post(t, "/oauth2/token", url.Values{"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {callback}, "code_verifier": {proof}}, as.basic()...)
+		return post(t, "/oauth2/token", url.Values{"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {callback},
+			"code_verifier": {proof}}, as.basic()...)
 	}
 	stolen := code()
 	refusedBy(t, redeem(thief, stolen, verifier), 400, "invalid_grant")
@@ -525,7 +545,8 @@ func TestHostileOAuth(t *testing.T) {
 	redeem(web, used, verifier).into(t, &first)
 	refusedBy(t, redeem(web, used, verifier), 400, "invalid_grant")
 	refusedSoon(t, first.Access, "what a code gave that was used twice")
-	refusedBy(t, post(t, "/oauth2/token", url.Values{"grant_type": {"refresh_token"}, "refresh_token": {first.Refresh}}, web.basic()...), 400, "invalid_grant")
+	refusedBy(t, post(t, "/oauth2/token", url.Values{"grant_type": {"refresh_token"}, "refresh_token": {first.Refresh}}, web.basic()...),
+		400, "invalid_grant")
 
 	form := []string{"Content-Type", "application/x-www-form-urlencoded"}
 	grant := "grant_type=client_credentials&client_id=" + web.ClientID
@@ -538,7 +559,8 @@ func TestHostileOAuth(t *testing.T) {
 		{"parameter twice", "/oauth2/token", grant + "&grant_type=client_credentials", form, 400, "invalid_request"},
 		{"parameters in the query", "/oauth2/token?grant_type=client_credentials", "client_id=x", form, 400, "invalid_request"},
 		{"JSON", "/oauth2/token", `{"grant_type":"client_credentials"}`, nil, 400, "invalid_request"},
-		{"password grant", "/oauth2/token", "grant_type=password&username=a&password=b&client_id=" + web.ClientID + "&client_secret=" + web.ClientSecret, form, 400, "unsupported_grant_type"},
+		{"password grant", "/oauth2/token", "grant_type=password&username=a&password=b&client_id=" + web.ClientID + "&client_secret=" +
+			web.ClientSecret, form, 400, "unsupported_grant_type"},
 		{"two ways to authenticate", "/oauth2/token", grant + "&client_secret=" + web.ClientSecret, web.basic(), 400, "invalid_request"},
 		{"no secret", "/oauth2/token", grant, form, 401, "invalid_client"},
 		{"NUL", "/oauth2/token", grant + "&scope=a%00", form, 400, "invalid_request"},
@@ -565,5 +587,6 @@ func fillInFrom(t *testing.T, path string, who person, origin string) answer {
 	if form == nil {
 		t.Fatalf("%d %s", page.status, page.text)
 	}
-	return post(t, "/oauth2/authorize", url.Values{"form": {form[1]}, "username": {who.name}, "password": {who.password}, "decision": {"allow"}}, "Origin", origin, "Sec-Fetch-Site", "cross-site")
+	return post(t, "/oauth2/authorize", url.Values{"form": {form[1]}, "username": {who.name}, "password": {who.password},
+		"decision": {"allow"}}, "Origin", origin, "Sec-Fetch-Site", "cross-site")
 }

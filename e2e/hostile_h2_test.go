@@ -47,7 +47,8 @@ func overH2(fields []field, body string, trailers ...field) string {
 		if err := framer.WriteSettings(); err != nil {
 			return err
 		}
-		err := framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: encoded(fields), EndHeaders: true, EndStream: body == "" && trailers == nil})
+		err := framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: encoded(fields), EndHeaders: true,
+			EndStream: body == "" && trailers == nil})
 		if err == nil && body != "" {
 			err = framer.WriteData(1, trailers == nil, []byte(body))
 		}
@@ -96,7 +97,8 @@ func TestMalformedHTTP2ReachesNoService(t *testing.T) {
 	before := reached(t)
 	const chat = "/v1/chat/completions"
 	posted := func(length string) []field {
-		return []field{{":method", "POST"}, {":scheme", "http"}, {":authority", "x"}, {":path", chat}, {"authorization", "Bearer " + root.Key}, {"content-type", "application/json"}, {"content-length", length}}
+		return []field{{":method", "POST"}, {":scheme", "http"}, {":authority", "x"}, {":path", chat}, {"authorization", "Bearer " + root.Key},
+			{"content-type", "application/json"}, {"content-length", length}}
 	}
 	var all sync.WaitGroup // Envoy keeps a connection it has refused open for a second
 	for name, c := range map[string]struct {
@@ -105,18 +107,19 @@ func TestMalformedHTTP2ReachesNoService(t *testing.T) {
 		trailers []field
 		want     []string // 0: reset
 	}{
-		"path without slash":     {fields: set(":path", "api/v1/me"), want: []string{"400", "0"}},
-		"empty path":             {fields: set(":path", ""), want: []string{"400", "0"}},
-		"star":                   {fields: set(":path", "*"), want: []string{"400", "0"}},
-		"absolute path":          {fields: set(":path", "http://x/api/v1/me"), want: []string{"400", "0"}},
-		"no path":                {fields: without(":path"), want: []string{"400", "0"}},
-		"no method":              {fields: without(":method"), want: []string{"400", "0"}},
-		"path twice":             {fields: append([]field{{":path", "/api/v1/admin/users"}}, sound("/api/v1/me")...), want: []string{"400", "0"}},
-		"pseudo after the rest":  {fields: with(field{":path", "/api/v1/admin/users"}), want: []string{"400", "0"}},
-		"unknown pseudo":         {fields: append([]field{{":user", "root"}}, sound("/api/v1/me")...), want: []string{"400", "0"}},
-		"upper case":             {fields: with(field{"X-User-Id", root.ID}), want: []string{"400", "0"}},
-		"underscore":             {fields: with(field{"x_user_id", root.ID}), want: []string{"400", "0"}},
-		"transfer-encoding":      {fields: append(posted("5"), field{"transfer-encoding", "chunked"}), body: "0\r\n\r\n", want: []string{"400", "0"}},
+		"path without slash":    {fields: set(":path", "api/v1/me"), want: []string{"400", "0"}},
+		"empty path":            {fields: set(":path", ""), want: []string{"400", "0"}},
+		"star":                  {fields: set(":path", "*"), want: []string{"400", "0"}},
+		"absolute path":         {fields: set(":path", "http://x/api/v1/me"), want: []string{"400", "0"}},
+		"no path":               {fields: without(":path"), want: []string{"400", "0"}},
+		"no method":             {fields: without(":method"), want: []string{"400", "0"}},
+		"path twice":            {fields: append([]field{{":path", "/api/v1/admin/users"}}, sound("/api/v1/me")...), want: []string{"400", "0"}},
+		"pseudo after the rest": {fields: with(field{":path", "/api/v1/admin/users"}), want: []string{"400", "0"}},
+		"unknown pseudo":        {fields: append([]field{{":user", "root"}}, sound("/api/v1/me")...), want: []string{"400", "0"}},
+		"upper case":            {fields: with(field{"X-User-Id", root.ID}), want: []string{"400", "0"}},
+		"underscore":            {fields: with(field{"x_user_id", root.ID}), want: []string{"400", "0"}},
+		"transfer-encoding": {fields: append(posted("5"), field{"transfer-encoding", "chunked"}), body: "0\r\n\r\n",
+			want: []string{"400", "0"}},
 		"connection":             {fields: with(field{"connection", "x-leaky-identity"}), want: []string{"400", "0"}},
 		"line break in a value":  {fields: with(field{"x-a", "a\r\nx-user-id: " + root.ID}), want: []string{"400", "0"}},
 		"NUL in a value":         {fields: with(field{"x-a", "a\x00b"}), want: []string{"400", "0"}},
@@ -127,12 +130,15 @@ func TestMalformedHTTP2ReachesNoService(t *testing.T) {
 		"line break in a method": {fields: set(":method", "GET / HTTP/1.1\r\nx: y"), want: []string{"400", "0"}},
 		"shorter than it says":   {fields: posted("500"), body: okBody, want: []string{"400", "0"}},
 		"longer than it says":    {fields: posted("5"), body: okBody, want: []string{"400", "0"}},
-		"two lengths":            {fields: append(posted(fmt.Sprint(len(okBody))), field{"content-length", "5"}), body: okBody, want: []string{"400", "0"}},
-		"CONNECT":                {fields: []field{{":method", "CONNECT"}, {":authority", "127.0.0.1:5432"}, {"authorization", "Bearer " + root.Key}}, want: []string{"403", "405", "0"}},
-		"path in a trailer":      {fields: posted(fmt.Sprint(len(okBody)))[:6], body: okBody[:20], trailers: []field{{":path", "/api/v1/admin/users"}}, want: []string{"400", "0"}},
-		"two keys":               {fields: with(field{"authorization", "Bearer " + root.JWT}), want: []string{"400"}},
-		"encoded slash":          {fields: set(":path", "/api/v1/auth/..%2fadmin/users"), want: []string{"400", "0"}},
-		"fragment":               {fields: set(":path", "/api/v1/admin/users#x"), want: []string{"400", "0"}},
+		"two lengths": {fields: append(posted(fmt.Sprint(len(okBody))), field{"content-length", "5"}), body: okBody,
+			want: []string{"400", "0"}},
+		"CONNECT": {fields: []field{{":method", "CONNECT"}, {":authority", "127.0.0.1:5432"},
+			{"authorization", "Bearer " + root.Key}}, want: []string{"403", "405", "0"}},
+		"path in a trailer": {fields: posted(fmt.Sprint(len(okBody)))[:6], body: okBody[:20],
+			trailers: []field{{":path", "/api/v1/admin/users"}}, want: []string{"400", "0"}},
+		"two keys":      {fields: with(field{"authorization", "Bearer " + root.JWT}), want: []string{"400"}},
+		"encoded slash": {fields: set(":path", "/api/v1/auth/..%2fadmin/users"), want: []string{"400", "0"}},
+		"fragment":      {fields: set(":path", "/api/v1/admin/users#x"), want: []string{"400", "0"}},
 	} {
 		all.Go(func() {
 			if status := overH2(c.fields, c.body, c.trailers...); !slices.Contains(c.want, status) {

@@ -131,7 +131,8 @@ func zipped(s string) string {
 func TestChunkedBodyIsMetered(t *testing.T) {
 	t.Parallel()
 	who := newAccount(t)
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, running.Gateway+"/v1/chat/completions", io.MultiReader(strings.NewReader(okBody[:30]), strings.NewReader(okBody[30:])))
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, running.Gateway+"/v1/chat/completions",
+		io.MultiReader(strings.NewReader(okBody[:30]), strings.NewReader(okBody[30:])))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +173,8 @@ func TestCredentials(t *testing.T) {
 		{name: "basic", header: map[string]string{"Authorization": "Basic YTpi"}, want: 401},
 		{name: "both, one user", header: map[string]string{"Authorization": "Bearer " + who.JWT, "X-Api-Key": who.Key}, want: 200},
 		{name: "both, two users", header: map[string]string{"Authorization": "Bearer " + other.JWT, "X-Api-Key": who.Key}, want: 400},
-		{name: "forged identity", header: map[string]string{"X-User-Id": who.ID, "X-User-Roles": "ADMIN", "X-Leaky-Identity": who.JWT}, want: 401},
+		{name: "forged identity", header: map[string]string{"X-User-Id": who.ID, "X-User-Roles": "ADMIN", "X-Leaky-Identity": who.JWT},
+			want: 401},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()

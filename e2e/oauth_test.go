@@ -44,8 +44,9 @@ func newApp(t *testing.T, root stacktest.Account, settings map[string]any) app {
 }
 
 func webApp(change map[string]any) map[string]any {
-	settings := map[string]any{"name": "Web <app>", "redirectUris": []string{callback, "http://127.0.0.1/cb"}, "grantTypes": []string{"authorization_code", "refresh_token", grantDevice},
-		"scopes": []string{"openid", "profile", "email", "tokens.read", "tokens.write", "analytics.read", "admin", "offline_access"}}
+	settings := map[string]any{"name": "Web <app>", "redirectUris": []string{callback, "http://127.0.0.1/cb"},
+		"grantTypes": []string{"authorization_code", "refresh_token", grantDevice},
+		"scopes":     []string{"openid", "profile", "email", "tokens.read", "tokens.write", "analytics.read", "admin", "offline_access"}}
 	for name, value := range change {
 		settings[name] = value
 	}
@@ -67,7 +68,8 @@ func discovered(t *testing.T) *oidc.Provider {
 
 func (a app) config(t *testing.T, scopes ...string) *oauth2.Config {
 	t.Helper()
-	return &oauth2.Config{ClientID: a.ClientID, ClientSecret: a.ClientSecret, Endpoint: discovered(t).Endpoint(), RedirectURL: callback, Scopes: scopes}
+	return &oauth2.Config{ClientID: a.ClientID, ClientSecret: a.ClientSecret, Endpoint: discovered(t).Endpoint(), RedirectURL: callback,
+		Scopes: scopes}
 }
 
 // gateway cuts the gateway's address from a URL.
@@ -106,7 +108,8 @@ func post(t *testing.T, path string, fields url.Values, header ...string) answer
 func consent(t *testing.T, authorize string, who person) url.Values {
 	t.Helper()
 	page := request(t, "GET", pathOf(t, authorize), "", nil)
-	return landed(t, fillIn(t, page, "/oauth2/authorize", url.Values{"username": {who.name}, "password": {who.password}, "decision": {"allow"}}))
+	return landed(t, fillIn(t, page, "/oauth2/authorize", url.Values{"username": {who.name}, "password": {who.password},
+		"decision": {"allow"}}))
 }
 
 // landed are the parameters that the client gets by way of the browser.
@@ -186,7 +189,8 @@ func TestClientCredentials(t *testing.T) {
 	root := newAccount(t, "ADMIN")
 	job := newApp(t, root, jobApp("tokens.read", "analytics.read"))
 	for _, style := range []oauth2.AuthStyle{oauth2.AuthStyleInHeader, oauth2.AuthStyleInParams} {
-		cfg := clientcredentials.Config{ClientID: job.ClientID, ClientSecret: job.ClientSecret, TokenURL: running.Gateway + "/oauth2/token", AuthStyle: style}
+		cfg := clientcredentials.Config{ClientID: job.ClientID, ClientSecret: job.ClientSecret, TokenURL: running.Gateway + "/oauth2/token",
+			AuthStyle: style}
 		token, err := cfg.Token(t.Context())
 		if err != nil || token.RefreshToken != "" || token.Extra("scope") != "tokens.read analytics.read" {
 			t.Fatalf("%+v, %v", token, err)
@@ -195,9 +199,11 @@ func TestClientCredentials(t *testing.T) {
 			t.Errorf("%d %s", a.status, a.text)
 		}
 	}
-	wrong := clientcredentials.Config{ClientID: job.ClientID, ClientSecret: "wrong", TokenURL: running.Gateway + "/oauth2/token", AuthStyle: oauth2.AuthStyleInHeader}
+	wrong := clientcredentials.Config{ClientID: job.ClientID, ClientSecret: "wrong", TokenURL: running.Gateway + "/oauth2/token",
+		AuthStyle: oauth2.AuthStyleInHeader}
 	_, err := wrong.Token(t.Context())
-	if failed, ok := errors.AsType[*oauth2.RetrieveError](err); !ok || failed.Response.StatusCode != 401 || failed.ErrorCode != "invalid_client" {
+	if failed, ok := errors.AsType[*oauth2.RetrieveError](err); !ok || failed.Response.StatusCode != 401 ||
+		failed.ErrorCode != "invalid_client" {
 		t.Errorf("a wrong secret: %v", err)
 	}
 }
@@ -228,7 +234,8 @@ func TestDeviceFlow(t *testing.T) {
 	if !strings.Contains(page.text, "Web &lt;app&gt;") || !strings.Contains(page.text, "tokens.read") {
 		t.Errorf("client and scopes are not shown: %s", page.text)
 	}
-	if a := fillIn(t, page, "/oauth2/device", url.Values{"username": {ann.name}, "password": {ann.password}, "decision": {"allow"}}); a.status != 200 {
+	if a := fillIn(t, page, "/oauth2/device", url.Values{"username": {ann.name}, "password": {ann.password},
+		"decision": {"allow"}}); a.status != 200 {
 		t.Fatalf("%d %s", a.status, a.text)
 	}
 	token, err := cfg.DeviceAccessToken(context.WithoutCancel(t.Context()), device)
@@ -340,7 +347,8 @@ func TestDiscovery(t *testing.T) {
 	for _, path := range []string{"/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"} {
 		var doc map[string]any
 		a := request(t, "GET", path, "", nil)
-		if a.into(t, &doc); a.status != 200 || doc["issuer"] != running.Gateway || fmt.Sprint(doc["code_challenge_methods_supported"]) != "[S256]" ||
+		if a.into(t, &doc); a.status != 200 || doc["issuer"] != running.Gateway ||
+			fmt.Sprint(doc["code_challenge_methods_supported"]) != "[S256]" ||
 			fmt.Sprint(doc["response_types_supported"]) != "[code]" || doc["authorization_response_iss_parameter_supported"] != true {
 			t.Fatalf("%s: %d %s", path, a.status, a.text)
 		}
@@ -377,7 +385,8 @@ func TestClientsOfDevelopmentAndOfTheCommandLine(t *testing.T) {
 		t.Fatalf("%s, %v", text, err)
 	}
 	token := func(a app) (*oauth2.Token, error) {
-		cfg := clientcredentials.Config{ClientID: a.ClientID, ClientSecret: a.ClientSecret, TokenURL: running.Gateway + "/oauth2/token", AuthStyle: oauth2.AuthStyleInHeader}
+		cfg := clientcredentials.Config{ClientID: a.ClientID, ClientSecret: a.ClientSecret, TokenURL: running.Gateway + "/oauth2/token",
+			AuthStyle: oauth2.AuthStyleInHeader}
 		return cfg.Token(t.Context())
 	}
 	if got, err := token(known); err != nil || got.Extra("scope") != "tokens.read tokens.write" {

@@ -120,7 +120,10 @@ func TestProviderFailureGivesBack(t *testing.T) {
 		if got := m.seen().Counts.Total; got != tc.attempts {
 			t.Fatalf("%s: want %d attempts, got %d", tc.name, tc.attempts, got)
 		}
-		if last := m.seen().Last; !slices.ContainsFunc(last[len(last)-1].Headers, func(name string) bool { return strings.EqualFold(name, "X-Correlation-Id") }) {
+		if last := m.seen().Last; !slices.ContainsFunc(last[len(last)-1].Headers, func(name string) bool {
+			return strings.EqualFold(name,
+				"X-Correlation-Id")
+		}) {
 			t.Errorf("%s: the provider is told no correlation id", tc.name)
 		}
 		m.behave(`{}`)
@@ -139,11 +142,13 @@ func TestProviderFailureGivesBack(t *testing.T) {
 				t.Fatalf("%s: afterwards want 200 and an empty bucket, got %d %s", tc.name, ok.status, ok.text)
 			}
 		}
-		if row := booked(t, who, "flaky", r.header.Get("X-Request-Id")); row.Allowed || row.Reason != "provider_failure" || row.Status != 502 || row.Tokens != 500 {
+		if row := booked(t, who, "flaky", r.header.Get("X-Request-Id")); row.Allowed || row.Reason != "provider_failure" || row.Status != 502 ||
+			row.Tokens != 500 {
 			t.Errorf("%s: the books say %+v", tc.name, row)
 		}
 	}
-	eventually(t, 10*time.Second, "the good calls alone in the ledger", func() bool { return quotaOf(t, who, "?provider=flaky").RemainingTokens == 5000-18 })
+	eventually(t, 10*time.Second, "the good calls alone in the ledger",
+		func() bool { return quotaOf(t, who, "?provider=flaky").RemainingTokens == 5000-18 })
 	hangUp(t, m, who)
 	bulkhead(t, m, who)
 }
@@ -218,6 +223,9 @@ func hangUp(t *testing.T, m moody, who stacktest.Account) {
 	}
 	eventually(t, 5*time.Second, "the call at the provider", func() bool { return m.seen().Counts.Open > 0 })
 	conn.Close()
-	eventually(t, 10*time.Second, "the call in the ledger", func() bool { return quotaOf(t, who, "?provider=flaky").RemainingTokens == before-70 })
+	eventually(t, 10*time.Second, "the call in the ledger", func() bool {
+		return quotaOf(t, who,
+			"?provider=flaky").RemainingTokens == before-70
+	})
 	m.behave(`{}`)
 }

@@ -26,7 +26,8 @@ func TestPurchaseIsAcceptedAndCompletes(t *testing.T) {
 	t.Parallel()
 	who, admin := newAccount(t), newAccount(t, "ADMIN")
 	for i, header := range [][]string{byKey(who), byToken(who)} {
-		r := request(t, "POST", pathPurchase, "", map[string]any{"userId": strings.ToUpper(who.ID), "provider": " OpenAI", "tokens": 700}, append(header, "Idempotency-Key", fmt.Sprintf(" k%d ", i))...)
+		r := request(t, "POST", pathPurchase, "", map[string]any{"userId": strings.ToUpper(who.ID), "provider": " OpenAI", "tokens": 700},
+			append(header, "Idempotency-Key", fmt.Sprintf(" k%d ", i))...)
 		var answer struct {
 			SagaID, Status string
 			CreatedAt      time.Time
@@ -38,8 +39,10 @@ func TestPurchaseIsAcceptedAndCompletes(t *testing.T) {
 			t.Errorf("got %s", r.text)
 		}
 		p := settledPurchase(t, answer.SagaID, header...)
-		if p.ID != answer.SagaID || p.UserID != who.ID || p.OrgID != nil || p.Provider != "openai" || p.Tokens != 700 || p.Status != "COMPLETED" ||
-			p.IdempotencyKey == nil || *p.IdempotencyKey != fmt.Sprintf("k%d", i) || !p.CreatedAt.Equal(answer.CreatedAt) || p.UpdatedAt.Before(p.CreatedAt) {
+		if p.ID != answer.SagaID || p.UserID != who.ID || p.OrgID != nil || p.Provider != "openai" || p.Tokens != 700 ||
+			p.Status != "COMPLETED" ||
+			p.IdempotencyKey == nil || *p.IdempotencyKey != fmt.Sprintf("k%d", i) || !p.CreatedAt.Equal(answer.CreatedAt) ||
+			p.UpdatedAt.Before(p.CreatedAt) {
 			t.Errorf("got %+v", p)
 		}
 		if got := quotaOf(t, who, "?provider=openai"); got.TotalTokens != int64(700*(i+1)) || got.RemainingTokens != got.TotalTokens {
@@ -80,7 +83,8 @@ func TestPurchaseRefusesBadInput(t *testing.T) {
 		{body: `{"provider":"nobody","tokens":1}`, status: 400, message: "unknown provider"},
 		{body: `{"userId":"x","provider":"openai","tokens":1}`, status: 400, message: "invalid userId or orgId"},
 		{body: `{"orgId":"x","provider":"openai","tokens":1}`, status: 400, message: "invalid userId or orgId"},
-		{body: `{"provider":"openai","tokens":1}`, status: 400, message: "idempotency key too long", header: []string{"Idempotency-Key", strings.Repeat("k", 101)}},
+		{body: `{"provider":"openai","tokens":1}`, status: 400, message: "idempotency key too long", header: []string{"Idempotency-Key",
+			strings.Repeat("k", 101)}},
 		{body: `{"provider":"openai","tokens":1}`, status: 400, message: "invalid idempotency key", header: []string{"Idempotency-Key", "k\xff"}},
 		{body: `tokens=1`, status: 415, header: []string{"Content-Type", "application/x-www-form-urlencoded"}},
 		{body: `{"userId":"` + other.ID + `","provider":"openai","tokens":1}`, status: 403},
@@ -103,15 +107,18 @@ func TestPurchaseIsIdempotent(t *testing.T) {
 	if first.status != 202 {
 		t.Fatalf("want 202, got %d %s", first.status, first.text)
 	}
-	for name, body := range map[string]map[string]any{"the same": order, "her id stated": {"userId": strings.ToUpper(who.ID), "orgId": "", "provider": "OPENAI", "tokens": 100}} {
+	for name, body := range map[string]map[string]any{"the same": order, "her id stated": {"userId": strings.ToUpper(who.ID), "orgId": "",
+		"provider": "OPENAI", "tokens": 100}} {
 		if again := request(t, "POST", pathPurchase, "", body, append(byToken(who), key...)...); again.status != 202 || again.text != first.text {
 			t.Errorf("%s: want the first answer, got %d %s", name, again.status, again.text)
 		}
 	}
 	for _, body := range []map[string]any{{"provider": "openai", "tokens": 101}, {"provider": "gemini", "tokens": 100}} {
-		wantProblem(t, request(t, "POST", pathPurchase, "", body, append(byKey(who), key...)...), 409, "Idempotency key reuse with different payload")
+		wantProblem(t, request(t, "POST", pathPurchase, "", body, append(byKey(who), key...)...), 409,
+			"Idempotency key reuse with different payload")
 	}
-	if theirs := request(t, "POST", pathPurchase, "", map[string]any{"provider": "openai", "tokens": 7}, append(byKey(other), key...)...); theirs.status != 202 {
+	if theirs := request(t, "POST", pathPurchase, "", map[string]any{"provider": "openai", "tokens": 7},
+		append(byKey(other), key...)...); theirs.status != 202 {
 		t.Errorf("another caller's key is her own: want 202, got %d %s", theirs.status, theirs.text)
 	}
 	for range 2 {
@@ -133,7 +140,8 @@ func TestTwoHundredPostsWithOneKey(t *testing.T) {
 		if i%2 == 0 {
 			header = byToken(who)
 		}
-		a, err := tryRequest(ctx, "POST", pathPurchase, "", map[string]any{"provider": "openai", "tokens": 40}, append(header, "Idempotency-Key", "one")...)
+		a, err := tryRequest(ctx, "POST", pathPurchase, "", map[string]any{"provider": "openai", "tokens": 40},
+			append(header, "Idempotency-Key", "one")...)
 		mu.Lock()
 		defer mu.Unlock()
 		texts[a.text]++
@@ -243,7 +251,8 @@ func TestDeclinedPurchaseFails(t *testing.T) {
 		types  []string
 	}{
 		{"declined", 4020, []string{"TOKEN_PURCHASE_STARTED", "TOKEN_PURCHASE_FAILED"}},
-		{"declined at the capture", 4030, []string{"TOKEN_PURCHASE_STARTED", "TOKEN_PAYMENT_RESERVED", "TOKEN_ALLOCATED", "TOKEN_PURCHASE_FAILED", "PAYMENT_RELEASE_REQUESTED"}},
+		{"declined at the capture", 4030, []string{"TOKEN_PURCHASE_STARTED", "TOKEN_PAYMENT_RESERVED", "TOKEN_ALLOCATED",
+			"TOKEN_PURCHASE_FAILED", "PAYMENT_RELEASE_REQUESTED"}},
 	} {
 		who := newAccount(t)
 		order, key := map[string]any{"provider": "gemini", "tokens": tc.tokens}, append(byKey(who), "Idempotency-Key", "k")
@@ -255,7 +264,8 @@ func TestDeclinedPurchaseFails(t *testing.T) {
 		if again := request(t, "POST", pathPurchase, "", order, key...); again.text != first.text {
 			t.Errorf("%s: want the first answer again, got %s", tc.name, again.text)
 		}
-		if r := request(t, "GET", pathQuota+"?provider=gemini", "", nil, byKey(who)...); r.status != 404 && !strings.Contains(r.text, `"totalTokens":0,`) {
+		if r := request(t, "GET", pathQuota+"?provider=gemini", "", nil, byKey(who)...); r.status != 404 && !strings.Contains(r.text,
+			`"totalTokens":0,`) {
 			t.Errorf("%s: want no tokens, got %d %s", tc.name, r.status, r.text)
 		}
 		var types []string
@@ -332,7 +342,8 @@ func sagaEvents(t *testing.T, id, last string) []events.Envelope {
 		if data.ID != id {
 			return false
 		}
-		if m.Subject() != "leaky.saga.v1."+e.Type || e.SpecVersion != "1.0" || e.ID == "" || m.Headers().Get("Nats-Msg-Id") != e.ID || e.Time.IsZero() || e.Source != "/tokensvc" || e.DataContentType != "application/json" {
+		if m.Subject() != "leaky.saga.v1."+e.Type || e.SpecVersion != "1.0" || e.ID == "" || m.Headers().Get("Nats-Msg-Id") != e.ID ||
+			e.Time.IsZero() || e.Source != "/tokensvc" || e.DataContentType != "application/json" {
 			t.Errorf("envelope on %s: %s", m.Subject(), m.Data())
 		}
 		found = append(found, e)
@@ -361,7 +372,8 @@ func TestPurchaseEvents(t *testing.T) {
 		}
 		types, states = append(types, e.Type), append(states, data.Status)
 	}
-	if want := []string{"TOKEN_PURCHASE_STARTED", "TOKEN_PAYMENT_RESERVED", "TOKEN_ALLOCATED", "TOKEN_PURCHASE_COMPLETED"}; !slices.Equal(types, want) {
+	if want := []string{"TOKEN_PURCHASE_STARTED", "TOKEN_PAYMENT_RESERVED", "TOKEN_ALLOCATED",
+		"TOKEN_PURCHASE_COMPLETED"}; !slices.Equal(types, want) {
 		t.Errorf("want %v, got %v", want, types)
 	}
 	if want := []string{"STARTED", "PAYMENT_RESERVED", "TOKENS_ALLOCATED", "COMPLETED"}; !slices.Equal(states, want) {
@@ -390,7 +402,8 @@ func TestPurchaseEvents(t *testing.T) {
 		if err := json.Unmarshal(m.Data(), &envelope); err != nil {
 			t.Fatal(err)
 		}
-		if e.UserID != who.ID || e.Charged != 30 || !e.Allowed || e.Route != "consume" || e.KeyID != who.KeyID || e.Pool != events.PoolDrawn || envelope.CorrelationID != correlation || envelope.Type != events.TypeUsage {
+		if e.UserID != who.ID || e.Charged != 30 || !e.Allowed || e.Route != "consume" || e.KeyID != who.KeyID || e.Pool != events.PoolDrawn ||
+			envelope.CorrelationID != correlation || envelope.Type != events.TypeUsage {
 			t.Errorf("got %s", m.Data())
 		}
 		return true

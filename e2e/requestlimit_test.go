@@ -32,7 +32,8 @@ func TestRequestsAreCountedByCallerAndRoute(t *testing.T) {
 	t.Parallel()
 	who, other := newAccount(t), newAccount(t)
 	begin := time.Now().Unix()
-	variants := [][]string{byKey(who), byToken(who), append(byKey(who), "X-User-Id", other.ID), append(byToken(who), "X-Forwarded-For", "203.0.113.9"),
+	variants := [][]string{byKey(who), byToken(who), append(byKey(who), "X-User-Id", other.ID), append(byToken(who), "X-Forwarded-For",
+		"203.0.113.9"),
 		append(byToken(who), "X-User-Id", "invented", "X-User-Roles", "ADMIN"), append(byKey(who), "Connection", "close")}
 	var r answer
 	for i := range perDayQwen {
@@ -41,7 +42,8 @@ func TestRequestsAreCountedByCallerAndRoute(t *testing.T) {
 			t.Fatalf("call %d: want 200, got %d %s", i, r.status, r.text)
 		}
 		// One call is one decrement.
-		if limit, left := number(t, r, "X-RateLimit-Limit"), number(t, r, "X-RateLimit-Remaining"); limit != perDayQwen || left != int64(perDayQwen-1-i) {
+		if limit, left := number(t, r, "X-RateLimit-Limit"), number(t, r, "X-RateLimit-Remaining"); limit != perDayQwen ||
+			left != int64(perDayQwen-1-i) {
 			t.Fatalf("call %d: want %d of %d left, got %d of %d", i, perDayQwen-1-i, perDayQwen, left, limit)
 		}
 		if reset := number(t, r, "X-RateLimit-Reset"); reset <= begin || reset > time.Now().Unix()+86401 || reset%86400 != 0 {
@@ -56,10 +58,12 @@ func TestRequestsAreCountedByCallerAndRoute(t *testing.T) {
 		if wait := number(t, r, "Retry-After"); wait < 1 || wait > 86400 || body.RetryAfterSeconds != wait {
 			t.Errorf("want one wait, got %d and %s", wait, r.text)
 		}
-		if number(t, r, "X-RateLimit-Limit") != perDayQwen || number(t, r, "X-RateLimit-Remaining") != 0 || number(t, r, "X-RateLimit-Reset")%86400 != 0 {
+		if number(t, r, "X-RateLimit-Limit") != perDayQwen || number(t, r, "X-RateLimit-Remaining") != 0 ||
+			number(t, r, "X-RateLimit-Reset")%86400 != 0 {
 			t.Errorf("headers %v", r.header)
 		}
-		for name, want := range map[string]string{"X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer"} {
+		for name, want := range map[string]string{"X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY",
+			"Referrer-Policy": "no-referrer"} {
 			if got := r.header.Values(name); len(got) != 1 || got[0] != want {
 				t.Errorf("%s: want %s once, got %q", name, want, got)
 			}
@@ -68,10 +72,12 @@ func TestRequestsAreCountedByCallerAndRoute(t *testing.T) {
 			t.Errorf("headers %v", r.header)
 		}
 	}
-	if r = request(t, "POST", pathGemini, "", `{"a":1}`, byKey(who)...); r.status != 200 || number(t, r, "X-RateLimit-Remaining") != perDayGemini-1 {
+	if r = request(t, "POST", pathGemini, "", `{"a":1}`, byKey(who)...); r.status != 200 ||
+		number(t, r, "X-RateLimit-Remaining") != perDayGemini-1 {
 		t.Errorf("another route: want a counter of its own, got %d %v", r.status, r.header)
 	}
-	if r = request(t, "POST", pathQwen, "", `{"a":1}`, byKey(other)...); r.status != 200 || number(t, r, "X-RateLimit-Remaining") != perDayQwen-1 {
+	if r = request(t, "POST", pathQwen, "", `{"a":1}`, byKey(other)...); r.status != 200 ||
+		number(t, r, "X-RateLimit-Remaining") != perDayQwen-1 {
 		t.Errorf("another caller: want a counter of her own, got %d %v", r.status, r.header)
 	}
 }
@@ -98,7 +104,8 @@ func TestRequestsAreAdmittedExactly(t *testing.T) {
 func TestAnonymousRequestsAreCountedByAddress(t *testing.T) {
 	t.Parallel()
 	left := int64(perDayIP)
-	for i, header := range [][]string{nil, nil, {"X-Forwarded-For", "203.0.113.7"}, {"X-Real-Ip", "203.0.113.7", "Forwarded", "for=203.0.113.7"}, {"X-User-Id", "somebody"}} {
+	for i, header := range [][]string{nil, nil, {"X-Forwarded-For", "203.0.113.7"}, {"X-Real-Ip", "203.0.113.7", "Forwarded",
+		"for=203.0.113.7"}, {"X-User-Id", "somebody"}} {
 		r := onOwnConnection(t, pathKeys, header...)
 		now := number(t, r, "X-RateLimit-Remaining")
 		if r.status != 200 || number(t, r, "X-RateLimit-Limit") != perDayIP || now >= left {
@@ -148,7 +155,8 @@ func edited(t *testing.T, path string, oldNew ...string) (restore func()) {
 		eventually(t, 15*time.Second, "the old configuration", func() bool {
 			sold := request(t, "POST", pathPurchase, "", `{"provider":"openai","tokens":0}`, byKey(who)...)
 			spent := request(t, "POST", pathConsume, "", `{"provider":"openai","tokens":1}`, byKey(who)...)
-			return sold.status == 400 && sold.header.Get("X-RateLimit-Limit") != "" && spent.status == 402 && onOwnConnection(t, pathKeys).status == 200
+			return sold.status == 400 && sold.header.Get("X-RateLimit-Limit") != "" && spent.status == 402 &&
+				onOwnConnection(t, pathKeys).status == 200
 		})
 	}
 }
@@ -179,7 +187,8 @@ func TestLimitsAreReloaded(t *testing.T) {
 	})
 	wantProblem(t, r, 429, "rate limit exceeded")
 	for _, path := range []string{"/api/v1/auth/login", "/api/v1/auth/register"} {
-		wantProblem(t, request(t, "POST", path, "", `{"username":"x","password":"y"}`, "X-Forwarded-For", "203.0.113.8"), 429, "rate limit exceeded")
+		wantProblem(t, request(t, "POST", path, "", `{"username":"x","password":"y"}`, "X-Forwarded-For", "203.0.113.8"), 429,
+			"rate limit exceeded")
 	}
 	if r := request(t, "GET", "/api/v1/auth/api-keys?userId="+who.ID, "", nil, byToken(who)...); r.status != 200 {
 		t.Errorf("who is known: want 200, got %d %s", r.status, r.text)
@@ -200,7 +209,8 @@ func TestFlags(t *testing.T) {
 	for _, part := range []string{"tokensvc", "ratelimit", "extauthz", "xds"} {
 		eventually(t, 10*time.Second, "the flags at "+part, func() bool {
 			info := shownFlags(t, part)
-			return len(info) == 4 && !info["gateway.rate_limiting"] && !info["gateway.api_key_validation"] && !info["token_service.quota_enforcement"] && !info["token_service.saga_purchases"]
+			return len(info) == 4 && !info["gateway.rate_limiting"] && !info["gateway.api_key_validation"] &&
+				!info["token_service.quota_enforcement"] && !info["token_service.saga_purchases"]
 		})
 	}
 	eventually(t, 10*time.Second, "no counting", func() bool {

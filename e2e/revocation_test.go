@@ -67,7 +67,8 @@ func replicas(t *testing.T) map[string]auth.AuthorizationClient {
 	t.Helper()
 	found := map[string]auth.AuthorizationClient{}
 	for _, part := range []string{"extauthz", "extauthz-2"} {
-		conn, err := grpc.NewClient("unix:"+filepath.Join(running.Dir, "run", part+".sock"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+		conn, err := grpc.NewClient("unix:"+filepath.Join(running.Dir, "run", part+".sock"),
+			grpc.WithTransportCredentials(insecure.NewCredentials()))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -113,7 +114,8 @@ func TestRevocationUnderLoad(t *testing.T) {
 		{"key revoked", key, "DELETE", keysPath + "?apiKeyId=" + keyID, keyed.jwt, nil},
 		{"logout (sid)", gone.jwt, "POST", "/api/v1/auth/logout", "", map[string]string{"refreshToken": gone.refresh}},
 		{"roles changed (ver)", promoted.jwt, "PUT", "/api/v1/admin/users/" + promoted.id + "/roles", root.JWT, `{"roles":["USER","GOLD"]}`},
-		{"password changed (ver)", changed.jwt, "POST", "/api/v1/auth/password", changed.jwt, map[string]string{"current": changed.password, "new": "better horse 77"}},
+		{"password changed (ver)", changed.jwt, "POST", "/api/v1/auth/password", changed.jwt, map[string]string{"current": changed.password,
+			"new": "better horse 77"}},
 		{"user disabled (her key)", disabledKey, "POST", "/api/v1/admin/users/" + disabled.id + "/disable", root.JWT, nil},
 		{"refresh token replayed (sid)", thief.jwt, "POST", "/api/v1/auth/refresh", "", map[string]string{"refreshToken": thief.refresh}},
 	} {
@@ -161,7 +163,8 @@ func watchRevoked(t *testing.T, kind, credential string, revoke func()) {
 			return true
 		}
 	}
-	eventually(t, 20*time.Second, "twenty good answers of each", all(func(o *observer) bool { served, _, _, _ := o.state(); return served >= 20 }))
+	eventually(t, 20*time.Second, "twenty good answers of each",
+		all(func(o *observer) bool { served, _, _, _ := o.state(); return served >= 20 }))
 	asked := time.Now()
 	revoke()
 	confirmed := time.Since(asked)
@@ -299,7 +302,8 @@ func TestIdentityAndPostgresAway(t *testing.T) {
 		if a.status != 503 || a.header.Get("Retry-After") == "" {
 			t.Errorf("%s, a key nobody knows: %d %v %s", path, a.status, a.header, a.text)
 		}
-		if path == "/v1/models" && !strings.Contains(a.text, `"code":"gateway_unavailable"`) || path != "/v1/models" && notProblem(a, 503, "") != "" {
+		if path == "/v1/models" && !strings.Contains(a.text, `"code":"gateway_unavailable"`) || path != "/v1/models" &&
+			notProblem(a, 503, "") != "" {
 			t.Errorf("%s: the body is not the route's: %s", path, a.text)
 		}
 	}
@@ -309,11 +313,13 @@ func TestIdentityAndPostgresAway(t *testing.T) {
 	if a := request(t, "GET", "/api/v1/tokens/status", early.jwt, nil); a.status != 200 {
 		t.Errorf("a good access token needs nobody: %d %s", a.status, a.text)
 	}
-	if a := request(t, "POST", "/api/v1/auth/login", "", map[string]string{"username": early.name, "password": early.password}); a.status != 503 || leak(a) != "" {
+	if a := request(t, "POST", "/api/v1/auth/login", "", map[string]string{"username": early.name,
+		"password": early.password}); a.status != 503 || leak(a) != "" {
 		t.Errorf("a login: %d %s", a.status, a.text)
 	}
 	eventually(t, 20*time.Second, "both replicas notice the silence", func() bool {
-		return measured(t, "extauthz", "gateway_revocation_staleness_seconds") > 5 && measured(t, "extauthz-2", "gateway_revocation_staleness_seconds") > 5
+		return measured(t, "extauthz", "gateway_revocation_staleness_seconds") > 5 && measured(t, "extauthz-2",
+			"gateway_revocation_staleness_seconds") > 5
 	})
 	load.more(t, 50)
 	load.stop()

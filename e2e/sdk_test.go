@@ -24,7 +24,8 @@ func openaiClient(who stacktest.Account, path string, header *http.Header, more 
 		}
 		return res, err
 	})
-	return openai.NewClient(append([]option.RequestOption{option.WithBaseURL(running.Gateway + path), option.WithAPIKey(who.Key), remember, option.WithMaxRetries(0)}, more...)...)
+	return openai.NewClient(append([]option.RequestOption{option.WithBaseURL(running.Gateway + path), option.WithAPIKey(who.Key), remember,
+		option.WithMaxRetries(0)}, more...)...)
 }
 
 func ask(model, prompt string, max int64) openai.ChatCompletionNewParams {
@@ -56,11 +57,14 @@ func TestOpenAIPlainCallIsOnTheBooks(t *testing.T) {
 				t.Fatalf("want 37 tokens of text, got %+v", answer)
 			}
 			row := booked(t, who, tc.provider, header.Get("X-Request-Id"))
-			if row.InputTokens != answer.Usage.PromptTokens || row.OutputTokens != 37 || row.Tokens != answer.Usage.TotalTokens || row.Source != "provider" {
+			if row.InputTokens != answer.Usage.PromptTokens || row.OutputTokens != 37 || row.Tokens != answer.Usage.TotalTokens ||
+				row.Source != "provider" {
 				t.Fatalf("books %+v, provider %+v", row, answer.Usage)
 			}
-			for _, name := range []string{"x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens", "x-ratelimit-limit-requests",
-				"x-ratelimit-remaining-requests", "x-ratelimit-reset-requests", "RateLimit", "RateLimit-Policy", "x-leaky-hold", "X-Content-Type-Options", "X-Correlation-Id"} {
+			for _, name := range []string{"x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens",
+				"x-ratelimit-limit-requests",
+				"x-ratelimit-remaining-requests", "x-ratelimit-reset-requests", "RateLimit", "RateLimit-Policy", "x-leaky-hold",
+				"X-Content-Type-Options", "X-Correlation-Id"} {
 				if header.Get(name) == "" {
 					t.Errorf("the answer has no %s", name)
 				}

@@ -47,7 +47,8 @@ func TestMeTellsLimitsAndBalances(t *testing.T) {
 		r.into(t, &m)
 		return m
 	}
-	if m := read(byToken(who)); m.ID != who.ID || m.Tier != "SILVER" || m.Account != "user:"+who.ID || len(m.Limits) == 0 || len(m.Balances) != 0 {
+	if m := read(byToken(who)); m.ID != who.ID || m.Tier != "SILVER" || m.Account != "user:"+who.ID || len(m.Limits) == 0 ||
+		len(m.Balances) != 0 {
 		t.Errorf("before anything: got %+v", m)
 	}
 	buy(t, who, "openai", 3000)
@@ -103,7 +104,8 @@ func TestExplain(t *testing.T) {
 	}
 	admitted := llmCall(t, who, "openai", 20)
 	booked(t, who, "openai", admitted.header.Get("X-Request-Id"))
-	if e := explain(t, admitted); !e.Admitted || e.Account != "user:"+who.ID || e.HeldTokens < 20 || len(e.Limits) == 0 || e.Hold == nil || e.Hold.State != "settled" || e.Hold.Charged == 0 {
+	if e := explain(t, admitted); !e.Admitted || e.Account != "user:"+who.ID || e.HeldTokens < 20 || len(e.Limits) == 0 || e.Hold == nil ||
+		e.Hold.State != "settled" || e.Hold.Charged == 0 {
 		t.Errorf("an admitted call: got %+v", e)
 	}
 	dry := llmCall(t, who, "openai", 5000)

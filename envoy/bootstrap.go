@@ -70,7 +70,8 @@ func Bootstrap(c BootstrapConfig) ([]byte, error) {
 		return nil, fmt.Errorf("make bootstrap: %w", err)
 	}
 	ads := func() *corev3.ConfigSource {
-		return &corev3.ConfigSource{ResourceApiVersion: corev3.ApiVersion_V3, ConfigSourceSpecifier: &corev3.ConfigSource_Ads{Ads: &corev3.AggregatedConfigSource{}}}
+		return &corev3.ConfigSource{ResourceApiVersion: corev3.ApiVersion_V3,
+			ConfigSourceSpecifier: &corev3.ConfigSource_Ads{Ads: &corev3.AggregatedConfigSource{}}}
 	}
 	b := &bootstrapv3.Bootstrap{
 		Node:  &corev3.Node{Id: c.NodeID, Cluster: NodeCluster},
@@ -82,7 +83,8 @@ func Bootstrap(c BootstrapConfig) ([]byte, error) {
 		},
 		StaticResources: &bootstrapv3.Bootstrap_StaticResources{Clusters: []*clusterv3.Cluster{xds}},
 		OverloadManager: &overloadv3.OverloadManager{ResourceMonitors: []*overloadv3.ResourceMonitor{{
-			Name: "envoy.resource_monitors.global_downstream_max_connections", ConfigType: &overloadv3.ResourceMonitor_TypedConfig{TypedConfig: connections}}}},
+			Name:       "envoy.resource_monitors.global_downstream_max_connections",
+			ConfigType: &overloadv3.ResourceMonitor_TypedConfig{TypedConfig: connections}}}},
 	}
 	if err := b.ValidateAll(); err != nil {
 		return nil, fmt.Errorf("make bootstrap: %w", err)

@@ -52,7 +52,8 @@ func TestBootstrapKnowsOnlyXDSAndALoopbackAdmin(t *testing.T) {
 			if kind == "" {
 				kind = "STATIC" // the zero value is left out
 			}
-			if b.Node.ID != "n" || len(b.StaticResources.Listeners) != 0 || len(b.StaticResources.Clusters) != 1 || kind != c.kind || b.DynamicResources.Ads.Kind != "DELTA_GRPC" {
+			if b.Node.ID != "n" || len(b.StaticResources.Listeners) != 0 || len(b.StaticResources.Clusters) != 1 || kind != c.kind ||
+				b.DynamicResources.Ads.Kind != "DELTA_GRPC" {
 				t.Errorf("want delta ADS from one %s cluster and nothing else, got %s", c.kind, text)
 			}
 		})
@@ -77,7 +78,8 @@ func TestBootstrapRefusesAnOpenAdmin(t *testing.T) {
 func TestArgsBoundWhatACrashLoses(t *testing.T) {
 	t.Parallel()
 	args := envoy.Args(envoy.ArgsConfig{Bootstrap: "b.json", Concurrency: 2, AdminPath: "admin"})
-	for _, want := range [][2]string{{"--config-path", "b.json"}, {"--file-flush-interval-msec", "100"}, {"--concurrency", "2"}, {"--admin-address-path", "admin"}, {"--log-level", "warning"}} {
+	for _, want := range [][2]string{{"--config-path", "b.json"}, {"--file-flush-interval-msec", "100"}, {"--concurrency", "2"},
+		{"--admin-address-path", "admin"}, {"--log-level", "warning"}} {
 		if i := slices.Index(args, want[0]); i < 0 || args[i+1] != want[1] {
 			t.Errorf("want %s %s in %v", want[0], want[1], args)
 		}

@@ -30,7 +30,8 @@ func credentialHeaders(f form) []string {
 // anonymousAnswer lets a request without credentials through, with no identity that
 // it may have brought along.
 func anonymousAnswer(f form) *auth.CheckResponse {
-	return okAnswer(&auth.OkHttpResponse{HeadersToRemove: append(credentialHeaders(f), attributes.HeaderIdentity, attributes.HeaderUserID, attributes.HeaderUserRoles)}, nil, f)
+	return okAnswer(&auth.OkHttpResponse{HeadersToRemove: append(credentialHeaders(f), attributes.HeaderIdentity, attributes.HeaderUserID,
+		attributes.HeaderUserRoles)}, nil, f)
 }
 
 // namedAnswer lets a caller through. The facts go to Envoy's metadata; headers that
@@ -39,7 +40,8 @@ func anonymousAnswer(f form) *auth.CheckResponse {
 func namedAnswer(p principal.Principal, minted string, f form) *auth.CheckResponse {
 	roles := strings.Join(p.Roles, ",")
 	fields := map[string]*structpb.Value{
-		attributes.User: structpb.NewStringValue(p.UserID), attributes.Tier: structpb.NewStringValue(p.Tier), attributes.Roles: structpb.NewStringValue(roles),
+		attributes.User: structpb.NewStringValue(p.UserID), attributes.Tier: structpb.NewStringValue(p.Tier),
+		attributes.Roles: structpb.NewStringValue(roles),
 	}
 	if p.OrgID != "" {
 		fields[attributes.Org] = structpb.NewStringValue(p.OrgID)
@@ -68,11 +70,13 @@ func okAnswer(ok *auth.OkHttpResponse, facts *structpb.Struct, f form) *auth.Che
 	if f&dropQueryKey != 0 {
 		ok.QueryParametersToRemove = []string{queryKey}
 	}
-	return &auth.CheckResponse{Status: &status.Status{Code: int32(codes.OK)}, HttpResponse: &auth.CheckResponse_OkResponse{OkResponse: ok}, DynamicMetadata: facts}
+	return &auth.CheckResponse{Status: &status.Status{Code: int32(codes.OK)}, HttpResponse: &auth.CheckResponse_OkResponse{OkResponse: ok},
+		DynamicMetadata: facts}
 }
 
 func overwrite(name, value string) *core.HeaderValueOption {
-	return &core.HeaderValueOption{Header: &core.HeaderValue{Key: name, Value: value}, AppendAction: core.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD}
+	return &core.HeaderValueOption{Header: &core.HeaderValue{Key: name, Value: value},
+		AppendAction: core.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD}
 }
 
 // denial is why a request goes no further.
@@ -91,19 +95,24 @@ const codeScope = "insufficient_scope"
 
 // The refusals of wire.md that are decided here.
 var (
-	denyMissing = denial{status: http.StatusUnauthorized, grpc: codes.Unauthenticated, kind: errorbody.TypeInvalidRequest, code: errorbody.CodeInvalidKey,
+	denyMissing = denial{status: http.StatusUnauthorized, grpc: codes.Unauthenticated, kind: errorbody.TypeInvalidRequest,
+		code:    errorbody.CodeInvalidKey,
 		message: "no credential: send an API key or an access token as Authorization: Bearer"}
-	denyInvalid = denial{status: http.StatusUnauthorized, grpc: codes.Unauthenticated, kind: errorbody.TypeInvalidRequest, code: errorbody.CodeInvalidKey,
+	denyInvalid = denial{status: http.StatusUnauthorized, grpc: codes.Unauthenticated, kind: errorbody.TypeInvalidRequest,
+		code:    errorbody.CodeInvalidKey,
 		message: "the API key or access token is not valid"}
-	denyAmbiguous = denial{status: http.StatusBadRequest, grpc: codes.InvalidArgument, kind: errorbody.TypeInvalidRequest, code: "ambiguous_credentials",
+	denyAmbiguous = denial{status: http.StatusBadRequest, grpc: codes.InvalidArgument, kind: errorbody.TypeInvalidRequest,
+		code:    "ambiguous_credentials",
 		message: "the request carries several credentials that do not agree: send one"}
-	denyRole = denial{status: http.StatusForbidden, grpc: codes.PermissionDenied, kind: errorbody.TypeInvalidRequest, code: "insufficient_role",
+	denyRole = denial{status: http.StatusForbidden, grpc: codes.PermissionDenied, kind: errorbody.TypeInvalidRequest,
+		code:    "insufficient_role",
 		message: "your roles do not allow this"}
 	denyScope = denial{status: http.StatusForbidden, grpc: codes.PermissionDenied, kind: errorbody.TypeInvalidRequest, code: codeScope,
 		message: "the access token was not granted the scope that this needs"}
 	denyThirdParty = denial{status: http.StatusForbidden, grpc: codes.PermissionDenied, kind: errorbody.TypeInvalidRequest, code: codeScope,
 		message: "no OAuth2 client may do this: log in or send an API key"}
-	denyUnavailable = denial{status: http.StatusServiceUnavailable, grpc: codes.Unavailable, kind: errorbody.TypeServer, code: errorbody.CodeUnavailable,
+	denyUnavailable = denial{status: http.StatusServiceUnavailable, grpc: codes.Unavailable, kind: errorbody.TypeServer,
+		code:    errorbody.CodeUnavailable,
 		message: "the credential cannot be checked at the moment, try again", retry: 1}
 )
 
@@ -136,8 +145,10 @@ func (s *Service) refuse(c *call, d *denial) (*reply, error) {
 	if d.retry > 0 {
 		headers = append(headers, overwrite("retry-after", strconv.Itoa(d.retry)))
 	}
-	return newReply(&auth.CheckResponse{Status: &status.Status{Code: int32(d.grpc), Message: d.code}, HttpResponse: &auth.CheckResponse_DeniedResponse{
-		DeniedResponse: &auth.DeniedHttpResponse{Status: &typev3.HttpStatus{Code: typev3.StatusCode(d.status)}, Headers: headers, Body: string(body)}}})
+	return newReply(&auth.CheckResponse{Status: &status.Status{Code: int32(d.grpc), Message: d.code},
+		HttpResponse: &auth.CheckResponse_DeniedResponse{
+			DeniedResponse: &auth.DeniedHttpResponse{Status: &typev3.HttpStatus{Code: typev3.StatusCode(d.status)}, Headers: headers,
+				Body: string(body)}}})
 }
 
 // challenge is WWW-Authenticate (RFC 6750, 3; wire.md has the bare scheme for a 401).

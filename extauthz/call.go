@@ -34,7 +34,8 @@ func callOf(req *auth.CheckRequest) call {
 	headers := http.GetHeaders()
 	return call{method: http.GetMethod(), path: http.GetPath(), requestID: headers[headerRequestID], client: headers[headerClient],
 		authorization: headers[headerAuthorization], apiKey: headers[headerAPIKey], googleKey: headers[headerGoogleKey],
-		rule: extensions[attributes.ContextRule], scope: extensions[attributes.ContextScope], audience: extensions[attributes.ContextAudience], family: extensions[attributes.ContextFamily]}
+		rule: extensions[attributes.ContextRule], scope: extensions[attributes.ContextScope], audience: extensions[attributes.ContextAudience],
+		family: extensions[attributes.ContextFamily]}
 }
 
 // Field numbers of CheckRequest, AttributeContext, its Request and HttpRequest

@@ -16,8 +16,9 @@ import (
 func TestDecodeReadsWhatProtobufReads(t *testing.T) {
 	t.Parallel()
 	for name, req := range map[string]*auth.CheckRequest{
-		"empty":      {},
-		"typical":    typical(map[string]string{"authorization": "Bearer x", "x-api-key": "a", "x-goog-api-key": "b"}, attributes.ContextAudience, "tokensvc", attributes.ContextScope, "a b"),
+		"empty": {},
+		"typical": typical(map[string]string{"authorization": "Bearer x", "x-api-key": "a", "x-goog-api-key": "b"},
+			attributes.ContextAudience, "tokensvc", attributes.ContextScope, "a b"),
 		"empty ones": request("", map[string]string{"authorization": ""}, attributes.ContextRule, ""),
 	} {
 		wire, err := proto.Marshal(req)
@@ -69,7 +70,8 @@ func TestTheWireCarriesTheSameAnswers(t *testing.T) {
 			t.Fatal(err)
 		}
 		got, err := client.Check(t.Context(), req)
-		if err != nil || got.GetDeniedResponse() == nil && !proto.Equal(got, want) || got.GetDeniedResponse().GetStatus().GetCode() != want.GetDeniedResponse().GetStatus().GetCode() {
+		if err != nil || got.GetDeniedResponse() == nil && !proto.Equal(got, want) ||
+			got.GetDeniedResponse().GetStatus().GetCode() != want.GetDeniedResponse().GetStatus().GetCode() {
 			t.Errorf("%s: want %v, got %v, %v", name, want, got, err)
 		}
 	}

@@ -27,8 +27,9 @@ func gauge(g prometheus.Gauge) float64 {
 
 // typical is what Envoy sends of a call by an SDK.
 func typical(headers map[string]string, extensions ...string) *auth.CheckRequest {
-	all := map[string]string{"content-type": "application/json", "user-agent": "OpenAI/Python 1.0", "accept": "application/json", "accept-encoding": "gzip",
-		":authority": "127.0.0.1:8080", ":scheme": "http", "x-forwarded-proto": "http", "content-length": "4096", "x-stainless-lang": "python"}
+	all := map[string]string{"content-type": "application/json", "user-agent": "OpenAI/Python 1.0", "accept": "application/json",
+		"accept-encoding": "gzip",
+		":authority":      "127.0.0.1:8080", ":scheme": "http", "x-forwarded-proto": "http", "content-length": "4096", "x-stainless-lang": "python"}
 	for name, value := range headers {
 		all[name] = value
 	}

@@ -40,7 +40,8 @@ func TestProvidersLearnNothingOfTheCaller(t *testing.T) {
 	if len(ok.GetHeaders()) != 0 {
 		t.Errorf("headers are set: %v", ok.GetHeaders())
 	}
-	for _, name := range []string{"authorization", "x-api-key", "x-goog-api-key", "cookie", attributes.HeaderIdentity, attributes.HeaderUserID, attributes.HeaderUserRoles} {
+	for _, name := range []string{"authorization", "x-api-key", "x-goog-api-key", "cookie", attributes.HeaderIdentity,
+		attributes.HeaderUserID, attributes.HeaderUserRoles} {
 		if !slices.Contains(ok.GetHeadersToRemove(), name) {
 			t.Errorf("%s is not removed", name)
 		}
@@ -49,7 +50,8 @@ func TestProvidersLearnNothingOfTheCaller(t *testing.T) {
 		t.Errorf("query parameters removed: %v", ok.GetQueryParametersToRemove())
 	}
 	fields := resp.GetDynamicMetadata().GetFields()
-	if fields[attributes.User].GetStringValue() != user || fields[attributes.Key].GetStringValue() == "" || fields[attributes.Tier].GetStringValue() != "USER" || fields[attributes.Org] != nil {
+	if fields[attributes.User].GetStringValue() != user || fields[attributes.Key].GetStringValue() == "" ||
+		fields[attributes.Tier].GetStringValue() != "USER" || fields[attributes.Org] != nil {
 		t.Errorf("metadata: %v", fields)
 	}
 	if strings.Contains(resp.String(), key) {
@@ -67,7 +69,8 @@ func TestServicesGetASignedIdentity(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	req := request("/api/v1/tokens/quota", map[string]string{"x-api-key": key}, attributes.ContextAudience, "tokensvc", attributes.ContextFamily, attributes.FamilyProblem)
+	req := request("/api/v1/tokens/quota", map[string]string{"x-api-key": key}, attributes.ContextAudience, "tokensvc",
+		attributes.ContextFamily, attributes.FamilyProblem)
 	for range 2 {
 		resp, err := s.Check(t.Context(), req)
 		if err != nil {
@@ -102,15 +105,18 @@ func TestServicesGetASignedIdentity(t *testing.T) {
 func TestAnonymous(t *testing.T) {
 	t.Parallel()
 	s := ready(t, launch(t, newIssuer(t), ""))
-	resp, err := s.Check(t.Context(), request("/api/v1/auth/login", map[string]string{"cookie": "a=b"}, attributes.ContextRule, attributes.RulePublic, attributes.ContextAudience, "identity"))
+	resp, err := s.Check(t.Context(), request("/api/v1/auth/login", map[string]string{"cookie": "a=b"}, attributes.ContextRule,
+		attributes.RulePublic, attributes.ContextAudience, "identity"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	ok := resp.GetOkResponse()
-	if ok == nil || len(ok.GetHeaders()) != 0 || resp.GetDynamicMetadata() != nil || !slices.Contains(ok.GetHeadersToRemove(), attributes.HeaderIdentity) {
+	if ok == nil || len(ok.GetHeaders()) != 0 || resp.GetDynamicMetadata() != nil || !slices.Contains(ok.GetHeadersToRemove(),
+		attributes.HeaderIdentity) {
 		t.Fatalf("got %v", resp)
 	}
-	for name, rule := range map[string]string{"authenticated": attributes.RuleAuthenticated, "a role": "role:ADMIN", "no rule": "", "an unknown rule": "whoever"} {
+	for name, rule := range map[string]string{"authenticated": attributes.RuleAuthenticated, "a role": "role:ADMIN", "no rule": "",
+		"an unknown rule": "whoever"} {
 		if got := statusOf(t, s, request("/v1/models", nil, attributes.ContextRule, rule)); got != http.StatusUnauthorized {
 			t.Errorf("%s: want 401, got %d", name, got)
 		}

@@ -16,21 +16,25 @@ func TestReadCredentials(t *testing.T) {
 		want    credentials
 		err     error
 	}{
-		"nothing":                {nil, "/v1", credentials{}, nil},
-		"blank ones are absent":  {map[string]string{"authorization": " ", "x-api-key": " ", "x-goog-api-key": ""}, "/v1?key=&a=b", credentials{form: dropQueryKey}, nil},
-		"bearer JWT":             {map[string]string{"authorization": "Bearer a.b.c"}, "/v1", credentials{token: "a.b.c", anything: true}, nil},
-		"scheme in any case":     {map[string]string{"authorization": "bEARER  a.b.c "}, "/v1", credentials{token: "a.b.c", anything: true}, nil},
-		"bearer key":             {map[string]string{"authorization": "Bearer leaky_x"}, "/v1", credentials{key: "leaky_x", anything: true}, nil},
-		"x-api-key":              {map[string]string{"x-api-key": " leaky_x "}, "/v1", credentials{key: "leaky_x", anything: true}, nil},
-		"x-goog-api-key":         {map[string]string{"x-goog-api-key": "leaky_x"}, "/v1", credentials{key: "leaky_x", anything: true}, nil},
-		"query":                  {nil, "/v1?alt=sse&key=leaky_x", credentials{key: "leaky_x", form: dropQueryKey, anything: true}, nil},
-		"query, escaped value":   {nil, "/v1?key=leaky%5Fx", credentials{key: "leaky_x", form: dropQueryKey, anything: true}, nil},
-		"query, escaped name":    {nil, "/v1?%6bey=leaky_x", credentials{anything: true}, errMalformed},
-		"query, broken escape":   {nil, "/v1?key=%zz", credentials{form: dropQueryKey, anything: true}, errMalformed},
-		"query of another name":  {nil, "/v1?monkey=1&keys=2&KEY=3", credentials{}, nil},
-		"JWT and key":            {map[string]string{"authorization": "Bearer a.b.c", "x-api-key": "k"}, "/v1", credentials{token: "a.b.c", key: "k", anything: true}, nil},
-		"same key everywhere":    {map[string]string{"authorization": "Bearer leaky_x", "x-api-key": "leaky_x,leaky_x", "x-goog-api-key": "leaky_x"}, "/v1?key=leaky_x", credentials{key: "leaky_x", form: dropQueryKey, anything: true}, nil},
-		"two keys":               {map[string]string{"x-api-key": "a", "x-goog-api-key": "b"}, "/v1", credentials{key: "a", anything: true}, errSeveral},
+		"nothing": {nil, "/v1", credentials{}, nil},
+		"blank ones are absent": {map[string]string{"authorization": " ", "x-api-key": " ", "x-goog-api-key": ""}, "/v1?key=&a=b",
+			credentials{form: dropQueryKey}, nil},
+		"bearer JWT":            {map[string]string{"authorization": "Bearer a.b.c"}, "/v1", credentials{token: "a.b.c", anything: true}, nil},
+		"scheme in any case":    {map[string]string{"authorization": "bEARER  a.b.c "}, "/v1", credentials{token: "a.b.c", anything: true}, nil},
+		"bearer key":            {map[string]string{"authorization": "Bearer leaky_x"}, "/v1", credentials{key: "leaky_x", anything: true}, nil},
+		"x-api-key":             {map[string]string{"x-api-key": " leaky_x "}, "/v1", credentials{key: "leaky_x", anything: true}, nil},
+		"x-goog-api-key":        {map[string]string{"x-goog-api-key": "leaky_x"}, "/v1", credentials{key: "leaky_x", anything: true}, nil},
+		"query":                 {nil, "/v1?alt=sse&key=leaky_x", credentials{key: "leaky_x", form: dropQueryKey, anything: true}, nil},
+		"query, escaped value":  {nil, "/v1?key=leaky%5Fx", credentials{key: "leaky_x", form: dropQueryKey, anything: true}, nil},
+		"query, escaped name":   {nil, "/v1?%6bey=leaky_x", credentials{anything: true}, errMalformed},
+		"query, broken escape":  {nil, "/v1?key=%zz", credentials{form: dropQueryKey, anything: true}, errMalformed},
+		"query of another name": {nil, "/v1?monkey=1&keys=2&KEY=3", credentials{}, nil},
+		"JWT and key": {map[string]string{"authorization": "Bearer a.b.c", "x-api-key": "k"}, "/v1", credentials{token: "a.b.c",
+			key: "k", anything: true}, nil},
+		"same key everywhere": {map[string]string{"authorization": "Bearer leaky_x", "x-api-key": "leaky_x,leaky_x",
+			"x-goog-api-key": "leaky_x"}, "/v1?key=leaky_x", credentials{key: "leaky_x", form: dropQueryKey, anything: true}, nil},
+		"two keys": {map[string]string{"x-api-key": "a", "x-goog-api-key": "b"}, "/v1", credentials{key: "a", anything: true},
+			errSeveral},
 		"two keys in one header": {map[string]string{"x-api-key": "a,b"}, "/v1", credentials{key: "a", anything: true}, errSeveral},
 		"two keys in the query":  {nil, "/v1?key=a&key=b", credentials{key: "a", form: dropQueryKey, anything: true}, errSeveral},
 		"two Authorizations":     {map[string]string{"authorization": "Bearer a,Bearer b"}, "/v1", credentials{anything: true}, errSeveral},
@@ -38,7 +42,8 @@ func TestReadCredentials(t *testing.T) {
 		"bearer of nothing":      {map[string]string{"authorization": "Bearer"}, "/v1", credentials{anything: true}, errMalformed},
 		"bearer of two":          {map[string]string{"authorization": "Bearer a b"}, "/v1", credentials{anything: true}, errMalformed},
 	} {
-		got, err := readCredentials(&call{path: c.path, authorization: c.headers["authorization"], apiKey: c.headers["x-api-key"], googleKey: c.headers["x-goog-api-key"]}, false)
+		got, err := readCredentials(&call{path: c.path, authorization: c.headers["authorization"], apiKey: c.headers["x-api-key"],
+			googleKey: c.headers["x-goog-api-key"]}, false)
 		if got != c.want || !errors.Is(err, c.err) {
 			t.Errorf("%s: want %+v, %v; got %+v, %v", name, c.want, c.err, got, err)
 		}
@@ -71,7 +76,8 @@ func TestReadCredentialsOnPublicPaths(t *testing.T) {
 			t.Errorf("%s: want %+v, %v; got %+v, %v", name, c.want, c.err, got, err)
 		}
 	}
-	if got, err := readCredentials(&call{path: "/oauth2/token", authorization: "Basic YTpi", rule: attributes.RuleAuthenticated}, false); err == nil {
+	if got, err := readCredentials(&call{path: "/oauth2/token", authorization: "Basic YTpi", rule: attributes.RuleAuthenticated},
+		false); err == nil {
 		t.Errorf("a path that is not public: want an error, got %+v", got)
 	}
 }

@@ -31,7 +31,8 @@ type directory struct {
 
 func newClient(secure *tls.Config) *http.Client {
 	return &http.Client{
-		Transport:     &http.Transport{TLSClientConfig: secure, MaxIdleConnsPerHost: maxLookups, MaxConnsPerHost: maxLookups, IdleConnTimeout: time.Minute, DisableCompression: true},
+		Transport: &http.Transport{TLSClientConfig: secure, MaxIdleConnsPerHost: maxLookups, MaxConnsPerHost: maxLookups,
+			IdleConnTimeout: time.Minute, DisableCompression: true},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }

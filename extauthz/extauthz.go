@@ -78,7 +78,8 @@ func New(cfg Config) (*Service, error) {
 		return nil, err
 	}
 	signer := principal.NewSigner(cfg.SigningKey)
-	s := &Service{log: cfg.Log, signer: signer, published: signer.JWKS(), issuers: issuers, fresh: newFreshness(), guesses: newGuesses(cfg.Limiter, cfg.Log)}
+	s := &Service{log: cfg.Log, signer: signer, published: signer.JWKS(), issuers: issuers, fresh: newFreshness(),
+		guesses: newGuesses(cfg.Limiter, cfg.Log)}
 	if s.keysOff = cfg.KeysOff; s.keysOff == nil {
 		s.keysOff = func() bool { return false }
 	}
@@ -97,8 +98,9 @@ func (s *Service) compose(cfg Config) {
 	grace := cfg.Auth.OfflineGrace
 	denied := newDenylist(cfg.Auth.KeyTTL + grace + cfg.LookupTimeout)
 	s.metrics = newMetrics(cfg.Metrics, s.fresh, denied)
-	s.tokens = &tokens{tiers: cfg.Tiers, keys: s.issuers, issuer: cfg.Auth.Issuer, public: cfg.PublicIssuer, validator: newValidator(cfg.Auth.Audience),
-		denied: denied, fresh: s.fresh, cache: newTokenCache()}
+	s.tokens = &tokens{tiers: cfg.Tiers, keys: s.issuers, issuer: cfg.Auth.Issuer, public: cfg.PublicIssuer,
+		validator: newValidator(cfg.Auth.Audience),
+		denied:    denied, fresh: s.fresh, cache: newTokenCache()}
 	s.keys = &keys{directory: directory, ttl: cfg.Auth.KeyTTL, grace: grace, tiers: cfg.Tiers, denied: denied, fresh: s.fresh,
 		cache: newCache(), unknown: newUnknown(), slots: make(chan struct{}, maxLookups), metrics: s.metrics}
 	if cfg.pace == (pace{}) {

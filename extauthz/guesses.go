@@ -91,7 +91,8 @@ func (g *guesses) count(ctx context.Context, address string) {
 		return &commonv3.RateLimitDescriptor_Entry{Key: key, Value: value}
 	}
 	answer, err := g.limiter.ShouldRateLimit(ctx, &rlsv3.RateLimitRequest{Domain: limits.Domain, Descriptors: []*commonv3.RateLimitDescriptor{{
-		Entries: []*commonv3.RateLimitDescriptor_Entry{entry("count", limits.Requests.String()), entry("route", routeFailures), entry("remote_address", address)}}}})
+		Entries: []*commonv3.RateLimitDescriptor_Entry{entry("count", limits.Requests.String()), entry("route", routeFailures),
+			entry("remote_address", address)}}}})
 	if err != nil {
 		g.log.LogAttrs(ctx, slog.LevelDebug, "failed authentication is not counted", slog.Any("error", err))
 		return
@@ -108,6 +109,7 @@ func (g *guesses) count(ctx context.Context, address string) {
 
 // denyGuessing refuses an address that has to wait.
 func denyGuessing(wait time.Duration) *denial {
-	return &denial{status: http.StatusTooManyRequests, grpc: codes.ResourceExhausted, kind: errorbody.TypeRateLimit, code: errorbody.CodeRateLimit,
+	return &denial{status: http.StatusTooManyRequests, grpc: codes.ResourceExhausted, kind: errorbody.TypeRateLimit,
+		code:    errorbody.CodeRateLimit,
 		message: "too many invalid credentials came from this address", retry: int((wait + time.Second - 1) / time.Second)}
 }

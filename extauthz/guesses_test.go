@@ -22,14 +22,16 @@ type counter struct {
 
 func (c *counter) ShouldRateLimit(_ context.Context, r *rlsv3.RateLimitRequest, _ ...grpc.CallOption) (*rlsv3.RateLimitResponse, error) {
 	entries := r.GetDescriptors()[0].GetEntries()
-	if len(entries) != 3 || entries[1].GetValue() != "failed-auth" || entries[2].GetKey() != "remote_address" || entries[2].GetValue() != "192.0.2.7" {
+	if len(entries) != 3 || entries[1].GetValue() != "failed-auth" || entries[2].GetKey() != "remote_address" ||
+		entries[2].GetValue() != "192.0.2.7" {
 		return nil, fmt.Errorf("asked about %v", entries)
 	}
 	if c.counted.Add(1) <= c.most {
 		return &rlsv3.RateLimitResponse{OverallCode: rlsv3.RateLimitResponse_OK}, nil
 	}
 	return &rlsv3.RateLimitResponse{OverallCode: rlsv3.RateLimitResponse_OVER_LIMIT,
-		Statuses: []*rlsv3.RateLimitResponse_DescriptorStatus{{Code: rlsv3.RateLimitResponse_OVER_LIMIT, DurationUntilReset: durationpb.New(30 * time.Second)}}}, nil
+		Statuses: []*rlsv3.RateLimitResponse_DescriptorStatus{{Code: rlsv3.RateLimitResponse_OVER_LIMIT,
+			DurationUntilReset: durationpb.New(30 * time.Second)}}}, nil
 }
 
 func TestAnAddressThatGuessesHasToWait(t *testing.T) {
@@ -39,7 +41,8 @@ func TestAnAddressThatGuessesHasToWait(t *testing.T) {
 	from := func(key, address string) map[string]string {
 		return map[string]string{headerAPIKey: key, headerClient: address}
 	}
-	known, fresh := i.newKey("11111111-2222-3333-4444-555555555555", nil, "USER"), i.newKey("21111111-2222-3333-4444-555555555555", nil, "USER")
+	known, fresh := i.newKey("11111111-2222-3333-4444-555555555555", nil, "USER"), i.newKey("21111111-2222-3333-4444-555555555555", nil,
+		"USER")
 	if got := statusOf(t, s, request("/v1/models", from(known, "192.0.2.7"))); got != 200 {
 		t.Fatalf("a good key: want 200, got %d", got)
 	}

@@ -180,5 +180,6 @@ func (k *keys) caller(v validity, print fingerprint, asked time.Time) *caller {
 	slices.Sort(v.Roles)
 	return &caller{asked: asked, until: until, spare: spare,
 		names: names{key: nameOf(revocation.Key, string(print[:])), user: nameOf(revocation.User, v.UserID)},
-		who:   principal.Principal{UserID: v.UserID, OrgID: v.OrgID, Team: v.Team, KeyID: v.KeyID, Roles: v.Roles, Tier: principal.TierOf(v.Roles, k.tiers)}}
+		who: principal.Principal{UserID: v.UserID, OrgID: v.OrgID, Team: v.Team, KeyID: v.KeyID, Roles: v.Roles,
+			Tier: principal.TierOf(v.Roles, k.tiers)}}
 }

@@ -28,13 +28,18 @@ func newMetrics(reg prometheus.Registerer, f *freshness, d *denylist) *metrics {
 	checks := counter("gateway_authorization_total", "Requests that Envoy asked about.")
 	validations := counter("gateway_api_key_validation_total", "API keys checked; cached ones count as success.")
 	cached := counter("gateway_api_key_cache_total", "API keys found in the cache or not.")
-	linked := prometheus.NewGauge(prometheus.GaugeOpts{Name: "gateway_revocation_link", Help: "1 while revocations arrive by NATS and none was missed since the link began."})
-	spread := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "gateway_revocation_latency_seconds", Help: "From a revocation's announcement by identity to its effect here, by both clocks.",
+	linked := prometheus.NewGauge(prometheus.GaugeOpts{Name: "gateway_revocation_link",
+		Help: "1 while revocations arrive by NATS and none was missed since the link began."})
+	spread := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "gateway_revocation_latency_seconds",
+		Help:    "From a revocation's announcement by identity to its effect here, by both clocks.",
 		Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}})
 	reg.MustRegister(linked, spread,
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "gateway_revocation_staleness_seconds", Help: "Since every revocation was known; above 5 nothing remembered counts, unless identity is down."}, f.staleness),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "gateway_revocations_kept", Help: "Revocations that have not expired."}, func() float64 { return float64(d.size()) }))
-	kinds := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "gateway_revocations_total", Help: "Revocations announced by NATS."}, []string{"kind"})
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "gateway_revocation_staleness_seconds",
+			Help: "Since every revocation was known; above 5 nothing remembered counts, unless identity is down."}, f.staleness),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "gateway_revocations_kept", Help: "Revocations that have not expired."},
+			func() float64 { return float64(d.size()) }))
+	kinds := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "gateway_revocations_total", Help: "Revocations announced by NATS."},
+		[]string{"kind"})
 	reg.MustRegister(kinds)
 	announced := map[revocation.Kind]prometheus.Counter{}
 	for _, kind := range []revocation.Kind{revocation.Key, revocation.Token, revocation.Family, revocation.User} {

@@ -100,10 +100,13 @@ func TestEveryKindOfRevocationReachesEveryReplica(t *testing.T) {
 		refused []string
 		spared  []string
 	}{
-		{"a token", revocation.Revocation{Kind: revocation.Token, ID: "a", Until: soon}, []string{first}, []string{sibling, other, later, key, kept}},
-		{"a family", revocation.Revocation{Kind: revocation.Family, ID: "family", Until: soon}, []string{first, sibling}, []string{other, later, key, kept}},
+		{"a token", revocation.Revocation{Kind: revocation.Token, ID: "a", Until: soon}, []string{first}, []string{sibling, other, later, key,
+			kept}},
+		{"a family", revocation.Revocation{Kind: revocation.Family, ID: "family", Until: soon}, []string{first, sibling},
+			[]string{other, later, key, kept}},
 		{"a key", i.revoke(key), []string{key}, []string{other, later, kept}},
-		{"a generation", revocation.Revocation{Kind: revocation.User, ID: ann, Generation: 2, Until: soon}, []string{first, sibling, other, key}, []string{later, kept}},
+		{"a generation", revocation.Revocation{Kind: revocation.User, ID: ann, Generation: 2, Until: soon}, []string{first, sibling, other,
+			key}, []string{later, kept}},
 	} {
 		announce(t, conn, c.revoke)
 		for _, s := range replicas {
@@ -137,7 +140,8 @@ func TestAChangedUserIsAskedForAgain(t *testing.T) {
 		v.Roles = roles
 		i.keys[key] = v
 		i.mu.Unlock()
-		announce(t, conn, revocation.Revocation{Kind: revocation.User, ID: user, Generation: 1, Until: time.Now().Add(time.Hour + time.Duration(n)*time.Minute)})
+		announce(t, conn, revocation.Revocation{Kind: revocation.User, ID: user, Generation: 1, Until: time.Now().Add(time.Hour +
+			time.Duration(n)*time.Minute)})
 		want := map[int]int{2: http.StatusOK, 1: http.StatusForbidden}[len(roles)]
 		eventually(t, "the new roles count", func() bool { return statusOf(t, s, req) == want })
 	}
@@ -192,7 +196,8 @@ func TestRevokingUnderLoad(t *testing.T) {
 							return
 						}
 						took := time.Since(time.Unix(0, at))
-						t.Logf("%s, replica %d: first refusal %v after the announcement; %d calls before, %d of them after it", name, n, took.Round(10*time.Microsecond), calls-1, after)
+						t.Logf("%s, replica %d: first refusal %v after the announcement; %d calls before, %d of them after it", name, n,
+							took.Round(10*time.Microsecond), calls-1, after)
 						if took > time.Second {
 							t.Errorf("%s, replica %d: want a refusal within 1s, it took %v", name, n, took)
 						}
@@ -268,7 +273,8 @@ func TestDenylist(t *testing.T) {
 	now := time.Now()
 	hour := now.Add(time.Hour)
 	token := func(jti string, ver int64) *caller {
-		return &caller{names: names{token: nameOf(revocation.Token, jti), family: nameOf(revocation.Family, "s"), user: nameOf(revocation.User, "u"), ver: ver, issued: now}}
+		return &caller{names: names{token: nameOf(revocation.Token, jti), family: nameOf(revocation.Family, "s"), user: nameOf(revocation.User,
+			"u"), ver: ver, issued: now}}
 	}
 	d := newDenylist(time.Minute)
 	for _, nonsense := range []revocation.Revocation{
@@ -290,7 +296,8 @@ func TestDenylist(t *testing.T) {
 		t.Error("a token: want it and no other revoked")
 	}
 	d.add(revocation.Revocation{Kind: revocation.User, ID: "u", Generation: 3, Until: hour}, now)
-	d.add(revocation.Revocation{Kind: revocation.User, ID: "u", Generation: 2, Until: hour.Add(time.Minute)}, now) // late, and must not turn it back
+	d.add(revocation.Revocation{Kind: revocation.User, ID: "u", Generation: 2, Until: hour.Add(time.Minute)},
+		now) // late, and must not turn it back
 	if d.judge(token("b", 2)) != revoked || d.judge(token("b", 3)) != good {
 		t.Error("a generation: want those below revoked")
 	}

@@ -51,16 +51,17 @@ func TestScopes(t *testing.T) {
 		"deleting with it":                  {"DELETE", reader, "", readOrWrite, 403, `Bearer error="insufficient_scope", scope="tokens.write"`},
 		"a method in lower case is another": {"get", reader, "", readOrWrite, 403, `Bearer error="insufficient_scope", scope="tokens.write"`},
 		"writing with both":                 {"POST", both, "", readOrWrite, 200, ""},
-		"one scope for all methods":         {"GET", both, "", attributes.ScopeAnalyticsRead, 403, `Bearer error="insufficient_scope", scope="analytics.read"`},
-		"no client may":                     {"GET", both, "", attributes.ScopeNone, 403, `Bearer error="insufficient_scope"`},
-		"any client may":                    {"POST", none, "", "", 200, ""},
-		"a client without scopes":           {"GET", none, "", readOrWrite, 403, `Bearer error="insufficient_scope", scope="tokens.read"`},
-		"an empty scope":                    {"GET", empty, "", readOrWrite, 403, `Bearer error="insufficient_scope", scope="tokens.read"`},
-		"the public issuer gives to none":   {"GET", public, "", readOrWrite, 403, `Bearer error="insufficient_scope", scope="tokens.read"`},
-		"a role kept by a login":            {"GET", login, "role:ADMIN", "", 200, ""},
-		"a role lost without the scope":     {"GET", both, "role:ADMIN", "", 403, ""},
-		"a role kept with the scope":        {"GET", admin, "role:ADMIN", attributes.ScopeAdmin, 200, ""},
-		"another role is not lost":          {"GET", both, "role:USER", "", 200, ""},
+		"one scope for all methods": {"GET", both, "", attributes.ScopeAnalyticsRead, 403,
+			`Bearer error="insufficient_scope", scope="analytics.read"`},
+		"no client may":                   {"GET", both, "", attributes.ScopeNone, 403, `Bearer error="insufficient_scope"`},
+		"any client may":                  {"POST", none, "", "", 200, ""},
+		"a client without scopes":         {"GET", none, "", readOrWrite, 403, `Bearer error="insufficient_scope", scope="tokens.read"`},
+		"an empty scope":                  {"GET", empty, "", readOrWrite, 403, `Bearer error="insufficient_scope", scope="tokens.read"`},
+		"the public issuer gives to none": {"GET", public, "", readOrWrite, 403, `Bearer error="insufficient_scope", scope="tokens.read"`},
+		"a role kept by a login":          {"GET", login, "role:ADMIN", "", 200, ""},
+		"a role lost without the scope":   {"GET", both, "role:ADMIN", "", 403, ""},
+		"a role kept with the scope":      {"GET", admin, "role:ADMIN", attributes.ScopeAdmin, 200, ""},
+		"another role is not lost":        {"GET", both, "role:USER", "", 200, ""},
 	} {
 		req := request("/api/v1/x", bearer(c.credential), attributes.ContextScope, c.scope, attributes.ContextFamily, attributes.FamilyProblem)
 		if c.rule != "" {
@@ -121,15 +122,17 @@ func TestWhatServicesLearnOfTheCaller(t *testing.T) {
 		want       principal.Principal
 	}{
 		"a key of an organisation": {key, principal.Principal{UserID: user, OrgID: org, Team: "red", Roles: []string{"USER"}, Tier: "USER"}},
-		"a client's token":         {sign(t, claims, nil), principal.Principal{UserID: user, OrgID: org, Team: "red", Client: "app", Scope: "tokens.read openid", Roles: []string{"USER"}, Tier: "USER"}},
-		"a login":                  {sign(t, own, nil), principal.Principal{UserID: user, Roles: []string{"USER"}, Tier: "USER"}},
+		"a client's token": {sign(t, claims, nil), principal.Principal{UserID: user, OrgID: org, Team: "red", Client: "app",
+			Scope: "tokens.read openid", Roles: []string{"USER"}, Tier: "USER"}},
+		"a login": {sign(t, own, nil), principal.Principal{UserID: user, Roles: []string{"USER"}, Tier: "USER"}},
 	} {
 		resp, err := s.Check(t.Context(), request("/api/v1/tokens/quota", bearer(c.credential), attributes.ContextAudience, "tokensvc"))
 		if err != nil || resp.GetOkResponse() == nil {
 			t.Fatalf("%s: %v, %v", name, resp, err)
 		}
 		got := identityOf(t, s, resp)
-		if c.want.KeyID = got.KeyID; got.UserID != c.want.UserID || got.OrgID != c.want.OrgID || got.Team != c.want.Team || got.Client != c.want.Client ||
+		if c.want.KeyID = got.KeyID; got.UserID != c.want.UserID || got.OrgID != c.want.OrgID || got.Team != c.want.Team ||
+			got.Client != c.want.Client ||
 			got.Scope != c.want.Scope || got.Tier != c.want.Tier || !slices.Equal(got.Roles, c.want.Roles) {
 			t.Errorf("%s: want %+v, got %+v", name, c.want, got)
 		}
@@ -157,9 +160,10 @@ func TestOAuth2EndpointsReadTheirOwnCredentials(t *testing.T) {
 		want    int
 		kept    bool
 	}{
-		"a client by Basic":                  {"/oauth2/token", map[string]string{"authorization": "Basic YTpi"}, 200, true},
-		"an expired token at userinfo":       {"/oauth2/userinfo", bearer("expired"), 200, true},
-		"a key beside it must be good":       {"/oauth2/token", map[string]string{"authorization": "Basic YTpi", "x-api-key": "leaky_x"}, 401, false},
+		"a client by Basic":            {"/oauth2/token", map[string]string{"authorization": "Basic YTpi"}, 200, true},
+		"an expired token at userinfo": {"/oauth2/userinfo", bearer("expired"), 200, true},
+		"a key beside it must be good": {"/oauth2/token", map[string]string{"authorization": "Basic YTpi", "x-api-key": "leaky_x"}, 401,
+			false},
 		"a good key beside it":               {"/oauth2/token", map[string]string{"authorization": "Basic YTpi", "x-api-key": key}, 200, true},
 		"Basic on another public path":       {"/api/v1/auth/login", map[string]string{"authorization": "Basic YTpi"}, 200, false},
 		"a bad token on another public path": {"/api/v1/auth/refresh", bearer("expired"), 401, false},
@@ -196,11 +200,12 @@ func TestKeysOff(t *testing.T) {
 		rule    string
 		want    int
 	}{
-		"a key":                   {map[string]string{"x-api-key": key}, attributes.RuleAuthenticated, 401},
-		"a key as bearer":         {bearer(key), attributes.RuleAuthenticated, 401},
-		"a key on a public path":  {map[string]string{"x-api-key": "nonsense"}, attributes.RulePublic, 200},
-		"a token":                 {map[string]string{"authorization": token}, attributes.RuleAuthenticated, 200},
-		"a token beside any keys": {map[string]string{"authorization": token, "x-api-key": "a", "x-goog-api-key": "b"}, attributes.RuleAuthenticated, 200},
+		"a key":                  {map[string]string{"x-api-key": key}, attributes.RuleAuthenticated, 401},
+		"a key as bearer":        {bearer(key), attributes.RuleAuthenticated, 401},
+		"a key on a public path": {map[string]string{"x-api-key": "nonsense"}, attributes.RulePublic, 200},
+		"a token":                {map[string]string{"authorization": token}, attributes.RuleAuthenticated, 200},
+		"a token beside any keys": {map[string]string{"authorization": token, "x-api-key": "a", "x-goog-api-key": "b"},
+			attributes.RuleAuthenticated, 200},
 	} {
 		if got := statusOf(t, s, request("/v1/models", c.headers, attributes.ContextRule, c.rule)); got != c.want {
 			t.Errorf("%s: want %d, got %d", name, c.want, got)
@@ -210,7 +215,8 @@ func TestKeysOff(t *testing.T) {
 		t.Error("a key was looked up")
 	}
 	resp, err := s.Check(t.Context(), request("/v1/models?key="+key, map[string]string{"authorization": token}))
-	if err != nil || !slices.Equal(resp.GetOkResponse().GetQueryParametersToRemove(), []string{"key"}) || strings.Contains(resp.String(), key) {
+	if err != nil || !slices.Equal(resp.GetOkResponse().GetQueryParametersToRemove(), []string{"key"}) || strings.Contains(resp.String(),
+		key) {
 		t.Errorf("an ignored key must not go upstream: %v, %v", resp, err)
 	}
 	off = false

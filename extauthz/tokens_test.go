@@ -32,7 +32,8 @@ func TestAGoodTokenNamesTheCaller(t *testing.T) {
 			t.Fatalf("want ok, got %v, %v", resp, err)
 		}
 		fields := resp.GetDynamicMetadata().GetFields()
-		if fields[attributes.User].GetStringValue() != user || fields[attributes.Tier].GetStringValue() != "SILVER" || fields[attributes.Roles].GetStringValue() != "SILVER,USER" || fields[attributes.Key] != nil {
+		if fields[attributes.User].GetStringValue() != user || fields[attributes.Tier].GetStringValue() != "SILVER" ||
+			fields[attributes.Roles].GetStringValue() != "SILVER,USER" || fields[attributes.Key] != nil {
 			t.Fatalf("metadata: %v", fields)
 		}
 	}
@@ -151,7 +152,8 @@ func TestClaimAttacks(t *testing.T) {
 	if got := statusOf(t, s, request("/v1/models", bearer(with(jwt.MapClaims{"exp": now.Add(-skew / 2).Unix()})))); got != http.StatusOK {
 		t.Errorf("expired within the clock skew: want 200, got %d", got)
 	}
-	if got := statusOf(t, s, request("/v1/models", bearer(with(jwt.MapClaims{"aud": []string{"another", "leaky-tokens"}})))); got != http.StatusOK {
+	if got := statusOf(t, s, request("/v1/models", bearer(with(jwt.MapClaims{"aud": []string{"another",
+		"leaky-tokens"}})))); got != http.StatusOK {
 		t.Errorf("two audiences: want 200, got %d", got)
 	}
 }

@@ -57,7 +57,8 @@ func outage(err error) bool {
 	}
 	_, dial := errors.AsType[*pgconn.ConnectError](err)
 	_, network := errors.AsType[net.Error](err)
-	return dial || network || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || pgconn.SafeToRetry(err)
+	return dial || network || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) ||
+		pgconn.SafeToRetry(err)
 }
 
 // known lets only callers with a valid signed identity through. A raw X-User-Id or
@@ -91,7 +92,8 @@ func (s *Service) admin(h callerFunc) callerFunc {
 // identity's own loopback port. Envoy does not route it; this is the second lock.
 func (s *Service) inside(h httpapi.HandlerFunc) httpapi.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		for _, name := range []string{"X-Forwarded-For", "X-Forwarded-Proto", "Forwarded", "X-Envoy-External-Address", attributes.HeaderIdentity} {
+		for _, name := range []string{"X-Forwarded-For", "X-Forwarded-Proto", "Forwarded", "X-Envoy-External-Address",
+			attributes.HeaderIdentity} {
 			if len(r.Header.Values(name)) > 0 {
 				return httpapi.Fail(http.StatusNotFound, "no such path")
 			}

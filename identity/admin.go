@@ -42,7 +42,8 @@ type meView struct {
 }
 
 func (s *Service) view(u user) userView {
-	return userView{ID: u.ID, Username: u.Username, Email: u.Email, Roles: u.Roles, Tier: s.tier(u.Roles), CreatedAt: u.CreatedAt.UTC(), DisabledAt: utc(u.DisabledAt)}
+	return userView{ID: u.ID, Username: u.Username, Email: u.Email, Roles: u.Roles, Tier: s.tier(u.Roles), CreatedAt: u.CreatedAt.UTC(),
+		DisabledAt: utc(u.DisabledAt)}
 }
 
 func (s *Service) tier(roles []string) string { return principal.TierOf(roles, s.cfg.Tiers) }
@@ -225,7 +226,8 @@ func (s *Service) ensureAdmin(ctx context.Context, path string) error {
 		if err := insertUser(ctx, c, u); err != nil {
 			return fmt.Errorf("first administrator %q: %w", first.Username, err)
 		}
-		return audit.Record(ctx, c, audit.Entry{Actor: audit.System, Action: "user.register", Target: u.ID.String(), Detail: map[string]string{"username": u.Username}})
+		return audit.Record(ctx, c, audit.Entry{Actor: audit.System, Action: "user.register", Target: u.ID.String(),
+			Detail: map[string]string{"username": u.Username}})
 	})
 }
 

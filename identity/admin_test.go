@@ -152,7 +152,8 @@ func TestFirstAdminIsGeneratedOnce(t *testing.T) {
 	cfg.Metrics = prometheus.NewRegistry()
 	again := launch(t, cfg, signer)
 	again.waitReady()
-	if users, err := again.store.listUsers(t.Context(), identitydb.ListUsersParams{Role: principal.RoleAdmin, Most: 10}); err != nil || len(users) != 1 {
+	if users, err := again.store.listUsers(t.Context(), identitydb.ListUsersParams{Role: principal.RoleAdmin, Most: 10}); err != nil ||
+		len(users) != 1 {
 		t.Fatalf("want one administrator after a restart, got %d, %v", len(users), err)
 	}
 }
@@ -163,7 +164,8 @@ func TestFirstAdminFromTheEnvironment(t *testing.T) {
 	cfg.AdminUsername, cfg.AdminPassword = "root", "a long password"
 	b := launch(t, cfg, signer)
 	b.waitReady()
-	if r := b.call("POST", "/api/v1/auth/login", map[string]string{"username": "root", "password": "a long password"}, nil); r.status != http.StatusOK {
+	if r := b.call("POST", "/api/v1/auth/login", map[string]string{"username": "root", "password": "a long password"},
+		nil); r.status != http.StatusOK {
 		t.Fatalf("%d %s", r.status, r.text)
 	}
 	if _, err := os.Stat(filepath.Join(cfg.Secrets, "admin.json")); err == nil {

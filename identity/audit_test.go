@@ -43,10 +43,12 @@ func TestTheTrailTellsWhoDidWhat(t *testing.T) {
 		t.Fatalf("want %s, got %v", want, got)
 	}
 	byAdmin := b.trail("?action=user.roles&target=" + ann.UserID)
-	if len(byAdmin) != 1 || byAdmin[0].Actor != who.UserID || byAdmin[0].Client != "key:0af1" || !strings.Contains(string(byAdmin[0].Detail), "GOLD") {
+	if len(byAdmin) != 1 || byAdmin[0].Actor != who.UserID || byAdmin[0].Client != "key:0af1" || !strings.Contains(string(byAdmin[0].Detail),
+		"GOLD") {
 		t.Fatalf("got %+v", byAdmin)
 	}
-	if all := b.call("GET", "/api/v1/admin/audit", nil, admin()); !strings.Contains(all.text, "session.login") || strings.Contains(all.text, "horse") {
+	if all := b.call("GET", "/api/v1/admin/audit", nil, admin()); !strings.Contains(all.text, "session.login") || strings.Contains(all.text,
+		"horse") {
 		t.Fatal("the trail holds a password")
 	}
 }
@@ -73,7 +75,8 @@ func TestTheTrailPagesAndFilters(t *testing.T) {
 	if n := len(b.trail("?action=key.create&since=2020-01-01T00:00:00%2B02:00&until=2100-01-01T00:00:00Z")); n != 5 {
 		t.Fatalf("want 5, got %d", n)
 	}
-	for _, query := range []string{"?limit=0", "?limit=1001", "?limit=x", "?before=0", "?before=x", "?since=yesterday", "?until=1", "?actor=a&actor=b",
+	for _, query := range []string{"?limit=0", "?limit=1001", "?limit=x", "?before=0", "?before=x", "?since=yesterday", "?until=1",
+		"?actor=a&actor=b",
 		"?actor=%00", "?target=" + strings.Repeat("a", 201), "?since=0000-01-01T00:00:00Z"} {
 		wantProblem(t, b.call("GET", "/api/v1/admin/audit"+query, nil, admin()), http.StatusBadRequest, "")
 	}

@@ -60,7 +60,9 @@ func repeated(s string) bool {
 
 // walked says that a text is a run along the alphabet, the digits or a row of keys, either way.
 func walked(s string) bool {
-	for _, row := range []string{"01234567890123456789", "abcdefghijklmnopqrstuvwxyz", "qwertyuiopasdfghjklzxcvbnm", "qwertzuiopasdfghjklyxcvbnm", "azertyuiopqsdfghjklmwxcvbn", "1qaz2wsx3edc4rfv5tgb6yhn7ujm8ik9ol0p", "q1w2e3r4t5y6u7i8o9p0", "1q2w3e4r5t6y7u8i9o0p", "!@#$%^&*()_+"} {
+	for _, row := range []string{"01234567890123456789", "abcdefghijklmnopqrstuvwxyz", "qwertyuiopasdfghjklzxcvbnm",
+		"qwertzuiopasdfghjklyxcvbnm", "azertyuiopqsdfghjklmwxcvbn", "1qaz2wsx3edc4rfv5tgb6yhn7ujm8ik9ol0p", "q1w2e3r4t5y6u7i8o9p0",
+		"1q2w3e4r5t6y7u8i9o0p", "!@#$%^&*()_+"} {
 		if strings.Contains(row, s) || strings.Contains(reversed(row), s) {
 			return len(s) > 0
 		}

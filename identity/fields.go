@@ -49,7 +49,8 @@ func checkUsername(s string) []httpapi.FieldError {
 
 func checkEmail(s string) []httpapi.FieldError {
 	local, domain, at := strings.Cut(s, "@")
-	if at && local != "" && domain != "" && !strings.Contains(domain, "@") && utf8.RuneCountInString(s) <= maxEmail && printable(s) && !strings.ContainsFunc(s, unicode.IsSpace) {
+	if at && local != "" && domain != "" && !strings.Contains(domain, "@") && utf8.RuneCountInString(s) <= maxEmail && printable(s) &&
+		!strings.ContainsFunc(s, unicode.IsSpace) {
 		return nil
 	}
 	return []httpapi.FieldError{{Field: "email", Message: fmt.Sprintf("email must be an address with '@' of at most %d characters", maxEmail)}}

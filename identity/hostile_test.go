@@ -48,10 +48,13 @@ func endpoints(user, org string) []struct {
 // values are JSON values that a member must survive.
 func values() map[string]string {
 	return map[string]string{
-		"null": `null`, "empty": `""`, "blank": `"  "`, "number": `1`, "huge number": `1e400`, "negative": `-1`, "bool": `true`, "object": `{}`, "array": `[]`,
-		"NUL": `"a\u0000b"`, "control": `"a\u0007b"`, "newline": `"a\nSet-Cookie: x=1"`, "direction": `"a\u202eb"`, "lone surrogate": `"\ud800"`,
-		"confusable": `"аdmin"`, "full width": `"ａｄｍｉｎ"`, "long": `"` + strings.Repeat("a", 40000) + `"`, "SQL": `"x' OR 1=1; DROP TABLE users; --"`,
-		"template": `"{{.}}${jndi:ldap://x}"`, "path": `"../../etc/passwd"`, "uuid in braces": `"{` + uuid.NewString() + `}"`, "date": `"9999-12-31T23:59:59Z"`, "far date": `"99999-01-01T00:00:00Z"`,
+		"null": `null`, "empty": `""`, "blank": `"  "`, "number": `1`, "huge number": `1e400`, "negative": `-1`, "bool": `true`, "object": `{}`,
+		"array": `[]`,
+		"NUL":   `"a\u0000b"`, "control": `"a\u0007b"`, "newline": `"a\nSet-Cookie: x=1"`, "direction": `"a\u202eb"`, "lone surrogate": `"\ud800"`,
+		"confusable": `"аdmin"`, "full width": `"ａｄｍｉｎ"`, "long": `"` + strings.Repeat("a", 40000) + `"`,
+		"SQL":      `"x' OR 1=1; DROP TABLE users; --"`,
+		"template": `"{{.}}${jndi:ldap://x}"`, "path": `"../../etc/passwd"`, "uuid in braces": `"{` + uuid.NewString() + `}"`,
+		"date": `"9999-12-31T23:59:59Z"`, "far date": `"99999-01-01T00:00:00Z"`,
 	}
 }
 
@@ -71,8 +74,10 @@ func TestHostileBodies(t *testing.T) {
 			continue
 		}
 		bodies := map[string]string{
-			"nothing": ``, "array": `[]`, "string": `"x"`, "null": `null`, "cut": `{"` + e.members[0] + `":`, "two": `{}{}`, "comment": `{/**/}`, "not UTF-8": "{\"a\":\"\xff\"}",
-			"deep": strings.Repeat(`{"a":`, 5000) + "1" + strings.Repeat("}", 5000), "deep arrays": `{"` + e.members[0] + `":` + strings.Repeat("[", 30000),
+			"nothing": ``, "array": `[]`, "string": `"x"`, "null": `null`, "cut": `{"` + e.members[0] + `":`, "two": `{}{}`, "comment": `{/**/}`,
+			"not UTF-8": "{\"a\":\"\xff\"}",
+			"deep":      strings.Repeat(`{"a":`, 5000) + "1" + strings.Repeat("}", 5000), "deep arrays": `{"` + e.members[0] + `":` +
+				strings.Repeat("[", 30000),
 			"large": `{"a":"` + strings.Repeat("a", 70<<10) + `"}`, "many members": "{" + strings.Repeat(`"a":1,`, 9000) + `"a":1}`,
 		}
 		for _, member := range e.members {
@@ -93,7 +98,8 @@ func TestHostileBodies(t *testing.T) {
 				t.Errorf("%s %s, %s: content type %q", e.method, e.path, name, r.header.Get("Content-Type"))
 			}
 		}
-		for _, media := range []string{"", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/json, text/plain", "nonsense;;"} {
+		for _, media := range []string{"", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data",
+			"application/json, text/plain", "nonsense;;"} {
 			req, err := http.NewRequestWithContext(t.Context(), e.method, b.url+e.path, strings.NewReader(`{"username":"a"}`))
 			if err != nil {
 				t.Fatal(err)
@@ -113,12 +119,14 @@ func TestHostileQueriesAndPaths(t *testing.T) {
 	ann := b.join("ann")
 	org := b.makeOrg(ann, "ours")
 	boss := &principal.Principal{UserID: ann.UserID, Roles: []string{"ADMIN", "USER"}}
-	texts := []string{"", "\x00", "a\x00", "%", "%00", "'", strings.Repeat("a", 5000), "-1", "9223372036854775808", "1e9", "\u202e", "\xff\xfe", "../..", "null", "[]"}
+	texts := []string{"", "\x00", "a\x00", "%", "%00", "'", strings.Repeat("a", 5000), "-1", "9223372036854775808", "1e9", "\u202e",
+		"\xff\xfe", "../..", "null", "[]"}
 	for _, e := range endpoints(ann.UserID, org) {
 		if e.method != http.MethodGet && e.method != http.MethodDelete {
 			continue
 		}
-		for _, name := range []string{"userId", "apiKeyId", "after", "limit", "q", "role", "disabled", "actor", "action", "target", "since", "until", "before"} {
+		for _, name := range []string{"userId", "apiKeyId", "after", "limit", "q", "role", "disabled", "actor", "action", "target", "since",
+			"until", "before"} {
 			for _, text := range texts {
 				query := url.Values{name: {text}}
 				if r := b.call(e.method, e.path+"?"+query.Encode(), nil, boss); r.status >= 500 {
@@ -128,7 +136,8 @@ func TestHostileQueriesAndPaths(t *testing.T) {
 		}
 	}
 	for _, text := range texts {
-		for _, path := range []string{orgsPath + "/" + url.PathEscape(text) + "/members", "/api/v1/admin/users/" + url.PathEscape(text) + "/roles"} {
+		for _, path := range []string{orgsPath + "/" + url.PathEscape(text) + "/members", "/api/v1/admin/users/" + url.PathEscape(text) +
+			"/roles"} {
 			for _, method := range []string{"GET", "PUT", "DELETE", "TRACE", "PROPFIND"} {
 				if r := b.call(method, path, nil, boss); r.status >= 500 || r.status < 300 {
 					t.Errorf("%s %s: %d", method, path, r.status)

@@ -100,7 +100,8 @@ func New(cfg Config) (*Service, error) {
 		verifier:  principal.NewVerifier(Audience, callers.Keyfunc),
 		keys:      keyring.New(keyring.Config{Pool: cfg.Pool, Sealer: sealer, Ahead: cfg.Auth.RotateAhead, Life: cfg.Auth.TokenTTL}),
 		announcer: revocations.NewAnnouncer(cfg.Log)}
-	s.grants = grants.New(grants.Config{Pool: cfg.Pool, Announcer: s.announcer, TokenTTL: cfg.Auth.TokenTTL, Idle: cfg.Auth.RefreshTTL, Longest: cfg.Auth.SessionTTL})
+	s.grants = grants.New(grants.Config{Pool: cfg.Pool, Announcer: s.announcer, TokenTTL: cfg.Auth.TokenTTL, Idle: cfg.Auth.RefreshTTL,
+		Longest: cfg.Auth.SessionTTL})
 	s.tokens = &grants.Tokens{DB: cfg.Pool, Signer: s.keys, Issuer: cfg.Auth.Issuer, Audience: cfg.Auth.Audience, TTL: cfg.Auth.TokenTTL}
 	s.store = store{pool: cfg.Pool, grants: s.grants, tell: s.announcer, life: cfg.Auth.TokenTTL + clockSkew}
 	counting := throttle.Config{Prefix: cfg.RedisPrefix, Settings: cfg.Auth.Throttle, Log: cfg.Log}
@@ -164,7 +165,8 @@ func (s *Service) prepare(ctx context.Context) error {
 			s.log.Info("ready")
 			return nil
 		}
-		if errors.Is(err, keyring.ErrForeignSecret) || errors.Is(err, errNameTaken) || errors.Is(err, errEmailTaken) || errors.Is(err, errBadAdminFile) || errors.Is(err, oauth.ErrBadDevelopmentFile) {
+		if errors.Is(err, keyring.ErrForeignSecret) || errors.Is(err, errNameTaken) || errors.Is(err, errEmailTaken) ||
+			errors.Is(err, errBadAdminFile) || errors.Is(err, oauth.ErrBadDevelopmentFile) {
 			return err
 		}
 		if ctx.Err() == nil && time.Since(logged) > 10*time.Second {

@@ -65,7 +65,8 @@ func launch(t *testing.T, cfg Config, signer *principal.Signer) *bench {
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
-	server := httptest.NewServer(httpapi.Common{Name: "identity", Log: cfg.Log, Metrics: prometheus.NewRegistry(), Ready: s.Ready}.Wrap(s.Handler()))
+	server := httptest.NewServer(httpapi.Common{Name: "identity", Log: cfg.Log, Metrics: prometheus.NewRegistry(),
+		Ready: s.Ready}.Wrap(s.Handler()))
 	t.Cleanup(func() {
 		server.Close()
 		stop()
@@ -158,7 +159,8 @@ func (b *bench) send(req *http.Request) reply {
 // join registers a user and gives her as a caller.
 func (b *bench) join(name string) *principal.Principal {
 	b.t.Helper()
-	r := b.call("POST", "/api/v1/auth/register", map[string]string{"username": name, "email": name + "@example.org", "password": "correct horse"}, nil)
+	r := b.call("POST", "/api/v1/auth/register", map[string]string{"username": name, "email": name + "@example.org",
+		"password": "correct horse"}, nil)
 	if r.status != http.StatusCreated {
 		b.t.Fatalf("register %s: %d %s", name, r.status, r.text)
 	}
@@ -191,8 +193,10 @@ func wantProblem(t *testing.T, r reply, status int, message string) {
 func TestRegisterAnswersWithATokenThatVerifies(t *testing.T) {
 	t.Parallel()
 	b := start(t)
-	r := b.call("POST", "/api/v1/auth/register", map[string]string{"username": " ann ", "email": "ann@example.org", "password": "good horse 1"}, nil)
-	if r.status != http.StatusCreated || r.body["username"] != "ann" || r.body["expiresIn"] != 3600.0 || r.header.Get("Cache-Control") != "no-store" {
+	r := b.call("POST", "/api/v1/auth/register", map[string]string{"username": " ann ", "email": "ann@example.org",
+		"password": "good horse 1"}, nil)
+	if r.status != http.StatusCreated || r.body["username"] != "ann" || r.body["expiresIn"] != 3600.0 ||
+		r.header.Get("Cache-Control") != "no-store" {
 		t.Fatalf("want 201 with username, expiresIn and no-store, got %d %v %s", r.status, r.header, r.text)
 	}
 	if got := r.body["roles"].([]any); len(got) != 1 || got[0] != "USER" {
@@ -207,7 +211,8 @@ func TestRegisterAnswersWithATokenThatVerifies(t *testing.T) {
 		t.Fatal("the key set has private members")
 	}
 	token, err := jwt.Parse(r.body["token"].(string), func(t *jwt.Token) (any, error) { return keys[t.Header["kid"].(string)], nil },
-		jwt.WithValidMethods([]string{"RS256"}), jwt.WithIssuer("leaky-tokens-auth"), jwt.WithAudience("leaky-tokens"), jwt.WithExpirationRequired(), jwt.WithIssuedAt())
+		jwt.WithValidMethods([]string{"RS256"}), jwt.WithIssuer("leaky-tokens-auth"), jwt.WithAudience("leaky-tokens"),
+		jwt.WithExpirationRequired(), jwt.WithIssuedAt())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -288,7 +293,8 @@ func TestSimultaneousRegistrationsOfOneName(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 10 {
 		wg.Go(func() {
-			r := b.call("POST", "/api/v1/auth/register", map[string]string{"username": "same", "email": "same@example.org", "password": "good horse 1"}, nil)
+			r := b.call("POST", "/api/v1/auth/register", map[string]string{"username": "same", "email": "same@example.org",
+				"password": "good horse 1"}, nil)
 			mu.Lock()
 			defer mu.Unlock()
 			count[r.status]++

@@ -71,7 +71,8 @@ func (s *Service) tryCreateKey(w http.ResponseWriter, r *http.Request, p princip
 		return newKeyView{}, err
 	}
 	secret := apikey.New(user)
-	k := identitydb.AddKeyParams{ID: uuid.New(), UserID: user, KeyValue: apikey.Hash(secret), Name: name, CreatedAt: now, ExpiresAt: expires, OrgID: org}
+	k := identitydb.AddKeyParams{ID: uuid.New(), UserID: user, KeyValue: apikey.Hash(secret), Name: name, CreatedAt: now, ExpiresAt: expires,
+		OrgID: org}
 	switch err := s.store.createKey(r.Context(), k); {
 	case errors.Is(err, errNotFound):
 		return newKeyView{}, invalid("userId", "user not found")
@@ -82,7 +83,8 @@ func (s *Service) tryCreateKey(w http.ResponseWriter, r *http.Request, p princip
 	case err != nil:
 		return newKeyView{}, err
 	}
-	return newKeyView{ID: k.ID, UserID: k.UserID, Name: k.Name, CreatedAt: k.CreatedAt, ExpiresAt: k.ExpiresAt, OrgID: k.OrgID, APIKey: secret}, nil
+	return newKeyView{ID: k.ID, UserID: k.UserID, Name: k.Name, CreatedAt: k.CreatedAt, ExpiresAt: k.ExpiresAt, OrgID: k.OrgID,
+		APIKey: secret}, nil
 }
 
 // listKeys is A4: GET /api/v1/auth/api-keys?userId=.
@@ -101,7 +103,8 @@ func (s *Service) listKeys(w http.ResponseWriter, r *http.Request, p principal.P
 	}
 	views := make([]keyView, len(keys))
 	for i, k := range keys {
-		views[i] = keyView{ID: k.ID, Name: k.Name, CreatedAt: k.CreatedAt.UTC(), ExpiresAt: utc(k.ExpiresAt), OrgID: k.OrgID, LastUsed: utc(k.LastUsedAt)}
+		views[i] = keyView{ID: k.ID, Name: k.Name, CreatedAt: k.CreatedAt.UTC(), ExpiresAt: utc(k.ExpiresAt), OrgID: k.OrgID,
+			LastUsed: utc(k.LastUsedAt)}
 	}
 	httpapi.WriteJSON(w, http.StatusOK, views)
 	return nil

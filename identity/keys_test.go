@@ -57,15 +57,18 @@ func TestKeyFromCreationToRevocation(t *testing.T) {
 	if owner, err := apikey.Parse(key); err != nil || owner.String() != ann.UserID {
 		t.Fatalf("key is not of %s: %v, %v", ann.UserID, owner, err)
 	}
-	if r.body["name"] != "laptop" || r.body["expiresAt"] != expires.Format(time.RFC3339) || r.body["createdAt"] == nil || r.body["userId"] != ann.UserID {
+	if r.body["name"] != "laptop" || r.body["expiresAt"] != expires.Format(time.RFC3339) || r.body["createdAt"] == nil ||
+		r.body["userId"] != ann.UserID {
 		t.Fatalf("got %s", r.text)
 	}
 	valid := b.validate(key, nil)
-	if valid.status != http.StatusOK || valid.body["userId"] != ann.UserID || valid.body["keyId"] != r.body["id"] || fmt.Sprint(valid.body["roles"]) != "[USER]" {
+	if valid.status != http.StatusOK || valid.body["userId"] != ann.UserID || valid.body["keyId"] != r.body["id"] ||
+		fmt.Sprint(valid.body["roles"]) != "[USER]" {
 		t.Fatalf("validate: %d %s", valid.status, valid.text)
 	}
 	list := b.call("GET", keysPath+"?userId="+ann.UserID, nil, ann)
-	if list.status != http.StatusOK || !strings.Contains(list.text, r.body["id"].(string)) || strings.Contains(list.text, apikey.Hash(key)) || strings.Contains(list.text, "leaky_") {
+	if list.status != http.StatusOK || !strings.Contains(list.text, r.body["id"].(string)) || strings.Contains(list.text,
+		apikey.Hash(key)) || strings.Contains(list.text, "leaky_") {
 		t.Fatalf("list: %d %s", list.status, list.text)
 	}
 	conn, err := nats.Connect(cfg.NATS)
@@ -139,17 +142,19 @@ func TestKeyRefusals(t *testing.T) {
 		status       int
 		message      string
 	}{
-		"create anonymously":          {"POST", keysPath, `{}`, nil, 401, ""},
-		"create for another":          {"POST", keysPath, map[string]string{"userId": bob.UserID}, ann, 403, ""},
-		"create for a malformed id":   {"POST", keysPath, map[string]string{"userId": "x"}, ann, 403, ""},
-		"create, another and bad":     {"POST", keysPath, map[string]string{"userId": bob.UserID, "expiresAt": "x"}, ann, 403, ""},
-		"ADMIN, blank user":           {"POST", keysPath, map[string]string{"userId": ""}, admin(), 400, "userId is required"},
-		"ADMIN, malformed user":       {"POST", keysPath, map[string]string{"userId": "{" + stranger + "}"}, admin(), 400, "invalid userId"},
-		"ADMIN, unknown user":         {"POST", keysPath, map[string]string{"userId": stranger}, admin(), 400, "user not found"},
-		"name of 101 characters":      {"POST", keysPath, map[string]string{"name": strings.Repeat("ä", 101)}, ann, 400, "name must be at most 100 characters"},
-		"NUL in the name":             {"POST", keysPath, map[string]string{"name": "a\x00b"}, ann, 400, ""},
-		"expiry in the past":          {"POST", keysPath, map[string]string{"expiresAt": past}, ann, 400, "expiresAt is in the past"},
-		"expiry is not a date":        {"POST", keysPath, map[string]string{"expiresAt": "tomorrow"}, ann, 400, "expiresAt must be an RFC 3339 date-time"},
+		"create anonymously":        {"POST", keysPath, `{}`, nil, 401, ""},
+		"create for another":        {"POST", keysPath, map[string]string{"userId": bob.UserID}, ann, 403, ""},
+		"create for a malformed id": {"POST", keysPath, map[string]string{"userId": "x"}, ann, 403, ""},
+		"create, another and bad":   {"POST", keysPath, map[string]string{"userId": bob.UserID, "expiresAt": "x"}, ann, 403, ""},
+		"ADMIN, blank user":         {"POST", keysPath, map[string]string{"userId": ""}, admin(), 400, "userId is required"},
+		"ADMIN, malformed user":     {"POST", keysPath, map[string]string{"userId": "{" + stranger + "}"}, admin(), 400, "invalid userId"},
+		"ADMIN, unknown user":       {"POST", keysPath, map[string]string{"userId": stranger}, admin(), 400, "user not found"},
+		"name of 101 characters": {"POST", keysPath, map[string]string{"name": strings.Repeat("ä", 101)}, ann, 400,
+			"name must be at most 100 characters"},
+		"NUL in the name":    {"POST", keysPath, map[string]string{"name": "a\x00b"}, ann, 400, ""},
+		"expiry in the past": {"POST", keysPath, map[string]string{"expiresAt": past}, ann, 400, "expiresAt is in the past"},
+		"expiry is not a date": {"POST", keysPath, map[string]string{"expiresAt": "tomorrow"}, ann, 400,
+			"expiresAt must be an RFC 3339 date-time"},
 		"expiry is a number":          {"POST", keysPath, map[string]int{"expiresAt": 1}, ann, 400, "expiresAt has the wrong type"},
 		"list anonymously":            {"GET", keysPath, nil, nil, 401, ""},
 		"list another's":              {"GET", keysPath + "?userId=" + bob.UserID, nil, ann, 403, ""},

@@ -79,7 +79,8 @@ func (s *Service) tryRegister(w http.ResponseWriter, r *http.Request) (session, 
 		if g.Family, refresh, err = s.grants.BeginIn(ctx, c, g); err != nil {
 			return err
 		}
-		return audit.Record(ctx, c, audit.Entry{Actor: u.ID.String(), Action: "user.register", Target: u.ID.String(), Detail: map[string]string{"username": u.Username}})
+		return audit.Record(ctx, c, audit.Entry{Actor: u.ID.String(), Action: "user.register", Target: u.ID.String(),
+			Detail: map[string]string{"username": u.Username}})
 	})
 	if err != nil {
 		return session{}, conflicts(err)
@@ -122,7 +123,8 @@ func conflicts(err error) error {
 }
 
 func conflict(field string, err error) *httpapi.Error {
-	return &httpapi.Error{Status: http.StatusConflict, Message: err.Error(), Fields: []httpapi.FieldError{{Field: field, Message: err.Error()}}}
+	return &httpapi.Error{Status: http.StatusConflict, Message: err.Error(),
+		Fields: []httpapi.FieldError{{Field: field, Message: err.Error()}}}
 }
 
 // tooMany is a 429 that says when to come back.

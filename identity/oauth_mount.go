@@ -31,7 +31,8 @@ func (s *Service) newOAuth(sealer *keyring.Sealer) (*oauth.Provider, error) {
 			return id, err
 		},
 		Throttle: s.throttle, Grants: s.grants, Keys: s.keys, Announce: s.announcer.Announce,
-		Tokens:  &grants.Tokens{DB: s.cfg.Pool, Signer: s.keys, Issuer: s.cfg.Auth.PublicURL, Audience: s.cfg.Auth.Audience, TTL: s.cfg.Auth.TokenTTL},
+		Tokens: &grants.Tokens{DB: s.cfg.Pool, Signer: s.keys, Issuer: s.cfg.Auth.PublicURL, Audience: s.cfg.Auth.Audience,
+			TTL: s.cfg.Auth.TokenTTL},
 		Ready:   s.prepared.Load,
 		Outage:  outage,
 		Log:     s.log,

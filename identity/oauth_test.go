@@ -58,7 +58,8 @@ func TestOAuthPagesTakeThePasswordsOfLogins(t *testing.T) {
 	if r := answer("correct horse"); r.status != http.StatusOK || !strings.Contains(r.text, "connected") {
 		t.Fatalf("%d %s", r.status, r.text)
 	}
-	token := b.form("/oauth2/token", url.Values{"grant_type": {"urn:ietf:params:oauth:grant-type:device_code"}, "client_id": {client}, "device_code": {device.body["device_code"].(string)}})
+	token := b.form("/oauth2/token", url.Values{"grant_type": {"urn:ietf:params:oauth:grant-type:device_code"}, "client_id": {client},
+		"device_code": {device.body["device_code"].(string)}})
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, b.url+"/oauth2/userinfo", http.NoBody)
 	if err != nil {
 		t.Fatal(err)
@@ -87,7 +88,8 @@ func TestTheDevelopmentClientIsThereInDevelopmentAlone(t *testing.T) {
 		if err != nil || json.Unmarshal(text, &file) != nil {
 			t.Fatalf("%s, %v", text, err)
 		}
-		return b.form("/oauth2/token", url.Values{"grant_type": {"client_credentials"}, "client_id": {file.ClientID}, "client_secret": {file.ClientSecret}})
+		return b.form("/oauth2/token", url.Values{"grant_type": {"client_credentials"}, "client_id": {file.ClientID},
+			"client_secret": {file.ClientSecret}})
 	}
 	if r := get(true); r.status != http.StatusOK || r.body["scope"] != "tokens.read tokens.write" {
 		t.Errorf("in development: %d %s", r.status, r.text)
@@ -110,7 +112,8 @@ func TestOAuthWithoutPostgresIs503(t *testing.T) {
 	if r.status != http.StatusServiceUnavailable || r.body["error"] != "temporarily_unavailable" || r.header.Get("Retry-After") == "" {
 		t.Errorf("token: %d %s", r.status, r.text)
 	}
-	if r := b.call("GET", "/oauth2/device", nil, nil); r.status != http.StatusServiceUnavailable || !strings.HasPrefix(r.header.Get("Content-Type"), "text/html") {
+	if r := b.call("GET", "/oauth2/device", nil, nil); r.status != http.StatusServiceUnavailable ||
+		!strings.HasPrefix(r.header.Get("Content-Type"), "text/html") {
 		t.Errorf("page: %d %s", r.status, r.text)
 	}
 }

@@ -205,7 +205,8 @@ func (s *Service) setMember(w http.ResponseWriter, r *http.Request, p principal.
 	if len(bad) > 0 {
 		return invalidFields(bad)
 	}
-	fresh, err := s.store.setMember(r.Context(), identitydb.SetMemberParams{OrgID: org, UserID: *id, Role: *body.Role, Team: team}, ownerStill(p, org))
+	fresh, err := s.store.setMember(r.Context(), identitydb.SetMemberParams{OrgID: org, UserID: *id, Role: *body.Role, Team: team},
+		ownerStill(p, org))
 	if err != nil {
 		return orgRefusal(err)
 	}

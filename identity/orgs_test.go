@@ -44,19 +44,22 @@ func TestOrganisationFromCreationToTheLastOwner(t *testing.T) {
 		_ = name
 	}
 	list := b.call("GET", orgsPath, nil, bob)
-	if list.status != http.StatusOK || !strings.Contains(list.text, `"name":"Tinkers \u0026 Co"`) || !strings.Contains(list.text, `"team":"blue"`) {
+	if list.status != http.StatusOK || !strings.Contains(list.text, `"name":"Tinkers \u0026 Co"`) || !strings.Contains(list.text,
+		`"team":"blue"`) {
 		t.Fatalf("bob's: %d %s", list.status, list.text)
 	}
 	if me := b.call("GET", "/api/v1/me", nil, bob); !strings.Contains(me.text, org) {
 		t.Fatalf("me: %s", me.text)
 	}
-	if members := b.call("GET", orgsPath+"/"+org+"/members", nil, bob); members.status != http.StatusOK || strings.Count(members.text, "userId") != 2 {
+	if members := b.call("GET", orgsPath+"/"+org+"/members", nil, bob); members.status != http.StatusOK || strings.Count(members.text,
+		"userId") != 2 {
 		t.Fatalf("members: %d %s", members.status, members.text)
 	}
 
 	made := b.makeKey(bob, map[string]string{"orgId": org})
 	key := made.body["apiKey"].(string)
-	if v := b.validate(key, nil); v.status != http.StatusOK || v.body["orgId"] != org || v.body["team"] != "blue" || v.body["generation"] != 1.0 {
+	if v := b.validate(key, nil); v.status != http.StatusOK || v.body["orgId"] != org || v.body["team"] != "blue" ||
+		v.body["generation"] != 1.0 {
 		t.Fatalf("validate: %d %s", v.status, v.text)
 	}
 	own := b.makeKey(bob, `{}`).body["apiKey"].(string)
@@ -159,7 +162,8 @@ func TestOwnersCannotRemoveEachOther(t *testing.T) {
 		wg.Go(func() { b.call("DELETE", orgsPath+"/"+org+"/members/"+ann.UserID, nil, bob) })
 		wg.Wait()
 		var owners int
-		if err := b.store.pool.QueryRow(t.Context(), `SELECT count(*) FROM org_members WHERE org_id = $1`, org).Scan(&owners); err != nil || owners != 1 {
+		if err := b.store.pool.QueryRow(t.Context(), `SELECT count(*) FROM org_members WHERE org_id = $1`, org).Scan(&owners); err != nil ||
+			owners != 1 {
 			t.Fatalf("want one owner left, got %d, %v", owners, err)
 		}
 	}

@@ -127,7 +127,8 @@ func TestAThousandRefreshesOfOneToken(t *testing.T) {
 	}
 	wantProblem(t, b.tryRefresh(next), http.StatusUnauthorized, "invalid refresh token")
 	var open int
-	if err := b.store.pool.QueryRow(t.Context(), `SELECT count(*) FROM token_families WHERE revoked_at IS NULL`).Scan(&open); err != nil || open != 1 {
+	if err := b.store.pool.QueryRow(t.Context(), `SELECT count(*) FROM token_families WHERE revoked_at IS NULL`).Scan(&open); err != nil ||
+		open != 1 {
 		t.Fatalf("want only the family of the registration alive, got %d, %v", open, err)
 	}
 }
@@ -149,7 +150,8 @@ func TestLogoutEndsTheFamily(t *testing.T) {
 	if out := b.call("POST", logoutPath, map[string]any{"refreshToken": "leaky_rt_unknown"}, nil); out.status != http.StatusNoContent {
 		t.Fatalf("logout of an unknown token: %d", out.status)
 	}
-	for name, body := range map[string]any{"missing": `{}`, "empty": `{"refreshToken":""}`, "null": `{"refreshToken":null}`, "number": `{"refreshToken":1}`} {
+	for name, body := range map[string]any{"missing": `{}`, "empty": `{"refreshToken":""}`, "null": `{"refreshToken":null}`,
+		"number": `{"refreshToken":1}`} {
 		for _, path := range []string{logoutPath, refreshPath} {
 			wantProblem(t, b.call("POST", path, body, nil), http.StatusBadRequest, "")
 			_ = name
@@ -197,14 +199,16 @@ func TestPasswordChange(t *testing.T) {
 		got := b.call("POST", passwordPath, c.body, c.as)
 		t.Run(name, func(t *testing.T) { wantProblem(t, got, c.status, "") })
 	}
-	if got := b.call("POST", passwordPath, map[string]string{"current": "correct horse", "new": "battery staple"}, ann); got.status != http.StatusNoContent {
+	if got := b.call("POST", passwordPath, map[string]string{"current": "correct horse", "new": "battery staple"},
+		ann); got.status != http.StatusNoContent {
 		t.Fatalf("change: %d %s", got.status, got.text)
 	}
 	if got := heard(t, sub, revocation.User); got.ID != ann.UserID || got.Generation != 2 {
 		t.Fatalf("got %+v", got)
 	}
 	wantProblem(t, b.tryRefresh(r.body["refreshToken"]), http.StatusUnauthorized, "")
-	wantProblem(t, b.call("POST", "/api/v1/auth/login", map[string]string{"username": "ann", "password": "correct horse"}, nil), http.StatusUnauthorized, "invalid credentials")
+	wantProblem(t, b.call("POST", "/api/v1/auth/login", map[string]string{"username": "ann", "password": "correct horse"}, nil),
+		http.StatusUnauthorized, "invalid credentials")
 	if c := claimsOf(t, b.login("ann", "battery staple").body["token"]); c.Generation != 2 {
 		t.Fatalf("want generation 2, got %+v", c)
 	}
@@ -228,7 +232,8 @@ func TestDisabledUsers(t *testing.T) {
 	if rev := heard(t, sub, revocation.User); rev.ID != ann.UserID || rev.Generation != 2 {
 		t.Fatalf("got %+v", rev)
 	}
-	wantProblem(t, b.call("POST", "/api/v1/auth/login", map[string]string{"username": "ann", "password": "correct horse"}, nil), http.StatusUnauthorized, "invalid credentials")
+	wantProblem(t, b.call("POST", "/api/v1/auth/login", map[string]string{"username": "ann", "password": "correct horse"}, nil),
+		http.StatusUnauthorized, "invalid credentials")
 	wantProblem(t, b.tryRefresh(r.body["refreshToken"]), http.StatusUnauthorized, "")
 	wantProblem(t, b.validate(key, nil), http.StatusUnauthorized, "invalid api key")
 	if listed := b.call("GET", "/api/v1/admin/users?disabled=true", nil, admin()); !strings.Contains(listed.text, ann.UserID) {
@@ -245,7 +250,8 @@ func TestDisabledUsers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantProblem(t, b.call("POST", "/api/v1/admin/users/"+first.ID.String()+"/disable", nil, admin()), http.StatusConflict, errLastAdmin.Error())
+	wantProblem(t, b.call("POST", "/api/v1/admin/users/"+first.ID.String()+"/disable", nil, admin()), http.StatusConflict,
+		errLastAdmin.Error())
 }
 
 func TestGuessingHasToWait(t *testing.T) {
@@ -258,7 +264,8 @@ func TestGuessingHasToWait(t *testing.T) {
 	b.waitReady()
 	b.join("ann")
 	guess := func(name, ip string) reply {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, b.url+"/api/v1/auth/login", strings.NewReader(fmt.Sprintf(`{"username":%q,"password":"wrong horse"}`, name)))
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, b.url+"/api/v1/auth/login",
+			strings.NewReader(fmt.Sprintf(`{"username":%q,"password":"wrong horse"}`, name)))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -88,7 +88,8 @@ func (s *Service) stand(ctx context.Context, p principal.Principal, tier string)
 }
 
 func newLimitView(b *limitpb.Bucket) limitView {
-	v := limitView{Rule: b.GetRule(), Unit: b.GetUnit(), Capacity: b.GetCapacity(), Level: b.GetLevel(), Held: b.GetHeld(), PerSecond: b.GetRate(), Shadow: b.GetShadow(),
+	v := limitView{Rule: b.GetRule(), Unit: b.GetUnit(), Capacity: b.GetCapacity(), Level: b.GetLevel(), Held: b.GetHeld(),
+		PerSecond: b.GetRate(), Shadow: b.GetShadow(),
 		Remaining: int64(max(0, math.Floor(b.GetCapacity()-b.GetLevel()))), ResetSeconds: float64(b.GetResetUs()) / 1e6}
 	for _, e := range b.GetFound().GetEntries() {
 		switch e.GetKey() {
@@ -102,7 +103,8 @@ func newLimitView(b *limitpb.Bucket) limitView {
 }
 
 func newBalanceView(provider string, b *limitpb.Balance) balanceView {
-	v := balanceView{Provider: provider, Credits: b.GetCredits(), Spent: b.GetSpent(), Held: b.GetHeld(), Left: b.GetCredits() - b.GetSpent() - b.GetHeld()}
+	v := balanceView{Provider: provider, Credits: b.GetCredits(), Spent: b.GetSpent(), Held: b.GetHeld(),
+		Left: b.GetCredits() - b.GetSpent() - b.GetHeld()}
 	if us := b.GetResetUs(); us > 0 {
 		seconds := float64(us) / 1e6
 		v.ResetSeconds = &seconds

@@ -47,7 +47,8 @@ func TestMeTellsLimitsAndBalances(t *testing.T) {
 	if err := json.Unmarshal([]byte(r.text), &me); err != nil || r.status != http.StatusOK {
 		t.Fatalf("got %d %s, %v", r.status, r.text, err)
 	}
-	want := limitView{Rule: "user-tokens", Unit: "tokens", Provider: "openai", Capacity: 1000, Level: 250.5, Held: 100, Remaining: 749, PerSecond: 10, ResetSeconds: 15.05}
+	want := limitView{Rule: "user-tokens", Unit: "tokens", Provider: "openai", Capacity: 1000, Level: 250.5, Held: 100, Remaining: 749,
+		PerSecond: 10, ResetSeconds: 15.05}
 	if len(me.Limits) != 1 || me.Limits[0] != want || me.Account != "user:"+ann.UserID || me.Username != "ann" {
 		t.Errorf("want %+v, got %s", want, r.text)
 	}
@@ -58,13 +59,15 @@ func TestMeTellsLimitsAndBalances(t *testing.T) {
 		t.Errorf("asked for %v", f)
 	}
 	ann.OrgID, ann.KeyID, ann.Tier = uuid.NewString(), "key-1", "GOLD"
-	if r := b.call("GET", "/api/v1/me", nil, ann); r.body["account"] != "org:"+ann.OrgID || limiter.asked.GetFacts().GetOrg() != ann.OrgID || limiter.asked.GetFacts().GetTier() != "GOLD" {
+	if r := b.call("GET", "/api/v1/me", nil, ann); r.body["account"] != "org:"+ann.OrgID || limiter.asked.GetFacts().GetOrg() != ann.OrgID ||
+		limiter.asked.GetFacts().GetTier() != "GOLD" {
 		t.Errorf("want her organisation's, got %s", r.text)
 	}
 	limiter.mu.Lock()
 	limiter.err = errors.New("away")
 	limiter.mu.Unlock()
-	if r := b.call("GET", "/api/v1/me", nil, ann); r.status != http.StatusOK || !strings.Contains(r.text, `"limits":null`) || r.body["username"] != "ann" {
+	if r := b.call("GET", "/api/v1/me", nil, ann); r.status != http.StatusOK || !strings.Contains(r.text, `"limits":null`) ||
+		r.body["username"] != "ann" {
 		t.Errorf("want the rest without the limiter, got %d %s", r.status, r.text)
 	}
 }

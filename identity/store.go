@@ -108,7 +108,8 @@ func (s store) taken(ctx context.Context, username, email string) error {
 const uniqueViolation = "23505"
 
 func insertUser(ctx context.Context, c *change, u user) error {
-	err := c.AddUser(ctx, identitydb.AddUserParams{ID: u.ID, Username: u.Username, Email: u.Email, PasswordHash: u.PasswordHash, CreatedAt: u.CreatedAt})
+	err := c.AddUser(ctx, identitydb.AddUserParams{ID: u.ID, Username: u.Username, Email: u.Email, PasswordHash: u.PasswordHash,
+		CreatedAt: u.CreatedAt})
 	if violated, ok := errors.AsType[*pgconn.PgError](err); ok && violated.Code == uniqueViolation {
 		if violated.ConstraintName == "users_email_key" {
 			return errEmailTaken
@@ -212,7 +213,8 @@ func (s store) setRoles(ctx context.Context, id uuid.UUID, roles []string) error
 				return err
 			}
 			c.revoked = append(c.revoked, s.ofUser(id, generation))
-			return audit.Record(ctx, c, audit.Entry{Action: "user.roles", Target: id.String(), Detail: map[string]string{"from": fmt.Sprint(old.Roles), "to": fmt.Sprint(roles)}})
+			return audit.Record(ctx, c, audit.Entry{Action: "user.roles", Target: id.String(),
+				Detail: map[string]string{"from": fmt.Sprint(old.Roles), "to": fmt.Sprint(roles)}})
 		})
 	})
 }

@@ -89,7 +89,8 @@ func (s store) members(ctx context.Context, which identitydb.MembersParams) ([]i
 
 // setMember adds a member or changes her role and team; fresh says that she was none before.
 // may is asked within the transaction, so that an owner who is being removed adds nobody.
-func (s store) setMember(ctx context.Context, m identitydb.SetMemberParams, may func(context.Context, *identitydb.Queries) error) (fresh bool, err error) {
+func (s store) setMember(ctx context.Context, m identitydb.SetMemberParams, may func(context.Context,
+	*identitydb.Queries) error) (fresh bool, err error) {
 	err = s.change(ctx, func(ctx context.Context, c *change) error {
 		if _, err := found(c.LockOrg(ctx, m.OrgID)); err != nil {
 			return err

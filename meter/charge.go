@@ -132,7 +132,8 @@ func eventOf(l *spool.Line, now time.Time) usage.Event {
 	if err != nil {
 		start = now
 	}
-	e := usage.Event{RequestID: l.ID, UserID: l.User, OrgID: l.Org, Team: l.Team, KeyID: l.Key, Tier: l.Tier, Account: l.Account, Route: l.Route, Provider: l.Provider,
+	e := usage.Event{RequestID: l.ID, UserID: l.User, OrgID: l.Org, Team: l.Team, KeyID: l.Key, Tier: l.Tier, Account: l.Account,
+		Route: l.Route, Provider: l.Provider,
 		ModelAsked: l.Model, ModelServed: l.Served, Held: whole(l.Held), Stream: l.Stream == "true", Status: l.Status, LatencyMS: l.Millis,
 		FirstByteMS: count(l.FirstByte), Timestamp: start.UTC()}
 	if e.Provider == "" || strings.ContainsAny(e.Provider, ".*> \t\r\n") {

@@ -20,9 +20,12 @@ func (f fixed) input(kind, int64) int64        { return f.in }
 
 // held is a line of a request that was admitted with 44 + 256 tokens and answered in full.
 func held(change func(*spool.Line)) spool.Line {
-	l := spool.Line{ID: "6d5f9a53-5f0b-4d6e-9a43-0c1c3f1d2a10", Account: "user:u1", Held: ptr(300.0), HeldIn: ptr(44.0), User: "u1", Key: "k1", Tier: "GOLD",
-		Route: "openai-chat", Provider: "openai", Model: "gpt-4o", Served: "gpt-4o-2024", Bytes: "174", Input: ptr(int64(12)), Output: ptr(int64(80)),
-		Cached: ptr(int64(4)), Quality: spool.Complete, Status: 200, Flags: "-", Upstream: "200", BytesSent: 900, WireRecv: 1200, HeaderRecv: 300, Millis: 812,
+	l := spool.Line{ID: "6d5f9a53-5f0b-4d6e-9a43-0c1c3f1d2a10", Account: "user:u1", Held: ptr(300.0), HeldIn: ptr(44.0), User: "u1",
+		Key: "k1", Tier: "GOLD",
+		Route: "openai-chat", Provider: "openai", Model: "gpt-4o", Served: "gpt-4o-2024", Bytes: "174", Input: ptr(int64(12)),
+		Output: ptr(int64(80)),
+		Cached: ptr(int64(4)), Quality: spool.Complete, Status: 200, Flags: "-", Upstream: "200", BytesSent: 900, WireRecv: 1200,
+		HeaderRecv: 300, Millis: 812,
 		FirstByte: ptr(int64(5)), Start: "2026-11-22T11:51:54.123Z"}
 	if change != nil {
 		change(&l)
@@ -51,7 +54,8 @@ func TestCharge(t *testing.T) {
 		Reason                           string
 	}
 	settled := func(in, out int64, source usage.Source, reason string) want {
-		return want{Settle: true, Publish: true, Allowed: true, Account: "user:u1", In: in, Out: out, Charged: in + out, Held: 300, Source: source, Reason: reason}
+		return want{Settle: true, Publish: true, Allowed: true, Account: "user:u1", In: in, Out: out, Charged: in + out, Held: 300,
+			Source: source, Reason: reason}
 	}
 	guess := fixed{in: 20, out: 33}
 	for name, c := range map[string]struct {
@@ -64,16 +68,20 @@ func TestCharge(t *testing.T) {
 		"usage above the hold": {held(func(l *spool.Line) { l.Output = ptr(int64(5000)) }), guess,
 			settled(12, 5000, usage.FromProvider, "")},
 		"complete and then a disconnect": {held(func(l *spool.Line) { l.Flags = "DC" }), guess, settled(12, 80, usage.FromProvider, "")},
-		"embeddings":                     {held(func(l *spool.Line) { l.Output, l.Cached = nil, nil }), guess, settled(12, 0, usage.FromProvider, "")},
-		"gemini thoughts":                {held(func(l *spool.Line) { l.Reasoning = ptr(int64(30)) }), guess, settled(12, 80, usage.FromProvider, "")},
+		"embeddings": {held(func(l *spool.Line) { l.Output, l.Cached = nil, nil }), guess,
+			settled(12, 0, usage.FromProvider, "")},
+		"gemini thoughts": {held(func(l *spool.Line) { l.Reasoning = ptr(int64(30)) }), guess,
+			settled(12, 80, usage.FromProvider, "")},
 		"aborted stream": {held(func(l *spool.Line) { unknownUsage(l); l.Flags, l.Stream = "DC", "true" }), guess,
 			settled(20, 33, usage.FromEstimate, ReasonDisconnected)},
 		"estimate above the hold": {held(func(l *spool.Line) { unknownUsage(l); l.Flags = "DC" }), fixed{in: 1e6, out: 1e6},
 			settled(44, 256, usage.FromEstimate, ReasonDisconnected)},
-		"usage omitted":  {held(unknownUsage), guess, settled(20, 33, usage.FromEstimate, ReasonNoUsage)},
-		"usage unread":   {held(func(l *spool.Line) { unknownUsage(l); l.Quality = spool.Failed }), guess, settled(20, 33, usage.FromEstimate, ReasonNoUsage)},
-		"usage partial":  {held(func(l *spool.Line) { l.Quality = spool.Partial }), guess, settled(12, 80, usage.FromEstimate, ReasonPartial)},
-		"partial is low": {held(func(l *spool.Line) { l.Quality, l.Output = spool.Partial, ptr(int64(3)) }), guess, settled(12, 33, usage.FromEstimate, ReasonPartial)},
+		"usage omitted": {held(unknownUsage), guess, settled(20, 33, usage.FromEstimate, ReasonNoUsage)},
+		"usage unread": {held(func(l *spool.Line) { unknownUsage(l); l.Quality = spool.Failed }), guess, settled(20, 33, usage.FromEstimate,
+			ReasonNoUsage)},
+		"usage partial": {held(func(l *spool.Line) { l.Quality = spool.Partial }), guess, settled(12, 80, usage.FromEstimate, ReasonPartial)},
+		"partial is low": {held(func(l *spool.Line) { l.Quality, l.Output = spool.Partial, ptr(int64(3)) }), guess,
+			settled(12, 33, usage.FromEstimate, ReasonPartial)},
 		"stream cut by the provider": {held(func(l *spool.Line) { unknownUsage(l); l.Flags, l.Stream = "UC", "true" }), guess,
 			settled(20, 33, usage.FromEstimate, ReasonCut)},
 		"stream too long": {held(func(l *spool.Line) { unknownUsage(l); l.Flags = "DT" }), guess, settled(20, 33, usage.FromEstimate, ReasonCut)},

@@ -129,7 +129,8 @@ func newRig(t *testing.T) *rig {
 
 func (r *rig) connect() *nats.Conn {
 	r.t.Helper()
-	nc, err := nats.Connect(r.nats.URL(), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.ReconnectBufSize(-1))
+	nc, err := nats.Connect(r.nats.URL(), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond),
+		nats.ReconnectBufSize(-1))
 	if err != nil {
 		r.t.Fatal(err)
 	}

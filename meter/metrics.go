@@ -37,7 +37,8 @@ func newMetrics(r prometheus.Registerer) (metrics, error) {
 		tokens:    counter("leaky_meter_tokens_total", "Tokens charged, by where the count comes from.", "source"),
 		retries:   counter("leaky_meter_retries_total", "Attempts that failed and are made again, by step.", "step"),
 		published: prometheus.NewCounter(prometheus.CounterOpts{Name: "leaky_meter_published_total", Help: "Usage events stored by JetStream."}),
-		lag:       prometheus.NewGauge(prometheus.GaugeOpts{Name: "leaky_meter_lag_bytes", Help: "Bytes of the spool that are written and not settled."}),
+		lag: prometheus.NewGauge(prometheus.GaugeOpts{Name: "leaky_meter_lag_bytes",
+			Help: "Bytes of the spool that are written and not settled."}),
 		failure: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "leaky_meter_estimate_error_ratio",
 			Help:    "Relative error the estimate of output tokens would have had on answers whose usage is known.",
 			Buckets: []float64{0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1}}),
@@ -50,7 +51,8 @@ func newMetrics(r prometheus.Registerer) (metrics, error) {
 		m.kinds[s], m.charged[s] = m.lines.WithLabelValues(string(s)), m.tokens.WithLabelValues(string(s))
 	}
 	m.nothing, m.running = m.lines.WithLabelValues("not_held"), m.lines.WithLabelValues("running")
-	m.renewed = prometheus.NewCounter(prometheus.CounterOpts{Name: "leaky_meter_renewed_total", Help: "Times that the hold of a call that still ran was renewed."})
+	m.renewed = prometheus.NewCounter(prometheus.CounterOpts{Name: "leaky_meter_renewed_total",
+		Help: "Times that the hold of a call that still ran was renewed."})
 	if r == nil {
 		return m, nil
 	}

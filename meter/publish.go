@@ -60,7 +60,8 @@ func (j *JetStream) Publish(ctx context.Context, messages []Message) ([]Message,
 	var failure error
 	acks := make([]jetstream.PubAckFuture, len(messages))
 	for i, m := range messages {
-		ack, err := j.js.PublishMsgAsync(&nats.Msg{Subject: m.Subject, Data: m.Data}, jetstream.WithMsgID(m.ID), jetstream.WithExpectStream(usage.Stream))
+		ack, err := j.js.PublishMsgAsync(&nats.Msg{Subject: m.Subject, Data: m.Data}, jetstream.WithMsgID(m.ID),
+			jetstream.WithExpectStream(usage.Stream))
 		if err != nil {
 			rest, failure = append(rest, messages[i:]...), err
 			break

@@ -21,7 +21,8 @@ func TestSettlesACallOfAnOutageLater(t *testing.T) {
 	}
 	m := &Meter{cfg: Config{BatchLines: 10}, metrics: metrics}
 	held := 300.0
-	v := charge(&spool.Line{ID: "r", Account: "user:u", Held: &held, Provider: "openai", Bytes: "100", Status: 200, Flags: "DC", WireRecv: 5000, HeaderRecv: 100}, NewEstimator(nil), time.Now())
+	v := charge(&spool.Line{ID: "r", Account: "user:u", Held: &held, Provider: "openai", Bytes: "100", Status: 200, Flags: "DC",
+		WireRecv: 5000, HeaderRecv: 100}, NewEstimator(nil), time.Now())
 	if !v.outage || v.event.Input == 0 || v.event.Charged > 300 {
 		t.Fatalf("want a hold without input taken for one of an outage, got %+v", v)
 	}
@@ -29,7 +30,8 @@ func TestSettlesACallOfAnOutageLater(t *testing.T) {
 		t.Fatalf("want the event published and the hold sought again, got %d", len(m.orphans))
 	}
 	m.seekOrphans(time.Now().Add(time.Minute))
-	if len(m.verdicts) != 1 || m.outcome(&m.verdicts[0], &limitpb.Settled{Status: limitpb.Settled_SETTLED, Drawn: limitpb.Settled_DRAWN_POOL}) || len(m.orphans) != 0 {
+	if len(m.verdicts) != 1 || m.outcome(&m.verdicts[0], &limitpb.Settled{Status: limitpb.Settled_SETTLED,
+		Drawn: limitpb.Settled_DRAWN_POOL}) || len(m.orphans) != 0 {
 		t.Error("want it settled, and no second event")
 	}
 }

@@ -26,14 +26,15 @@ func TestCallsThatNoLimiterSawAreCharged(t *testing.T) {
 		charged int64
 		source  usage.Source
 	}{
-		"complete":                {unheld(nil), true, 92, usage.FromProvider},
-		"aborted":                 {unheld(func(l *spool.Line) { unknownUsage(l); l.Flags = "DC" }), true, 53, usage.FromEstimate},
-		"not served":              {unheld(func(l *spool.Line) { l.Upstream, l.Status = "500", 500 }), false, 0, ""},
-		"Envoy's own answer":      {unheld(func(l *spool.Line) { l.Upstream = "-" }), false, 0, ""},
-		"nobody's":                {unheld(func(l *spool.Line) { l.User = "" }), false, 0, ""},
-		"no provider":             {unheld(func(l *spool.Line) { l.Provider = "" }), false, 0, ""},
-		"refused by a limit":      {unheld(func(l *spool.Line) { l.Flags, l.Upstream, l.Status = "RL", "-", 429 }), true, 0, usage.FromRefusal},
-		"ratelimit did not reply": {unheld(func(l *spool.Line) { l.Flags, l.Upstream, l.Status = "RLSE", "-", 503 }), false, 0, usage.FromUnstarted},
+		"complete":           {unheld(nil), true, 92, usage.FromProvider},
+		"aborted":            {unheld(func(l *spool.Line) { unknownUsage(l); l.Flags = "DC" }), true, 53, usage.FromEstimate},
+		"not served":         {unheld(func(l *spool.Line) { l.Upstream, l.Status = "500", 500 }), false, 0, ""},
+		"Envoy's own answer": {unheld(func(l *spool.Line) { l.Upstream = "-" }), false, 0, ""},
+		"nobody's":           {unheld(func(l *spool.Line) { l.User = "" }), false, 0, ""},
+		"no provider":        {unheld(func(l *spool.Line) { l.Provider = "" }), false, 0, ""},
+		"refused by a limit": {unheld(func(l *spool.Line) { l.Flags, l.Upstream, l.Status = "RL", "-", 429 }), true, 0, usage.FromRefusal},
+		"ratelimit did not reply": {unheld(func(l *spool.Line) { l.Flags, l.Upstream, l.Status = "RLSE", "-", 503 }), false, 0,
+			usage.FromUnstarted},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -196,7 +196,8 @@ func (c *call) refuseBalance(m matched, t store.Taken) *response {
 		}
 	}
 	b.WriteString(topUp)
-	c.answer(r, errorbody.Refusal{Status: 429, Message: b.String(), Type: errorbody.TypeQuota, Code: errorbody.CodeBalanceEmpty, RequestID: c.id})
+	c.answer(r, errorbody.Refusal{Status: 429, Message: b.String(), Type: errorbody.TypeQuota, Code: errorbody.CodeBalanceEmpty,
+		RequestID: c.id})
 	return r
 }
 
@@ -221,14 +222,16 @@ func (c *call) explain(no refused) string {
 	l := no.limit
 	var b strings.Builder
 	if no.wait >= 0 {
-		fmt.Fprintf(&b, "Rate limit %q reached: %s of %s, leaking %.4g per second. Try again in %s.", l.rule.Name, l.capacity, l.rule.Unit, l.perSecond(), duration(no.wait))
+		fmt.Fprintf(&b, "Rate limit %q reached: %s of %s, leaking %.4g per second. Try again in %s.", l.rule.Name, l.capacity, l.rule.Unit,
+			l.perSecond(), duration(no.wait))
 		return b.String()
 	}
 	if l.rule.Unit == limits.Requests {
 		fmt.Fprintf(&b, "Rate limit %q allows no requests.", l.rule.Name)
 		return b.String()
 	}
-	fmt.Fprintf(&b, "The request may use %d tokens (%d for its input), more than rate limit %q can ever hold (%s).", c.input+max(c.output, min(c.fill, c.choices)), c.input, l.rule.Name, l.capacity)
+	fmt.Fprintf(&b, "The request may use %d tokens (%d for its input), more than rate limit %q can ever hold (%s).",
+		c.input+max(c.output, min(c.fill, c.choices)), c.input, l.rule.Name, l.capacity)
 	if fit := (int64(l.store.Params.Capacity) - c.input) / c.choices; fit > 0 {
 		fmt.Fprintf(&b, " A max_tokens of at most %d would fit.", fit)
 	} else {
@@ -278,7 +281,8 @@ func plainRefuse(m matched, t store.Taken, no refused) *response {
 	}
 	seconds := max(1, up(wait, second))
 	r.header("retry-after", strconv.FormatInt(seconds, 10))
-	body, contentType := errorbody.Body(attributes.FamilyProblem, errorbody.Refusal{Status: 429, Message: "rate limit exceeded", RetryAfterSeconds: int(seconds)})
+	body, contentType := errorbody.Body(attributes.FamilyProblem, errorbody.Refusal{Status: 429, Message: "rate limit exceeded",
+		RetryAfterSeconds: int(seconds)})
 	r.header("content-type", contentType)
 	r.body(body)
 	return r

@@ -85,14 +85,17 @@ func TestPoolIsDrawnOnAndRunsDry(t *testing.T) {
 	}
 	refused := e.ask(t, ask{maxTokens: "200"})
 	h, body := headers(refused), string(refused.GetRawBody())
-	if refused.GetOverallCode() != rls.RateLimitResponse_OVER_LIMIT || h["x-should-retry"] != "false" || h["x-leaky-balance"] != "100" || h["retry-after"] != "" ||
-		!strings.Contains(body, `"credit_balance_exhausted"`) || !strings.Contains(body, `"insufficient_quota"`) || !strings.Contains(body, "POST /api/v1/tokens/purchase") {
+	if refused.GetOverallCode() != rls.RateLimitResponse_OVER_LIMIT || h["x-should-retry"] != "false" || h["x-leaky-balance"] != "100" ||
+		h["retry-after"] != "" ||
+		!strings.Contains(body, `"credit_balance_exhausted"`) || !strings.Contains(body, `"insufficient_quota"`) || !strings.Contains(body,
+		"POST /api/v1/tokens/purchase") {
 		t.Errorf("want the balance to refuse, got %v %s", h, body)
 	}
 	if s := e.settle(t, "user:ann", id, 50); s.GetStatus() != limitpb.Settled_SETTLED || s.GetDrawn() != limitpb.Settled_DRAWN_POOL {
 		t.Errorf("want a settlement that drew on the pool, got %v", s)
 	}
-	if s := e.settle(t, "user:ann", id, 99); s.GetStatus() != limitpb.Settled_DUPLICATE || s.GetDrawn() != limitpb.Settled_DRAWN_POOL || s.GetCharged() != 50 {
+	if s := e.settle(t, "user:ann", id, 99); s.GetStatus() != limitpb.Settled_DUPLICATE || s.GetDrawn() != limitpb.Settled_DRAWN_POOL ||
+		s.GetCharged() != 50 {
 		t.Errorf("want the same said of a duplicate, got %v", s)
 	}
 	if b := e.pool(t, "user:ann"); b.GetSpent() != 50 || b.GetHeld() != 0 || b.GetCredits() != 300 {
@@ -114,7 +117,8 @@ func TestPoolIsDrawnOnAndRunsDry(t *testing.T) {
 
 func TestFillRespectsTheBalance(t *testing.T) {
 	t.Parallel()
-	for name, tc := range map[string]struct{ credits, held int64 }{"plenty": {1000, 250}, "less": {100, 100}, "hardly worthwhile": {16, 16}, "not worthwhile": {15, 0}} {
+	for name, tc := range map[string]struct{ credits, held int64 }{"plenty": {1000, 250}, "less": {100, 100}, "hardly worthwhile": {16, 16},
+		"not worthwhile": {15, 0}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			l := &ledger{pools: map[string]balance.State{"user:ann": prepaid("user:ann", tc.credits, 1)}}
@@ -214,7 +218,8 @@ func TestHoldOfATokenService(t *testing.T) {
 	e := start(t, thousand, asking(l))
 	hold := func(user string, tokens int64) *limitpb.HoldResponse {
 		t.Helper()
-		r, err := e.limiter.Hold(t.Context(), &limitpb.HoldRequest{Facts: &limitpb.Facts{RequestId: uuid.NewString(), User: user, Tier: "USER", Provider: "openai"},
+		r, err := e.limiter.Hold(t.Context(), &limitpb.HoldRequest{Facts: &limitpb.Facts{RequestId: uuid.NewString(), User: user, Tier: "USER",
+			Provider: "openai"},
 			InputTokens: tokens, Balance: limitpb.BalancePolicy_BALANCE_REQUIRED})
 		if err != nil {
 			t.Fatal(err)
@@ -272,7 +277,8 @@ func TestBalancesOverNATS(t *testing.T) {
 		var asked balance.Ask
 		answer := balance.Answer{Error: "malformed"}
 		if json.Unmarshal(m.Data, &asked) == nil {
-			answer = balance.Answer{State: balance.State{Account: asked.Account, Provider: asked.Provider, Present: true, Version: 1, Credits: 10, At: time.Now()}}
+			answer = balance.Answer{State: balance.State{Account: asked.Account, Provider: asked.Provider, Present: true, Version: 1, Credits: 10,
+				At: time.Now()}}
 		}
 		if asked.Account == "user:broken" {
 			answer = balance.Answer{Error: "no database"}

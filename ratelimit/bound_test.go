@@ -17,7 +17,8 @@ import (
 // one plain message it is exact.
 func TestInputBoundHolds(t *testing.T) {
 	t.Parallel()
-	p := &policy{providers: map[string]config.Provider{"openai": {Protocol: config.ProtocolOpenAI, TokensPerByte: 0.25}, "gemini": {Protocol: config.ProtocolGemini, TokensPerByte: 0.25}},
+	p := &policy{providers: map[string]config.Provider{"openai": {Protocol: config.ProtocolOpenAI, TokensPerByte: 0.25},
+		"gemini": {Protocol: config.ProtocolGemini, TokensPerByte: 0.25}},
 		models: map[string]config.Model{"embed": {Name: "embed", Kind: "embedding"}}}
 	rapid.Check(t, func(t *rapid.T) {
 		texts := rapid.SliceOfN(rapid.OneOf(rapid.StringMatching(`[a-z ]{0,40}`), rapid.String()), 1, 20).Draw(t, "texts")
@@ -81,7 +82,8 @@ type d map[string]string
 
 // draw adds members that may be stated, to the body and to the facts.
 func (stated d) draw(t *rapid.T, body map[string]any) {
-	for name, value := range map[string]any{attributes.MaxTokens: 50, attributes.MaxCompletionTokens: 50, attributes.N: 2, attributes.Stream: true} {
+	for name, value := range map[string]any{attributes.MaxTokens: 50, attributes.MaxCompletionTokens: 50, attributes.N: 2,
+		attributes.Stream: true} {
 		if rapid.Bool().Draw(t, name) {
 			body[name] = value
 			text, _ := json.Marshal(value)

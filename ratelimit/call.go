@@ -290,7 +290,8 @@ func callers(descriptors []descriptor) (org, user, tier string) {
 
 // facts are what is kept with the hold, for its event should it expire.
 func (c *call) facts() []byte {
-	f := limitpb.Facts{RequestId: c.id, User: c.user, Org: c.org, Key: c.key, Tier: c.tier, Route: c.route, Provider: c.provider, Model: c.model,
+	f := limitpb.Facts{RequestId: c.id, User: c.user, Org: c.org, Key: c.key, Tier: c.tier, Route: c.route, Provider: c.provider,
+		Model:      c.model,
 		InputBytes: c.bytes, Stream: c.stream, Team: c.team}
 	b, err := proto.MarshalOptions{}.MarshalAppend(make([]byte, 0, 256), &f)
 	if err != nil { // text that is not UTF-8

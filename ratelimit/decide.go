@@ -67,9 +67,11 @@ func (s *Service) prepareCall(p *policy, r *request) decision {
 		return decision{call: c, answer: c.malformed(err)}
 	}
 	c.account = accountOf(c.org, c.user, r.descriptors)
-	d := decision{call: c, rules: p.rules, asks: r.descriptors[1:], matched: p.match(r.descriptors[1:], c.account, c.tier, counting{tokens: true, hits: 1})}
-	d.take = store.Take{Account: c.account, ID: c.id, Buckets: d.buckets, Requests: 1, Input: c.input, Output: c.output, Fill: c.fill, Facts: c.facts(),
-		Pool: s.part(p, limitpb.BalancePolicy_BALANCE_TIER, c.tier, c.provider), Provider: c.provider}
+	d := decision{call: c, rules: p.rules, asks: r.descriptors[1:], matched: p.match(r.descriptors[1:], c.account, c.tier,
+		counting{tokens: true, hits: 1})}
+	d.take = store.Take{Account: c.account, ID: c.id, Buckets: d.buckets, Requests: 1, Input: c.input, Output: c.output, Fill: c.fill,
+		Facts: c.facts(),
+		Pool:  s.part(p, limitpb.BalancePolicy_BALANCE_TIER, c.tier, c.provider), Provider: c.provider}
 	d.mode = p.outage.For(c.route)
 	return d
 }
@@ -175,7 +177,8 @@ func (s *Service) giveBack(ctx context.Context, c *call) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.timeout)
 	defer cancel()
 	if _, err := s.store.Settle(ctx, []store.Settlement{{Account: c.account, ID: c.id}}); err != nil {
-		s.log.LogAttrs(ctx, slog.LevelWarn, "hold of an abandoned call stands until it expires", slog.String("request_id", c.id), slog.Any("error", err))
+		s.log.LogAttrs(ctx, slog.LevelWarn, "hold of an abandoned call stands until it expires", slog.String("request_id", c.id),
+			slog.Any("error", err))
 	}
 	s.metrics.holds.abandoned.Inc()
 }

@@ -33,8 +33,10 @@ func llmRequest() *rls.RateLimitRequest {
 	}
 	const user = "7b0c1f2e-0a51-4d8c-9a37-2f1f5b6c7d8e"
 	return &rls.RateLimitRequest{Domain: "leaky", HitsAddend: 1, Descriptors: []*common.RateLimitDescriptor{
-		pairs(attributes.Hold, "3d9c0f7a-33a1-4ba1-8a26-5d6f1e0c9b8a", attributes.Route, "openai-chat", attributes.Provider, "openai", attributes.Model, "gpt-4o",
-			attributes.MaxTokens, "-", attributes.MaxCompletionTokens, "-", attributes.N, "-", attributes.Stream, "true", attributes.IncludeUsage, "-", attributes.Bytes, "4096",
+		pairs(attributes.Hold, "3d9c0f7a-33a1-4ba1-8a26-5d6f1e0c9b8a", attributes.Route, "openai-chat", attributes.Provider, "openai",
+			attributes.Model, "gpt-4o",
+			attributes.MaxTokens, "-", attributes.MaxCompletionTokens, "-", attributes.N, "-", attributes.Stream, "true", attributes.IncludeUsage,
+			"-", attributes.Bytes, "4096",
 			attributes.User, user, attributes.Org, "-", attributes.Key, "1f2e3d4c-0a51-4d8c-9a37-2f1f5b6c7d8e", attributes.Tier, "USER"),
 		pairs("count", "tokens", "user", user, "provider", "openai"),
 		pairs("count", "requests", "user", user),
@@ -149,7 +151,9 @@ func benchService(tb testing.TB) *Service {
 		tb.Fatal(err)
 	}
 	client, prefix := testenv.Redis(tb)
-	s, err := New(Config{Policy: Policy{Limits: set, Outage: config.Outage{DialTimeout: 10 * time.Second, Timeout: 10 * time.Second}, Providers: map[string]config.Provider{"openai": {Protocol: config.ProtocolOpenAI, TokensPerByte: 0.25, OutputFill: 256}}}, RedisURL: "redis://" + client.Options().Addr, Prefix: prefix, Publisher: &Stream{}, Log: slog.New(slog.DiscardHandler),
+	s, err := New(Config{Policy: Policy{Limits: set, Outage: config.Outage{DialTimeout: 10 * time.Second, Timeout: 10 * time.Second},
+		Providers: map[string]config.Provider{"openai": {Protocol: config.ProtocolOpenAI, TokensPerByte: 0.25, OutputFill: 256}}},
+		RedisURL: "redis://" + client.Options().Addr, Prefix: prefix, Publisher: &Stream{}, Log: slog.New(slog.DiscardHandler),
 		Metrics: prometheus.NewRegistry(), Timeout: 10 * time.Second, Longest: time.Minute, Holds: config.Holds{SettledKept: time.Minute}})
 	if err != nil {
 		tb.Fatal(err)
@@ -212,9 +216,12 @@ func FuzzFacts(f *testing.F) {
 	s := benchService(f)
 	f.Fuzz(func(t *testing.T, id, provider, model, most, completion, n, stream, usage, bytes, user, org, key, tier string) {
 		r := &request{domain: "leaky", descriptors: []descriptor{
-			{{Key: attributes.Hold, Value: id}, {Key: attributes.Provider, Value: provider}, {Key: attributes.Model, Value: model}, {Key: attributes.MaxTokens, Value: most},
-				{Key: attributes.MaxCompletionTokens, Value: completion}, {Key: attributes.N, Value: n}, {Key: attributes.Stream, Value: stream}, {Key: attributes.IncludeUsage, Value: usage},
-				{Key: attributes.Bytes, Value: bytes}, {Key: attributes.User, Value: user}, {Key: attributes.Org, Value: org}, {Key: attributes.Key, Value: key}, {Key: attributes.Tier, Value: tier}},
+			{{Key: attributes.Hold, Value: id}, {Key: attributes.Provider, Value: provider}, {Key: attributes.Model, Value: model},
+				{Key: attributes.MaxTokens, Value: most},
+				{Key: attributes.MaxCompletionTokens, Value: completion}, {Key: attributes.N, Value: n}, {Key: attributes.Stream, Value: stream},
+				{Key: attributes.IncludeUsage, Value: usage},
+				{Key: attributes.Bytes, Value: bytes}, {Key: attributes.User, Value: user}, {Key: attributes.Org, Value: org},
+				{Key: attributes.Key, Value: key}, {Key: attributes.Tier, Value: tier}},
 			{{Key: "count", Value: "tokens"}, {Key: "user", Value: user}, {Key: "provider", Value: provider}},
 			{{Key: "count", Value: "requests"}, {Key: "user", Value: user}}}}
 		d := s.decideOne(t.Context(), r)

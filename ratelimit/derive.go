@@ -30,6 +30,7 @@ paths:
 
 // callerValues are what a call has to say for the keys of descriptors.
 func callerValues(f *limitpb.Facts) map[string]string {
-	return map[string]string{attributes.User: f.GetUser(), attributes.Org: f.GetOrg(), attributes.Team: f.GetTeam(), attributes.Key: f.GetKey(),
+	return map[string]string{attributes.User: f.GetUser(), attributes.Org: f.GetOrg(), attributes.Team: f.GetTeam(),
+		attributes.Key:  f.GetKey(),
 		attributes.Tier: f.GetTier(), attributes.Route: f.GetRoute(), attributes.Provider: f.GetProvider(), attributes.Model: f.GetModel()}
 }

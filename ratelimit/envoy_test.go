@@ -36,7 +36,8 @@ func TestAdmit(t *testing.T) {
 			t.Errorf("header %s: want %q, got %q", name, want, h[name])
 		}
 	}
-	if !strings.HasPrefix(h["ratelimit"], `"user-tokens";r=799;t=173664`) || !strings.HasSuffix(h["ratelimit"], `, "user-requests";r=599;t=1`) {
+	if !strings.HasPrefix(h["ratelimit"], `"user-tokens";r=799;t=173664`) || !strings.HasSuffix(h["ratelimit"],
+		`, "user-requests";r=599;t=1`) {
 		t.Errorf("header ratelimit: %q", h["ratelimit"])
 	}
 	if got := e.settle(t, "user:u1", id, 30); got.GetStatus().String() != "SETTLED" || got.GetHeld() != 201 {
@@ -59,20 +60,23 @@ func TestSplice(t *testing.T) {
 		generation string
 		held       float64
 	}{
-		"maximum stated":               {ask{maxTokens: "10", prompt: 40}, "", "", 20},
-		"other spelling":               {ask{maxCompletion: "10", prompt: 40}, "", "", 20},
-		"both spellings, equal":        {ask{maxTokens: "10", maxCompletion: "10", prompt: 40}, "", "", 20},
-		"three choices":                {ask{maxTokens: "10", n: "3", prompt: 40}, "", "", 40},
-		"nothing stated":               {ask{prompt: 40}, `"max_tokens":247`, "", 257},
-		"nothing stated, two choices":  {ask{prompt: 40, n: "2"}, `"max_tokens":123`, "", 257},
-		"stream":                       {ask{maxTokens: "10", prompt: 40, stream: "true"}, `"stream_options":{"include_usage":true}`, "", 20},
-		"stream that asks itself":      {ask{maxTokens: "10", prompt: 40, stream: "true", iu: "true"}, "", "", 20},
-		"stream that declines":         {ask{maxTokens: "10", prompt: 40, stream: "true", iu: "false"}, `"stream_options":{"include_usage":true}`, "", 31},
-		"provider named":               {ask{maxTokens: "10", prompt: 40, model: "openai/gpt-4o"}, `"model":"gpt-4o"`, "", 20},
-		"provider named, quotes":       {ask{prompt: 40, model: "openai/a\"b", maxTokens: "1"}, `"model":"a\"b"`, "", 12},
-		"all of it":                    {ask{prompt: 40, model: "openai/gpt-4o", stream: "true"}, `"model":"gpt-4o","max_tokens":247,"stream_options":{"include_usage":true}`, "", 257},
-		"embedding":                    {ask{prompt: 41, model: "embed"}, "", "", 11},
-		"gemini":                       {ask{prompt: 40, provider: "gemini", model: "gemini-2.5-flash", stream: "true"}, "", `"maxOutputTokens":247`, 257},
+		"maximum stated":              {ask{maxTokens: "10", prompt: 40}, "", "", 20},
+		"other spelling":              {ask{maxCompletion: "10", prompt: 40}, "", "", 20},
+		"both spellings, equal":       {ask{maxTokens: "10", maxCompletion: "10", prompt: 40}, "", "", 20},
+		"three choices":               {ask{maxTokens: "10", n: "3", prompt: 40}, "", "", 40},
+		"nothing stated":              {ask{prompt: 40}, `"max_tokens":247`, "", 257},
+		"nothing stated, two choices": {ask{prompt: 40, n: "2"}, `"max_tokens":123`, "", 257},
+		"stream":                      {ask{maxTokens: "10", prompt: 40, stream: "true"}, `"stream_options":{"include_usage":true}`, "", 20},
+		"stream that asks itself":     {ask{maxTokens: "10", prompt: 40, stream: "true", iu: "true"}, "", "", 20},
+		"stream that declines": {ask{maxTokens: "10", prompt: 40, stream: "true", iu: "false"},
+			`"stream_options":{"include_usage":true}`, "", 31},
+		"provider named":         {ask{maxTokens: "10", prompt: 40, model: "openai/gpt-4o"}, `"model":"gpt-4o"`, "", 20},
+		"provider named, quotes": {ask{prompt: 40, model: "openai/a\"b", maxTokens: "1"}, `"model":"a\"b"`, "", 12},
+		"all of it": {ask{prompt: 40, model: "openai/gpt-4o", stream: "true"},
+			`"model":"gpt-4o","max_tokens":247,"stream_options":{"include_usage":true}`, "", 257},
+		"embedding": {ask{prompt: 41, model: "embed"}, "", "", 11},
+		"gemini": {ask{prompt: 40, provider: "gemini", model: "gemini-2.5-flash", stream: "true"}, "",
+			`"maxOutputTokens":247`, 257},
 		"gemini with a maximum stated": {ask{prompt: 40, provider: "gemini", model: "gemini-2.5-flash", maxTokens: "5"}, "", "", 15},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -107,20 +111,25 @@ func TestRefuse(t *testing.T) {
 		family  string
 	}{
 		"full": {ask{user: "full", maxTokens: "10"}, `Rate limit "user-tokens" reached: 1000 of tokens`,
-			map[string]string{"x-should-retry": "true", "retry-after": "1", "x-ratelimit-remaining-tokens": "0", "x-leaky-policy": "user-tokens", "content-type": "application/json"}, "openai"},
+			map[string]string{"x-should-retry": "true", "retry-after": "1", "x-ratelimit-remaining-tokens": "0", "x-leaky-policy": "user-tokens",
+				"content-type": "application/json"}, "openai"},
 		"full for gemini": {ask{user: "full", maxTokens: "10", provider: "gemini", model: "gemini-2.5-pro"}, `Rate limit "user-tokens" reached`,
 			map[string]string{"x-should-retry": "true", "retry-after": "1"}, "gemini"},
-		"larger than the bucket": {ask{maxTokens: "1000", prompt: 80}, `may use 1020 tokens (20 for its input), more than rate limit "user-tokens" can ever hold (1000). A max_tokens of at most 980 would fit.`,
+		"larger than the bucket": {ask{maxTokens: "1000", prompt: 80},
+			`may use 1020 tokens (20 for its input), more than rate limit "user-tokens" can ever hold (1000). A max_tokens of at most 980 would fit.`,
 			map[string]string{"x-should-retry": "false", "retry-after": ""}, "openai"},
-		"input larger than the bucket": {ask{prompt: 5000}, `Its input alone does not fit`, map[string]string{"x-should-retry": "false"}, "openai"},
-		"zero":                         {ask{maxTokens: "0"}, "max_tokens must be", map[string]string{"x-should-retry": "false"}, "openai"},
-		"negative":                     {ask{maxTokens: "-5"}, "max_tokens must be", map[string]string{"x-should-retry": "false"}, "openai"},
-		"text":                         {ask{maxTokens: "many"}, "max_tokens must be", map[string]string{"x-should-retry": "false"}, "openai"},
-		"huge":                         {ask{maxTokens: "1000000000000000000"}, "max_tokens must be", map[string]string{"x-should-retry": "false"}, "openai"},
-		"fraction":                     {ask{maxTokens: "1.5"}, "max_tokens must be", map[string]string{"x-should-retry": "false"}, "openai"},
-		"spellings differ":             {ask{maxTokens: "1", maxCompletion: "2"}, "differ", map[string]string{"x-should-retry": "false"}, "openai"},
-		"no choices":                   {ask{maxTokens: "1", n: "0"}, "n must be", map[string]string{"x-should-retry": "false"}, "openai"},
-		"too many choices":             {ask{maxTokens: "1", n: "129"}, "n must be", map[string]string{"x-should-retry": "false"}, "openai"},
+		"input larger than the bucket": {ask{prompt: 5000}, `Its input alone does not fit`, map[string]string{"x-should-retry": "false"},
+			"openai"},
+		"zero":     {ask{maxTokens: "0"}, "max_tokens must be", map[string]string{"x-should-retry": "false"}, "openai"},
+		"negative": {ask{maxTokens: "-5"}, "max_tokens must be", map[string]string{"x-should-retry": "false"}, "openai"},
+		"text":     {ask{maxTokens: "many"}, "max_tokens must be", map[string]string{"x-should-retry": "false"}, "openai"},
+		"huge": {ask{maxTokens: "1000000000000000000"}, "max_tokens must be",
+			map[string]string{"x-should-retry": "false"}, "openai"},
+		"fraction": {ask{maxTokens: "1.5"}, "max_tokens must be", map[string]string{"x-should-retry": "false"}, "openai"},
+		"spellings differ": {ask{maxTokens: "1", maxCompletion: "2"}, "differ", map[string]string{"x-should-retry": "false"},
+			"openai"},
+		"no choices":       {ask{maxTokens: "1", n: "0"}, "n must be", map[string]string{"x-should-retry": "false"}, "openai"},
+		"too many choices": {ask{maxTokens: "1", n: "129"}, "n must be", map[string]string{"x-should-retry": "false"}, "openai"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -201,7 +210,8 @@ func TestPlainRequests(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := headers(r)
-	if problem["message"] != "rate limit exceeded" || problem["retryAfterSeconds"].(float64) < 1 || h["content-type"] != "application/problem+json" ||
+	if problem["message"] != "rate limit exceeded" || problem["retryAfterSeconds"].(float64) < 1 ||
+		h["content-type"] != "application/problem+json" ||
 		h["x-ratelimit-remaining"] != "0" || h["retry-after"] == "" {
 		t.Errorf("problem %v, headers %v", problem, h)
 	}

@@ -61,7 +61,8 @@ func (m *memory) find(id string) (recalled, bool) {
 
 // remember keeps what Redis said of one of Envoy's calls.
 func (s *Service) remember(d *decision, t store.Taken, no refused) {
-	r := recalled{at: t.Now, take: d.take, matched: d.matched, taken: t, no: no, shadow: d.shadow, rules: d.rules, asked: d.asks, admitted: !t.Outcome.Refuses()}
+	r := recalled{at: t.Now, take: d.take, matched: d.matched, taken: t, no: no, shadow: d.shadow, rules: d.rules, asked: d.asks,
+		admitted: !t.Outcome.Refuses()}
 	if d.err != nil {
 		r.admitted, r.note = false, "Envoy had given up waiting, so the hold was given back"
 	}

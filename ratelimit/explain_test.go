@@ -34,11 +34,14 @@ func TestExplainTellsWhatDecided(t *testing.T) {
 	e.ask(t, ask{id: "odd", maxTokens: "-1"})
 
 	r := e.explain(t, "small")
-	if !r.GetFound() || !r.GetAdmitted() || r.GetHeld() != 930 || r.GetOutput() != 900 || r.GetAccount() != "user:ann" || r.GetFacts().GetModel() != "gpt-4o" ||
-		r.GetHold().GetState() != limitpb.HoldState_HELD || r.GetDecidedUnixUs() == 0 || r.GetRefusal() != limitpb.Refusal_REFUSAL_NONE || len(r.GetUnmatched()) != 0 {
+	if !r.GetFound() || !r.GetAdmitted() || r.GetHeld() != 930 || r.GetOutput() != 900 || r.GetAccount() != "user:ann" ||
+		r.GetFacts().GetModel() != "gpt-4o" ||
+		r.GetHold().GetState() != limitpb.HoldState_HELD || r.GetDecidedUnixUs() == 0 || r.GetRefusal() != limitpb.Refusal_REFUSAL_NONE ||
+		len(r.GetUnmatched()) != 0 {
 		t.Errorf("admitted: %v", r)
 	}
-	if b := r.GetBuckets(); len(b) != 2 || b[0].GetRule() != "user-tokens" || b[0].GetHeld() != 930 || b[0].GetCapacity() != 1000 || b[1].GetRule() != "user-requests" {
+	if b := r.GetBuckets(); len(b) != 2 || b[0].GetRule() != "user-tokens" || b[0].GetHeld() != 930 || b[0].GetCapacity() != 1000 ||
+		b[1].GetRule() != "user-requests" {
 		t.Errorf("want the levels after the decision, got %v", b)
 	}
 	e.settle(t, "user:ann", "small", 40)
@@ -47,7 +50,8 @@ func TestExplainTellsWhatDecided(t *testing.T) {
 	}
 	for id, wait := range map[string]bool{"large": true, "huge": false} {
 		r := e.explain(t, id)
-		if r.GetAdmitted() || r.GetRefusal() != limitpb.Refusal_REFUSAL_LIMIT || r.GetRule() != "user-tokens" || r.GetRetryAfterUs() > 0 != wait || r.GetHeld() != 0 ||
+		if r.GetAdmitted() || r.GetRefusal() != limitpb.Refusal_REFUSAL_LIMIT || r.GetRule() != "user-tokens" ||
+			r.GetRetryAfterUs() > 0 != wait || r.GetHeld() != 0 ||
 			r.GetHold().GetState() != limitpb.HoldState_UNKNOWN {
 			t.Errorf("%s: %v", id, r)
 		}
@@ -91,13 +95,16 @@ descriptors:
     descriptors:
       - {key: user, shadow_mode: true, rate_limit: {name: tried, unit: day, requests_per_unit: 1}, metadata: {rate_limit_policy: {algorithm: leaky_bucket, burst: 10, unit: tokens}}}
 `, remembering(3))
-	r, err := e.limiter.Hold(t.Context(), &limitpb.HoldRequest{Facts: &limitpb.Facts{RequestId: "a", User: "ann"}, InputTokens: 11, Descriptors: []*limitpb.Descriptor{
-		{Entries: []*limitpb.Entry{{Key: "count", Value: "tokens"}, {Key: "user", Value: "ann"}}}, {Entries: []*limitpb.Entry{{Key: "count", Value: "tokens"}, {Key: "team", Value: "x"}}}}})
+	r, err := e.limiter.Hold(t.Context(), &limitpb.HoldRequest{Facts: &limitpb.Facts{RequestId: "a", User: "ann"}, InputTokens: 11,
+		Descriptors: []*limitpb.Descriptor{
+			{Entries: []*limitpb.Entry{{Key: "count", Value: "tokens"}, {Key: "user", Value: "ann"}}},
+			{Entries: []*limitpb.Entry{{Key: "count", Value: "tokens"}, {Key: "team", Value: "x"}}}}})
 	if err != nil || !r.GetAdmitted() {
 		t.Fatalf("want it admitted, got %v, %v", r, err)
 	}
 	got := e.explain(t, "a")
-	if !slices.Equal(got.GetShadow(), []string{"tried"}) || len(got.GetUnmatched()) != 1 || got.GetUnmatched()[0].GetEntries()[1].GetKey() != "team" {
+	if !slices.Equal(got.GetShadow(), []string{"tried"}) || len(got.GetUnmatched()) != 1 ||
+		got.GetUnmatched()[0].GetEntries()[1].GetKey() != "team" {
 		t.Errorf("want the shadow rule and the descriptor without a rule, got %v", got)
 	}
 }
@@ -111,7 +118,8 @@ func TestExplainTellsOfAnOutage(t *testing.T) {
 	})
 	server.Kill()
 	e.ask(t, ask{id: "blind", maxTokens: "70"})
-	if r := e.explain(t, "blind"); !r.GetAdmitted() || r.GetHeld() != 70 || r.GetNote() == "" || r.GetHold().GetState() != limitpb.HoldState_UNKNOWN {
+	if r := e.explain(t, "blind"); !r.GetAdmitted() || r.GetHeld() != 70 || r.GetNote() == "" ||
+		r.GetHold().GetState() != limitpb.HoldState_UNKNOWN {
 		t.Errorf("want it told that Redis was away, got %v", r)
 	}
 }

@@ -13,7 +13,8 @@ import (
 
 // hits is one request of another Envoy: a descriptor with its own addend.
 func hits(addend uint32, own *uint64, negative bool) *rls.RateLimitRequest {
-	d := &common.RateLimitDescriptor{Entries: []*common.RateLimitDescriptor_Entry{entry("count", "requests"), entry("remote_address", "10.0.0.1")}, IsNegativeHits: negative}
+	d := &common.RateLimitDescriptor{Entries: []*common.RateLimitDescriptor_Entry{entry("count", "requests"), entry("remote_address",
+		"10.0.0.1")}, IsNegativeHits: negative}
 	if own != nil {
 		d.HitsAddend = wrapperspb.UInt64(*own)
 	}
@@ -54,7 +55,8 @@ func TestHits(t *testing.T) {
 		if err != nil {
 			continue
 		}
-		if refused := r.GetOverallCode() == rls.RateLimitResponse_OVER_LIMIT; refused != step.refused || headers(r)["x-ratelimit-remaining"] != step.left {
+		if refused := r.GetOverallCode() == rls.RateLimitResponse_OVER_LIMIT; refused != step.refused ||
+			headers(r)["x-ratelimit-remaining"] != step.left {
 			t.Errorf("step %d: want refused %t and %s left, got %v", i, step.refused, step.left, r)
 		}
 	}

@@ -15,7 +15,8 @@ import (
 func TestHoldsAreListed(t *testing.T) {
 	t.Parallel()
 	e := start(t, thousand)
-	for _, a := range []ask{{id: "first", maxTokens: "10"}, {id: "second", maxTokens: "20"}, {id: "settled", maxTokens: "5"}, {id: "other", user: "bob", maxTokens: "30"}} {
+	for _, a := range []ask{{id: "first", maxTokens: "10"}, {id: "second", maxTokens: "20"}, {id: "settled", maxTokens: "5"},
+		{id: "other", user: "bob", maxTokens: "30"}} {
 		e.ask(t, a)
 	}
 	e.settle(t, "user:ann", "settled", 5)
@@ -27,10 +28,12 @@ func TestHoldsAreListed(t *testing.T) {
 		}
 		return r
 	}
-	if r := list("", 0); len(r.GetHolds()) != 3 || r.GetMore() || r.GetHolds()[0].GetFacts().GetRequestId() != "first" || r.GetHolds()[0].GetHeld() != 10 {
+	if r := list("", 0); len(r.GetHolds()) != 3 || r.GetMore() || r.GetHolds()[0].GetFacts().GetRequestId() != "first" ||
+		r.GetHolds()[0].GetHeld() != 10 {
 		t.Errorf("want three holds, oldest first, got %v", r)
 	}
-	if r := list("user:bob", 0); len(r.GetHolds()) != 1 || r.GetHolds()[0].GetFacts().GetModel() != "gpt-4o" || r.GetHolds()[0].GetExpiresUs() <= 0 {
+	if r := list("user:bob", 0); len(r.GetHolds()) != 1 || r.GetHolds()[0].GetFacts().GetModel() != "gpt-4o" ||
+		r.GetHolds()[0].GetExpiresUs() <= 0 {
 		t.Errorf("want bob's hold, got %v", r)
 	}
 	if r := list("", 1); len(r.GetHolds()) != 1 || !r.GetMore() {
@@ -50,7 +53,8 @@ func TestRenewedHoldsLiveOn(t *testing.T) {
 	e.ask(t, ask{id: "long", maxTokens: "10"})
 	e.ask(t, ask{id: "short", maxTokens: "10"})
 	clock.Add((6 * time.Minute).Microseconds())
-	r, err := e.limiter.Renew(t.Context(), &limitpb.RenewRequest{Renewals: []*limitpb.Renewal{{RequestId: "long", Account: "user:ann"}, {RequestId: "none", Account: "user:ann"}}})
+	r, err := e.limiter.Renew(t.Context(), &limitpb.RenewRequest{Renewals: []*limitpb.Renewal{{RequestId: "long", Account: "user:ann"},
+		{RequestId: "none", Account: "user:ann"}}})
 	if err != nil || r.GetRenewed() != 1 {
 		t.Fatalf("want one renewed, got %v, %v", r, err)
 	}
@@ -74,8 +78,9 @@ func TestACallerOfHoldSaysHowLongAndWhatThen(t *testing.T) {
 	e := start(t, thousand, func(c *ratelimit.Config) { c.Now = clock.Load })
 	hold := func(id string, life time.Duration, release bool) {
 		t.Helper()
-		r, err := e.limiter.Hold(t.Context(), &limitpb.HoldRequest{Facts: &limitpb.Facts{RequestId: id, User: "ann", Provider: "openai"}, InputTokens: 100,
-			LifetimeUs: life.Microseconds(), ReleaseExpired: release})
+		r, err := e.limiter.Hold(t.Context(), &limitpb.HoldRequest{Facts: &limitpb.Facts{RequestId: id, User: "ann", Provider: "openai"},
+			InputTokens: 100,
+			LifetimeUs:  life.Microseconds(), ReleaseExpired: release})
 		if err != nil || !r.GetAdmitted() {
 			t.Fatalf("%s: want it held, got %v, %v", id, r, err)
 		}
@@ -107,7 +112,8 @@ func TestACallerOfHoldSaysHowLongAndWhatThen(t *testing.T) {
 		t.Errorf("want 100 held and 100 charged, got %v", b)
 	}
 	for _, us := range []int64{-1, (25 * time.Hour).Microseconds()} {
-		if _, err := e.limiter.Hold(t.Context(), &limitpb.HoldRequest{Facts: &limitpb.Facts{RequestId: "x", User: "ann"}, LifetimeUs: us}); status.Code(err) != codes.InvalidArgument {
+		if _, err := e.limiter.Hold(t.Context(), &limitpb.HoldRequest{Facts: &limitpb.Facts{RequestId: "x", User: "ann"},
+			LifetimeUs: us}); status.Code(err) != codes.InvalidArgument {
 			t.Errorf("lifetime %d: want InvalidArgument, got %v", us, err)
 		}
 	}

@@ -57,7 +57,8 @@ func (l *inputs) bound(provider, model string, bytes int64, most float64) int64 
 // Learn is leaky.limit.v1.Limiter's.
 func (s *Service) Learn(ctx context.Context, r *limitpb.LearnRequest) (*limitpb.LearnResponse, error) {
 	if m := r.GetMeter(); m == "" || len(m) > maxName || len(r.GetRatios()) > maxRatios {
-		return nil, status.Errorf(codes.InvalidArgument, "a report has the name of its meter, up to %d bytes, and at most %d ratios", maxName, maxRatios)
+		return nil, status.Errorf(codes.InvalidArgument, "a report has the name of its meter, up to %d bytes, and at most %d ratios", maxName,
+			maxRatios)
 	}
 	for i, one := range r.GetRatios() {
 		if v := one.GetTokensPerByte(); !(v > 0) || math.IsInf(v, 0) || len(one.GetModel()) > maxName || !providerName(one.GetProvider()) {

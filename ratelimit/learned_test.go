@@ -51,7 +51,8 @@ func TestHoldsOfInputsFollowWhatWasSeen(t *testing.T) {
 	want("nothing learned", "gpt-4o", 1)
 	report(e, "one", &limitpb.Ratio{Provider: "openai", Model: "gpt-4o", TokensPerByte: 0.4, Samples: 999})
 	want("too few", "gpt-4o", 1)
-	report(e, "one", &limitpb.Ratio{Provider: "openai", Model: "gpt-4o", TokensPerByte: 0.4, Samples: 1000}, &limitpb.Ratio{Provider: "openai", TokensPerByte: 0.6, Samples: 5000})
+	report(e, "one", &limitpb.Ratio{Provider: "openai", Model: "gpt-4o", TokensPerByte: 0.4, Samples: 1000},
+		&limitpb.Ratio{Provider: "openai", TokensPerByte: 0.6, Samples: 5000})
 	want("learned, with a margin", "gpt-4o", 0.5)
 	want("another model", "gpt-new", 0.75)
 	report(e, "two", &limitpb.Ratio{Provider: "openai", Model: "gpt-4o", TokensPerByte: 0.48, Samples: 1000})
@@ -73,7 +74,8 @@ func TestHoldsOfInputsFollowWhatWasSeen(t *testing.T) {
 func TestLearningIsOffUnlessAskedFor(t *testing.T) {
 	t.Parallel()
 	e := start(t, thousand, learning(false))
-	if _, err := e.limiter.Learn(t.Context(), &limitpb.LearnRequest{Meter: "one", Ratios: []*limitpb.Ratio{{Provider: "openai", Model: "gpt-4o", TokensPerByte: 0.3, Samples: 5000}}}); err != nil {
+	if _, err := e.limiter.Learn(t.Context(), &limitpb.LearnRequest{Meter: "one",
+		Ratios: []*limitpb.Ratio{{Provider: "openai", Model: "gpt-4o", TokensPerByte: 0.3, Samples: 5000}}}); err != nil {
 		t.Fatal(err)
 	}
 	if held, bytes := e.inputHeld(t, "gpt-4o"); held != bytes {

@@ -58,7 +58,8 @@ type leases struct {
 }
 
 func newLeases(tokens, requests int64, idle, life time.Duration) *leases {
-	return &leases{tokens: tokens, requests: requests, idle: idle, life: life, byKey: map[string]*lease{}, rest: map[string]time.Time{}, orders: make(chan *lease, leasesAtOnce)}
+	return &leases{tokens: tokens, requests: requests, idle: idle, life: life, byKey: map[string]*lease{}, rest: map[string]time.Time{},
+		orders: make(chan *lease, leasesAtOnce)}
 }
 
 // leaseKey tells which calls can share a lease.
@@ -296,7 +297,8 @@ func (s *Service) giveUp(ctx context.Context, one *lease) {
 		back = append(back, store.Settlement{Account: one.tokens.take.Account, ID: one.tokens.take.ID})
 	}
 	if one.requests != nil {
-		back = append(back, store.Settlement{Account: one.requests.take.Account, ID: one.requests.take.ID, Charged: one.requests.held - one.requests.left})
+		back = append(back, store.Settlement{Account: one.requests.take.Account, ID: one.requests.take.ID,
+			Charged: one.requests.held - one.requests.left})
 	}
 	if _, err := s.store.Settle(ctx, back); err != nil {
 		s.log.LogAttrs(ctx, slog.LevelWarn, "a lease is not given back and lasts until it expires", slog.Any("error", err))

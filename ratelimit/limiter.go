@@ -40,9 +40,11 @@ func (s *Service) Hold(ctx context.Context, r *limitpb.HoldRequest) (*limitpb.Ho
 		}
 	}
 	if r.GetLifetimeUs() < 0 || r.GetLifetimeUs() > maxLife.Microseconds() {
-		return nil, status.Errorf(codes.InvalidArgument, "lifetime of %d microseconds: 0 to %d (%s) are possible", r.GetLifetimeUs(), maxLife.Microseconds(), maxLife)
+		return nil, status.Errorf(codes.InvalidArgument, "lifetime of %d microseconds: 0 to %d (%s) are possible", r.GetLifetimeUs(),
+			maxLife.Microseconds(), maxLife)
 	}
-	if r.GetBalance() != limitpb.BalancePolicy_BALANCE_TIER && r.GetBalance() != limitpb.BalancePolicy_BALANCE_NONE && !providerName(f.GetProvider()) {
+	if r.GetBalance() != limitpb.BalancePolicy_BALANCE_TIER && r.GetBalance() != limitpb.BalancePolicy_BALANCE_NONE &&
+		!providerName(f.GetProvider()) {
 		return nil, status.Errorf(codes.InvalidArgument, "provider %q: no pool has such a name", f.GetProvider())
 	}
 	f.User, f.Org, f.Key = canonical(f.GetUser()), canonical(f.GetOrg()), canonical(f.GetKey())
@@ -79,7 +81,8 @@ func (s *Service) Hold(ctx context.Context, r *limitpb.HoldRequest) (*limitpb.Ho
 		s.metrics.refused(no.label)
 	}
 	out.Refusal, out.Rule, out.RetryAfterUs = refusalOf(t.Outcome, no)
-	s.memory.add(&recalled{at: t.Now, take: take, matched: m, taken: t, no: no, shadow: shadow, rules: p.rules, asked: descriptors, admitted: out.Admitted})
+	s.memory.add(&recalled{at: t.Now, take: take, matched: m, taken: t, no: no, shadow: shadow, rules: p.rules, asked: descriptors,
+		admitted: out.Admitted})
 	return out, nil
 }
 
@@ -110,7 +113,8 @@ func (s *Service) Settle(ctx context.Context, r *limitpb.SettleRequest) (*limitp
 	batch := make([]store.Settlement, len(r.GetSettlements()))
 	for i, one := range r.GetSettlements() {
 		if one.GetCharged() < 0 || one.GetCharged() > maxHeld {
-			return nil, status.Errorf(codes.InvalidArgument, "settlement %d charges %d tokens: 0 to %d may be charged", i, one.GetCharged(), int64(maxHeld))
+			return nil, status.Errorf(codes.InvalidArgument, "settlement %d charges %d tokens: 0 to %d may be charged", i, one.GetCharged(),
+				int64(maxHeld))
 		}
 		batch[i] = store.Settlement{Account: tag(canonical(one.GetAccount())), ID: one.GetRequestId(), Charged: one.GetCharged()}
 	}
@@ -129,7 +133,8 @@ func (s *Service) Settle(ctx context.Context, r *limitpb.SettleRequest) (*limitp
 			s.log.LogAttrs(ctx, slog.LevelError, "hold cannot be settled", slog.String("request_id", batch[i].ID), slog.Any("error", one.Err))
 		}
 		s.metrics.settled(one.Status)
-		out.Settled[i] = &limitpb.Settled{RequestId: batch[i].ID, Status: settledStatus(one.Status), Held: one.Held, Charged: one.Charged, Drawn: drawn(one)}
+		out.Settled[i] = &limitpb.Settled{RequestId: batch[i].ID, Status: settledStatus(one.Status), Held: one.Held, Charged: one.Charged,
+			Drawn: drawn(one)}
 	}
 	return out, nil
 }

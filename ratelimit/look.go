@@ -36,7 +36,8 @@ func (s *Service) Look(ctx context.Context, r *limitpb.LookRequest) (*limitpb.Lo
 	if err != nil {
 		return nil, unavailable(err)
 	}
-	out := &limitpb.LookResponse{Buckets: show(m, seen.States, seen.Now), Holds: make([]*limitpb.HoldState, len(seen.Records)), Balances: make([]*limitpb.Balance, len(seen.Pools))}
+	out := &limitpb.LookResponse{Buckets: show(m, seen.States, seen.Now), Holds: make([]*limitpb.HoldState, len(seen.Records)),
+		Balances: make([]*limitpb.Balance, len(seen.Pools))}
 	for i, one := range seen.Records {
 		out.Holds[i] = &limitpb.HoldState{RequestId: r.GetRequestIds()[i], State: holdState(one.State), Held: one.Held, Charged: one.Charged}
 	}
@@ -117,7 +118,8 @@ func (s *Service) known(ctx context.Context, account string, providers []string,
 				continue
 			}
 		}
-		s.log.LogAttrs(ctx, slog.LevelDebug, "a pool is not known", slog.String("account", account), slog.String("provider", p), slog.Any("error", err))
+		s.log.LogAttrs(ctx, slog.LevelDebug, "a pool is not known", slog.String("account", account), slog.String("provider", p),
+			slog.Any("error", err))
 		balances[i] = &limitpb.Balance{Unknown: true}
 	}
 }

@@ -51,7 +51,8 @@ descriptors:
           - {key: user, rate_limit: {name: tokensvc-requests, unit: minute, requests_per_unit: 200}}
 `, func(c *ratelimit.Config) { c.Balances = pools{"openai": 700, "gemini": 0} })
 	e.ask(t, ask{id: "a", maxTokens: "100"})
-	r, err := e.limiter.Look(t.Context(), &limitpb.LookRequest{Facts: &limitpb.Facts{User: "ann", Tier: "GOLD"}, Providers: []string{"openai", "gemini", "silent"}})
+	r, err := e.limiter.Look(t.Context(), &limitpb.LookRequest{Facts: &limitpb.Facts{User: "ann", Tier: "GOLD"},
+		Providers: []string{"openai", "gemini", "silent"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,12 +69,14 @@ descriptors:
 			t.Errorf("bucket %v", b)
 		}
 	}
-	want := []string{"at-provider gemini", "at-provider openai", "at-provider silent", "tokensvc-requests tokensvc", "user-requests", "user-tokens"}
+	want := []string{"at-provider gemini", "at-provider openai", "at-provider silent", "tokensvc-requests tokensvc", "user-requests",
+		"user-tokens"}
 	if got := slices.Sorted(maps.Keys(levels)); !slices.Equal(got, want) || levels["user-tokens"] != 100 {
 		t.Errorf("want buckets %v with 100 of user-tokens, got %v", want, levels)
 	}
 	b := r.GetBalances()
-	if len(b) != 3 || !b[0].GetPresent() || b[0].GetCredits() != 700 || b[0].GetHeld() != 100 || b[1].GetPresent() || b[1].GetUnknown() || !b[2].GetUnknown() {
+	if len(b) != 3 || !b[0].GetPresent() || b[0].GetCredits() != 700 || b[0].GetHeld() != 100 || b[1].GetPresent() || b[1].GetUnknown() ||
+		!b[2].GetUnknown() {
 		t.Errorf("want a pool, none and one nobody knows, got %v", b)
 	}
 }

@@ -60,7 +60,8 @@ func watchedService(t *testing.T, log *lockedLog, change func(*Config)) *Service
 		t.Fatal(err)
 	}
 	client, prefix := testenv.Redis(t)
-	c := Config{Policy: Policy{Limits: set, Tiers: config.Tiers{Default: "USER"}}, RedisURL: "redis://" + client.Options().Addr, Prefix: prefix, Publisher: &Stream{},
+	c := Config{Policy: Policy{Limits: set, Tiers: config.Tiers{Default: "USER"}}, RedisURL: "redis://" + client.Options().Addr,
+		Prefix: prefix, Publisher: &Stream{},
 		Log: slog.New(slog.NewTextHandler(log, nil)), Metrics: prometheus.NewRegistry(), Timeout: 10 * time.Second, Longest: time.Minute,
 		Holds: config.Holds{SettledKept: time.Minute}}
 	if change != nil {
@@ -126,14 +127,16 @@ func TestIdleRules(t *testing.T) {
 	for range 3 { // told once
 		s.sweepRules(t.Context(), began.Add(80*time.Minute))
 	}
-	if got := strings.Count(log.String(), "matches nothing"); got != 2 || !strings.Contains(log.String(), "rule=dead") || !strings.Contains(log.String(), "rule=quota") {
+	if got := strings.Count(log.String(), "matches nothing"); got != 2 || !strings.Contains(log.String(), "rule=dead") ||
+		!strings.Contains(log.String(), "rule=quota") {
 		t.Errorf("want two rules told once, got %d in %s", got, log)
 	}
 	asked(t, s, "key", "k1")
 	s.sweepRules(t.Context(), began.Add(100*time.Minute))
 	s.policy.Store(s.newPolicy(Policy{Limits: s.policy.Load().set})) // the file changed: marks stay
 	s.sweepRules(t.Context(), began.Add(155*time.Minute))
-	if got := log.String(); strings.Count(got, "rule=busy") != 1 || strings.Count(got, "rule=free") != 1 || strings.Count(got, "rule=dead") != 1 {
+	if got := log.String(); strings.Count(got, "rule=busy") != 1 || strings.Count(got, "rule=free") != 1 ||
+		strings.Count(got, "rule=dead") != 1 {
 		t.Errorf("want busy and free told as idle now and dead not again, got %s", got)
 	}
 	if got := idle(); got != "" { // by the real clock nothing is
@@ -148,7 +151,8 @@ func TestQuotaIsTold(t *testing.T) {
 	s := watchedService(t, log, nil)
 	for call, want := range []string{"", "quota", "quota"} {
 		r := asked(t, s, "org", "acme")
-		if got := r.GetDynamicMetadata().GetFields()["quota_exceeded"].GetStringValue(); r.GetOverallCode() != rls.RateLimitResponse_OK || got != want {
+		if got := r.GetDynamicMetadata().GetFields()["quota_exceeded"].GetStringValue(); r.GetOverallCode() != rls.RateLimitResponse_OK ||
+			got != want {
 			t.Errorf("call %d: want OK and %q, got %v and %q", call+1, want, r.GetOverallCode(), got)
 		}
 	}
@@ -166,7 +170,8 @@ func TestLabelsAreBounded(t *testing.T) {
 	}
 	l, rule, seen := labels{known: map[string]string{}}, set.Rules()[0], map[string]bool{}
 	for i := range 3 * mostLabels {
-		seen[l.of(rule, descriptor{{Key: "count", Value: "requests"}, {Key: "user", Value: strings.Repeat("x", i%300) + "é" + time.Duration(i).String()}})] = true
+		seen[l.of(rule, descriptor{{Key: "count", Value: "requests"}, {Key: "user", Value: strings.Repeat("x", i%300) + "é" +
+			time.Duration(i).String()}})] = true
 	}
 	if len(seen) > mostLabels+1 || !seen["count_requests.user other"] {
 		t.Errorf("%d labels", len(seen))

@@ -38,7 +38,8 @@ func TestCallsThatStateNoMaximum(t *testing.T) {
 			})
 			r := e.ask(t, tc.ask)
 			m := r.GetDynamicMetadata().GetFields()
-			if (r.GetOverallCode() != rls.RateLimitResponse_OK) != tc.refused || m["held"].GetNumberValue() != tc.held || m["splice"].GetStringValue() != tc.splice {
+			if (r.GetOverallCode() != rls.RateLimitResponse_OK) != tc.refused || m["held"].GetNumberValue() != tc.held ||
+				m["splice"].GetStringValue() != tc.splice {
 				t.Errorf("want refused %t, held %v, splice %q, got %v %v", tc.refused, tc.held, tc.splice, r.GetOverallCode(), m)
 			}
 		})

@@ -28,11 +28,13 @@ func newMetrics(r prometheus.Registerer, s *Service) *metrics {
 	m := &metrics{}
 	holds := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_decisions_total",
 		Help: "Decisions by outcome; balance: refused because the account's pool holds too little or there is none, failed: Redis did not answer, malformed: the facts made no sense, abandoned: admitted, but Envoy had given up."}, []string{"outcome"})
-	m.holds.admitted, m.holds.refused, m.holds.repeated = holds.WithLabelValues("admitted"), holds.WithLabelValues("refused"), holds.WithLabelValues("repeated")
+	m.holds.admitted, m.holds.refused, m.holds.repeated = holds.WithLabelValues("admitted"), holds.WithLabelValues("refused"),
+		holds.WithLabelValues("repeated")
 	m.holds.balance = holds.WithLabelValues("balance")
 	m.holds.malformed, m.holds.failed = holds.WithLabelValues("malformed"), holds.WithLabelValues("failed")
 	m.holds.abandoned = holds.WithLabelValues("abandoned")
-	m.byRule = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_refusals_total", Help: "Refusals by the rule that decided."}, []string{"rule"})
+	m.byRule = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_refusals_total",
+		Help: "Refusals by the rule that decided."}, []string{"rule"})
 	m.shadow = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_shadow_refusals_total",
 		Help: "Calls that a rule in shadow_mode or quota_mode would have refused."}, []string{"rule"})
 	m.idleRules = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "leaky_ratelimit_rule_idle",
@@ -40,31 +42,43 @@ func newMetrics(r prometheus.Registerer, s *Service) *metrics {
 	settles := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_settlements_total",
 		Help: "Settlements by status; late: the sweeper was before, unknown: no such hold."}, []string{"status"})
 	m.settles.settled, m.settles.duplicate = settles.WithLabelValues("settled"), settles.WithLabelValues("duplicate")
-	m.settles.late, m.settles.unknown, m.settles.failed = settles.WithLabelValues("late"), settles.WithLabelValues("unknown"), settles.WithLabelValues("failed")
+	m.settles.late, m.settles.unknown, m.settles.failed = settles.WithLabelValues("late"), settles.WithLabelValues("unknown"),
+		settles.WithLabelValues("failed")
 	m.outage = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_outage_decisions_total",
 		Help: "Decisions while Redis did not answer, by the route's mode (closed, open, lease)."}, []string{"mode", "outcome"})
 	m.adopted = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_outage_adopted_total",
 		Help: "Calls of an outage written down after it: out of their lease, by force, or known before."}, []string{"how"})
-	waiting := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "leaky_ratelimit_outage_journal", Help: "Calls admitted without Redis that are not written down yet."},
+	waiting := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "leaky_ratelimit_outage_journal",
+		Help: "Calls admitted without Redis that are not written down yet."},
 		func() float64 { return float64(s.journal.size()) })
-	leased := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "leaky_ratelimit_leased_tokens", Help: "Tokens this replica could admit without Redis."}, s.leasedTokens)
+	leased := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "leaky_ratelimit_leased_tokens",
+		Help: "Tokens this replica could admit without Redis."}, s.leasedTokens)
 	asks := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_balance_asks_total",
-		Help: "Pools asked of the token service because Redis did not know them; failed: no answer, and the calls got a 503."}, []string{"outcome"})
+		Help: "Pools asked of the token service because Redis did not know them; failed: no answer, and the calls got a 503."},
+		[]string{"outcome"})
 	m.asks.answered, m.asks.failed = asks.WithLabelValues("answered"), asks.WithLabelValues("failed")
-	changes := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_balance_changes_total", Help: "Changes of pools told by the token service."}, []string{"outcome"})
+	changes := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_balance_changes_total",
+		Help: "Changes of pools told by the token service."}, []string{"outcome"})
 	m.balances.applied, m.balances.malformed = changes.WithLabelValues("applied"), changes.WithLabelValues("malformed")
-	m.expired = prometheus.NewCounter(prometheus.CounterOpts{Name: "leaky_ratelimit_holds_expired_total", Help: "Holds that nobody settled in time."})
-	m.published = prometheus.NewCounter(prometheus.CounterOpts{Name: "leaky_ratelimit_expired_events_total", Help: "Usage events of expired holds published."})
-	m.unpublished = prometheus.NewCounter(prometheus.CounterOpts{Name: "leaky_ratelimit_expired_event_errors_total", Help: "Attempts to publish such an event that failed; the next sweep tries again."})
-	m.live = prometheus.NewGauge(prometheus.GaugeOpts{Name: "leaky_ratelimit_holds_live", Help: "Holds not settled yet, as of the last sweep."})
-	m.learned = prometheus.NewGauge(prometheus.GaugeOpts{Name: "leaky_ratelimit_learned_models", Help: "Models whose input ratio is known from settled calls; held by it where providers.NAME.learn_input is on."})
-	open := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "leaky_ratelimit_redis_open", Help: "1 while Redis is asked, 0 while calls fail at once because it did not answer."}, func() float64 {
+	m.expired = prometheus.NewCounter(prometheus.CounterOpts{Name: "leaky_ratelimit_holds_expired_total",
+		Help: "Holds that nobody settled in time."})
+	m.published = prometheus.NewCounter(prometheus.CounterOpts{Name: "leaky_ratelimit_expired_events_total",
+		Help: "Usage events of expired holds published."})
+	m.unpublished = prometheus.NewCounter(prometheus.CounterOpts{Name: "leaky_ratelimit_expired_event_errors_total",
+		Help: "Attempts to publish such an event that failed; the next sweep tries again."})
+	m.live = prometheus.NewGauge(prometheus.GaugeOpts{Name: "leaky_ratelimit_holds_live",
+		Help: "Holds not settled yet, as of the last sweep."})
+	m.learned = prometheus.NewGauge(prometheus.GaugeOpts{Name: "leaky_ratelimit_learned_models",
+		Help: "Models whose input ratio is known from settled calls; held by it where providers.NAME.learn_input is on."})
+	open := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "leaky_ratelimit_redis_open",
+		Help: "1 while Redis is asked, 0 while calls fail at once because it did not answer."}, func() float64 {
 		if s.store.Down() {
 			return 0
 		}
 		return 1
 	})
-	r.MustRegister(holds, m.byRule, m.shadow, m.idleRules, settles, m.outage, m.adopted, waiting, leased, asks, changes, m.expired, m.published, m.unpublished, m.live, m.learned, open)
+	r.MustRegister(holds, m.byRule, m.shadow, m.idleRules, settles, m.outage, m.adopted, waiting, leased, asks, changes, m.expired,
+		m.published, m.unpublished, m.live, m.learned, open)
 	return m
 }
 

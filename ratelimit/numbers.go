@@ -20,5 +20,6 @@ func NumbersOf(rule *limits.Rule, tier config.Tier) Numbers {
 		return Numbers{}
 	}
 	l := newLimit(rule, tier)
-	return Numbers{Capacity: l.store.Params.Capacity, PerSecond: l.perSecond(), Window: time.Duration(l.store.Params.Window) * time.Microsecond}
+	return Numbers{Capacity: l.store.Params.Capacity, PerSecond: l.perSecond(),
+		Window: time.Duration(l.store.Params.Window) * time.Microsecond}
 }

@@ -149,7 +149,8 @@ func (s *Service) adopt(ctx context.Context, a admitted) error {
 		if errors.Is(err, store.ErrUnavailable) {
 			return err
 		}
-		s.log.LogAttrs(ctx, slog.LevelError, "a call of an outage is not in the books", slog.String("request_id", a.take.ID), slog.Any("error", err))
+		s.log.LogAttrs(ctx, slog.LevelError, "a call of an outage is not in the books", slog.String("request_id", a.take.ID),
+			slog.Any("error", err))
 	}
 	s.metrics.adopted.WithLabelValues(adoptionName(how)).Inc()
 	s.journal.remove(a.take.ID)

@@ -211,7 +211,8 @@ func TestADeadReplicasLeaseExpires(t *testing.T) {
 	t.Parallel()
 	l := &ledger{pools: map[string]balance.State{"user:ann": prepaid("user:ann", 700, 1)}}
 	e := start(t, thousand, asking(l), overdue)
-	r, err := e.limiter.Hold(t.Context(), &limitpb.HoldRequest{Facts: &limitpb.Facts{RequestId: "lease-1", User: "ann", Provider: "openai"}, FillTokens: 200})
+	r, err := e.limiter.Hold(t.Context(), &limitpb.HoldRequest{Facts: &limitpb.Facts{RequestId: "lease-1", User: "ann", Provider: "openai"},
+		FillTokens: 200})
 	if err != nil || r.GetHeld() != 200 {
 		t.Fatalf("want 200 held, got %v, %v", r, err)
 	}

@@ -26,7 +26,8 @@ type policy struct {
 }
 
 func (s *Service) newPolicy(p Policy) *policy {
-	out := &policy{domains: map[string]*rules{}, providers: p.Providers, parts: parts(p.Tiers), outage: p.Outage, maxTokens: p.MaxTokens, noPools: p.NoPools, learned: &s.inputs, models: map[string]config.Model{}}
+	out := &policy{domains: map[string]*rules{}, providers: p.Providers, parts: parts(p.Tiers), outage: p.Outage, maxTokens: p.MaxTokens,
+		noPools: p.NoPools, learned: &s.inputs, models: map[string]config.Model{}}
 	for _, set := range append([]*limits.Set{p.Limits}, p.Domains...) {
 		out.domains[set.Domain()] = newRules(set, p.Tiers, &s.marks, &s.labels)
 	}

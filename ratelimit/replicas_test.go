@@ -22,7 +22,10 @@ func TestReplicasAdmitTheCapacity(t *testing.T) {
 	l := &ledger{pools: map[string]balance.State{"user:ann": prepaid("user:ann", 900, 1)}}
 	var replicas []*env
 	for range 4 {
-		replicas = append(replicas, start(t, thousand, asking(l), func(c *ratelimit.Config) { c.RedisURL, c.Prefix = "redis://"+client.Options().Addr, prefix }))
+		replicas = append(replicas, start(t, thousand, asking(l), func(c *ratelimit.Config) {
+			c.RedisURL,
+				c.Prefix = "redis://"+client.Options().Addr, prefix
+		}))
 	}
 	for _, tc := range []struct {
 		tokens string

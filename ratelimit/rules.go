@@ -166,7 +166,8 @@ func (r *rules) match(descriptors []descriptor, account, tier string, c counting
 			l = r.base[rule]
 		}
 		l.mark.touch()
-		b := store.Bucket{Limit: l.store, Key: store.BucketKey(account, rule.Shared, rule.AppendAccountKey(room[:0], account, d)), Own: own.hits, HasOwn: own.stated}
+		b := store.Bucket{Limit: l.store, Key: store.BucketKey(account, rule.Shared, rule.AppendAccountKey(room[:0], account, d)),
+			Own: own.hits, HasOwn: own.stated}
 		if own.stated && rule.Unit == limits.Tokens {
 			b.Limit = l.direct
 		}

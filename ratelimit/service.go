@@ -96,7 +96,8 @@ func New(c Config) (*Service, error) {
 	if c.Limits == nil || c.Publisher == nil || c.Log == nil || c.Metrics == nil {
 		return nil, errors.New("make ratelimit: limits, publisher, log and metrics are needed")
 	}
-	s := &Service{reload: c.Reload, files: c.Files, seen: stamps(c.Files), holds: c.Holds, timeout: c.Timeout, publisher: c.Publisher, asker: asker{balances: c.Balances}, follow: c.Follow, log: c.Log}
+	s := &Service{reload: c.Reload, files: c.Files, seen: stamps(c.Files), holds: c.Holds, timeout: c.Timeout, publisher: c.Publisher,
+		asker: asker{balances: c.Balances}, follow: c.Follow, log: c.Log}
 	if s.timeout <= 0 {
 		s.timeout = 500 * time.Millisecond
 	}
@@ -107,11 +108,13 @@ func New(c Config) (*Service, error) {
 	}
 	s.policy.Store(s.newPolicy(c.Policy))
 	var err error
-	if s.store, err = store.New(store.Config{URL: c.RedisURL, Prefix: c.Prefix, Now: c.Now, Lifetime: c.Longest + c.Holds.Margin, SettledKept: c.Holds.SettledKept,
+	if s.store, err = store.New(store.Config{URL: c.RedisURL, Prefix: c.Prefix, Now: c.Now, Lifetime: c.Longest + c.Holds.Margin,
+		SettledKept: c.Holds.SettledKept,
 		DialTimeout: c.Outage.DialTimeout, Timeout: c.Outage.Timeout}); err != nil {
 		return nil, fmt.Errorf("make ratelimit: %w", err)
 	}
-	s.leases = newLeases(or(c.Outage.LeaseTokens, 4096), or(c.Outage.LeaseRequests, 32), or(c.Outage.LeaseFor, 30*time.Second), s.store.Lifetime()*9/10)
+	s.leases = newLeases(or(c.Outage.LeaseTokens, 4096), or(c.Outage.LeaseRequests, 32), or(c.Outage.LeaseFor, 30*time.Second),
+		s.store.Lifetime()*9/10)
 	s.metrics = newMetrics(c.Metrics, s)
 	return s, nil
 }

@@ -99,7 +99,8 @@ func start(tb testing.TB, text string, options ...option) *env {
 		Holds: config.Holds{Margin: time.Minute, SettledKept: time.Minute, Expiry: "charge"},
 	}
 	c.Policy = ratelimit.Policy{Limits: set, Outage: config.Outage{DialTimeout: 10 * time.Second, Timeout: 10 * time.Second},
-		Tiers: config.Tiers{Default: "USER", Levels: map[string]config.Tier{"USER": {Capacity: 1, LeakRate: 1}, "GOLD": {Capacity: 4, LeakRate: 4}}},
+		Tiers: config.Tiers{Default: "USER", Levels: map[string]config.Tier{"USER": {Capacity: 1, LeakRate: 1},
+			"GOLD": {Capacity: 4, LeakRate: 4}}},
 		Providers: map[string]config.Provider{
 			"openai": {Protocol: config.ProtocolOpenAI, TokensPerByte: 0.25, OutputFill: 256},
 			"gemini": {Protocol: config.ProtocolGemini, TokensPerByte: 0.25, OutputFill: 256},
@@ -154,7 +155,8 @@ func (a ask) body() string {
 		return `{` + config + `"contents":[{"parts":[{"text":"` + text + `"}]}]}`
 	}
 	var more strings.Builder
-	for _, m := range []struct{ name, value string }{{"max_tokens", a.maxTokens}, {"max_completion_tokens", a.maxCompletion}, {"n", a.n}, {"stream", a.stream}} {
+	for _, m := range []struct{ name, value string }{{"max_tokens", a.maxTokens}, {"max_completion_tokens", a.maxCompletion}, {"n", a.n},
+		{"stream", a.stream}} {
 		if m.value != "" {
 			more.WriteString(`,"` + m.name + `":` + m.value)
 		}
@@ -183,8 +185,10 @@ func or(value, otherwise string) string {
 func (a ask) request() *rls.RateLimitRequest {
 	const no = attributes.Absent
 	first := &common.RateLimitDescriptor{Entries: []*common.RateLimitDescriptor_Entry{
-		entry(attributes.Hold, or(a.id, uuid.NewString())), entry(attributes.Route, "openai-chat"), entry(attributes.Provider, or(a.provider, "openai")),
-		entry(attributes.Model, or(a.model, "gpt-4o")), entry(attributes.MaxTokens, or(a.maxTokens, no)), entry(attributes.MaxCompletionTokens, or(a.maxCompletion, no)),
+		entry(attributes.Hold, or(a.id, uuid.NewString())), entry(attributes.Route, "openai-chat"), entry(attributes.Provider,
+			or(a.provider, "openai")),
+		entry(attributes.Model, or(a.model, "gpt-4o")), entry(attributes.MaxTokens, or(a.maxTokens, no)), entry(attributes.MaxCompletionTokens,
+			or(a.maxCompletion, no)),
 		entry(attributes.N, or(a.n, no)), entry(attributes.Stream, or(a.stream, no)), entry(attributes.IncludeUsage, or(a.iu, no)),
 		entry(attributes.Bytes, strconv.Itoa(len(a.body()))), entry(attributes.User, or(a.user, "ann")), entry(attributes.Org, or(a.org, no)),
 		entry(attributes.Key, "key-1"), entry(attributes.Tier, or(a.tier, "USER")),
@@ -207,7 +211,8 @@ func (e *env) ask(tb testing.TB, a ask) *rls.RateLimitResponse {
 
 func (e *env) settle(tb testing.TB, account, id string, charged int64) *limitpb.Settled {
 	tb.Helper()
-	r, err := e.limiter.Settle(tb.Context(), &limitpb.SettleRequest{Settlements: []*limitpb.Settlement{{Account: account, RequestId: id, Charged: charged}}})
+	r, err := e.limiter.Settle(tb.Context(), &limitpb.SettleRequest{Settlements: []*limitpb.Settlement{{Account: account, RequestId: id,
+		Charged: charged}}})
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -53,7 +53,8 @@ func (s *Service) record(ctx context.Context, m matched, t store.Taken, take sto
 		if before := l.mark.logged.Load(); before == second || !l.mark.logged.CompareAndSwap(before, second) {
 			continue
 		}
-		s.log.LogAttrs(ctx, slog.LevelInfo, "a limit in shadow mode would have refused", slog.String("rule", l.rule.Name), slog.String("account", take.Account),
+		s.log.LogAttrs(ctx, slog.LevelInfo, "a limit in shadow mode would have refused", slog.String("rule", l.rule.Name),
+			slog.String("account", take.Account),
 			slog.String("request_id", take.ID), slog.Float64("level", t.States[i].Level()), slog.String("capacity", l.capacity))
 	}
 	return names

@@ -132,8 +132,10 @@ func (s *Service) expiredEvent(h store.Hold, r store.Record) usage.Event {
 	if r.Drawn {
 		pool = usage.PoolDrawn
 	}
-	return usage.Event{RequestID: h.ID, UserID: f.GetUser(), OrgID: f.GetOrg(), Team: f.GetTeam(), KeyID: f.GetKey(), Tier: f.GetTier(), Account: h.Account,
-		Route: f.GetRoute(), Provider: f.GetProvider(), ModelAsked: f.GetModel(), Input: input, Output: r.Charged - input, Held: r.Held, Charged: r.Charged,
-		Source: usage.FromExpiry, Pool: pool, Allowed: true, Stream: f.GetStream(), Reason: "nobody settled the hold in time",
+	return usage.Event{RequestID: h.ID, UserID: f.GetUser(), OrgID: f.GetOrg(), Team: f.GetTeam(), KeyID: f.GetKey(), Tier: f.GetTier(),
+		Account: h.Account,
+		Route:   f.GetRoute(), Provider: f.GetProvider(), ModelAsked: f.GetModel(), Input: input, Output: r.Charged - input, Held: r.Held,
+		Charged: r.Charged,
+		Source:  usage.FromExpiry, Pool: pool, Allowed: true, Stream: f.GetStream(), Reason: "nobody settled the hold in time",
 		Timestamp: time.UnixMicro(r.Taken).UTC()}
 }

@@ -43,8 +43,10 @@ func TestSweepCharges(t *testing.T) {
 				t.Fatalf("want one event, got %v", events)
 			}
 			got := events[0]
-			if got.RequestID != id || got.UserID != "u" || got.OrgID != "o" || got.Account != "org:o" || got.Provider != "openai" || got.ModelAsked != "gpt-4o" ||
-				got.Held != 130 || got.Charged != tc.charged || got.Input+got.Output != tc.charged || got.Source != usage.FromExpiry || !got.Allowed || !got.Stream ||
+			if got.RequestID != id || got.UserID != "u" || got.OrgID != "o" || got.Account != "org:o" || got.Provider != "openai" ||
+				got.ModelAsked != "gpt-4o" ||
+				got.Held != 130 || got.Charged != tc.charged || got.Input+got.Output != tc.charged || got.Source != usage.FromExpiry ||
+				!got.Allowed || !got.Stream ||
 				time.Since(got.Timestamp).Abs() > time.Minute {
 				t.Errorf("event %+v", got)
 			}

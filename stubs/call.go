@@ -36,7 +36,8 @@ func (s *Server) post(render renderer, h func(*call) error) http.Handler {
 	return s.get(render, func(c *call) error {
 		if c.r.Method != http.MethodPost {
 			c.w.Header().Set("Allow", http.MethodPost)
-			return &apiError{status: http.StatusMethodNotAllowed, kind: "invalid_request_error", message: "Not allowed to " + c.r.Method + " on " + c.r.URL.Path}
+			return &apiError{status: http.StatusMethodNotAllowed, kind: "invalid_request_error", message: "Not allowed to " + c.r.Method + " on " +
+				c.r.URL.Path}
 		}
 		if !utf8.Valid(c.body) {
 			return invalid("", "", "We could not parse the JSON body of your request: it is not UTF-8")

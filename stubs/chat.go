@@ -108,7 +108,8 @@ func (p *plan) readMessages(m members, w *wish) *apiError {
 		}
 		texts, ok := contentTexts(messages[i].Content)
 		if !ok {
-			return invalid(fmt.Sprintf("messages[%d].content", i), "invalid_type", "Invalid type for 'messages[%d].content': expected a string or an array of parts", i)
+			return invalid(fmt.Sprintf("messages[%d].content", i), "invalid_type",
+				"Invalid type for 'messages[%d].content': expected a string or an array of parts", i)
 		}
 		for _, text := range texts {
 			p.input += countTokens(text)

@@ -15,7 +15,8 @@ type apiError struct {
 func (e *apiError) Error() string { return fmt.Sprintf("%d %s", e.status, e.message) }
 
 func invalid(param, code, format string, args ...any) *apiError {
-	return &apiError{status: http.StatusBadRequest, kind: "invalid_request_error", code: code, param: param, message: fmt.Sprintf(format, args...)}
+	return &apiError{status: http.StatusBadRequest, kind: "invalid_request_error", code: code, param: param, message: fmt.Sprintf(format,
+		args...)}
 }
 
 // forced is the error of a fault.

@@ -93,7 +93,8 @@ func (f Faults) overridden(h http.Header) (Faults, error) {
 func (f *Faults) override(field, value string) error {
 	numbers := map[string]*int{"Delay-Ms": &f.DelayMS, "Jitter-Ms": &f.JitterMS, "Chunk-Delay-Ms": &f.ChunkDelayMS, "Status": &f.Status,
 		"Truncate-After-Chunks": &f.TruncateAfterChunks, "Tokens-Per-Chunk": &f.TokensPerChunk}
-	flags := map[string]*bool{"Hang": &f.Hang, "Omit-Usage": &f.OmitUsage, "Ignore-Max-Tokens": &f.IgnoreMaxTokens, "Broken-Json": &f.BrokenJSON}
+	flags := map[string]*bool{"Hang": &f.Hang, "Omit-Usage": &f.OmitUsage, "Ignore-Max-Tokens": &f.IgnoreMaxTokens,
+		"Broken-Json": &f.BrokenJSON}
 	if flag, ok := flags[field]; ok {
 		on, err := strconv.ParseBool(value)
 		*flag = on

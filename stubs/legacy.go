@@ -49,7 +49,8 @@ func (s *Server) echo(c *call, m members) error {
 	answer := map[string]any{"id": uuid.NewString(), "provider": s.cfg.Flavour, "received": json.RawMessage(c.body),
 		"created": time.Now().UTC().Format(time.RFC3339), "message": message}
 	if !c.faults.OmitUsage {
-		answer["usage"] = map[string]int{"prompt_tokens": c.got.Input, "completion_tokens": c.got.Generated, "total_tokens": c.got.Input + c.got.Generated}
+		answer["usage"] = map[string]int{"prompt_tokens": c.got.Input, "completion_tokens": c.got.Generated, "total_tokens": c.got.Input +
+			c.got.Generated}
 	}
 	body, err := json.Marshal(answer)
 	if err != nil {

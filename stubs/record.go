@@ -128,13 +128,15 @@ func (r *recorder) name(s string) uint16 {
 
 // end stores what a request got.
 func (r *recorder) end(s Served) {
-	e := entry{millis: s.Time.UnixMilli(), input: int32(s.Input), generated: int32(s.Generated), output: int32(s.Output), status: int16(s.Status)}
+	e := entry{millis: s.Time.UnixMilli(), input: int32(s.Input), generated: int32(s.Generated), output: int32(s.Output),
+		status: int16(s.Status)}
 	if id, err := uuid.Parse(s.ID); err == nil && id.String() == s.ID {
 		e.uuid, e.flags = id, flagUUID
 	} else {
 		e.text = strings.Clone(s.ID[:min(len(s.ID), 128)])
 	}
-	e.flags |= flagIf(s.Stream, flagStream) | flagIf(s.Aborted, flagAborted) | flagIf(s.Truncated, flagTruncated) | flagIf(s.NoUsage, flagNoUsage)
+	e.flags |= flagIf(s.Stream, flagStream) | flagIf(s.Aborted, flagAborted) | flagIf(s.Truncated, flagTruncated) | flagIf(s.NoUsage,
+		flagNoUsage)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.seq++

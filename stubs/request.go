@@ -35,7 +35,8 @@ func (m members) integer(name string, low, high int) (value int, stated bool, er
 	n, convErr := strconv.Atoi(raw)
 	switch {
 	case convErr != nil:
-		return 0, false, invalid(name, "invalid_type", "Invalid type for '%s': expected an integer, but got %s instead", name, raw[:min(len(raw), 32)])
+		return 0, false, invalid(name, "invalid_type", "Invalid type for '%s': expected an integer, but got %s instead", name,
+			raw[:min(len(raw), 32)])
 	case n < low:
 		return 0, false, invalid(name, "integer_below_min_value", "Invalid '%s': integer below minimum value. Expected a value >= %d, but got %d instead", name, low, n)
 	case n > high:

@@ -82,9 +82,11 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.faults.Store(&Faults{TokensPerChunk: cfg.TokensPerChunk})
 	s.metrics = metrics{
-		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_stub_requests_total", Help: "Requests answered, by HTTP status."}, []string{"status"}),
-		tokens:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_stub_tokens_total", Help: "Tokens really served."}, []string{"type"}),
-		aborted:  prometheus.NewCounter(prometheus.CounterOpts{Name: "leaky_stub_aborted_total", Help: "Answers whose reader went away."}),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_stub_requests_total",
+			Help: "Requests answered, by HTTP status."}, []string{"status"}),
+		tokens: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_stub_tokens_total", Help: "Tokens really served."},
+			[]string{"type"}),
+		aborted: prometheus.NewCounter(prometheus.CounterOpts{Name: "leaky_stub_aborted_total", Help: "Answers whose reader went away."}),
 	}
 	if cfg.Metrics != nil {
 		for _, c := range []prometheus.Collector{s.metrics.requests, s.metrics.tokens, s.metrics.aborted} {

@@ -81,7 +81,8 @@ func TestOpenAIClient(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := int64(30); answer.Usage.CompletionTokens != want || len(answer.Choices[0].Message.Content) != 120 || answer.Choices[0].FinishReason != "stop" {
+	if want := int64(30); answer.Usage.CompletionTokens != want || len(answer.Choices[0].Message.Content) != 120 ||
+		answer.Choices[0].FinishReason != "stop" {
 		t.Errorf("want 30 tokens in 120 bytes and stop, got %+v", answer)
 	}
 	if want := int64(7); answer.Usage.PromptTokens != want {
@@ -188,7 +189,8 @@ func TestEmbeddings(t *testing.T) {
 func TestGeminiClient(t *testing.T) {
 	t.Parallel()
 	s, url := start(t, Config{Flavour: Gemini, APIKey: "secret"})
-	client, err := genai.NewClient(t.Context(), &genai.ClientConfig{APIKey: "secret", Backend: genai.BackendGeminiAPI, HTTPOptions: genai.HTTPOptions{BaseURL: url}})
+	client, err := genai.NewClient(t.Context(), &genai.ClientConfig{APIKey: "secret", Backend: genai.BackendGeminiAPI,
+		HTTPOptions: genai.HTTPOptions{BaseURL: url}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,7 +201,8 @@ func TestGeminiClient(t *testing.T) {
 		t.Fatal(err)
 	}
 	u := answer.UsageMetadata
-	if u.PromptTokenCount != 7 || u.CandidatesTokenCount != 32 || u.ThoughtsTokenCount != 8 || u.TotalTokenCount != 47 || len(answer.Text()) != 128 {
+	if u.PromptTokenCount != 7 || u.CandidatesTokenCount != 32 || u.ThoughtsTokenCount != 8 || u.TotalTokenCount != 47 ||
+		len(answer.Text()) != 128 {
 		t.Errorf("want 7 + 32 + 8 tokens, got %+v", u)
 	}
 	cfg.MaxOutputTokens = 20
@@ -215,7 +218,8 @@ func TestGeminiClient(t *testing.T) {
 		text, last = text+m.Text(), m
 		messages++
 	}
-	if u := last.UsageMetadata; u.ThoughtsTokenCount != 8 || u.CandidatesTokenCount != 12 || last.Candidates[0].FinishReason != "MAX_TOKENS" || len(text) != 48 || messages != 12 {
+	if u := last.UsageMetadata; u.ThoughtsTokenCount != 8 || u.CandidatesTokenCount != 12 ||
+		last.Candidates[0].FinishReason != "MAX_TOKENS" || len(text) != 48 || messages != 12 {
 		t.Errorf("want 8 thoughts and 12 tokens in 12 messages, got %+v, %d bytes, %d messages", u, len(text), messages)
 	}
 	if got := served(t, s, 2); got.Output != 20 || got.Generated != 20 || got.Input != 7 {
@@ -237,29 +241,33 @@ func TestErrorsAndBadInput(t *testing.T) {
 		status    int
 		want      string
 	}{
-		"not JSON":             {chat, `{`, 400, `"type":"invalid_request_error"`},
-		"an array":             {chat, `[]`, 400, `"param":null`},
-		"null":                 {chat, `null`, 400, `"code":null`},
-		"not UTF-8":            {chat, "{\"model\":\"\xff\"}", 400, "UTF-8"},
-		"no model":             {chat, `{}`, 400, "model"},
-		"unknown model":        {chat, `{"model":"x"}`, 404, "model_not_found"},
-		"no messages":          {chat, `{"model":"gpt-4o"}`, 400, `"param":"messages"`},
-		"empty messages":       {chat, `{"model":"gpt-4o","messages":[]}`, 400, `"param":"messages"`},
-		"no role":              {chat, `{"model":"gpt-4o","messages":[{}]}`, 400, `"param":"messages[0].role"`},
-		"content a number":     {chat, `{"model":"gpt-4o","messages":[{"role":"user","content":1}]}`, 400, `"param":"messages[0].content"`},
-		"max_tokens zero":      {chat, `{"model":"gpt-4o","messages":[{"role":"user","content":"a"}],"max_tokens":0}`, 400, "integer_below_min_value"},
-		"max_tokens text":      {chat, `{"model":"gpt-4o","messages":[{"role":"user","content":"a"}],"max_tokens":"5"}`, 400, "invalid_type"},
-		"max_tokens huge":      {chat, `{"model":"gpt-4o","messages":[{"role":"user","content":"a"}],"max_tokens":1000000000000000000}`, 400, "integer_above_max_value"},
-		"max_tokens fraction":  {chat, `{"model":"gpt-4o","messages":[{"role":"user","content":"a"}],"max_tokens":1.5}`, 400, "invalid_type"},
-		"stream_options alone": {chat, `{"model":"gpt-4o","messages":[{"role":"user","content":"a"}],"stream_options":{"include_usage":true}}`, 400, "stream_options"},
-		"n too large":          {chat, `{"model":"gpt-4o","messages":[{"role":"user","content":"a"}],"n":129}`, 400, `"param":"n"`},
-		"unknown path":         {openaiURL + "/v1/nothing", `{}`, 404, "unknown_url"},
-		"qwen":                 {qwenURL + "/compatible-mode/v1/chat/completions", `{`, 400, `"request_id":"req_`},
-		"gemini not JSON":      {generate, `{`, 400, `"status":"INVALID_ARGUMENT"`},
-		"gemini max zero":      {generate, `{"contents":[{"parts":[{"text":"a"}]}],"generationConfig":{"maxOutputTokens":0}}`, 400, `"code":400`},
-		"gemini snake case":    {generate, `{"contents":{"parts":[{"text":"a"}]},"generation_config":{"max_output_tokens":3}}`, 200, `"candidatesTokenCount":3,`},
-		"gemini unknown path":  {geminiURL + "/v1beta/models/m:paint", `{}`, 404, `"status":"NOT_FOUND"`},
-		"last duplicate wins":  {chat, `{"model":"gpt-4o","max_tokens":100,"Max_Tokens":90,"messages":[{"role":"user","content":"a"}],"max_tokens":7}`, 200, `"completion_tokens":7,`},
+		"not JSON":         {chat, `{`, 400, `"type":"invalid_request_error"`},
+		"an array":         {chat, `[]`, 400, `"param":null`},
+		"null":             {chat, `null`, 400, `"code":null`},
+		"not UTF-8":        {chat, "{\"model\":\"\xff\"}", 400, "UTF-8"},
+		"no model":         {chat, `{}`, 400, "model"},
+		"unknown model":    {chat, `{"model":"x"}`, 404, "model_not_found"},
+		"no messages":      {chat, `{"model":"gpt-4o"}`, 400, `"param":"messages"`},
+		"empty messages":   {chat, `{"model":"gpt-4o","messages":[]}`, 400, `"param":"messages"`},
+		"no role":          {chat, `{"model":"gpt-4o","messages":[{}]}`, 400, `"param":"messages[0].role"`},
+		"content a number": {chat, `{"model":"gpt-4o","messages":[{"role":"user","content":1}]}`, 400, `"param":"messages[0].content"`},
+		"max_tokens zero": {chat, `{"model":"gpt-4o","messages":[{"role":"user","content":"a"}],"max_tokens":0}`, 400,
+			"integer_below_min_value"},
+		"max_tokens text": {chat, `{"model":"gpt-4o","messages":[{"role":"user","content":"a"}],"max_tokens":"5"}`, 400, "invalid_type"},
+		"max_tokens huge": {chat, `{"model":"gpt-4o","messages":[{"role":"user","content":"a"}],"max_tokens":1000000000000000000}`, 400,
+			"integer_above_max_value"},
+		"max_tokens fraction": {chat, `{"model":"gpt-4o","messages":[{"role":"user","content":"a"}],"max_tokens":1.5}`, 400, "invalid_type"},
+		"stream_options alone": {chat, `{"model":"gpt-4o","messages":[{"role":"user","content":"a"}],"stream_options":{"include_usage":true}}`,
+			400, "stream_options"},
+		"n too large":     {chat, `{"model":"gpt-4o","messages":[{"role":"user","content":"a"}],"n":129}`, 400, `"param":"n"`},
+		"unknown path":    {openaiURL + "/v1/nothing", `{}`, 404, "unknown_url"},
+		"qwen":            {qwenURL + "/compatible-mode/v1/chat/completions", `{`, 400, `"request_id":"req_`},
+		"gemini not JSON": {generate, `{`, 400, `"status":"INVALID_ARGUMENT"`},
+		"gemini max zero": {generate, `{"contents":[{"parts":[{"text":"a"}]}],"generationConfig":{"maxOutputTokens":0}}`, 400, `"code":400`},
+		"gemini snake case": {generate, `{"contents":{"parts":[{"text":"a"}]},"generation_config":{"max_output_tokens":3}}`, 200,
+			`"candidatesTokenCount":3,`},
+		"gemini unknown path": {geminiURL + "/v1beta/models/m:paint", `{}`, 404, `"status":"NOT_FOUND"`},
+		"last duplicate wins": {chat, `{"model":"gpt-4o","max_tokens":100,"Max_Tokens":90,"messages":[{"role":"user","content":"a"}],"max_tokens":7}`, 200, `"completion_tokens":7,`},
 	} {
 		status, body := do(t, "POST", c.url, c.body)
 		if status != c.status || !strings.Contains(body, c.want) || !json.Valid([]byte(body)) {
@@ -326,7 +334,8 @@ func TestFaults(t *testing.T) {
 		t.Errorf("status: got %d %s", got, body)
 	}
 	put(`{"omitUsage":true,"ignoreMaxTokens":true}`)
-	if _, body := do(t, "POST", chat, plain, "X-Stub-Tokens", "50"); strings.Contains(body, `"usage"`) || !strings.Contains(body, `"finish_reason":"stop"`) {
+	if _, body := do(t, "POST", chat, plain, "X-Stub-Tokens", "50"); strings.Contains(body, `"usage"`) || !strings.Contains(body,
+		`"finish_reason":"stop"`) {
 		t.Errorf("want no usage and no cut, got %s", body)
 	}
 	if got := served(t, s, 6); got.Output != 50 || !got.NoUsage {
@@ -347,7 +356,8 @@ func TestFaults(t *testing.T) {
 	if status, text := do(t, "GET", url+"/__stub/config", ""); status != 200 || !strings.Contains(text, `"brokenJson":true`) {
 		t.Errorf("get config: %d %s", status, text)
 	}
-	for _, bad := range []string{`{"delayms":"1"}`, `{"x":1}`, `[]`, `{} {}`, `{"errorRate":1.5}`, `{"status":200}`, `{"delayMs":-1}`, `{"hang":1}`, ``} {
+	for _, bad := range []string{`{"delayms":"1"}`, `{"x":1}`, `[]`, `{} {}`, `{"errorRate":1.5}`, `{"status":200}`, `{"delayMs":-1}`,
+		`{"hang":1}`, ``} {
 		if status, text := do(t, "PUT", url+"/__stub/config", bad); status != 400 || !strings.Contains(text, "detail") {
 			t.Errorf("put %q: want 400 with a reason, got %d %s", bad, status, text)
 		}
@@ -374,7 +384,8 @@ func TestRequestsPages(t *testing.T) {
 	t.Parallel()
 	s, url := start(t, Config{Flavour: Qwen, Keep: 5})
 	for range 8 {
-		do(t, "POST", url+"/compatible-mode/v1/chat/completions", `{"model":"qwen-plus","messages":[{"role":"user","content":"hi"}]}`, "X-Request-Id", uuid.NewString())
+		do(t, "POST", url+"/compatible-mode/v1/chat/completions", `{"model":"qwen-plus","messages":[{"role":"user","content":"hi"}]}`,
+			"X-Request-Id", uuid.NewString())
 	}
 	served(t, s, 8)
 	_, text := do(t, "GET", url+"/__stub/requests?after=4&limit=3", "")
@@ -426,7 +437,8 @@ func TestLegacyChat(t *testing.T) {
 func TestDeterministic(t *testing.T) {
 	t.Parallel()
 	s, url := start(t, Config{Flavour: OpenAI})
-	bodies := []string{`{"model":"m","messages":[{"role":"user","content":"a"}]}`, `{"model":"m","messages":[{"role":"u","content":"ab"},{"role":"u","content":"é"}]}`,
+	bodies := []string{`{"model":"m","messages":[{"role":"user","content":"a"}]}`,
+		`{"model":"m","messages":[{"role":"u","content":"ab"},{"role":"u","content":"é"}]}`,
 		`{"model":"m","messages":[{"role":"user","content":[{"type":"text","text":"part"},{"text":"p"}]}],"n":3}`}
 	for i, body := range bodies {
 		do(t, "POST", url+"/v1/chat/completions", body)
@@ -448,7 +460,8 @@ func FuzzChat(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	handlers := map[string]http.Handler{}
-	for path, flavour := range map[string]Flavour{"/v1/chat/completions": OpenAI, "/v1/embeddings": OpenAI, "/v1beta/models/m:streamGenerateContent": Gemini} {
+	for path, flavour := range map[string]Flavour{"/v1/chat/completions": OpenAI, "/v1/embeddings": OpenAI,
+		"/v1beta/models/m:streamGenerateContent": Gemini} {
 		s, err := New(Config{Flavour: flavour})
 		if err != nil {
 			f.Fatal(err)

@@ -68,11 +68,13 @@ func newWorld(t *testing.T, pool *pgxpool.Pool, policy tokensvc.Policy) *world {
 		t.Fatal(err)
 	}
 	registry := prometheus.NewRegistry()
-	books, err := pools.New(pools.Config{DB: pool, Ready: store.Ready, Providers: []string{"openai", "gemini", "qwen"}, Timeout: 10 * time.Second, Metrics: registry, Log: log})
+	books, err := pools.New(pools.Config{DB: pool, Ready: store.Ready, Providers: []string{"openai", "gemini", "qwen"},
+		Timeout: 10 * time.Second, Metrics: registry, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
-	api, err := tokensvc.New(tokensvc.Config{Store: store, Verifier: principal.NewVerifier(tokensvc.Audience, keys.Keyfunc), Models: cfg.Models,
+	api, err := tokensvc.New(tokensvc.Config{Store: store, Verifier: principal.NewVerifier(tokensvc.Audience, keys.Keyfunc),
+		Models:    cfg.Models,
 		Providers: []string{"openai", "gemini", "qwen"}, MayCall: policy, Pools: books, Metrics: registry, Log: log})
 	if err != nil {
 		t.Fatal(err)
@@ -180,8 +182,9 @@ func TestQuotaRefusals(t *testing.T) {
 		status  int
 		message string
 	}{
-		"no identity":              {user2 + "?provider=openai", nil, 401, "authentication is required"},
-		"no role":                  {user2 + "?provider=openai", &principal.Principal{UserID: alice, Roles: []string{}}, 403, "role USER is required"},
+		"no identity": {user2 + "?provider=openai", nil, 401, "authentication is required"},
+		"no role": {user2 + "?provider=openai", &principal.Principal{UserID: alice, Roles: []string{}}, 403,
+			"role USER is required"},
 		"blank user":               {user2 + "?userId=+&provider=openai", user(alice), 400, "userId is required"},
 		"no provider":              {user2 + "?userId=" + alice, user(alice), 400, "provider is required"},
 		"blank provider":           {user2 + "?userId=" + alice + "&provider=%20", user(alice), 400, "provider is required"},
@@ -201,11 +204,13 @@ func TestQuotaRefusals(t *testing.T) {
 		"blank org":                {org + "?orgId=&provider=openai", user(alice), 400, "orgId is required"},
 		"org without provider":     {org + "?orgId=" + acme, member(alice, acme), 400, "provider is required"},
 		"bad org":                  {org + "?orgId=1-1-1-1-1&provider=openai", user(alice), 400, "invalid orgId"},
-		"no member":                {org + "?orgId=" + acme + "&provider=openai", user(alice), 403, "the caller is no member of this organisation"},
-		"member of another":        {org + "?orgId=" + acme + "&provider=openai", member(alice, initech), 403, "the caller is no member of this organisation"},
-		"no org pool":              {org + "?orgId=" + acme + "&provider=openai", member(alice, acme), 404, "quota not found"},
-		"consume comes later":      {"/api/v1/tokens/consume", user(alice), 404, "no such path"},
-		"purchase comes later":     {"/api/v1/tokens/purchase", user(alice), 404, "no such path"},
+		"no member": {org + "?orgId=" + acme + "&provider=openai", user(alice), 403,
+			"the caller is no member of this organisation"},
+		"member of another": {org + "?orgId=" + acme + "&provider=openai", member(alice, initech), 403,
+			"the caller is no member of this organisation"},
+		"no org pool":          {org + "?orgId=" + acme + "&provider=openai", member(alice, acme), 404, "quota not found"},
+		"consume comes later":  {"/api/v1/tokens/consume", user(alice), 404, "no such path"},
+		"purchase comes later": {"/api/v1/tokens/purchase", user(alice), 404, "no such path"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -276,12 +281,18 @@ func TestQuotaReadsPools(t *testing.T) {
 		want  map[string]any
 		reset bool
 	}{
-		"own":            {"/api/v1/tokens/quota?userId=" + alice + "&provider=openai", user(alice), map[string]any{"userId": alice, "provider": "openai", "totalTokens": 1000., "remainingTokens": 400.}, true},
-		"upper case id":  {"/api/v1/tokens/quota?userId=" + strings.ToUpper(alice) + "&provider=+OpenAI+", user(alice), map[string]any{"userId": alice, "provider": "openai", "totalTokens": 1000., "remainingTokens": 400.}, true},
-		"caller implied": {"/api/v1/tokens/quota?provider=gemini", user(alice), map[string]any{"userId": alice, "provider": "gemini", "totalTokens": 70., "remainingTokens": 7.}, false},
-		"by admin":       {"/api/v1/tokens/quota?userId=" + alice + "&provider=gemini", admin(), map[string]any{"userId": alice, "provider": "gemini", "totalTokens": 70., "remainingTokens": 7.}, false},
-		"org by member":  {"/api/v1/tokens/quota/org?orgId=" + acme + "&provider=qwen", member(bob, acme), map[string]any{"orgId": acme, "provider": "qwen", "totalTokens": 5., "remainingTokens": 5.}, true},
-		"org by admin":   {"/api/v1/tokens/quota/org?orgId=" + acme + "&provider=qwen", admin(), map[string]any{"orgId": acme, "provider": "qwen", "totalTokens": 5., "remainingTokens": 5.}, true},
+		"own": {"/api/v1/tokens/quota?userId=" + alice + "&provider=openai", user(alice), map[string]any{"userId": alice,
+			"provider": "openai", "totalTokens": 1000., "remainingTokens": 400.}, true},
+		"upper case id": {"/api/v1/tokens/quota?userId=" + strings.ToUpper(alice) + "&provider=+OpenAI+", user(alice),
+			map[string]any{"userId": alice, "provider": "openai", "totalTokens": 1000., "remainingTokens": 400.}, true},
+		"caller implied": {"/api/v1/tokens/quota?provider=gemini", user(alice), map[string]any{"userId": alice, "provider": "gemini",
+			"totalTokens": 70., "remainingTokens": 7.}, false},
+		"by admin": {"/api/v1/tokens/quota?userId=" + alice + "&provider=gemini", admin(), map[string]any{"userId": alice,
+			"provider": "gemini", "totalTokens": 70., "remainingTokens": 7.}, false},
+		"org by member": {"/api/v1/tokens/quota/org?orgId=" + acme + "&provider=qwen", member(bob, acme), map[string]any{"orgId": acme,
+			"provider": "qwen", "totalTokens": 5., "remainingTokens": 5.}, true},
+		"org by admin": {"/api/v1/tokens/quota/org?orgId=" + acme + "&provider=qwen", admin(), map[string]any{"orgId": acme,
+			"provider": "qwen", "totalTokens": 5., "remainingTokens": 5.}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -75,26 +75,34 @@ func TestAdminRefusalsLeaveNothing(t *testing.T) {
 		status     int
 		message    string
 	}{
-		"a user":             {grantPath, `{` + owner + `"tokens":1}`, user(alice), 403, "role ADMIN is required"},
-		"a user, org":        {orgPath, `{"orgId":"` + acme + `","provider":"openai","tokens":1}`, member(alice, acme), 403, "role ADMIN is required"},
-		"no owner":           {grantPath, `{"provider":"openai","reason":"x","tokens":1}`, admin(), 400, "userId or orgId is required"},
-		"two owners":         {grantPath, `{` + owner + `"orgId":"` + acme + `","tokens":1}`, admin(), 400, "userId and orgId exclude each other"},
-		"bad user":           {grantPath, `{"userId":"x","provider":"openai","reason":"x","tokens":1}`, admin(), 400, "invalid userId"},
-		"nobody":             {grantPath, `{"userId":"00000000-0000-0000-0000-000000000000","provider":"openai","reason":"x","tokens":1}`, admin(), 400, "invalid userId"},
-		"no provider":        {grantPath, `{"userId":"` + alice + `","reason":"x","tokens":1}`, admin(), 400, "provider is required"},
-		"unknown provider":   {grantPath, `{"userId":"` + alice + `","provider":"acme","reason":"x","tokens":1}`, admin(), 400, "unknown provider"},
-		"no tokens":          {grantPath, `{` + owner + `"x":1}`, admin(), 400, "tokens must be positive"},
-		"zero":               {grantPath, `{` + owner + `"tokens":0}`, admin(), 400, "tokens must be positive"},
-		"negative":           {refundPath, `{` + owner + `"tokens":-1}`, admin(), 400, "tokens must be positive"},
-		"zero adjustment":    {adjustPath, `{` + owner + `"tokens":0}`, admin(), 400, "tokens must not be zero"},
-		"2^63":               {grantPath, `{` + owner + `"tokens":9223372036854775808}`, admin(), 400, "tokens has the wrong type"},
-		"2^63-1":             {grantPath, `{` + owner + `"tokens":9223372036854775807}`, admin(), 400, "tokens exceed what a pool can hold"},
-		"-2^63":              {adjustPath, `{` + owner + `"tokens":-9223372036854775808}`, admin(), 400, "tokens exceed what a pool can hold"},
-		"fraction":           {grantPath, `{` + owner + `"tokens":1.5}`, admin(), 400, "tokens has the wrong type"},
-		"blank reason":       {grantPath, `{"userId":"` + alice + `","provider":"openai","reason":"  ","tokens":1}`, admin(), 400, "reason is required"},
-		"NUL in reason":      {grantPath, `{"userId":"` + alice + `","provider":"openai","reason":"a\u0000b","tokens":1}`, admin(), 400, "reason must be at most 500 bytes without control characters"},
-		"long reference":     {grantPath, `{` + owner + `"tokens":1,"reference":"` + strings.Repeat("r", 101) + `"}`, admin(), 400, "reference must be at most 100 bytes without control characters"},
-		"expired":            {grantPath, `{` + owner + `"tokens":1,"expiresAt":"2020-01-01T00:00:00Z"}`, admin(), 400, "expiresAt must be in the future, and of tokens that are given"},
+		"a user": {grantPath, `{` + owner + `"tokens":1}`, user(alice), 403, "role ADMIN is required"},
+		"a user, org": {orgPath, `{"orgId":"` + acme + `","provider":"openai","tokens":1}`, member(alice, acme), 403,
+			"role ADMIN is required"},
+		"no owner": {grantPath, `{"provider":"openai","reason":"x","tokens":1}`, admin(), 400, "userId or orgId is required"},
+		"two owners": {grantPath, `{` + owner + `"orgId":"` + acme + `","tokens":1}`, admin(), 400,
+			"userId and orgId exclude each other"},
+		"bad user": {grantPath, `{"userId":"x","provider":"openai","reason":"x","tokens":1}`, admin(), 400, "invalid userId"},
+		"nobody": {grantPath, `{"userId":"00000000-0000-0000-0000-000000000000","provider":"openai","reason":"x","tokens":1}`,
+			admin(), 400, "invalid userId"},
+		"no provider": {grantPath, `{"userId":"` + alice + `","reason":"x","tokens":1}`, admin(), 400, "provider is required"},
+		"unknown provider": {grantPath, `{"userId":"` + alice + `","provider":"acme","reason":"x","tokens":1}`, admin(), 400,
+			"unknown provider"},
+		"no tokens":       {grantPath, `{` + owner + `"x":1}`, admin(), 400, "tokens must be positive"},
+		"zero":            {grantPath, `{` + owner + `"tokens":0}`, admin(), 400, "tokens must be positive"},
+		"negative":        {refundPath, `{` + owner + `"tokens":-1}`, admin(), 400, "tokens must be positive"},
+		"zero adjustment": {adjustPath, `{` + owner + `"tokens":0}`, admin(), 400, "tokens must not be zero"},
+		"2^63":            {grantPath, `{` + owner + `"tokens":9223372036854775808}`, admin(), 400, "tokens has the wrong type"},
+		"2^63-1":          {grantPath, `{` + owner + `"tokens":9223372036854775807}`, admin(), 400, "tokens exceed what a pool can hold"},
+		"-2^63":           {adjustPath, `{` + owner + `"tokens":-9223372036854775808}`, admin(), 400, "tokens exceed what a pool can hold"},
+		"fraction":        {grantPath, `{` + owner + `"tokens":1.5}`, admin(), 400, "tokens has the wrong type"},
+		"blank reason": {grantPath, `{"userId":"` + alice + `","provider":"openai","reason":"  ","tokens":1}`, admin(), 400,
+			"reason is required"},
+		"NUL in reason": {grantPath, `{"userId":"` + alice + `","provider":"openai","reason":"a\u0000b","tokens":1}`, admin(), 400,
+			"reason must be at most 500 bytes without control characters"},
+		"long reference": {grantPath, `{` + owner + `"tokens":1,"reference":"` + strings.Repeat("r", 101) + `"}`, admin(), 400,
+			"reference must be at most 100 bytes without control characters"},
+		"expired": {grantPath, `{` + owner + `"tokens":1,"expiresAt":"2020-01-01T00:00:00Z"}`, admin(), 400,
+			"expiresAt must be in the future, and of tokens that are given"},
 		"bad date":           {grantPath, `{` + owner + `"tokens":1,"expiresAt":"soon"}`, admin(), 400, ""},
 		"take from no pool":  {adjustPath, `{` + owner + `"tokens":-1}`, admin(), 404, "quota not found"},
 		"org without an org": {orgPath, `{"provider":"openai","tokens":1}`, admin(), 400, "orgId is required"},
@@ -123,13 +131,15 @@ func TestAdminGrantsAdjustsAndRefunds(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 8 { // the same order at once
 		wg.Go(func() {
-			if got := w.post(grantPath, order(1000, "g1"), admin(), ""); got.status != 200 || got.body["totalTokens"] != 1000. || got.body["reference"] != "grant:g1" {
+			if got := w.post(grantPath, order(1000, "g1"), admin(), ""); got.status != 200 || got.body["totalTokens"] != 1000. ||
+				got.body["reference"] != "grant:g1" {
 				t.Errorf("grant: want 200 and 1000 tokens, got %d %v", got.status, got.body)
 			}
 		})
 	}
 	wg.Wait()
-	if got := w.post(grantPath, order(999, "g1"), admin(), ""); got.status != 409 || got.body["message"] != "reference reuse with different payload" {
+	if got := w.post(grantPath, order(999, "g1"), admin(), ""); got.status != 409 ||
+		got.body["message"] != "reference reuse with different payload" {
 		t.Errorf("want 409 for another payload, got %d %v", got.status, got.body)
 	}
 	if got := w.post(adjustPath, order(-400, ""), admin(), "a1"); got.status != 200 || got.body["remainingTokens"] != 600. {
@@ -141,10 +151,12 @@ func TestAdminGrantsAdjustsAndRefunds(t *testing.T) {
 	if got := w.post(refundPath, order(50, "r1"), admin(), ""); got.status != 200 || got.body["totalTokens"] != 650. {
 		t.Errorf("refund: want 650, got %d %v", got.status, got.body)
 	}
-	if got := w.post(orgPath, `{"orgId":"`+acme+`","provider":"openai","tokens":77}`, admin(), "o1"); got.status != 201 || got.body["orgId"] != acme || got.body["totalTokens"] != 77. {
+	if got := w.post(orgPath, `{"orgId":"`+acme+`","provider":"openai","tokens":77}`, admin(), "o1"); got.status != 201 ||
+		got.body["orgId"] != acme || got.body["totalTokens"] != 77. {
 		t.Errorf("org: want 201 and 77, got %d %v", got.status, got.body)
 	}
-	if got := w.call("GET", "/api/v1/tokens/quota?provider=openai", user(alice)); got.body["totalTokens"] != 650. || got.body["remainingTokens"] != 650. {
+	if got := w.call("GET", "/api/v1/tokens/quota?provider=openai", user(alice)); got.body["totalTokens"] != 650. ||
+		got.body["remainingTokens"] != 650. {
 		t.Errorf("want the owner to see 650, got %v", got.body)
 	}
 	w.balanced()

@@ -20,7 +20,8 @@ func TestModels(t *testing.T) {
 		policy tokensvc.Policy
 		want   []string
 	}{
-		"all":    {nil, []string{"gpt-4o", "gpt-4o-mini", "gpt-4.1", "text-embedding-3-small", "text-embedding-3-large", "gemini-2.5-flash", "gemini-2.5-pro", "qwen-plus", "qwen-max"}},
+		"all": {nil, []string{"gpt-4o", "gpt-4o-mini", "gpt-4.1", "text-embedding-3-small", "text-embedding-3-large", "gemini-2.5-flash",
+			"gemini-2.5-pro", "qwen-plus", "qwen-max"}},
 		"policy": {onlyOpenAI, []string{"gpt-4o", "gpt-4o-mini", "gpt-4.1", "text-embedding-3-small", "text-embedding-3-large"}},
 		"none":   {func(principal.Principal, config.Model) bool { return false }, nil},
 	} {
@@ -44,7 +45,8 @@ func TestModels(t *testing.T) {
 func TestModel(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, lazyPool(t), onlyOpenAI)
-	for path, id := range map[string]string{"/v1/models/gpt-4o": "gpt-4o", "/v1/models/openai/gpt-4o": "gpt-4o", "/v1/models/openai%2Fgpt-4o": "gpt-4o"} {
+	for path, id := range map[string]string{"/v1/models/gpt-4o": "gpt-4o", "/v1/models/openai/gpt-4o": "gpt-4o",
+		"/v1/models/openai%2Fgpt-4o": "gpt-4o"} {
 		got := w.call("GET", path, user(alice))
 		want := map[string]any{"id": id, "object": "model", "created": 0., "owned_by": "openai"}
 		if diff := cmp.Diff(want, got.body); got.status != 200 || diff != "" {

@@ -47,7 +47,8 @@ func (s *Store) Run(ctx context.Context) error {
 			return nil
 		}
 		if attempt%10 == 0 && ctx.Err() == nil {
-			s.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "migrate token store failed, trying again", slog.Int("attempt", attempt+1), slog.Any("error", err))
+			s.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "migrate token store failed, trying again", slog.Int("attempt", attempt+1),
+				slog.Any("error", err))
 		}
 		select {
 		case <-ctx.Done():

@@ -18,10 +18,13 @@ import (
 func TestEdgeStripsWhatClientsMustNotSay(t *testing.T) {
 	t.Parallel()
 	g := start(t, nil, nil)
-	forged := []string{"X-Request-Id", "11111111-1111-4111-8111-111111111111", "X-Leaky-Identity", "forged", "X-User-Id", "root", "x-user-roles", "ADMIN", "X-Org-Id", "o", "x-leaky-hold", "1",
-		"x-leaky-anything", "1", "X-Quota-Left", "1", "x-envoy-retry-on", "5xx", "x-envoy-upstream-rq-timeout-ms", "1", "x-envoy-original-path", "/x", "X-Forwarded-Client-Cert", "By=x", "Cookie", "a=b"}
+	forged := []string{"X-Request-Id", "11111111-1111-4111-8111-111111111111", "X-Leaky-Identity", "forged", "X-User-Id", "root",
+		"x-user-roles", "ADMIN", "X-Org-Id", "o", "x-leaky-hold", "1",
+		"x-leaky-anything", "1", "X-Quota-Left", "1", "x-envoy-retry-on", "5xx", "x-envoy-upstream-rq-timeout-ms", "1", "x-envoy-original-path",
+		"/x", "X-Forwarded-Client-Cert", "By=x", "Cookie", "a=b"}
 	// Compressed answers could not be metered, and the others choose which account of ours pays.
-	hidden := []string{"Accept-Encoding", "gzip, br", "Openai-Organization", "org-x", "Openai-Project", "p", "X-Goog-User-Project", "p", "X-Dashscope-Workspace", "w"}
+	hidden := []string{"Accept-Encoding", "gzip, br", "Openai-Organization", "org-x", "Openai-Project", "p", "X-Goog-User-Project", "p",
+		"X-Dashscope-Workspace", "w"}
 	for path, c := range map[string]struct{ method, body, identity string }{
 		"/api/v1/tokens/status":            {"GET", "", "signed-for-tokensvc"},
 		"/api/v1/analytics/usage":          {"GET", "", "signed-for-analytics"},
@@ -102,7 +105,8 @@ func TestEveryAnswerCarriesTheCommonHeaders(t *testing.T) {
 			t.Errorf("%s: want the request's id as correlation id, got %v", name, got)
 		}
 	}
-	for sent, kept := range map[string]bool{"a.B:c-1_2": true, strings.Repeat("x", 128): true, strings.Repeat("x", 129): false, "a b": false, "a/b": false, `"`: false} {
+	for sent, kept := range map[string]bool{"a.B:c-1_2": true, strings.Repeat("x", 128): true, strings.Repeat("x", 129): false, "a b": false,
+		"a/b": false, `"`: false} {
 		a := g.do(t, "GET", "/api/v1/me", "", "X-Correlation-Id", sent)
 		want := sent
 		if !kept {
@@ -127,24 +131,28 @@ func TestErrorsHaveTheShapeOfTheirFamily(t *testing.T) {
 		method, path, body, family, kind, code string
 		status                                 int
 	}{
-		"openai model":       {"POST", chatPath, `{"model":"gpt-9"}`, attributes.FamilyOpenAI, "invalid_request_error", "model_not_found", 404},
-		"embedding for chat": {"POST", chatPath, `{"model":"text-embedding-3-small"}`, attributes.FamilyOpenAI, "invalid_request_error", "model_not_found", 404},
-		"gemini on openai":   {"POST", chatPath, `{"model":"gemini-2.5-flash"}`, attributes.FamilyOpenAI, "invalid_request_error", "model_not_found", 404},
-		"other's model":      {"POST", chatPath, `{"model":"qwen/gpt-4o"}`, attributes.FamilyOpenAI, "invalid_request_error", "model_not_found", 404},
-		"qwen only":          {"POST", "/compatible-mode/v1/chat/completions", `{"model":"gpt-4o"}`, attributes.FamilyOpenAI, "invalid_request_error", "model_not_found", 404},
-		"openai down":        {"POST", chatPath, body(""), attributes.FamilyOpenAI, "server_error", "", 503},
-		"openai path":        {"GET", "/v1/nowhere", "", attributes.FamilyOpenAI, "invalid_request_error", "", 404},
-		"openai method":      {"GET", chatPath, "", attributes.FamilyOpenAI, "invalid_request_error", "", 405},
-		"gemini model":       {"POST", "/v1beta/models/gemini-9:generateContent", "{}", attributes.FamilyGemini, "NOT_FOUND", "", 404},
-		"gemini no sse":      {"POST", streaming, "{}", attributes.FamilyGemini, "INVALID_ARGUMENT", "", 400},
-		"gemini down":        {"POST", genPath, "{}", attributes.FamilyGemini, "UNAVAILABLE", "", 503},
-		"problem path":       {"GET", "/nowhere", "", attributes.FamilyProblem, "", "", 404},
-		"service down":       {"GET", "/api/v1/analytics/usage?x=1", "", familyFallback, "", "analytics", 503},
-		"fallback":           {"DELETE", "/fallback/tokensvc", "", familyFallback, "", "tokensvc", 503},
-		"fallback of old":    {"GET", "/fallback/token-service?x=1", "", familyFallback, "", "token-service", 503},
-		"fallback of none":   {"GET", "/fallback/nobody", "", attributes.FamilyProblem, "", "", 404},
-		"case matters":       {"POST", "/V1/chat/completions", body(""), attributes.FamilyProblem, "", "", 404},
-		"validate is ours":   {"GET", "/api/v1/auth/api-keys/validate", "", attributes.FamilyProblem, "", "", 404},
+		"openai model": {"POST", chatPath, `{"model":"gpt-9"}`, attributes.FamilyOpenAI, "invalid_request_error", "model_not_found", 404},
+		"embedding for chat": {"POST", chatPath, `{"model":"text-embedding-3-small"}`, attributes.FamilyOpenAI, "invalid_request_error",
+			"model_not_found", 404},
+		"gemini on openai": {"POST", chatPath, `{"model":"gemini-2.5-flash"}`, attributes.FamilyOpenAI, "invalid_request_error",
+			"model_not_found", 404},
+		"other's model": {"POST", chatPath, `{"model":"qwen/gpt-4o"}`, attributes.FamilyOpenAI, "invalid_request_error", "model_not_found",
+			404},
+		"qwen only": {"POST", "/compatible-mode/v1/chat/completions", `{"model":"gpt-4o"}`, attributes.FamilyOpenAI,
+			"invalid_request_error", "model_not_found", 404},
+		"openai down":      {"POST", chatPath, body(""), attributes.FamilyOpenAI, "server_error", "", 503},
+		"openai path":      {"GET", "/v1/nowhere", "", attributes.FamilyOpenAI, "invalid_request_error", "", 404},
+		"openai method":    {"GET", chatPath, "", attributes.FamilyOpenAI, "invalid_request_error", "", 405},
+		"gemini model":     {"POST", "/v1beta/models/gemini-9:generateContent", "{}", attributes.FamilyGemini, "NOT_FOUND", "", 404},
+		"gemini no sse":    {"POST", streaming, "{}", attributes.FamilyGemini, "INVALID_ARGUMENT", "", 400},
+		"gemini down":      {"POST", genPath, "{}", attributes.FamilyGemini, "UNAVAILABLE", "", 503},
+		"problem path":     {"GET", "/nowhere", "", attributes.FamilyProblem, "", "", 404},
+		"service down":     {"GET", "/api/v1/analytics/usage?x=1", "", familyFallback, "", "analytics", 503},
+		"fallback":         {"DELETE", "/fallback/tokensvc", "", familyFallback, "", "tokensvc", 503},
+		"fallback of old":  {"GET", "/fallback/token-service?x=1", "", familyFallback, "", "token-service", 503},
+		"fallback of none": {"GET", "/fallback/nobody", "", attributes.FamilyProblem, "", "", 404},
+		"case matters":     {"POST", "/V1/chat/completions", body(""), attributes.FamilyProblem, "", "", 404},
+		"validate is ours": {"GET", "/api/v1/auth/api-keys/validate", "", attributes.FamilyProblem, "", "", 404},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := g.do(t, c.method, c.path, c.body)
@@ -178,18 +186,21 @@ func checkShape(t *testing.T, a answer, family, kind, code, path string) {
 	}
 	switch family {
 	case attributes.FamilyOpenAI:
-		if got, _ := b.Error.Code.(string); b.Error.Type != kind || got != code || b.Error.Message == "" || a.header.Get("content-type") != "application/json" {
+		if got, _ := b.Error.Code.(string); b.Error.Type != kind || got != code || b.Error.Message == "" ||
+			a.header.Get("content-type") != "application/json" {
 			t.Errorf("want OpenAI's shape with %s %s, got %s", kind, code, a.body)
 		}
 	case attributes.FamilyGemini:
-		if b.Error.Status != kind || b.Error.Code != float64(a.status) || b.Error.Message == "" || a.header.Get("content-type") != "application/json" {
+		if b.Error.Status != kind || b.Error.Code != float64(a.status) || b.Error.Message == "" ||
+			a.header.Get("content-type") != "application/json" {
 			t.Errorf("want Gemini's shape with %s, got %s", kind, a.body)
 		}
 	case familyFallback:
 		checkFallback(t, a, code, path)
 	default:
 		path, _, _ = strings.Cut(path, "?")
-		if b.Status != float64(a.status) || b.Title != http.StatusText(a.status) || b.Detail == "" || b.Message != b.Detail || b.Instance != path || b.Path != path || b.Timestamp.IsZero() || a.header.Get("content-type") != "application/problem+json" {
+		if b.Status != float64(a.status) || b.Title != http.StatusText(a.status) || b.Detail == "" || b.Message != b.Detail ||
+			b.Instance != path || b.Path != path || b.Timestamp.IsZero() || a.header.Get("content-type") != "application/problem+json" {
 			t.Errorf("want a problem for %s, got %s", path, a.body)
 		}
 	}
@@ -208,7 +219,8 @@ func checkFallback(t *testing.T, a answer, service, path string) {
 		Timestamp                      time.Time
 	}
 	path, _, _ = strings.Cut(path, "?")
-	if err := json.Unmarshal([]byte(a.body), &b); err != nil || b.Service != service || b.Status != "unavailable" || b.Message != "Circuit breaker open" || b.Path != path ||
+	if err := json.Unmarshal([]byte(a.body), &b); err != nil || b.Service != service || b.Status != "unavailable" ||
+		b.Message != "Circuit breaker open" || b.Path != path ||
 		b.Timestamp.IsZero() || a.status != 503 || a.header.Get("content-type") != "application/json" || a.header.Get("retry-after") == "" {
 		t.Errorf("want the fallback of %s, got %d %v %s", service, a.status, a.header, a.body)
 	}
@@ -317,7 +329,8 @@ func TestMalformedRequestsAreRefused(t *testing.T) {
 	t.Parallel()
 	g := start(t, func(c *config.Config) { c.Gateway.MaxBodyBytes = 600 << 10 }, nil)
 	big := body(`,"x":"` + strings.Repeat("y", 600<<10) + `"`)
-	if a := g.do(t, "POST", chatPath, big); a.status != 413 || !strings.Contains(a.body, `"invalid_request_error"`) || !strings.Contains(a.body, "614400") {
+	if a := g.do(t, "POST", chatPath, big); a.status != 413 || !strings.Contains(a.body, `"invalid_request_error"`) ||
+		!strings.Contains(a.body, "614400") {
 		t.Errorf("want 413 with the bound, got %d %s", a.status, a.body)
 	}
 	if a := g.do(t, "POST", genPath, big); a.status != 413 || !strings.Contains(a.body, `"INVALID_ARGUMENT"`) {
@@ -342,7 +355,8 @@ func TestMalformedRequestsAreRefused(t *testing.T) {
 		"two hosts":            {"GET /v1/models HTTP/1.1\r\nHost: x\r\nHost: y\r\nConnection: close\r\n\r\n", " 400 "},
 		"CONNECT":              {"CONNECT 127.0.0.1:1 HTTP/1.1\r\nHost: 127.0.0.1:1\r\nConnection: close\r\n\r\n", " 403 "},
 		"no method":            {" / HTTP/1.1\r\nHost: x\r\n\r\n", " 400 "},
-		"chunked, too large":   {head + "Transfer-Encoding: chunked\r\n\r\n" + strings.Repeat("10000\r\n"+strings.Repeat("y", 1<<16)+"\r\n", 12) + "0\r\n\r\n", " 413 "},
+		"chunked, too large": {head + "Transfer-Encoding: chunked\r\n\r\n" + strings.Repeat("10000\r\n"+strings.Repeat("y", 1<<16)+"\r\n",
+			12) + "0\r\n\r\n", " 413 "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -365,7 +379,8 @@ func TestAuthorizationDownIsClosed(t *testing.T) {
 	g.auth.mu.Lock()
 	g.auth.fail = true
 	g.auth.mu.Unlock()
-	for path, method := range map[string]string{chatPath: "POST", genPath: "POST", "/api/v1/me": "GET", "/api/v1/auth/login": "POST", "/nowhere": "GET"} {
+	for path, method := range map[string]string{chatPath: "POST", genPath: "POST", "/api/v1/me": "GET", "/api/v1/auth/login": "POST",
+		"/nowhere": "GET"} {
 		if a := g.do(t, method, path, body("")); a.status != 503 || !json.Valid([]byte(a.body)) {
 			t.Errorf("%s: want 503, got %d %s", path, a.status, a.body)
 		}

@@ -30,13 +30,15 @@ func bounds(change func(*config.ProviderEgress)) func(*config.Config) {
 // ask calls a provider as tokensvc does.
 func (g *gateway) ask(t *testing.T, provider string, headers ...string) answer {
 	t.Helper()
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn,
+		error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", filepath.Join(g.dir, "run", "egress.sock"))
 	}}}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://egress"+egress.Path(provider), strings.NewReader(`{"prompt":"hello"}`))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://egress"+egress.Path(provider),
+		strings.NewReader(`{"prompt":"hello"}`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,13 +76,15 @@ func TestEgressReachesTheProviderWithItsKey(t *testing.T) {
 		t.Errorf("want the provider's answer, got %+v", a)
 	}
 	got := g.back.last(t)
-	if got.method != "POST" || got.uri != "/v9/consume" || got.body != `{"prompt":"hello"}` || got.header.Get("Authorization") != "Bearer sk-provider" || got.header.Get("X-Correlation-Id") != "order:1" {
+	if got.method != "POST" || got.uri != "/v9/consume" || got.body != `{"prompt":"hello"}` ||
+		got.header.Get("Authorization") != "Bearer sk-provider" || got.header.Get("X-Correlation-Id") != "order:1" {
 		t.Errorf("want the call with the provider's key, got %+v", got)
 	}
 	if got.header.Get("X-User-Id")+got.header.Get("X-Leaky-Identity") != "" {
 		t.Errorf("who calls reached the provider: %v", got.header)
 	}
-	if a := g.ask(t, "gemini"); a.status != 200 || g.back.last(t).uri != "/api/v1/gemini/chat" || g.back.last(t).header.Get("Authorization") != "" {
+	if a := g.ask(t, "gemini"); a.status != 200 || g.back.last(t).uri != "/api/v1/gemini/chat" ||
+		g.back.last(t).header.Get("Authorization") != "" {
 		t.Errorf("want gemini's own path and no key, got %+v %+v", a, g.back.last(t))
 	}
 	if a := g.ask(t, "nobody"); a.status != 404 || reason(a) != egress.Unknown {

@@ -82,11 +82,14 @@ func startWith(t *testing.T, edit func(*gateway, *config.Config), env map[string
 		cfg.Providers[name] = p
 	}
 	host := strings.TrimPrefix(provider.URL, "http://")
-	for _, e := range []*config.Endpoint{&cfg.Services.Identity, &cfg.Services.TokenSvc, &cfg.Services.Analytics, &cfg.Services.StubOpenAI, &cfg.Services.StubGemini, &cfg.Services.StubQwen} {
+	for _, e := range []*config.Endpoint{&cfg.Services.Identity, &cfg.Services.TokenSvc, &cfg.Services.Analytics, &cfg.Services.StubOpenAI,
+		&cfg.Services.StubGemini, &cfg.Services.StubQwen} {
 		e.HTTP = host
 	}
-	cfg.Services.ExtAuthz.GRPC = serveGRPC(t, "unix:"+filepath.Join(g.dir, "a.sock"), func(s *grpc.Server) { authv3.RegisterAuthorizationServer(s, g.auth) })
-	cfg.Services.RateLimit.GRPC = serveGRPC(t, "unix:"+filepath.Join(g.dir, "r.sock"), func(s *grpc.Server) { rlsv3.RegisterRateLimitServiceServer(s, g.limit) })
+	cfg.Services.ExtAuthz.GRPC = serveGRPC(t, "unix:"+filepath.Join(g.dir, "a.sock"),
+		func(s *grpc.Server) { authv3.RegisterAuthorizationServer(s, g.auth) })
+	cfg.Services.RateLimit.GRPC = serveGRPC(t, "unix:"+filepath.Join(g.dir, "r.sock"),
+		func(s *grpc.Server) { rlsv3.RegisterRateLimitServiceServer(s, g.limit) })
 	edit(g, cfg)
 	g.spool = filepath.Join(g.dir, cfg.Envoy.Spool)
 	g.startXDS(t, cfg, env)
@@ -95,7 +98,8 @@ func startWith(t *testing.T, edit func(*gateway, *config.Config), env map[string
 
 func (g *gateway) startXDS(t *testing.T, cfg *config.Config, env map[string]string) {
 	t.Helper()
-	x, err := xds.New(xds.Config{Config: cfg, Path: g.path, StateDir: g.dir, Poll: 20 * time.Millisecond, Linger: 700 * time.Millisecond, Getenv: func(k string) string { return env[k] }, Metrics: g.registry(), Log: slog.New(slog.NewTextHandler(testWriter{t}, nil))})
+	x, err := xds.New(xds.Config{Config: cfg, Path: g.path, StateDir: g.dir, Poll: 20 * time.Millisecond, Linger: 700 * time.Millisecond,
+		Getenv: func(k string) string { return env[k] }, Metrics: g.registry(), Log: slog.New(slog.NewTextHandler(testWriter{t}, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -262,13 +266,15 @@ func (a *authorizer) Check(_ context.Context, r *authv3.CheckRequest) (*authv3.C
 		return nil, fmt.Errorf("a route without a rule")
 	}
 	if !known && rule != attributes.RulePublic {
-		return &authv3.CheckResponse{Status: &status.Status{Code: int32(code.Code_UNAUTHENTICATED)}, HttpResponse: &authv3.CheckResponse_DeniedResponse{
-			DeniedResponse: &authv3.DeniedHttpResponse{Status: &typev3.HttpStatus{Code: typev3.StatusCode_Unauthorized}, Body: `{"who":"authz"}`,
-				Headers: []*corev3.HeaderValueOption{header("content-type", "application/x-authz"), header("www-authenticate", "Bearer")}}}}, nil
+		return &authv3.CheckResponse{Status: &status.Status{Code: int32(code.Code_UNAUTHENTICATED)},
+			HttpResponse: &authv3.CheckResponse_DeniedResponse{
+				DeniedResponse: &authv3.DeniedHttpResponse{Status: &typev3.HttpStatus{Code: typev3.StatusCode_Unauthorized}, Body: `{"who":"authz"}`,
+					Headers: []*corev3.HeaderValueOption{header("content-type", "application/x-authz"), header("www-authenticate", "Bearer")}}}}, nil
 	}
 	ok := &authv3.OkHttpResponse{HeadersToRemove: []string{"authorization", "x-api-key"}}
 	if audience := asked.GetContextExtensions()[attributes.ContextAudience]; audience != "" && known {
-		ok.Headers = []*corev3.HeaderValueOption{header(attributes.HeaderIdentity, "signed-for-"+audience), header(attributes.HeaderUserID, "u-1")}
+		ok.Headers = []*corev3.HeaderValueOption{header(attributes.HeaderIdentity, "signed-for-"+audience), header(attributes.HeaderUserID,
+			"u-1")}
 	}
 	if !known {
 		return &authv3.CheckResponse{Status: &status.Status{}, HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: ok}}, nil
@@ -276,8 +282,10 @@ func (a *authorizer) Check(_ context.Context, r *authv3.CheckRequest) (*authv3.C
 	if strings.Contains(asked.GetRequest().GetHttp().GetPath(), "key=") {
 		ok.QueryParametersToRemove = []string{"key"}
 	}
-	md, err := structpb.NewStruct(map[string]any{attributes.User: "u-1", attributes.Team: "red", attributes.Key: "k-1", attributes.Tier: "USER", attributes.Roles: "USER"})
-	return &authv3.CheckResponse{Status: &status.Status{}, DynamicMetadata: md, HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: ok}}, err
+	md, err := structpb.NewStruct(map[string]any{attributes.User: "u-1", attributes.Team: "red", attributes.Key: "k-1",
+		attributes.Tier: "USER", attributes.Roles: "USER"})
+	return &authv3.CheckResponse{Status: &status.Status{}, DynamicMetadata: md,
+		HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: ok}}, err
 }
 
 func header(name, value string) *corev3.HeaderValueOption {
@@ -335,7 +343,8 @@ func (l *limiter) count() int {
 // admit is a hold of 100 tokens, with more members.
 func admit(more map[string]any) func(*rlsv3.RateLimitRequest) (*rlsv3.RateLimitResponse, error) {
 	return func(*rlsv3.RateLimitRequest) (*rlsv3.RateLimitResponse, error) {
-		fields := map[string]any{attributes.Account: "user:u-1", attributes.Held: 100, attributes.Input: 40, attributes.Model: "gpt-4o", attributes.Stream: "false"}
+		fields := map[string]any{attributes.Account: "user:u-1", attributes.Held: 100, attributes.Input: 40, attributes.Model: "gpt-4o",
+			attributes.Stream: "false"}
 		for k, v := range more {
 			fields[k] = v
 		}

@@ -83,14 +83,16 @@ func TestTheProvidersHeadersDoNotSpeakForTheGateway(t *testing.T) {
 	g := start(t, nil, nil)
 	g.limit.set(admit(nil))
 	g.back.set(func(w http.ResponseWriter, r *http.Request) {
-		for name, value := range map[string]string{"X-Request-Id": "theirs", "X-Ratelimit-Remaining-Tokens": "9", "X-Ratelimit-Limit-Requests": "9", "Set-Cookie": "a=b", "Server": "theirs",
+		for name, value := range map[string]string{"X-Request-Id": "theirs", "X-Ratelimit-Remaining-Tokens": "9",
+			"X-Ratelimit-Limit-Requests": "9", "Set-Cookie": "a=b", "Server": "theirs",
 			"Openai-Organization": "ours", "X-Correlation-Id": "theirs", "X-Frame-Options": "SAMEORIGIN", "Retry-After": "7"} {
 			w.Header().Set(name, value)
 		}
 		w.WriteHeader(429)
 	})
 	a := g.do(t, "POST", chatPath, body(""))
-	for _, name := range []string{"X-Ratelimit-Remaining-Tokens", "X-Ratelimit-Limit-Requests", "Set-Cookie", "Server", "Openai-Organization"} {
+	for _, name := range []string{"X-Ratelimit-Remaining-Tokens", "X-Ratelimit-Limit-Requests", "Set-Cookie", "Server",
+		"Openai-Organization"} {
 		if got := a.header.Values(name); len(got) > 0 {
 			t.Errorf("the provider's %s reached the client: %v", name, got)
 		}

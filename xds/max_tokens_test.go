@@ -12,7 +12,8 @@ import (
 func TestARouteMayAskForMaxTokens(t *testing.T) {
 	t.Parallel()
 	g := start(t, func(c *config.Config) {
-		c.Limits.MaxTokens = config.MaxTokens{Default: config.MaxTokensReject, Routes: map[string]config.MaxTokensMode{"qwen-chat": config.MaxTokensModel}}
+		c.Limits.MaxTokens = config.MaxTokens{Default: config.MaxTokensReject,
+			Routes: map[string]config.MaxTokensMode{"qwen-chat": config.MaxTokensModel}}
 	}, nil)
 	for name, c := range map[string]struct {
 		path, body string
@@ -34,7 +35,8 @@ func TestARouteMayAskForMaxTokens(t *testing.T) {
 			if a.status != c.status {
 				t.Fatalf("want %d, got %d %s", c.status, a.status, a.body)
 			}
-			if c.status == 400 && (!strings.Contains(a.body, "max_tokens is missing") || a.header.Get("x-should-retry") != "false" || g.back.count() != reached || g.limit.count() != asked) {
+			if c.status == 400 && (!strings.Contains(a.body, "max_tokens is missing") || a.header.Get("x-should-retry") != "false" ||
+				g.back.count() != reached || g.limit.count() != asked) {
 				t.Errorf("want the refusal to say why and to reach nobody, got %v %s", a.header, a.body)
 			}
 		})

@@ -70,13 +70,15 @@ func TestProviderPathsFollowTheBaseURL(t *testing.T) {
 	for name, c := range map[string]struct {
 		provider, base, path, body, want string
 	}{
-		"openai, none":    {"openai", "", chatPath, body(""), "/v1/chat/completions"},
-		"openai, sdk":     {"openai", "/v1", chatPath, body(""), "/v1/chat/completions"},
-		"openai, prefix":  {"openai", "/proxy/openai/v1/", chatPath, body(""), "/proxy/openai/v1/chat/completions"},
-		"embeddings":      {"openai", "/x/v1", "/v1/embeddings", `{"model":"text-embedding-3-small"}`, "/x/v1/embeddings"},
-		"qwen, none":      {"qwen", "", chatPath, `{"model":"qwen-plus"}`, "/compatible-mode/v1/chat/completions"},
-		"qwen, dashscope": {"qwen", "/compatible-mode/v1", "/compatible-mode/v1/chat/completions", `{"model":"qwen-plus"}`, "/compatible-mode/v1/chat/completions"},
-		"qwen, other":     {"qwen", "/w/1/v1", "/compatible-mode/v1/chat/completions?a=b", `{"model":"qwen-plus"}`, "/w/1/v1/chat/completions?a=b"},
+		"openai, none":   {"openai", "", chatPath, body(""), "/v1/chat/completions"},
+		"openai, sdk":    {"openai", "/v1", chatPath, body(""), "/v1/chat/completions"},
+		"openai, prefix": {"openai", "/proxy/openai/v1/", chatPath, body(""), "/proxy/openai/v1/chat/completions"},
+		"embeddings":     {"openai", "/x/v1", "/v1/embeddings", `{"model":"text-embedding-3-small"}`, "/x/v1/embeddings"},
+		"qwen, none":     {"qwen", "", chatPath, `{"model":"qwen-plus"}`, "/compatible-mode/v1/chat/completions"},
+		"qwen, dashscope": {"qwen", "/compatible-mode/v1", "/compatible-mode/v1/chat/completions", `{"model":"qwen-plus"}`,
+			"/compatible-mode/v1/chat/completions"},
+		"qwen, other": {"qwen", "/w/1/v1", "/compatible-mode/v1/chat/completions?a=b", `{"model":"qwen-plus"}`,
+			"/w/1/v1/chat/completions?a=b"},
 		"gemini, none":    {"gemini", "", genPath, `{}`, genPath},
 		"gemini, prefix":  {"gemini", "/google", streaming + "?alt=sse", `{}`, "/google" + streaming + "?alt=sse"},
 		"gemini, version": {"gemini", "/google/v1beta", genPath, `{}`, "/google" + genPath},
@@ -166,7 +168,8 @@ func TestAProviderThatRefusesOurKeyDoesNotBlameTheCaller(t *testing.T) {
 			})
 			for path, want := range map[string]string{chatPath: `"type":"server_error"`, genPath: `"status":"UNAVAILABLE"`} {
 				a := g.do(t, "POST", path, body(""))
-				if a.status != 503 || !strings.Contains(a.body, want) || strings.Contains(a.body, "sk-pr") || a.header.Get("WWW-Authenticate") != "" || !json.Valid([]byte(a.body)) {
+				if a.status != 503 || !strings.Contains(a.body, want) || strings.Contains(a.body, "sk-pr") ||
+					a.header.Get("WWW-Authenticate") != "" || !json.Valid([]byte(a.body)) {
 					t.Errorf("%s %d %q: want 503 with %s, got %+v", path, status, text, want, a)
 				}
 				if raw, l := g.rawLine(t, a.header.Get("x-request-id")); l.Status != 503 || l.Held == nil {

@@ -48,7 +48,8 @@ models:
 func fromFile(t *testing.T, url string) (g *gateway, path string) {
 	t.Helper()
 	g = start(t, func(c *config.Config) {
-		c.Providers = map[string]config.Provider{"openai": {Protocol: config.ProtocolOpenAI, URL: "http://127.0.0.1:9", ConnectTimeout: time.Second, ConsumePath: "/c",
+		c.Providers = map[string]config.Provider{"openai": {Protocol: config.ProtocolOpenAI, URL: "http://127.0.0.1:9",
+			ConnectTimeout: time.Second, ConsumePath: "/c",
 			Egress: config.ProviderEgress{Timeout: time.Second, Attempts: 1, Backoff: time.Second, MaxConcurrent: 1}}}
 		c.Models = []config.Model{{Name: "gpt-4o", Provider: "openai"}}
 	}, nil)
@@ -127,7 +128,8 @@ func TestChangingProvidersUnderLoadLosesNothing(t *testing.T) {
 	}
 	eventually(t, "the old cluster is gone", func() bool {
 		text, err := g.envoy.Get("/clusters")
-		return err == nil && strings.Contains(text, strings.TrimPrefix(first, "http://")) && !strings.Contains(text, strings.TrimPrefix(second, "http://"))
+		return err == nil && strings.Contains(text, strings.TrimPrefix(first, "http://")) && !strings.Contains(text, strings.TrimPrefix(second,
+			"http://"))
 	})
 }
 
@@ -208,7 +210,8 @@ func TestPagesTellWhoRunsWhat(t *testing.T) {
 	eventually(t, "the Envoy has acknowledged everything", func() bool {
 		g.page(t, "/v1/clients", &clients)
 		return len(clients.Clients) == 1 && clients.Clients[0].Acknowledged["RouteConfiguration"] == status.Versions["RouteConfiguration"] &&
-			clients.Clients[0].Acknowledged["Cluster"] == status.Versions["Cluster"] && clients.Clients[0].Acknowledged["Listener"] == status.Versions["Listener"]
+			clients.Clients[0].Acknowledged["Cluster"] == status.Versions["Cluster"] &&
+			clients.Clients[0].Acknowledged["Listener"] == status.Versions["Listener"]
 	})
 	if c := clients.Clients[0]; c.Node != t.Name() || c.Build != "1.40.0" || len(c.Refused) != 0 {
 		t.Errorf("want this test's Envoy 1.40.0, got %+v", c)
@@ -233,7 +236,8 @@ func TestPagesTellWhoRunsWhat(t *testing.T) {
 func TestARefusedConfigurationIsShown(t *testing.T) {
 	t.Parallel()
 	g, path := fromFile(t, named(t, "provider"))
-	rewrite(t, path, strings.Replace(g.yamlFor("http://127.0.0.1:9", ""), `gateway: {listen: "127.0.0.1:0"}`, "gateway: {listen: \"192.0.2.77:8080\"}", 1))
+	rewrite(t, path, strings.Replace(g.yamlFor("http://127.0.0.1:9", ""), `gateway: {listen: "127.0.0.1:0"}`,
+		"gateway: {listen: \"192.0.2.77:8080\"}", 1))
 	var clients struct {
 		Clients []struct {
 			Refused map[string]struct{ Message string }

@@ -26,7 +26,8 @@ func TestReplicasShareTheWorkAndOneMayDie(t *testing.T) {
 			t.Fatal(err)
 		}
 		go server.Serve(ln)
-		c.Services.RateLimit.Replicas = []config.Replica{{HTTP: "127.0.0.1:0", GRPC: "unix:" + path}, {HTTP: "127.0.0.1:0", GRPC: "unix:" + filepath.Join(g.dir, "never.sock")}}
+		c.Services.RateLimit.Replicas = []config.Replica{{HTTP: "127.0.0.1:0", GRPC: "unix:" + path}, {HTTP: "127.0.0.1:0", GRPC: "unix:" +
+			filepath.Join(g.dir, "never.sock")}}
 	}, nil)
 	for i := range 100 {
 		if a := g.do(t, "POST", chatPath, body("")); a.status != 200 {

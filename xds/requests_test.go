@@ -80,8 +80,10 @@ func TestWhitelistedPathsAreNotCounted(t *testing.T) {
 		c.Gateway.RateLimit.Whitelist = []string{"/api/v1/tokens/status", "/api/v1/analytics/**", "/api/v1/me/x/**"}
 	}, nil)
 	for path, counted := range map[string]bool{
-		"/api/v1/tokens/status": false, "/api/v1/tokens/status?x=1": false, "/api/v1/tokens/statuses": true, "/api/v1/tokens/quota?p=/api/v1/tokens/status": true,
-		"/api/v1/analytics/usage": false, "/api/v1/me": true, "/api/v1/me/": true, "/api/v1/me/x": false, "/api/v1/me/x/y": false, "/api/v1/me/xy": true, "/api/v1/me/y?/api/v1/me/x/": true,
+		"/api/v1/tokens/status": false, "/api/v1/tokens/status?x=1": false, "/api/v1/tokens/statuses": true,
+		"/api/v1/tokens/quota?p=/api/v1/tokens/status": true,
+		"/api/v1/analytics/usage":                      false, "/api/v1/me": true, "/api/v1/me/": true, "/api/v1/me/x": false, "/api/v1/me/x/y": false,
+		"/api/v1/me/xy": true, "/api/v1/me/y?/api/v1/me/x/": true,
 	} {
 		before := g.limit.count()
 		if a := g.do(t, "GET", path, ""); a.status != 200 {
@@ -117,13 +119,15 @@ func TestOpenRoutesPassWithoutTheRateLimitService(t *testing.T) {
 	g := start(t, func(c *config.Config) {
 		c.Limits.Timeout = 200 * time.Millisecond
 		c.Services.RateLimit.GRPC = "127.0.0.1:1" // nobody listens
-		c.Limits.Outage = config.Outage{Default: config.OutageClosed, Routes: map[string]config.OutageMode{"openai-chat": config.OutageOpen, "tokensvc": config.OutageOpen, "analytics": config.OutageLease}}
+		c.Limits.Outage = config.Outage{Default: config.OutageClosed, Routes: map[string]config.OutageMode{"openai-chat": config.OutageOpen,
+			"tokensvc": config.OutageOpen, "analytics": config.OutageLease}}
 	}, nil)
 	for path, c := range map[string]struct {
 		method, body string
 		status       int
 	}{
-		chatPath: {"POST", body(""), 200}, "/api/v1/tokens/quota": {"GET", "", 200}, "/api/v1/analytics/usage": {"GET", "", 503}, genPath: {"POST", "{}", 503}, "/api/v1/me": {"GET", "", 503},
+		chatPath: {"POST", body(""), 200}, "/api/v1/tokens/quota": {"GET", "", 200}, "/api/v1/analytics/usage": {"GET", "", 503},
+		genPath: {"POST", "{}", 503}, "/api/v1/me": {"GET", "", 503},
 	} {
 		a := g.do(t, c.method, path, c.body)
 		if a.status != c.status {

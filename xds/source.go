@@ -73,7 +73,8 @@ func (s source) limitsFile(cfg *config.Config) string {
 // systemTrust finds the machine's root certificates: SSL_CERT_FILE, else where the
 // distributions keep them.
 func systemTrust(getenv func(string) string) protos.Trust {
-	for _, file := range []string{getenv("SSL_CERT_FILE"), "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"} {
+	for _, file := range []string{getenv("SSL_CERT_FILE"), "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt",
+		"/etc/ssl/cert.pem"} {
 		if info, err := os.Stat(file); file != "" && err == nil && info.Mode().IsRegular() {
 			return protos.Trust{File: file}
 		}

@@ -13,24 +13,27 @@ func TestSpliceAppendsAndTouchesNothingElse(t *testing.T) {
 	g := start(t, nil, nil)
 	const tokens, generation = `"max_tokens":256,"stream_options":{"include_usage":true}`, `"maxOutputTokens":256`
 	for name, c := range map[string]struct{ path, body, want string }{
-		"plain":                 {chatPath, `{"model":"gpt-4o"}`, `{"model":"gpt-4o",` + tokens + `}`},
-		"trailing white space":  {chatPath, "{\"model\":\"gpt-4o\" \n}\r\n\t \n", "{\"model\":\"gpt-4o\" \n," + tokens + "}\r\n\t \n"},
-		"brace in last string":  {chatPath, `{"model":"gpt-4o","x":"}{\"}"}`, `{"model":"gpt-4o","x":"}{\"}",` + tokens + `}`},
-		"object last":           {chatPath, `{"model":"gpt-4o","x":{"y":{}}}`, `{"model":"gpt-4o","x":{"y":{}},` + tokens + `}`},
-		"empty object last":     {chatPath, `{"model":"gpt-4o","x":{}}`, `{"model":"gpt-4o","x":{},` + tokens + `}`},
-		"percent sign":          {chatPath, `{"model":"gpt-4o","x":"100%1 %s"}`, `{"model":"gpt-4o","x":"100%1 %s",` + tokens + `}`},
-		"null overridden":       {chatPath, `{"model":"gpt-4o","max_tokens":null}`, `{"model":"gpt-4o","max_tokens":null,` + tokens + `}`},
-		"large":                 {chatPath, `{"model":"gpt-4o","x":"` + strings.Repeat("y", 1<<20) + `"}`, `{"model":"gpt-4o","x":"` + strings.Repeat("y", 1<<20) + `",` + tokens + `}`},
-		"gemini empty":          {genPath, `{}`, `{"generationConfig":{` + generation + `}}`},
-		"gemini empty, spaced":  {genPath, " { } ", ` { "generationConfig":{` + generation + `}} `},
-		"gemini none":           {genPath, `{"contents":[{}]}`, `{"contents":[{}],"generationConfig":{` + generation + `}}`},
-		"gemini empty config":   {genPath, `{"generationConfig":{},"contents":[]}`, `{"generationConfig":{` + generation + `},"contents":[]}`},
-		"gemini spaced config":  {genPath, `{"generationConfig": { } }`, `{"generationConfig": { ` + generation + `} }`},
-		"gemini config":         {genPath, `{"generationConfig":{"topK":1,"x":"}"},"contents":[]}`, `{"generationConfig":{"topK":1,"x":"}",` + generation + `},"contents":[]}`},
-		"gemini snake config":   {genPath, `{"generation_config":{"topK":1}}`, `{"generation_config":{"topK":1,` + generation + `}}`},
-		"gemini null config":    {genPath, `{"generationConfig":null,"contents":[]}`, `{"generationConfig":{` + generation + `},"contents":[]}`},
-		"gemini config in text": {genPath, `{"contents":[{"generationConfig":{}}]}`, `{"contents":[{"generationConfig":{}}],"generationConfig":{` + generation + `}}`},
-		"gemini stream":         {streaming + "?alt=sse", `{"contents":[]}`, `{"contents":[],"generationConfig":{` + generation + `}}`},
+		"plain":                {chatPath, `{"model":"gpt-4o"}`, `{"model":"gpt-4o",` + tokens + `}`},
+		"trailing white space": {chatPath, "{\"model\":\"gpt-4o\" \n}\r\n\t \n", "{\"model\":\"gpt-4o\" \n," + tokens + "}\r\n\t \n"},
+		"brace in last string": {chatPath, `{"model":"gpt-4o","x":"}{\"}"}`, `{"model":"gpt-4o","x":"}{\"}",` + tokens + `}`},
+		"object last":          {chatPath, `{"model":"gpt-4o","x":{"y":{}}}`, `{"model":"gpt-4o","x":{"y":{}},` + tokens + `}`},
+		"empty object last":    {chatPath, `{"model":"gpt-4o","x":{}}`, `{"model":"gpt-4o","x":{},` + tokens + `}`},
+		"percent sign":         {chatPath, `{"model":"gpt-4o","x":"100%1 %s"}`, `{"model":"gpt-4o","x":"100%1 %s",` + tokens + `}`},
+		"null overridden":      {chatPath, `{"model":"gpt-4o","max_tokens":null}`, `{"model":"gpt-4o","max_tokens":null,` + tokens + `}`},
+		"large": {chatPath, `{"model":"gpt-4o","x":"` + strings.Repeat("y", 1<<20) + `"}`, `{"model":"gpt-4o","x":"` +
+			strings.Repeat("y", 1<<20) + `",` + tokens + `}`},
+		"gemini empty":         {genPath, `{}`, `{"generationConfig":{` + generation + `}}`},
+		"gemini empty, spaced": {genPath, " { } ", ` { "generationConfig":{` + generation + `}} `},
+		"gemini none":          {genPath, `{"contents":[{}]}`, `{"contents":[{}],"generationConfig":{` + generation + `}}`},
+		"gemini empty config":  {genPath, `{"generationConfig":{},"contents":[]}`, `{"generationConfig":{` + generation + `},"contents":[]}`},
+		"gemini spaced config": {genPath, `{"generationConfig": { } }`, `{"generationConfig": { ` + generation + `} }`},
+		"gemini config": {genPath, `{"generationConfig":{"topK":1,"x":"}"},"contents":[]}`, `{"generationConfig":{"topK":1,"x":"}",` +
+			generation + `},"contents":[]}`},
+		"gemini snake config": {genPath, `{"generation_config":{"topK":1}}`, `{"generation_config":{"topK":1,` + generation + `}}`},
+		"gemini null config":  {genPath, `{"generationConfig":null,"contents":[]}`, `{"generationConfig":{` + generation + `},"contents":[]}`},
+		"gemini config in text": {genPath, `{"contents":[{"generationConfig":{}}]}`,
+			`{"contents":[{"generationConfig":{}}],"generationConfig":{` + generation + `}}`},
+		"gemini stream": {streaming + "?alt=sse", `{"contents":[]}`, `{"contents":[],"generationConfig":{` + generation + `}}`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			key, members := attributes.Splice, tokens

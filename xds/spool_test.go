@@ -48,28 +48,38 @@ func TestSpoolTellsTheProvidersUsage(t *testing.T) {
 		route, provider, model, served string
 		sent                           int
 	}{
-		"chat json":     {chatPath, body(""), says("application/json", chatAnswer), 9, 12, 4, 3, "openai-chat", "openai", "gpt-4o", "gpt-4o-2024", len(chatAnswer)},
-		"chat stream":   {chatPath, body(""), says(sse, chatChunk, chatChunk, chatEnd, chatDone), 9, 12, 4, 3, "openai-chat", "openai", "gpt-4o", "gpt-4o-2024", len(chatChunk)*2 + len(chatEnd+chatDone)},
-		"qwen":          {"/compatible-mode/v1/chat/completions", `{"model":"qwen/qwen-plus"}`, says("application/json", chatAnswer), 9, 12, 4, 3, "qwen-chat", "qwen", "qwen-plus", "gpt-4o-2024", len(chatAnswer)},
-		"embeddings":    {"/v1/embeddings", `{"model":"text-embedding-3-small","input":"x"}`, says("application/json", embeddings), 5, 0, 0, 0, "openai-embeddings", "openai", "text-embedding-3-small", "embed-1", len(embeddings)},
-		"gemini json":   {genPath, `{}`, says("application/json; charset=UTF-8", gemini), 7, 16, 2, 5, "gemini-generate", "gemini", "gemini-2.5-flash", "gemini-x", len(gemini)},
-		"gemini stream": {streaming + "?alt=sse", `{}`, says(sse, "data: "+gemini+"\r\n\r\n", "data: "+gemini+"\r\n\r\n"), 7, 16, 2, 5, "gemini-stream", "gemini", "gemini-2.5-flash", "gemini-x", 2*len(gemini) + 20},
+		"chat json": {chatPath, body(""), says("application/json", chatAnswer), 9, 12, 4, 3, "openai-chat", "openai", "gpt-4o",
+			"gpt-4o-2024", len(chatAnswer)},
+		"chat stream": {chatPath, body(""), says(sse, chatChunk, chatChunk, chatEnd, chatDone), 9, 12, 4, 3, "openai-chat", "openai",
+			"gpt-4o", "gpt-4o-2024", len(chatChunk)*2 + len(chatEnd+chatDone)},
+		"qwen": {"/compatible-mode/v1/chat/completions", `{"model":"qwen/qwen-plus"}`, says("application/json", chatAnswer), 9, 12, 4,
+			3, "qwen-chat", "qwen", "qwen-plus", "gpt-4o-2024", len(chatAnswer)},
+		"embeddings": {"/v1/embeddings", `{"model":"text-embedding-3-small","input":"x"}`, says("application/json", embeddings), 5, 0, 0, 0,
+			"openai-embeddings", "openai", "text-embedding-3-small", "embed-1", len(embeddings)},
+		"gemini json": {genPath, `{}`, says("application/json; charset=UTF-8", gemini), 7, 16, 2, 5, "gemini-generate", "gemini",
+			"gemini-2.5-flash", "gemini-x", len(gemini)},
+		"gemini stream": {streaming + "?alt=sse", `{}`, says(sse, "data: "+gemini+"\r\n\r\n", "data: "+gemini+"\r\n\r\n"), 7, 16, 2, 5,
+			"gemini-stream", "gemini", "gemini-2.5-flash", "gemini-x", 2*len(gemini) + 20},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g.limit.set(admit(nil))
 			g.back.set(c.reply)
-			a := g.do(t, "POST", c.path, c.body, "traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "x-correlation-id", "order:1")
+			a := g.do(t, "POST", c.path, c.body, "traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "x-correlation-id",
+				"order:1")
 			raw, l := g.rawLine(t, a.header.Get("x-request-id"))
-			if l.Quality != spool.Complete || l.Input == nil || *l.Input != c.in || l.Output == nil || *l.Output != c.out || l.Cached == nil || *l.Cached != c.cached || l.Reasoning == nil || *l.Reasoning != c.reasoning {
+			if l.Quality != spool.Complete || l.Input == nil || *l.Input != c.in || l.Output == nil || *l.Output != c.out || l.Cached == nil ||
+				*l.Cached != c.cached || l.Reasoning == nil || *l.Reasoning != c.reasoning {
 				t.Errorf("want usage %d %d %d %d, got %s", c.in, c.out, c.cached, c.reasoning, raw)
 			}
 			if l.Route != c.route || l.Provider != c.provider || l.Model != c.model || l.Served != c.served {
 				t.Errorf("want %s %s %s %s, got %s", c.route, c.provider, c.model, c.served, raw)
 			}
-			if l.Account != "user:u-1" || l.Held == nil || *l.Held != 100 || l.HeldIn == nil || *l.HeldIn != 40 || l.User != "u-1" || l.Key != "k-1" || l.Org != "" || l.Tier != "USER" {
+			if l.Account != "user:u-1" || l.Held == nil || *l.Held != 100 || l.HeldIn == nil || *l.HeldIn != 40 || l.User != "u-1" ||
+				l.Key != "k-1" || l.Org != "" || l.Tier != "USER" {
 				t.Errorf("want the hold and the caller, got %s", raw)
 			}
-			if l.Status != 200 || l.Upstream != "200" || l.Flags != "-" || l.Details != "via_upstream" || l.BytesSent != int64(c.sent) || l.WireRecv-l.HeaderRecv < int64(c.sent) || l.FirstByte == nil {
+			if l.Status != 200 || l.Upstream != "200" || l.Flags != "-" || l.Details != "via_upstream" || l.BytesSent != int64(c.sent) ||
+				l.WireRecv-l.HeaderRecv < int64(c.sent) || l.FirstByte == nil {
 				t.Errorf("want status, flags and %d bytes, got %s", c.sent, raw)
 			}
 			if _, err := time.Parse(time.RFC3339, l.Start); err != nil || l.Trace == "" || l.Corr != "order:1" || l.Stream != "false" {
@@ -92,15 +102,17 @@ func TestSpoolTellsWhatWentWrong(t *testing.T) {
 		"broken json":  {says("application/json", `{"usage":{"prompt_tokens":`), 200, "-", "via_upstream", "200", spool.Failed, true},
 		"provider 500": {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, `{}`, 500) }, 500, "-", "via_upstream", "500", "", true},
 		"provider 429": {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, `{}`, 429) }, 429, "-", "via_upstream", "429", "", true},
-		"reset":        {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, 503, "UC", "upstream_reset_before_response_started", "-", "", false},
-		"hang":         {func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, 503, "SI", "stream_idle_timeout", "-", "", false},
+		"reset": {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, 503, "UC",
+			"upstream_reset_before_response_started", "-", "", false},
+		"hang": {func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, 503, "SI", "stream_idle_timeout", "-", "", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g.limit.set(admit(nil))
 			g.back.set(c.reply)
 			a := g.do(t, "POST", chatPath, body(""))
 			raw, l := g.rawLine(t, a.header.Get("x-request-id"))
-			if a.status != c.status || l.Status != c.status || l.Flags != c.flags || !strings.HasPrefix(l.Details, c.details) || l.Upstream != c.upstream || l.Quality != c.quality || l.WireRecv-l.HeaderRecv > 0 != c.body {
+			if a.status != c.status || l.Status != c.status || l.Flags != c.flags || !strings.HasPrefix(l.Details, c.details) ||
+				l.Upstream != c.upstream || l.Quality != c.quality || l.WireRecv-l.HeaderRecv > 0 != c.body {
 				t.Errorf("want %+v, got %d %s %s", c, a.status, a.body, raw)
 			}
 			if l.Account != "user:u-1" || l.Held == nil {
@@ -118,7 +130,8 @@ func TestSpoolTellsWhatWentWrong(t *testing.T) {
 		})
 		id, err := g.readSome(t, t.Context(), 1<<20)
 		raw, l := g.rawLine(t, id)
-		if err == nil || l.Flags == "-" || l.Status != 200 || l.Upstream != "200" || l.WireRecv-l.HeaderRecv < int64(len(chatChunk)) || l.Input != nil {
+		if err == nil || l.Flags == "-" || l.Status != 200 || l.Upstream != "200" || l.WireRecv-l.HeaderRecv < int64(len(chatChunk)) ||
+			l.Input != nil {
 			t.Errorf("want a cut stream, got %v %s", err, raw)
 		}
 	})
@@ -173,14 +186,17 @@ func TestSpoolTellsRefusals(t *testing.T) {
 	g := start(t, nil, nil)
 	g.limit.set(func(*rlsv3.RateLimitRequest) (*rlsv3.RateLimitResponse, error) {
 		return &rlsv3.RateLimitResponse{OverallCode: rlsv3.RateLimitResponse_OVER_LIMIT, RawBody: []byte(`{"error":{"message":"no"}}`),
-			ResponseHeadersToAdd: []*corev3.HeaderValue{{Key: "content-type", Value: "application/json"}, {Key: "retry-after", Value: "3"}, {Key: "x-should-retry", Value: "true"}}}, nil
+			ResponseHeadersToAdd: []*corev3.HeaderValue{{Key: "content-type", Value: "application/json"}, {Key: "retry-after", Value: "3"},
+				{Key: "x-should-retry", Value: "true"}}}, nil
 	})
 	a := g.do(t, "POST", chatPath, body(""))
-	if a.status != 429 || a.body != `{"error":{"message":"no"}}` || a.header.Get("content-type") != "application/json" || a.header.Get("retry-after") != "3" || a.header.Get("x-should-retry") != "true" {
+	if a.status != 429 || a.body != `{"error":{"message":"no"}}` || a.header.Get("content-type") != "application/json" ||
+		a.header.Get("retry-after") != "3" || a.header.Get("x-should-retry") != "true" {
 		t.Errorf("want ratelimit's own answer, got %+v", a)
 	}
 	raw, l := g.rawLine(t, a.header.Get("x-request-id"))
-	if l.Flags != "RL" || l.Status != 429 || l.Account != "" || l.Held != nil || l.User != "u-1" || l.Provider != "openai" || l.Model != "gpt-4o" || l.Upstream != "-" || l.Bytes == "" {
+	if l.Flags != "RL" || l.Status != 429 || l.Account != "" || l.Held != nil || l.User != "u-1" || l.Provider != "openai" ||
+		l.Model != "gpt-4o" || l.Upstream != "-" || l.Bytes == "" {
 		t.Errorf("want a refused line, got %s", raw)
 	}
 

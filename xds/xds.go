@@ -92,7 +92,8 @@ func New(c Config) (*XDS, error) {
 
 // register adds what Envoys' answers do not tell.
 func (x *XDS) register(r prometheus.Registerer) {
-	r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "leaky_xds_config_refused", Help: "1 while the files' present content is not taken."}, func() float64 {
+	r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "leaky_xds_config_refused",
+		Help: "1 while the files' present content is not taken."}, func() float64 {
 		x.mu.Lock()
 		defer x.mu.Unlock()
 		if x.failed != nil {
@@ -101,7 +102,8 @@ func (x *XDS) register(r prometheus.Registerer) {
 		return 0
 	}))
 	if x.source.issuer != nil {
-		r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "leaky_xds_certificate_expiry_timestamp_seconds", Help: "When the first of the parts' certificates expires."},
+		r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "leaky_xds_certificate_expiry_timestamp_seconds",
+			Help: "When the first of the parts' certificates expires."},
 			func() float64 { return float64(x.source.issuer.Expires().Unix()) }))
 	}
 }
@@ -114,7 +116,10 @@ func (x *XDS) Run(ctx context.Context, ln net.Listener) error {
 		if err := x.publish(ctx, x.cfg, x.first); err != nil {
 			return fmt.Errorf("publish the first configuration: %w", err)
 		}
-		files := config.Watcher{Every: x.poll, Reload: x.reload, Files: func() []string { return []string{x.source.path, x.source.limitsFile(x.watched())} }}
+		files := config.Watcher{Every: x.poll, Reload: x.reload, Files: func() []string {
+			return []string{x.source.path,
+				x.source.limitsFile(x.watched())}
+		}}
 		if x.source.issuer != nil {
 			g.Go(func() error {
 				x.source.issuer.Run(ctx, func() { x.renewed(ctx) })

@@ -29,7 +29,8 @@ func describe(ctx context.Context, w io.Writer) error {
 	for _, p := range store.List() {
 		versions = append(versions, p.Name+" "+p.Version)
 	}
-	list := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Path}} {{.Version}}", "github.com/nats-io/nats-server/v2", "github.com/jackc/pgx/v5", "github.com/redis/go-redis/v9", "google.golang.org/grpc")
+	list := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Path}} {{.Version}}", "github.com/nats-io/nats-server/v2",
+		"github.com/jackc/pgx/v5", "github.com/redis/go-redis/v9", "google.golang.org/grpc")
 	modules, err := list.Output()
 	if err != nil {
 		return fmt.Errorf("list modules: %w", err)
@@ -40,8 +41,10 @@ func describe(ctx context.Context, w io.Writer) error {
 	}
 	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease")
 	fmt.Fprintf(w, "# Benchmarks of %s, %s\n\n", strings.TrimSpace(string(commit)), time.Now().UTC().Format("2006-01-02 15:04 MST"))
-	fmt.Fprintf(w, "- %d cores, %s, %s of memory, Linux %s\n", runtime.NumCPU(), procLine("/proc/cpuinfo", "model name"), procLine("/proc/meminfo", "MemTotal"), strings.TrimSpace(string(kernel)))
-	fmt.Fprintf(w, "- %s, %s\n- %s\n", runtime.Version(), strings.Join(versions, ", "), strings.Join(strings.Split(strings.TrimSpace(string(modules)), "\n"), ", "))
+	fmt.Fprintf(w, "- %d cores, %s, %s of memory, Linux %s\n", runtime.NumCPU(), procLine("/proc/cpuinfo", "model name"),
+		procLine("/proc/meminfo", "MemTotal"), strings.TrimSpace(string(kernel)))
+	fmt.Fprintf(w, "- %s, %s\n- %s\n", runtime.Version(), strings.Join(versions, ", "),
+		strings.Join(strings.Split(strings.TrimSpace(string(modules)), "\n"), ", "))
 	return nil
 }
 
@@ -162,7 +165,8 @@ func quietness(w io.Writer, all []quiet) {
 	spins := []time.Duration{}
 	noisy := false
 	for _, q := range all {
-		fmt.Fprintf(w, "| %s | %.1f ms | %.1f ms | %.2f ms | %.2f ms | %s | %.1f %% |\n", q.name, ms(q.spin[0]), ms(q.spin[1]), ms(q.sync[0]), ms(q.sync[1]), q.load, 100*q.stolen)
+		fmt.Fprintf(w, "| %s | %.1f ms | %.1f ms | %.2f ms | %.2f ms | %s | %.1f %% |\n", q.name, ms(q.spin[0]), ms(q.spin[1]), ms(q.sync[0]),
+			ms(q.sync[1]), q.load, 100*q.stolen)
 		spins = append(spins, q.spin[0], q.spin[1])
 		noisy = noisy || q.stolen > 0.05
 	}

@@ -33,7 +33,8 @@ func programs() []program {
 		{"./bench", []string{"-rounds", "6", "-seconds", "3"}, []string{"-rounds", "1", "-seconds", "0.5"}},
 		{"./bench/authz", []string{"-rounds", "6", "-seconds", "2"}, []string{"-rounds", "1", "-seconds", "0.5", "-first", "500"}},
 		{"./bench/limits", []string{"-rounds", "5", "-seconds", "3"}, []string{"-rounds", "1", "-seconds", "0.5", "-accounts", "20000"}},
-		{"./bench/purchases", []string{"-rounds", "3", "-seconds", "8"}, []string{"-rounds", "1", "-seconds", "1", "-rows", "4000", "-events", "10000"}},
+		{"./bench/purchases", []string{"-rounds", "3", "-seconds", "8"}, []string{"-rounds", "1", "-seconds", "1", "-rows", "4000", "-events",
+			"10000"}},
 	}
 }
 

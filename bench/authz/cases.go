@@ -41,7 +41,10 @@ func cases(id *identity) []benchCase {
 	user := uuid.New()
 	key, token := check(apikey.New(user), ""), check(id.token(jwt.SigningMethodRS256, user), "")
 	again := func(name, floor, server string, message []byte) benchCase {
-		return benchCase{name: name, floor: floor, server: server, warm: message, begin: func(options) (source, error) { return func() []byte { return message }, nil }}
+		return benchCase{name: name, floor: floor, server: server, warm: message, begin: func(options) (source,
+			error) {
+			return func() []byte { return message }, nil
+		}}
 	}
 	first := func(name string, method jwt.SigningMethod) benchCase {
 		return benchCase{name: name, floor: floorJWT, server: serverAuthz, begin: func(o options) (source, error) {
@@ -68,7 +71,10 @@ func cases(id *identity) []benchCase {
 		again("cached key, signed identity", floorKey, serverAuthz, check(apikey.New(user), "tokensvc")),
 		first("RS256 JWT first seen", jwt.SigningMethodRS256),
 		first("EdDSA JWT first seen", jwt.SigningMethodEdDSA),
-		{name: "uncached key", floor: floorKey, server: serverAuthz, begin: func(options) (source, error) { return func() []byte { return check(apikey.New(user), "") }, nil }},
+		{name: "uncached key", floor: floorKey, server: serverAuthz, begin: func(options) (source,
+			error) {
+			return func() []byte { return check(apikey.New(user), "") }, nil
+		}},
 	}
 }
 
@@ -78,12 +84,17 @@ func check(credential, audience string) []byte {
 	if audience != "" {
 		extensions[attributes.ContextAudience] = audience
 	}
-	headers := map[string]string{":method": "POST", ":path": "/v1/chat/completions", ":authority": "127.0.0.1:8080", ":scheme": "http", "accept": "application/json",
-		"accept-encoding": "gzip, deflate", "content-type": "application/json", "content-length": "4180", "user-agent": "OpenAI/Python 2.8.1", "x-stainless-lang": "python",
-		"x-stainless-os": "Linux", "x-stainless-arch": "x64", "x-stainless-runtime": "CPython", "x-stainless-retry-count": "0", "x-forwarded-proto": "http",
-		"x-forwarded-for": "127.0.0.1", "x-request-id": uuid.NewString(), "authorization": "Bearer " + credential}
-	wire, err := proto.Marshal(&auth.CheckRequest{Attributes: &auth.AttributeContext{ContextExtensions: extensions, Request: &auth.AttributeContext_Request{
-		Http: &auth.AttributeContext_HttpRequest{Id: "1", Method: "POST", Path: "/v1/chat/completions", Host: "127.0.0.1:8080", Scheme: "http", Protocol: "HTTP/1.1", Headers: headers}}}})
+	headers := map[string]string{":method": "POST", ":path": "/v1/chat/completions", ":authority": "127.0.0.1:8080", ":scheme": "http",
+		"accept":          "application/json",
+		"accept-encoding": "gzip, deflate", "content-type": "application/json", "content-length": "4180", "user-agent": "OpenAI/Python 2.8.1",
+		"x-stainless-lang": "python",
+		"x-stainless-os":   "Linux", "x-stainless-arch": "x64", "x-stainless-runtime": "CPython", "x-stainless-retry-count": "0",
+		"x-forwarded-proto": "http",
+		"x-forwarded-for":   "127.0.0.1", "x-request-id": uuid.NewString(), "authorization": "Bearer " + credential}
+	wire, err := proto.Marshal(&auth.CheckRequest{Attributes: &auth.AttributeContext{ContextExtensions: extensions,
+		Request: &auth.AttributeContext_Request{
+			Http: &auth.AttributeContext_HttpRequest{Id: "1", Method: "POST", Path: "/v1/chat/completions", Host: "127.0.0.1:8080", Scheme: "http",
+				Protocol: "HTTP/1.1", Headers: headers}}}})
 	if err != nil {
 		panic(err) // plain texts always encode
 	}
@@ -128,7 +139,8 @@ func newIdentity() (*identity, error) {
 // token is an access token like those of a login.
 func (id *identity) token(method jwt.SigningMethod, user uuid.UUID) string {
 	now := time.Now()
-	t := jwt.NewWithClaims(method, jwt.MapClaims{"iss": "leaky-tokens-auth", "aud": "leaky-tokens", "sub": user.String(), "roles": []string{"USER"}, "jti": uuid.NewString(),
+	t := jwt.NewWithClaims(method, jwt.MapClaims{"iss": "leaky-tokens-auth", "aud": "leaky-tokens", "sub": user.String(),
+		"roles": []string{"USER"}, "jti": uuid.NewString(),
 		"sid": uuid.NewString(), "ver": 1, "client_id": "leaky", "iat": now.Unix(), "nbf": now.Unix(), "exp": now.Add(time.Hour).Unix()})
 	t.Header["kid"], t.Header["typ"] = method.Alg(), "at+jwt"
 	var key any = id.rsa

@@ -121,7 +121,8 @@ func dial(socket string) (*client, error) {
 // headers encodes those of a request.
 func (c *client) headers() []byte {
 	c.block.Reset()
-	for _, f := range [][2]string{{":method", "POST"}, {":scheme", "http"}, {":path", auth.Authorization_Check_FullMethodName}, {":authority", "extauthz"},
+	for _, f := range [][2]string{{":method", "POST"}, {":scheme", "http"}, {":path", auth.Authorization_Check_FullMethodName},
+		{":authority", "extauthz"},
 		{"te", "trailers"}, {"grpc-timeout", "2S"}, {"content-type", "application/grpc"}} {
 		_ = c.encode.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]}) // a buffer takes all
 	}

@@ -29,7 +29,10 @@ func report(w io.Writer, o options, all []benchCase, results [][]sample) {
 		floor := floors[c.floor]
 		rate, cpu := of(results[n], sample.rate), of(results[n], sample.cpuPerCheck)
 		at := func(q float64) time.Duration {
-			return time.Duration(rounds.Median(of(results[n], func(s sample) float64 { return float64(rounds.Quantile(s.latency, q)) }))).Round(time.Microsecond)
+			return time.Duration(rounds.Median(of(results[n], func(s sample) float64 {
+				return float64(rounds.Quantile(s.latency,
+					q))
+			}))).Round(time.Microsecond)
 		}
 		fmt.Fprintf(w, "| %s | %.0f | %.1f | %v | %v | %.2f | %.2f |\n", c.name, rounds.Median(rate), rounds.Median(cpu), at(0.5), at(0.99),
 			rounds.Ratio(cpu, of(floor, sample.cpuPerCheck)), rounds.Ratio(rate, of(floor, sample.rate)))

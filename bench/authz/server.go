@@ -173,7 +173,8 @@ func newExtAuthz(o options, log *slog.Logger) (func(context.Context, net.Listene
 		return nil, err
 	}
 	cfg.Auth.KeyTTL = 2 * time.Minute // a cached case measures the cache
-	s, err := extauthz.New(extauthz.Config{Identity: o.identity, Auth: cfg.Auth, Tiers: cfg.Tiers, SigningKey: key, Log: log, Metrics: prometheus.NewRegistry()})
+	s, err := extauthz.New(extauthz.Config{Identity: o.identity, Auth: cfg.Auth, Tiers: cfg.Tiers, SigningKey: key, Log: log,
+		Metrics: prometheus.NewRegistry()})
 	if err != nil {
 		return nil, err
 	}
@@ -199,9 +200,12 @@ func newExtAuthz(o options, log *slog.Logger) (func(context.Context, net.Listene
 
 // constant is an answer of the size that extauthz gives.
 func constant() (*auth.CheckResponse, error) {
-	who, err := structpb.NewStruct(map[string]any{attributes.User: "00000000-0000-4000-8000-000000000000", attributes.Key: "00000000-0000-4000-8000-000000000000", attributes.Tier: "USER", attributes.Roles: "USER"})
-	return &auth.CheckResponse{Status: &status.Status{}, DynamicMetadata: who, HttpResponse: &auth.CheckResponse_OkResponse{OkResponse: &auth.OkHttpResponse{
-		HeadersToRemove: []string{"x-api-key", "x-goog-api-key", "authorization", "cookie", attributes.HeaderIdentity, attributes.HeaderUserID, attributes.HeaderUserRoles}}}}, err
+	who, err := structpb.NewStruct(map[string]any{attributes.User: "00000000-0000-4000-8000-000000000000",
+		attributes.Key: "00000000-0000-4000-8000-000000000000", attributes.Tier: "USER", attributes.Roles: "USER"})
+	return &auth.CheckResponse{Status: &status.Status{}, DynamicMetadata: who,
+		HttpResponse: &auth.CheckResponse_OkResponse{OkResponse: &auth.OkHttpResponse{
+			HeadersToRemove: []string{"x-api-key", "x-goog-api-key", "authorization", "cookie", attributes.HeaderIdentity, attributes.HeaderUserID,
+				attributes.HeaderUserRoles}}}}, err
 }
 
 type empty struct{ answer []byte }

@@ -37,7 +37,8 @@ type system struct {
 
 func (s *system) connect() error {
 	for range connections {
-		conn, err := grpc.NewClient(s.addr, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.ForceCodecV2(raw{})))
+		conn, err := grpc.NewClient(s.addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
+			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(raw{})))
 		if err != nil {
 			return err
 		}
@@ -78,7 +79,8 @@ func (raw) Name() string { return "proto" }
 // request is the nth account's request with so many descriptors.
 func request(n, descriptors int) []byte {
 	user := fmt.Sprintf("7b0c1f2e-0a51-4d8c-9a37-%012d", n)
-	all := [][]string{{"user", user}, {"user", user, "route", "openai-chat"}, {"key", "k" + user}, {"remote_address", "10.0." + strconv.Itoa(n>>8) + "." + strconv.Itoa(n&255)}}
+	all := [][]string{{"user", user}, {"user", user, "route", "openai-chat"}, {"key", "k" + user},
+		{"remote_address", "10.0." + strconv.Itoa(n>>8) + "." + strconv.Itoa(n&255)}}
 	r := &rls.RateLimitRequest{Domain: "leaky"}
 	for _, pairs := range all[:descriptors] {
 		d := &common.RateLimitDescriptor{Entries: []*common.RateLimitDescriptor_Entry{{Key: "count", Value: "requests"}}}

@@ -89,7 +89,8 @@ func compare(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, ours.stop()) }()
-	systems := []*system{{name: "upstream", addr: upstream.Addr, pid: upstream.PID, redis: redis.pid}, {name: "ours", addr: ours.addr, pid: ours.pid, redis: redis.pid}}
+	systems := []*system{{name: "upstream", addr: upstream.Addr, pid: upstream.PID, redis: redis.pid}, {name: "ours", addr: ours.addr,
+		pid: ours.pid, redis: redis.pid}}
 	for _, s := range systems {
 		if err := s.connect(); err != nil {
 			return err

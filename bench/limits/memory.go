@@ -69,8 +69,10 @@ func fill(ctx context.Context, addr string, accounts int) error {
 		takes := make([]store.Take, min(batch, accounts-n))
 		for i := range takes {
 			user := fmt.Sprintf("7b0c1f2e-0a51-4d8c-9a37-%012d", n+i)
-			name := (&limits.Rule{}).AppendAccountKey(nil, "user:"+user, []limits.Entry{{Key: "count", Value: "requests"}, {Key: "user", Value: user}})
-			takes[i] = store.Take{Account: "user:" + user, Requests: 1, Buckets: []store.Bucket{{Limit: limit, Key: store.BucketKey("user:"+user, false, name)}}}
+			name := (&limits.Rule{}).AppendAccountKey(nil, "user:"+user, []limits.Entry{{Key: "count", Value: "requests"},
+				{Key: "user", Value: user}})
+			takes[i] = store.Take{Account: "user:" + user, Requests: 1, Buckets: []store.Bucket{{Limit: limit, Key: store.BucketKey("user:"+user,
+				false, name)}}}
 		}
 		if _, err := s.HoldAll(ctx, takes); err != nil {
 			return err

@@ -57,7 +57,8 @@ func interleave(ctx context.Context, o options, systems []*system) (results, err
 					return nil, err
 				}
 				out[n][s.name] = append(out[n][s.name], pairOf{closed, open})
-				fmt.Fprintf(os.Stderr, "round %d/%d  %d descriptors  %-8s %6.0f calls/s   at %5.0f/s p99 %5.0f us\n", round+1, o.rounds, n, s.name, closed.rate(), open.rate(), open.p99())
+				fmt.Fprintf(os.Stderr, "round %d/%d  %d descriptors  %-8s %6.0f calls/s   at %5.0f/s p99 %5.0f us\n", round+1, o.rounds, n, s.name,
+					closed.rate(), open.rate(), open.p99())
 			}
 		}
 	}
@@ -83,12 +84,14 @@ func (s *system) settled(ctx context.Context, wires [][]byte, o options, perSeco
 
 // report prints medians over the rounds, and of the ratios within each round.
 func report(w io.Writer, o options, all results) {
-	fmt.Fprintf(w, "\n%d rounds of %v, interleaved; %d callers over %d connections, %d accounts; medians\n", o.rounds, o.window, o.clients, connections, accounts)
+	fmt.Fprintf(w, "\n%d rounds of %v, interleaved; %d callers over %d connections, %d accounts; medians\n", o.rounds, o.window, o.clients,
+		connections, accounts)
 	fmt.Fprint(w, "\n| descriptors | server | calls/s | server CPU us/call | Redis CPU us/call | p99 closed, us | at a fixed rate of | p50, us | p99, us |\n|---|---|---|---|---|---|---|---|---|\n")
 	for _, n := range counts() {
 		for _, name := range []string{"upstream", "ours"} {
 			of := func(f func(pairOf) float64) float64 { return median(all[n][name], f) }
-			fmt.Fprintf(w, "| %d | %s | %.0f | %.0f | %.0f | %.0f | %.0f | %.0f | %.0f |\n", n, name, of(closedRate), of(func(p pairOf) float64 { return p.closed.serverCPU() }),
+			fmt.Fprintf(w, "| %d | %s | %.0f | %.0f | %.0f | %.0f | %.0f | %.0f | %.0f |\n", n, name, of(closedRate),
+				of(func(p pairOf) float64 { return p.closed.serverCPU() }),
 				of(func(p pairOf) float64 { return p.closed.redisCPU() }), of(func(p pairOf) float64 { return p.closed.p99() }),
 				of(func(p pairOf) float64 { return p.open.rate() }), of(func(p pairOf) float64 { return p.open.p50() }), of(openP99))
 		}

@@ -73,7 +73,8 @@ func startRedis(ctx context.Context, dir string) (*process, error) {
 	}
 	addr := free.Addr().String()
 	free.Close()
-	cmd := exec.Command(bin, "--bind", "127.0.0.1", "--port", strconv.Itoa(free.Addr().(*net.TCPAddr).Port), "--save", "", "--appendonly", "no", "--dir", dir)
+	cmd := exec.Command(bin, "--bind", "127.0.0.1", "--port", strconv.Itoa(free.Addr().(*net.TCPAddr).Port), "--save", "", "--appendonly",
+		"no", "--dir", dir)
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start redis: %w", err)
 	}
@@ -139,8 +140,10 @@ func serve(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	service, err := ratelimit.New(ratelimit.Config{Policy: ratelimit.Policy{Limits: set, Tiers: config.Tiers{Default: "USER"}}, RedisURL: o.serve, Prefix: "our:",
-		Publisher: noEvents{}, Log: log, Metrics: prometheus.NewRegistry(), Timeout: time.Second, Longest: time.Minute, Holds: config.Holds{Margin: time.Minute, SettledKept: time.Minute}})
+	service, err := ratelimit.New(ratelimit.Config{Policy: ratelimit.Policy{Limits: set, Tiers: config.Tiers{Default: "USER"}},
+		RedisURL: o.serve, Prefix: "our:",
+		Publisher: noEvents{}, Log: log, Metrics: prometheus.NewRegistry(), Timeout: time.Second, Longest: time.Minute,
+		Holds: config.Holds{Margin: time.Minute, SettledKept: time.Minute}})
 	if err != nil {
 		return err
 	}

@@ -75,7 +75,8 @@ func newBooks(ctx context.Context, s *stack) (*books, error) {
 	err = pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
 		for range pools {
 			user := uuid.New()
-			if err := ledger.Credit(ctx, tx, ledger.Purchase{UserID: user, Provider: "openai", Tokens: 1 << 40, Reference: "bench:" + user.String()}); err != nil {
+			if err := ledger.Credit(ctx, tx, ledger.Purchase{UserID: user, Provider: "openai", Tokens: 1 << 40, Reference: "bench:" +
+				user.String()}); err != nil {
 				return err
 			}
 			b.accounts = append(b.accounts, ledger.Account(user, uuid.Nil))
@@ -120,8 +121,9 @@ func (b *books) fill(ctx context.Context, rows int) error {
 	var events []outbox.Event
 	for len(events) < rows {
 		purchase, now := uuid.NewString(), time.Now()
-		data := map[string]any{"id": purchase, "userId": uuid.NewString(), "orgId": nil, "provider": "openai", "tokens": 1000, "idempotencyKey": uuid.NewString(),
-			"status": "PAYMENT_RESERVED", "amount": 1, "currency": "usd", "createdAt": now, "updatedAt": now}
+		data := map[string]any{"id": purchase, "userId": uuid.NewString(), "orgId": nil, "provider": "openai", "tokens": 1000,
+			"idempotencyKey": uuid.NewString(),
+			"status":         "PAYMENT_RESERVED", "amount": 1, "currency": "usd", "createdAt": now, "updatedAt": now}
 		for n := range perAggregate {
 			events = append(events, outbox.Event{AggregateType: "TokenPurchaseSaga", AggregateID: purchase, Type: fmt.Sprintf("BENCH_STEP_%d", n),
 				Subject: fmt.Sprintf("leaky.saga.v1.BENCH_STEP_%d", n), Data: data})
@@ -155,7 +157,8 @@ func (b *books) measure(ctx context.Context, k kind, events int) (booking, error
 	case oneEach:
 		got.events /= singles
 		got.elapsed, err = b.write(got.events, func(e usage.Event) error {
-			_, err := ledger.Apply(ctx, b.stack.db, []ledger.Charge{{Request: e.RequestID, Account: e.Account, Provider: e.Provider, Tokens: e.Charged, Drawn: true, At: e.Timestamp}})
+			_, err := ledger.Apply(ctx, b.stack.db, []ledger.Charge{{Request: e.RequestID, Account: e.Account, Provider: e.Provider,
+				Tokens: e.Charged, Drawn: true, At: e.Timestamp}})
 			return err
 		})
 	}
@@ -276,9 +279,11 @@ func (b *books) write(events int, do func(usage.Event) error) (time.Duration, er
 
 // event is a call's, as the meter publishes it.
 func event(account string) usage.Event {
-	return usage.Event{RequestID: uuid.NewString(), UserID: account[len("user:"):], KeyID: uuid.NewString(), Tier: "USER", Account: account, Route: "openai-chat",
-		Provider: "openai", ModelAsked: "gpt-4o-mini", ModelServed: "gpt-4o-mini-2024-07-18", Input: 60, Output: 40, Held: 1280, Charged: 100, Source: usage.FromProvider,
-		Pool: usage.PoolDrawn, Allowed: true, Stream: true, Status: 200, LatencyMS: 900, FirstByteMS: 210, Timestamp: time.Now()}
+	return usage.Event{RequestID: uuid.NewString(), UserID: account[len("user:"):], KeyID: uuid.NewString(), Tier: "USER", Account: account,
+		Route:    "openai-chat",
+		Provider: "openai", ModelAsked: "gpt-4o-mini", ModelServed: "gpt-4o-mini-2024-07-18", Input: 60, Output: 40, Held: 1280, Charged: 100,
+		Source: usage.FromProvider,
+		Pool:   usage.PoolDrawn, Allowed: true, Stream: true, Status: 200, LatencyMS: 900, FirstByteMS: 210, Timestamp: time.Now()}
 }
 
 // during runs a part until do returns.

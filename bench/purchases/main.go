@@ -120,7 +120,8 @@ func (r *results) sell(ctx context.Context, s *stack, o options) error {
 				return fmt.Errorf("%d replicas: %w", n+1, err)
 			}
 			r.sales[n] = append(r.sales[n], got)
-			fmt.Fprintf(os.Stderr, "round %d/%d  %d replicas  %5.0f purchases/s  answered p95 %v, INSERT p95 %v\n", round+1, o.rounds, n+1, got.loop.rate(),
+			fmt.Fprintf(os.Stderr, "round %d/%d  %d replicas  %5.0f purchases/s  answered p95 %v, INSERT p95 %v\n", round+1, o.rounds, n+1,
+				got.loop.rate(),
 				at(got.answered, 0.95).Round(time.Microsecond), at(got.inserted, 0.95).Round(time.Microsecond))
 		}
 	}

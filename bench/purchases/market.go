@@ -58,7 +58,8 @@ type end struct {
 }
 
 func newMarket(s *stack, o options) (*market, error) {
-	m := &market{stack: s, o: o, ends: map[string]chan end{}, client: &http.Client{Timeout: patience, Transport: &http.Transport{MaxIdleConnsPerHost: o.buyers + clients}}}
+	m := &market{stack: s, o: o, ends: map[string]chan end{}, client: &http.Client{Timeout: patience,
+		Transport: &http.Transport{MaxIdleConnsPerHost: o.buyers + clients}}}
 	for range users {
 		m.users = append(m.users, &user{id: uuid.NewString()})
 	}
@@ -115,7 +116,8 @@ func (m *market) buy(ctx context.Context, u *user, url string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/api/v1/tokens/purchase", bytes.NewReader([]byte(`{"provider":"openai","tokens":1000}`)))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/api/v1/tokens/purchase",
+		bytes.NewReader([]byte(`{"provider":"openai","tokens":1000}`)))
 	if err != nil {
 		return "", err
 	}

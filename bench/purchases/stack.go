@@ -109,7 +109,10 @@ func (s *stack) sign(address string) error {
 	if err != nil {
 		return err
 	}
-	server := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(s.signer.JWKS()) })}
+	server := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_,
+			_ = w.Write(s.signer.JWKS())
+	})}
 	go func() { _ = server.Serve(ln) }()
 	s.stops = append(s.stops, func() { server.Close() })
 	return nil
@@ -141,7 +144,8 @@ func (s *stack) supervise(ctx context.Context, bin, file, state string, getenv f
 	}
 	names := []string{"postgres", "nats", "stub-payment", "tokensvc", "tokensvc-2"}
 	all = slices.DeleteFunc(all, func(p supervisor.Part) bool { return !slices.Contains(names, p.Name) })
-	sup, err := supervisor.New(supervisor.Config{Parts: all, LogDir: layout.LogDir(state), RunDir: layout.RunDir(state), StateDir: state, Log: slog.New(slog.DiscardHandler)})
+	sup, err := supervisor.New(supervisor.Config{Parts: all, LogDir: layout.LogDir(state), RunDir: layout.RunDir(state), StateDir: state,
+		Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, err
 	}

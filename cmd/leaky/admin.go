@@ -36,7 +36,8 @@ var errAdminLogin = errors.New("no administrator is known here: set LEAKY_ADMIN_
 
 // openAdmin finds the gateway (LEAKY_GATEWAY_URL, else that of the configuration) and logs in.
 func openAdmin(ctx context.Context, c *cli) (*adminClient, error) {
-	a := &adminClient{gateway: strings.TrimSuffix(os.Getenv("LEAKY_GATEWAY_URL"), "/"), token: os.Getenv("LEAKY_ADMIN_TOKEN"), http: &http.Client{Timeout: adminTimeout}}
+	a := &adminClient{gateway: strings.TrimSuffix(os.Getenv("LEAKY_GATEWAY_URL"), "/"), token: os.Getenv("LEAKY_ADMIN_TOKEN"),
+		http: &http.Client{Timeout: adminTimeout}}
 	l, err := openLocal(c)
 	if err != nil {
 		return nil, err

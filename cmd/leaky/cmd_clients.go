@@ -74,7 +74,8 @@ func (c clientsList) show(all []oauthClient) error {
 		if one.Public {
 			kind = "public"
 		}
-		rows[i] = []string{one.ID, one.Name, kind, shortGrants(one.GrantTypes), strings.Join(one.Scopes, ","), one.CreatedAt.Format(time.DateOnly)}
+		rows[i] = []string{one.ID, one.Name, kind, shortGrants(one.GrantTypes), strings.Join(one.Scopes, ","),
+			one.CreatedAt.Format(time.DateOnly)}
 	}
 	return c.print(os.Stdout, all, []string{"CLIENT", "NAME", "KIND", "GRANTS", "SCOPES", "CREATED"}, rows)
 }

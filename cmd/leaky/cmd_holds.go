@@ -43,7 +43,8 @@ type heldLine struct {
 
 func newHeldLine(h *limitpb.Held) heldLine {
 	f := h.GetFacts()
-	return heldLine{RequestID: f.GetRequestId(), Account: h.GetAccount(), User: f.GetUser(), Key: f.GetKey(), Provider: f.GetProvider(), Model: f.GetModel(),
+	return heldLine{RequestID: f.GetRequestId(), Account: h.GetAccount(), User: f.GetUser(), Key: f.GetKey(), Provider: f.GetProvider(),
+		Model: f.GetModel(),
 		Route: f.GetRoute(), Held: h.GetHeld(), AgeMS: h.GetAgeUs() / 1000, DueMS: h.GetExpiresUs() / 1000}
 }
 
@@ -65,7 +66,8 @@ func (k holdsCommand) Run(ctx context.Context, c *cli) error {
 		if line.DueMS > 0 {
 			due = "in " + age(time.Duration(line.DueMS)*time.Millisecond)
 		}
-		rows = append(rows, []string{line.RequestID, line.Account, line.Provider, line.Model, strconv.FormatInt(line.Held, 10), age(time.Duration(line.AgeMS) * time.Millisecond), due})
+		rows = append(rows, []string{line.RequestID, line.Account, line.Provider, line.Model, strconv.FormatInt(line.Held, 10),
+			age(time.Duration(line.AgeMS) * time.Millisecond), due})
 	}
 	page := struct {
 		Holds []heldLine `json:"holds"`

@@ -129,8 +129,9 @@ func domainPaths(l local) []string {
 }
 
 func describeRule(l local, set *limits.Set, rule *limits.Rule) limitLine {
-	line := limitLine{Domain: set.Domain(), Name: rule.Name, Path: rule.Path, Line: rule.Line, Counts: rule.Unit.String(), Algorithm: rule.Algorithm.String(),
-		Mode: "enforced", Replaces: rule.Replaces, Tiers: map[string]ratelimit.Numbers{}}
+	line := limitLine{Domain: set.Domain(), Name: rule.Name, Path: rule.Path, Line: rule.Line, Counts: rule.Unit.String(),
+		Algorithm: rule.Algorithm.String(),
+		Mode:      "enforced", Replaces: rule.Replaces, Tiers: map[string]ratelimit.Numbers{}}
 	switch {
 	case rule.Unlimited:
 		line.Mode, line.Limit, line.Algorithm, line.Tiers = "unlimited", "-", "-", nil

@@ -189,5 +189,6 @@ func numbers(r *limitLine, n ratelimit.Numbers) string {
 	if n.PerSecond > 0 {
 		full = fmt.Sprintf("; a full one is empty after %s", time.Duration(n.Capacity/n.PerSecond*float64(time.Second)).Round(time.Millisecond))
 	}
-	return fmt.Sprintf("%s of %.0f %s, draining %.6g a second%s", strings.ReplaceAll(r.Algorithm, "_", " "), n.Capacity, r.Counts, n.PerSecond, full)
+	return fmt.Sprintf("%s of %.0f %s, draining %.6g a second%s", strings.ReplaceAll(r.Algorithm, "_", " "), n.Capacity, r.Counts,
+		n.PerSecond, full)
 }

@@ -44,7 +44,8 @@ func TestLimits(t *testing.T) {
 		{"test of a file of another domain", []string{"limits", "test", "--file", other, "--domain=shop", "plan=free,customer=x"}, true, "quota"},
 		{"no such domain", []string{"limits", "test", "--domain=shop", "path=/"}, false, `no file is of domain "shop"; there is leaky`},
 		{"the file's other domain", []string{"limits", "test", "--file", other, "--domain=shpo", "path=/"}, false, "write --domain shop"},
-		{"nothing matches", []string{"limits", "test", model, "count=tokens,usr=ann"}, false, "after count=tokens the file knows user, not usr=ann"},
+		{"nothing matches", []string{"limits", "test", model, "count=tokens,usr=ann"}, false,
+			"after count=tokens the file knows user, not usr=ann"},
 		{"too short", []string{"limits", "test", model, "count=tokens,user=ann"}, false, "the path goes on with model"},
 		{"another value", []string{"limits", "test", model, "count=coins"}, false, "the file begins with count=tokens, not count=coins"},
 		{"no descriptor", []string{"limits", "test", "user"}, false, "write a descriptor as key=value"},
@@ -68,12 +69,14 @@ func TestLimits(t *testing.T) {
 func TestLimitsAsJSON(t *testing.T) {
 	t.Parallel()
 	dir := stateDir(t)
-	out, errs, ok := leaky(t, dir, nil, "limits", "test", "-o", "json", "--file", filepath.Join("..", "..", "docs", "limits", "per-user.yaml"), "count=tokens,user=ann,provider=openai")
+	out, errs, ok := leaky(t, dir, nil, "limits", "test", "-o", "json", "--file", filepath.Join("..", "..", "docs", "limits",
+		"per-user.yaml"), "count=tokens,user=ann,provider=openai")
 	var matches []limitMatch
 	if err := json.Unmarshal([]byte(out), &matches); err != nil || !ok {
 		t.Fatalf("%v\n%s%s", err, out, errs)
 	}
-	if r := matches[0].Rule; len(matches) != 1 || r.Name != "user-tokens" || r.Tiers[""].Capacity != 90000 || r.Tiers[""].PerSecond != 1000 || r.Counts != "tokens" {
+	if r := matches[0].Rule; len(matches) != 1 || r.Name != "user-tokens" || r.Tiers[""].Capacity != 90000 ||
+		r.Tiers[""].PerSecond != 1000 || r.Counts != "tokens" {
 		t.Errorf("got %s", out)
 	}
 	out, errs, ok = leaky(t, dir, nil, "limits", "list", "-o", "json")

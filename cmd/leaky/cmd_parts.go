@@ -47,7 +47,8 @@ func (partsList) Run() error {
 		case where == "":
 			where = "not fetched"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s %s %s\t%.1f MB\t%s\t%s\n", p.Name, p.Version, p.Kind, p.Package, p.Release, float64(p.Bytes)/1e6, p.Instead, where)
+		fmt.Fprintf(w, "%s\t%s\t%s %s %s\t%.1f MB\t%s\t%s\n", p.Name, p.Version, p.Kind, p.Package, p.Release, float64(p.Bytes)/1e6, p.Instead,
+			where)
 	}
 	return w.Flush()
 }

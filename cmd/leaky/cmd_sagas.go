@@ -81,7 +81,8 @@ func (l sagasList) Run(ctx context.Context, c *cli) error {
 	if err != nil {
 		return err
 	}
-	query := url.Values{"limit": {strconv.Itoa(l.Limit)}, "parked": {strconv.FormatBool(l.Parked)}, "open": {strconv.FormatBool(l.Open)}, "status": {l.Status}}
+	query := url.Values{"limit": {strconv.Itoa(l.Limit)}, "parked": {strconv.FormatBool(l.Parked)}, "open": {strconv.FormatBool(l.Open)},
+		"status": {l.Status}}
 	var page struct {
 		Items []purchase `json:"items"`
 	}
@@ -97,10 +98,12 @@ func (l sagasList) Run(ctx context.Context, c *cli) error {
 		if why == "" {
 			why = p.LastError
 		}
-		rows = append(rows, []string{p.ID, p.state(), p.Account, p.Provider, strconv.FormatInt(p.Tokens, 10), fmt.Sprintf("%d %s", p.Amount, p.Currency),
+		rows = append(rows, []string{p.ID, p.state(), p.Account, p.Provider, strconv.FormatInt(p.Tokens, 10), fmt.Sprintf("%d %s", p.Amount,
+			p.Currency),
 			age(time.Duration(p.AgeSeconds * float64(time.Second))), strconv.Itoa(p.Attempts), why})
 	}
-	return l.print(os.Stdout, page.Items, []string{"ID", "STATE", "ACCOUNT", "PROVIDER", "TOKENS", "AMOUNT", "AGE", "FAILED TRIES", "WHY"}, rows)
+	return l.print(os.Stdout, page.Items, []string{"ID", "STATE", "ACCOUNT", "PROVIDER", "TOKENS", "AMOUNT", "AGE", "FAILED TRIES", "WHY"},
+		rows)
 }
 
 type sagasShow struct {
@@ -173,7 +176,8 @@ func onSaga(ctx context.Context, c *cli, o output, id, method, operation string)
 	rows := [][]string{{p.CreatedAt.Format(time.RFC3339Nano), "-", "order", "STARTED", "1", ""}}
 	before := p.CreatedAt
 	for _, s := range p.Steps {
-		rows = append(rows, []string{s.At.Format(time.RFC3339Nano), s.At.Sub(before).Round(10 * time.Microsecond).String(), s.Action, s.Status, strconv.Itoa(s.Attempts), s.Detail})
+		rows = append(rows, []string{s.At.Format(time.RFC3339Nano), s.At.Sub(before).Round(10 * time.Microsecond).String(), s.Action, s.Status,
+			strconv.Itoa(s.Attempts), s.Detail})
 		before = s.At
 	}
 	return o.print(os.Stdout, p, []string{"AT", "AFTER", "STEP", "STATUS", "TRIES", "DETAIL"}, rows)

@@ -101,7 +101,8 @@ type usageItem struct {
 
 func (e *explained) facts(f *limitpb.Facts) {
 	e.Caller = explainedCaller{User: f.GetUser(), Org: f.GetOrg(), Team: f.GetTeam(), Key: f.GetKey(), Tier: f.GetTier()}
-	e.Call = explainedCall{Route: f.GetRoute(), Provider: f.GetProvider(), Model: f.GetModel(), Bytes: f.GetInputBytes(), Stream: f.GetStream()}
+	e.Call = explainedCall{Route: f.GetRoute(), Provider: f.GetProvider(), Model: f.GetModel(), Bytes: f.GetInputBytes(),
+		Stream: f.GetStream()}
 }
 
 // fromMemory takes over what a process of ratelimit remembers.
@@ -120,7 +121,8 @@ func (e *explained) fromMemory(r *limitpb.ExplainResponse, part string) {
 	}
 	e.Limits = []explainedLimit{}
 	for _, b := range r.GetBuckets() {
-		one := explainedLimit{Rule: b.GetRule(), Unit: b.GetUnit(), Capacity: b.GetCapacity(), Level: b.GetLevel(), Held: b.GetHeld(), PerSecond: b.GetRate(), Verdict: "fits"}
+		one := explainedLimit{Rule: b.GetRule(), Unit: b.GetUnit(), Capacity: b.GetCapacity(), Level: b.GetLevel(), Held: b.GetHeld(),
+			PerSecond: b.GetRate(), Verdict: "fits"}
 		switch {
 		case b.GetRule() == e.Rule:
 			one.Verdict = "refused"
@@ -137,7 +139,8 @@ func (e *explained) fromMemory(r *limitpb.ExplainResponse, part string) {
 		e.Unmatched = append(e.Unmatched, strings.Join(text, ","))
 	}
 	if b := r.GetBalance(); b != nil {
-		e.Balance = &explainedBalance{Present: b.GetPresent(), Credits: b.GetCredits(), Spent: b.GetSpent(), Held: b.GetHeld(), Left: b.GetCredits() - b.GetSpent() - b.GetHeld()}
+		e.Balance = &explainedBalance{Present: b.GetPresent(), Credits: b.GetCredits(), Spent: b.GetSpent(), Held: b.GetHeld(),
+			Left: b.GetCredits() - b.GetSpent() - b.GetHeld()}
 	}
 	if h := r.GetHold(); h != nil {
 		e.Hold = &explainedHold{State: strings.ToLower(h.GetState().String()), Held: h.GetHeld(), Charged: h.GetCharged()}
@@ -179,7 +182,8 @@ func (e *explained) print(out io.Writer, now time.Time) error {
 		when += ", by " + e.Part
 	}
 	line("request", "%s (%s)", e.RequestID, when)
-	line("caller", "%s", fields("account", e.Account, "user", e.Caller.User, "org", e.Caller.Org, "team", e.Caller.Team, "key", e.Caller.Key, "tier", e.Caller.Tier))
+	line("caller", "%s", fields("account", e.Account, "user", e.Caller.User, "org", e.Caller.Org, "team", e.Caller.Team, "key", e.Caller.Key,
+		"tier", e.Caller.Tier))
 	what := fields("route", e.Call.Route, "provider", e.Call.Provider, "model", e.Call.Model)
 	if e.Call.Bytes > 0 {
 		what += fmt.Sprintf(" bytes=%d", e.Call.Bytes)

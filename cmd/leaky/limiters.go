@@ -25,7 +25,8 @@ var errNoLimiter = errors.New("no process of ratelimit answers; is the stack up 
 
 // eachLimiter asks every process of ratelimit in turn until one says that it is enough,
 // and then gives its error. Else the error tells of those that did not answer.
-func (l local) eachLimiter(ctx context.Context, ask func(ctx context.Context, part string, limiter limitpb.LimiterClient) (enough bool, err error)) error {
+func (l local) eachLimiter(ctx context.Context, ask func(ctx context.Context, part string, limiter limitpb.LimiterClient) (enough bool,
+	err error)) error {
 	var errs []error
 	for i, at := range l.cfg.Services.RateLimit.All() {
 		part := config.PartName("ratelimit", i)

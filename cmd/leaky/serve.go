@@ -62,7 +62,8 @@ func (s serveCommand) Run(ctx context.Context, c *cli) error {
 	current := &live{}
 	current.now.Store(cfg)
 	go config.Watch(ctx, c.Config, os.Getenv, func(next *config.Config) { current.now.Store(next) })
-	return serve(ctx, service{name: name, cfg: cfg, path: c.Config, dir: config.StateDir(os.Getenv), log: log, registry: registry, metrics: metrics, live: current})
+	return serve(ctx, service{name: name, cfg: cfg, path: c.Config, dir: config.StateDir(os.Getenv), log: log, registry: registry,
+		metrics: metrics, live: current})
 }
 
 // listen opens an address of leaky.yaml; setting is its key, for the error.

@@ -52,7 +52,8 @@ func serveAnalytics(ctx context.Context, s service) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		return httpapi.Serve(ctx, ln, httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info, Ready: api.Ready}.Wrap(api.Routes()))
+		return httpapi.Serve(ctx, ln, httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info,
+			Ready: api.Ready}.Wrap(api.Routes()))
 	})
 	g.Go(func() error { return store.Run(ctx) })
 	g.Go(func() error { return keys.Run(ctx) })
@@ -63,7 +64,8 @@ func serveAnalytics(ctx context.Context, s service) error {
 
 // identityKeys are the keys that extauthz signs callers' identities with.
 func identityKeys(s service) (*jwks.Keys, error) {
-	return jwks.New(jwks.Config{URL: s.peers().url(s.cfg.Services.ExtAuthz.HTTP) + "/.well-known/jwks.json", Client: s.peers().client("extauthz", 3*time.Second), RefreshEvery: 30 * time.Second, Log: s.log})
+	return jwks.New(jwks.Config{URL: s.peers().url(s.cfg.Services.ExtAuthz.HTTP) + "/.well-known/jwks.json",
+		Client: s.peers().client("extauthz", 3*time.Second), RefreshEvery: 30 * time.Second, Log: s.log})
 }
 
 // connectNATS connects now or as soon as NATS is there.

@@ -33,7 +33,8 @@ func serveClickHouse(ctx context.Context, s service) error {
 		return errors.New("LEAKY_CLICKHOUSE_URL is not a URL") // the error itself would show the password
 	}
 	var server *chdb.Server
-	common := httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info, Ready: func(ctx context.Context) error { return server.Answers(ctx) }}
+	common := httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info,
+		Ready: func(ctx context.Context) error { return server.Answers(ctx) }}
 	server, err = chdb.New(chdb.Config{Lib: lib, Path: filepath.Join(s.dir, "clickhouse"),
 		Listen: cmp.Or(os.Getenv("LEAKY_CLICKHOUSE_LISTEN"), "127.0.0.1:8123"), Log: s.log,
 		Wrap: func(statements http.Handler) http.Handler { return common.Wrap(onlyFor(at.User, statements)) }})
@@ -66,7 +67,8 @@ func onlyFor(user *url.Userinfo, next http.Handler) http.Handler {
 		if !basic {
 			name, password = r.Header.Get("X-ClickHouse-User"), r.Header.Get("X-ClickHouse-Key")
 		}
-		if subtle.ConstantTimeCompare([]byte(name), []byte(user.Username()))&subtle.ConstantTimeCompare([]byte(password), []byte(wantPassword)) != 1 {
+		if subtle.ConstantTimeCompare([]byte(name), []byte(user.Username()))&subtle.ConstantTimeCompare([]byte(password),
+			[]byte(wantPassword)) != 1 {
 			w.Header().Set("X-ClickHouse-Exception-Code", "516") // AUTHENTICATION_FAILED
 			http.Error(w, "Code: 516. DB::Exception: user or password is wrong. (AUTHENTICATION_FAILED)", http.StatusForbidden)
 			return

@@ -20,7 +20,8 @@ func openConsume(s service, pool *pgxpool.Pool, limiter *grpc.ClientConn, member
 	if err != nil {
 		return nil, fmt.Errorf("gateway.egress: %w", err)
 	}
-	return consume.New(consume.Config{Limiter: limitpb.NewLimiterClient(limiter), Provider: consume.NewEnvoy(egress.In(s.dir)), Members: members,
-		Books: consume.NewOutbox(pool), Providers: slices.Sorted(maps.Keys(s.cfg.Providers)),
+	return consume.New(consume.Config{Limiter: limitpb.NewLimiterClient(limiter), Provider: consume.NewEnvoy(egress.In(s.dir)),
+		Members: members,
+		Books:   consume.NewOutbox(pool), Providers: slices.Sorted(maps.Keys(s.cfg.Providers)),
 		Enforce: func() bool { return s.live.flags().TokenService.QuotaEnforcement }, Log: s.log, Metrics: s.metrics})
 }

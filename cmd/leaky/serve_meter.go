@@ -50,7 +50,8 @@ func serveMeter(ctx context.Context, s service) error {
 	if err != nil {
 		return fmt.Errorf("name this meter: %w", err)
 	}
-	m, err := meter.New(meter.Config{Spool: spool, Name: host + " " + s.cfg.Services.Meter.HTTP, Limiter: limitpb.NewLimiterClient(limiter), Publisher: publisher, Providers: ratios,
+	m, err := meter.New(meter.Config{Spool: spool, Name: host + " " + s.cfg.Services.Meter.HTTP, Limiter: limitpb.NewLimiterClient(limiter),
+		Publisher: publisher, Providers: ratios,
 		ReopenURL: "http://" + s.cfg.Envoy.Admin + "/reopen_logs", Log: s.log, Metrics: s.metrics})
 	if err != nil {
 		return err
@@ -82,6 +83,7 @@ func (p peers) dialLimiter(at string) (*grpc.ClientConn, error) {
 		return nil, err
 	}
 	return grpc.NewClient(address.In(p.dir).Target(), grpc.WithTransportCredentials(p.credentials("ratelimit", address)),
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2,
+			MaxDelay: time.Second},
 			MinConnectTimeout: 2 * time.Second}))
 }

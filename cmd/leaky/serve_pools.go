@@ -37,7 +37,8 @@ func openBooks(s service, db *pgxpool.Pool, nc *nats.Conn, store *tokensvc.Store
 		return nil, err
 	}
 	c := s.cfg.Pools
-	relay, err := outbox.New(outbox.Config{DB: db, NATS: nc, PollEvery: c.Outbox.PollEvery, Batch: c.Outbox.Batch, Attempts: c.Outbox.Attempts, Keep: c.Outbox.Keep,
+	relay, err := outbox.New(outbox.Config{DB: db, NATS: nc, PollEvery: c.Outbox.PollEvery, Batch: c.Outbox.Batch,
+		Attempts: c.Outbox.Attempts, Keep: c.Outbox.Keep,
 		Metrics: s.metrics, Log: s.log})
 	if err != nil {
 		return nil, err
@@ -46,7 +47,8 @@ func openBooks(s service, db *pgxpool.Pool, nc *nats.Conn, store *tokensvc.Store
 	if err != nil {
 		return nil, err
 	}
-	jobs, err := pools.NewJobs(pools.JobsConfig{DB: db, Ledger: consumer, ExpireEvery: c.ExpireEvery, AnnounceEvery: c.AnnounceEvery, Metrics: s.metrics, Log: s.log})
+	jobs, err := pools.NewJobs(pools.JobsConfig{DB: db, Ledger: consumer, ExpireEvery: c.ExpireEvery, AnnounceEvery: c.AnnounceEvery,
+		Metrics: s.metrics, Log: s.log})
 	if err != nil {
 		return nil, err
 	}

@@ -33,8 +33,10 @@ func serveRateLimit(ctx context.Context, s service) error {
 		return fmt.Errorf("open jetstream: %w", err)
 	}
 	balances := ratelimit.NewNATSBalances(conn, js, s.log)
-	limiter, err := ratelimit.New(ratelimit.Config{Policy: policy, Files: append(domainPaths(files), files.configPath, limitsPath(files)), Reload: s.reloadLimits(files.configPath),
-		Holds: s.cfg.Holds, Timeout: s.cfg.Limits.Timeout, Longest: s.cfg.HoldLife(), IdleAfter: s.cfg.Limits.Idle, Explain: s.cfg.Limits.Explain, RedisURL: s.cfg.Stores.Redis,
+	limiter, err := ratelimit.New(ratelimit.Config{Policy: policy, Files: append(domainPaths(files), files.configPath, limitsPath(files)),
+		Reload: s.reloadLimits(files.configPath),
+		Holds:  s.cfg.Holds, Timeout: s.cfg.Limits.Timeout, Longest: s.cfg.HoldLife(), IdleAfter: s.cfg.Limits.Idle,
+		Explain: s.cfg.Limits.Explain, RedisURL: s.cfg.Stores.Redis,
 		Publisher: ratelimit.NewStream(js), Balances: balances, Follow: balances.Follow, Log: s.log, Metrics: s.metrics})
 	if err != nil {
 		return err
@@ -63,7 +65,8 @@ func limitPolicy(l local) (ratelimit.Policy, error) {
 	if err != nil {
 		return ratelimit.Policy{}, err
 	}
-	return ratelimit.Policy{Limits: sets[0], Domains: sets[1:], Tiers: l.cfg.Tiers, Providers: l.cfg.Providers, Models: l.cfg.Models, Outage: l.cfg.Limits.Outage, MaxTokens: l.cfg.Limits.MaxTokens,
+	return ratelimit.Policy{Limits: sets[0], Domains: sets[1:], Tiers: l.cfg.Tiers, Providers: l.cfg.Providers, Models: l.cfg.Models,
+		Outage: l.cfg.Limits.Outage, MaxTokens: l.cfg.Limits.MaxTokens,
 		NoPools: !l.cfg.Flags.TokenService.QuotaEnforcement}, nil
 }
 

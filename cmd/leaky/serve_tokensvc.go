@@ -56,8 +56,10 @@ func serveTokenSvc(ctx context.Context, s service) error {
 	if err != nil {
 		return err
 	}
-	api, err := tokensvc.New(tokensvc.Config{Store: store, Verifier: principal.NewVerifier(tokensvc.Audience, keys.Keyfunc), KeysReady: keys.Ready,
-		Models: s.cfg.Models, Providers: slices.Collect(maps.Keys(s.cfg.Providers)), Purchases: purchases, Pools: books.api, Consume: spend, Metrics: s.metrics, Log: s.log})
+	api, err := tokensvc.New(tokensvc.Config{Store: store, Verifier: principal.NewVerifier(tokensvc.Audience, keys.Keyfunc),
+		KeysReady: keys.Ready,
+		Models:    s.cfg.Models, Providers: slices.Collect(maps.Keys(s.cfg.Providers)), Purchases: purchases, Pools: books.api, Consume: spend,
+		Metrics: s.metrics, Log: s.log})
 	if err != nil {
 		return err
 	}
@@ -67,7 +69,8 @@ func serveTokenSvc(ctx context.Context, s service) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		return httpapi.Serve(ctx, ln, httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info, Ready: api.Ready}.Wrap(api.Routes()))
+		return httpapi.Serve(ctx, ln, httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info,
+			Ready: api.Ready}.Wrap(api.Routes()))
 	})
 	g.Go(func() error {
 		if err := store.Run(ctx); err != nil { // the schema comes first

@@ -14,7 +14,8 @@ import (
 
 // serveXDS runs the control plane. SIGHUP reloads the files at once.
 func serveXDS(ctx context.Context, s service) error {
-	x, err := xds.New(xds.Config{Config: s.cfg, Path: s.path, StateDir: s.dir, Getenv: os.Getenv, Log: s.log, Metrics: s.metrics, Reload: hangups(ctx)})
+	x, err := xds.New(xds.Config{Config: s.cfg, Path: s.path, StateDir: s.dir, Getenv: os.Getenv, Log: s.log, Metrics: s.metrics,
+		Reload: hangups(ctx)})
 	if err != nil {
 		return err
 	}

@@ -64,8 +64,10 @@ func sleeper(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := supervisor.New(supervisor.Config{LogDir: stack.LogDir(dir), RunDir: stack.RunDir(dir), StateDir: dir, Log: slog.New(slog.DiscardHandler),
-		Parts: []supervisor.Part{{Name: "redis", Path: sleep, Args: []string{"1000"}, Address: "127.0.0.1:6379"}, {Name: "meter", Path: sleep, Args: []string{"1000"}, After: []string{"redis"}}}})
+	s, err := supervisor.New(supervisor.Config{LogDir: stack.LogDir(dir), RunDir: stack.RunDir(dir), StateDir: dir,
+		Log: slog.New(slog.DiscardHandler),
+		Parts: []supervisor.Part{{Name: "redis", Path: sleep, Args: []string{"1000"}, Address: "127.0.0.1:6379"}, {Name: "meter", Path: sleep,
+			Args: []string{"1000"}, After: []string{"redis"}}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -183,7 +185,8 @@ func TestWithoutAStack(t *testing.T) {
 		{"up with a mistake", []string{"--config", bad, "up"}, nil, false, "bad.yaml:2:3"},
 		{"up on a busy port", []string{"up"}, []string{"LEAKY_NATS_LISTEN=" + ln.Addr().String()}, false, "change it with LEAKY_NATS_LISTEN"},
 		{"up on a public port", []string{"up"}, []string{"LEAKY_REDIS_LISTEN=0.0.0.0:6379"}, false, "only loopback"},
-		{"up --clean of a foreign folder", []string{"up", "--clean"}, []string{"LEAKY_STATE_DIR=" + filepath.Dir(os.Args[0])}, false, "not ours to empty"},
+		{"up --clean of a foreign folder", []string{"up", "--clean"}, []string{"LEAKY_STATE_DIR=" + filepath.Dir(os.Args[0])}, false,
+			"not ours to empty"},
 		{"version", []string{"version"}, nil, true, "Envoy 1.40.0"},
 		{"unknown command", []string{"upp"}, nil, false, "up"},
 	} {

@@ -60,7 +60,8 @@ func TestPlainEnvoy(t *testing.T) {
 	url := plainEnvoy(t, s.addr)
 
 	r, body := get(t, url+"/", nil)
-	if r.StatusCode != http.StatusOK || body != "served" || r.Header.Get("X-Ratelimit-Limit") != "300" || r.Header.Get("X-Ratelimit-Remaining") != "299" {
+	if r.StatusCode != http.StatusOK || body != "served" || r.Header.Get("X-Ratelimit-Limit") != "300" ||
+		r.Header.Get("X-Ratelimit-Remaining") != "299" {
 		t.Fatalf("first request: %s %q %v", r.Status, body, r.Header)
 	}
 	for n := range 3 {
@@ -70,7 +71,8 @@ func TestPlainEnvoy(t *testing.T) {
 		}
 	}
 	r, body = get(t, url+"/checkout", nil)
-	if r.StatusCode != http.StatusTooManyRequests || !strings.HasPrefix(r.Header.Get("Retry-After"), "3") || // 30 s and a microsecond, rounded up
+	if r.StatusCode != http.StatusTooManyRequests || !strings.HasPrefix(r.Header.Get("Retry-After"), "3") ||
+		// 30 s and a microsecond, rounded up
 		r.Header.Get("X-Ratelimit-Remaining") != "0" ||
 		r.Header.Get("Content-Type") != "application/problem+json" || !strings.Contains(body, "rate limit exceeded") {
 		t.Errorf("fourth checkout: %s %v %s", r.Status, r.Header, body)

@@ -75,7 +75,8 @@ func examples() map[string][]stage {
 		"shadow.yaml": {{ask: []string{"count=requests,user=ann", "count=requests,key=k1"}, pass: 600, rule: "old-limit", wait: time.Minute}},
 		"unlimited.yaml": {
 			{ask: []string{"count=requests,user=" + banned}, rule: "banned", wait: -1},
-			{ask: []string{"count=requests,user=ann", "count=requests,key=" + nightly, "count=requests,remote_address=192.0.2.1"}, pass: 150, rule: "each-address", wait: time.Hour},
+			{ask: []string{"count=requests,user=ann", "count=requests,key=" + nightly, "count=requests,remote_address=192.0.2.1"}, pass: 150,
+				rule: "each-address", wait: time.Hour},
 			{ask: []string{"count=requests,user=ann", "count=requests,key=other"}, pass: 100, rule: "everybody", wait: time.Hour},
 		},
 	}

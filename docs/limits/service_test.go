@@ -53,10 +53,13 @@ func start(t *testing.T, file string, domains ...string) *service {
 	client, prefix := testenv.Redis(t)
 	s := &service{metrics: prometheus.NewRegistry()}
 	s.now.Store(noon)
-	tiers := config.Tiers{Default: "USER", Levels: map[string]config.Tier{"USER": {Capacity: 1, LeakRate: 1}, "GOLD": {Capacity: 4, LeakRate: 4}}}
-	r, err := ratelimit.New(ratelimit.Config{Policy: ratelimit.Policy{Limits: set, Domains: others, Tiers: tiers}, RedisURL: "redis://" + client.Options().Addr,
-		Prefix: prefix, Publisher: noEvents{}, Log: slog.New(slog.DiscardHandler), Metrics: s.metrics, Timeout: 10 * time.Second, Longest: time.Minute,
-		Holds: config.Holds{Margin: time.Minute, SettledKept: time.Minute}, Now: s.now.Load})
+	tiers := config.Tiers{Default: "USER", Levels: map[string]config.Tier{"USER": {Capacity: 1, LeakRate: 1},
+		"GOLD": {Capacity: 4, LeakRate: 4}}}
+	r, err := ratelimit.New(ratelimit.Config{Policy: ratelimit.Policy{Limits: set, Domains: others, Tiers: tiers}, RedisURL: "redis://" +
+		client.Options().Addr,
+		Prefix: prefix, Publisher: noEvents{}, Log: slog.New(slog.DiscardHandler), Metrics: s.metrics, Timeout: 10 * time.Second,
+		Longest: time.Minute,
+		Holds:   config.Holds{Margin: time.Minute, SettledKept: time.Minute}, Now: s.now.Load})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +91,8 @@ func start(t *testing.T, file string, domains ...string) *service {
 // admitted is settled at once, so that no hold is in the way.
 func (s *service) hold(t *testing.T, tier string, tokens int64, descriptors []string) *limitpb.HoldResponse {
 	t.Helper()
-	request := &limitpb.HoldRequest{Facts: &limitpb.Facts{RequestId: uuid.NewString(), Tier: tier}, InputTokens: tokens, Balance: limitpb.BalancePolicy_BALANCE_NONE}
+	request := &limitpb.HoldRequest{Facts: &limitpb.Facts{RequestId: uuid.NewString(), Tier: tier}, InputTokens: tokens,
+		Balance: limitpb.BalancePolicy_BALANCE_NONE}
 	for _, text := range descriptors {
 		d := &limitpb.Descriptor{}
 		for pair := range strings.SplitSeq(text, ",") {
@@ -108,7 +112,8 @@ func (s *service) hold(t *testing.T, tier string, tokens int64, descriptors []st
 		t.Fatal(err)
 	}
 	if answer.GetAdmitted() && tokens > 0 {
-		_, err := s.Settle(t.Context(), &limitpb.SettleRequest{Settlements: []*limitpb.Settlement{{RequestId: request.GetFacts().GetRequestId(), Account: answer.GetAccount(), Charged: tokens}}})
+		_, err := s.Settle(t.Context(), &limitpb.SettleRequest{Settlements: []*limitpb.Settlement{{RequestId: request.GetFacts().GetRequestId(),
+			Account: answer.GetAccount(), Charged: tokens}}})
 		if err != nil {
 			t.Fatal(err)
 		}

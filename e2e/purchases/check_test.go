@@ -30,7 +30,8 @@ func (w *world) settled(ctx context.Context, t *testing.T, ids []string) bool {
 	t.Helper()
 	for {
 		var open int
-		err := w.pool.QueryRow(ctx, `SELECT count(*) FROM token_purchase_saga WHERE id = ANY($1::uuid[]) AND status IN ('COMPLETED', 'FAILED')`, ids).Scan(&open)
+		err := w.pool.QueryRow(ctx, `SELECT count(*) FROM token_purchase_saga WHERE id = ANY($1::uuid[]) AND status IN ('COMPLETED', 'FAILED')`,
+			ids).Scan(&open)
 		if err == nil && open == len(ids) {
 			return true
 		}
@@ -59,7 +60,8 @@ func (w *world) check(t *testing.T, id string, o order) (completed, ok bool) {
 	ctx := context.Background()
 	var status string
 	var amount int64
-	if err := w.pool.QueryRow(ctx, `SELECT status, amount FROM token_purchase_saga WHERE id = $1 AND tokens = $2 AND user_id = $3`, id, o.tokens, o.user).Scan(&status, &amount); err != nil {
+	if err := w.pool.QueryRow(ctx, `SELECT status, amount FROM token_purchase_saga WHERE id = $1 AND tokens = $2 AND user_id = $3`, id,
+		o.tokens, o.user).Scan(&status, &amount); err != nil {
 		t.Errorf("%s: %v", id, err)
 		return false, false
 	}
@@ -77,10 +79,12 @@ func (w *world) check(t *testing.T, id string, o order) (completed, ok bool) {
 		}
 	}
 	switch {
-	case completed && (credits != 1 || tokens != o.tokens || paid.Status != stub.Captured || paid.Captures != 1 || paid.Voids != 0 || paid.Captured != amount):
+	case completed && (credits != 1 || tokens != o.tokens || paid.Status != stub.Captured || paid.Captures != 1 || paid.Voids != 0 ||
+		paid.Captured != amount):
 		t.Errorf("%s is completed with %d credits, %d tokens of %d, payment %+v", id, credits, tokens, o.tokens, paid)
 		ok = false
-	case !completed && (status != "FAILED" || credits > 1 || tokens != 0 || paid.Captures != 0 || paid.Captured != 0 || paid.Voids > 1 || paid.Status == stub.Authorized):
+	case !completed && (status != "FAILED" || credits > 1 || tokens != 0 || paid.Captures != 0 || paid.Captured != 0 || paid.Voids > 1 ||
+		paid.Status == stub.Authorized):
 		t.Errorf("%s is %s with %d credits, %d tokens, payment %+v", id, status, credits, tokens, paid)
 		ok = false
 	case amount != o.tokens*pricePerMillion/1_000_000:

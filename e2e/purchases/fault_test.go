@@ -49,7 +49,8 @@ func TestFaults(t *testing.T) {
 		total.completed, total.failed, total.starts, total.schedules = total.completed+totals[i].completed, total.failed+totals[i].failed,
 			total.starts+totals[i].starts, total.schedules+totals[i].schedules
 	}
-	t.Logf("%d schedules: %d purchases completed, %d failed, %d worker processes", total.schedules, total.completed, total.failed, total.starts)
+	t.Logf("%d schedules: %d purchases completed, %d failed, %d worker processes", total.schedules, total.completed, total.failed,
+		total.starts)
 }
 
 // schedule is everything that chance decides, drawn from one seed.
@@ -77,10 +78,12 @@ func newSchedule(seed uint64) schedule {
 	name := func() string { return uuid.Must(uuid.NewRandomFromReader(reader{luck})).String() }
 	users := []string{name(), name()}
 	for range 3 + luck.IntN(4) {
-		s.orders = append(s.orders, order{user: users[luck.IntN(2)], key: name(), provider: providers()[luck.IntN(3)], tokens: 1 + luck.Int64N(1_000_000), times: 1 + luck.IntN(3)})
+		s.orders = append(s.orders, order{user: users[luck.IntN(2)], key: name(), provider: providers()[luck.IntN(3)], tokens: 1 +
+			luck.Int64N(1_000_000), times: 1 + luck.IntN(3)})
 	}
 	share := func(most float64) float64 { return most * luck.Float64() * float64(luck.IntN(2)) }
-	s.faults = stub.Faults{Seed: seed, Decline: share(.3), DeclineCapture: share(.5), OtherAmount: share(.4), Refuse: share(.3), Lose: share(.3), Late: share(.3), LateMS: 400}
+	s.faults = stub.Faults{Seed: seed, Decline: share(.3), DeclineCapture: share(.5), OtherAmount: share(.4), Refuse: share(.3),
+		Lose: share(.3), Late: share(.3), LateMS: 400}
 	all := boundaries()
 	s.kills[0] = append(s.kills[0], workerConfig{Kill: all[seed%uint64(len(all))], Times: luck.IntN(2)})
 	for replica := range s.kills {

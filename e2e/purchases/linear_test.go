@@ -78,7 +78,8 @@ func TestOneAccountIsLinearizable(t *testing.T) {
 					return
 				}
 				mu.Lock()
-				history = append(history, porcupine.Operation{ClientId: client, Input: in, Call: call.Nanoseconds(), Output: out, Return: time.Since(began).Nanoseconds()})
+				history = append(history, porcupine.Operation{ClientId: client, Input: in, Call: call.Nanoseconds(), Output: out,
+					Return: time.Since(began).Nanoseconds()})
 				mu.Unlock()
 			}
 		})
@@ -96,9 +97,11 @@ func do(pool *pgxpool.Pool, owner uuid.UUID, in operation) (out outcome, err err
 	err = pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
 		switch in.kind {
 		case "purchase":
-			return ledger.Credit(ctx, tx, ledger.Purchase{UserID: owner, Provider: "openai", Tokens: in.tokens, Reference: uuid.NewString(), Policy: ledger.Policy{Prepaid: true}})
+			return ledger.Credit(ctx, tx, ledger.Purchase{UserID: owner, Provider: "openai", Tokens: in.tokens, Reference: uuid.NewString(),
+				Policy: ledger.Policy{Prepaid: true}})
 		case "consume":
-			return ledger.Withdraw(ctx, tx, ledger.Withdrawal{Account: ledger.Account(owner, uuid.Nil), Provider: "openai", Tokens: in.tokens, Reference: uuid.NewString(), Reason: "consume"})
+			return ledger.Withdraw(ctx, tx, ledger.Withdrawal{Account: ledger.Account(owner, uuid.Nil), Provider: "openai", Tokens: in.tokens,
+				Reference: uuid.NewString(), Reason: "consume"})
 		}
 		return tx.QueryRow(ctx, `SELECT COALESCE(sum(remaining_tokens), 0)::bigint FROM token_pools WHERE user_id = $1`, owner).Scan(&out.balance)
 	})

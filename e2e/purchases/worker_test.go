@@ -105,9 +105,12 @@ func (c workerConfig) service(pool *pgxpool.Pool, log *slog.Logger) (*saga.Servi
 	if err != nil {
 		return nil, err
 	}
-	return saga.New(saga.Config{Pool: pool, Payments: pay, Members: nobody{}, Providers: providers(), Enabled: func() bool { return true }, Price: func(string) int64 { return pricePerMillion },
-		QuotaMax: func(string) int64 { return 0 }, Currency: "usd", Attempts: 200, Workers: 4, Boundary: c.killer(), Log: log, Metrics: prometheus.NewRegistry(),
-		Timing: saga.Timing{Step: 450 * time.Millisecond, Lease: 900 * time.Millisecond, Poll: 50 * time.Millisecond, Backoff: 5 * time.Millisecond,
+	return saga.New(saga.Config{Pool: pool, Payments: pay, Members: nobody{}, Providers: providers(), Enabled: func() bool { return true },
+		Price:    func(string) int64 { return pricePerMillion },
+		QuotaMax: func(string) int64 { return 0 }, Currency: "usd", Attempts: 200, Workers: 4, Boundary: c.killer(), Log: log,
+		Metrics: prometheus.NewRegistry(),
+		Timing: saga.Timing{Step: 450 * time.Millisecond, Lease: 900 * time.Millisecond, Poll: 50 * time.Millisecond,
+			Backoff:    5 * time.Millisecond,
 			BackoffMax: 60 * time.Millisecond, Recover: 200 * time.Millisecond, Stale: 4 * time.Second}})
 }
 

@@ -157,7 +157,8 @@ var errAgain = errors.New("to be asked again")
 func send(ctx context.Context, socket, user, key, body string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn,
+		error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	}}}
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://worker/api/v1/tokens/purchase", strings.NewReader(body))

@@ -67,7 +67,8 @@ func Record(ctx context.Context, tx identitydb.DBTX, e Entry) error {
 	}
 	from := clientinfo.From(ctx)
 	err = identitydb.New(tx).AddAudit(ctx, identitydb.AddAuditParams{Actor: clean(e.Actor, 100), Client: clean(e.Client, 100), Ip: from.Text(),
-		UserAgent: clean(from.Agent, 200), Action: clean(e.Action, 50), Target: clean(e.Target, 200), Outcome: clean(e.Outcome, 20), Detail: text})
+		UserAgent: clean(from.Agent, 200), Action: clean(e.Action, 50), Target: clean(e.Target, 200), Outcome: clean(e.Outcome, 20),
+		Detail: text})
 	if err != nil {
 		return fmt.Errorf("record audit entry: %w", err)
 	}

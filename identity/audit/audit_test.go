@@ -31,7 +31,8 @@ func TestEntriesTakeTheRestFromTheContext(t *testing.T) {
 		{principal.With(from, principal.Principal{UserID: "u", KeyID: "k"}), Entry{}, "u", "key:k"},
 		{principal.With(from, principal.Principal{UserID: "u", Client: "app", KeyID: "k"}), Entry{}, "u", "app"},
 		{principal.With(from, principal.Principal{UserID: "u"}), Entry{Actor: System, Client: "x"}, System, "x"},
-		{from, Entry{Actor: nasty, Client: nasty, Target: nasty, Detail: map[string]string{"k": nasty}}, strings.Repeat("ä", 100), strings.Repeat("ä", 100)},
+		{from, Entry{Actor: nasty, Client: nasty, Target: nasty, Detail: map[string]string{"k": nasty}}, strings.Repeat("ä", 100),
+			strings.Repeat("ä", 100)},
 	} {
 		c.entry.Action = "test.record"
 		if err := Record(c.ctx, pool, c.entry); err != nil {
@@ -41,7 +42,8 @@ func TestEntriesTakeTheRestFromTheContext(t *testing.T) {
 		if err != nil || len(rows) != 1 {
 			t.Fatal(len(rows), err)
 		}
-		if e := rows[0]; e.Actor != c.actor || e.Client != c.client || e.Ip != "2001:db8::1" || e.UserAgent != "curl/8" || e.Outcome != Success || e.Action != "test.record" {
+		if e := rows[0]; e.Actor != c.actor || e.Client != c.client || e.Ip != "2001:db8::1" || e.UserAgent != "curl/8" ||
+			e.Outcome != Success || e.Action != "test.record" {
 			t.Errorf("want %q by %q, got %+v", c.actor, c.client, e)
 		}
 	}

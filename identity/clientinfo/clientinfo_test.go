@@ -14,8 +14,9 @@ func TestOf(t *testing.T) {
 		header http.Header
 		want   string
 	}{
-		"Envoy says":             {http.Header{"X-Envoy-External-Address": {"203.0.113.7"}, "X-Forwarded-For": {"198.51.100.1"}}, "203.0.113.7"},
-		"twice is nobody's":      {http.Header{"X-Envoy-External-Address": {"203.0.113.7", "203.0.113.8"}, "X-Forwarded-For": {"198.51.100.1"}}, "198.51.100.1"},
+		"Envoy says": {http.Header{"X-Envoy-External-Address": {"203.0.113.7"}, "X-Forwarded-For": {"198.51.100.1"}}, "203.0.113.7"},
+		"twice is nobody's": {http.Header{"X-Envoy-External-Address": {"203.0.113.7", "203.0.113.8"}, "X-Forwarded-For": {"198.51.100.1"}},
+			"198.51.100.1"},
 		"the last hop":           {http.Header{"X-Forwarded-For": {"10.0.0.1, 198.51.100.1"}}, "198.51.100.1"},
 		"the last of many lines": {http.Header{"X-Forwarded-For": {"10.0.0.1", "10.0.0.2,198.51.100.1"}}, "198.51.100.1"},
 		"with a port":            {http.Header{"X-Forwarded-For": {"198.51.100.1:4711"}}, "198.51.100.1"},

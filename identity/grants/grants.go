@@ -96,7 +96,8 @@ func (s *Store) BeginIn(ctx context.Context, tx identitydb.DBTX, g Grant) (uuid.
 		OrgID: optional(g.OrgID), AuthTime: g.AuthTime, ExpiresAt: ends}); err != nil {
 		return uuid.UUID{}, "", fmt.Errorf("begin token family: %w", err)
 	}
-	if err := q.AddRefreshToken(ctx, identitydb.AddRefreshTokenParams{Hash: hash(refresh), FamilyID: family, ExpiresAt: earlier(now.Add(s.cfg.Idle), ends)}); err != nil {
+	if err := q.AddRefreshToken(ctx, identitydb.AddRefreshTokenParams{Hash: hash(refresh), FamilyID: family,
+		ExpiresAt: earlier(now.Add(s.cfg.Idle), ends)}); err != nil {
 		return uuid.UUID{}, "", fmt.Errorf("store refresh token: %w", err)
 	}
 	return family, refresh, nil
@@ -161,12 +162,14 @@ func (s *Store) Rotate(ctx context.Context, refresh, clientID string) (g Grant, 
 	return g, next, verdict
 }
 
-func (s *Store) replace(ctx context.Context, q *identitydb.Queries, row identitydb.TokenFamily, used []byte, now time.Time) (string, error) {
+func (s *Store) replace(ctx context.Context, q *identitydb.Queries, row identitydb.TokenFamily, used []byte, now time.Time) (string,
+	error) {
 	if err := q.UseRefreshToken(ctx, used); err != nil {
 		return "", fmt.Errorf("use refresh token: %w", err)
 	}
 	next := newRefresh()
-	if err := q.AddRefreshToken(ctx, identitydb.AddRefreshTokenParams{Hash: hash(next), FamilyID: row.ID, ExpiresAt: earlier(now.Add(s.cfg.Idle), row.ExpiresAt)}); err != nil {
+	if err := q.AddRefreshToken(ctx, identitydb.AddRefreshTokenParams{Hash: hash(next), FamilyID: row.ID,
+		ExpiresAt: earlier(now.Add(s.cfg.Idle), row.ExpiresAt)}); err != nil {
 		return "", fmt.Errorf("store refresh token: %w", err)
 	}
 	return next, nil
@@ -186,7 +189,8 @@ func (s *Store) end(ctx context.Context, tx pgx.Tx, row identitydb.TokenFamily, 
 	if err := revocations.Record(ctx, tx, r); err != nil {
 		return nil, err
 	}
-	return []revocation.Revocation{r}, audit.Record(ctx, tx, audit.Entry{Actor: row.UserID.String(), Client: row.ClientID, Action: "family.revoke",
+	return []revocation.Revocation{r}, audit.Record(ctx, tx, audit.Entry{Actor: row.UserID.String(), Client: row.ClientID,
+		Action: "family.revoke",
 		Target: row.ID.String(), Outcome: outcome, Detail: map[string]string{"reason": reason}})
 }
 

@@ -85,7 +85,8 @@ func TestAGrantComesBackAsItWasGiven(t *testing.T) {
 func TestNonsenseIsUnknown(t *testing.T) {
 	t.Parallel()
 	s, _, _, _ := store(t)
-	for _, token := range []string{"", "x", "leaky_rt_", "leaky_rt_\x00aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "leaky_rt_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"} {
+	for _, token := range []string{"", "x", "leaky_rt_", "leaky_rt_\x00aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+		"leaky_rt_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"} {
 		if _, _, err := s.Rotate(t.Context(), token, "app"); !errors.Is(err, grants.ErrUnknown) {
 			t.Errorf("%q: want %v, got %v", token, grants.ErrUnknown, err)
 		}
@@ -109,13 +110,16 @@ func TestTokensCarryWhatTheUserIsNow(t *testing.T) {
 	family, org := uuid.New(), uuid.New()
 	token, expiresIn, err := tokens.Issue(t.Context(), grants.Grant{UserID: user, ClientID: "leaky"}, family)
 	c := signer.claims
-	if err != nil || token != "signed" || expiresIn != 3600 || c.Subject != user.String() || c.Family != family.String() || len(c.Roles) != 2 || c.Generation != 1 || c.OrgID != "" {
+	if err != nil || token != "signed" || expiresIn != 3600 || c.Subject != user.String() || c.Family != family.String() ||
+		len(c.Roles) != 2 || c.Generation != 1 || c.OrgID != "" {
 		t.Fatalf("got %q, %d, %+v, %v", token, expiresIn, c, err)
 	}
-	if _, _, err := tokens.Issue(t.Context(), grants.Grant{UserID: user, ClientID: "app", Scope: "tokens.read"}, uuid.Nil); err != nil || len(signer.claims.Roles) != 1 || signer.claims.Family != "" {
+	if _, _, err := tokens.Issue(t.Context(), grants.Grant{UserID: user, ClientID: "app", Scope: "tokens.read"}, uuid.Nil); err != nil ||
+		len(signer.claims.Roles) != 1 || signer.claims.Family != "" {
 		t.Fatalf("without the scope admin there is no role ADMIN: %+v, %v", signer.claims, err)
 	}
-	if _, _, err := tokens.Issue(t.Context(), grants.Grant{UserID: user, ClientID: "app", Scope: "tokens.read admin"}, uuid.Nil); err != nil || len(signer.claims.Roles) != 2 {
+	if _, _, err := tokens.Issue(t.Context(), grants.Grant{UserID: user, ClientID: "app", Scope: "tokens.read admin"},
+		uuid.Nil); err != nil || len(signer.claims.Roles) != 2 {
 		t.Fatalf("got %+v, %v", signer.claims, err)
 	}
 	inOrg := grants.Grant{UserID: user, ClientID: "app", OrgID: org}
@@ -124,7 +128,8 @@ func TestTokensCarryWhatTheUserIsNow(t *testing.T) {
 		t.Fatalf("no member: want %v, got %v", grants.ErrGone, err)
 	}
 	exec(`INSERT INTO org_members (org_id, user_id, role, team) VALUES ($1, $2, 'MEMBER', 'blue')`, org, user)
-	if _, _, err := tokens.Issue(t.Context(), inOrg, family); err != nil || signer.claims.OrgID != org.String() || signer.claims.Team != "blue" {
+	if _, _, err := tokens.Issue(t.Context(), inOrg, family); err != nil || signer.claims.OrgID != org.String() ||
+		signer.claims.Team != "blue" {
 		t.Fatalf("got %+v, %v", signer.claims, err)
 	}
 	exec(`UPDATE users SET disabled_at = now() WHERE id = $1`, user)

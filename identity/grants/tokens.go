@@ -61,7 +61,8 @@ func (t *Tokens) Issue(ctx context.Context, g Grant, family uuid.UUID) (token st
 	}
 	now := time.Now()
 	claims := Claims{ClientID: g.ClientID, Scope: g.Scope, Roles: Allowed(user.Roles, g.Scope), Generation: user.Generation,
-		RegisteredClaims: jwt.RegisteredClaims{Issuer: t.Issuer, Audience: jwt.ClaimStrings{t.Audience}, Subject: g.UserID.String(), ID: uuid.NewString(),
+		RegisteredClaims: jwt.RegisteredClaims{Issuer: t.Issuer, Audience: jwt.ClaimStrings{t.Audience}, Subject: g.UserID.String(),
+			ID:       uuid.NewString(),
 			IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(t.TTL))}}
 	if family != uuid.Nil {
 		claims.Family = family.String()

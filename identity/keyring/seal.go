@@ -42,7 +42,8 @@ func NewSealer(secret, folder string) (*Sealer, error) {
 		}
 	}
 	if len(material) < minSecret {
-		return nil, fmt.Errorf("the secret that seals signing keys (LEAKY_KEYS_SECRET) has %d bytes: at least %d are needed", len(material), minSecret)
+		return nil, fmt.Errorf("the secret that seals signing keys (LEAKY_KEYS_SECRET) has %d bytes: at least %d are needed", len(material),
+			minSecret)
 	}
 	sealer := &Sealer{material: material}
 	key, err := sealer.Derive("leaky-tokens signing keys at rest v1")

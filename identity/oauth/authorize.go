@@ -50,9 +50,11 @@ func (p *Provider) ask(w http.ResponseWriter, r *http.Request, form params, malf
 		return err
 	}
 	if !matchRedirect(c.RedirectUris, form["redirect_uri"]) {
-		return pageError("The application that sent you here asked for an answer at an address that is not registered for it.", "redirect_uri is missing or does not match")
+		return pageError("The application that sent you here asked for an answer at an address that is not registered for it.",
+			"redirect_uri is missing or does not match")
 	}
-	req := request{ClientID: c.ID, Redirect: form["redirect_uri"], State: form["state"], Nonce: form["nonce"], Challenge: form["code_challenge"]}
+	req := request{ClientID: c.ID, Redirect: form["redirect_uri"], State: form["state"], Nonce: form["nonce"],
+		Challenge: form["code_challenge"]}
 	if err := malformed; err == nil {
 		req.Scopes, err = checkRequest(c, form)
 		malformed = err
@@ -179,7 +181,8 @@ func (p *Provider) decideAuthorize(w http.ResponseWriter, r *http.Request) error
 }
 
 // grantCode makes the code that the client redeems.
-func (p *Provider) grantCode(ctx context.Context, req request, c identitydb.OauthClient, who identitydb.OAuthPersonRow) (url.Values, error) {
+func (p *Provider) grantCode(ctx context.Context, req request, c identitydb.OauthClient, who identitydb.OAuthPersonRow) (url.Values,
+	error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTime)
 	defer cancel()
 	scopes, err := p.consented(ctx, c, who, req.Scopes)
@@ -189,7 +192,8 @@ func (p *Provider) grantCode(ctx context.Context, req request, c identitydb.Oaut
 	code, now := token(), time.Now()
 	err = pgx.BeginFunc(ctx, p.cfg.Pool, func(tx pgx.Tx) error {
 		err := identitydb.New(tx).OAuthInsertCode(ctx, identitydb.OAuthInsertCodeParams{CodeHash: hashed(code), ClientID: c.ID, UserID: who.ID,
-			RedirectUri: req.Redirect, Challenge: req.Challenge, Scope: strings.Join(scopes, " "), Nonce: req.Nonce, AuthTime: now, ExpiresAt: now.Add(codeLife)})
+			RedirectUri: req.Redirect, Challenge: req.Challenge, Scope: strings.Join(scopes, " "), Nonce: req.Nonce, AuthTime: now,
+			ExpiresAt: now.Add(codeLife)})
 		if err != nil {
 			return fmt.Errorf("store code: %w", err)
 		}
@@ -202,7 +206,8 @@ func (p *Provider) grantCode(ctx context.Context, req request, c identitydb.Oaut
 }
 
 // consented are the scopes that a user really gives to a client.
-func (p *Provider) consented(ctx context.Context, c identitydb.OauthClient, who identitydb.OAuthPersonRow, scopes []string) ([]string, error) {
+func (p *Provider) consented(ctx context.Context, c identitydb.OauthClient, who identitydb.OAuthPersonRow, scopes []string) ([]string,
+	error) {
 	ok, err := p.mayAct(ctx, c, who.ID)
 	if err != nil {
 		return nil, err

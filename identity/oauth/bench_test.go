@@ -96,11 +96,13 @@ func start(t *testing.T) *bench {
 	b := &bench{t: t, pool: pool}
 	server := httptest.NewUnstartedServer(nil)
 	b.url = "http://" + server.Listener.Addr().String()
-	b.Provider, err = New(Config{Pool: pool, Issuer: b.url, Login: "leaky-tokens-auth", Interval: time.Second, FormKey: key, SignIn: b.signInWith,
-		Throttle: throttle.New(throttle.Config{Settings: config.Throttle{Failures: 5, Addresses: 1000, Registers: 100, Longest: time.Minute, Window: time.Minute}, Log: slog.New(slog.DiscardHandler)}),
-		Grants:   grants.New(grants.Config{Pool: pool, Announcer: b, TokenTTL: time.Hour, Idle: time.Hour, Longest: 24 * time.Hour}),
-		Tokens:   &grants.Tokens{DB: pool, Signer: ring, Issuer: b.url, Audience: "leaky-tokens", TTL: time.Hour},
-		Keys:     ring, Announce: b.Announce, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Metrics: prometheus.NewRegistry()})
+	b.Provider, err = New(Config{Pool: pool, Issuer: b.url, Login: "leaky-tokens-auth", Interval: time.Second, FormKey: key,
+		SignIn: b.signInWith,
+		Throttle: throttle.New(throttle.Config{Settings: config.Throttle{Failures: 5, Addresses: 1000, Registers: 100, Longest: time.Minute,
+			Window: time.Minute}, Log: slog.New(slog.DiscardHandler)}),
+		Grants: grants.New(grants.Config{Pool: pool, Announcer: b, TokenTTL: time.Hour, Idle: time.Hour, Longest: 24 * time.Hour}),
+		Tokens: &grants.Tokens{DB: pool, Signer: ring, Issuer: b.url, Audience: "leaky-tokens", TTL: time.Hour},
+		Keys:   ring, Announce: b.Announce, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Metrics: prometheus.NewRegistry()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,10 +148,12 @@ func (b *bench) signInWith(ctx context.Context, name, given string) (uuid.UUID, 
 func (b *bench) user(name string, roles ...string) uuid.UUID {
 	b.t.Helper()
 	id := uuid.New()
-	if _, err := b.pool.Exec(b.t.Context(), `INSERT INTO users (id, username, email, password_hash) VALUES ($1, $2, $3, $4)`, id, name, name+"@example.org", password); err != nil {
+	if _, err := b.pool.Exec(b.t.Context(), `INSERT INTO users (id, username, email, password_hash) VALUES ($1, $2, $3, $4)`, id, name,
+		name+"@example.org", password); err != nil {
 		b.t.Fatal(err)
 	}
-	if _, err := b.pool.Exec(b.t.Context(), `INSERT INTO user_roles (user_id, role_id) SELECT $1, id FROM roles WHERE name = ANY($2)`, id, append(roles, "USER")); err != nil {
+	if _, err := b.pool.Exec(b.t.Context(), `INSERT INTO user_roles (user_id, role_id) SELECT $1, id FROM roles WHERE name = ANY($2)`, id,
+		append(roles, "USER")); err != nil {
 		b.t.Fatal(err)
 	}
 	return id
@@ -196,7 +200,8 @@ const callback = "https://app.example/callback"
 
 // web is a client for the usual code flow.
 func web() registration {
-	return registration{Name: "Web <app> & co", RedirectURIs: []string{callback, "http://127.0.0.1/cb"}, GrantTypes: []string{grantCode, grantRefresh, grantDevice},
+	return registration{Name: "Web <app> & co", RedirectURIs: []string{callback, "http://127.0.0.1/cb"}, GrantTypes: []string{grantCode,
+		grantRefresh, grantDevice},
 		Scopes: []string{"openid", "profile", "email", "tokens.read", "tokens.write", "admin", "offline_access"}}
 }
 
@@ -284,7 +289,8 @@ func (b *bench) allow(authorize, user string) url.Values {
 	if page.status != http.StatusOK {
 		b.t.Fatalf("authorize: %d %s %s", page.status, page.header.Get("Location"), page.text)
 	}
-	r := b.post("/oauth2/authorize", url.Values{"form": {sealedIn(b.t, page)}, "username": {user}, "password": {password}, "decision": {"allow"}})
+	r := b.post("/oauth2/authorize", url.Values{"form": {sealedIn(b.t, page)}, "username": {user}, "password": {password},
+		"decision": {"allow"}})
 	return b.landed(r)
 }
 

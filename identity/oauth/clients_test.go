@@ -20,7 +20,8 @@ func TestManagingClients(t *testing.T) {
 	t.Parallel()
 	b := start(t)
 	root := b.user("root", "ADMIN")
-	r := b.api("POST", "/api/v1/admin/clients", registration{Name: "job", GrantTypes: []string{grantClient}, Scopes: []string{"tokens.read"}}, root)
+	r := b.api("POST", "/api/v1/admin/clients", registration{Name: "job", GrantTypes: []string{grantClient},
+		Scopes: []string{"tokens.read"}}, root)
 	if r.status != http.StatusCreated || r.header.Get("Cache-Control") != "no-store" || len(r.body["clientSecret"].(string)) != 43 {
 		t.Fatalf("%d %v %s", r.status, r.header, r.text)
 	}
@@ -30,12 +31,14 @@ func TestManagingClients(t *testing.T) {
 		t.Errorf("location %q", r.header.Get("Location"))
 	}
 	for _, r := range []reply{b.api("GET", path, nil, root), b.api("GET", "/api/v1/admin/clients", nil, root)} {
-		if r.status != http.StatusOK || !strings.Contains(r.text, id) || strings.Contains(r.text, "clientSecret") || strings.Contains(r.text, secret) {
+		if r.status != http.StatusOK || !strings.Contains(r.text, id) || strings.Contains(r.text, "clientSecret") || strings.Contains(r.text,
+			secret) {
 			t.Errorf("%d %s", r.status, r.text)
 		}
 	}
 	var stored string
-	if err := b.pool.QueryRow(t.Context(), `SELECT c::text FROM oauth_clients c WHERE id = $1`, id).Scan(&stored); err != nil || strings.Contains(stored, secret) {
+	if err := b.pool.QueryRow(t.Context(), `SELECT c::text FROM oauth_clients c WHERE id = $1`, id).Scan(&stored); err != nil ||
+		strings.Contains(stored, secret) {
 		t.Errorf("the secret is stored: %v", err)
 	}
 	get := func(secret string) reply {
@@ -64,7 +67,8 @@ func TestManagingClients(t *testing.T) {
 	if !b.told(revocation.Family, claims.Family) {
 		t.Error("the tokens of a deleted client were not announced")
 	}
-	for _, r := range []reply{b.api("GET", path, nil, root), b.api("DELETE", path, nil, root), b.api("POST", path+"/secret", nil, root), b.api("GET", "/api/v1/admin/clients/%00", nil, root), b.api("DELETE", "/api/v1/admin/clients/%27", nil, root)} {
+	for _, r := range []reply{b.api("GET", path, nil, root), b.api("DELETE", path, nil, root), b.api("POST", path+"/secret", nil, root),
+		b.api("GET", "/api/v1/admin/clients/%00", nil, root), b.api("DELETE", "/api/v1/admin/clients/%27", nil, root)} {
 		if r.status != http.StatusNotFound {
 			t.Errorf("of a client that is not there: %d %s", r.status, r.text)
 		}
@@ -112,22 +116,23 @@ func TestRegistrationRefusals(t *testing.T) {
 		change func(*registration)
 		field  string
 	}{
-		"no name":                  {func(n *registration) { n.Name = " " }, "name"},
-		"long name":                {func(n *registration) { n.Name = strings.Repeat("é", 101) }, "name"},
-		"NUL in the name":          {func(n *registration) { n.Name = "a\x00" }, "name"},
-		"no grant":                 {func(n *registration) { n.GrantTypes = nil }, "grantTypes"},
-		"unknown grant":            {func(n *registration) { n.GrantTypes = append(n.GrantTypes, "implicit") }, "grantTypes"},
-		"grant twice":              {func(n *registration) { n.GrantTypes = append(n.GrantTypes, grantCode) }, "grantTypes"},
-		"refresh alone":            {func(n *registration) { n.GrantTypes, n.RedirectURIs = []string{grantRefresh}, nil }, "grantTypes"},
-		"public with credentials":  {func(n *registration) { n.Public, n.GrantTypes = true, append(n.GrantTypes, grantClient) }, "grantTypes"},
-		"no scope":                 {func(n *registration) { n.Scopes = nil }, "scopes"},
-		"unknown scope":            {func(n *registration) { n.Scopes = []string{"all"} }, "scopes"},
-		"offline without refresh":  {func(n *registration) { n.GrantTypes = []string{grantCode} }, "scopes"},
-		"no redirect":              {func(n *registration) { n.RedirectURIs = nil }, "redirectUris"},
-		"redirect without code":    {func(n *registration) { n.GrantTypes = []string{grantDevice, grantRefresh} }, "redirectUris"},
-		"http redirect":            {func(n *registration) { n.RedirectURIs = []string{"http://app.example/cb"} }, "redirectUris[0]"},
-		"script":                   {func(n *registration) { n.RedirectURIs = append(n.RedirectURIs, "javascript:alert(1)") }, "redirectUris[2]"},
-		"many redirects":           {func(n *registration) { n.RedirectURIs = slices.Repeat([]string{"https://a.example/"}, 21) }, "redirectUris"},
+		"no name":                 {func(n *registration) { n.Name = " " }, "name"},
+		"long name":               {func(n *registration) { n.Name = strings.Repeat("é", 101) }, "name"},
+		"NUL in the name":         {func(n *registration) { n.Name = "a\x00" }, "name"},
+		"no grant":                {func(n *registration) { n.GrantTypes = nil }, "grantTypes"},
+		"unknown grant":           {func(n *registration) { n.GrantTypes = append(n.GrantTypes, "implicit") }, "grantTypes"},
+		"grant twice":             {func(n *registration) { n.GrantTypes = append(n.GrantTypes, grantCode) }, "grantTypes"},
+		"refresh alone":           {func(n *registration) { n.GrantTypes, n.RedirectURIs = []string{grantRefresh}, nil }, "grantTypes"},
+		"public with credentials": {func(n *registration) { n.Public, n.GrantTypes = true, append(n.GrantTypes, grantClient) }, "grantTypes"},
+		"no scope":                {func(n *registration) { n.Scopes = nil }, "scopes"},
+		"unknown scope":           {func(n *registration) { n.Scopes = []string{"all"} }, "scopes"},
+		"offline without refresh": {func(n *registration) { n.GrantTypes = []string{grantCode} }, "scopes"},
+		"no redirect":             {func(n *registration) { n.RedirectURIs = nil }, "redirectUris"},
+		"redirect without code":   {func(n *registration) { n.GrantTypes = []string{grantDevice, grantRefresh} }, "redirectUris"},
+		"http redirect":           {func(n *registration) { n.RedirectURIs = []string{"http://app.example/cb"} }, "redirectUris[0]"},
+		"script":                  {func(n *registration) { n.RedirectURIs = append(n.RedirectURIs, "javascript:alert(1)") }, "redirectUris[2]"},
+		"many redirects": {func(n *registration) { n.RedirectURIs = slices.Repeat([]string{"https://a.example/"}, 21) },
+			"redirectUris"},
 		"public resource server":   {func(n *registration) { n.Public, n.ResourceServer = true, true }, "resourceServer"},
 		"malformed owner":          {func(n *registration) { n.OwnerID = "me" }, "ownerId"},
 		"unknown owner":            {func(n *registration) { n.OwnerID = uuid.NewString() }, "ownerId"},
@@ -187,7 +192,8 @@ func TestAClientOfAnOrganisationActsForItsMembersAlone(t *testing.T) {
 	if _, err := b.pool.Exec(t.Context(), `INSERT INTO orgs (id, name) VALUES ($1, 'acme')`, org); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.pool.Exec(t.Context(), `INSERT INTO org_members (org_id, user_id, role, team) VALUES ($1, $2, 'OWNER', 'red')`, org, ann); err != nil {
+	if _, err := b.pool.Exec(t.Context(), `INSERT INTO org_members (org_id, user_id, role, team) VALUES ($1, $2, 'OWNER', 'red')`, org,
+		ann); err != nil {
 		t.Fatal(err)
 	}
 	n := web()
@@ -201,14 +207,17 @@ func TestAClientOfAnOrganisationActsForItsMembersAlone(t *testing.T) {
 			t.Errorf("want the organisation and the team, got %+v, %v", claims, err)
 		}
 	}
-	if back := b.allow(b.config(m, "tokens.read").AuthCodeURL("s")+"&code_challenge_method=S256&code_challenge="+strings.Repeat("c", 43), "eve"); back.Get("error") != "access_denied" {
+	if back := b.allow(b.config(m, "tokens.read").AuthCodeURL("s")+"&code_challenge_method=S256&code_challenge="+strings.Repeat("c", 43),
+		"eve"); back.Get("error") != "access_denied" {
 		t.Errorf("a stranger: %v", back)
 	}
 	if _, err := b.pool.Exec(t.Context(), `DELETE FROM org_members`); err != nil {
 		t.Fatal(err)
 	}
-	wantError(t, b.post("/oauth2/token", url.Values{"grant_type": {"client_credentials"}, "client_id": {m.ID}, "client_secret": {m.Secret}}), 400, "invalid_grant")
-	wantError(t, b.post("/oauth2/token", url.Values{"grant_type": {"refresh_token"}, "refresh_token": {token.RefreshToken}, "client_id": {m.ID}, "client_secret": {m.Secret}}), 400, "invalid_grant")
+	wantError(t, b.post("/oauth2/token", url.Values{"grant_type": {"client_credentials"}, "client_id": {m.ID}, "client_secret": {m.Secret}}),
+		400, "invalid_grant")
+	wantError(t, b.post("/oauth2/token", url.Values{"grant_type": {"refresh_token"}, "refresh_token": {token.RefreshToken},
+		"client_id": {m.ID}, "client_secret": {m.Secret}}), 400, "invalid_grant")
 }
 
 func TestDevelopmentClient(t *testing.T) {

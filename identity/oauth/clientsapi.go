@@ -35,7 +35,8 @@ type clientView struct {
 }
 
 func viewOf(c identitydb.OauthClient, secret string) clientView {
-	return clientView{ID: c.ID, Secret: secret, Name: c.Name, Public: public(c), RedirectURIs: c.RedirectUris, GrantTypes: c.GrantTypes, Scopes: c.Scopes,
+	return clientView{ID: c.ID, Secret: secret, Name: c.Name, Public: public(c), RedirectURIs: c.RedirectUris, GrantTypes: c.GrantTypes,
+		Scopes:  c.Scopes,
 		OwnerID: c.OwnerID, OrgID: c.OrgID, ResourceServer: c.ResourceServer, CreatedAt: c.CreatedAt.UTC(), UpdatedAt: c.UpdatedAt.UTC()}
 }
 

@@ -43,7 +43,8 @@ func TestPollingADevice(t *testing.T) {
 	wantError(t, b.poll(m, device), 400, "slow_down")
 	wantError(t, b.poll(m, device), 400, "slow_down")
 	var interval int
-	if err := b.pool.QueryRow(t.Context(), `SELECT poll_interval FROM oauth_devices WHERE device_hash = $1`, hashed(device)).Scan(&interval); err != nil || interval != 11 {
+	if err := b.pool.QueryRow(t.Context(), `SELECT poll_interval FROM oauth_devices WHERE device_hash = $1`,
+		hashed(device)).Scan(&interval); err != nil || interval != 11 {
 		t.Errorf("want the interval raised by 5 s twice, got %d, %v", interval, err)
 	}
 	page := b.post("/oauth2/device", url.Values{"user_code": {user}})
@@ -51,7 +52,8 @@ func TestPollingADevice(t *testing.T) {
 		t.Fatalf("refuse: %d %s", r.status, r.text)
 	}
 	wantError(t, b.poll(m, device), 400, "access_denied")
-	if r := b.post("/oauth2/device", url.Values{"form": {sealedIn(t, page)}, "username": {"ann"}, "password": {password}, "decision": {"allow"}}); r.status != http.StatusBadRequest {
+	if r := b.post("/oauth2/device", url.Values{"form": {sealedIn(t, page)}, "username": {"ann"}, "password": {password},
+		"decision": {"allow"}}); r.status != http.StatusBadRequest {
 		t.Errorf("answered twice: %d", r.status)
 	}
 	late, _ := b.device(m, "tokens.read")
@@ -69,8 +71,9 @@ func TestPollRefusals(t *testing.T) {
 		row  identitydb.OauthDevice
 		want string
 	}{
-		"first poll":         {identitydb.OauthDevice{State: statePending, ExpiresAt: later, PollInterval: 5}, codeAuthorizationWaits},
-		"in time":            {identitydb.OauthDevice{State: statePending, ExpiresAt: later, PollInterval: 5, PolledAt: &before}, codeAuthorizationWaits},
+		"first poll": {identitydb.OauthDevice{State: statePending, ExpiresAt: later, PollInterval: 5}, codeAuthorizationWaits},
+		"in time": {identitydb.OauthDevice{State: statePending, ExpiresAt: later, PollInterval: 5, PolledAt: &before},
+			codeAuthorizationWaits},
 		"hasty":              {identitydb.OauthDevice{State: statePending, ExpiresAt: later, PollInterval: 5, PolledAt: &just}, codeSlowDown},
 		"hasty and late":     {identitydb.OauthDevice{State: statePending, ExpiresAt: now, PollInterval: 5, PolledAt: &just}, codeExpiredToken},
 		"denied":             {identitydb.OauthDevice{State: stateDenied, ExpiresAt: later, PollInterval: 5, PolledAt: &just}, codeAccessDenied},
@@ -110,16 +113,21 @@ func TestDevicePageRefusals(t *testing.T) {
 			t.Errorf("%s: want %d, got %d", name, c.status, r.status)
 		}
 	}
-	if r := b.post("/oauth2/device", url.Values{"form": {form}, "decision": {"deny"}}, func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "cross-site") }); r.status != http.StatusBadRequest {
+	if r := b.post("/oauth2/device", url.Values{"form": {form}, "decision": {"deny"}}, func(r *http.Request) {
+		r.Header.Set("Sec-Fetch-Site",
+			"cross-site")
+	}); r.status != http.StatusBadRequest {
 		t.Errorf("from another site: %d", r.status)
 	}
-	if r := b.get("/oauth2/device", url.Values{"user_code": {`"><script>`}}); r.status != http.StatusOK || strings.Contains(r.text, "<script") {
+	if r := b.get("/oauth2/device", url.Values{"user_code": {`"><script>`}}); r.status != http.StatusOK || strings.Contains(r.text,
+		"<script") {
 		t.Errorf("a link with markup: %d", r.status)
 	}
 	for range 10 { // wrong guesses
 		b.post("/oauth2/device", url.Values{"user_code": {"BBBB-BBBB"}})
 	}
-	if r := b.post("/oauth2/device", url.Values{"user_code": {user}}); r.status != http.StatusTooManyRequests || r.header.Get("Retry-After") == "" {
+	if r := b.post("/oauth2/device", url.Values{"user_code": {user}}); r.status != http.StatusTooManyRequests ||
+		r.header.Get("Retry-After") == "" {
 		t.Errorf("after many wrong codes: want 429 with Retry-After, got %d", r.status)
 	}
 }
@@ -129,7 +137,8 @@ func TestDeviceAuthorizationRefusals(t *testing.T) {
 	b := start(t)
 	job := b.app(registration{Name: "job", GrantTypes: []string{grantClient}, Scopes: []string{"tokens.read"}})
 	m := tv(b)
-	wantError(t, b.post("/oauth2/device_authorization", url.Values{"client_id": {job.ID}, "client_secret": {job.Secret}}), 400, "unauthorized_client")
+	wantError(t, b.post("/oauth2/device_authorization", url.Values{"client_id": {job.ID}, "client_secret": {job.Secret}}), 400,
+		"unauthorized_client")
 	wantError(t, b.post("/oauth2/device_authorization", url.Values{"client_id": {"app-x"}}), 401, "invalid_client")
 	wantError(t, b.post("/oauth2/device_authorization", url.Values{}), 401, "invalid_client")
 	wantError(t, b.post("/oauth2/device_authorization", url.Values{"client_id": {m.ID}, "scope": {"everything"}}), 400, "invalid_scope")
@@ -144,7 +153,8 @@ func TestPurgeKeepsWhatStillMeansSomething(t *testing.T) {
 	b.code(m, "ann")
 	b.device(tv(b), "tokens.read")
 	count := func() (codes, devices int) {
-		if err := b.pool.QueryRow(t.Context(), `SELECT (SELECT count(*) FROM oauth_codes), (SELECT count(*) FROM oauth_devices)`).Scan(&codes, &devices); err != nil {
+		if err := b.pool.QueryRow(t.Context(), `SELECT (SELECT count(*) FROM oauth_codes), (SELECT count(*) FROM oauth_devices)`).Scan(&codes,
+			&devices); err != nil {
 			t.Fatal(err)
 		}
 		return codes, devices

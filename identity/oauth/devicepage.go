@@ -46,7 +46,8 @@ func (p *Provider) showDevice(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (p *Provider) askCode(w http.ResponseWriter, status int, code, problem string) error {
-	return p.pages.write(w, status, "usercode", pageData{Title: "Connect a device", Action: "/oauth2/device", UserCode: code, Problem: problem}, "")
+	return p.pages.write(w, status, "usercode", pageData{Title: "Connect a device", Action: "/oauth2/device", UserCode: code,
+		Problem: problem}, "")
 }
 
 // decideDevice is POST /oauth2/device: first the code, then the answer.
@@ -74,7 +75,8 @@ func (p *Provider) decideDevice(w http.ResponseWriter, r *http.Request) error {
 	}
 	if form["decision"] != "allow" {
 		// Who knows the code may end it; nothing is given to anybody.
-		return p.closeDevice(w, r, identitydb.OAuthDecideDeviceParams{DeviceHash: d.Hash, State: stateDenied, Scope: strings.Join(d.Scopes, " ")}, nil)
+		return p.closeDevice(w, r, identitydb.OAuthDecideDeviceParams{DeviceHash: d.Hash, State: stateDenied, Scope: strings.Join(d.Scopes,
+			" ")}, nil)
 	}
 	who, err := p.signIn(r.Context(), form)
 	if again, ok := errors.AsType[*loginAgain](err); ok {
@@ -92,7 +94,8 @@ func (p *Provider) decideDevice(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	now := time.Now()
-	return p.closeDevice(w, r, identitydb.OAuthDecideDeviceParams{DeviceHash: d.Hash, State: stateApproved, UserID: &who.ID, AuthTime: &now, Scope: strings.Join(scopes, " ")},
+	return p.closeDevice(w, r, identitydb.OAuthDecideDeviceParams{DeviceHash: d.Hash, State: stateApproved, UserID: &who.ID, AuthTime: &now,
+		Scope: strings.Join(scopes, " ")},
 		func(ctx context.Context, tx pgx.Tx) error { return auditConsent(ctx, tx, c, who, scopes) })
 }
 
@@ -125,7 +128,8 @@ func (p *Provider) findDevice(w http.ResponseWriter, r *http.Request, typed stri
 	if err != nil {
 		return err
 	}
-	return p.showDeviceConsent(w, device{Hash: row.DeviceHash, Client: c.ID, Scopes: strings.Fields(row.Scope)}, c, http.StatusOK, loginFields{})
+	return p.showDeviceConsent(w, device{Hash: row.DeviceHash, Client: c.ID, Scopes: strings.Fields(row.Scope)}, c, http.StatusOK,
+		loginFields{})
 }
 
 func (p *Provider) showDeviceConsent(w http.ResponseWriter, d device, c identitydb.OauthClient, status int, login loginFields) error {
@@ -138,7 +142,8 @@ func (p *Provider) showDeviceConsent(w http.ResponseWriter, d device, c identity
 }
 
 // closeDevice stores the user's answer, once.
-func (p *Provider) closeDevice(w http.ResponseWriter, r *http.Request, decision identitydb.OAuthDecideDeviceParams, also func(context.Context, pgx.Tx) error) error {
+func (p *Provider) closeDevice(w http.ResponseWriter, r *http.Request, decision identitydb.OAuthDecideDeviceParams,
+	also func(context.Context, pgx.Tx) error) error {
 	ctx, cancel := context.WithTimeout(r.Context(), queryTime)
 	defer cancel()
 	var n int64
@@ -158,9 +163,11 @@ func (p *Provider) closeDevice(w http.ResponseWriter, r *http.Request, decision 
 	case n == 0:
 		return p.askCode(w, http.StatusBadRequest, "", "This code has expired or was answered before. Start again on your device.")
 	case decision.State == stateDenied:
-		return p.pages.write(w, http.StatusOK, "message", pageData{Title: "Refused", Message: "The device gets no access. You can close this page."}, "")
+		return p.pages.write(w, http.StatusOK, "message", pageData{Title: "Refused",
+			Message: "The device gets no access. You can close this page."}, "")
 	}
-	return p.pages.write(w, http.StatusOK, "message", pageData{Title: "Connected", Message: "The device is connected. You can close this page and go on there."}, "")
+	return p.pages.write(w, http.StatusOK, "message", pageData{Title: "Connected",
+		Message: "The device is connected. You can close this page and go on there."}, "")
 }
 
 // loginFields are what the sign-in part of a page shows again.
@@ -212,7 +219,8 @@ func (p *Provider) signIn(ctx context.Context, form params) (identitydb.OAuthPer
 	return p.signedIn(ctx, id, again)
 }
 
-func (p *Provider) signedIn(ctx context.Context, id uuid.UUID, again func(int, time.Duration, string) error) (identitydb.OAuthPersonRow, error) {
+func (p *Provider) signedIn(ctx context.Context, id uuid.UUID, again func(int, time.Duration, string) error) (identitydb.OAuthPersonRow,
+	error) {
 	who, err := p.person(ctx, id)
 	if errors.Is(err, errGone) {
 		return who, again(http.StatusForbidden, 0, wrongPassword)

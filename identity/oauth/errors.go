@@ -60,7 +60,8 @@ func badClient() *protocolError {
 }
 
 func tooMany(wait time.Duration) *protocolError {
-	return &protocolError{status: http.StatusTooManyRequests, code: codeUnavailable, description: "too many attempts, try again later", retryAfter: wait}
+	return &protocolError{status: http.StatusTooManyRequests, code: codeUnavailable, description: "too many attempts, try again later",
+		retryAfter: wait}
 }
 
 // seconds rounds a wait up to whole seconds, at least one.
@@ -116,7 +117,8 @@ func (p *Provider) whenReady(h httpapi.HandlerFunc) httpapi.HandlerFunc {
 		return h
 	}
 	return func(http.ResponseWriter, *http.Request) error {
-		return &protocolError{status: http.StatusServiceUnavailable, code: codeUnavailable, description: "identity is starting, try again", retryAfter: time.Second}
+		return &protocolError{status: http.StatusServiceUnavailable, code: codeUnavailable, description: "identity is starting, try again",
+			retryAfter: time.Second}
 	}
 }
 

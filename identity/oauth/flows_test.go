@@ -75,7 +75,8 @@ func TestCodeFlowWithOIDC(t *testing.T) {
 		t.Fatalf("userinfo: %+v, %v", info, err)
 	}
 	claims, err := b.read(token.AccessToken)
-	if err != nil || claims.ClientID != m.ID || claims.Issuer != b.url || claims.Family == "" || claims.Generation == 0 || slices.Contains(claims.Roles, "ADMIN") {
+	if err != nil || claims.ClientID != m.ID || claims.Issuer != b.url || claims.Family == "" || claims.Generation == 0 ||
+		slices.Contains(claims.Roles, "ADMIN") {
 		t.Fatalf("access token: %+v, %v", claims, err)
 	}
 	if _, err := b.read(raw); err == nil {
@@ -95,18 +96,22 @@ func TestRefreshRotatesAndReuseEndsTheFamily(t *testing.T) {
 		t.Fatalf("want another refresh token and an ID token, got %+v, %v", second, err)
 	}
 	basic := func(r *http.Request) { r.SetBasicAuth(m.ID, m.Secret) }
-	part := b.post("/oauth2/token", url.Values{"grant_type": {"refresh_token"}, "refresh_token": {second.RefreshToken}, "scope": {"tokens.read"}}, basic)
+	part := b.post("/oauth2/token", url.Values{"grant_type": {"refresh_token"}, "refresh_token": {second.RefreshToken},
+		"scope": {"tokens.read"}}, basic)
 	if part.status != http.StatusOK || part.body["scope"] != "tokens.read" || part.body["id_token"] != nil {
 		t.Fatalf("narrowed: %d %s", part.status, part.text)
 	}
 	third := part.body["refresh_token"].(string)
-	wantError(t, b.post("/oauth2/token", url.Values{"grant_type": {"refresh_token"}, "refresh_token": {third}, "scope": {"tokens.read admin"}}, basic), 400, "invalid_scope")
+	wantError(t, b.post("/oauth2/token", url.Values{"grant_type": {"refresh_token"}, "refresh_token": {third},
+		"scope": {"tokens.read admin"}}, basic), 400, "invalid_scope")
 	whole := b.post("/oauth2/token", url.Values{"grant_type": {"refresh_token"}, "refresh_token": {third}}, basic)
 	if whole.status != http.StatusOK || whole.body["scope"] != "openid tokens.read tokens.write offline_access" {
 		t.Fatalf("the next one keeps the whole scope: %d %s", whole.status, whole.text)
 	}
-	wantError(t, b.post("/oauth2/token", url.Values{"grant_type": {"refresh_token"}, "refresh_token": {first.RefreshToken}}, basic), 400, "invalid_grant")
-	wantError(t, b.post("/oauth2/token", url.Values{"grant_type": {"refresh_token"}, "refresh_token": {whole.body["refresh_token"].(string)}}, basic), 400, "invalid_grant")
+	wantError(t, b.post("/oauth2/token", url.Values{"grant_type": {"refresh_token"}, "refresh_token": {first.RefreshToken}}, basic), 400,
+		"invalid_grant")
+	wantError(t, b.post("/oauth2/token", url.Values{"grant_type": {"refresh_token"},
+		"refresh_token": {whole.body["refresh_token"].(string)}}, basic), 400, "invalid_grant")
 	claims, _ := b.read(first.AccessToken)
 	if !b.told(revocation.Family, claims.Family) {
 		t.Error("the family's end was not announced")
@@ -121,7 +126,8 @@ func TestRefreshTokensComeWithOfflineAccessAlone(t *testing.T) {
 	if token := b.login(b.config(m, "openid"), "ann"); token.RefreshToken != "" {
 		t.Error("a refresh token without offline_access")
 	}
-	if token := b.login(b.config(m), "ann"); token.RefreshToken != "" || token.Extra("scope") != "openid profile email tokens.read tokens.write" {
+	if token := b.login(b.config(m), "ann"); token.RefreshToken != "" ||
+		token.Extra("scope") != "openid profile email tokens.read tokens.write" {
 		t.Errorf("without a scope: got %v", token.Extra("scope"))
 	}
 }
@@ -158,9 +164,11 @@ func TestClientCredentials(t *testing.T) {
 			t.Fatalf("want no admin scope for a service account, and no refresh token: %+v, %v", claims, err)
 		}
 	}
-	wantError(t, b.post("/oauth2/token", url.Values{"grant_type": {"client_credentials"}, "client_id": {m.ID}, "client_secret": {m.Secret}, "scope": {"admin"}}), 400, "invalid_scope")
+	wantError(t, b.post("/oauth2/token", url.Values{"grant_type": {"client_credentials"}, "client_id": {m.ID}, "client_secret": {m.Secret},
+		"scope": {"admin"}}), 400, "invalid_scope")
 	var hash string
-	if err := b.pool.QueryRow(t.Context(), `SELECT u.password_hash FROM users u JOIN oauth_clients c ON c.owner_id = u.id WHERE c.id = $1`, m.ID).Scan(&hash); err != nil || hash != "" {
+	if err := b.pool.QueryRow(t.Context(), `SELECT u.password_hash FROM users u JOIN oauth_clients c ON c.owner_id = u.id WHERE c.id = $1`,
+		m.ID).Scan(&hash); err != nil || hash != "" {
 		t.Errorf("a service account has a password: %q, %v", hash, err)
 	}
 }
@@ -191,7 +199,8 @@ func TestDeviceFlow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if device.Interval != 1 || len(device.UserCode) != 9 || device.VerificationURI != b.url+"/oauth2/device" || !strings.Contains(device.VerificationURIComplete, device.UserCode) {
+	if device.Interval != 1 || len(device.UserCode) != 9 || device.VerificationURI != b.url+"/oauth2/device" ||
+		!strings.Contains(device.VerificationURIComplete, device.UserCode) {
 		t.Fatalf("%+v", device)
 	}
 	got := make(chan *oauth2.Token, 1)
@@ -209,7 +218,8 @@ func TestDeviceFlow(t *testing.T) {
 	if !strings.Contains(page.text, "Web &lt;app&gt; &amp; co") || !strings.Contains(page.text, "tokens.read") {
 		t.Fatalf("client and scopes are not shown: %s", page.text)
 	}
-	done := b.post("/oauth2/device", url.Values{"form": {sealedIn(t, page)}, "username": {"ann"}, "password": {password}, "decision": {"allow"}})
+	done := b.post("/oauth2/device", url.Values{"form": {sealedIn(t, page)}, "username": {"ann"}, "password": {password},
+		"decision": {"allow"}})
 	if done.status != http.StatusOK || !strings.Contains(done.text, "connected") {
 		t.Fatalf("%d %s", done.status, done.text)
 	}
@@ -221,7 +231,8 @@ func TestDeviceFlow(t *testing.T) {
 	if err != nil || claims.Subject != ann.String() || token.RefreshToken == "" || token.Extra("id_token") == nil {
 		t.Fatalf("%+v, %v", claims, err)
 	}
-	wantError(t, b.post("/oauth2/token", url.Values{"grant_type": {grantDevice}, "client_id": {m.ID}, "device_code": {device.DeviceCode}}), 400, "invalid_grant")
+	wantError(t, b.post("/oauth2/token", url.Values{"grant_type": {grantDevice}, "client_id": {m.ID}, "device_code": {device.DeviceCode}}),
+		400, "invalid_grant")
 	if r := b.post("/oauth2/device", url.Values{"user_code": {device.UserCode}}); r.status != http.StatusBadRequest {
 		t.Errorf("a used user code: %d", r.status)
 	}
@@ -243,11 +254,13 @@ func TestIntrospection(t *testing.T) {
 	for _, text := range []string{token.AccessToken, token.RefreshToken} {
 		for name, as := range map[string]made{"own": m, "resource server": server} {
 			r := b.introspectAs(as, text)
-			if r.body["active"] != true || r.body["sub"] != ann.String() || r.body["client_id"] != m.ID || r.body["username"] != "ann" || r.body["exp"] == nil {
+			if r.body["active"] != true || r.body["sub"] != ann.String() || r.body["client_id"] != m.ID || r.body["username"] != "ann" ||
+				r.body["exp"] == nil {
 				t.Errorf("%s: %s", name, r.text)
 			}
 		}
-		for name, r := range map[string]reply{"another client's": b.introspectAs(other, text), "cut": b.introspectAs(m, text[:len(text)-1]), "nonsense": b.introspectAs(m, "nonsense")} {
+		for name, r := range map[string]reply{"another client's": b.introspectAs(other, text), "cut": b.introspectAs(m, text[:len(text)-1]),
+			"nonsense": b.introspectAs(m, "nonsense")} {
 			if strings.TrimSpace(r.text) != `{"active":false}` || r.status != http.StatusOK {
 				t.Errorf("%s: %d %s", name, r.status, r.text)
 			}
@@ -275,7 +288,8 @@ func TestRevocation(t *testing.T) {
 	m, other := b.app(web()), b.app(web())
 	revoke := func(as made, token string) {
 		t.Helper()
-		r := b.post("/oauth2/revoke", url.Values{"token": {token}, "token_type_hint": {"whatever"}}, func(r *http.Request) { r.SetBasicAuth(as.ID, as.Secret) })
+		r := b.post("/oauth2/revoke", url.Values{"token": {token}, "token_type_hint": {"whatever"}},
+			func(r *http.Request) { r.SetBasicAuth(as.ID, as.Secret) })
 		if r.status != http.StatusOK || r.text != "" {
 			t.Fatalf("revoke: %d %s", r.status, r.text)
 		}
@@ -343,7 +357,8 @@ func TestUserinfoRefusals(t *testing.T) {
 	wantError(t, ask("Bearer a.b.c"), 401, "invalid_token")
 	wantError(t, ask("Bearer x", "Bearer y"), 400, "invalid_request")
 	r := ask("Bearer " + token.AccessToken)
-	if r.status != http.StatusForbidden || r.body["error"] != "insufficient_scope" || !strings.Contains(r.header.Get("WWW-Authenticate"), `scope="openid"`) {
+	if r.status != http.StatusForbidden || r.body["error"] != "insufficient_scope" || !strings.Contains(r.header.Get("WWW-Authenticate"),
+		`scope="openid"`) {
 		t.Errorf("without openid: %d %v %s", r.status, r.header, r.text)
 	}
 }

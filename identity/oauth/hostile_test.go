@@ -15,7 +15,8 @@ import (
 
 // asked is a sound authorization request; change makes it unsound.
 func asked(m made, change url.Values) url.Values {
-	q := url.Values{"client_id": {m.ID}, "redirect_uri": {callback}, "response_type": {"code"}, "scope": {"openid tokens.read"}, "state": {"s"},
+	q := url.Values{"client_id": {m.ID}, "redirect_uri": {callback}, "response_type": {"code"}, "scope": {"openid tokens.read"},
+		"state":          {"s"},
 		"code_challenge": {oauth2.S256ChallengeFromVerifier(strings.Repeat("v", 43))}, "code_challenge_method": {"S256"}}
 	for name, values := range change {
 		if len(values) == 0 {
@@ -175,7 +176,8 @@ func TestWhatTheUserAnswers(t *testing.T) {
 	if r := answer(nil, func(r *http.Request) { r.Header.Set("Origin", "https://evil.example") }); r.status != http.StatusBadRequest {
 		t.Errorf("from another origin: %d", r.status)
 	}
-	if back := b.landed(answer(url.Values{"decision": {"deny"}, "username": {""}})); back.Get("error") != "access_denied" || back.Get("state") != "s" {
+	if back := b.landed(answer(url.Values{"decision": {"deny"}, "username": {""}})); back.Get("error") != "access_denied" ||
+		back.Get("state") != "s" {
 		t.Errorf("refused: %v", back)
 	}
 	if back := b.landed(answer(nil)); back.Get("error") != "invalid_scope" {
@@ -224,8 +226,9 @@ func TestACodeIsGoodOnceForItsClientWithItsProof(t *testing.T) {
 	b.user("ann")
 	m, thief := b.app(web()), b.app(web())
 	redeem := func(as made, code string, change url.Values) reply {
-		f := url.Values{"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {callback}, "code_verifier": {strings.Repeat("v", 43)},
-			"client_id": {as.ID}, "client_secret": {as.Secret}}
+		f := url.Values{"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {callback},
+			"code_verifier": {strings.Repeat("v", 43)},
+			"client_id":     {as.ID}, "client_secret": {as.Secret}}
 		for name, values := range change {
 			f[name] = values
 		}
@@ -237,16 +240,17 @@ func TestACodeIsGoodOnceForItsClientWithItsProof(t *testing.T) {
 		code   string
 		burnt  bool
 	}{
-		"second client":      {thief, nil, "invalid_grant", true},
-		"wrong verifier":     {m, url.Values{"code_verifier": {strings.Repeat("w", 43)}}, "invalid_grant", true},
-		"challenge as proof": {m, url.Values{"code_verifier": {oauth2.S256ChallengeFromVerifier(strings.Repeat("v", 43))}}, "invalid_grant", true},
-		"foreign redirect":   {m, url.Values{"redirect_uri": {"http://127.0.0.1/cb"}}, "invalid_grant", true},
-		"no verifier":        {m, url.Values{"code_verifier": {""}}, "invalid_request", false},
-		"no redirect":        {m, url.Values{"redirect_uri": {""}}, "invalid_request", false},
-		"no code":            {m, url.Values{"code": {""}}, "invalid_request", false},
-		"short verifier":     {m, url.Values{"code_verifier": {"v"}}, "invalid_request", false},
-		"NUL in the code":    {m, url.Values{"code": {"a\x00"}}, "invalid_request", false},
-		"unknown code":       {m, url.Values{"code": {"unknown"}}, "invalid_grant", false},
+		"second client":  {thief, nil, "invalid_grant", true},
+		"wrong verifier": {m, url.Values{"code_verifier": {strings.Repeat("w", 43)}}, "invalid_grant", true},
+		"challenge as proof": {m, url.Values{"code_verifier": {oauth2.S256ChallengeFromVerifier(strings.Repeat("v", 43))}}, "invalid_grant",
+			true},
+		"foreign redirect": {m, url.Values{"redirect_uri": {"http://127.0.0.1/cb"}}, "invalid_grant", true},
+		"no verifier":      {m, url.Values{"code_verifier": {""}}, "invalid_request", false},
+		"no redirect":      {m, url.Values{"redirect_uri": {""}}, "invalid_request", false},
+		"no code":          {m, url.Values{"code": {""}}, "invalid_request", false},
+		"short verifier":   {m, url.Values{"code_verifier": {"v"}}, "invalid_request", false},
+		"NUL in the code":  {m, url.Values{"code": {"a\x00"}}, "invalid_request", false},
+		"unknown code":     {m, url.Values{"code": {"unknown"}}, "invalid_grant", false},
 	} {
 		code := b.code(m, "ann")
 		wantError(t, redeem(c.as, code, c.change), 400, c.code)
@@ -268,7 +272,8 @@ func TestACodeIsGoodOnceForItsClientWithItsProof(t *testing.T) {
 	if err != nil || !b.told(revocation.Family, claims.Family) {
 		t.Errorf("a second use did not end what the first gave: %v", err)
 	}
-	wantError(t, b.post("/oauth2/token", url.Values{"grant_type": {"refresh_token"}, "refresh_token": {first.body["refresh_token"].(string)}, "client_id": {m.ID}, "client_secret": {m.Secret}}), 400, "invalid_grant")
+	wantError(t, b.post("/oauth2/token", url.Values{"grant_type": {"refresh_token"}, "refresh_token": {first.body["refresh_token"].(string)},
+		"client_id": {m.ID}, "client_secret": {m.Secret}}), 400, "invalid_grant")
 }
 
 func TestOfManyWhoRedeemOneCodeAtOnceOneGetsTokensAndTheyEnd(t *testing.T) {
@@ -282,8 +287,9 @@ func TestOfManyWhoRedeemOneCodeAtOnceOneGetsTokensAndTheyEnd(t *testing.T) {
 	var won []string
 	for range 20 {
 		wg.Go(func() {
-			r := b.post("/oauth2/token", url.Values{"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {callback}, "code_verifier": {strings.Repeat("v", 43)},
-				"client_id": {m.ID}, "client_secret": {m.Secret}})
+			r := b.post("/oauth2/token", url.Values{"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {callback},
+				"code_verifier": {strings.Repeat("v", 43)},
+				"client_id":     {m.ID}, "client_secret": {m.Secret}})
 			mu.Lock()
 			defer mu.Unlock()
 			if r.status == http.StatusOK {
@@ -323,43 +329,50 @@ func TestTokenEndpointRefusals(t *testing.T) {
 		status int
 		code   string
 	}{
-		"empty":                     {"", nothing, 400, "invalid_request"},
-		"no grant type":             {"client_id=" + m.ID, nothing, 400, "invalid_request"},
-		"unknown grant type":        {strings.Replace(right, "client_credentials", "password", 1), nothing, 400, "unsupported_grant_type"},
-		"not registered for it":     {strings.Replace(right, "client_credentials", "refresh_token", 1) + "&refresh_token=x", nothing, 400, "unauthorized_client"},
-		"JSON":                      {`{"grant_type":"client_credentials"}`, func(r *http.Request) { r.Header.Set("Content-Type", "application/json") }, 400, "invalid_request"},
-		"no content type":           {right, func(r *http.Request) { r.Header.Del("Content-Type") }, 400, "invalid_request"},
-		"parameters in the URI":     {right, func(r *http.Request) { r.URL.RawQuery = "client_secret=x" }, 400, "invalid_request"},
-		"grant type twice":          {right + "&grant_type=client_credentials", nothing, 400, "invalid_request"},
-		"secret twice":              {right + "&client_secret=x", nothing, 400, "invalid_request"},
-		"NUL":                       {right + "&scope=a%00", nothing, 400, "invalid_request"},
-		"control character":         {right + "&scope=a%07", nothing, 400, "invalid_request"},
-		"broken escape":             {right + "&scope=%zz", nothing, 400, "invalid_request"},
-		"not UTF-8":                 {right + "&scope=%ff", nothing, 400, "invalid_request"},
-		"too many":                  {right + strings.Repeat("&a=b", 50), nothing, 400, "invalid_request"},
-		"many different":            {right + manyNames(60), nothing, 400, "invalid_request"},
-		"too large":                 {right + "&a=" + strings.Repeat("x", maxForm), nothing, 413, "invalid_request"},
-		"value too long":            {right + "&scope=" + strings.Repeat("x", maxValue+1), nothing, 400, "invalid_request"},
-		"unknown scope":             {right + "&scope=everything", nothing, 400, "invalid_scope"},
-		"scope not registered":      {right + "&scope=tokens.write", nothing, 400, "invalid_scope"},
-		"no client":                 {"grant_type=client_credentials", nothing, 401, "invalid_client"},
-		"unknown client":            {"grant_type=client_credentials&client_id=app-x&client_secret=y", nothing, 401, "invalid_client"},
-		"odd client":                {"grant_type=client_credentials&client_id=%27+OR+1%3D1&client_secret=y", nothing, 401, "invalid_client"},
-		"no secret":                 {"grant_type=client_credentials&client_id=" + m.ID, nothing, 401, "invalid_client"},
-		"wrong secret":              {"grant_type=client_credentials&client_id=" + m.ID + "&client_secret=wrong", nothing, 401, "invalid_client"},
-		"wrong secret, basic":       {"grant_type=client_credentials", basic(m.ID, "wrong"), 401, "invalid_client"},
-		"two ways":                  {right, basic(m.ID, m.Secret), 400, "invalid_request"},
-		"two clients":               {"grant_type=client_credentials&client_id=" + app.ID, basic(m.ID, m.Secret), 400, "invalid_request"},
-		"two headers":               {"grant_type=client_credentials", header("Basic eDp5", "Basic eDp5"), 400, "invalid_request"},
-		"bearer":                    {"grant_type=client_credentials", header("Bearer x"), 401, "invalid_client"},
-		"broken base64":             {"grant_type=client_credentials", header("Basic !!!"), 401, "invalid_client"},
-		"no colon":                  {"grant_type=client_credentials", header("Basic eHk="), 401, "invalid_client"},
-		"public with a secret":      {"grant_type=refresh_token&refresh_token=x&client_id=" + app.ID + "&client_secret=x", nothing, 401, "invalid_client"},
-		"public for itself":         {"grant_type=client_credentials&client_id=" + app.ID, nothing, 400, "unauthorized_client"},
-		"unknown refresh token":     {"grant_type=refresh_token&refresh_token=x&client_id=" + app.ID, nothing, 400, "invalid_grant"},
-		"no refresh token":          {"grant_type=refresh_token&client_id=" + app.ID, nothing, 400, "invalid_request"},
-		"unknown device code":       {"grant_type=urn:ietf:params:oauth:grant-type:device_code&device_code=x&client_id=" + app.ID, nothing, 400, "invalid_grant"},
-		"no device code":            {"grant_type=urn:ietf:params:oauth:grant-type:device_code&client_id=" + app.ID, nothing, 400, "invalid_request"},
+		"empty":              {"", nothing, 400, "invalid_request"},
+		"no grant type":      {"client_id=" + m.ID, nothing, 400, "invalid_request"},
+		"unknown grant type": {strings.Replace(right, "client_credentials", "password", 1), nothing, 400, "unsupported_grant_type"},
+		"not registered for it": {strings.Replace(right, "client_credentials", "refresh_token", 1) + "&refresh_token=x", nothing, 400,
+			"unauthorized_client"},
+		"JSON": {`{"grant_type":"client_credentials"}`, func(r *http.Request) {
+			r.Header.Set("Content-Type",
+				"application/json")
+		}, 400, "invalid_request"},
+		"no content type":       {right, func(r *http.Request) { r.Header.Del("Content-Type") }, 400, "invalid_request"},
+		"parameters in the URI": {right, func(r *http.Request) { r.URL.RawQuery = "client_secret=x" }, 400, "invalid_request"},
+		"grant type twice":      {right + "&grant_type=client_credentials", nothing, 400, "invalid_request"},
+		"secret twice":          {right + "&client_secret=x", nothing, 400, "invalid_request"},
+		"NUL":                   {right + "&scope=a%00", nothing, 400, "invalid_request"},
+		"control character":     {right + "&scope=a%07", nothing, 400, "invalid_request"},
+		"broken escape":         {right + "&scope=%zz", nothing, 400, "invalid_request"},
+		"not UTF-8":             {right + "&scope=%ff", nothing, 400, "invalid_request"},
+		"too many":              {right + strings.Repeat("&a=b", 50), nothing, 400, "invalid_request"},
+		"many different":        {right + manyNames(60), nothing, 400, "invalid_request"},
+		"too large":             {right + "&a=" + strings.Repeat("x", maxForm), nothing, 413, "invalid_request"},
+		"value too long":        {right + "&scope=" + strings.Repeat("x", maxValue+1), nothing, 400, "invalid_request"},
+		"unknown scope":         {right + "&scope=everything", nothing, 400, "invalid_scope"},
+		"scope not registered":  {right + "&scope=tokens.write", nothing, 400, "invalid_scope"},
+		"no client":             {"grant_type=client_credentials", nothing, 401, "invalid_client"},
+		"unknown client":        {"grant_type=client_credentials&client_id=app-x&client_secret=y", nothing, 401, "invalid_client"},
+		"odd client":            {"grant_type=client_credentials&client_id=%27+OR+1%3D1&client_secret=y", nothing, 401, "invalid_client"},
+		"no secret":             {"grant_type=client_credentials&client_id=" + m.ID, nothing, 401, "invalid_client"},
+		"wrong secret":          {"grant_type=client_credentials&client_id=" + m.ID + "&client_secret=wrong", nothing, 401, "invalid_client"},
+		"wrong secret, basic":   {"grant_type=client_credentials", basic(m.ID, "wrong"), 401, "invalid_client"},
+		"two ways":              {right, basic(m.ID, m.Secret), 400, "invalid_request"},
+		"two clients":           {"grant_type=client_credentials&client_id=" + app.ID, basic(m.ID, m.Secret), 400, "invalid_request"},
+		"two headers":           {"grant_type=client_credentials", header("Basic eDp5", "Basic eDp5"), 400, "invalid_request"},
+		"bearer":                {"grant_type=client_credentials", header("Bearer x"), 401, "invalid_client"},
+		"broken base64":         {"grant_type=client_credentials", header("Basic !!!"), 401, "invalid_client"},
+		"no colon":              {"grant_type=client_credentials", header("Basic eHk="), 401, "invalid_client"},
+		"public with a secret": {"grant_type=refresh_token&refresh_token=x&client_id=" + app.ID + "&client_secret=x", nothing, 401,
+			"invalid_client"},
+		"public for itself":     {"grant_type=client_credentials&client_id=" + app.ID, nothing, 400, "unauthorized_client"},
+		"unknown refresh token": {"grant_type=refresh_token&refresh_token=x&client_id=" + app.ID, nothing, 400, "invalid_grant"},
+		"no refresh token":      {"grant_type=refresh_token&client_id=" + app.ID, nothing, 400, "invalid_request"},
+		"unknown device code": {"grant_type=urn:ietf:params:oauth:grant-type:device_code&device_code=x&client_id=" + app.ID, nothing, 400,
+			"invalid_grant"},
+		"no device code": {"grant_type=urn:ietf:params:oauth:grant-type:device_code&client_id=" + app.ID, nothing, 400,
+			"invalid_request"},
 		"an empty secret is absent": {"grant_type=client_credentials&client_secret=&client_id=" + m.ID, nothing, 401, "invalid_client"},
 	} {
 		r := b.post("/oauth2/token", c.form, c.change)

@@ -14,8 +14,10 @@ type metrics struct {
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	m := &metrics{
-		grants:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "auth_oauth_grants_total", Help: "OAuth2 tokens issued, by grant type."}, []string{"grant"}),
-		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "auth_oauth_errors_total", Help: "OAuth2 requests refused, by endpoint and error code."}, []string{"endpoint", "error"}),
+		grants: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "auth_oauth_grants_total",
+			Help: "OAuth2 tokens issued, by grant type."}, []string{"grant"}),
+		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "auth_oauth_errors_total",
+			Help: "OAuth2 requests refused, by endpoint and error code."}, []string{"endpoint", "error"}),
 	}
 	for _, grant := range grantTypes() {
 		m.grants.WithLabelValues(grantLabel(grant))

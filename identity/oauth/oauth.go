@@ -75,7 +75,8 @@ type Provider struct {
 // New checks the configuration and starts nothing.
 func New(cfg Config) (*Provider, error) {
 	u, err := url.Parse(cfg.Issuer)
-	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil || strings.HasSuffix(cfg.Issuer, "/") {
+	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil ||
+		strings.HasSuffix(cfg.Issuer, "/") {
 		return nil, fmt.Errorf("oauth issuer %q: write http(s)://host[:port] without a slash at the end (auth.public_url)", cfg.Issuer)
 	}
 	if cfg.Interval == 0 {
@@ -93,7 +94,8 @@ func New(cfg Config) (*Provider, error) {
 	if err := origins.AddTrustedOrigin(u.Scheme + "://" + u.Host); err != nil {
 		return nil, fmt.Errorf("oauth issuer: %w", err)
 	}
-	return &Provider{cfg: cfg, log: cfg.Log, db: identitydb.New(cfg.Pool), forms: sealed, pages: pages, metrics: newMetrics(cfg.Metrics), origins: origins}, nil
+	return &Provider{cfg: cfg, log: cfg.Log, db: identitydb.New(cfg.Pool), forms: sealed, pages: pages, metrics: newMetrics(cfg.Metrics),
+		origins: origins}, nil
 }
 
 // Routes gives every public endpoint to handle, which mounts them.

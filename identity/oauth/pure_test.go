@@ -45,12 +45,17 @@ func TestRedirectMatching(t *testing.T) {
 func TestWhichRedirectsMayBeRegistered(t *testing.T) {
 	t.Parallel()
 	for uri, want := range map[string]bool{
-		"https://a.example/cb": true, "https://a.example": true, "https://a.example:8443/cb?x=y": true, "http://127.0.0.1/cb": true, "http://[::1]:7/cb": true,
+		"https://a.example/cb": true, "https://a.example": true, "https://a.example:8443/cb?x=y": true, "http://127.0.0.1/cb": true,
+		"http://[::1]:7/cb":        true,
 		"http://localhost:3000/cb": true, "com.example.app:/cb": true, "com.example.app://host/cb": true,
-		"": false, "https://": false, "https:///cb": false, "http://a.example/cb": false, "http://127.0.0.1.a.example/cb": false, "http://[::ffff:127.0.0.1]/cb": false,
-		"javascript:alert(1)": false, "data:text/html,x": false, "vbscript:x": false, "myapp:/cb": false, "file:///etc/passwd": false, "//a.example/cb": false, "/cb": false,
-		"https://u:p@a.example/cb": false, "https://a.example/cb#x": false, "https://a.example/cb#": false, "HTTPS://a.example/cb": false, "https://a.example/../cb": false,
-		"https://a.example/c b": false, "https://a.example/\ncb": false, `https://a.example\@b.example/`: false, "https://ä.example/cb": false, "https://*.example/cb": false,
+		"": false, "https://": false, "https:///cb": false, "http://a.example/cb": false, "http://127.0.0.1.a.example/cb": false,
+		"http://[::ffff:127.0.0.1]/cb": false,
+		"javascript:alert(1)":          false, "data:text/html,x": false, "vbscript:x": false, "myapp:/cb": false, "file:///etc/passwd": false,
+		"//a.example/cb": false, "/cb": false,
+		"https://u:p@a.example/cb": false, "https://a.example/cb#x": false, "https://a.example/cb#": false, "HTTPS://a.example/cb": false,
+		"https://a.example/../cb": false,
+		"https://a.example/c b":   false, "https://a.example/\ncb": false, `https://a.example\@b.example/`: false, "https://ä.example/cb": false,
+		"https://*.example/cb":   false,
 		"com.example.app:opaque": false, "https://a.example/" + strings.Repeat("x", maxRedirect): false,
 	} {
 		if why := checkRedirect(uri); (why == "") != want {
@@ -113,8 +118,10 @@ func TestSealedForms(t *testing.T) {
 		t.Fatalf("%+v, %v", got, err)
 	}
 	for name, err := range map[string]error{
-		"other key": other.open(kindAuthorize, text, now, &got), "other page": f.open(kindDevice, text, now, &got), "too late": f.open(kindAuthorize, text, now.Add(formLife+2*time.Second), &got),
-		"cut": f.open(kindAuthorize, text[:len(text)-2], now, &got), "empty": f.open(kindAuthorize, "", now, &got), "no base64": f.open(kindAuthorize, "!", now, &got),
+		"other key": other.open(kindAuthorize, text, now, &got), "other page": f.open(kindDevice, text, now, &got),
+		"too late": f.open(kindAuthorize, text, now.Add(formLife+2*time.Second), &got),
+		"cut":      f.open(kindAuthorize, text[:len(text)-2], now, &got), "empty": f.open(kindAuthorize, "", now, &got),
+		"no base64": f.open(kindAuthorize, "!", now, &got),
 	} {
 		if !errors.Is(err, errStaleForm) {
 			t.Errorf("%s: want %v, got %v", name, errStaleForm, err)
@@ -182,7 +189,8 @@ func FuzzParseParams(f *testing.F) {
 }
 
 func FuzzMatchRedirect(f *testing.F) {
-	for _, seed := range []string{"https://app.example/callback", "http://127.0.0.1:8080/cb", "http://[::1]:1/cb", "http://127.0.0.1:80@evil.example/cb", "com.example.app:/cb", `http://127.0.0.1:80\@evil/cb`} {
+	for _, seed := range []string{"https://app.example/callback", "http://127.0.0.1:8080/cb", "http://[::1]:1/cb",
+		"http://127.0.0.1:80@evil.example/cb", "com.example.app:/cb", `http://127.0.0.1:80\@evil/cb`} {
 		f.Add(seed)
 	}
 	registered := []string{"https://app.example/callback", "http://127.0.0.1/cb", "http://[::1]/cb", "com.example.app:/cb"}
@@ -191,7 +199,8 @@ func FuzzMatchRedirect(f *testing.F) {
 			return
 		}
 		u, err := url.Parse(given)
-		if err != nil || u.Scheme != "http" || u.User != nil || u.Path != "/cb" || u.RawQuery != "" || u.Fragment != "" || u.Hostname() != "127.0.0.1" && u.Hostname() != "::1" {
+		if err != nil || u.Scheme != "http" || u.User != nil || u.Path != "/cb" || u.RawQuery != "" || u.Fragment != "" ||
+			u.Hostname() != "127.0.0.1" && u.Hostname() != "::1" {
 			t.Fatalf("%q matched", given)
 		}
 		if to, err := url.Parse(withParams(given, url.Values{"code": {"1"}})); err != nil || to.Host != u.Host || to.Query().Get("code") != "1" {

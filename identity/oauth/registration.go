@@ -126,7 +126,8 @@ func (p *Provider) register(ctx context.Context, n registration, admin uuid.UUID
 		if err := insertClient(ctx, tx, c); err != nil {
 			return err
 		}
-		return audit.Record(ctx, tx, audit.Entry{Action: "client.create", Target: c.ID, Detail: map[string]string{"name": c.Name, "owner": c.OwnerID.String(),
+		return audit.Record(ctx, tx, audit.Entry{Action: "client.create", Target: c.ID, Detail: map[string]string{"name": c.Name,
+			"owner":  c.OwnerID.String(),
 			"grants": strings.Join(c.GrantTypes, " "), "scopes": strings.Join(c.Scopes, " "), "redirects": strings.Join(c.RedirectUris, " ")}})
 	})
 	if err != nil {
@@ -198,8 +199,9 @@ func addServiceAccount(ctx context.Context, q *identitydb.Queries, c identitydb.
 }
 
 func insertClient(ctx context.Context, tx pgx.Tx, c identitydb.OauthClient) error {
-	err := identitydb.New(tx).OAuthInsertClient(ctx, identitydb.OAuthInsertClientParams{ID: c.ID, Name: c.Name, SecretHash: c.SecretHash, RedirectUris: c.RedirectUris,
-		GrantTypes: c.GrantTypes, Scopes: c.Scopes, OwnerID: c.OwnerID, OrgID: c.OrgID, ResourceServer: c.ResourceServer, Family: c.Family})
+	err := identitydb.New(tx).OAuthInsertClient(ctx, identitydb.OAuthInsertClientParams{ID: c.ID, Name: c.Name, SecretHash: c.SecretHash,
+		RedirectUris: c.RedirectUris,
+		GrantTypes:   c.GrantTypes, Scopes: c.Scopes, OwnerID: c.OwnerID, OrgID: c.OrgID, ResourceServer: c.ResourceServer, Family: c.Family})
 	if err != nil {
 		return fmt.Errorf("add client: %w", err)
 	}

@@ -18,7 +18,8 @@ const (
 
 // knownScopes are all scopes, in the order that pages and metadata show them.
 func knownScopes() []string {
-	return []string{scopeOpenID, scopeProfile, scopeEmail, attributes.ScopeTokensRead, attributes.ScopeTokensWrite, attributes.ScopeAnalyticsRead, attributes.ScopeAdmin, scopeOffline}
+	return []string{scopeOpenID, scopeProfile, scopeEmail, attributes.ScopeTokensRead, attributes.ScopeTokensWrite,
+		attributes.ScopeAnalyticsRead, attributes.ScopeAdmin, scopeOffline}
 }
 
 // meaning is what a person reads on the consent page.

@@ -178,7 +178,8 @@ func (p *Provider) byCode(ctx context.Context, c identitydb.OauthClient, form pa
 
 // complete issues what a new family gives: the access token, a refresh token if
 // offline_access was granted, an ID token if openid was.
-func (p *Provider) complete(ctx context.Context, c identitydb.OauthClient, g grants.Grant, family uuid.UUID, refresh, nonce string) (answer, error) {
+func (p *Provider) complete(ctx context.Context, c identitydb.OauthClient, g grants.Grant, family uuid.UUID, refresh,
+	nonce string) (answer, error) {
 	a, err := p.issue(ctx, g, family)
 	if err != nil {
 		return answer{}, err
@@ -213,7 +214,8 @@ func (p *Provider) byRefresh(ctx context.Context, c identitydb.OauthClient, form
 		}
 	}
 	g, next, err := p.cfg.Grants.Rotate(ctx, given, c.ID)
-	if errors.Is(err, grants.ErrUnknown) || errors.Is(err, grants.ErrReused) || errors.Is(err, grants.ErrExpired) || errors.Is(err, grants.ErrGone) {
+	if errors.Is(err, grants.ErrUnknown) || errors.Is(err, grants.ErrReused) || errors.Is(err, grants.ErrExpired) ||
+		errors.Is(err, grants.ErrGone) {
 		return answer{}, badGrant("the refresh token")
 	}
 	if err != nil {

@@ -244,7 +244,8 @@ func (p *Provider) userinfo(w http.ResponseWriter, r *http.Request) error {
 
 // bearer is the token of the Authorization header, the one way that RFC 9700 leaves.
 func bearer(r *http.Request) (string, error) {
-	none := &protocolError{status: http.StatusUnauthorized, code: codeInvalidToken, description: "an access token is required", challenge: `Bearer realm="leaky-tokens"`}
+	none := &protocolError{status: http.StatusUnauthorized, code: codeInvalidToken, description: "an access token is required",
+		challenge: `Bearer realm="leaky-tokens"`}
 	headers := r.Header.Values("Authorization")
 	if len(headers) > 1 {
 		return "", refuse(codeInvalidRequest, "more than one Authorization header")

@@ -32,7 +32,8 @@ func Record(ctx context.Context, tx identitydb.DBTX, all ...revocation.Revocatio
 		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.ID, b.ID))
 	})
 	for _, r := range ordered {
-		err := identitydb.New(tx).AddRevocation(ctx, identitydb.AddRevocationParams{Kind: string(r.Kind), ID: r.ID, Generation: r.Generation, Until: r.Until})
+		err := identitydb.New(tx).AddRevocation(ctx, identitydb.AddRevocationParams{Kind: string(r.Kind), ID: r.ID, Generation: r.Generation,
+			Until: r.Until})
 		if err != nil {
 			return fmt.Errorf("record revocation: %w", err)
 		}
@@ -50,7 +51,8 @@ func List(ctx context.Context, pool *pgxpool.Pool) (revocation.List, error) {
 	}
 	list := revocation.List{Revocations: make([]revocation.Revocation, len(rows))}
 	for i, row := range rows {
-		list.Revocations[i] = revocation.Revocation{Kind: revocation.Kind(row.Kind), ID: row.ID, Generation: row.Generation, Until: row.Until.UTC()}
+		list.Revocations[i] = revocation.Revocation{Kind: revocation.Kind(row.Kind), ID: row.ID, Generation: row.Generation,
+			Until: row.Until.UTC()}
 	}
 	return list, nil
 }

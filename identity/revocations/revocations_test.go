@@ -69,7 +69,8 @@ func TestAnnouncementsOutliveAnOutage(t *testing.T) {
 	t.Parallel()
 	server := testenv.NATSServer(t)
 	a := NewAnnouncer(slog.New(slog.DiscardHandler))
-	conn, err := nats.Connect(server.URL(), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.ReconnectBufSize(-1))
+	conn, err := nats.Connect(server.URL(), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond),
+		nats.ReconnectBufSize(-1))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -109,7 +109,8 @@ func (t *Throttle) Enter(ctx context.Context, account string) (a *Attempt, wait 
 // Register counts a registration from where ctx says; above zero it has to wait.
 func (t *Throttle) Register(ctx context.Context) time.Duration {
 	return t.counted(ctx, func(ctx context.Context, c counter) (time.Duration, error) {
-		return c.take(ctx, []subject{{"register:" + clientinfo.From(ctx).Network(), t.cfg.Settings.Registers + 1}}, t.cfg.Settings.Longest, t.cfg.Settings.Window)
+		return c.take(ctx, []subject{{"register:" + clientinfo.From(ctx).Network(), t.cfg.Settings.Registers + 1}}, t.cfg.Settings.Longest,
+			t.cfg.Settings.Window)
 	})
 }
 

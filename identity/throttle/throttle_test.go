@@ -166,7 +166,8 @@ func TestRegistrationsOfOneAddress(t *testing.T) {
 
 func TestWithoutRedisTheProcessCounts(t *testing.T) {
 	t.Parallel()
-	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", MaxRetries: -1, DialTimeout: 50 * time.Millisecond, ContextTimeoutEnabled: true})
+	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", MaxRetries: -1, DialTimeout: 50 * time.Millisecond,
+		ContextTimeoutEnabled: true})
 	t.Cleanup(func() { client.Close() })
 	th := New(Config{Redis: client, Settings: settings(), Log: slog.New(slog.DiscardHandler)})
 	fail(from("192.0.2.1"), t, th, "ann", 3)
@@ -177,7 +178,8 @@ func TestWithoutRedisTheProcessCounts(t *testing.T) {
 
 func TestPausesDoubleToACeiling(t *testing.T) {
 	t.Parallel()
-	for failures, want := range map[int]time.Duration{0: 0, 2: 0, 3: time.Second, 4: 2 * time.Second, 8: 32 * time.Second, 9: time.Minute, 1 << 30: time.Minute} {
+	for failures, want := range map[int]time.Duration{0: 0, 2: 0, 3: time.Second, 4: 2 * time.Second, 8: 32 * time.Second, 9: time.Minute,
+		1 << 30: time.Minute} {
 		if got := pause(failures, 3, time.Minute); got != want {
 			t.Errorf("%d failures: want %s, got %s", failures, want, got)
 		}

@@ -38,8 +38,9 @@ type Throttle struct {
 }
 
 func defaultAuth() Auth {
-	return Auth{RefreshTTL: 720 * time.Hour, SessionTTL: 2160 * time.Hour, RotateEvery: 720 * time.Hour, RotateAhead: 2 * time.Minute, OfflineGrace: 5 * time.Minute,
-		Throttle: Throttle{Failures: 5, Addresses: 20, Registers: 100, Longest: 5 * time.Minute, Window: 15 * time.Minute}}
+	return Auth{RefreshTTL: 720 * time.Hour, SessionTTL: 2160 * time.Hour, RotateEvery: 720 * time.Hour, RotateAhead: 2 * time.Minute,
+		OfflineGrace: 5 * time.Minute,
+		Throttle:     Throttle{Failures: 5, Addresses: 20, Registers: 100, Longest: 5 * time.Minute, Window: 15 * time.Minute}}
 }
 
 func (a Auth) validate(v *validator) {

@@ -23,7 +23,8 @@ type TokenServiceFlags struct {
 }
 
 func defaultFlags() Flags {
-	return Flags{Gateway: GatewayFlags{RateLimiting: true, APIKeyValidation: true}, TokenService: TokenServiceFlags{QuotaEnforcement: true, SagaPurchases: true}}
+	return Flags{Gateway: GatewayFlags{RateLimiting: true, APIKeyValidation: true}, TokenService: TokenServiceFlags{QuotaEnforcement: true,
+		SagaPurchases: true}}
 }
 
 // Shown are the flags by key, as GET /actuator/info shows them.

@@ -55,7 +55,8 @@ func (c *Config) validateGateway(v *validator) {
 	if addr := v.address("gateway.egress", c.Gateway.Egress, true); addr.Host != "" && !loopback(addr.Host) {
 		v.fail("gateway.egress", "%s is not a loopback address; who reaches this listener calls providers with our keys", addr.Host)
 	}
-	v.oneOf("gateway.rate_limit.key_strategy", string(c.Gateway.RateLimit.KeyStrategy), string(KeyAuto), string(KeyUser), string(KeyAPIKey), string(KeyIP))
+	v.oneOf("gateway.rate_limit.key_strategy", string(c.Gateway.RateLimit.KeyStrategy), string(KeyAuto), string(KeyUser), string(KeyAPIKey),
+		string(KeyIP))
 	for _, path := range c.Gateway.RateLimit.Whitelist {
 		if !plainPath.MatchString(strings.TrimSuffix(path, "/**") + "/") {
 			v.fail("gateway.rate_limit.whitelist", "%q: write a path such as /actuator/info, or a prefix such as /actuator/**", path)

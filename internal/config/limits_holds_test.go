@@ -30,7 +30,8 @@ func TestHoldsRenewOnlyWhereCallsAreLonger(t *testing.T) {
 func TestModesOfMaxTokens(t *testing.T) {
 	t.Parallel()
 	c, err := Parse([]byte("limits: {max_tokens: {default: reject, routes: {qwen-chat: model_max}}}"))
-	if err != nil || c.Limits.MaxTokens.For("openai-chat") != MaxTokensReject || c.Limits.MaxTokens.For("qwen-chat") != MaxTokensModel || c.Limits.Explain != 2000 {
+	if err != nil || c.Limits.MaxTokens.For("openai-chat") != MaxTokensReject || c.Limits.MaxTokens.For("qwen-chat") != MaxTokensModel ||
+		c.Limits.Explain != 2000 {
 		t.Errorf("got %+v, %v", c, err)
 	}
 	for key, text := range map[string]string{

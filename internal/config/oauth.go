@@ -53,7 +53,8 @@ func (c *Config) onLoopback() bool {
 
 func (a Auth) validateOAuth(v *validator) {
 	u, err := url.Parse(a.PublicURL)
-	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil || u.Path != "" || strings.HasSuffix(a.PublicURL, "#") || strings.HasSuffix(a.PublicURL, "?") {
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" ||
+		u.User != nil || u.Path != "" || strings.HasSuffix(a.PublicURL, "#") || strings.HasSuffix(a.PublicURL, "?") {
 		v.fail("auth.public_url", "write http(s)://host[:port] as clients reach the gateway, without a path")
 	}
 }

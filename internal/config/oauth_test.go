@@ -9,11 +9,12 @@ func TestOAuthDefaultsFollowTheListeners(t *testing.T) {
 		url         string
 		development bool
 	}{
-		"built-in":           {"", "http://127.0.0.1:8080", true},
-		"other port":         {"gateway: {listen: '127.0.0.1:9000'}", "http://127.0.0.1:9000", true},
-		"open to all":        {"gateway: {listen: '0.0.0.0:80'}", "http://127.0.0.1:80", false},
-		"open to all, IPv6":  {"gateway: {listen: '[::]:80'}", "http://127.0.0.1:80", false},
-		"open, stated":       {"gateway: {listen: '0.0.0.0:80'}\nauth: {public_url: 'https://tokens.example', development: true}", "https://tokens.example", true},
+		"built-in":          {"", "http://127.0.0.1:8080", true},
+		"other port":        {"gateway: {listen: '127.0.0.1:9000'}", "http://127.0.0.1:9000", true},
+		"open to all":       {"gateway: {listen: '0.0.0.0:80'}", "http://127.0.0.1:80", false},
+		"open to all, IPv6": {"gateway: {listen: '[::]:80'}", "http://127.0.0.1:80", false},
+		"open, stated": {"gateway: {listen: '0.0.0.0:80'}\nauth: {public_url: 'https://tokens.example', development: true}",
+			"https://tokens.example", true},
 		"a service is open":  {"services: {meter: {http: '10.0.0.1:8086'}}", "http://127.0.0.1:8080", false},
 		"not in development": {"auth: {development: false}", "http://127.0.0.1:8080", false},
 	} {

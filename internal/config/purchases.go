@@ -49,7 +49,8 @@ const priceDefault = "default"
 const maxPrice = math.MaxInt64 / 10_000_000
 
 func defaultPurchases() Purchases {
-	return Purchases{PricePerMillion: map[string]int64{priceDefault: 1000}, Currency: "usd", Payment: Payment{Protocol: PaymentPlain, URL: "http://127.0.0.1:8094", Timeout: 4 * time.Second},
+	return Purchases{PricePerMillion: map[string]int64{priceDefault: 1000}, Currency: "usd", Payment: Payment{Protocol: PaymentPlain,
+		URL: "http://127.0.0.1:8094", Timeout: 4 * time.Second},
 		Workers: 8, Attempts: 20, Backoff: 500 * time.Millisecond, BackoffMax: time.Minute, PollEvery: time.Second, Lease: 30 * time.Second,
 		RecoverEvery: time.Minute, StaleAfter: 10 * time.Minute, KeepKeys: 24 * time.Hour}
 }
@@ -83,7 +84,8 @@ func (p Purchases) validate(v *validator, providers map[string]Provider) {
 		v.fail("purchases.currency", "%q: write three lower-case letters, such as usd", p.Currency)
 	}
 	v.oneOf("purchases.payment.protocol", p.Payment.Protocol, PaymentPlain, PaymentStripe)
-	if u, err := url.Parse(p.Payment.URL); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+	if u, err := url.Parse(p.Payment.URL); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" ||
+		u.RawQuery != "" || u.Fragment != "" || u.User != nil {
 		v.fail("purchases.payment.url", "write http(s)://host[:port][/prefix], without credentials, query or fragment")
 	}
 	if name := p.Payment.APIKeyEnv; strings.ContainsAny(name, "= \t\x00") {

@@ -14,7 +14,8 @@ func TestReplicas(t *testing.T) {
 	if e, ok := cfg.Services.Service("ratelimit-2"); !ok || e.HTTP != "127.0.0.1:8184" || e.GRPC != "unix:run/ratelimit-2.sock" {
 		t.Errorf("ratelimit-2: %v %+v", ok, e)
 	}
-	if at := cfg.Services.At("ratelimit", 1); at.RateLimit.HTTP != "127.0.0.1:8184" || at.Identity.HTTP != cfg.Services.Identity.HTTP || cfg.Services.RateLimit.HTTP == "127.0.0.1:8184" {
+	if at := cfg.Services.At("ratelimit", 1); at.RateLimit.HTTP != "127.0.0.1:8184" || at.Identity.HTTP != cfg.Services.Identity.HTTP ||
+		cfg.Services.RateLimit.HTTP == "127.0.0.1:8184" {
 		t.Errorf("services as the second process sees them: %+v", at)
 	}
 	for _, name := range []string{"ratelimit-3", "ratelimit-1", "ratelimit-02", "stub-2"} {

@@ -125,7 +125,8 @@ func (c *Config) validateServices(v *validator) {
 		key        string
 		addr       Endpoint
 		grpc, many bool
-	}{{"xds", s.XDS, true, false}, {"identity", s.Identity, false, true}, {"extauthz", s.ExtAuthz, true, true}, {"ratelimit", s.RateLimit, true, true},
+	}{{"xds", s.XDS, true, false}, {"identity", s.Identity, false, true}, {"extauthz", s.ExtAuthz, true, true}, {"ratelimit", s.RateLimit,
+		true, true},
 		{"meter", s.Meter, false, false}, {"tokensvc", s.TokenSvc, false, true}, {"analytics", s.Analytics, false, true},
 		{"stub_openai", s.StubOpenAI, false, false}, {"stub_gemini", s.StubGemini, false, false}, {"stub_qwen", s.StubQwen, false, false},
 		{"stub_payment", s.StubPayment, false, false}} {
@@ -155,7 +156,8 @@ func (c *Config) validateProviders(v *validator) {
 			v.fail(key, "a provider's name is lower-case letters, digits and hyphens, at most 32")
 		}
 		v.oneOf(key+".protocol", string(p.Protocol), string(ProtocolOpenAI), string(ProtocolGemini))
-		if u, err := url.Parse(p.URL); err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+		if u, err := url.Parse(p.URL); err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || u.RawQuery != "" ||
+			u.Fragment != "" || u.User != nil {
 			v.fail(key+".url", "write http(s)://host[:port][/prefix], without credentials, query or fragment (or set %s)", providerVariable(name))
 		}
 		between(v, key+".connect_timeout", p.ConnectTimeout, 10*time.Millisecond, time.Minute)

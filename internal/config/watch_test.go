@@ -69,10 +69,12 @@ func TestSectionsOfTheGateway(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := c.Providers["openai"]
-	if p.ConsumePath != "/api/v1/openai/chat" || p.Egress != (ProviderEgress{Timeout: 2 * time.Second, Attempts: 1, Backoff: 250 * time.Millisecond, MaxConcurrent: 20}) {
+	if p.ConsumePath != "/api/v1/openai/chat" || p.Egress != (ProviderEgress{Timeout: 2 * time.Second, Attempts: 1,
+		Backoff: 250 * time.Millisecond, MaxConcurrent: 20}) {
 		t.Errorf("want the defaults beside what is stated, got %+v", p)
 	}
-	if !c.TLS.Mutual() || c.TLS.Lifetime != 24*time.Hour || c.Gateway.Egress != "unix:run/egress.sock" || c.Gateway.RateLimit.KeyStrategy != KeyAuto || len(c.Gateway.RateLimit.Whitelist) != 1 {
+	if !c.TLS.Mutual() || c.TLS.Lifetime != 24*time.Hour || c.Gateway.Egress != "unix:run/egress.sock" ||
+		c.Gateway.RateLimit.KeyStrategy != KeyAuto || len(c.Gateway.RateLimit.Whitelist) != 1 {
 		t.Errorf("got %+v %+v", c.TLS, c.Gateway)
 	}
 }

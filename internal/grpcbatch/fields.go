@@ -33,7 +33,8 @@ func (f *Fields) Is(number protowire.Number, kind protowire.Type) bool {
 // Next moves to the next field; false at the end and on an error.
 func (f *Fields) Next() bool {
 	// A text of less than 128 bytes in one of the first fields, as nearly all are.
-	if r := f.rest; len(r) >= 2 && r[0] < 0x80 && r[0] > 7 && r[0]&7 == uint8(protowire.BytesType) && r[1] < 0x80 && len(r)-2 >= int(r[1]) && f.Err == nil {
+	if r := f.rest; len(r) >= 2 && r[0] < 0x80 && r[0] > 7 && r[0]&7 == uint8(protowire.BytesType) && r[1] < 0x80 && len(r)-2 >= int(r[1]) &&
+		f.Err == nil {
 		end := 2 + int(r[1])
 		f.tag, f.Value, f.rest = uint64(r[0]), r[2:end], r[end:]
 		return true

@@ -137,11 +137,12 @@ func TestErrors(t *testing.T) {
 		code    codes.Code
 		message string
 	}{
-		"handler":    {"/t/fail", 1, nil, codes.NotFound, "no such thing: 100% \u00e9\n"},
-		"method":     {"/t/none", 1, nil, codes.Unimplemented, "no such method"},
-		"panic":      {"/t/panic", 1, nil, codes.Internal, "internal error"},
-		"large":      {"/t/echo", 4<<20 + 1, nil, codes.ResourceExhausted, "the message is larger than 4194304 bytes"},
-		"compressed": {"/t/echo", 100, []grpc.CallOption{grpc.UseCompressor(gzip.Name)}, codes.Unimplemented, "compressed messages are not read here"},
+		"handler": {"/t/fail", 1, nil, codes.NotFound, "no such thing: 100% \u00e9\n"},
+		"method":  {"/t/none", 1, nil, codes.Unimplemented, "no such method"},
+		"panic":   {"/t/panic", 1, nil, codes.Internal, "internal error"},
+		"large":   {"/t/echo", 4<<20 + 1, nil, codes.ResourceExhausted, "the message is larger than 4194304 bytes"},
+		"compressed": {"/t/echo", 100, []grpc.CallOption{grpc.UseCompressor(gzip.Name)}, codes.Unimplemented,
+			"compressed messages are not read here"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

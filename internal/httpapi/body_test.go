@@ -80,8 +80,9 @@ func FuzzReadJSON(f *testing.F) {
 func TestRepeatedMembers(t *testing.T) {
 	t.Parallel()
 	for body, want := range map[string]string{
-		`{"a":1,"b":{"a":2},"c":[{"a":3},{"a":4}]}`: "", `{"a":1,"a":2}`: "a", `{"a":1,"A":2}`: "A", `{"x":{"b":1,"b":1}}`: "b", `{"x":[1,{"b":"b","c":"b","b":1}]}`: "b",
-		`{"a":"a"}`: "", `{"a":["a","a"]}`: "", `{"a":{"a":{"a":1}}}`: "", `{"\u0061":1,"a":2}`: "a", `{"a":1`: "", `[`: "", ``: "",
+		`{"a":1,"b":{"a":2},"c":[{"a":3},{"a":4}]}`: "", `{"a":1,"a":2}`: "a", `{"a":1,"A":2}`: "A", `{"x":{"b":1,"b":1}}`: "b",
+		`{"x":[1,{"b":"b","c":"b","b":1}]}`: "b",
+		`{"a":"a"}`:                         "", `{"a":["a","a"]}`: "", `{"a":{"a":{"a":1}}}`: "", `{"\u0061":1,"a":2}`: "a", `{"a":1`: "", `[`: "", ``: "",
 	} {
 		if name, found := repeated([]byte(body)); name != want || found != (want != "") {
 			t.Errorf("%s: want %q, got %q", body, want, name)

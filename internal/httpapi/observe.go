@@ -25,7 +25,8 @@ func (c Common) observed(next *http.ServeMux) http.Handler {
 					panic(p)
 				}
 				exception = "panic"
-				c.Log.LogAttrs(r.Context(), slog.LevelError, "handler panicked", slog.String("path", r.URL.Path), slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
+				c.Log.LogAttrs(r.Context(), slog.LevelError, "handler panicked", slog.String("path", r.URL.Path), slog.Any("panic", p),
+					slog.String("stack", string(debug.Stack())))
 				if seen.status == 0 {
 					WriteError(seen, r, c.Log, Fail(http.StatusInternalServerError, "internal error"))
 				}
@@ -37,7 +38,8 @@ func (c Common) observed(next *http.ServeMux) http.Handler {
 			if status == 0 {
 				status = http.StatusOK
 			}
-			seconds.WithLabelValues(method(r.Method), template(r.Pattern), strconv.Itoa(status), outcome(status), exception).Observe(time.Since(began).Seconds())
+			seconds.WithLabelValues(method(r.Method), template(r.Pattern), strconv.Itoa(status), outcome(status),
+				exception).Observe(time.Since(began).Seconds())
 		}()
 		next.ServeHTTP(seen, r)
 	})

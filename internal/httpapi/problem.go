@@ -66,7 +66,8 @@ func WriteError(w http.ResponseWriter, r *http.Request, log *slog.Logger, err er
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(known.Status)
-	_ = json.NewEncoder(w).Encode(Problem{Type: "about:blank", Title: http.StatusText(known.Status), Status: known.Status, Detail: known.Message,
+	_ = json.NewEncoder(w).Encode(Problem{Type: "about:blank", Title: http.StatusText(known.Status), Status: known.Status,
+		Detail:   known.Message,
 		Instance: r.URL.Path, Message: known.Message, Timestamp: time.Now().UTC(), Path: r.URL.Path, Errors: known.Fields})
 }
 

@@ -128,7 +128,8 @@ func SecurityHeaders() map[string]string {
 
 // Serve answers on the listener until ctx ends, then drains for at most ten seconds.
 func Serve(ctx context.Context, ln net.Listener, h http.Handler) error {
-	srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
+		MaxHeaderBytes: 64 << 10}
 	var stopping atomic.Bool
 	done := make(chan error, 1)
 	go func() {

@@ -22,7 +22,10 @@ func wrapped(t *testing.T, ready func(context.Context) error) http.Handler {
 		WriteJSON(w, http.StatusOK, map[string]string{"id": r.PathValue("id")})
 		return nil
 	}))
-	mux.Handle("GET /fails", Handle(log, func(http.ResponseWriter, *http.Request) error { return errors.New("SELECT secret FROM host.internal") }))
+	mux.Handle("GET /fails", Handle(log, func(http.ResponseWriter,
+		*http.Request) error {
+		return errors.New("SELECT secret FROM host.internal")
+	}))
 	mux.HandleFunc("GET /panics", func(http.ResponseWriter, *http.Request) { panic("at the disco") })
 	mux.HandleFunc("GET /streams", func(w http.ResponseWriter, _ *http.Request) {
 		if _, ok := w.(http.Flusher); !ok {

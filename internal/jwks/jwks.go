@@ -66,7 +66,10 @@ func New(cfg Config) (*Keys, error) {
 		return nil, fmt.Errorf("key set address %q: want http(s)://host/path", cfg.URL)
 	}
 	if cfg.Client == nil {
-		cfg.Client = &http.Client{Timeout: 3 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+		cfg.Client = &http.Client{Timeout: 3 * time.Second, CheckRedirect: func(*http.Request,
+			[]*http.Request) error {
+			return http.ErrUseLastResponse
+		}}
 	}
 	if cfg.RefreshEvery <= 0 {
 		cfg.RefreshEvery = time.Minute
@@ -171,7 +174,8 @@ func (k *Keys) refresh(ctx context.Context) error {
 		keys, err := k.fetch(ctx)
 		if err != nil {
 			if !k.failing.Swap(true) {
-				k.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "key set not fetched, keeping what is at hand", slog.String("url", k.cfg.URL), slog.Any("error", err))
+				k.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "key set not fetched, keeping what is at hand", slog.String("url", k.cfg.URL),
+					slog.Any("error", err))
 			}
 			return nil, err
 		}
@@ -221,7 +225,8 @@ func Parse(text []byte) (map[string]crypto.PublicKey, error) {
 	}
 	keys := make(map[string]crypto.PublicKey, len(set.Keys))
 	for _, m := range set.Keys {
-		if m.KID == "" || len(m.KID) > maxKeyID || m.USE != "" && m.USE != jwkset.UseSig || m.KTY == jwkset.KtyOct || m.X5U != "" || len(m.X5C) > 0 {
+		if m.KID == "" || len(m.KID) > maxKeyID || m.USE != "" && m.USE != jwkset.UseSig || m.KTY == jwkset.KtyOct || m.X5U != "" ||
+			len(m.X5C) > 0 {
 			continue
 		}
 		jwk, err := jwkset.NewJWKFromMarshal(m, jwkset.JWKMarshalOptions{}, jwkset.JWKValidateOptions{})

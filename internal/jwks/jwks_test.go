@@ -89,7 +89,8 @@ func TestKeysRotateAndStayOnFailure(t *testing.T) {
 		}
 	}
 	s.status.Store(0)
-	for _, broken := range []string{"", "{}", `{"keys":[]}`, "<html>", strings.Repeat(" ", maxBytes+1), `{"keys":[` + strings.Repeat(`{},`, 100) + `{}]}`} {
+	for _, broken := range []string{"", "{}", `{"keys":[]}`, "<html>", strings.Repeat(" ", maxBytes+1), `{"keys":[` + strings.Repeat(`{},`,
+		100) + `{}]}`} {
 		s.text.Store(&broken)
 		if _, err := k.Key(t.Context(), "c"); !errors.Is(err, ErrUnavailable) {
 			t.Fatalf("%.20q: want %v, got %v", broken, ErrUnavailable, err)
@@ -164,7 +165,8 @@ func TestParseTakesOnlySafeKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys, err := Parse([]byte(set(ed(t, "good"), ed(t, ""), rsaKey("strong", &strong.PublicKey, `,"use":"sig","alg":"RS256"`), rsaKey("weak", &weak.PublicKey, ""),
+	keys, err := Parse([]byte(set(ed(t, "good"), ed(t, ""), rsaKey("strong", &strong.PublicKey, `,"use":"sig","alg":"RS256"`),
+		rsaKey("weak", &weak.PublicKey, ""),
 		rsaKey("encryption", &strong.PublicKey, `,"use":"enc"`), rsaKey("remote", &strong.PublicKey, `,"x5u":"http://evil.example"`),
 		`{"kty":"oct","kid":"secret","k":"AAAA"}`, `{"kty":"RSA","kid":"broken","n":"!","e":"AQAB"}`)))
 	if err != nil || len(keys) != 2 || keys["good"] == nil || keys["strong"] == nil {

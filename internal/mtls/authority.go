@@ -168,8 +168,10 @@ func (a *Authority) issue(part string, now time.Time) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return sign(&x509.Certificate{Subject: pkix.Name{CommonName: part}, URIs: []*url.URL{id}, NotBefore: now.Add(-early), NotAfter: now.Add(a.lifetime),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}, BasicConstraintsValid: true},
+	return sign(&x509.Certificate{Subject: pkix.Name{CommonName: part}, URIs: []*url.URL{id}, NotBefore: now.Add(-early),
+		NotAfter: now.Add(a.lifetime),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		BasicConstraintsValid: true},
 		a.root.Leaf, a.root.PrivateKey)
 }
 
@@ -199,7 +201,8 @@ func sign(c, parent *x509.Certificate, by any) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})...), nil
+	return append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY",
+		Bytes: private})...), nil
 }
 
 // split takes apart what sign made.

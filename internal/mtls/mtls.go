@@ -104,7 +104,8 @@ func Client(stateDir, part, service string) *tls.Config {
 			if len(s.PeerCertificates) == 0 {
 				return errors.New("the server shows no certificate")
 			}
-			if _, err := s.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}); err != nil {
+			if _, err := s.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: roots,
+				KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}); err != nil {
 				return err
 			}
 			return named(s, []string{service})
@@ -115,8 +116,12 @@ func Client(stateDir, part, service string) *tls.Config {
 // HTTPClient calls one service over https with the part's certificate. timeout bounds a
 // whole call; redirects are not followed.
 func HTTPClient(stateDir, part, service string, timeout time.Duration) *http.Client {
-	return &http.Client{Timeout: timeout, Transport: &http.Transport{TLSClientConfig: Client(stateDir, part, service), TLSHandshakeTimeout: timeout,
-		MaxIdleConnsPerHost: 16, IdleConnTimeout: time.Minute}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	return &http.Client{Timeout: timeout, Transport: &http.Transport{TLSClientConfig: Client(stateDir, part, service),
+		TLSHandshakeTimeout: timeout,
+		MaxIdleConnsPerHost: 16, IdleConnTimeout: time.Minute}, CheckRedirect: func(*http.Request,
+		[]*http.Request) error {
+		return http.ErrUseLastResponse
+	}}
 }
 
 // named wants the peer's certificate to have exactly one name, and that among the allowed.

@@ -76,7 +76,8 @@ func (a Addr) Listen() (net.Listener, error) {
 		return net.Listen("tcp", a.String())
 	}
 	if len(a.Path) > maxUnixPath {
-		return nil, fmt.Errorf("listen on %s: the path has %d bytes, a Unix socket's may have %d; choose a shorter state folder", a, len(a.Path), maxUnixPath)
+		return nil, fmt.Errorf("listen on %s: the path has %d bytes, a Unix socket's may have %d; choose a shorter state folder", a,
+			len(a.Path), maxUnixPath)
 	}
 	if err := os.MkdirAll(filepath.Dir(a.Path), 0o700); err != nil {
 		return nil, err

@@ -58,7 +58,8 @@ func TestAgainstExactArithmetic(t *testing.T) {
 		} else {
 			p.Rate = float64(rapid.Uint32().Draw(t, "per period")) / float64(rapid.SampledFrom([]int64{1e6, 60e6, 86400e6}).Draw(t, "period"))
 		}
-		e := &exact{capacity: rat(p.Capacity), rate: rat(p.Rate), window: p.Window, settled: new(big.Rat), held: new(big.Rat), at: start, forward: new(big.Rat)}
+		e := &exact{capacity: rat(p.Capacity), rate: rat(p.Rate), window: p.Window, settled: new(big.Rat), held: new(big.Rat), at: start,
+			forward: new(big.Rat)}
 		s, now := bucket.State{At: start}, int64(start)
 		s = p.Drain(s, now)
 		var holds []int64
@@ -75,7 +76,8 @@ func TestAgainstExactArithmetic(t *testing.T) {
 				if got != want && !near(room, cost) {
 					t.Fatalf("cost %d with %s left: want fits %t, got %t", cost, room.FloatString(9), want, got)
 				}
-				if wait := p.Wait(s, float64(cost), now, 1e5); (wait == bucket.Never) != (float64(cost) > p.Capacity) && (p.Rate > 0 || p.Window > 0) || (wait == 0) != got {
+				if wait := p.Wait(s, float64(cost), now, 1e5); (wait == bucket.Never) != (float64(cost) > p.Capacity) &&
+					(p.Rate > 0 || p.Window > 0) || (wait == 0) != got {
 					t.Fatalf("cost %d, fits %t: wait %d", cost, got, wait)
 				}
 				if got {

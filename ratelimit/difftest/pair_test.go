@@ -74,7 +74,8 @@ func newPair(t *testing.T, text string) *pair {
 	p := &pair{set: sets[0]}
 	p.at.Store(1_800_000_000)
 	client, prefix := testenv.Redis(t)
-	process, err := peer.Start(peer.Config{Bin: bin, Redis: client.Options().Addr, Limits: file, Prefix: prefix + "up:", Env: []string{"REDIS_POOL_SIZE=4", "LIMIT_RESPONSE_HEADERS_ENABLED=true"}})
+	process, err := peer.Start(peer.Config{Bin: bin, Redis: client.Options().Addr, Limits: file, Prefix: prefix + "up:",
+		Env: []string{"REDIS_POOL_SIZE=4", "LIMIT_RESPONSE_HEADERS_ENABLED=true"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,8 +92,10 @@ func (p *pair) serve(t *testing.T, redis, prefix string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	service, err := ratelimit.New(ratelimit.Config{Policy: ratelimit.Policy{Limits: own, Domains: []*limits.Set{p.set}, Tiers: config.Tiers{Default: "USER"}},
-		RedisURL: redis, Prefix: prefix, Publisher: noEvents{}, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Timeout: 10 * time.Second,
+	service, err := ratelimit.New(ratelimit.Config{Policy: ratelimit.Policy{Limits: own, Domains: []*limits.Set{p.set},
+		Tiers: config.Tiers{Default: "USER"}},
+		RedisURL: redis, Prefix: prefix, Publisher: noEvents{}, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
+		Timeout: 10 * time.Second,
 		Longest: time.Minute, Holds: config.Holds{Margin: time.Minute, SettledKept: time.Minute}, Now: func() int64 { return p.at.Load() * 1e6 }})
 	if err != nil {
 		t.Fatal(err)

@@ -124,8 +124,9 @@ func (p *pair) touches(r *rls.RateLimitRequest) []touched {
 			continue
 		}
 		window := p.at.Load() / int64(rule.Period/time.Second)
-		found = append(found, touched{key: string(rule.AppendKey(nil, entries)) + "@" + strconv.FormatInt(window, 10), limit: int64(rule.PerPeriod),
-			hits: int64(max(1, r.GetHitsAddend())), soft: rule.Counts()})
+		found = append(found, touched{key: string(rule.AppendKey(nil, entries)) + "@" + strconv.FormatInt(window, 10),
+			limit: int64(rule.PerPeriod),
+			hits:  int64(max(1, r.GetHitsAddend())), soft: rule.Counts()})
 		names = append(names, rule.Name)
 	}
 	kept := found[:0]

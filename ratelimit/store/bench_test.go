@@ -17,7 +17,8 @@ import (
 func benchStore(b *testing.B) *store.Store {
 	b.Helper()
 	client, prefix := testenv.Redis(b)
-	s, err := store.New(store.Config{URL: "redis://" + client.Options().Addr, Prefix: prefix, Lifetime: time.Minute, SettledKept: time.Minute, Timeout: 5 * time.Second})
+	s, err := store.New(store.Config{URL: "redis://" + client.Options().Addr, Prefix: prefix, Lifetime: time.Minute,
+		SettledKept: time.Minute, Timeout: 5 * time.Second})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -44,7 +45,8 @@ func benchHold(b *testing.B, callers int, part store.PoolPart) {
 	client, _ := testenv.Redis(b)
 	if part != store.PoolNone {
 		for n := range 10000 {
-			state := balance.State{Account: "user:7b0c1f2e-0a51-4d8c-9a37-" + strconv.Itoa(n), Provider: "openai", Present: true, Version: 1, Credits: 1e15}
+			state := balance.State{Account: "user:7b0c1f2e-0a51-4d8c-9a37-" + strconv.Itoa(n), Provider: "openai", Present: true, Version: 1,
+				Credits: 1e15}
 			if _, err := s.SetBalance(b.Context(), state); err != nil {
 				b.Fatal(err)
 			}
@@ -65,8 +67,10 @@ func benchHold(b *testing.B, callers int, part store.PoolPart) {
 		for pb.Next() {
 			n := serial.Add(1)
 			account := "user:7b0c1f2e-0a51-4d8c-9a37-" + strconv.FormatInt(n%10000, 10)
-			take := store.Take{Account: account, ID: "3d9c0f7a-33a1-4ba1-8a26-" + strconv.FormatInt(n, 10), Requests: 1, Input: 1000, Output: 256, Facts: facts, Pool: part, Provider: "openai",
-				Buckets: []store.Bucket{{Limit: tokens, Key: "{" + account + "}:b:count_tokens.user_x"}, {Limit: requests, Key: "{" + account + "}:b:count_requests.user_x"}}}
+			take := store.Take{Account: account, ID: "3d9c0f7a-33a1-4ba1-8a26-" + strconv.FormatInt(n, 10), Requests: 1, Input: 1000, Output: 256,
+				Facts: facts, Pool: part, Provider: "openai",
+				Buckets: []store.Bucket{{Limit: tokens, Key: "{" + account + "}:b:count_tokens.user_x"}, {Limit: requests, Key: "{" + account +
+					"}:b:count_requests.user_x"}}}
 			if t, err := s.Hold(b.Context(), take); err != nil || t.Outcome != store.Admitted {
 				b.Errorf("%v %v", t, err)
 				return
@@ -97,7 +101,8 @@ func BenchmarkSettle(b *testing.B) {
 		for i := range batch {
 			n++
 			batch[i] = store.Settlement{Account: "user:1", ID: strconv.Itoa(n), Charged: 100}
-			take := store.Take{Account: "user:1", ID: batch[i].ID, Input: 100, Output: 256, Buckets: []store.Bucket{{Limit: tokens, Key: "{user:1}:b:x"}}}
+			take := store.Take{Account: "user:1", ID: batch[i].ID, Input: 100, Output: 256,
+				Buckets: []store.Bucket{{Limit: tokens, Key: "{user:1}:b:x"}}}
 			if _, err := s.Hold(b.Context(), take); err != nil {
 				b.Fatal(err)
 			}

@@ -16,7 +16,8 @@ func TestAProcessClockChangesNothing(t *testing.T) {
 	client, prefix := testenv.Redis(t)
 	open := func(t *testing.T) *store.Store {
 		t.Helper()
-		s, err := store.New(store.Config{URL: "redis://" + client.Options().Addr, Prefix: prefix, Lifetime: time.Minute, SettledKept: time.Hour, Timeout: time.Minute, DialTimeout: time.Minute})
+		s, err := store.New(store.Config{URL: "redis://" + client.Options().Addr, Prefix: prefix, Lifetime: time.Minute, SettledKept: time.Hour,
+			Timeout: time.Minute, DialTimeout: time.Minute})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -17,7 +17,8 @@ import (
 func clusterStore(t *testing.T) *store.Store {
 	t.Helper()
 	server := testenv.RedisCluster(t)
-	s, err := store.New(store.Config{URL: "redis+cluster://" + strings.TrimPrefix(server.URL(), "redis://"), Lifetime: 100 * time.Millisecond, SettledKept: time.Hour,
+	s, err := store.New(store.Config{URL: "redis+cluster://" + strings.TrimPrefix(server.URL(), "redis://"),
+		Lifetime: 100 * time.Millisecond, SettledKept: time.Hour,
 		Timeout: 5 * time.Second, DialTimeout: 5 * time.Second})
 	if err != nil {
 		t.Fatal(err)
@@ -38,7 +39,8 @@ func requests(capacity float64, key string) store.Bucket {
 func TestClusterHoldsAllOrNone(t *testing.T) {
 	t.Parallel()
 	s := clusterStore(t)
-	buckets := []store.Bucket{tokens(1000, "b:all-tokens"), tokens(500, "{user:u}:b:tokens"), requests(10, "b:all-requests"), requests(3, "{user:u}:b:requests")}
+	buckets := []store.Bucket{tokens(1000, "b:all-tokens"), tokens(500, "{user:u}:b:tokens"), requests(10, "b:all-requests"),
+		requests(3, "{user:u}:b:requests")}
 	want := func(what string, levels ...float64) {
 		t.Helper()
 		seen, err := s.Look(t.Context(), "user:u", nil, buckets)
@@ -76,7 +78,8 @@ func TestClusterHoldsAllOrNone(t *testing.T) {
 		t.Errorf("want a fill of 50 or nothing, got %+v", got)
 	}
 	for _, status := range []store.Status{store.Settled, store.Duplicate} {
-		got, err := s.Settle(t.Context(), []store.Settlement{{Account: "user:u", ID: "1", Charged: 100}, {Account: "user:u", ID: "2", Charged: 50}})
+		got, err := s.Settle(t.Context(), []store.Settlement{{Account: "user:u", ID: "1", Charged: 100}, {Account: "user:u", ID: "2",
+			Charged: 50}})
 		if err != nil || got[0].Status != status || got[1].Status != status {
 			t.Errorf("settle: want %c twice, got %+v, %v", status, got, err)
 		}
@@ -112,7 +115,8 @@ func TestClusterAdmitsExactlyWhatFits(t *testing.T) {
 	for i := range 200 {
 		group.Go(func() {
 			account := fmt.Sprintf("user:%d", i%20)
-			got, err := s.Hold(t.Context(), store.Take{Account: account, Requests: 1, Buckets: []store.Bucket{shared, requests(1000, "{"+account+"}:b:own")}})
+			got, err := s.Hold(t.Context(), store.Take{Account: account, Requests: 1, Buckets: []store.Bucket{shared,
+				requests(1000, "{"+account+"}:b:own")}})
 			if err != nil {
 				t.Error(err)
 			}
@@ -134,7 +138,8 @@ func TestClusterPoolsAndAdoption(t *testing.T) {
 	if _, err := s.SetBalance(t.Context(), state); err != nil {
 		t.Fatal(err)
 	}
-	take := store.Take{Account: "user:u", ID: "1", Output: 150, Pool: store.PoolRequired, Provider: "openai", Buckets: []store.Bucket{tokens(1000, "b:all"), tokens(1000, "{user:u}:b:own")}}
+	take := store.Take{Account: "user:u", ID: "1", Output: 150, Pool: store.PoolRequired, Provider: "openai",
+		Buckets: []store.Bucket{tokens(1000, "b:all"), tokens(1000, "{user:u}:b:own")}}
 	if got, err := s.Hold(t.Context(), take); err != nil || got.Outcome != store.Short {
 		t.Errorf("want the pool to refuse, got %+v, %v", got, err)
 	}
@@ -153,9 +158,12 @@ func TestURLs(t *testing.T) {
 	t.Parallel()
 	for url, ok := range map[string]bool{
 		"redis://127.0.0.1:1/2": true, "unix:///run/redis.sock": true, "redis+cluster://127.0.0.1:1,127.0.0.1:2": true,
-		"rediss+cluster://u:p%40ss@127.0.0.1:1": true, "redis+sentinel://127.0.0.1:1,127.0.0.1:2/main": true, "redis+sentinel://:secret@127.0.0.1:1/main/3": true,
-		"redis+cluster://127.0.0.1:1/2": false, "redis+sentinel://127.0.0.1:1": false, "redis+sentinel://127.0.0.1:1/main/x": false, "redis+ring://127.0.0.1:1": false,
-		"redis+cluster://127.0.0.1": false, "redis+cluster://": false, "http+cluster://127.0.0.1:1": false, "redis+cluster://u:secret%zz@127.0.0.1:1": false, "": false,
+		"rediss+cluster://u:p%40ss@127.0.0.1:1": true, "redis+sentinel://127.0.0.1:1,127.0.0.1:2/main": true,
+		"redis+sentinel://:secret@127.0.0.1:1/main/3": true,
+		"redis+cluster://127.0.0.1:1/2":               false, "redis+sentinel://127.0.0.1:1": false, "redis+sentinel://127.0.0.1:1/main/x": false,
+		"redis+ring://127.0.0.1:1":  false,
+		"redis+cluster://127.0.0.1": false, "redis+cluster://": false, "http+cluster://127.0.0.1:1": false,
+		"redis+cluster://u:secret%zz@127.0.0.1:1": false, "": false,
 	} {
 		t.Run(url, func(t *testing.T) {
 			t.Parallel()

@@ -37,8 +37,10 @@ func dial(c Config) (client redis.UniversalClient, cluster bool, err error) {
 		o.ContextTimeoutEnabled, o.DisableIdentity = true, true
 		return redis.NewClient(o), false, nil
 	}
-	u := redis.UniversalOptions{DialTimeout: c.DialTimeout, ReadTimeout: c.Timeout, WriteTimeout: c.Timeout, PoolTimeout: c.Timeout, MaxRetries: retries,
-		DialerRetries: 1, MinRetryBackoff: retryLeast, MaxRetryBackoff: retryMost, PoolSize: poolConns, MaxIdleConns: poolIdle, ContextTimeoutEnabled: true, DisableIdentity: true}
+	u := redis.UniversalOptions{DialTimeout: c.DialTimeout, ReadTimeout: c.Timeout, WriteTimeout: c.Timeout, PoolTimeout: c.Timeout,
+		MaxRetries:    retries,
+		DialerRetries: 1, MinRetryBackoff: retryLeast, MaxRetryBackoff: retryMost, PoolSize: poolConns, MaxIdleConns: poolIdle,
+		ContextTimeoutEnabled: true, DisableIdentity: true}
 	switch secure {
 	case "redis":
 	case "rediss":

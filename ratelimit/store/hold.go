@@ -76,10 +76,12 @@ func (s *Store) holdArgs(t Take) []any {
 	for _, b := range t.Buckets {
 		args = append(args, s.bucketKey(b))
 	}
-	args = append(args, doubles(s.now(), float64(t.Requests), float64(t.Input), float64(t.Output), float64(t.Fill), life, float64(t.Pool)), tail)
+	args = append(args, doubles(s.now(), float64(t.Requests), float64(t.Input), float64(t.Output), float64(t.Fill), life, float64(t.Pool)),
+		tail)
 	for _, b := range t.Buckets {
 		if b.HasOwn {
-			args = append(args, string(b.Limit.Kind)+doubles(b.Limit.Params.Capacity, b.Limit.Params.Rate, float64(b.Limit.Params.Window), float64(b.Own)))
+			args = append(args, string(b.Limit.Kind)+doubles(b.Limit.Params.Capacity, b.Limit.Params.Rate, float64(b.Limit.Params.Window),
+				float64(b.Own)))
 			continue
 		}
 		args = append(args, b.Limit.arg)
@@ -165,7 +167,8 @@ func parseTaken(reply string, take Take) (Taken, error) {
 	if len(reply) != head+n*stateSize {
 		return Taken{}, fmt.Errorf("%w: %d bytes for %d buckets", ErrReply, len(reply), n)
 	}
-	t := Taken{Outcome: Outcome(reply[0]), Now: int64(double(reply, 1, 0)), Held: int64(double(reply, 1, 1)), Output: int64(double(reply, 1, 2)),
+	t := Taken{Outcome: Outcome(reply[0]), Now: int64(double(reply, 1, 0)), Held: int64(double(reply, 1, 1)),
+		Output: int64(double(reply, 1, 2)),
 		States: make([]bucket.State, n)}
 	if take.Pool != PoolNone {
 		t.Pool = pool(reply[head-poolSize:])

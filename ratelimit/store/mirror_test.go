@@ -45,7 +45,8 @@ type mirrorHold struct {
 }
 
 func newMirror(buckets []store.Bucket) *mirror {
-	return &mirror{buckets: buckets, states: make([]bucket.State, len(buckets)), fresh: slices.Repeat([]bool{true}, len(buckets)), holds: map[string]*mirrorHold{}}
+	return &mirror{buckets: buckets, states: make([]bucket.State, len(buckets)), fresh: slices.Repeat([]bool{true}, len(buckets)),
+		holds: map[string]*mirrorHold{}}
 }
 
 // drained is a bucket's state at now, which it keeps.
@@ -133,7 +134,8 @@ func randomBuckets(t *rapid.T, prefix string) []store.Bucket {
 		if rapid.IntRange(0, 2).Draw(t, "window") == 0 {
 			p.Window = rapid.SampledFrom([]int64{1e6, 60e6, 3600e6}).Draw(t, "window length")
 		}
-		kind := rapid.SampledFrom([]store.Kind{store.Tokens, store.Tokens, store.Requests, store.ShadowTokens, store.ShadowRequests}).Draw(t, "kind")
+		kind := rapid.SampledFrom([]store.Kind{store.Tokens, store.Tokens, store.Requests, store.ShadowTokens, store.ShadowRequests}).Draw(t,
+			"kind")
 		out = append(out, store.Bucket{Limit: store.NewLimit(kind, p), Key: fmt.Sprintf("%s{u}:b:%d", prefix, i)})
 	}
 	return out
@@ -172,7 +174,8 @@ func TestScriptsMirrorTheArithmetic(t *testing.T) {
 				compare(t, "hold", fmt.Sprint(want), fmt.Sprint(got), err)
 			},
 			"settle": func(t *rapid.T) {
-				one := store.Settlement{Account: account, ID: rapid.SampledFrom(ids).Draw(t, "id"), Charged: rapid.Int64Range(0, 1500).Draw(t, "charged")}
+				one := store.Settlement{Account: account, ID: rapid.SampledFrom(ids).Draw(t, "id"), Charged: rapid.Int64Range(0, 1500).Draw(t,
+					"charged")}
 				want := m.settle(one.ID, one.Charged, clock.Load(), store.Settled)
 				got, err := s.Settle(context.Background(), []store.Settlement{one})
 				compare(t, "settle", fmt.Sprint([]store.Settling{want}), fmt.Sprint(got), err)

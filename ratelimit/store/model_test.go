@@ -189,7 +189,8 @@ func (m *model) refund(n, now int64) {
 
 // told takes a state over. States of this test keep anchor and window.
 func (m *model) told(b balance.State, now int64) {
-	fresh := modelPool{present: b.Present, version: b.Version, credits: b.Credits, anchor: b.Anchor.UnixMicro(), window: b.Window.Microseconds()}
+	fresh := modelPool{present: b.Present, version: b.Version, credits: b.Credits, anchor: b.Anchor.UnixMicro(),
+		window: b.Window.Microseconds()}
 	if b.Window == 0 {
 		fresh.anchor = 0
 	}
@@ -238,7 +239,8 @@ func newModel(t *rapid.T, now int64, prefix string) (*model, []store.Bucket) {
 			kind = store.Requests
 		}
 		out[i] = store.Bucket{Limit: store.NewLimit(kind, p), Key: fmt.Sprintf("%s:b:%d", prefix, i)}
-		m.buckets[i] = modelBucket{capacity: new(big.Rat).SetFloat64(p.Capacity), settled: rat(0), held: rat(0), rate: big.NewRat(rate, 1<<20), window: p.Window, at: now}
+		m.buckets[i] = modelBucket{capacity: new(big.Rat).SetFloat64(p.Capacity), settled: rat(0), held: rat(0), rate: big.NewRat(rate, 1<<20),
+			window: p.Window, at: now}
 	}
 	return m, out
 }
@@ -264,8 +266,10 @@ func TestBooksAreExact(t *testing.T) {
 			"hold": func(t *rapid.T) {
 				id := fmt.Sprintf("id-%d", rapid.IntRange(0, 30).Draw(t, "id"))
 				ids = append(ids, id)
-				take := store.Take{Account: account, ID: id, Requests: 1, Input: rapid.Int64Range(0, 300).Draw(t, "input"), Buckets: buckets, Provider: "openai",
-					Pool: rapid.SampledFrom([]store.PoolPart{store.PoolIfPresent, store.PoolIfPresent, store.PoolRequired, store.PoolNone}).Draw(t, "pool")}
+				take := store.Take{Account: account, ID: id, Requests: 1, Input: rapid.Int64Range(0, 300).Draw(t, "input"), Buckets: buckets,
+					Provider: "openai",
+					Pool: rapid.SampledFrom([]store.PoolPart{store.PoolIfPresent, store.PoolIfPresent, store.PoolRequired, store.PoolNone}).Draw(t,
+						"pool")}
 				if rapid.Bool().Draw(t, "stated") {
 					take.Output = rapid.Int64Range(1, 500).Draw(t, "output")
 				} else {
@@ -301,9 +305,11 @@ func TestBooksAreExact(t *testing.T) {
 				}
 			},
 			"balance": func(t *rapid.T) {
-				b := balance.State{Account: account, Provider: "openai", Present: rapid.IntRange(0, 5).Draw(t, "present") > 0, Version: rapid.Int64Range(1, 20).Draw(t, "version"),
-					Credits: rapid.Int64Range(0, 5000).Draw(t, "credits"), Spent: rapid.Int64Range(0, 1000).Draw(t, "spent"), Window: window, Anchor: anchor,
-					At: time.UnixMicro(clock.Load() + rapid.Int64Range(-2e6, 2e6).Draw(t, "read"))}
+				b := balance.State{Account: account, Provider: "openai", Present: rapid.IntRange(0, 5).Draw(t, "present") > 0,
+					Version: rapid.Int64Range(1, 20).Draw(t, "version"),
+					Credits: rapid.Int64Range(0, 5000).Draw(t, "credits"), Spent: rapid.Int64Range(0, 1000).Draw(t, "spent"), Window: window,
+					Anchor: anchor,
+					At:     time.UnixMicro(clock.Load() + rapid.Int64Range(-2e6, 2e6).Draw(t, "read"))}
 				m.told(b, clock.Load())
 				if _, err := s.SetBalance(ctx, b); err != nil {
 					t.Fatal(err)
@@ -331,7 +337,8 @@ func (m *model) check(t *rapid.T, s *store.Store, account string, buckets []stor
 	if m.pool != nil {
 		p := *m.pool
 		p.roll(now)
-		want = store.Pool{Known: true, Present: p.present, Version: p.version, Credits: p.credits, Spent: p.spent, Held: p.held, Anchor: p.anchor, Window: p.window, Index: p.index}
+		want = store.Pool{Known: true, Present: p.present, Version: p.version, Credits: p.credits, Spent: p.spent, Held: p.held,
+			Anchor: p.anchor, Window: p.window, Index: p.index}
 	}
 	if got := seen.Pools[0]; got != want {
 		t.Fatalf("pool: want %+v, got %+v", want, got)

@@ -49,7 +49,8 @@ func pool(text string) Pool {
 		return Pool{}
 	}
 	n := func(i int) int64 { return int64(double(text, 1, i)) }
-	return Pool{Known: true, Present: text[0] == 'P', Version: n(0), Credits: n(1), Spent: n(2), Held: n(3), Anchor: n(4), Window: n(5), Index: n(6)}
+	return Pool{Known: true, Present: text[0] == 'P', Version: n(0), Credits: n(1), Spent: n(2), Held: n(3), Anchor: n(4), Window: n(5),
+		Index: n(6)}
 }
 
 // parsePool reads a pool as stored; nothing is one that is not known.

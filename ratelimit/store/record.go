@@ -43,7 +43,8 @@ func parseRecord(text string) (Record, error) {
 	if len(text) < head {
 		return Record{}, fmt.Errorf("%w: a record of %d bytes", ErrReply, len(text))
 	}
-	r := Record{State: HoldState(text[0]), Held: int64(double(text, 1, 0)), Charged: int64(double(text, 1, 1)), Output: int64(double(text, 1, 2)),
+	r := Record{State: HoldState(text[0]), Held: int64(double(text, 1, 0)), Charged: int64(double(text, 1, 1)),
+		Output:  int64(double(text, 1, 2)),
 		Expires: int64(double(text, 1, 3)), Drawn: double(text, 1, 4) >= 0}
 	rest := text[head:]
 	if rest == "" {

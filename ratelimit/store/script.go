@@ -74,7 +74,8 @@ func (s *Store) runAll(ctx context.Context, sc script, calls [][]any) ([]*redis.
 		_, err = pipe.Exec(ctx)
 	}
 	var answered redis.Error
-	if errors.As(err, &answered) && !busy(err) || s.cluster && slices.ContainsFunc(cmds, func(c *redis.StringCmd) bool { return c.Err() == nil }) {
+	if errors.As(err, &answered) && !busy(err) || s.cluster && slices.ContainsFunc(cmds,
+		func(c *redis.StringCmd) bool { return c.Err() == nil }) {
 		err = nil // of one command, or one server of many, and not of the others
 	}
 	return cmds, s.verdict(err)

@@ -49,5 +49,6 @@ func parseSettling(reply string) (Settling, error) {
 	if len(reply) != 1+3*size {
 		return Settling{}, fmt.Errorf("%w: a settlement of %d bytes", ErrReply, len(reply))
 	}
-	return Settling{Status: Status(reply[0]), Held: int64(double(reply, 1, 0)), Charged: int64(double(reply, 1, 1)), Drawn: double(reply, 1, 2) >= 0}, nil
+	return Settling{Status: Status(reply[0]), Held: int64(double(reply, 1, 0)), Charged: int64(double(reply, 1, 1)), Drawn: double(reply, 1,
+		2) >= 0}, nil
 }

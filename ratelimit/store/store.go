@@ -111,8 +111,11 @@ func New(c Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{config: c, client: client, cluster: cluster, life: float64(c.Lifetime.Microseconds()), kept: millis(c.SettledKept), gate: gate{now: time.Now},
-		hold: newScript(common + holdLua), settle: newScript(common + releaseLua + settleLua), expire: newScript(common + releaseLua + expireLua), finish: newScript(finishLua), pool: newScript(balanceLua), adopt: newScript(common + releaseLua + adoptLua), renew: newScript(common + releaseLua + renewLua)}, nil
+	return &Store{config: c, client: client, cluster: cluster, life: float64(c.Lifetime.Microseconds()), kept: millis(c.SettledKept),
+		gate: gate{now: time.Now},
+		hold: newScript(common + holdLua), settle: newScript(common + releaseLua + settleLua), expire: newScript(common + releaseLua +
+			expireLua), finish: newScript(finishLua), pool: newScript(balanceLua), adopt: newScript(common + releaseLua + adoptLua),
+		renew: newScript(common + releaseLua + renewLua)}, nil
 }
 
 func setDefault(d *time.Duration, to time.Duration) {

@@ -50,7 +50,8 @@ func TestAdmitsExactlyWhatFits(t *testing.T) {
 				}
 				group.Wait()
 				if admitted.Load() != 10 || refused.Load() != int64(callers-10) || most.Load() > 1000 {
-					t.Errorf("want 10 of %d admitted and a level up to 1000, got %d admitted, %d refused, level %d", callers, admitted.Load(), refused.Load(), most.Load())
+					t.Errorf("want 10 of %d admitted and a level up to 1000, got %d admitted, %d refused, level %d", callers, admitted.Load(),
+						refused.Load(), most.Load())
 				}
 			})
 		}
@@ -62,7 +63,8 @@ func TestAllOrNone(t *testing.T) {
 	s := newStore(t, nil)
 	wide, narrow := tokens(1000, "{user:u}:b:wide"), tokens(50, "{user:u}:b:narrow")
 	requests := store.Bucket{Limit: store.NewLimit(store.Requests, bucket.Params{Capacity: 10}), Key: "{user:u}:b:requests"}
-	got, err := s.Hold(t.Context(), store.Take{Account: "user:u", ID: "1", Requests: 1, Output: 100, Buckets: []store.Bucket{wide, requests, narrow}})
+	got, err := s.Hold(t.Context(), store.Take{Account: "user:u", ID: "1", Requests: 1, Output: 100, Buckets: []store.Bucket{wide, requests,
+		narrow}})
 	if err != nil || got.Outcome != store.Refused {
 		t.Fatalf("want a refusal, got %+v, %v", got, err)
 	}
@@ -133,7 +135,8 @@ func TestNothingToCheckIsAdmitted(t *testing.T) {
 func TestIdleBucketsVanish(t *testing.T) {
 	t.Parallel()
 	client, prefix := testenv.Redis(t)
-	s, err := store.New(store.Config{URL: "redis://" + client.Options().Addr, Prefix: prefix, Lifetime: time.Hour, SettledKept: time.Hour, Timeout: 10 * time.Second})
+	s, err := store.New(store.Config{URL: "redis://" + client.Options().Addr, Prefix: prefix, Lifetime: time.Hour, SettledKept: time.Hour,
+		Timeout: 10 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,7 +181,8 @@ func TestConfiguration(t *testing.T) {
 func own(t *testing.T) (*store.Store, *testenv.RedisProcess) {
 	t.Helper()
 	server := testenv.RedisServer(t)
-	s, err := store.New(store.Config{URL: server.URL(), Lifetime: time.Hour, SettledKept: time.Hour, Timeout: time.Second, DialTimeout: time.Second})
+	s, err := store.New(store.Config{URL: server.URL(), Lifetime: time.Hour, SettledKept: time.Hour, Timeout: time.Second,
+		DialTimeout: time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,7 +196,8 @@ func TestScriptsComeBackAfterAFlush(t *testing.T) {
 	client := server.Client()
 	for i := range 3 {
 		id := fmt.Sprint(i)
-		if got, err := s.Hold(t.Context(), store.Take{Account: "user:u", ID: id, Output: 10, Buckets: []store.Bucket{tokens(1000, "{user:u}:b:x")}}); err != nil || got.Outcome != store.Admitted {
+		if got, err := s.Hold(t.Context(), store.Take{Account: "user:u", ID: id, Output: 10,
+			Buckets: []store.Bucket{tokens(1000, "{user:u}:b:x")}}); err != nil || got.Outcome != store.Admitted {
 			t.Fatalf("hold %d: %+v, %v", i, got, err)
 		}
 		if err := client.ScriptFlush(t.Context()).Err(); err != nil {

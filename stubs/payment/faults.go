@@ -35,8 +35,9 @@ type Faults struct {
 }
 
 func (f *Faults) check() error {
-	for name, share := range map[string]float64{"decline": f.Decline, "declineCapture": f.DeclineCapture, "otherAmount": f.OtherAmount, "otherCapture": f.OtherCapture,
-		"refuse": f.Refuse, "lose": f.Lose, "late": f.Late} {
+	for name, share := range map[string]float64{"decline": f.Decline, "declineCapture": f.DeclineCapture, "otherAmount": f.OtherAmount,
+		"otherCapture": f.OtherCapture,
+		"refuse":       f.Refuse, "lose": f.Lose, "late": f.Late} {
 		if !(share >= 0 && share <= 1) {
 			return fmt.Errorf("%s must be 0 to 1", name)
 		}
@@ -125,7 +126,8 @@ func (f *fault) byAmount(op operation, amount int64) {
 }
 
 func (f *fault) byHeader(h http.Header) {
-	for name, flag := range map[string]*bool{"X-Stub-Decline": &f.decline, "X-Stub-Other-Amount": &f.otherAmount, "X-Stub-Refuse": &f.refuse, "X-Stub-Lose": &f.lose} {
+	for name, flag := range map[string]*bool{"X-Stub-Decline": &f.decline, "X-Stub-Other-Amount": &f.otherAmount, "X-Stub-Refuse": &f.refuse,
+		"X-Stub-Lose": &f.lose} {
 		if on, err := strconv.ParseBool(h.Get(name)); err == nil {
 			*flag = on
 		}

@@ -184,7 +184,8 @@ func (s *Server) do(op operation, w wish, f fault) (found *Payment, fits bool) {
 
 func (s *Server) authorize(w wish, f fault) *Payment {
 	s.next++
-	p := &Payment{ID: fmt.Sprintf("pi_%06d%08x", s.next, s.luck.Uint32()), Reference: w.reference, Account: w.account, Status: Authorized, Amount: w.amount,
+	p := &Payment{ID: fmt.Sprintf("pi_%06d%08x", s.next, s.luck.Uint32()), Reference: w.reference, Account: w.account, Status: Authorized,
+		Amount:   w.amount,
 		Currency: w.currency, Created: time.Now().UTC()}
 	if f.decline {
 		p.Status, p.Reason = Declined, "card_declined"

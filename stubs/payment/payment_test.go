@@ -69,7 +69,8 @@ const (
 )
 
 func form(pairs ...string) string {
-	v := url.Values{"amount": {"500"}, "currency": {"usd"}, "capture_method": {"manual"}, "metadata[purchase_id]": {"p1"}, "metadata[account]": {"user:a"}}
+	v := url.Values{"amount": {"500"}, "currency": {"usd"}, "capture_method": {"manual"}, "metadata[purchase_id]": {"p1"},
+		"metadata[account]": {"user:a"}}
 	for i := 0; i+1 < len(pairs); i += 2 {
 		v.Set(pairs[i], pairs[i+1])
 	}
@@ -119,29 +120,36 @@ func TestStripeShape(t *testing.T) {
 	if first["status"] != "requires_capture" || first["amount_capturable"] != 500. || first["object"] != "payment_intent" {
 		t.Fatalf("want an intent, got %v", first)
 	}
-	if status, got := c.send("POST", "/v1/payment_intents/"+id+"/capture", formKind, "amount_to_capture=500"); status != 200 || got["status"] != "succeeded" || got["amount_received"] != 500. {
+	if status, got := c.send("POST", "/v1/payment_intents/"+id+"/capture", formKind, "amount_to_capture=500"); status != 200 ||
+		got["status"] != "succeeded" || got["amount_received"] != 500. {
 		t.Errorf("capture: got %d %v", status, got)
 	}
 	// As Stripe does, the first answer is given again although the intent has changed since.
-	if _, got := c.send("POST", "/v1/payment_intents", formKind, form(), "Idempotency-Key", "k1"); got["status"] != "requires_capture" || got["replayed"] != true || got["id"] != id {
+	if _, got := c.send("POST", "/v1/payment_intents", formKind, form(), "Idempotency-Key", "k1"); got["status"] != "requires_capture" ||
+		got["replayed"] != true || got["id"] != id {
 		t.Errorf("want the first answer, marked, got %v", got)
 	}
-	if status, got := c.send("POST", "/v1/payment_intents", formKind, form("amount", "501"), "Idempotency-Key", "k1"); status != 400 || got["error"].(map[string]any)["type"] != "idempotency_error" {
+	if status, got := c.send("POST", "/v1/payment_intents", formKind, form("amount", "501"), "Idempotency-Key", "k1"); status != 400 ||
+		got["error"].(map[string]any)["type"] != "idempotency_error" {
 		t.Errorf("same key, other payload: got %d %v", status, got)
 	}
 	if _, got := c.send("GET", "/v1/payment_intents/"+id, formKind, ""); got["status"] != "succeeded" {
 		t.Errorf("want the truth, got %v", got)
 	}
-	if status, got := c.send("POST", "/v1/payment_intents/"+id+"/cancel", formKind, ""); status != 400 || got["error"].(map[string]any)["payment_intent"] == nil {
+	if status, got := c.send("POST", "/v1/payment_intents/"+id+"/cancel", formKind, ""); status != 400 ||
+		got["error"].(map[string]any)["payment_intent"] == nil {
 		t.Errorf("cancel of a captured one: got %d %v", status, got)
 	}
-	if _, got := c.send("GET", "/v1/payment_intents/search?query="+url.QueryEscape("metadata['purchase_id']:'p1'"), formKind, ""); len(got["data"].([]any)) != 1 {
+	if _, got := c.send("GET", "/v1/payment_intents/search?query="+url.QueryEscape("metadata['purchase_id']:'p1'"), formKind,
+		""); len(got["data"].([]any)) != 1 {
 		t.Errorf("search: got %v", got)
 	}
-	if status, got := c.send("POST", "/v1/payment_intents", formKind, form("metadata[purchase_id]", "p2"), "X-Stub-Decline", "1"); status != 402 || got["error"].(map[string]any)["type"] != "card_error" {
+	if status, got := c.send("POST", "/v1/payment_intents", formKind, form("metadata[purchase_id]", "p2"), "X-Stub-Decline",
+		"1"); status != 402 || got["error"].(map[string]any)["type"] != "card_error" {
 		t.Errorf("declined: got %d %v", status, got)
 	}
-	for name, bad := range map[string]string{"no manual capture": form("capture_method", "automatic"), "no amount": form("amount", ""), "no purchase": form("metadata[purchase_id]", ""), "no form": "%zz"} {
+	for name, bad := range map[string]string{"no manual capture": form("capture_method", "automatic"), "no amount": form("amount", ""),
+		"no purchase": form("metadata[purchase_id]", ""), "no form": "%zz"} {
 		if status, _ := c.send("POST", "/v1/payment_intents", formKind, bad); status != 400 {
 			t.Errorf("%s: want 400, got %d", name, status)
 		}

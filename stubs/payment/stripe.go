@@ -62,7 +62,8 @@ func (s *Server) stripe(op operation) http.HandlerFunc {
 		}
 		wish, known := s.stripeWish(op, r)
 		if !known {
-			writeStripe(w, http.StatusBadRequest, refusal("invalid_request_error", "parameter_missing", "amount, currency, capture_method=manual and metadata[purchase_id] are needed"))
+			writeStripe(w, http.StatusBadRequest, refusal("invalid_request_error", "parameter_missing",
+				"amount, currency, capture_method=manual and metadata[purchase_id] are needed"))
 			return
 		}
 		p, fits, f := s.call(op, wish, r)
@@ -87,7 +88,8 @@ func (s *Server) replayed(w http.ResponseWriter, r *http.Request, key string) bo
 		return false
 	}
 	if old.call != r.URL.Path || old.form != r.PostForm.Encode() {
-		writeStripe(w, http.StatusBadRequest, refusal("idempotency_error", "", "Keys for idempotent requests can only be used with the same parameters they were first used with."))
+		writeStripe(w, http.StatusBadRequest, refusal("idempotency_error", "",
+			"Keys for idempotent requests can only be used with the same parameters they were first used with."))
 		return true
 	}
 	w.Header().Set("Idempotent-Replayed", "true")
@@ -112,7 +114,8 @@ func (s *Server) stripeWish(op operation, r *http.Request) (wish, bool) {
 	switch op {
 	case opAuthorize:
 		amount, err := strconv.ParseInt(r.PostForm.Get("amount"), 10, 64)
-		out := wish{reference: r.PostForm.Get("metadata[purchase_id]"), account: r.PostForm.Get("metadata[account]"), currency: r.PostForm.Get("currency"), amount: amount}
+		out := wish{reference: r.PostForm.Get("metadata[purchase_id]"), account: r.PostForm.Get("metadata[account]"),
+			currency: r.PostForm.Get("currency"), amount: amount}
 		return out, err == nil && amount > 0 && out.reference != "" && len(out.currency) == 3 && r.PostForm.Get("capture_method") == "manual"
 	case opSearch:
 		found := metadataQuery.FindStringSubmatch(r.URL.Query().Get("query"))
@@ -160,7 +163,8 @@ func refusal(kind, code, message string) map[string]*stripeError {
 }
 
 func intentOf(p *Payment) intent {
-	i := intent{ID: p.ID, Object: "payment_intent", Amount: p.Amount, Received: p.Captured, CaptureMethod: "manual", Currency: p.Currency, Created: p.Created.Unix(),
+	i := intent{ID: p.ID, Object: "payment_intent", Amount: p.Amount, Received: p.Captured, CaptureMethod: "manual", Currency: p.Currency,
+		Created:  p.Created.Unix(),
 		Metadata: map[string]string{"purchase_id": p.Reference, "account": p.Account}}
 	switch p.Status {
 	case Authorized:

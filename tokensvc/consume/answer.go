@@ -105,7 +105,8 @@ func (a *API) failed(ctx context.Context, c call, held *limitpb.HoldResponse, ca
 		return errors.Join(cause, a.settle(ctx, c, held, 0))
 	}
 	a.calls.WithLabelValues(c.provider, outcomeProvider).Inc()
-	a.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "provider call failed", slog.String("provider", c.provider), slog.String("request_id", c.id), slog.Any("error", cause))
+	a.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "provider call failed", slog.String("provider", c.provider), slog.String("request_id", c.id),
+		slog.Any("error", cause))
 	_ = a.settle(ctx, c, held, 0) // logged; it expires and is given back
 	a.book(ctx, a.event(c, held, outcomeProvider, http.StatusBadGateway), c.correlation)
 	return httpapi.Fail(http.StatusBadGateway, "%s", ErrProvider.Error())
@@ -122,8 +123,10 @@ func (a *API) allowed(ctx context.Context, c call, held *limitpb.HoldResponse) {
 
 // event is what the books say of the call. Of a refused one, the tokens are those asked for.
 func (a *API) event(c call, held *limitpb.HoldResponse, reason string, code int) usage.Event {
-	e := usage.Event{RequestID: c.id, UserID: c.user, OrgID: c.org, Team: c.team, KeyID: c.key, Tier: c.tier, Account: held.GetAccount(), Route: routeName,
-		Provider: c.provider, Charged: c.tokens, Source: usage.FromRequest, Allowed: reason == "", Pool: usage.PoolNone, Status: code, Reason: reason,
+	e := usage.Event{RequestID: c.id, UserID: c.user, OrgID: c.org, Team: c.team, KeyID: c.key, Tier: c.tier, Account: held.GetAccount(),
+		Route:    routeName,
+		Provider: c.provider, Charged: c.tokens, Source: usage.FromRequest, Allowed: reason == "", Pool: usage.PoolNone, Status: code,
+		Reason:    reason,
 		LatencyMS: time.Since(c.begun).Milliseconds(), Timestamp: c.begun.UTC()}
 	if !e.Allowed {
 		e.Source = usage.FromRefusal
@@ -140,6 +143,7 @@ func (a *API) book(ctx context.Context, e usage.Event, correlationID string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()
 	if err := a.cfg.Books.Book(ctx, e, correlationID); err != nil {
-		a.cfg.Log.LogAttrs(ctx, slog.LevelError, "usage event is lost", slog.String("request_id", e.RequestID), slog.Int64("tokens", e.Charged), slog.Any("error", err))
+		a.cfg.Log.LogAttrs(ctx, slog.LevelError, "usage event is lost", slog.String("request_id", e.RequestID), slog.Int64("tokens", e.Charged),
+			slog.Any("error", err))
 	}
 }

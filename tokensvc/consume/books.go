@@ -25,7 +25,8 @@ func (o *Outbox) Book(ctx context.Context, e usage.Event, correlationID string) 
 	if err != nil {
 		return fmt.Errorf("book usage: request id: %w", err)
 	}
-	event := outbox.Event{ID: id, AggregateType: "TokenUsage", Type: usage.TypeUsage, Subject: usage.Subject(e.Provider), CorrelationID: correlationID, Data: e}
+	event := outbox.Event{ID: id, AggregateType: "TokenUsage", Type: usage.TypeUsage, Subject: usage.Subject(e.Provider),
+		CorrelationID: correlationID, Data: e}
 	if err := pgx.BeginFunc(ctx, o.pool, func(tx pgx.Tx) error { return outbox.Add(ctx, tx, event) }); err != nil {
 		return fmt.Errorf("book usage: %w", err)
 	}

@@ -66,12 +66,15 @@ type API struct {
 
 // New makes the API.
 func New(cfg Config) (*API, error) {
-	if cfg.Limiter == nil || cfg.Provider == nil || cfg.Members == nil || cfg.Books == nil || cfg.Enforce == nil || cfg.Log == nil || cfg.Metrics == nil {
+	if cfg.Limiter == nil || cfg.Provider == nil || cfg.Members == nil || cfg.Books == nil || cfg.Enforce == nil || cfg.Log == nil ||
+		cfg.Metrics == nil {
 		return nil, errors.New("make consume: every part of its configuration is needed")
 	}
 	a := &API{cfg: cfg,
-		calls: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "token_consume_total", Help: "Calls of consume by what came of them."}, []string{"provider", "outcome"}),
-		spent: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "token_consumed_tokens_total", Help: "Tokens consumed."}, []string{"provider"})}
+		calls: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "token_consume_total", Help: "Calls of consume by what came of them."},
+			[]string{"provider", "outcome"}),
+		spent: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "token_consumed_tokens_total", Help: "Tokens consumed."},
+			[]string{"provider"})}
 	cfg.Metrics.MustRegister(a.calls, a.spent)
 	for _, provider := range cfg.Providers {
 		for _, outcome := range []string{outcomeAttempt, outcomeAllowed, outcomeLimited, outcomeQuota, outcomeProvider} {

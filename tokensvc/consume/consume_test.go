@@ -137,8 +137,9 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{ledger: newLedger(), enforce: true}
 	var err error
-	w.api, err = New(Config{Limiter: w, Provider: w, Members: w, Books: w, Providers: []string{"openai", "qwen"}, Enforce: func() bool { return w.enforce },
-		Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})
+	w.api, err = New(Config{Limiter: w, Provider: w, Members: w, Books: w, Providers: []string{"openai", "qwen"},
+		Enforce: func() bool { return w.enforce },
+		Log:     slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,7 +171,8 @@ func TestConsume(t *testing.T) {
 	if err := json.Unmarshal(rec.Body.Bytes(), &got); err != nil || rec.Code != 200 {
 		t.Fatalf("want 200, got %d %s: %v", rec.Code, rec.Body, err)
 	}
-	if !got.Allowed || got.Capacity != 1000 || got.Used != 400 || got.Remaining != 600 || got.WaitSeconds != 0 || got.Timestamp == "" || got.ProviderResponse["message"] != "hello" {
+	if !got.Allowed || got.Capacity != 1000 || got.Used != 400 || got.Remaining != 600 || got.WaitSeconds != 0 || got.Timestamp == "" ||
+		got.ProviderResponse["message"] != "hello" {
 		t.Errorf("answer: %s", rec.Body)
 	}
 	for name, want := range map[string]string{"Limit": "1000", "Used": "400", "Remaining": "600", "Reset": "0"} {
@@ -204,10 +206,14 @@ func TestRefusals(t *testing.T) {
 		settled    int64
 	}{
 		{name: "bucket full", body: ok, set: func(w *world) { w.settled["x"] = 600 }, status: 429, reason: "rate_limited", settled: 600},
-		{name: "never fits", body: `{"provider":"openai","tokens":2000}`, status: 400, message: "tokens exceed bucket capacity", reason: "rate_limited"},
-		{name: "no pool", body: ok, set: func(w *world) { w.pool = -1 }, status: 402, message: "insufficient token quota", reason: "quota_insufficient"},
-		{name: "pool too small", body: ok, set: func(w *world) { w.pool = 699 }, status: 402, message: "insufficient token quota", reason: "quota_insufficient"},
-		{name: "provider fails", body: ok, set: func(w *world) { w.provider = fmt.Errorf("%w: 503", ErrProvider) }, status: 502, message: "provider call failed", reason: "provider_failure"},
+		{name: "never fits", body: `{"provider":"openai","tokens":2000}`, status: 400, message: "tokens exceed bucket capacity",
+			reason: "rate_limited"},
+		{name: "no pool", body: ok, set: func(w *world) { w.pool = -1 }, status: 402, message: "insufficient token quota",
+			reason: "quota_insufficient"},
+		{name: "pool too small", body: ok, set: func(w *world) { w.pool = 699 }, status: 402, message: "insufficient token quota",
+			reason: "quota_insufficient"},
+		{name: "provider fails", body: ok, set: func(w *world) { w.provider = fmt.Errorf("%w: 503", ErrProvider) }, status: 502,
+			message: "provider call failed", reason: "provider_failure"},
 		{name: "limiter away", body: ok, set: func(w *world) { w.down = true }, status: 503},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -229,7 +235,8 @@ func TestRefusals(t *testing.T) {
 			if len(w.events) != 1 || w.events[0].Allowed || w.events[0].Reason != tc.reason || w.events[0].Pool != usage.PoolNone {
 				t.Errorf("want one event with reason %s, got %+v", tc.reason, w.events)
 			}
-			if tc.status == 429 && (rec.Header().Get("Retry-After") != "3" || rec.Header().Get("X-TokenBucket-Reset") != "3" || !strings.Contains(rec.Body.String(), `"waitSeconds":3`)) {
+			if tc.status == 429 && (rec.Header().Get("Retry-After") != "3" || rec.Header().Get("X-TokenBucket-Reset") != "3" ||
+				!strings.Contains(rec.Body.String(), `"waitSeconds":3`)) {
 				t.Errorf("want a wait of 3 s everywhere, got %v %s", rec.Header(), rec.Body)
 			}
 		})

@@ -32,7 +32,8 @@ func (a *API) hold(ctx context.Context, c call) (*limitpb.HoldResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, limiterTimeout)
 	defer cancel()
 	held, err := a.cfg.Limiter.Hold(ctx, &limitpb.HoldRequest{
-		Facts: &limitpb.Facts{RequestId: c.id, User: c.user, Org: c.org, Team: c.team, Key: c.key, Tier: c.tier, Route: routeName, Provider: c.provider},
+		Facts: &limitpb.Facts{RequestId: c.id, User: c.user, Org: c.org, Team: c.team, Key: c.key, Tier: c.tier, Route: routeName,
+			Provider: c.provider},
 		// A fixed cost: nothing is filled in, so all of it counts as input.
 		InputTokens: c.tokens, Balance: policy, LifetimeUs: holdFor.Microseconds(), ReleaseExpired: true,
 	})
@@ -53,7 +54,8 @@ func (a *API) settle(ctx context.Context, c call, held *limitpb.HoldResponse, ch
 	_, err := a.cfg.Limiter.Settle(ctx, &limitpb.SettleRequest{
 		Settlements: []*limitpb.Settlement{{RequestId: c.id, Account: held.GetAccount(), Charged: charged}}})
 	if err != nil {
-		a.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "hold stands until it expires", slog.String("request_id", c.id), slog.Int64("tokens", charged), slog.Any("error", err))
+		a.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "hold stands until it expires", slog.String("request_id", c.id), slog.Int64("tokens", charged),
+			slog.Any("error", err))
 	}
 	return err
 }

@@ -35,7 +35,8 @@ func NewEnvoy(addr netaddr.Addr) *Envoy {
 		}
 		return d.DialContext(ctx, addr.Network, addr.String())
 	}
-	return &Envoy{client: &http.Client{Timeout: longestCall, Transport: &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute}}}
+	return &Envoy{client: &http.Client{Timeout: longestCall, Transport: &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 64,
+		IdleConnTimeout: time.Minute}}}
 }
 
 // Call implements Provider. Every failure is an ErrProvider: it says what Envoy said of it,

@@ -58,8 +58,10 @@ func NewConsumer(cfg ConsumerConfig) (*Consumer, error) {
 		return nil, errors.New("make ledger consumer: JetStream, DB, Metrics and Log are needed")
 	}
 	c := &Consumer{cfg: cfg,
-		events: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "token_ledger_events_total", Help: "Usage events taken from the stream."}, []string{"outcome"}),
-		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "token_ledger_batch_seconds", Help: "Duration of the transactions that book usage.",
+		events: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "token_ledger_events_total", Help: "Usage events taken from the stream."},
+			[]string{"outcome"}),
+		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "token_ledger_batch_seconds",
+			Help:    "Duration of the transactions that book usage.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5}})}
 	cfg.Metrics.MustRegister(c.events, c.seconds)
 	return c, nil
@@ -232,11 +234,13 @@ func (c *Consumer) bury(ctx context.Context, msg jetstream.Msg, reason error) {
 	// One letter for each reader that could not read it: each refuses other things.
 	id := fmt.Sprintf("dead:%s:%s:%d", durable, usage.Stream, sequence)
 	if err := usage.Bury(ctx, c.cfg.JetStream, msg, sequence, id, reason); err != nil {
-		c.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "bury poison failed, it will come again", slog.Uint64("sequence", sequence), slog.Any("error", err))
+		c.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "bury poison failed, it will come again", slog.Uint64("sequence", sequence),
+			slog.Any("error", err))
 		_ = msg.NakWithDelay(ackWait)
 		return
 	}
 	_ = msg.TermWithReason("not a usage event")
 	c.events.WithLabelValues("dead").Inc()
-	c.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "buried a message that is no usage event", slog.Uint64("sequence", sequence), slog.String("reason", usage.Printable(reason.Error())))
+	c.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "buried a message that is no usage event", slog.Uint64("sequence", sequence),
+		slog.String("reason", usage.Printable(reason.Error())))
 }

@@ -91,7 +91,8 @@ func (c *Purchase) check() (Key, string, error) {
 
 // checkOwn refuses a reference that the ledger's own entries could have.
 func checkOwn(reference string) error {
-	for _, prefix := range []string{usageReference(""), lateReference(""), expiryReference(""), expirySpentReference(""), reverseReference(""), "refill:", "opening:", "opening-usage:"} {
+	for _, prefix := range []string{usageReference(""), lateReference(""), expiryReference(""), expirySpentReference(""),
+		reverseReference(""), "refill:", "opening:", "opening-usage:"} {
 		if strings.HasPrefix(reference, prefix) {
 			return fmt.Errorf("%w: reference %q begins like the ledger's own", ErrInvalid, reference)
 		}
@@ -140,7 +141,8 @@ func reverse(ctx context.Context, tx pgx.Tx, reference, reason string, at time.T
 	}
 	q := tokensdb.New(tx)
 	credited, err := q.FindEntry(ctx, reference)
-	if errors.Is(err, pgx.ErrNoRows) || err == nil && (credited.Amount < 1 || !slices.Contains([]string{KindPurchase, KindRefund, KindAdjustment}, credited.Kind)) {
+	if errors.Is(err, pgx.ErrNoRows) || err == nil && (credited.Amount < 1 || !slices.Contains([]string{KindPurchase, KindRefund,
+		KindAdjustment}, credited.Kind)) {
 		return fmt.Errorf("reverse %s: %w", reference, ErrUnknownReference)
 	}
 	if err != nil {
@@ -175,7 +177,8 @@ func reverse(ctx context.Context, tx pgx.Tx, reference, reason string, at time.T
 	if err := pool.withdraw(back, reference); err != nil {
 		return err
 	}
-	pool.entries = append(pool.entries, entry{account: k.Account, counter: credited.Counter, unit: credited.Unit, amount: -back, kind: credited.Kind,
+	pool.entries = append(pool.entries, entry{account: k.Account, counter: credited.Counter, unit: credited.Unit, amount: -back,
+		kind:      credited.Kind,
 		reference: reverseReference(reference), reason: reason, at: b.now})
 	return b.save(ctx, true)
 }

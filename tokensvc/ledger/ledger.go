@@ -88,7 +88,8 @@ func (k Key) parse() (owner, error) {
 	if err != nil || id.String() != text || kind != "user" && kind != "org" {
 		return owner{}, fmt.Errorf("%w: account %q", ErrInvalid, k.Account)
 	}
-	if k.Provider == "" || len(k.Provider) > longestProvider || strings.ContainsRune(k.Provider, 0) || k.Provider != strings.ToLower(strings.TrimSpace(k.Provider)) {
+	if k.Provider == "" || len(k.Provider) > longestProvider || strings.ContainsRune(k.Provider, 0) ||
+		k.Provider != strings.ToLower(strings.TrimSpace(k.Provider)) {
 		return owner{}, fmt.Errorf("%w: provider %q", ErrInvalid, k.Provider)
 	}
 	return owner{org: kind == "org", id: id}, nil

@@ -122,7 +122,8 @@ func TestCreditRefusals(t *testing.T) {
 	if p := find(t, db, ledger.Account(user, uuid.Nil), "openai"); p.Total != 100 || p.Remaining != 100 || p.Version != 2 {
 		t.Errorf("want the pool unchanged, got %+v", p)
 	}
-	if _, err := ledger.Find(t.Context(), db, ledger.Key{Account: ledger.Account(uuid.Nil, user), Provider: "openai"}); !errors.Is(err, ledger.ErrNoPool) {
+	if _, err := ledger.Find(t.Context(), db, ledger.Key{Account: ledger.Account(uuid.Nil, user), Provider: "openai"}); !errors.Is(err,
+		ledger.ErrNoPool) {
 		t.Errorf("want no pool made by what was refused, got %v", err)
 	}
 	err := do(t, db, func(tx pgx.Tx) error { return ledger.Reverse(t.Context(), tx, "nobody", "x") })
@@ -151,9 +152,11 @@ func TestOldestOfEqualLotsIsSpentFirst(t *testing.T) {
 	db, user := database(t), uuid.New()
 	account, expires := ledger.Account(user, uuid.Nil), time.Now().Add(time.Hour)
 	for _, reference := range []string{"z-first", "a-second"} {
-		mustCredit(t, db, ledger.Purchase{UserID: user, Provider: "openai", Tokens: 10, Reference: reference, ExpiresAt: &expires, Policy: ledger.Policy{Prepaid: true}})
+		mustCredit(t, db, ledger.Purchase{UserID: user, Provider: "openai", Tokens: 10, Reference: reference, ExpiresAt: &expires,
+			Policy: ledger.Policy{Prepaid: true}})
 	}
-	if _, err := ledger.Apply(t.Context(), db, []ledger.Charge{{Request: "r", Account: account, Provider: "openai", Tokens: 10, Drawn: true, At: time.Now()}}); err != nil {
+	if _, err := ledger.Apply(t.Context(), db, []ledger.Charge{{Request: "r", Account: account, Provider: "openai", Tokens: 10, Drawn: true,
+		At: time.Now()}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := ledger.Touch(t.Context(), db, []ledger.Key{{Account: account, Provider: "openai"}}, expires.Add(time.Second)); err != nil {

@@ -214,7 +214,8 @@ type history struct {
 }
 
 func newHistory(t *testing.T, rt *rapid.T, db *pgxpool.Pool) *history {
-	h := &history{t: t, db: db, user: uuid.New(), model: model{undone: map[string]bool{}, forever: map[string]int64{}}, now: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)}
+	h := &history{t: t, db: db, user: uuid.New(), model: model{undone: map[string]bool{}, forever: map[string]int64{}},
+		now: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)}
 	h.key = Key{Account: Account(h.user, uuid.Nil), Provider: "openai"}
 	h.policy = Policy{Window: time.Hour}
 	if rapid.Bool().Draw(rt, "prepaid") {
@@ -246,7 +247,8 @@ func (h *history) begin() {
 
 func (h *history) credit(expires bool) func(*rapid.T) {
 	return func(rt *rapid.T) {
-		c := Purchase{UserID: h.user, Provider: h.key.Provider, Tokens: rapid.Int64Range(1, 12).Draw(rt, "tokens"), Reference: h.name("credit"), Policy: h.policy, At: h.now}
+		c := Purchase{UserID: h.user, Provider: h.key.Provider, Tokens: rapid.Int64Range(1, 12).Draw(rt, "tokens"), Reference: h.name("credit"),
+			Policy: h.policy, At: h.now}
 		var end time.Time
 		if expires {
 			end = h.now.Add(time.Duration(rapid.IntRange(1, 12).Draw(rt, "quarters")) * 15 * time.Minute)
@@ -261,7 +263,8 @@ func (h *history) credit(expires bool) func(*rapid.T) {
 }
 
 func (h *history) refund(rt *rapid.T) {
-	c := Purchase{UserID: h.user, Provider: h.key.Provider, Tokens: rapid.Int64Range(1, 5).Draw(rt, "tokens"), Reference: h.name("refund"), Kind: KindRefund, Reason: "sorry",
+	c := Purchase{UserID: h.user, Provider: h.key.Provider, Tokens: rapid.Int64Range(1, 5).Draw(rt, "tokens"), Reference: h.name("refund"),
+		Kind: KindRefund, Reason: "sorry",
 		Policy: h.policy, At: h.now}
 	h.do(rt, func(tx pgx.Tx) error { return Credit(h.t.Context(), tx, c) })
 	h.begin()
@@ -282,7 +285,8 @@ func (h *history) charge(rt *rapid.T) {
 	h.begin()
 	var batch []Charge
 	for range rapid.IntRange(1, 3).Draw(rt, "calls") {
-		c := Charge{Request: h.name("call"), Account: h.key.Account, Provider: h.key.Provider, Tokens: rapid.Int64Range(1, 8).Draw(rt, "tokens"), Drawn: true, At: h.now}
+		c := Charge{Request: h.name("call"), Account: h.key.Account, Provider: h.key.Provider, Tokens: rapid.Int64Range(1, 8).Draw(rt,
+			"tokens"), Drawn: true, At: h.now}
 		batch = append(batch, c)
 		h.model.spend(c.Tokens)
 	}
@@ -296,7 +300,8 @@ func (h *history) lateCharge(rt *rapid.T) {
 		rt.Skip()
 	}
 	h.begin()
-	c := Charge{Request: h.name("late"), Account: h.key.Account, Provider: h.key.Provider, Tokens: 7, Drawn: true, At: h.model.ends.Add(-h.model.window - 1)}
+	c := Charge{Request: h.name("late"), Account: h.key.Account, Provider: h.key.Provider, Tokens: 7, Drawn: true,
+		At: h.model.ends.Add(-h.model.window - 1)}
 	h.apply(rt, c, Charge{Request: h.name("late"), Account: h.key.Account, Provider: h.key.Provider, Tokens: 2, Drawn: true, At: c.At})
 	h.charges = append(h.charges, c)
 }

@@ -39,7 +39,8 @@ type lot struct {
 
 // State is the pool as ratelimit is told of it.
 func (p *Pool) State(at time.Time) balance.State {
-	s := balance.State{Account: p.Account, Provider: p.Provider, Present: true, Version: p.Version, Credits: p.Total, Spent: p.Total - p.Remaining, At: at}
+	s := balance.State{Account: p.Account, Provider: p.Provider, Present: true, Version: p.Version, Credits: p.Total,
+		Spent: p.Total - p.Remaining, At: at}
 	if p.Window > 0 {
 		s.Window, s.Anchor = p.Window, p.Anchor
 	}

@@ -57,7 +57,8 @@ func read(ctx context.Context, db tokensdb.DBTX, keys []Key, at time.Time) (*boo
 		return nil, err
 	}
 	b := &books{q: tokensdb.New(db), now: at, pools: map[Key]*Pool{}}
-	rows, err := b.q.ReadPools(ctx, tokensdb.ReadPoolsParams{Users: o.users, UserProviders: o.userProviders, Orgs: o.orgs, OrgProviders: o.orgProviders})
+	rows, err := b.q.ReadPools(ctx, tokensdb.ReadPoolsParams{Users: o.users, UserProviders: o.userProviders, Orgs: o.orgs,
+		OrgProviders: o.orgProviders})
 	if err != nil {
 		return nil, fmt.Errorf("read pools: %w", err)
 	}
@@ -129,7 +130,8 @@ func (b *books) readLots(ctx context.Context) error {
 	}
 	for _, r := range rows {
 		pool := b.pools[Key{r.Account, r.Provider}]
-		pool.lots = append(pool.lots, lot{reference: r.Reference, amount: r.Amount, remaining: r.Remaining, expires: r.ExpiresAt, expired: r.Expired})
+		pool.lots = append(pool.lots, lot{reference: r.Reference, amount: r.Amount, remaining: r.Remaining, expires: r.ExpiresAt,
+			expired: r.Expired})
 	}
 	return nil
 }
@@ -154,7 +156,8 @@ func open(ctx context.Context, tx pgx.Tx, k Key, policy Policy, at time.Time) (*
 			return nil, nil, fmt.Errorf("ask for the time: %w", err)
 		}
 	}
-	made := tokensdb.MakeUserPoolParams{Owner: who.id, Provider: k.Provider, Refill: refillNever, WindowUs: DefaultWindow.Microseconds(), At: at}
+	made := tokensdb.MakeUserPoolParams{Owner: who.id, Provider: k.Provider, Refill: refillNever, WindowUs: DefaultWindow.Microseconds(),
+		At: at}
 	if !policy.Prepaid {
 		window := policy.Window
 		if window <= 0 {
@@ -278,7 +281,8 @@ func (b *books) savePools(ctx context.Context, changed []*Pool) error {
 		}
 		p.Owners, p.Providers = append(p.Owners, who.id), append(p.Providers, pool.Provider)
 		p.Totals, p.Remainings = append(p.Totals, pool.Total), append(p.Remainings, pool.Remaining)
-		p.ResetTimes, p.Versions, p.Announceds = append(p.ResetTimes, reset), append(p.Versions, pool.Version), append(p.Announceds, pool.announced)
+		p.ResetTimes, p.Versions, p.Announceds = append(p.ResetTimes, reset), append(p.Versions, pool.Version),
+			append(p.Announceds, pool.announced)
 	}
 	if len(users.Owners) > 0 {
 		if err := b.q.SaveUserPools(ctx, users); err != nil {

@@ -129,7 +129,8 @@ func stream(tb testing.TB) (*testenv.NATSProcess, jetstream.JetStream, *nats.Con
 // publish sends an event until JetStream has it.
 func publish(tb testing.TB, js jetstream.JetStream, c ledger.Charge) {
 	tb.Helper()
-	data, err := usage.Encode(usage.Event{RequestID: c.Request, Account: c.Account, Provider: c.Provider, Charged: c.Tokens, Pool: usage.PoolDrawn, Timestamp: c.At}, "/test", "", "")
+	data, err := usage.Encode(usage.Event{RequestID: c.Request, Account: c.Account, Provider: c.Provider, Charged: c.Tokens,
+		Pool: usage.PoolDrawn, Timestamp: c.At}, "/test", "", "")
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -153,7 +154,8 @@ func send(tb testing.TB, js jetstream.JetStream, id string, data []byte) {
 
 func consumer(tb testing.TB, db *pgxpool.Pool, js jetstream.JetStream) *ledger.Consumer {
 	tb.Helper()
-	c, err := ledger.NewConsumer(ledger.ConsumerConfig{JetStream: js, DB: db, Metrics: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler)})
+	c, err := ledger.NewConsumer(ledger.ConsumerConfig{JetStream: js, DB: db, Metrics: prometheus.NewRegistry(),
+		Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		tb.Fatal(err)
 	}

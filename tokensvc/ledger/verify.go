@@ -60,7 +60,8 @@ func Entries(ctx context.Context, db tokensdb.DBTX, k Key, before int64, most in
 	if _, err := k.parse(); err != nil {
 		return nil, err
 	}
-	rows, err := tokensdb.New(db).ListEntries(ctx, tokensdb.ListEntriesParams{Account: k.Account, Unit: unit(k.Provider), Before: before, Most: int32(most)})
+	rows, err := tokensdb.New(db).ListEntries(ctx, tokensdb.ListEntriesParams{Account: k.Account, Unit: unit(k.Provider), Before: before,
+		Most: int32(most)})
 	if err != nil {
 		return nil, fmt.Errorf("list entries: %w", err)
 	}

@@ -87,7 +87,8 @@ func (e Event) check() error {
 		longest     int
 		needed      bool
 	}{{"aggregate type", e.AggregateType, longestAggregateType, true}, {"aggregate id", e.AggregateID, longestAggregateID, false},
-		{"type", e.Type, longestType, true}, {"subject", e.Subject, longestSubject, true}, {"correlation id", e.CorrelationID, longestCorrelation, false}} {
+		{"type", e.Type, longestType, true}, {"subject", e.Subject, longestSubject, true}, {"correlation id", e.CorrelationID,
+			longestCorrelation, false}} {
 		if field.needed && field.value == "" || len(field.value) > field.longest || strings.ContainsRune(field.value, 0) {
 			return fmt.Errorf("%w: %s %q is empty or over %d bytes", ErrInvalid, field.name, field.value, field.longest)
 		}

@@ -202,7 +202,8 @@ func (r *Relay) Round(ctx context.Context) (int, error) {
 // publish sends events in waves: of each aggregate one, and the next one only after
 // JetStream has confirmed it. So a lost connection in the middle of a wave can make no
 // hole in an aggregate's order. It answers what is published; the error is an outage.
-func (r *Relay) publish(ctx context.Context, stopping <-chan struct{}, q *tokensdb.Queries, pending []tokensdb.PendingEventsRow) ([]uuid.UUID, error) {
+func (r *Relay) publish(ctx context.Context, stopping <-chan struct{}, q *tokensdb.Queries,
+	pending []tokensdb.PendingEventsRow) ([]uuid.UUID, error) {
 	var done []uuid.UUID
 	for wave := range waves(pending) {
 		select {
@@ -319,7 +320,8 @@ func message(e tokensdb.PendingEventsRow) (*nats.Msg, error) {
 		return msg, nil
 	}
 	var err error
-	msg.Data, err = json.Marshal(usage.Envelope{SpecVersion: "1.0", ID: e.ID.String(), Source: source, Type: e.EventType, Time: e.CreatedAt.UTC(),
+	msg.Data, err = json.Marshal(usage.Envelope{SpecVersion: "1.0", ID: e.ID.String(), Source: source, Type: e.EventType,
+		Time:            e.CreatedAt.UTC(),
 		DataContentType: "application/json", CorrelationID: e.CorrelationID, Data: e.Payload})
 	if err != nil {
 		return nil, fmt.Errorf("encode event: %w", err)
@@ -330,7 +332,8 @@ func message(e tokensdb.PendingEventsRow) (*nats.Msg, error) {
 // refused notes that JetStream would not have an event; after too many times it is parked.
 func (r *Relay) refused(ctx context.Context, q *tokensdb.Queries, f failure) error {
 	wait := 100 * time.Millisecond << min(f.event.Attempts, 9) // 100 ms to 51 s
-	err := q.MarkFailed(ctx, tokensdb.MarkFailedParams{ID: f.event.ID, LastError: strings.ToValidUTF8(f.err.Error(), "?"), WaitSeconds: wait.Seconds(),
+	err := q.MarkFailed(ctx, tokensdb.MarkFailedParams{ID: f.event.ID, LastError: strings.ToValidUTF8(f.err.Error(), "?"),
+		WaitSeconds:  wait.Seconds(),
 		MostAttempts: int32(r.cfg.Attempts)})
 	if err != nil {
 		return err

@@ -26,7 +26,8 @@ type number struct {
 }
 
 func numbered(aggregate string, n int) outbox.Event {
-	return outbox.Event{AggregateType: "Test", AggregateID: aggregate, Type: "COUNTED", Subject: "leaky.saga.v1.COUNTED", Data: number{aggregate, n}}
+	return outbox.Event{AggregateType: "Test", AggregateID: aggregate, Type: "COUNTED", Subject: "leaky.saga.v1.COUNTED",
+		Data: number{aggregate, n}}
 }
 
 func TestEventsArriveAsCloudEvents(t *testing.T) {
@@ -34,10 +35,13 @@ func TestEventsArriveAsCloudEvents(t *testing.T) {
 	w := newWorld(t)
 	id := uuid.New()
 	state := balance.State{Account: "user:" + id.String(), Provider: "openai", Present: true, Version: 3, Credits: 10}
-	w.add(outbox.Event{ID: id, AggregateType: "TokenPurchaseSaga", AggregateID: "a", Type: "TOKEN_PURCHASE_STARTED", Subject: "leaky.saga.v1.TOKEN_PURCHASE_STARTED",
+	w.add(outbox.Event{ID: id, AggregateType: "TokenPurchaseSaga", AggregateID: "a", Type: "TOKEN_PURCHASE_STARTED",
+		Subject:       "leaky.saga.v1.TOKEN_PURCHASE_STARTED",
 		CorrelationID: "c-1", Data: map[string]any{"tokens": 5}},
-		outbox.Event{AggregateType: "TokenPool", AggregateID: "p", Type: "TOKEN_BALANCE_CHANGED", Subject: balance.Subject("openai"), Data: state})
-	w.add(outbox.Event{ID: id, AggregateType: "TokenPurchaseSaga", AggregateID: "a", Type: "again", Subject: "leaky.saga.v1.x"}) // the same event
+		outbox.Event{AggregateType: "TokenPool", AggregateID: "p", Type: "TOKEN_BALANCE_CHANGED", Subject: balance.Subject("openai"),
+			Data: state})
+	w.add(outbox.Event{ID: id, AggregateType: "TokenPurchaseSaga", AggregateID: "a", Type: "again",
+		Subject: "leaky.saga.v1.x"}) // the same event
 	relay, registry := w.relay(nil)
 	if n, err := relay.Round(t.Context()); n != 2 || err != nil {
 		t.Fatalf("want 2 published, got %d, %v", n, err)
@@ -57,7 +61,8 @@ func TestEventsArriveAsCloudEvents(t *testing.T) {
 		if err := json.Unmarshal(msg.Data, &got); err != nil {
 			t.Fatal(err)
 		}
-		if got.SpecVersion != "1.0" || got.ID != id.String() || got.Type != "TOKEN_PURCHASE_STARTED" || got.Source != "/tokensvc" || got.CorrelationID != "c-1" ||
+		if got.SpecVersion != "1.0" || got.ID != id.String() || got.Type != "TOKEN_PURCHASE_STARTED" || got.Source != "/tokensvc" ||
+			got.CorrelationID != "c-1" ||
 			got.Time.IsZero() || string(got.Data) != `{"tokens": 5}` && string(got.Data) != `{"tokens":5}` {
 			t.Errorf("want a CloudEvent, got %s", msg.Data)
 		}
@@ -71,7 +76,8 @@ func TestEventsArriveAsCloudEvents(t *testing.T) {
 	if n, err := relay.Round(t.Context()); n != 0 || err != nil {
 		t.Errorf("want nothing left, got %d, %v", n, err)
 	}
-	if got, err := testutil.GatherAndCount(registry, "token_outbox_backlog_events", "token_outbox_oldest_seconds", "token_outbox_parked_events"); got != 3 || err != nil {
+	if got, err := testutil.GatherAndCount(registry, "token_outbox_backlog_events", "token_outbox_oldest_seconds",
+		"token_outbox_parked_events"); got != 3 || err != nil {
 		t.Errorf("want the gauges, got %d, %v", got, err)
 	}
 }
@@ -82,8 +88,9 @@ func TestAddRefusals(t *testing.T) {
 	good := numbered("a", 1)
 	for name, change := range map[string]func(*outbox.Event){
 		"no type": func(e *outbox.Event) { e.Type = "" }, "no subject": func(e *outbox.Event) { e.Subject = "" },
-		"wildcard": func(e *outbox.Event) { e.Subject = "leaky.>" }, "long aggregate": func(e *outbox.Event) { e.AggregateID = strings.Repeat("x", 151) },
-		"NUL in data": func(e *outbox.Event) { e.Data = "\x00" }, "no JSON": func(e *outbox.Event) { e.Data = make(chan int) },
+		"wildcard":       func(e *outbox.Event) { e.Subject = "leaky.>" },
+		"long aggregate": func(e *outbox.Event) { e.AggregateID = strings.Repeat("x", 151) },
+		"NUL in data":    func(e *outbox.Event) { e.Data = "\x00" }, "no JSON": func(e *outbox.Event) { e.Data = make(chan int) },
 	} {
 		event := good
 		change(&event)

@@ -30,10 +30,14 @@ type metrics struct {
 func newMetrics(to prometheus.Registerer) metrics {
 	m := metrics{
 		published: prometheus.NewCounter(prometheus.CounterOpts{Name: "token_outbox_published_total", Help: "Events confirmed by JetStream."}),
-		refused:   prometheus.NewCounter(prometheus.CounterOpts{Name: "token_outbox_refused_total", Help: "Attempts at an event that JetStream refused while it was there."}),
-		pending:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "token_outbox_backlog_events", Help: "Events not published yet, parked ones left out."}),
-		oldest:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "token_outbox_oldest_seconds", Help: "Age of the oldest event that is not published yet; 0 without one."}),
-		parked:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "token_outbox_parked_events", Help: "Events given up after too many attempts; a person must look."}),
+		refused: prometheus.NewCounter(prometheus.CounterOpts{Name: "token_outbox_refused_total",
+			Help: "Attempts at an event that JetStream refused while it was there."}),
+		pending: prometheus.NewGauge(prometheus.GaugeOpts{Name: "token_outbox_backlog_events",
+			Help: "Events not published yet, parked ones left out."}),
+		oldest: prometheus.NewGauge(prometheus.GaugeOpts{Name: "token_outbox_oldest_seconds",
+			Help: "Age of the oldest event that is not published yet; 0 without one."}),
+		parked: prometheus.NewGauge(prometheus.GaugeOpts{Name: "token_outbox_parked_events",
+			Help: "Events given up after too many attempts; a person must look."}),
 	}
 	to.MustRegister(m.published, m.refused, m.pending, m.oldest, m.parked)
 	return m

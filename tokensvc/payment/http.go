@@ -31,7 +31,8 @@ func newCaller(cfg Config) (*caller, error) {
 	if cfg.Timeout <= 0 {
 		return nil, errors.New("make payment client: Timeout is needed")
 	}
-	transport := &http.Transport{DialContext: (&net.Dialer{Timeout: cfg.Timeout}).DialContext, MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute,
+	transport := &http.Transport{DialContext: (&net.Dialer{Timeout: cfg.Timeout}).DialContext, MaxIdleConnsPerHost: 64,
+		IdleConnTimeout:     time.Minute,
 		TLSHandshakeTimeout: cfg.Timeout, ForceAttemptHTTP2: true}
 	return &caller{base: strings.TrimSuffix(cfg.URL, "/"), apiKey: cfg.APIKey, client: &http.Client{Transport: transport, Timeout: cfg.Timeout,
 		// A payment is never somewhere else; following would send the key there.

@@ -48,7 +48,8 @@ func clients(t *testing.T, url string) map[string]client {
 }
 
 func order() payment.Order {
-	return payment.Order{Purchase: uuid.MustParse("0e8b1c1a-0000-4000-8000-000000000001"), Account: "user:x", Amount: 500, Currency: "usd", ID: "pi_1"}
+	return payment.Order{Purchase: uuid.MustParse("0e8b1c1a-0000-4000-8000-000000000001"), Account: "user:x", Amount: 500, Currency: "usd",
+		ID: "pi_1"}
 }
 
 func TestUnclearAnswersDecideNothing(t *testing.T) {
@@ -58,15 +59,16 @@ func TestUnclearAnswersDecideNothing(t *testing.T) {
 		body   string
 		want   error
 	}{
-		"server error":          {500, `{"status":"captured"}`, payment.ErrUndecided},
-		"bad gateway":           {502, `<html>`, payment.ErrUndecided},
-		"too many requests":     {429, `{}`, payment.ErrUndecided},
-		"request timeout":       {408, `{}`, payment.ErrUndecided},
-		"no JSON":               {200, `ok`, payment.ErrUndecided},
-		"empty":                 {200, ``, payment.ErrUndecided},
-		"another payment":       {200, `{"id":"pi_9","reference":"other","status":"captured","amount":500,"captured":500,"currency":"usd","metadata":{"purchase_id":"other"}}`, payment.ErrUndecided},
-		"unknown status":        {200, `{"id":"pi_1","reference":"0e8b1c1a-0000-4000-8000-000000000001","status":"perhaps","metadata":{"purchase_id":"0e8b1c1a-0000-4000-8000-000000000001"}}`, payment.ErrUndecided},
-		"amount is no integer":  {200, `{"id":"pi_1","reference":"0e8b1c1a-0000-4000-8000-000000000001","status":"captured","amount":5.5}`, payment.ErrUndecided},
+		"server error":      {500, `{"status":"captured"}`, payment.ErrUndecided},
+		"bad gateway":       {502, `<html>`, payment.ErrUndecided},
+		"too many requests": {429, `{}`, payment.ErrUndecided},
+		"request timeout":   {408, `{}`, payment.ErrUndecided},
+		"no JSON":           {200, `ok`, payment.ErrUndecided},
+		"empty":             {200, ``, payment.ErrUndecided},
+		"another payment":   {200, `{"id":"pi_9","reference":"other","status":"captured","amount":500,"captured":500,"currency":"usd","metadata":{"purchase_id":"other"}}`, payment.ErrUndecided},
+		"unknown status":    {200, `{"id":"pi_1","reference":"0e8b1c1a-0000-4000-8000-000000000001","status":"perhaps","metadata":{"purchase_id":"0e8b1c1a-0000-4000-8000-000000000001"}}`, payment.ErrUndecided},
+		"amount is no integer": {200, `{"id":"pi_1","reference":"0e8b1c1a-0000-4000-8000-000000000001","status":"captured","amount":5.5}`,
+			payment.ErrUndecided},
 		"wrong key":             {401, `{}`, payment.ErrRefused},
 		"forbidden":             {403, `{}`, payment.ErrRefused},
 		"redirect":              {302, ``, payment.ErrRefused},
@@ -76,7 +78,8 @@ func TestUnclearAnswersDecideNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			for kind, c := range answering(t, tc.status, tc.body) {
-				for step, call := range map[string]func(context.Context, payment.Order) (payment.State, error){"authorize": c.Authorize, "capture": c.Capture, "void": c.Void, "find": c.Find} {
+				for step, call := range map[string]func(context.Context, payment.Order) (payment.State, error){"authorize": c.Authorize,
+					"capture": c.Capture, "void": c.Void, "find": c.Find} {
 					if got, err := call(t.Context(), order()); !errors.Is(err, tc.want) {
 						t.Errorf("%s %s: want %v, got %+v, %v", kind, step, tc.want, got, err)
 					}
@@ -137,7 +140,8 @@ func TestStripeOnTheWire(t *testing.T) {
 
 func TestConfigurationIsChecked(t *testing.T) {
 	t.Parallel()
-	for _, cfg := range []payment.Config{{URL: "ftp://x", Timeout: 1}, {URL: "http://", Timeout: 1}, {URL: "http://x"}, {URL: ":", Timeout: 1}} {
+	for _, cfg := range []payment.Config{{URL: "ftp://x", Timeout: 1}, {URL: "http://", Timeout: 1}, {URL: "http://x"},
+		{URL: ":", Timeout: 1}} {
 		if _, err := payment.NewPlain(cfg); err == nil {
 			t.Errorf("%+v: want an error", cfg)
 		}
@@ -175,7 +179,8 @@ func FuzzAnswers(f *testing.F) {
 		for kind, c := range answering(t, status, string(body)) {
 			for _, call := range []func(context.Context, payment.Order) (payment.State, error){c.Authorize, c.Find} {
 				got, err := call(t.Context(), order())
-				known := got.Status == payment.Absent || got.Status == payment.Authorized || got.Status == payment.Captured || got.Status == payment.Voided || got.Status == payment.Declined
+				known := got.Status == payment.Absent || got.Status == payment.Authorized || got.Status == payment.Captured ||
+					got.Status == payment.Voided || got.Status == payment.Declined
 				if (err == nil) != known {
 					t.Errorf("%s: want a known state or an error, got %+v, %v", kind, got, err)
 				}

@@ -41,7 +41,8 @@ type plainPayment struct {
 
 // Authorize reserves the amount.
 func (p *Plain) Authorize(ctx context.Context, o Order) (State, error) {
-	return p.post(ctx, o, "", "authorize", map[string]any{"reference": o.Purchase, "account": o.Account, "amount": o.Amount, "currency": o.Currency})
+	return p.post(ctx, o, "", "authorize", map[string]any{"reference": o.Purchase, "account": o.Account, "amount": o.Amount,
+		"currency": o.Currency})
 }
 
 // Capture takes the reserved amount.
@@ -64,7 +65,8 @@ func (p *Plain) post(ctx context.Context, o Order, path, step string, body any) 
 	if err != nil {
 		return State{}, fmt.Errorf("write payment request: %w", err)
 	}
-	return p.send(ctx, o, request{method: http.MethodPost, path: "/v1/payments" + path, key: stepKey(o, step), contentType: "application/json", body: string(text)})
+	return p.send(ctx, o, request{method: http.MethodPost, path: "/v1/payments" + path, key: stepKey(o, step),
+		contentType: "application/json", body: string(text)})
 }
 
 // stepKey names one step of one purchase for the provider.
@@ -86,7 +88,8 @@ func (p *Plain) send(ctx context.Context, o Order, r request) (State, error) {
 	if got.Reference != o.Purchase.String() {
 		return State{}, fmt.Errorf("%w: the answer is about another payment", ErrUndecided)
 	}
-	state := State{ID: got.ID, Status: Status(got.Status), Amount: got.Amount, Captured: got.Captured, Currency: got.Currency, Reason: got.Reason}
+	state := State{ID: got.ID, Status: Status(got.Status), Amount: got.Amount, Captured: got.Captured, Currency: got.Currency,
+		Reason: got.Reason}
 	switch state.Status {
 	case Authorized, Captured, Voided, Declined:
 		return state, nil

@@ -52,7 +52,8 @@ const metadataPurchase = "purchase_id"
 
 // Authorize creates and confirms an intent that is captured by hand.
 func (s *Stripe) Authorize(ctx context.Context, o Order) (State, error) {
-	form := url.Values{"amount": {strconv.FormatInt(o.Amount, 10)}, "currency": {o.Currency}, "capture_method": {"manual"}, "confirm": {"true"}, "expand[]": {"latest_charge"},
+	form := url.Values{"amount": {strconv.FormatInt(o.Amount, 10)}, "currency": {o.Currency}, "capture_method": {"manual"},
+		"confirm": {"true"}, "expand[]": {"latest_charge"},
 		"metadata[" + metadataPurchase + "]": {o.Purchase.String()}, "metadata[account]": {o.Account}}
 	return s.post(ctx, o, "/v1/payment_intents", "authorize", form)
 }
@@ -62,7 +63,8 @@ func (s *Stripe) Capture(ctx context.Context, o Order) (State, error) {
 	if o.ID == "" {
 		return s.Find(ctx, o)
 	}
-	return s.post(ctx, o, "/v1/payment_intents/"+url.PathEscape(o.ID)+"/capture", "capture", url.Values{"amount_to_capture": {strconv.FormatInt(o.Amount, 10)}, "expand[]": {"latest_charge"}})
+	return s.post(ctx, o, "/v1/payment_intents/"+url.PathEscape(o.ID)+"/capture", "capture",
+		url.Values{"amount_to_capture": {strconv.FormatInt(o.Amount, 10)}, "expand[]": {"latest_charge"}})
 }
 
 // Void cancels the intent.

@@ -94,14 +94,16 @@ func (a *API) adjust(w http.ResponseWriter, r *http.Request) error {
 		return a.credit(w, r, http.StatusOK, o, ledger.KindAdjustment)
 	}
 	return a.write(w, r, http.StatusOK, o, func(ctx context.Context, tx pgx.Tx) error {
-		return ledger.Withdraw(ctx, tx, ledger.Withdrawal{Account: o.key().Account, Provider: o.provider, Tokens: -o.tokens, Reference: o.reference,
-			Reason: o.reason, Actor: o.actor})
+		return ledger.Withdraw(ctx, tx, ledger.Withdrawal{Account: o.key().Account, Provider: o.provider, Tokens: -o.tokens,
+			Reference: o.reference,
+			Reason:    o.reason, Actor: o.actor})
 	})
 }
 
 func (a *API) credit(w http.ResponseWriter, r *http.Request, status int, o checked, kind string) error {
 	return a.write(w, r, status, o, func(ctx context.Context, tx pgx.Tx) error {
-		return ledger.Credit(ctx, tx, ledger.Purchase{Account: o.key().Account, UserID: o.actor, Provider: o.provider, Tokens: o.tokens, Kind: kind,
+		return ledger.Credit(ctx, tx, ledger.Purchase{Account: o.key().Account, UserID: o.actor, Provider: o.provider, Tokens: o.tokens,
+			Kind:      kind,
 			Reference: o.reference, Reason: o.reason, ExpiresAt: o.expires, Policy: a.cfg.Policy()})
 	})
 }

@@ -72,7 +72,8 @@ func (a *API) entries(w http.ResponseWriter, r *http.Request) error {
 			answer.NextCursor = strconv.FormatInt(answer.Items[limit-1].ID, 10)
 			break
 		}
-		item := entryAnswer{ID: e.ID, Kind: e.Kind, Tokens: e.Amount, Counter: e.Counter, Reference: e.Reference, Reason: e.Reason, At: e.At.UTC(), CreatedAt: e.CreatedAt.UTC()}
+		item := entryAnswer{ID: e.ID, Kind: e.Kind, Tokens: e.Amount, Counter: e.Counter, Reference: e.Reference, Reason: e.Reason,
+			At: e.At.UTC(), CreatedAt: e.CreatedAt.UTC()}
 		if e.Actor != nil {
 			item.Actor = e.Actor.String()
 		}

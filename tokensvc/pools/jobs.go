@@ -46,8 +46,9 @@ func NewJobs(cfg JobsConfig) (*Jobs, error) {
 		}
 	}
 	j := &Jobs{cfg: cfg,
-		runs: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "token_pool_jobs_total", Help: "Pools that a job has touched."}, []string{"job"}),
-		lag:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "token_ledger_lag_events", Help: "Usage events published and not yet booked."})}
+		runs: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "token_pool_jobs_total", Help: "Pools that a job has touched."},
+			[]string{"job"}),
+		lag: prometheus.NewGauge(prometheus.GaugeOpts{Name: "token_ledger_lag_events", Help: "Usage events published and not yet booked."})}
 	cfg.Metrics.MustRegister(j.runs, j.lag)
 	return j, nil
 }
@@ -56,7 +57,10 @@ func NewJobs(cfg JobsConfig) (*Jobs, error) {
 func (j *Jobs) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		return j.every(ctx, "expiry", j.cfg.ExpireEvery, func(ctx context.Context) (int, error) { return ledger.Expire(ctx, j.cfg.DB, time.Time{}) })
+		return j.every(ctx, "expiry", j.cfg.ExpireEvery, func(ctx context.Context) (int, error) {
+			return ledger.Expire(ctx, j.cfg.DB,
+				time.Time{})
+		})
 	})
 	g.Go(func() error {
 		return j.every(ctx, "announce", j.cfg.AnnounceEvery, func(ctx context.Context) (int, error) { return ledger.Announce(ctx, j.cfg.DB) })

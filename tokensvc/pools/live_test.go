@@ -53,7 +53,8 @@ func start(tb testing.TB, every time.Duration) *live {
 	must(tb, err)
 	balances, err := pools.NewBalances(pools.BalanceConfig{DB: l.db, NATS: l.nc, Ledger: consumer, Log: log})
 	must(tb, err)
-	jobs, err := pools.NewJobs(pools.JobsConfig{DB: l.db, Ledger: consumer, ExpireEvery: every, AnnounceEvery: every, Metrics: registry, Log: log})
+	jobs, err := pools.NewJobs(pools.JobsConfig{DB: l.db, Ledger: consumer, ExpireEvery: every, AnnounceEvery: every, Metrics: registry,
+		Log: log})
 	must(tb, err)
 	ctx, stop := context.WithCancel(context.WithoutCancel(tb.Context()))
 	var running sync.WaitGroup
@@ -166,7 +167,8 @@ func TestAnswerWaitsForTheStream(t *testing.T) {
 	for n := range 30 {
 		for range 10 {
 			id := uuid.NewString()
-			data, err := usage.Encode(usage.Event{RequestID: id, Account: account, Provider: "openai", Charged: 3, Pool: usage.PoolDrawn, Timestamp: time.Now()}, "/test", "", "")
+			data, err := usage.Encode(usage.Event{RequestID: id, Account: account, Provider: "openai", Charged: 3, Pool: usage.PoolDrawn,
+				Timestamp: time.Now()}, "/test", "", "")
 			must(t, err)
 			_, err = l.js.Publish(t.Context(), usage.Subject("openai"), data, jetstream.WithMsgID(id))
 			must(t, err)
@@ -180,7 +182,8 @@ func TestAnswerWaitsForTheStream(t *testing.T) {
 func TestMalformedQuestionsAreAnswered(t *testing.T) {
 	t.Parallel()
 	l := start(t, time.Hour)
-	for _, question := range []string{"", "{", "{}", `{"account":"user:x","provider":"openai"}`, `{"account":"ip:1","provider":"openai"}`, `{"account":"user:` + uuid.NewString() + `","provider":"a.b"}`} {
+	for _, question := range []string{"", "{", "{}", `{"account":"user:x","provider":"openai"}`, `{"account":"ip:1","provider":"openai"}`,
+		`{"account":"user:` + uuid.NewString() + `","provider":"a.b"}`} {
 		var a balance.Answer
 		for end := time.Now().Add(30 * time.Second); ; {
 			reply, err := l.nc.Request(balance.SubjectAsk, []byte(question), 2*time.Second)
@@ -208,7 +211,8 @@ func TestJobsExpireAndAnnounce(t *testing.T) {
 	changes := l.changes()
 	l.credit(ledger.Purchase{UserID: user, Provider: "openai", Tokens: 100, Reference: "forever", Policy: ledger.Policy{Prepaid: true}})
 	l.credit(ledger.Purchase{UserID: user, Provider: "openai", Tokens: 50, Reference: "soon", ExpiresAt: &soon})
-	_, err := ledger.Apply(t.Context(), l.db, []ledger.Charge{{Request: "c", Account: account, Provider: "openai", Tokens: 20, Drawn: true, At: time.Now()}})
+	_, err := ledger.Apply(t.Context(), l.db, []ledger.Charge{{Request: "c", Account: account, Provider: "openai", Tokens: 20, Drawn: true,
+		At: time.Now()}})
 	must(t, err)
 	l.wait(changes, "what usage has left", func(s balance.State) bool { return s.Spent == 20 })
 	s := l.wait(changes, "the expiry", func(s balance.State) bool { return s.Credits == 120 }) // 20 of the 50 were spent

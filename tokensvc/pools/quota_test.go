@@ -15,7 +15,8 @@ import (
 
 func FuzzQuotaQuery(f *testing.F) {
 	const me = "11111111-1111-4111-8111-111111111111"
-	for _, seed := range []string{"", "userId=" + me + "&provider=openai", "userId=%00&provider=%ff", "orgId=" + strings.ToUpper(me) + "&provider=+A+",
+	for _, seed := range []string{"", "userId=" + me + "&provider=openai", "userId=%00&provider=%ff", "orgId=" + strings.ToUpper(me) +
+		"&provider=+A+",
 		"userId={" + me + "}&provider=x", "userId=urn:uuid:" + me + "&provider=x", "userId=&userId=" + me + "&provider=' OR 1=1--"} {
 		f.Add(seed)
 	}

@@ -55,9 +55,12 @@ type Page struct {
 }
 
 func report(row Saga) Report {
-	return Report{snapshot: snapshotOf(row), Account: account(row), Price: row.Price, PaymentID: row.PaymentID, Backward: row.Backward, Recovered: row.Recovered,
-		Attempts: row.Attempts, LastError: row.LastError, ParkedAt: row.ParkedAt, ParkReason: row.ParkReason, NextAt: row.NextAt, LeaseOwner: row.LeaseOwner,
-		LeaseUntil: row.LeaseUntil, NextAction: position(row).Next(), AgeSeconds: time.Since(row.CreatedAt).Seconds(), Correlation: row.CorrelationID}
+	return Report{snapshot: snapshotOf(row), Account: account(row), Price: row.Price, PaymentID: row.PaymentID, Backward: row.Backward,
+		Recovered: row.Recovered,
+		Attempts:  row.Attempts, LastError: row.LastError, ParkedAt: row.ParkedAt, ParkReason: row.ParkReason, NextAt: row.NextAt,
+		LeaseOwner: row.LeaseOwner,
+		LeaseUntil: row.LeaseUntil, NextAction: position(row).Next(), AgeSeconds: time.Since(row.CreatedAt).Seconds(),
+		Correlation: row.CorrelationID}
 }
 
 func isAdmin(r *http.Request) error {
@@ -98,7 +101,8 @@ func (s *Service) List(w http.ResponseWriter, r *http.Request) error {
 
 // listParams asks for one row more than the page has, to know whether there is a next one.
 func listParams(query url.Values) (tokensdb.ListSagasParams, error) {
-	p := tokensdb.ListSagasParams{Status: strings.ToUpper(strings.TrimSpace(query.Get("status"))), Before: time.Unix(math.MaxInt32, 0).AddDate(1000, 0, 0), BeforeID: uuid.Max}
+	p := tokensdb.ListSagasParams{Status: strings.ToUpper(strings.TrimSpace(query.Get("status"))), Before: time.Unix(math.MaxInt32,
+		0).AddDate(1000, 0, 0), BeforeID: uuid.Max}
 	if p.Status != "" && !slices.Contains([]Status{Started, PaymentReserved, TokensAllocated, Completed, Failed}, Status(p.Status)) {
 		return p, bad("unknown status")
 	}
@@ -161,7 +165,8 @@ func (s *Service) Show(w http.ResponseWriter, r *http.Request) error {
 		return s.storeError(r, err)
 	}
 	for _, step := range steps {
-		full.Steps = append(full.Steps, Step{Status: Status(step.Status), Action: step.Action, Detail: step.Detail, Attempts: step.Attempts, At: step.At.UTC()})
+		full.Steps = append(full.Steps, Step{Status: Status(step.Status), Action: step.Action, Detail: step.Detail, Attempts: step.Attempts,
+			At: step.At.UTC()})
 	}
 	httpapi.WriteJSON(w, http.StatusOK, full)
 	return nil
@@ -188,7 +193,8 @@ func (s *Service) resume(w http.ResponseWriter, r *http.Request, back bool) erro
 	if back {
 		action, failure = "cancel", "cancelled by an administrator"
 	}
-	changed, err := db.ResumeSaga(r.Context(), tokensdb.ResumeSagaParams{ID: row.ID, Back: back, Failure: failure, Action: action, Detail: "by " + who.UserID})
+	changed, err := db.ResumeSaga(r.Context(), tokensdb.ResumeSagaParams{ID: row.ID, Back: back, Failure: failure, Action: action,
+		Detail: "by " + who.UserID})
 	if err != nil {
 		return s.storeError(r, err)
 	}

@@ -23,8 +23,10 @@ func BenchmarkTake(b *testing.B) {
 	if _, err := pool.Exec(b.Context(), `CREATE TABLE bare (id uuid PRIMARY KEY, user_id uuid, provider text, tokens bigint, created_at timestamptz)`); err != nil {
 		b.Fatal(err)
 	}
-	service, err := New(Config{Pool: pool, Payments: &fakePayments{}, Members: fakeMembers{}, Providers: []string{"openai"}, Enabled: func() bool { return true },
-		Price: func(string) int64 { return 1000 }, QuotaMax: func(string) int64 { return 0 }, Currency: "usd", Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})
+	service, err := New(Config{Pool: pool, Payments: &fakePayments{}, Members: fakeMembers{}, Providers: []string{"openai"},
+		Enabled: func() bool { return true },
+		Price:   func(string) int64 { return 1000 }, QuotaMax: func(string) int64 { return 0 }, Currency: "usd",
+		Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -37,7 +39,8 @@ func BenchmarkTake(b *testing.B) {
 	for name, key := range map[string]func() string{"purchase": func() string { return "" }, "purchase with a key": uuid.NewString} {
 		b.Run(name, func(b *testing.B) {
 			measure(b, func() error {
-				_, _, err := service.take(b.Context(), user(alice), order{user: uuid.MustParse(alice), provider: "openai", tokens: 1000, key: key()}, "bench")
+				_, _, err := service.take(b.Context(), user(alice), order{user: uuid.MustParse(alice), provider: "openai", tokens: 1000, key: key()},
+					"bench")
 				return err
 			})
 		})

@@ -41,7 +41,8 @@ type snapshot struct {
 }
 
 func snapshotOf(s Saga) snapshot {
-	return snapshot{ID: s.ID, UserID: s.UserID, OrgID: s.OrgID, Provider: s.Provider, Tokens: s.Tokens, IdempotencyKey: s.IdempotencyKey, Status: Status(s.Status),
+	return snapshot{ID: s.ID, UserID: s.UserID, OrgID: s.OrgID, Provider: s.Provider, Tokens: s.Tokens, IdempotencyKey: s.IdempotencyKey,
+		Status: Status(s.Status),
 		Amount: s.Amount, Currency: s.Currency, Reason: s.Failure, CreatedAt: s.CreatedAt.UTC(), UpdatedAt: s.UpdatedAt.UTC()}
 }
 

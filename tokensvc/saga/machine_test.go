@@ -186,7 +186,8 @@ func act(t *rapid.T, action Action, book payment.State) payment.State {
 
 func TestPricesAreRoundedUp(t *testing.T) {
 	t.Parallel()
-	for _, tc := range []struct{ tokens, price, want int64 }{{1, 1, 1}, {1_000_000, 1000, 1000}, {1_000, 1000, 1}, {1_001, 1000, 2}, {999, 1000, 1}, {1_000_000, 922_337_203_685, 922_337_203_685}} {
+	for _, tc := range []struct{ tokens, price, want int64 }{{1, 1, 1}, {1_000_000, 1000, 1000}, {1_000, 1000, 1}, {1_001, 1000, 2},
+		{999, 1000, 1}, {1_000_000, 922_337_203_685, 922_337_203_685}} {
 		if got := amount(tc.tokens, tc.price); got != tc.want {
 			t.Errorf("%d tokens at %d: want %d, got %d", tc.tokens, tc.price, tc.want, got)
 		}
@@ -198,14 +199,17 @@ func TestEventsOfSteps(t *testing.T) {
 	for _, tc := range []struct {
 		from, to Status
 		want     string
-	}{{Started, PaymentReserved, "TOKEN_PAYMENT_RESERVED"}, {PaymentReserved, TokensAllocated, "TOKEN_ALLOCATED"}, {TokensAllocated, Completed, "TOKEN_PURCHASE_COMPLETED"},
+	}{{Started, PaymentReserved, "TOKEN_PAYMENT_RESERVED"}, {PaymentReserved, TokensAllocated, "TOKEN_ALLOCATED"},
+		{TokensAllocated, Completed, "TOKEN_PURCHASE_COMPLETED"},
 		{Started, Failed, "TOKEN_PURCHASE_FAILED"}, {PaymentReserved, Failed, "TOKEN_PURCHASE_FAILED PAYMENT_RELEASE_REQUESTED"},
-		{TokensAllocated, Failed, "TOKEN_PURCHASE_FAILED PAYMENT_RELEASE_REQUESTED"}, {TokensAllocated, TokensAllocated, ""}, {PaymentReserved, PaymentReserved, ""}} {
+		{TokensAllocated, Failed, "TOKEN_PURCHASE_FAILED PAYMENT_RELEASE_REQUESTED"}, {TokensAllocated, TokensAllocated, ""},
+		{PaymentReserved, PaymentReserved, ""}} {
 		if got := strings.Join(eventsOf(tc.from, tc.to), " "); got != tc.want {
 			t.Errorf("%s to %s: want %q, got %q", tc.from, tc.to, tc.want, got)
 		}
 	}
-	for recovered, want := range map[bool][2]string{false: {"TokenPurchaseSaga", "TokenPurchaseSagaCompensation"}, true: {"TokenPurchaseSagaRecovery", "TokenPurchaseSagaRecoveryCompensation"}} {
+	for recovered, want := range map[bool][2]string{false: {"TokenPurchaseSaga", "TokenPurchaseSagaCompensation"},
+		true: {"TokenPurchaseSagaRecovery", "TokenPurchaseSagaRecoveryCompensation"}} {
 		got := [2]string{aggregate(Saga{Recovered: recovered}, eventFailed), aggregate(Saga{Recovered: recovered}, eventRelease)}
 		if got != want {
 			t.Errorf("aggregates: want %v, got %v", want, got)

@@ -133,7 +133,8 @@ func keyTaken(err error) bool {
 func (s *Service) draft(who principal.Principal, o order) Saga {
 	now := time.Now().UTC().Truncate(time.Microsecond) // as Postgres keeps it
 	price := s.cfg.Price(o.provider)
-	row := Saga{ID: s.cfg.NewID(), UserID: o.user, OrgID: o.org, Provider: o.provider, Tokens: o.tokens, Status: string(Started), CreatedAt: now, UpdatedAt: now,
+	row := Saga{ID: s.cfg.NewID(), UserID: o.user, OrgID: o.org, Provider: o.provider, Tokens: o.tokens, Status: string(Started),
+		CreatedAt: now, UpdatedAt: now,
 		Amount: amount(o.tokens, price), Currency: s.cfg.Currency, Price: price, QuotaMax: s.cfg.QuotaMax(who.Tier)}
 	if o.key != "" {
 		row.IdempotencyKey = &o.key
@@ -146,14 +147,17 @@ func (s *Service) write(ctx context.Context, caller uuid.UUID, row Saga, o order
 	together := &queue{}
 	db := tokensdb.New(together)
 	if o.key != "" {
-		err := db.TakePurchaseKey(ctx, tokensdb.TakePurchaseKeyParams{Owner: caller, Key: o.key, PayloadHash: o.hash(), Status: http.StatusAccepted,
+		err := db.TakePurchaseKey(ctx, tokensdb.TakePurchaseKeyParams{Owner: caller, Key: o.key, PayloadHash: o.hash(),
+			Status: http.StatusAccepted,
 			Answer: answer, CreatedAt: row.CreatedAt})
 		if err != nil {
 			return fmt.Errorf("take idempotency key: %w", err)
 		}
 	}
-	err := db.InsertSaga(ctx, tokensdb.InsertSagaParams{ID: row.ID, UserID: row.UserID, OrgID: row.OrgID, Provider: row.Provider, Tokens: row.Tokens,
-		IdempotencyKey: row.IdempotencyKey, CreatedAt: row.CreatedAt, Amount: row.Amount, Currency: row.Currency, Price: row.Price, QuotaMax: row.QuotaMax, CorrelationID: row.CorrelationID})
+	err := db.InsertSaga(ctx, tokensdb.InsertSagaParams{ID: row.ID, UserID: row.UserID, OrgID: row.OrgID, Provider: row.Provider,
+		Tokens:         row.Tokens,
+		IdempotencyKey: row.IdempotencyKey, CreatedAt: row.CreatedAt, Amount: row.Amount, Currency: row.Currency, Price: row.Price,
+		QuotaMax: row.QuotaMax, CorrelationID: row.CorrelationID})
 	if err != nil {
 		return fmt.Errorf("write purchase: %w", err)
 	}

@@ -87,12 +87,13 @@ func TestPurchaseSucceeds(t *testing.T) {
 		body    string
 		account string
 	}{
-		"own":             {user(alice), `{"provider":" OpenAI ","tokens":1500,"extra":1}`, "user:" + alice},
-		"upper-case id":   {user(alice), `{"userId":"` + strings.ToUpper(alice) + `","provider":"openai","tokens":1500}`, "user:" + alice},
-		"for another":     {admin(), `{"userId":"` + alice + `","provider":"openai","tokens":1500}`, "user:" + alice},
-		"for her org":     {user(alice), `{"provider":"openai","tokens":1500,"orgId":"` + acme + `"}`, "org:" + acme},
-		"by an org's key": {principal.Principal{UserID: bob, OrgID: initech, Roles: []string{"USER"}}, `{"provider":"openai","tokens":1500}`, "org:" + initech},
-		"for any org":     {admin(), `{"provider":"openai","tokens":1500,"orgId":"` + initech + `"}`, "org:" + initech},
+		"own":           {user(alice), `{"provider":" OpenAI ","tokens":1500,"extra":1}`, "user:" + alice},
+		"upper-case id": {user(alice), `{"userId":"` + strings.ToUpper(alice) + `","provider":"openai","tokens":1500}`, "user:" + alice},
+		"for another":   {admin(), `{"userId":"` + alice + `","provider":"openai","tokens":1500}`, "user:" + alice},
+		"for her org":   {user(alice), `{"provider":"openai","tokens":1500,"orgId":"` + acme + `"}`, "org:" + acme},
+		"by an org's key": {principal.Principal{UserID: bob, OrgID: initech, Roles: []string{"USER"}}, `{"provider":"openai","tokens":1500}`,
+			"org:" + initech},
+		"for any org": {admin(), `{"provider":"openai","tokens":1500,"orgId":"` + initech + `"}`, "org:" + initech},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -107,7 +108,8 @@ func TestPurchaseSucceeds(t *testing.T) {
 			if row.Status != "COMPLETED" || row.Amount != 2 || account(row) != tc.account {
 				t.Errorf("want it completed for 2 by %s, got %+v", tc.account, row)
 			}
-			if n := w.number(`SELECT sum(amount) FROM token_ledger WHERE account = $1 AND unit = 'token:openai' AND reference = $2`, tc.account, id); n != 1500 {
+			if n := w.number(`SELECT sum(amount) FROM token_ledger WHERE account = $1 AND unit = 'token:openai' AND reference = $2`, tc.account,
+				id); n != 1500 {
 				t.Errorf("want 1500 tokens credited, got %d", n)
 			}
 			if s := w.payments.book[uuid.MustParse(id)]; s.Status != payment.Captured || s.Captured != 2 {
@@ -186,7 +188,8 @@ func TestIdempotency(t *testing.T) {
 	if other.status != 409 || other.body["message"] != "Idempotency key reuse with different payload" {
 		t.Errorf("want 409, got %d %s", other.status, other.text)
 	}
-	if got := w.call(t, user(bob), "POST", path, "order 1", `{"tokens":5,"provider":"qwen"}`); got.status != 202 || got.body["sagaId"] == first.body["sagaId"] {
+	if got := w.call(t, user(bob), "POST", path, "order 1", `{"tokens":5,"provider":"qwen"}`); got.status != 202 ||
+		got.body["sagaId"] == first.body["sagaId"] {
 		t.Errorf("another user's key is her own: want a purchase, got %d %s", got.status, got.text)
 	}
 	for range 2 {
@@ -255,7 +258,8 @@ func TestPurchasesMayBeOff(t *testing.T) {
 func TestTierCap(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(c *Config) { c.QuotaMax = func(string) int64 { return 2500 } })
-	if got := w.call(t, user(alice), "POST", path, "", `{"provider":"openai","tokens":2501}`); got.status != 400 || !strings.Contains(got.text, "at most 2500") {
+	if got := w.call(t, user(alice), "POST", path, "", `{"provider":"openai","tokens":2501}`); got.status != 400 ||
+		!strings.Contains(got.text, "at most 2500") {
 		t.Errorf("want 400 with the cap, got %d %s", got.status, got.text)
 	}
 	// Three that fit one by one, taken before any is carried out: the third is refused at the credit, and its money given back.
@@ -265,7 +269,8 @@ func TestTierCap(t *testing.T) {
 	for _, id := range ids {
 		row := w.until(id, final)
 		outcome[row.Status]++
-		if s := w.payments.book[row.ID]; row.Status == "FAILED" && (s.Status != payment.Voided || !strings.Contains(row.Failure, "may hold 2500")) {
+		if s := w.payments.book[row.ID]; row.Status == "FAILED" && (s.Status != payment.Voided || !strings.Contains(row.Failure,
+			"may hold 2500")) {
 			t.Errorf("want it voided with the reason, got %+v, %s", s, row.Failure)
 		}
 	}

@@ -72,6 +72,7 @@ func (s *Service) storeError(r *http.Request, err error) error {
 	if answered && !strings.HasPrefix(answer.Code, "53") && !strings.HasPrefix(answer.Code, "57") {
 		return err
 	}
-	s.cfg.Log.LogAttrs(r.Context(), slog.LevelWarn, "purchases cannot be read or written", slog.String("path", r.URL.Path), slog.Any("error", err))
+	s.cfg.Log.LogAttrs(r.Context(), slog.LevelWarn, "purchases cannot be read or written", slog.String("path", r.URL.Path),
+		slog.Any("error", err))
 	return unavailable("the token store is not available")
 }

@@ -56,7 +56,8 @@ type Timing struct {
 }
 
 func (t *Timing) fill() {
-	for field, value := range map[*time.Duration]time.Duration{&t.Step: 10 * time.Second, &t.Lease: 30 * time.Second, &t.Poll: time.Second, &t.Backoff: 500 * time.Millisecond,
+	for field, value := range map[*time.Duration]time.Duration{&t.Step: 10 * time.Second, &t.Lease: 30 * time.Second, &t.Poll: time.Second,
+		&t.Backoff:    500 * time.Millisecond,
 		&t.BackoffMax: time.Minute, &t.Recover: time.Minute, &t.Stale: 10 * time.Minute, &t.KeepKeys: 24 * time.Hour} {
 		if *field <= 0 {
 			*field = value

@@ -118,9 +118,12 @@ func newWorld(t *testing.T, change func(*Config)) *world {
 func (w *world) attach(change func(*Config)) {
 	w.t.Helper()
 	w.metrics = prometheus.NewRegistry()
-	cfg := Config{Pool: w.pool, Payments: w.payments, Members: fakeMembers{alice: acme}, Providers: []string{"openai", "qwen"}, Enabled: func() bool { return true },
-		Price: func(string) int64 { return 1000 }, QuotaMax: func(string) int64 { return 0 }, Currency: "usd", Attempts: 5, Log: slog.New(slog.DiscardHandler), Metrics: w.metrics,
-		Timing: Timing{Step: 5 * time.Second, Lease: 15 * time.Second, Poll: 20 * time.Millisecond, Backoff: time.Millisecond, BackoffMax: 5 * time.Millisecond, Recover: 20 * time.Millisecond, Stale: time.Hour}}
+	cfg := Config{Pool: w.pool, Payments: w.payments, Members: fakeMembers{alice: acme}, Providers: []string{"openai", "qwen"},
+		Enabled: func() bool { return true },
+		Price:   func(string) int64 { return 1000 }, QuotaMax: func(string) int64 { return 0 }, Currency: "usd", Attempts: 5,
+		Log: slog.New(slog.DiscardHandler), Metrics: w.metrics,
+		Timing: Timing{Step: 5 * time.Second, Lease: 15 * time.Second, Poll: 20 * time.Millisecond, Backoff: time.Millisecond,
+			BackoffMax: 5 * time.Millisecond, Recover: 20 * time.Millisecond, Stale: time.Hour}}
 	if change != nil {
 		change(&cfg)
 	}

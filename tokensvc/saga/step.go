@@ -103,7 +103,8 @@ func (s *Service) ask(ctx context.Context, row Saga, action Action) (payment.Sta
 			o.ID = found.ID
 		}
 	}
-	call := map[Action]func(context.Context, payment.Order) (payment.State, error){Authorize: s.cfg.Payments.Authorize, Capture: s.cfg.Payments.Capture, Void: s.cfg.Payments.Void}[action]
+	call := map[Action]func(context.Context, payment.Order) (payment.State, error){Authorize: s.cfg.Payments.Authorize,
+		Capture: s.cfg.Payments.Capture, Void: s.cfg.Payments.Void}[action]
 	got, err := call(ctx, o)
 	if err != nil {
 		return got, fmt.Errorf("%s payment: %w", action, err)
@@ -131,15 +132,17 @@ func (s *Service) advance(ctx context.Context, row Saga, action Action, d Decisi
 	}
 	err := pgx.BeginFunc(ctx, s.cfg.Pool, func(tx pgx.Tx) error {
 		db := tokensdb.New(tx)
-		written, err := db.AdvanceSaga(ctx, tokensdb.AdvanceSagaParams{ID: row.ID, LeaseToken: row.LeaseToken, Status: next.Status, Backward: next.Backward,
-			Failure: next.Failure, PaymentID: next.PaymentID, Finished: d.To.Final(), Lease: interval(s.cfg.Timing.Lease)})
+		written, err := db.AdvanceSaga(ctx, tokensdb.AdvanceSagaParams{ID: row.ID, LeaseToken: row.LeaseToken, Status: next.Status,
+			Backward: next.Backward,
+			Failure:  next.Failure, PaymentID: next.PaymentID, Finished: d.To.Final(), Lease: interval(s.cfg.Timing.Lease)})
 		if err := fenced(written, err); err != nil {
 			return err
 		}
 		if err := s.book(ctx, tx, from, next); err != nil {
 			return err
 		}
-		err = db.WriteSagaStep(ctx, tokensdb.WriteSagaStepParams{SagaID: row.ID, Status: next.Status, Action: string(action), Detail: d.Reason, Attempts: row.Attempts + 1})
+		err = db.WriteSagaStep(ctx, tokensdb.WriteSagaStepParams{SagaID: row.ID, Status: next.Status, Action: string(action), Detail: d.Reason,
+			Attempts: row.Attempts + 1})
 		if err != nil {
 			return fmt.Errorf("write step: %w", err)
 		}
@@ -176,7 +179,8 @@ func (s *Service) book(ctx context.Context, tx pgx.Tx, from Status, next Saga) e
 // credit puts the tokens into the pool and then holds the pool, which is locked by that,
 // against the tier's cap: of two purchases at once that fit one by one, the second is refused here.
 func (s *Service) credit(ctx context.Context, tx pgx.Tx, row Saga) error {
-	c := ledger.Purchase{UserID: row.UserID, Provider: row.Provider, Tokens: row.Tokens, Reference: row.ID.String(), Reason: "purchase", Policy: s.cfg.Policy()}
+	c := ledger.Purchase{UserID: row.UserID, Provider: row.Provider, Tokens: row.Tokens, Reference: row.ID.String(), Reason: "purchase",
+		Policy: s.cfg.Policy()}
 	if row.OrgID != nil {
 		c.OrgID = *row.OrgID
 	}
@@ -211,23 +215,27 @@ func (s *Service) finished(ctx context.Context, row Saga) {
 	}
 	count.WithLabelValues(row.Provider).Inc()
 	s.metrics.seconds.Observe(time.Since(row.CreatedAt).Seconds())
-	s.cfg.Log.LogAttrs(ctx, level, "purchase finished", slog.String("saga", row.ID.String()), slog.String("status", row.Status), slog.String("reason", row.Failure))
+	s.cfg.Log.LogAttrs(ctx, level, "purchase finished", slog.String("saga", row.ID.String()), slog.String("status", row.Status),
+		slog.String("reason", row.Failure))
 }
 
 // park leaves a purchase where it is until a person says how to go on.
 func (s *Service) park(ctx context.Context, row Saga, action Action, reason string) (Saga, error) {
 	err := pgx.BeginFunc(ctx, s.cfg.Pool, func(tx pgx.Tx) error {
 		db := tokensdb.New(tx)
-		written, err := db.ParkSaga(ctx, tokensdb.ParkSagaParams{ID: row.ID, LeaseToken: row.LeaseToken, Reason: reason, PaymentID: row.PaymentID})
+		written, err := db.ParkSaga(ctx, tokensdb.ParkSagaParams{ID: row.ID, LeaseToken: row.LeaseToken, Reason: reason,
+			PaymentID: row.PaymentID})
 		if err := fenced(written, err); err != nil {
 			return err
 		}
-		return db.WriteSagaStep(ctx, tokensdb.WriteSagaStepParams{SagaID: row.ID, Status: row.Status, Action: "park", Detail: string(action) + ": " + reason, Attempts: row.Attempts + 1})
+		return db.WriteSagaStep(ctx, tokensdb.WriteSagaStepParams{SagaID: row.ID, Status: row.Status, Action: "park", Detail: string(action) +
+			": " + reason, Attempts: row.Attempts + 1})
 	})
 	if err != nil {
 		return row, fmt.Errorf("park purchase: %w", err)
 	}
-	s.cfg.Log.LogAttrs(ctx, slog.LevelError, "purchase is parked and waits for a person", slog.String("saga", row.ID.String()), slog.String("status", row.Status),
+	s.cfg.Log.LogAttrs(ctx, slog.LevelError, "purchase is parked and waits for a person", slog.String("saga", row.ID.String()),
+		slog.String("status", row.Status),
 		slog.String("action", string(action)), slog.String("reason", reason))
 	row.NextAt, row.LeaseToken = nil, nil
 	return row, nil
@@ -241,14 +249,17 @@ func (s *Service) later(ctx context.Context, row Saga, action Action, cause erro
 	reason := shorten(cause.Error())
 	if int(row.Attempts)+1 >= s.cfg.Attempts {
 		if _, err := s.park(ctx, row, action, reason); err != nil && !errors.Is(err, errLost) {
-			s.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "purchase could not be parked; its lease will run out", slog.String("saga", row.ID.String()), slog.Any("error", err))
+			s.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "purchase could not be parked; its lease will run out", slog.String("saga", row.ID.String()),
+				slog.Any("error", err))
 		}
 		return
 	}
 	wait := s.wait(int(row.Attempts))
-	_, err := tokensdb.New(s.cfg.Pool).RetrySagaLater(ctx, tokensdb.RetrySagaLaterParams{ID: row.ID, LeaseToken: row.LeaseToken, LastError: reason, PaymentID: row.PaymentID, Wait: interval(wait)})
+	_, err := tokensdb.New(s.cfg.Pool).RetrySagaLater(ctx, tokensdb.RetrySagaLaterParams{ID: row.ID, LeaseToken: row.LeaseToken,
+		LastError: reason, PaymentID: row.PaymentID, Wait: interval(wait)})
 	time.AfterFunc(wait, s.awake) // not to wait for the poll; when it fires after the end, nobody looks
-	s.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "purchase is tried again", slog.String("saga", row.ID.String()), slog.String("action", string(action)),
+	s.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "purchase is tried again", slog.String("saga", row.ID.String()),
+		slog.String("action", string(action)),
 		slog.Int("attempt", int(row.Attempts)+1), slog.Any("error", errors.Join(cause, err)))
 }
 
@@ -266,7 +277,8 @@ func (s *Service) release(ctx context.Context, row Saga) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timing.Step)
 	defer cancel()
 	if err := tokensdb.New(s.cfg.Pool).ReleaseSaga(ctx, tokensdb.ReleaseSagaParams{ID: row.ID, LeaseToken: row.LeaseToken}); err != nil {
-		s.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "purchase was not released; its lease will run out", slog.String("saga", row.ID.String()), slog.Any("error", err))
+		s.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "purchase was not released; its lease will run out", slog.String("saga", row.ID.String()),
+			slog.Any("error", err))
 	}
 }
 

@@ -40,9 +40,11 @@ func TestWhatPaymentsDo(t *testing.T) {
 		pay     payment.Status
 		calls   string // to the payment; empty: not looked at
 	}{
-		"all well":           {status: "COMPLETED", pay: payment.Captured, calls: "authorize capture"},
-		"declined":           {decline: "authorize", status: "FAILED", failure: "payment declined: no funds", pay: payment.Declined, calls: "authorize"},
-		"capture declined":   {decline: "capture", status: "FAILED", failure: "capture declined: no funds", pay: payment.Declined, calls: "authorize capture void"},
+		"all well": {status: "COMPLETED", pay: payment.Captured, calls: "authorize capture"},
+		"declined": {decline: "authorize", status: "FAILED", failure: "payment declined: no funds", pay: payment.Declined,
+			calls: "authorize"},
+		"capture declined": {decline: "capture", status: "FAILED", failure: "capture declined: no funds", pay: payment.Declined,
+			calls: "authorize capture void"},
 		"authorization lost": {fault: once("authorize"), status: "COMPLETED", pay: payment.Captured, calls: "authorize find capture"},
 		"capture lost":       {fault: once("capture"), status: "COMPLETED", pay: payment.Captured, calls: "authorize capture find"},
 		"other amount reserved": {fault: func(step string, _ payment.Order, s *payment.State) error {
@@ -61,7 +63,8 @@ func TestWhatPaymentsDo(t *testing.T) {
 			s.Status, s.Captured = payment.Captured, s.Amount
 			return nil
 		}, status: "STARTED parked", pay: payment.Captured},
-		"never an answer": {fault: func(string, payment.Order, *payment.State) error { return errLost1 }, status: "STARTED parked", pay: payment.Authorized,
+		"never an answer": {fault: func(string, payment.Order, *payment.State) error { return errLost1 }, status: "STARTED parked",
+			pay:   payment.Authorized,
 			calls: "authorize find find find find"},
 		"forgets what it reserved": {fault: func(step string, _ payment.Order, s *payment.State) error {
 			if step == "capture" {
@@ -326,7 +329,8 @@ func TestAdminList(t *testing.T) {
 	if strings.Join(got, " ") != strings.Join(ids, " ") {
 		t.Errorf("want %v, got %v", ids, got)
 	}
-	for query, want := range map[string]int{"?limit=0": 400, "?limit=501": 400, "?limit=x": 400, "?status=nosuch": 400, "?parked=perhaps": 400, "?cursor=!": 400, "?cursor=MTIz": 400, "?x=%zz": 400, "?parked=true": 200} {
+	for query, want := range map[string]int{"?limit=0": 400, "?limit=501": 400, "?limit=x": 400, "?status=nosuch": 400,
+		"?parked=perhaps": 400, "?cursor=!": 400, "?cursor=MTIz": 400, "?x=%zz": 400, "?parked=true": 200} {
 		if got := w.call(t, admin(), "GET", "/api/v1/admin/sagas"+query, "", ""); got.status != want {
 			t.Errorf("%s: want %d, got %d %s", query, want, got.status, got.text)
 		}
@@ -354,8 +358,10 @@ func TestMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := w.service.metrics
-	for name, pair := range map[string][2]float64{"started": {testutil.ToFloat64(m.started.WithLabelValues("openai")), 2}, "completed": {testutil.ToFloat64(m.completed.WithLabelValues("openai")), 1},
-		"failed": {testutil.ToFloat64(m.failed.WithLabelValues("openai")), 0}, "parked": {testutil.ToFloat64(m.parked), 1}, "open": {testutil.ToFloat64(m.open), 0}} {
+	for name, pair := range map[string][2]float64{"started": {testutil.ToFloat64(m.started.WithLabelValues("openai")), 2},
+		"completed": {testutil.ToFloat64(m.completed.WithLabelValues("openai")), 1},
+		"failed":    {testutil.ToFloat64(m.failed.WithLabelValues("openai")), 0}, "parked": {testutil.ToFloat64(m.parked), 1},
+		"open": {testutil.ToFloat64(m.open), 0}} {
 		if pair[0] != pair[1] {
 			t.Errorf("%s: want %v, got %v", name, pair[1], pair[0])
 		}

@@ -73,7 +73,8 @@ func (s *Service) claim(ctx context.Context, free int) ([]Saga, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timing.Step)
 	defer cancel()
-	rows, err := tokensdb.New(s.cfg.Pool).ClaimSagas(ctx, tokensdb.ClaimSagasParams{Owner: s.cfg.Owner, Lease: interval(s.cfg.Timing.Lease), Most: int32(free)})
+	rows, err := tokensdb.New(s.cfg.Pool).ClaimSagas(ctx, tokensdb.ClaimSagasParams{Owner: s.cfg.Owner, Lease: interval(s.cfg.Timing.Lease),
+		Most: int32(free)})
 	if err != nil {
 		return nil, fmt.Errorf("claim purchases: %w", err)
 	}

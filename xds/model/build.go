@@ -32,7 +32,8 @@ type Input struct {
 // Build makes the gateway and its secrets. Every mistake is reported, joined.
 func Build(in Input) (*Gateway, []Secret, error) {
 	b := &builder{cfg: in.Config, dir: in.StateDir, getenv: in.Getenv, providers: map[string]provider{}}
-	g := &Gateway{Limits: in.Limits, Requests: Requests{Off: !in.Config.Flags.Gateway.RateLimiting, Key: in.Config.Gateway.RateLimit.KeyStrategy, Whitelist: in.Config.Gateway.RateLimit.Whitelist}}
+	g := &Gateway{Limits: in.Limits, Requests: Requests{Off: !in.Config.Flags.Gateway.RateLimiting,
+		Key: in.Config.Gateway.RateLimit.KeyStrategy, Whitelist: in.Config.Gateway.RateLimit.Whitelist}}
 	if in.Config.TLS.Mutual() {
 		if len(in.Identity.Key) == 0 || len(in.Roots) == 0 {
 			b.fail("tls.mode: mutual, and there is no certificate for the gateway")
@@ -89,7 +90,8 @@ func (b *builder) listener() Listener {
 	}
 	return Listener{
 		Addr: b.addr("gateway.listen", g.Listen), TrustedHops: uint32(g.TrustedHops), MaxBodyBytes: uint32(g.MaxBodyBytes),
-		MaxHeaders: uint32(g.RequestHeaders), IdleTimeout: g.StreamIdleTimeout, Spool: spool, RenewEvery: b.cfg.RenewEvery(), LimitsTimeout: b.cfg.Limits.Timeout,
+		MaxHeaders: uint32(g.RequestHeaders), IdleTimeout: g.StreamIdleTimeout, Spool: spool, RenewEvery: b.cfg.RenewEvery(),
+		LimitsTimeout: b.cfg.Limits.Timeout,
 	}
 }
 
@@ -170,13 +172,15 @@ func (b *builder) providerClusters() []Cluster {
 			continue
 		}
 		c := Cluster{Stat: "provider-" + name, Addr: netaddr.Addr{Network: "tcp", Host: u.Hostname(), Port: port(u)}, TLS: u.Scheme == "https",
-			Host: u.Hostname(), ConnectTimeout: p.ConnectTimeout, MaxRequests: uint32(p.MaxRequests), MaxPending: uint32(p.MaxPending), Provider: true}
+			Host: u.Hostname(), ConnectTimeout: p.ConnectTimeout, MaxRequests: uint32(p.MaxRequests), MaxPending: uint32(p.MaxPending),
+			Provider: true}
 		if p.APIKeyEnv != "" {
 			b.credential(name, p, &c)
 		}
 		c.Name = c.Stat + "-" + fingerprint(c)
 		inner := egressCluster(name, c, p.Egress.MaxConcurrent)
-		b.providers[name] = provider{Provider: p, name: name, cluster: c.Name, egress: inner.Name, host: u.Host, base: base(name, p.Protocol, u.EscapedPath())}
+		b.providers[name] = provider{Provider: p, name: name, cluster: c.Name, egress: inner.Name, host: u.Host, base: base(name, p.Protocol,
+			u.EscapedPath())}
 		clusters = append(clusters, c, inner)
 	}
 	return clusters

@@ -68,13 +68,16 @@ func (b *builder) openAI(path, operation, name string, serves func(config.Model)
 		}
 		routes = append(routes, Route{
 			Name: name + ":" + m.Provider + "/" + m.Name, Match: Match{Path: path, Method: "POST", Models: spellings, Guarded: true},
-			Forward: b.call(p, p.base+operation), Rule: attributes.RuleAuthenticated, Scope: attributes.ScopeTokensWrite, Family: attributes.FamilyOpenAI,
-			LLM: &LLM{Route: name, Provider: m.Provider, Model: m.Name},
+			Forward: b.call(p, p.base+operation), Rule: attributes.RuleAuthenticated, Scope: attributes.ScopeTokensWrite,
+			Family: attributes.FamilyOpenAI,
+			LLM:    &LLM{Route: name, Provider: m.Provider, Model: m.Name},
 		})
 	}
 	return append(routes,
-		Route{Name: name, Match: Match{Path: path, Method: "POST"}, Rule: attributes.RuleAuthenticated, Scope: attributes.ScopeTokensWrite, Family: attributes.FamilyOpenAI,
-			Reply: &Reply{Status: 404, Code: "model_not_found", Message: "the model does not exist, or this path does not serve it"}, LLM: &LLM{Route: name}},
+		Route{Name: name, Match: Match{Path: path, Method: "POST"}, Rule: attributes.RuleAuthenticated, Scope: attributes.ScopeTokensWrite,
+			Family: attributes.FamilyOpenAI,
+			Reply:  &Reply{Status: 404, Code: "model_not_found", Message: "the model does not exist, or this path does not serve it"},
+			LLM:    &LLM{Route: name}},
 		notAllowed(path, attributes.FamilyOpenAI, "POST"))
 }
 
@@ -100,15 +103,17 @@ func (b *builder) gemini() []Route {
 			before.Provider, before.Model = "", ""
 			route := func(match Match) Route {
 				match.Path, match.Method, match.Query = path, "POST", o.query
-				return Route{Name: o.name + ":" + m.Provider + "/" + m.Name, Match: match, Rule: attributes.RuleAuthenticated, Scope: attributes.ScopeTokensWrite, Family: attributes.FamilyGemini}
+				return Route{Name: o.name + ":" + m.Provider + "/" + m.Name, Match: match, Rule: attributes.RuleAuthenticated,
+					Scope: attributes.ScopeTokensWrite, Family: attributes.FamilyGemini}
 			}
 			guarded, plain := route(Match{Guarded: true}), route(Match{})
 			guarded.Forward, guarded.LLM = b.call(p, p.base+operation+o.verb), &llm
 			plain.Reply, plain.LLM = &Reply{Status: 400, Message: "the body was not accepted"}, &before
 			routes = append(routes, guarded, plain)
 			if o.query != nil {
-				routes = append(routes, Route{Name: o.name, Match: Match{Path: path, Method: "POST"}, Rule: attributes.RuleAuthenticated, Family: attributes.FamilyGemini,
-					Reply: &Reply{Status: 400, Message: "streamGenerateContent is served as server-sent events only: add ?alt=sse"}})
+				routes = append(routes, Route{Name: o.name, Match: Match{Path: path, Method: "POST"}, Rule: attributes.RuleAuthenticated,
+					Family: attributes.FamilyGemini,
+					Reply:  &Reply{Status: 400, Message: "streamGenerateContent is served as server-sent events only: add ?alt=sse"}})
 			}
 			routes = append(routes, notAllowed(path, attributes.FamilyGemini, "POST"))
 		}
@@ -143,8 +148,10 @@ func tricks() []Route {
 		return Route{Name: "tricks", Match: m, Rule: rule, Family: attributes.FamilyProblem, Reply: &reply}
 	}
 	return []Route{
-		refuse(Match{Regex: `.*(;|\\|%5[cC]|%00|%3[bB]|#|%23).*`}, attributes.RuleAuthenticated, Reply{Status: 400, Message: "the path holds a character that is not accepted"}),
-		refuse(Match{Prefix: "/", NotHost: `[A-Za-z0-9._:\[\]-]+`}, attributes.RulePublic, Reply{Status: 400, Message: "the host is malformed, or there are two"}),
+		refuse(Match{Regex: `.*(;|\\|%5[cC]|%00|%3[bB]|#|%23).*`}, attributes.RuleAuthenticated,
+			Reply{Status: 400, Message: "the path holds a character that is not accepted"}),
+		refuse(Match{Prefix: "/", NotHost: `[A-Za-z0-9._:\[\]-]+`}, attributes.RulePublic,
+			Reply{Status: 400, Message: "the host is malformed, or there are two"}),
 		refuse(Match{Connect: true}, attributes.RulePublic, Reply{Status: 405, Message: "this is no forward proxy", Allow: "GET, POST"}),
 	}
 }
@@ -157,8 +164,9 @@ func actuators() []Route {
 	for _, a := range []struct{ path, text string }{
 		{"/actuator/health", up}, {"/actuator/health/liveness", up}, {"/actuator/health/readiness", up}, {"/actuator/info", info},
 	} {
-		routes = append(routes, Route{Name: "actuator", Match: Match{Path: a.path, Method: "GET"}, Rule: attributes.RulePublic, Family: attributes.FamilyProblem,
-			Reply: &Reply{Status: 200, Message: a.text}})
+		routes = append(routes, Route{Name: "actuator", Match: Match{Path: a.path, Method: "GET"}, Rule: attributes.RulePublic,
+			Family: attributes.FamilyProblem,
+			Reply:  &Reply{Status: 200, Message: a.text}})
 	}
 	return routes
 }
@@ -212,8 +220,9 @@ func fallbacks() []Route {
 	var routes []Route
 	for _, name := range []string{clusterIdentity, clusterTokens, clusterAnalytics, "stub-openai", "stub-gemini", "stub-qwen",
 		"auth-server", "token-service", "analytics-service", "openai-stub", "gemini-stub", "qwen-stub"} {
-		routes = append(routes, Route{Name: name, Match: Match{Path: "/fallback/" + name}, Rule: attributes.RuleAuthenticated, Family: attributes.FamilyProblem,
-			Reply: &Reply{Status: 503, Message: "not available"}})
+		routes = append(routes, Route{Name: name, Match: Match{Path: "/fallback/" + name}, Rule: attributes.RuleAuthenticated,
+			Family: attributes.FamilyProblem,
+			Reply:  &Reply{Status: 503, Message: "not available"}})
 	}
 	return routes
 }
@@ -222,7 +231,8 @@ func fallbacks() []Route {
 func unknown() []Route {
 	var routes []Route
 	for _, u := range []struct{ prefix, family string }{
-		{"/v1/", attributes.FamilyOpenAI}, {"/compatible-mode/", attributes.FamilyOpenAI}, {"/v1beta/", attributes.FamilyGemini}, {"/", attributes.FamilyProblem},
+		{"/v1/", attributes.FamilyOpenAI}, {"/compatible-mode/", attributes.FamilyOpenAI}, {"/v1beta/", attributes.FamilyGemini},
+		{"/", attributes.FamilyProblem},
 	} {
 		routes = append(routes, Route{Name: "unknown", Match: Match{Prefix: u.prefix}, Rule: attributes.RuleAuthenticated, Family: u.family,
 			Reply: &Reply{Status: 404, Message: "no such path"}})

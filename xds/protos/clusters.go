@@ -57,8 +57,10 @@ func Cluster(c model.Cluster, trust Trust) *clusterv3.Cluster {
 	case c.Provider:
 		// Modest: a provider with one address keeps being asked (panic threshold), one of
 		// several is left alone for a while.
-		out.OutlierDetection = &clusterv3.OutlierDetection{ConsecutiveGatewayFailure: wrapperspb.UInt32(10), EnforcingConsecutiveGatewayFailure: wrapperspb.UInt32(100),
-			EnforcingConsecutive_5Xx: wrapperspb.UInt32(0), EnforcingSuccessRate: wrapperspb.UInt32(0), Interval: durationpb.New(5 * time.Second), BaseEjectionTime: durationpb.New(5 * time.Second)}
+		out.OutlierDetection = &clusterv3.OutlierDetection{ConsecutiveGatewayFailure: wrapperspb.UInt32(10),
+			EnforcingConsecutiveGatewayFailure: wrapperspb.UInt32(100),
+			EnforcingConsecutive_5Xx:           wrapperspb.UInt32(0), EnforcingSuccessRate: wrapperspb.UInt32(0), Interval: durationpb.New(5 * time.Second),
+			BaseEjectionTime: durationpb.New(5 * time.Second)}
 	}
 	return out
 }
@@ -102,15 +104,18 @@ func numeric(c model.Cluster) bool {
 // under way are lost: in Envoy 1.40 the clients of ext_authz and ratelimit do not retry
 // (GrpcService.retry_policy has no effect on them), so such a call ends as a 503.
 func unreachable() *clusterv3.OutlierDetection {
-	return &clusterv3.OutlierDetection{SplitExternalLocalOriginErrors: true, ConsecutiveLocalOriginFailure: wrapperspb.UInt32(1), EnforcingConsecutiveLocalOriginFailure: wrapperspb.UInt32(100),
-		EnforcingLocalOriginSuccessRate: wrapperspb.UInt32(0), EnforcingConsecutive_5Xx: wrapperspb.UInt32(0), EnforcingConsecutiveGatewayFailure: wrapperspb.UInt32(0), EnforcingSuccessRate: wrapperspb.UInt32(0),
+	return &clusterv3.OutlierDetection{SplitExternalLocalOriginErrors: true, ConsecutiveLocalOriginFailure: wrapperspb.UInt32(1),
+		EnforcingConsecutiveLocalOriginFailure: wrapperspb.UInt32(100),
+		EnforcingLocalOriginSuccessRate:        wrapperspb.UInt32(0), EnforcingConsecutive_5Xx: wrapperspb.UInt32(0),
+		EnforcingConsecutiveGatewayFailure: wrapperspb.UInt32(0), EnforcingSuccessRate: wrapperspb.UInt32(0),
 		Interval: durationpb.New(time.Second), BaseEjectionTime: durationpb.New(time.Second), MaxEjectionPercent: wrapperspb.UInt32(99)}
 }
 
 // health notices within a second that a replica accepts no connection any more, and leaves
 // it out until it does. A service of one process is asked in any case.
 func health() []*corev3.HealthCheck {
-	return []*corev3.HealthCheck{{Timeout: durationpb.New(500 * time.Millisecond), Interval: durationpb.New(time.Second), UnhealthyInterval: durationpb.New(250 * time.Millisecond),
+	return []*corev3.HealthCheck{{Timeout: durationpb.New(500 * time.Millisecond), Interval: durationpb.New(time.Second),
+		UnhealthyInterval: durationpb.New(250 * time.Millisecond),
 		NoTrafficInterval: durationpb.New(time.Second), UnhealthyThreshold: wrapperspb.UInt32(1), HealthyThreshold: wrapperspb.UInt32(1),
 		HealthChecker: &corev3.HealthCheck_TcpHealthCheck_{TcpHealthCheck: &corev3.HealthCheck_TcpHealthCheck{}}}}
 }
@@ -158,16 +163,17 @@ func transport(c model.Cluster, trust Trust) *corev3.TransportSocket {
 	if numeric(c) { // server name indication is for names (RFC 6066)
 		name, kind = "", tlsv3.SubjectAltNameMatcher_IP_ADDRESS
 	}
-	return &corev3.TransportSocket{Name: "envoy.transport_sockets.tls", ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: anyOf(&tlsv3.UpstreamTlsContext{
-		Sni: name,
-		CommonTlsContext: &tlsv3.CommonTlsContext{
-			TlsParams:     &tlsv3.TlsParameters{TlsMinimumProtocolVersion: tlsv3.TlsParameters_TLSv1_2},
-			AlpnProtocols: []string{"h2", "http/1.1"},
-			ValidationContextType: &tlsv3.CommonTlsContext_ValidationContext{ValidationContext: &tlsv3.CertificateValidationContext{
-				TrustedCa: &corev3.DataSource{Specifier: &corev3.DataSource_Filename{Filename: trust.File}},
-				MatchTypedSubjectAltNames: []*tlsv3.SubjectAltNameMatcher{{SanType: kind,
-					Matcher: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: c.Host}}}},
-			}},
-		},
-	})}}
+	return &corev3.TransportSocket{Name: "envoy.transport_sockets.tls",
+		ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: anyOf(&tlsv3.UpstreamTlsContext{
+			Sni: name,
+			CommonTlsContext: &tlsv3.CommonTlsContext{
+				TlsParams:     &tlsv3.TlsParameters{TlsMinimumProtocolVersion: tlsv3.TlsParameters_TLSv1_2},
+				AlpnProtocols: []string{"h2", "http/1.1"},
+				ValidationContextType: &tlsv3.CommonTlsContext_ValidationContext{ValidationContext: &tlsv3.CertificateValidationContext{
+					TrustedCa: &corev3.DataSource{Specifier: &corev3.DataSource_Filename{Filename: trust.File}},
+					MatchTypedSubjectAltNames: []*tlsv3.SubjectAltNameMatcher{{SanType: kind,
+						Matcher: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: c.Host}}}},
+				}},
+			},
+		})}}
 }

@@ -77,7 +77,8 @@ func requestActions(p limits.Path, actions []*routev3.RateLimit_Action, r model.
 			return nil // everyone here is known
 		default:
 			// extauthz sets it for a caller it knows, and nobody else can.
-			only = append(only, &routev3.HeaderMatcher{Name: attributes.HeaderUserID, HeaderMatchSpecifier: &routev3.HeaderMatcher_PresentMatch{PresentMatch: false}})
+			only = append(only, &routev3.HeaderMatcher{Name: attributes.HeaderUserID,
+				HeaderMatchSpecifier: &routev3.HeaderMatcher_PresentMatch{PresentMatch: false}})
 		}
 	}
 	spared, all := whitelisted(r.Match, q.Whitelist)
@@ -108,13 +109,15 @@ func whitelisted(m model.Match, whitelist []string) (matchers []*routev3.HeaderM
 			expression = regexp.QuoteMeta(prefix) + "(/[^?]*)?"
 		}
 		switch {
-		case m.Path == w, wild && m.Path != "" && strings.HasPrefix(m.Path+"/", prefix+"/"), wild && m.Prefix != "" && strings.HasPrefix(m.Prefix, prefix+"/"):
+		case m.Path == w, wild && m.Path != "" && strings.HasPrefix(m.Path+"/", prefix+"/"), wild && m.Prefix != "" &&
+			strings.HasPrefix(m.Prefix, prefix+"/"):
 			return nil, true
 		case m.Path != "", m.Prefix != "" && !strings.HasPrefix(prefix+"/", m.Prefix):
 			continue // the route takes no such path
 		}
-		matchers = append(matchers, &routev3.HeaderMatcher{Name: ":path", InvertMatch: true, HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{
-			StringMatch: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: expression + `(\?.*)?`}}}}})
+		matchers = append(matchers, &routev3.HeaderMatcher{Name: ":path", InvertMatch: true,
+			HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{
+				StringMatch: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: expression + `(\?.*)?`}}}}})
 	}
 	return matchers, false
 }

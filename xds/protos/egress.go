@@ -88,7 +88,8 @@ func EgressRoutes(e model.Egress) *routev3.RouteConfiguration {
 				RetryBackOff: &routev3.RetryPolicy_RetryBackOff{BaseInterval: backoff, MaxInterval: backoff}},
 		}
 		routes = append(routes, &routev3.Route{Name: c.Provider, Match: match(model.Match{Prefix: "/" + c.Provider + "/", Method: "POST"}),
-			Action: &routev3.Route_Route{Route: action}, RequestHeadersToRemove: private(), ResponseHeadersToRemove: append(theirs(), egress.Header)})
+			Action: &routev3.Route_Route{Route: action}, RequestHeadersToRemove: private(), ResponseHeadersToRemove: append(theirs(),
+				egress.Header)})
 	}
 	return &routev3.RouteConfiguration{Name: EgressName, ValidateClusters: wrapperspb.Bool(false),
 		VirtualHosts: []*routev3.VirtualHost{{Name: EgressName, Domains: []string{"*"}, Routes: routes}}}
@@ -110,6 +111,7 @@ func bulkhead(c model.Cluster, out *clusterv3.Cluster) {
 		EnforcingConsecutiveGatewayFailure: wrapperspb.UInt32(0), EnforcingSuccessRate: wrapperspb.UInt32(0),
 		FailurePercentageThreshold: wrapperspb.UInt32(50), EnforcingFailurePercentage: wrapperspb.UInt32(100),
 		FailurePercentageMinimumHosts: wrapperspb.UInt32(1), FailurePercentageRequestVolume: wrapperspb.UInt32(10),
-		Interval: durationpb.New(look), BaseEjectionTime: durationpb.New(open), MaxEjectionTime: durationpb.New(open), MaxEjectionPercent: wrapperspb.UInt32(100),
+		Interval: durationpb.New(look), BaseEjectionTime: durationpb.New(open), MaxEjectionTime: durationpb.New(open),
+		MaxEjectionPercent: wrapperspb.UInt32(100),
 	}
 }

@@ -65,7 +65,8 @@ const leastBuffer = 8 * connectionBuffer
 
 // guardContext is what the guard knows of a route.
 func guardContext(protocol string, maxBytes uint32, stateMax bool) *structpb.Struct {
-	return &structpb.Struct{Fields: map[string]*structpb.Value{"protocol": structpb.NewStringValue(protocol), "max_bytes": structpb.NewNumberValue(float64(maxBytes)),
+	return &structpb.Struct{Fields: map[string]*structpb.Value{"protocol": structpb.NewStringValue(protocol),
+		"max_bytes": structpb.NewNumberValue(float64(maxBytes)),
 		"state_max": structpb.NewBoolValue(stateMax)}}
 }
 
@@ -79,7 +80,8 @@ func filters(l model.Listener) []*hcmv3.HttpFilter {
 	add("edge", edge())
 	add(filterAuthz, authz())
 	add(filterBody, &bufferv3.Buffer{MaxRequestBytes: count(max(l.MaxBodyBytes, leastBuffer))})
-	add(filterGuard, &luav3.Lua{DefaultSourceCode: inline(envoy.GuardLua), StatPrefix: filterGuard, FilterContext: guardContext("openai", l.MaxBodyBytes, false)})
+	add(filterGuard, &luav3.Lua{DefaultSourceCode: inline(envoy.GuardLua), StatPrefix: filterGuard, FilterContext: guardContext("openai",
+		l.MaxBodyBytes, false)})
 	add(filterRateLimit, rateLimit(l, true))
 	if l.Open {
 		add(filterOpen, rateLimit(l, false))
@@ -108,8 +110,9 @@ func away() *responsev3.CustomResponse {
 	}
 	either := &xdsmatcherv3.Matcher_MatcherList_Predicate{MatchType: &xdsmatcherv3.Matcher_MatcherList_Predicate_OrMatcher{OrMatcher: list(status("503"), status("504"))}}
 	empty := equal(xdsTyped("length", &matcherv3.HttpResponseHeaderMatchInput{HeaderName: "content-length"}), "0")
-	policy := &xdsmatcherv3.Matcher_OnMatch{OnMatch: &xdsmatcherv3.Matcher_OnMatch_Action{Action: xdsTyped("fallback", &policyv3.LocalResponsePolicy{
-		StatusCode: count(503), Body: inline("not available"), ResponseHeadersToAdd: []*corev3.HeaderValueOption{set("retry-after", "1")}})}}
+	policy := &xdsmatcherv3.Matcher_OnMatch{OnMatch: &xdsmatcherv3.Matcher_OnMatch_Action{Action: xdsTyped("fallback",
+		&policyv3.LocalResponsePolicy{
+			StatusCode: count(503), Body: inline("not available"), ResponseHeadersToAdd: []*corev3.HeaderValueOption{set("retry-after", "1")}})}}
 	return &responsev3.CustomResponse{CustomResponseMatcher: &xdsmatcherv3.Matcher{MatcherType: &xdsmatcherv3.Matcher_MatcherList_{
 		MatcherList: &xdsmatcherv3.Matcher_MatcherList{Matchers: []*xdsmatcherv3.Matcher_MatcherList_FieldMatcher{{OnMatch: policy,
 			Predicate: &xdsmatcherv3.Matcher_MatcherList_Predicate{MatchType: &xdsmatcherv3.Matcher_MatcherList_Predicate_AndMatcher{AndMatcher: list(either, empty)}}}}}}}}
@@ -185,7 +188,8 @@ func authz() *authzv3.ExtAuthz {
 }
 
 func grpc(cluster string, timeout time.Duration) *corev3.GrpcService {
-	return &corev3.GrpcService{Timeout: durationpb.New(timeout), TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{ClusterName: cluster}}}
+	return &corev3.GrpcService{Timeout: durationpb.New(timeout),
+		TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{ClusterName: cluster}}}
 }
 
 // rateLimit asks for a hold. No answer in time is a refusal, as providers cost money, but

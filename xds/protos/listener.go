@@ -55,7 +55,8 @@ func manager(l model.Listener) *hcmv3.HttpConnectionManager {
 			HeadersWithUnderscoresAction: corev3.HttpProtocolOptions_REJECT_REQUEST},
 		Http2ProtocolOptions: &corev3.Http2ProtocolOptions{MaxConcurrentStreams: wrapperspb.UInt32(100),
 			InitialStreamWindowSize: wrapperspb.UInt32(64 << 10), InitialConnectionWindowSize: wrapperspb.UInt32(1 << 20)},
-		MaxRequestHeadersKb: wrapperspb.UInt32(headersKiB), RequestHeadersTimeout: durationpb.New(headersTimeout), RequestTimeout: durationpb.New(requestTimeout),
+		MaxRequestHeadersKb: wrapperspb.UInt32(headersKiB), RequestHeadersTimeout: durationpb.New(headersTimeout),
+		RequestTimeout:    durationpb.New(requestTimeout),
 		StreamIdleTimeout: durationpb.New(l.IdleTimeout),
 
 		ServerHeaderTransformation: hcmv3.HttpConnectionManager_PASS_THROUGH,
@@ -72,7 +73,8 @@ func manager(l model.Listener) *hcmv3.HttpConnectionManager {
 // Envoy 1.40 then takes loopback and RFC 1918 addresses for internal, and keeps the
 // request id such a client sends.
 func nobody() *hcmv3.HttpConnectionManager_InternalAddressConfig {
-	return &hcmv3.HttpConnectionManager_InternalAddressConfig{CidrRanges: []*corev3.CidrRange{{AddressPrefix: "255.255.255.255", PrefixLen: wrapperspb.UInt32(32)}}}
+	return &hcmv3.HttpConnectionManager_InternalAddressConfig{CidrRanges: []*corev3.CidrRange{{AddressPrefix: "255.255.255.255",
+		PrefixLen: wrapperspb.UInt32(32)}}}
 }
 
 // strip removes what a client must not say about herself, before anything reads it.

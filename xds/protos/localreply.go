@@ -48,9 +48,11 @@ func refusals(l model.Listener) []refusal {
 	}
 	code := func(status int) string { return fmt.Sprintf(`response.code == %d`, status) }
 	return []refusal{
-		{when: `response.code_details in ['ext_authz_error', 'rate_limiter_error']`, status: 503, title: "Service Unavailable", google: "UNAVAILABLE", kind: "server_error",
+		{when: `response.code_details in ['ext_authz_error', 'rate_limiter_error']`, status: 503, title: "Service Unavailable",
+			google: "UNAVAILABLE", kind: "server_error",
 			code: "gateway_unavailable", message: "the gateway cannot decide about this call now, try again", later: true},
-		{when: ours(503), title: "Service Unavailable", google: "UNAVAILABLE", kind: "server_error", message: unavailable, later: true, away: true},
+		{when: ours(503), title: "Service Unavailable", google: "UNAVAILABLE", kind: "server_error", message: unavailable, later: true,
+			away: true},
 		{when: ours(400), title: "Bad Request", google: "INVALID_ARGUMENT", kind: invalid, message: own, final: true},
 		{when: ours(404), title: "Not Found", google: "NOT_FOUND", kind: invalid, code: routeCode, message: own, final: true},
 		{when: ours(405), title: "Method Not Allowed", google: "UNIMPLEMENTED", kind: invalid, message: own, final: true},
@@ -59,12 +61,17 @@ func refusals(l model.Listener) []refusal {
 			message: fmt.Sprintf("the body is larger than %d bytes", l.MaxBodyBytes)},
 		{when: code(431), title: "Request Header Fields Too Large", google: "INVALID_ARGUMENT", kind: invalid, final: true, early: true,
 			message: fmt.Sprintf("more than %d headers, or more than %d KiB of them", l.MaxHeaders, headersKiB)},
-		{when: code(400), title: "Bad Request", google: "INVALID_ARGUMENT", kind: invalid, message: "the request is malformed", final: true, early: true},
+		{when: code(400), title: "Bad Request", google: "INVALID_ARGUMENT", kind: invalid, message: "the request is malformed", final: true,
+			early: true},
 		{when: code(404), title: "Not Found", google: "NOT_FOUND", kind: invalid, message: "no such path", final: true},
-		{when: code(429), title: "Too Many Requests", google: "RESOURCE_EXHAUSTED", kind: "rate_limit_error", code: "rate_limit_exceeded", message: "too many requests", later: true},
-		{when: code(501), title: "Not Implemented", google: "UNIMPLEMENTED", kind: invalid, message: "the request's encoding or upgrade is not supported", final: true, early: true},
-		{when: `response.code == 408 && !has(upstream.address)`, title: "Request Timeout", google: "DEADLINE_EXCEEDED", kind: invalid, message: "the request did not arrive in time"},
-		{when: `response.code >= 500 || response.code == 408`, status: 503, title: "Service Unavailable", google: "UNAVAILABLE", kind: "server_error",
+		{when: code(429), title: "Too Many Requests", google: "RESOURCE_EXHAUSTED", kind: "rate_limit_error", code: "rate_limit_exceeded",
+			message: "too many requests", later: true},
+		{when: code(501), title: "Not Implemented", google: "UNIMPLEMENTED", kind: invalid,
+			message: "the request's encoding or upgrade is not supported", final: true, early: true},
+		{when: `response.code == 408 && !has(upstream.address)`, title: "Request Timeout", google: "DEADLINE_EXCEEDED", kind: invalid,
+			message: "the request did not arrive in time"},
+		{when: `response.code >= 500 || response.code == 408`, status: 503, title: "Service Unavailable", google: "UNAVAILABLE",
+			kind:    "server_error",
 			message: unavailable, later: true, away: true},
 		{when: `true`, title: "Error", google: "UNKNOWN", kind: invalid, message: "the request was refused"},
 	}
@@ -87,7 +94,8 @@ func family(name string, prefixes ...string) string {
 	for _, p := range prefixes {
 		terms = append(terms, fmt.Sprintf(`request.path.startsWith('%s')`, p))
 	}
-	return fmt.Sprintf(`xds.route_metadata.filter_metadata['%s']['family'] == '%s' || (!has(xds.route_name) && (%s))`, Namespace, name, strings.Join(terms, " || "))
+	return fmt.Sprintf(`xds.route_metadata.filter_metadata['%s']['family'] == '%s' || (!has(xds.route_name) && (%s))`, Namespace, name,
+		strings.Join(terms, " || "))
 }
 
 // localReplies shapes every answer that Envoy makes itself.
@@ -107,8 +115,9 @@ func localReplies(l model.Listener) *hcmv3.LocalReplyConfig {
 
 // fine is what a route itself answers well: its JSON as it is written.
 func fine() *hcmv3.ResponseMapper {
-	return &hcmv3.ResponseMapper{Filter: cel(`response.code == 200 && response.code_details == 'direct_response'`), BodyFormatOverride: &corev3.SubstitutionFormatString{
-		ContentType: "application/json", Format: &corev3.SubstitutionFormatString_TextFormatSource{TextFormatSource: inline(own)}}}
+	return &hcmv3.ResponseMapper{Filter: cel(`response.code == 200 && response.code_details == 'direct_response'`),
+		BodyFormatOverride: &corev3.SubstitutionFormatString{
+			ContentType: "application/json", Format: &corev3.SubstitutionFormatString_TextFormatSource{TextFormatSource: inline(own)}}}
 }
 
 // tooMany is the refusal of the control APIs' limits. The rate limit service does not know
@@ -123,7 +132,8 @@ func tooMany() *hcmv3.ResponseMapper {
 }
 
 func mapper(family, when string, r refusal) *hcmv3.ResponseMapper {
-	m := &hcmv3.ResponseMapper{Filter: cel("(" + when + ") && (" + r.when + ")"), HeadersToAdd: securityHeaders(), BodyFormatOverride: body(family, r)}
+	m := &hcmv3.ResponseMapper{Filter: cel("(" + when + ") && (" + r.when + ")"), HeadersToAdd: securityHeaders(),
+		BodyFormatOverride: body(family, r)}
 	if r.status != 0 {
 		m.StatusCode = count(r.status)
 	}
@@ -150,7 +160,8 @@ func body(family string, r refusal) *corev3.SubstitutionFormatString {
 		if r.code != "" {
 			code = text(r.code)
 		}
-		fields["error"] = object(map[string]*structpb.Value{"message": text(message), "type": text(r.kind), "param": structpb.NewNullValue(), "code": code})
+		fields["error"] = object(map[string]*structpb.Value{"message": text(message), "type": text(r.kind), "param": structpb.NewNullValue(),
+			"code": code})
 	case attributes.FamilyGemini:
 		fields["error"] = object(map[string]*structpb.Value{"code": status, "message": text(message), "status": text(r.google)})
 	default:
@@ -159,18 +170,21 @@ func body(family string, r refusal) *corev3.SubstitutionFormatString {
 		}
 		contentType = "application/problem+json"
 		path := text("%PATH(NQ:PATH)%")
-		fields = map[string]*structpb.Value{"type": text("about:blank"), "title": text(r.title), "status": status, "detail": text(message), "message": text(message),
+		fields = map[string]*structpb.Value{"type": text("about:blank"), "title": text(r.title), "status": status, "detail": text(message),
+			"message":  text(message),
 			"instance": path, "path": path, "timestamp": text(now)}
 	}
-	return &corev3.SubstitutionFormatString{ContentType: contentType, Format: &corev3.SubstitutionFormatString_JsonFormat{JsonFormat: &structpb.Struct{Fields: fields}}}
+	return &corev3.SubstitutionFormatString{ContentType: contentType,
+		Format: &corev3.SubstitutionFormatString_JsonFormat{JsonFormat: &structpb.Struct{Fields: fields}}}
 }
 
 // fallback is the body for a service that does not answer, whatever the cause.
 func fallback() *corev3.SubstitutionFormatString {
 	text := structpb.NewStringValue
-	return &corev3.SubstitutionFormatString{ContentType: "application/json", Format: &corev3.SubstitutionFormatString_JsonFormat{JsonFormat: &structpb.Struct{Fields: map[string]*structpb.Value{
-		"service": text("%ROUTE_NAME%"), "status": text("unavailable"), "message": text("Circuit breaker open"), "timestamp": text(now),
-		"path": text("%PATH(NQ:PATH)%"), "requestId": text("%REQ(X-REQUEST-ID)%")}}}}
+	return &corev3.SubstitutionFormatString{ContentType: "application/json",
+		Format: &corev3.SubstitutionFormatString_JsonFormat{JsonFormat: &structpb.Struct{Fields: map[string]*structpb.Value{
+			"service": text("%ROUTE_NAME%"), "status": text("unavailable"), "message": text("Circuit breaker open"), "timestamp": text(now),
+			"path": text("%PATH(NQ:PATH)%"), "requestId": text("%REQ(X-REQUEST-ID)%")}}}}
 }
 
 // now is when the request came, as RFC 3339.

@@ -37,7 +37,8 @@ func Routes(g *model.Gateway) *routev3.RouteConfiguration {
 func route(r model.Route, g *model.Gateway) *routev3.Route {
 	out := &routev3.Route{Name: r.Name, Match: match(r.Match), Metadata: metadata(r), TypedPerFilterConfig: perFilter(r, g)}
 	if r.Reply != nil {
-		out.Action = &routev3.Route_DirectResponse{DirectResponse: &routev3.DirectResponseAction{Status: r.Reply.Status, Body: inline(r.Reply.Message)}}
+		out.Action = &routev3.Route_DirectResponse{DirectResponse: &routev3.DirectResponseAction{Status: r.Reply.Status,
+			Body: inline(r.Reply.Message)}}
 		if r.Reply.Allow != "" {
 			out.ResponseHeadersToAdd = []*corev3.HeaderValueOption{set("allow", r.Reply.Allow)}
 		}
@@ -54,14 +55,16 @@ func route(r model.Route, g *model.Gateway) *routev3.Route {
 // is, where she calls from, which of our accounts to bill, and that she takes compressed
 // answers: Envoy can't read the usage of those.
 func private() []string {
-	return append(attributes.IdentityHeaders(), "authorization", "x-api-key", "x-goog-api-key", "cookie", "x-forwarded-for", "x-forwarded-proto", "x-envoy-external-address",
+	return append(attributes.IdentityHeaders(), "authorization", "x-api-key", "x-goog-api-key", "cookie", "x-forwarded-for",
+		"x-forwarded-proto", "x-envoy-external-address",
 		"openai-organization", "openai-project", "x-goog-user-project", "x-dashscope-workspace", "accept-encoding")
 }
 
 // theirs are headers of a provider's answer that would speak for the gateway, or tell
 // whose account it calls with. Limits on the way back are the caller's with us.
 func theirs() []string {
-	names := []string{"set-cookie", "server", "via", "alt-svc", "x-request-id", "ratelimit", "ratelimit-policy", "openai-organization", "openai-project", "cf-ray", "cf-cache-status"}
+	names := []string{"set-cookie", "server", "via", "alt-svc", "x-request-id", "ratelimit", "ratelimit-policy", "openai-organization",
+		"openai-project", "cf-ray", "cf-cache-status"}
 	for _, what := range []string{"limit", "remaining", "reset"} {
 		names = append(names, "x-ratelimit-"+what, "x-ratelimit-"+what+"-requests", "x-ratelimit-"+what+"-tokens")
 	}
@@ -103,18 +106,21 @@ func match(m model.Match) *routev3.RouteMatch {
 		out.Headers = []*routev3.HeaderMatcher{{Name: ":method", HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: exact(m.Method)}}}
 	}
 	if m.NotHost != "" {
-		out.Headers = append(out.Headers, &routev3.HeaderMatcher{Name: ":authority", InvertMatch: true, HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{
-			StringMatch: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: m.NotHost}}}}})
+		out.Headers = append(out.Headers, &routev3.HeaderMatcher{Name: ":authority", InvertMatch: true,
+			HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{
+				StringMatch: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: m.NotHost}}}}})
 	}
 	for _, name := range slices.Sorted(maps.Keys(m.Query)) {
 		out.QueryParameters = append(out.QueryParameters, &routev3.QueryParameterMatcher{Name: name,
 			QueryParameterMatchSpecifier: &routev3.QueryParameterMatcher_StringMatch{StringMatch: exact(m.Query[name])}})
 	}
 	if len(m.Models) > 0 {
-		out.DynamicMetadata = append(out.DynamicMetadata, &matcherv3.MetadataMatcher{Filter: attributes.NamespaceRequest, Path: metadataPath(attributes.Model), Value: oneOf(m.Models)})
+		out.DynamicMetadata = append(out.DynamicMetadata, &matcherv3.MetadataMatcher{Filter: attributes.NamespaceRequest,
+			Path: metadataPath(attributes.Model), Value: oneOf(m.Models)})
 	}
 	if m.Guarded {
-		out.DynamicMetadata = append(out.DynamicMetadata, &matcherv3.MetadataMatcher{Filter: attributes.NamespaceBody, Path: metadataPath(attributes.Bytes),
+		out.DynamicMetadata = append(out.DynamicMetadata, &matcherv3.MetadataMatcher{Filter: attributes.NamespaceBody,
+			Path:  metadataPath(attributes.Bytes),
 			Value: &matcherv3.ValueMatcher{MatchPattern: &matcherv3.ValueMatcher_PresentMatch{PresentMatch: true}}})
 	}
 	return out

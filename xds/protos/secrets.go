@@ -17,7 +17,8 @@ func Secret(s model.Secret) *tlsv3.Secret {
 	out := &tlsv3.Secret{Name: s.Name}
 	switch {
 	case s.Certificate != "":
-		out.Type = &tlsv3.Secret_TlsCertificate{TlsCertificate: &tlsv3.TlsCertificate{CertificateChain: inline(s.Certificate), PrivateKey: inline(s.Key)}}
+		out.Type = &tlsv3.Secret_TlsCertificate{TlsCertificate: &tlsv3.TlsCertificate{CertificateChain: inline(s.Certificate),
+			PrivateKey: inline(s.Key)}}
 	case s.Roots != "":
 		out.Type = &tlsv3.Secret_ValidationContext{ValidationContext: &tlsv3.CertificateValidationContext{TrustedCa: inline(s.Roots)}}
 	default:
@@ -39,17 +40,19 @@ func mutual(c model.Cluster) *corev3.TransportSocket {
 	if c.GRPC {
 		protocol = "h2"
 	}
-	return &corev3.TransportSocket{Name: "envoy.transport_sockets.tls", ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: anyOf(&tlsv3.UpstreamTlsContext{
-		CommonTlsContext: &tlsv3.CommonTlsContext{
-			TlsParams:                      &tlsv3.TlsParameters{TlsMinimumProtocolVersion: tlsv3.TlsParameters_TLSv1_3, TlsMaximumProtocolVersion: tlsv3.TlsParameters_TLSv1_3},
-			AlpnProtocols:                  []string{protocol},
-			TlsCertificateSdsSecretConfigs: []*tlsv3.SdsSecretConfig{sds(model.SecretIdentity)},
-			ValidationContextType: &tlsv3.CommonTlsContext_CombinedValidationContext{CombinedValidationContext: &tlsv3.CommonTlsContext_CombinedCertificateValidationContext{
-				DefaultValidationContext:         &tlsv3.CertificateValidationContext{MatchTypedSubjectAltNames: []*tlsv3.SubjectAltNameMatcher{onlyPart(c.Part)}},
-				ValidationContextSdsSecretConfig: sds(model.SecretRoots),
-			}},
-		},
-	})}}
+	return &corev3.TransportSocket{Name: "envoy.transport_sockets.tls",
+		ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: anyOf(&tlsv3.UpstreamTlsContext{
+			CommonTlsContext: &tlsv3.CommonTlsContext{
+				TlsParams: &tlsv3.TlsParameters{TlsMinimumProtocolVersion: tlsv3.TlsParameters_TLSv1_3,
+					TlsMaximumProtocolVersion: tlsv3.TlsParameters_TLSv1_3},
+				AlpnProtocols:                  []string{protocol},
+				TlsCertificateSdsSecretConfigs: []*tlsv3.SdsSecretConfig{sds(model.SecretIdentity)},
+				ValidationContextType: &tlsv3.CommonTlsContext_CombinedValidationContext{CombinedValidationContext: &tlsv3.CommonTlsContext_CombinedCertificateValidationContext{
+					DefaultValidationContext:         &tlsv3.CertificateValidationContext{MatchTypedSubjectAltNames: []*tlsv3.SubjectAltNameMatcher{onlyPart(c.Part)}},
+					ValidationContextSdsSecretConfig: sds(model.SecretRoots),
+				}},
+			},
+		})}}
 }
 
 func onlyPart(part string) *tlsv3.SubjectAltNameMatcher {

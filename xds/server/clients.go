@@ -58,7 +58,8 @@ func (c *clients) callbacks() serverv3.Callbacks {
 	return serverv3.CallbackFuncs{
 		DeltaStreamOpenFunc: func(_ context.Context, id int64, _ string) error {
 			c.with(func() {
-				c.streams[id] = &stream{Client: Client{Since: time.Now().UTC(), Acknowledged: map[string]string{}, Refused: map[string]Nack{}}, sent: map[string]sent{}, last: map[string]string{}}
+				c.streams[id] = &stream{Client: Client{Since: time.Now().UTC(), Acknowledged: map[string]string{}, Refused: map[string]Nack{}},
+					sent: map[string]sent{}, last: map[string]string{}}
 			})
 			return nil
 		},
@@ -107,7 +108,8 @@ func (c *clients) answered(s *stream, r *discoveryv3.DeltaDiscoveryRequest) {
 	if e := r.GetErrorDetail(); e != nil {
 		c.metrics.answers.WithLabelValues(kind, "nack").Inc()
 		s.Refused[kind] = Nack{Version: answer.version, Message: e.GetMessage(), At: time.Now().UTC()}
-		c.log.LogAttrs(context.Background(), slog.LevelError, "envoy refused a configuration and keeps the last good one", slog.String("node", s.Node),
+		c.log.LogAttrs(context.Background(), slog.LevelError, "envoy refused a configuration and keeps the last good one",
+			slog.String("node", s.Node),
 			slog.String("type", kind), slog.String("version", answer.version), slog.String("reason", e.GetMessage()))
 		return
 	}

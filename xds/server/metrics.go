@@ -11,9 +11,11 @@ type metrics struct {
 
 func newMetrics(r prometheus.Registerer) *metrics {
 	m := &metrics{
-		clients:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "leaky_xds_clients", Help: "Envoys that are connected."}),
-		published: prometheus.NewCounter(prometheus.CounterOpts{Name: "leaky_xds_snapshots_published_total", Help: "Configurations published to all Envoys."}),
-		answers: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_xds_answers_total", Help: "What Envoys answered to a push: ack, or nack for one that they refuse."},
+		clients: prometheus.NewGauge(prometheus.GaugeOpts{Name: "leaky_xds_clients", Help: "Envoys that are connected."}),
+		published: prometheus.NewCounter(prometheus.CounterOpts{Name: "leaky_xds_snapshots_published_total",
+			Help: "Configurations published to all Envoys."}),
+		answers: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_xds_answers_total",
+			Help: "What Envoys answered to a push: ack, or nack for one that they refuse."},
 			[]string{"type", "answer"}),
 	}
 	if r != nil {

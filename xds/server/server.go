@@ -75,7 +75,8 @@ func New(c Config) (*Server, error) {
 	if c.Linger == 0 {
 		c.Linger = 5 * time.Second
 	}
-	return &Server{log: c.Log, patience: c.Patience, linger: c.Linger, cache: cachev3.NewSnapshotCache(true, sameForAll{}, nil), clients: newClients(c.Log, newMetrics(c.Metrics)),
+	return &Server{log: c.Log, patience: c.Patience, linger: c.Linger, cache: cachev3.NewSnapshotCache(true, sameForAll{}, nil),
+		clients:  newClients(c.Log, newMetrics(c.Metrics)),
 		retiring: make(chan struct{}, 1)}, nil
 }
 
@@ -209,7 +210,8 @@ func (s *Server) step(ctx context.Context, next *snapshot.Snapshot, name string,
 	defer cancel()
 	for _, t := range typeURLs {
 		if !s.clients.wait(wait, t, next.TypeVersion(t)) {
-			s.log.LogAttrs(ctx, slog.LevelWarn, "an envoy has not acknowledged in time", slog.String("step", name), slog.String("type", snapshot.ShortType(t)))
+			s.log.LogAttrs(ctx, slog.LevelWarn, "an envoy has not acknowledged in time", slog.String("step", name),
+				slog.String("type", snapshot.ShortType(t)))
 		}
 	}
 	return ctx.Err()

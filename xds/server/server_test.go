@@ -26,7 +26,8 @@ import (
 // snap is a snapshot with these clusters and a route table of this name.
 func snap(t *testing.T, table string, clusters ...string) *snapshot.Snapshot {
 	t.Helper()
-	r := map[string]snapshot.Resources{resourcev3.ClusterType: {}, resourcev3.RouteType: {"gateway": &routev3.RouteConfiguration{Name: "gateway", VhostHeader: table}},
+	r := map[string]snapshot.Resources{resourcev3.ClusterType: {},
+		resourcev3.RouteType:    {"gateway": &routev3.RouteConfiguration{Name: "gateway", VhostHeader: table}},
 		resourcev3.ListenerType: {"gateway": &listenerv3.Listener{Name: "gateway"}}}
 	for _, c := range clusters {
 		r[resourcev3.ClusterType][c] = &clusterv3.Cluster{Name: c}
@@ -184,7 +185,8 @@ func TestARefusalIsKeptAndDoesNotBlock(t *testing.T) {
 		t.Errorf("want a refusal to count as an answer, took %v", took)
 	}
 	clients := s.Clients()
-	if len(clients) != 1 || clients[0].Node != "fake" || clients[0].Refused["Cluster"].Message != "no such thing" || clients[0].Acknowledged["RouteConfiguration"] == "" {
+	if len(clients) != 1 || clients[0].Node != "fake" || clients[0].Refused["Cluster"].Message != "no such thing" ||
+		clients[0].Acknowledged["RouteConfiguration"] == "" {
 		t.Fatalf("want the refusal of fake shown, got %+v", clients)
 	}
 }

@@ -50,7 +50,8 @@ func build(t testing.TB, yaml, limitsYAML string, env map[string]string) (*model
 	if err != nil {
 		t.Fatalf("limits: %v", err)
 	}
-	g, secrets, err := model.Build(model.Input{Config: cfg, StateDir: "/state", Limits: set.Paths(), Getenv: func(k string) string { return env[k] },
+	g, secrets, err := model.Build(model.Input{Config: cfg, StateDir: "/state", Limits: set.Paths(),
+		Getenv:   func(k string) string { return env[k] },
 		Identity: mtls.Pair{Certificate: []byte("golden certificate"), Key: []byte("golden key")}, Roots: []byte("golden roots")})
 	if err != nil {
 		return nil, nil, err
@@ -78,7 +79,8 @@ func TestGolden(t *testing.T) {
 			if err != nil && !os.IsNotExist(err) {
 				t.Fatal(err)
 			}
-			_, s, err := build(t, string(text), string(limitsText), map[string]string{"OPENAI_API_KEY": "golden-openai", "GEMINI_API_KEY": "golden-gemini"})
+			_, s, err := build(t, string(text), string(limitsText), map[string]string{"OPENAI_API_KEY": "golden-openai",
+				"GEMINI_API_KEY": "golden-gemini"})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -188,7 +190,8 @@ func checkRoute(r *rapid.T, m model.Route, route *routev3.Route, s *snapshot.Sna
 	}
 	for name, config := range route.GetTypedPerFilterConfig() {
 		var off routev3.FilterConfig
-		if strings.HasPrefix(name, "envoy.filters.http.") && (config.UnmarshalTo(&off) == nil || strings.HasSuffix(config.GetTypeUrl(), "FilterConfig")) {
+		if strings.HasPrefix(name, "envoy.filters.http.") && (config.UnmarshalTo(&off) == nil || strings.HasSuffix(config.GetTypeUrl(),
+			"FilterConfig")) {
 			r.Fatalf("route %s: filter %s is wrapped or off", route.GetName(), name)
 		}
 	}
@@ -236,16 +239,19 @@ func drawConfig(r *rapid.T) string {
 	b.WriteString("providers:\n")
 	for _, p := range providers {
 		protocol := rapid.SampledFrom([]string{"openai", "gemini"}).Draw(r, "protocol")
-		url := rapid.SampledFrom([]string{"http://127.0.0.1:9", "https://api.example.com/v1", "https://[::1]:8443", "http://host.example:80/a/b"}).Draw(r, "url")
+		url := rapid.SampledFrom([]string{"http://127.0.0.1:9", "https://api.example.com/v1", "https://[::1]:8443",
+			"http://host.example:80/a/b"}).Draw(r, "url")
 		key := rapid.SampledFrom([]string{"", ", api_key_env: KEY"}).Draw(r, "key")
 		fmt.Fprintf(&b, "  %s: {protocol: %s, url: %q%s}\n", p, protocol, url, key)
 	}
 	b.WriteString("models:\n")
 	for _, m := range rapid.SliceOfNDistinct(rapid.StringMatching(`[a-z][a-z0-9.-]{0,12}`), 1, 6, rapid.ID).Draw(r, "models") {
-		fmt.Fprintf(&b, "  - {name: %q, provider: %s, kind: %s}\n", m, rapid.SampledFrom(providers).Draw(r, "of"), rapid.SampledFrom([]string{"chat", "embedding"}).Draw(r, "kind"))
+		fmt.Fprintf(&b, "  - {name: %q, provider: %s, kind: %s}\n", m, rapid.SampledFrom(providers).Draw(r, "of"),
+			rapid.SampledFrom([]string{"chat", "embedding"}).Draw(r, "kind"))
 	}
 	fmt.Fprintf(&b, "flags: {gateway: {rate_limiting: %v}}\n", rapid.Bool().Draw(r, "counting"))
-	fmt.Fprintf(&b, "gateway: {rate_limit: {key_strategy: %s, whitelist: %s}}\n", rapid.SampledFrom([]string{"AUTO", "USER_HEADER", "API_KEY_HEADER", "IP"}).Draw(r, "strategy"),
+	fmt.Fprintf(&b, "gateway: {rate_limit: {key_strategy: %s, whitelist: %s}}\n", rapid.SampledFrom([]string{"AUTO", "USER_HEADER",
+		"API_KEY_HEADER", "IP"}).Draw(r, "strategy"),
 		rapid.SampledFrom([]string{"[]", "[/**]", "[/api/v1/me]", "[/actuator/**, /v1/models]"}).Draw(r, "whitelist"))
 	fmt.Fprintf(&b, "limits: {outage: {default: %s}}\n", rapid.SampledFrom([]string{"open", "closed", "lease"}).Draw(r, "outage"))
 	fmt.Fprintf(&b, "tls: {mode: %s}\n", rapid.SampledFrom([]string{"'off'", "mutual"}).Draw(r, "tls"))
@@ -258,7 +264,8 @@ func TestMutualGuardsEveryServiceOnTCP(t *testing.T) {
 	for mode, guarded := range map[string]map[string]bool{
 		"{tls: {mode: 'off'}}":  {},
 		"{tls: {mode: mutual}}": {"identity": true, "tokensvc": true, "analytics": true},
-		"{tls: {mode: mutual}, services: {extauthz: {http: '127.0.0.1:1', grpc: '127.0.0.1:2'}}}": {"identity": true, "tokensvc": true, "analytics": true, "extauthz": true},
+		"{tls: {mode: mutual}, services: {extauthz: {http: '127.0.0.1:1', grpc: '127.0.0.1:2'}}}": {"identity": true, "tokensvc": true,
+			"analytics": true, "extauthz": true},
 	} {
 		_, s, err := build(t, mode, "", nil)
 		if err != nil {

@@ -59,13 +59,17 @@ func run(address, file, prefix string) error {
 	s := settings.NewSettings()
 	store := gostats.NewStore(gostats.NewNullSink(), false)
 	manager := stats.NewStatManager(store, s)
-	client := redis.NewClientImpl(store.Scope("redis"), s.RedisTls, s.RedisAuth, "tcp", "single", address, s.RedisPoolSize, s.RedisPipelineWindow, s.RedisPipelineLimit,
+	client := redis.NewClientImpl(store.Scope("redis"), s.RedisTls, s.RedisAuth, "tcp", "single", address, s.RedisPoolSize,
+		s.RedisPipelineWindow, s.RedisPipelineLimit,
 		s.RedisTlsConfig, false, nil, s.RedisTimeout, s.RedisPoolOnEmptyBehavior, "")
 	now := &clock{}
-	cache := redis.NewFixedRateLimitCacheImpl(client, nil, now, rand.New(utils.NewLockedSource(1)), s.ExpirationJitterMaxSeconds, nil, s.NearLimitRatio, prefix, manager,
+	cache := redis.NewFixedRateLimitCacheImpl(client, nil, now, rand.New(utils.NewLockedSource(1)), s.ExpirationJitterMaxSeconds, nil,
+		s.NearLimitRatio, prefix, manager,
 		s.StopCacheKeyIncrementWhenOverlimit)
-	limits := config.NewRateLimitConfigImpl([]config.RateLimitConfigToLoad{{Name: file, ConfigYaml: config.ConfigFileContentToYaml(file, string(text))}}, manager, false)
-	service := ratelimit.NewService(cache, once{limits}, manager, server.NewHealthChecker(health.NewServer(), "ratelimit", false), now, false, false, false)
+	limits := config.NewRateLimitConfigImpl([]config.RateLimitConfigToLoad{{Name: file, ConfigYaml: config.ConfigFileContentToYaml(file,
+		string(text))}}, manager, false)
+	service := ratelimit.NewService(cache, once{limits}, manager, server.NewHealthChecker(health.NewServer(), "ratelimit", false), now,
+		false, false, false)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err

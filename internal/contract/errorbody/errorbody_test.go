@@ -13,8 +13,9 @@ import (
 
 func TestBody(t *testing.T) {
 	t.Parallel()
-	limited := errorbody.Refusal{Status: 429, Message: "slow down", Type: errorbody.TypeRateLimit, Code: errorbody.CodeRateLimit, RequestID: "id-1",
-		Path: "/api/v1/tokens", RetryAfterSeconds: 3, Now: time.Unix(0, 0)}
+	limited := errorbody.Refusal{Status: 429, Message: "slow down", Type: errorbody.TypeRateLimit, Code: errorbody.CodeRateLimit,
+		RequestID: "id-1",
+		Path:      "/api/v1/tokens", RetryAfterSeconds: 3, Now: time.Unix(0, 0)}
 	for name, tc := range map[string]struct {
 		family, contentType, want string
 		give                      errorbody.Refusal
@@ -52,7 +53,8 @@ func FuzzBody(f *testing.F) {
 	f.Add("gemini", "quote \" back \\ line\n\x00\xff", "id")
 	f.Add("problem", "<script>", "\u2028")
 	f.Fuzz(func(t *testing.T, family, message, id string) {
-		body, _ := errorbody.Body(family, errorbody.Refusal{Status: 429, Message: message, Code: message, Param: message, Type: message, RequestID: id, Path: message})
+		body, _ := errorbody.Body(family, errorbody.Refusal{Status: 429, Message: message, Code: message, Param: message, Type: message,
+			RequestID: id, Path: message})
 		if !json.Valid(body) {
 			t.Fatalf("not JSON: %q", body)
 		}

@@ -79,7 +79,8 @@ func TestBucketsOfOddDescriptors(t *testing.T) {
 		t.Fatal(err)
 	}
 	seen := map[string][]limits.Entry{}
-	for _, d := range [][]limits.Entry{entries("a", "b_c"), entries("a_b", "c"), entries("a", ""), entries("a", "é"), entries("a", "%c3%a9"), entries("a", strings.Repeat("x", 10_000)), entries("a", strings.Repeat("x", 10_001))} {
+	for _, d := range [][]limits.Entry{entries("a", "b_c"), entries("a_b", "c"), entries("a", ""), entries("a", "é"), entries("a", "%c3%a9"),
+		entries("a", strings.Repeat("x", 10_000)), entries("a", strings.Repeat("x", 10_001))} {
 		r, ok := set.Match(d)
 		if !ok {
 			t.Fatalf("%v matches nothing", d)

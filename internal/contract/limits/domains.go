@@ -21,7 +21,8 @@ func LoadDomains(paths []string) ([]*Set, error) {
 			continue
 		}
 		if other, taken := from[set.domain]; taken {
-			errs = append(errs, &Error{File: path, Line: 1, Column: 1, Message: fmt.Sprintf("the domain %q is %s's already; one file for each domain", set.domain, other)})
+			errs = append(errs, &Error{File: path, Line: 1, Column: 1,
+				Message: fmt.Sprintf("the domain %q is %s's already; one file for each domain", set.domain, other)})
 			continue
 		}
 		from[set.domain] = path

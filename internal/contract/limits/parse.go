@@ -58,7 +58,8 @@ func Parse(text []byte) (*Set, error) { return ParseWith(text, Options{}) }
 // ParseWith is Parse with options.
 func ParseWith(text []byte, o Options) (*Set, error) {
 	if len(text) > maxFile {
-		return nil, &Error{File: o.File, Line: 1, Column: 1, Message: fmt.Sprintf("the file has %d bytes, at most %d are read", len(text), maxFile)}
+		return nil, &Error{File: o.File, Line: 1, Column: 1, Message: fmt.Sprintf("the file has %d bytes, at most %d are read", len(text),
+			maxFile)}
 	}
 	file, err := parser.ParseBytes(text, 0)
 	if err != nil {

@@ -44,7 +44,8 @@ func theirs(text string) (set config.RateLimitConfig, err error) {
 		}
 	}()
 	manager := stats.NewStatManager(gostats.NewStore(gostats.NewNullSink(), false), settings.Settings{})
-	return config.NewRateLimitConfigImpl([]config.RateLimitConfigToLoad{{Name: "f", ConfigYaml: config.ConfigFileContentToYaml("f", text)}}, manager, false), nil
+	return config.NewRateLimitConfigImpl([]config.RateLimitConfigToLoad{{Name: "f", ConfigYaml: config.ConfigFileContentToYaml("f", text)}},
+		manager, false), nil
 }
 
 // dump is our rules as upstream's Dump writes its own, line by line, sorted.
@@ -55,7 +56,8 @@ func dump(set *limits.Set) []string {
 		if !r.Unlimited {
 			unit = strings.ToUpper(unitOf(r))
 		}
-		lines = append(lines, fmt.Sprintf("%s.%s: unit=%s requests_per_unit=%d, shadow_mode: %t, quota_mode: %t", set.Domain(), r.Path, unit, r.PerPeriod, r.Shadow, r.Quota))
+		lines = append(lines, fmt.Sprintf("%s.%s: unit=%s requests_per_unit=%d, shadow_mode: %t, quota_mode: %t", set.Domain(), r.Path, unit,
+			r.PerPeriod, r.Shadow, r.Quota))
 	}
 	slices.Sort(lines)
 	return lines
@@ -231,7 +233,8 @@ func TestLabelsAsUpstream(t *testing.T) {
 			var entries []limits.Entry
 			d := &common.RateLimitDescriptor{}
 			for range rapid.IntRange(1, 3).Draw(t, "depth") {
-				e := limits.Entry{Key: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "key"), Value: rapid.SampledFrom([]string{"", "x", "xy", "z"}).Draw(t, "value")}
+				e := limits.Entry{Key: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "key"), Value: rapid.SampledFrom([]string{"", "x", "xy",
+					"z"}).Draw(t, "value")}
 				entries = append(entries, e)
 				d.Entries = append(d.Entries, &common.RateLimitDescriptor_Entry{Key: e.Key, Value: e.Value})
 			}
@@ -246,7 +249,8 @@ func TestLabelsAsUpstream(t *testing.T) {
 			if got := "d." + string(rule.AppendLabel(nil, entries)); got != limit.FullKey {
 				t.Fatalf("%v: want label %q, got %q in\n%s", entries, limit.FullKey, got, text)
 			}
-			if rule.Shadow != limit.ShadowMode || rule.Quota != limit.QuotaMode || rule.Detailed != limit.DetailedMetric || rule.Unlimited != limit.Unlimited {
+			if rule.Shadow != limit.ShadowMode || rule.Quota != limit.QuotaMode || rule.Detailed != limit.DetailedMetric ||
+				rule.Unlimited != limit.Unlimited {
 				t.Fatalf("%v: want %+v, got %+v", entries, limit, rule)
 			}
 		}

@@ -53,13 +53,15 @@ func TestMatchesAsUpstream(t *testing.T) {
 		if err != nil {
 			t.Fatalf("parse: %v\n%s", err, b)
 		}
-		theirs := config.NewRateLimitConfigImpl([]config.RateLimitConfigToLoad{{Name: "random", ConfigYaml: config.ConfigFileContentToYaml("random", b.String())}},
+		theirs := config.NewRateLimitConfigImpl([]config.RateLimitConfigToLoad{{Name: "random",
+			ConfigYaml: config.ConfigFileContentToYaml("random", b.String())}},
 			stats.NewStatManager(gostats.NewStore(gostats.NewNullSink(), false), settings.Settings{}), false)
 		for range 20 {
 			var entries []limits.Entry
 			descriptor := &common.RateLimitDescriptor{}
 			for range rapid.IntRange(1, 5).Draw(t, "depth") {
-				e := limits.Entry{Key: rapid.SampledFrom([]string{"a", "b", "c", "d"}).Draw(t, "entry"), Value: rapid.SampledFrom([]string{"", "x", "xy", "xyz", "z", "q"}).Draw(t, "entry value")}
+				e := limits.Entry{Key: rapid.SampledFrom([]string{"a", "b", "c", "d"}).Draw(t, "entry"),
+					Value: rapid.SampledFrom([]string{"", "x", "xy", "xyz", "z", "q"}).Draw(t, "entry value")}
 				entries = append(entries, e)
 				descriptor.Entries = append(descriptor.Entries, &common.RateLimitDescriptor_Entry{Key: e.Key, Value: e.Value})
 			}
@@ -79,5 +81,6 @@ func TestMatchesAsUpstream(t *testing.T) {
 }
 
 func unitOf(r *limits.Rule) string {
-	return map[int]string{1: "second", 60: "minute", 3600: "hour", 86400: "day", 604800: "week", 2592000: "month", 31536000: "year"}[int(r.Period.Seconds())]
+	return map[int]string{1: "second", 60: "minute", 3600: "hour", 86400: "day", 604800: "week", 2592000: "month",
+		31536000: "year"}[int(r.Period.Seconds())]
 }

@@ -127,7 +127,8 @@ func (v *Verifier) Verify(token string) (Principal, error) {
 	if c.Subject == "" {
 		return Principal{}, fmt.Errorf("%w: no subject", ErrNoIdentity)
 	}
-	return Principal{UserID: c.Subject, OrgID: c.OrgID, Team: c.Team, KeyID: c.KeyID, Client: c.Client, Scope: c.Scope, Roles: c.Roles, Tier: c.Tier}, nil
+	return Principal{UserID: c.Subject, OrgID: c.OrgID, Team: c.Team, KeyID: c.KeyID, Client: c.Client, Scope: c.Scope, Roles: c.Roles,
+		Tier: c.Tier}, nil
 }
 
 // Authenticate checks the identity that a request carries. None, more than one or an

@@ -41,7 +41,8 @@ func TestMintedIdentitiesVerify(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := NewVerifier("tokensvc", keys).Verify(token)
-	if err != nil || got.UserID != want.UserID || got.OrgID != want.OrgID || got.KeyID != want.KeyID || got.Tier != want.Tier || !slices.Equal(got.Roles, want.Roles) {
+	if err != nil || got.UserID != want.UserID || got.OrgID != want.OrgID || got.KeyID != want.KeyID || got.Tier != want.Tier ||
+		!slices.Equal(got.Roles, want.Roles) {
 		t.Fatalf("want %+v, got %+v, %v", want, got, err)
 	}
 	if !got.Is(RoleAdmin) || got.Is("admin") {
@@ -64,7 +65,8 @@ func TestBadIdentitiesAreRefused(t *testing.T) {
 	user := Principal{UserID: "u"}
 	good := mint(signer, user, "tokensvc", now)
 	parts := strings.Split(good, ".")
-	secret, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.RegisteredClaims{Issuer: Issuer, Subject: "u", Audience: jwt.ClaimStrings{"tokensvc"},
+	secret, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.RegisteredClaims{Issuer: Issuer, Subject: "u",
+		Audience:  jwt.ClaimStrings{"tokensvc"},
 		ExpiresAt: jwt.NewNumericDate(now.Add(time.Minute))}).SignedString(signer.JWKS())
 	if err != nil {
 		t.Fatal(err)
@@ -102,7 +104,8 @@ func TestMiddleware(t *testing.T) {
 	for name, c := range map[string]struct {
 		values []string
 		want   int
-	}{"none": {nil, 401}, "good": {[]string{good}, 204}, "twice": {[]string{good, good}, 401}, "bad first": {[]string{"x", good}, 401}, "joined": {[]string{good + "," + good}, 401}} {
+	}{"none": {nil, 401}, "good": {[]string{good}, 204}, "twice": {[]string{good, good}, 401}, "bad first": {[]string{"x", good}, 401},
+		"joined": {[]string{good + "," + good}, 401}} {
 		r := httptest.NewRequest(http.MethodGet, "/", http.NoBody)
 		for _, v := range c.values {
 			r.Header.Add(attributes.HeaderIdentity, v)
@@ -138,13 +141,16 @@ func FuzzVerify(f *testing.F) {
 
 func TestTierOf(t *testing.T) {
 	t.Parallel()
-	tiers := config.Tiers{Default: "FREE", Levels: map[string]config.Tier{"USER": {Priority: 10}, "GOLD": {Priority: 30}, "ALSO": {Priority: 30}, "ZERO": {}}}
+	tiers := config.Tiers{Default: "FREE", Levels: map[string]config.Tier{"USER": {Priority: 10}, "GOLD": {Priority: 30},
+		"ALSO": {Priority: 30}, "ZERO": {}}}
 	for name, c := range map[string]struct {
 		roles []string
 		want  string
 	}{
-		"none": {nil, "FREE"}, "unknown": {[]string{"X"}, "FREE"}, "one": {[]string{"USER"}, "USER"}, "highest": {[]string{"USER", "GOLD"}, "GOLD"},
-		"order does not matter": {[]string{"GOLD", "USER"}, "GOLD"}, "equals by name": {[]string{"GOLD", "ALSO"}, "ALSO"}, "priority zero": {[]string{"ZERO"}, "ZERO"},
+		"none": {nil, "FREE"}, "unknown": {[]string{"X"}, "FREE"}, "one": {[]string{"USER"}, "USER"}, "highest": {[]string{"USER", "GOLD"},
+			"GOLD"},
+		"order does not matter": {[]string{"GOLD", "USER"}, "GOLD"}, "equals by name": {[]string{"GOLD", "ALSO"}, "ALSO"},
+		"priority zero": {[]string{"ZERO"}, "ZERO"},
 	} {
 		if got := TierOf(c.roles, tiers); got != c.want {
 			t.Errorf("%s: want %s, got %s", name, c.want, got)

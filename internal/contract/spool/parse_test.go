@@ -20,9 +20,12 @@ func TestParse(t *testing.T) {
 	t.Parallel()
 	ptr := func(n int64) *int64 { return &n }
 	held, heldIn := 300.0, 44.0
-	want := Line{ID: "6d5f9a53-5f0b-4d6e-9a43-0c1c3f1d2a10", Account: "user:u1", Held: &held, HeldIn: &heldIn, User: "u1", Team: "red", Tier: "GOLD", Route: "openai-chat",
-		Provider: "openai", Model: "gpt-4o", Served: "gpt-4o-2024-08-06", Stream: "true", Bytes: "174", Input: ptr(12), Output: ptr(80), Cached: ptr(0),
-		Quality: Complete, Status: 200, Flags: "-", Details: "via_upstream", Upstream: "200", BytesSent: 28000, WireRecv: 28400, HeaderRecv: 300, Millis: 812,
+	want := Line{ID: "6d5f9a53-5f0b-4d6e-9a43-0c1c3f1d2a10", Account: "user:u1", Held: &held, HeldIn: &heldIn, User: "u1", Team: "red",
+		Tier: "GOLD", Route: "openai-chat",
+		Provider: "openai", Model: "gpt-4o", Served: "gpt-4o-2024-08-06", Stream: "true", Bytes: "174", Input: ptr(12), Output: ptr(80),
+		Cached:  ptr(0),
+		Quality: Complete, Status: 200, Flags: "-", Details: "via_upstream", Upstream: "200", BytesSent: 28000, WireRecv: 28400,
+		HeaderRecv: 300, Millis: 812,
 		FirstByte: ptr(5), Start: "2026-11-22T11:51:54.123Z", Corr: "c-1"}
 	got, err := Parse([]byte(whole))
 	if err != nil {

@@ -65,7 +65,8 @@ func Format(running bool) map[string]string {
 	limit := func(key string) string { return "%DYNAMIC_METADATA(" + attributes.NamespaceLimit + ":" + key + ")%" }
 	all := map[string]string{
 		"id": "%REQ(X-REQUEST-ID)%", "account": limit(attributes.Account), "held": limit(attributes.Held), "held_in": limit(attributes.Input),
-		"user": auth(attributes.User), "org": auth(attributes.Org), "team": auth(attributes.Team), "key": auth(attributes.Key), "tier": auth(attributes.Tier),
+		"user": auth(attributes.User), "org": auth(attributes.Org), "team": auth(attributes.Team), "key": auth(attributes.Key),
+		"tier":  auth(attributes.Tier),
 		"route": "%METADATA(ROUTE:leaky:route)%", "provider": "%METADATA(ROUTE:leaky:provider)%",
 		"model":  "%METADATA(ROUTE:leaky:model)%", // not ratelimit's: a refusal has one too
 		"served": usage("model"), "stream": limit(attributes.Stream),

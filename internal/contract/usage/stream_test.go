@@ -58,7 +58,8 @@ func TestEnsureStreamFromManyServicesAtOnce(t *testing.T) {
 func TestEnsureStreamKeepsTheOperatorsSettings(t *testing.T) {
 	t.Parallel()
 	js := jetStream(t)
-	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: usage.Stream, Subjects: []string{usage.SubjectsUsage}, MaxMsgs: 12345}); err != nil {
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: usage.Stream, Subjects: []string{usage.SubjectsUsage},
+		MaxMsgs: 12345}); err != nil {
 		t.Fatal(err)
 	}
 	stream, err := usage.EnsureStream(t.Context(), js)

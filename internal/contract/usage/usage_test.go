@@ -13,9 +13,12 @@ import (
 )
 
 func event() usage.Event {
-	return usage.Event{RequestID: "6d5f9a53-5f0b-4d6e-9a43-0c1c3f1d2a10", UserID: "u1", OrgID: "o1", Team: "core", KeyID: "k1", Tier: "GOLD", Account: "org:o1",
-		Route: "openai-chat", Provider: "openai", ModelAsked: "gpt-4o", ModelServed: "gpt-4o-2024-08-06", Input: 12, Output: 80, Cached: 4, Reasoning: 8,
-		Held: 300, Charged: 92, Source: usage.FromProvider, Pool: usage.PoolDrawn, Allowed: true, Stream: true, Status: 200, Reason: "none", LatencyMS: 812, FirstByteMS: 5,
+	return usage.Event{RequestID: "6d5f9a53-5f0b-4d6e-9a43-0c1c3f1d2a10", UserID: "u1", OrgID: "o1", Team: "core", KeyID: "k1", Tier: "GOLD",
+		Account: "org:o1",
+		Route:   "openai-chat", Provider: "openai", ModelAsked: "gpt-4o", ModelServed: "gpt-4o-2024-08-06", Input: 12, Output: 80, Cached: 4,
+		Reasoning: 8,
+		Held:      300, Charged: 92, Source: usage.FromProvider, Pool: usage.PoolDrawn, Allowed: true, Stream: true, Status: 200, Reason: "none",
+		LatencyMS: 812, FirstByteMS: 5,
 		Timestamp: time.Date(2026, 11, 22, 11, 51, 54, 123e6, time.UTC)}
 }
 
@@ -26,7 +29,8 @@ func reference(t *testing.T, e usage.Event, source, correlation, trace string) s
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := json.Marshal(usage.Envelope{SpecVersion: "1.0", ID: e.RequestID, Source: source, Type: usage.TypeUsage, Time: e.Timestamp.UTC(),
+	text, err := json.Marshal(usage.Envelope{SpecVersion: "1.0", ID: e.RequestID, Source: source, Type: usage.TypeUsage,
+		Time:            e.Timestamp.UTC(),
 		DataContentType: "application/json", CorrelationID: correlation, TraceParent: trace, Data: data})
 	if err != nil {
 		t.Fatal(err)
@@ -85,7 +89,8 @@ func TestDecodeRefusesPoison(t *testing.T) {
 		"ids differ": swap(`"id":"6d`, `"id":"7d`), "provider with a dot": swap(`"provider":"openai"`, `"provider":"a.b"`),
 		"no provider": swap(`"provider":"openai"`, `"provider":""`), "negative": swap(`"tokens":92`, `"tokens":-1`),
 		"fraction": swap(`"tokens":92`, `"tokens":1.5`), "text for a number": swap(`"tokens":92`, `"tokens":"92"`),
-		"no time": swap(`"timestamp":"2026-11-22T11:51:54.123Z"`, `"timestamp":"0001-01-01T00:00:00Z"`), "data a string": swap(`"data":{`, `"data":"","x":{`),
+		"no time": swap(`"timestamp":"2026-11-22T11:51:54.123Z"`, `"timestamp":"0001-01-01T00:00:00Z"`), "data a string": swap(`"data":{`,
+			`"data":"","x":{`),
 	} {
 		if _, err := usage.Decode([]byte(text)); !errors.Is(err, usage.ErrMalformed) {
 			t.Errorf("%s: want %v, got %v", name, usage.ErrMalformed, err)

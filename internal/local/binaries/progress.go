@@ -27,7 +27,8 @@ type bar struct {
 }
 
 func startBar(w io.Writer, p Part, f File, dir string) *bar {
-	b := &bar{w: w, label: fmt.Sprintf("  %-10s %-20s", p.Name, p.Version), total: f.Bytes, dir: dir, done: make(chan struct{}), start: time.Now()}
+	b := &bar{w: w, label: fmt.Sprintf("  %-10s %-20s", p.Name, p.Version), total: f.Bytes, dir: dir, done: make(chan struct{}),
+		start: time.Now()}
 	if file, ok := w.(*os.File); ok {
 		b.terminal = term.IsTerminal(int(file.Fd()))
 	}

@@ -50,7 +50,8 @@ func openAccount(ctx context.Context, gateway api, adminToken, tier string) (Acc
 	if tier != "USER" {
 		roles = append(roles, tier)
 	}
-	if err := gateway.call(ctx, http.MethodPut, "/api/v1/admin/users/"+url.PathEscape(who.UserID)+"/roles", adminToken, map[string]any{"roles": roles}, nil); err != nil {
+	if err := gateway.call(ctx, http.MethodPut, "/api/v1/admin/users/"+url.PathEscape(who.UserID)+"/roles", adminToken,
+		map[string]any{"roles": roles}, nil); err != nil {
 		return Account{}, fmt.Errorf("make %s a %s: %w", name, tier, err)
 	}
 	// The first token names the first roles; a fresh one names the new ones.

@@ -175,7 +175,8 @@ func grown(ctx context.Context, replicas *limiters, before map[string]int) map[s
 
 // load runs the clients for the time given, kills what is to be killed, and shows the
 // live table meanwhile.
-func (d *Demo) load(ctx context.Context, client *http.Client, accounts []Account, b *book, w *watcher, replicas *limiters) ([]Outage, error) {
+func (d *Demo) load(ctx context.Context, client *http.Client, accounts []Account, b *book, w *watcher, replicas *limiters) ([]Outage,
+	error) {
 	text := filling(d.cfg.Seed)
 	start := time.Now()
 	asking, stop := context.WithTimeout(ctx, d.cfg.For)

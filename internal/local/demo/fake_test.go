@@ -45,7 +45,8 @@ const fakeCapacity = 3000
 
 func newFakeStack(t *testing.T, faults fakeFaults) *fakeStack {
 	t.Helper()
-	s := &fakeStack{users: map[string]string{}, level: map[string]int64{}, holds: map[string]Charge{}, config: map[string]any{"chunkDelayMs": 3.0, "delayMs": 1.0}, faults: faults}
+	s := &fakeStack{users: map[string]string{}, level: map[string]int64{}, holds: map[string]Charge{},
+		config: map[string]any{"chunkDelayMs": 3.0, "delayMs": 1.0}, faults: faults}
 	gateway := http.NewServeMux()
 	gateway.HandleFunc("POST /api/v1/auth/", s.auth)
 	gateway.HandleFunc("PUT /api/v1/admin/users/{id}/roles", func(http.ResponseWriter, *http.Request) {})
@@ -152,7 +153,8 @@ func (s *fakeStack) chat(w http.ResponseWriter, r *http.Request) {
 	if s.shop != nil {
 		s.shop.entries = append(s.shop.entries, Entry{Kind: kindUsage, Tokens: -input - written, Reference: usagePrefix + id, At: time.Now()})
 	}
-	event["source"], event["allowed"], event["tokens"], event["inputTokens"], event["outputTokens"] = "provider", true, input+written, input, written
+	event["source"], event["allowed"], event["tokens"], event["inputTokens"], event["outputTokens"] = "provider", true, input+written, input,
+		written
 	if written < output {
 		event["source"] = "estimated"
 	}
@@ -219,9 +221,11 @@ func (s *fakeStack) Look(_ context.Context, in *limitpb.LookRequest, _ ...grpc.C
 	defer s.mu.Unlock()
 	out := &limitpb.LookResponse{}
 	for range in.GetDescriptors() {
-		out.Buckets = append(out.Buckets, &limitpb.Bucket{Unit: "tokens", Capacity: fakeCapacity, Level: float64(s.level[strings.TrimPrefix(in.GetAccount(), "user:")])})
+		out.Buckets = append(out.Buckets, &limitpb.Bucket{Unit: "tokens", Capacity: fakeCapacity,
+			Level: float64(s.level[strings.TrimPrefix(in.GetAccount(), "user:")])})
 	}
-	states := map[State]limitpb.HoldState_State{Held: limitpb.HoldState_HELD, Settled: limitpb.HoldState_SETTLED, "": limitpb.HoldState_UNKNOWN}
+	states := map[State]limitpb.HoldState_State{Held: limitpb.HoldState_HELD, Settled: limitpb.HoldState_SETTLED,
+		"": limitpb.HoldState_UNKNOWN}
 	for _, id := range in.GetRequestIds() {
 		h := s.holds[id]
 		out.Holds = append(out.Holds, &limitpb.HoldState{RequestId: id, State: states[h.State], Held: h.Held, Charged: h.Charged})
@@ -235,9 +239,11 @@ func (s *fakeStack) Look(_ context.Context, in *limitpb.LookRequest, _ ...grpc.C
 
 func (s *fakeStack) demo(t *testing.T, run time.Duration) *Demo {
 	t.Helper()
-	d, err := New(Config{Gateway: s.gateway.URL, Limiter: s, Admin: Credentials{"admin", "secret"}, Tiers: []string{"USER", "SILVER", "GOLD"}, For: run, Clients: 20,
+	d, err := New(Config{Gateway: s.gateway.URL, Limiter: s, Admin: Credentials{"admin", "secret"}, Tiers: []string{"USER", "SILVER",
+		"GOLD"}, For: run, Clients: 20,
 		Seed: 1, Drain: time.Second, ChunkDelay: 5 * time.Millisecond, Progress: t.Output(),
-		Targets: []Target{{Provider: "openai", Protocol: ProtocolOpenAI, Path: "/v1/chat/completions", Models: []string{"gpt-4o"}, Stub: s.stub.URL, Part: "stub-openai"}}})
+		Targets: []Target{{Provider: "openai", Protocol: ProtocolOpenAI, Path: "/v1/chat/completions", Models: []string{"gpt-4o"},
+			Stub: s.stub.URL, Part: "stub-openai"}}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,7 +11,8 @@ const PartEnvoy = "envoy"
 
 // Judge compares the books and says whether anything went over a limit.
 func Judge(e Evidence) Verdict {
-	j := &judge{e: &e, lines: map[Pair]*Line{}, servings: map[Pair][]serving{}, seen: map[string]bool{}, unexpected: map[string]int{}, failures: map[string]int{}, parts: map[string]string{}}
+	j := &judge{e: &e, lines: map[Pair]*Line{}, servings: map[Pair][]serving{}, seen: map[string]bool{}, unexpected: map[string]int{},
+		failures: map[string]int{}, parts: map[string]string{}}
 	for _, t := range e.Targets {
 		j.parts[t.Provider] = t.Part
 	}

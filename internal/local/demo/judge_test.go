@@ -110,7 +110,8 @@ func TestJudgeFails(t *testing.T) {
 			e.Events["x"] = Event{User: "u-ann", Provider: "openai", Charged: 5, Source: "provider", Allowed: true, Times: 1}
 		}, "belong to no call"},
 		"one id for two answers": {func(e *Evidence) { e.Calls[1].ID = id1 }, "the books differ on"},
-		"the report differs":     {func(e *Evidence) { e.Totals[Pair{0, "openai"}] = Total{Events: 3, Tokens: 104} }, "the report of ann at openai says 104 tokens"},
+		"the report differs": {func(e *Evidence) { e.Totals[Pair{0, "openai"}] = Total{Events: 3, Tokens: 104} },
+			"the report of ann at openai says 104 tokens"},
 		"tokens held for nobody": {func(e *Evidence) {
 			e.Limits[Pair{0, "openai"}] = Limit{Capacity: 1000, Leak: 10, Held: 90}
 		}, "90 tokens held for no call that is known"},

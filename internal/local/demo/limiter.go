@@ -26,7 +26,8 @@ func (b *limiterBook) limit(ctx context.Context, p Pair) (Limit, error) {
 	defer cancel()
 	a := b.accounts[p.Account]
 	entries := []*limitpb.Entry{{Key: "count", Value: "tokens"}, {Key: "user", Value: a.User}, {Key: "provider", Value: p.Provider}}
-	resp, err := b.client.Look(ctx, &limitpb.LookRequest{Account: "user:" + a.User, Tier: a.Tier, Descriptors: []*limitpb.Descriptor{{Entries: entries}}})
+	resp, err := b.client.Look(ctx, &limitpb.LookRequest{Account: "user:" + a.User, Tier: a.Tier,
+		Descriptors: []*limitpb.Descriptor{{Entries: entries}}})
 	if err != nil {
 		return Limit{}, fmt.Errorf("look at the limit of %s at %s: %w", a.Name, p.Provider, err)
 	}

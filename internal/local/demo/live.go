@@ -31,7 +31,8 @@ type viewRow struct {
 }
 
 // show polls the books and draws until done is closed.
-func (d *Demo) show(ctx context.Context, done <-chan struct{}, start time.Time, accounts []Account, b *book, w *watcher, down func() []string) {
+func (d *Demo) show(ctx context.Context, done <-chan struct{}, start time.Time, accounts []Account, b *book, w *watcher,
+	down func() []string) {
 	p := newPainter(d.cfg.Progress, d.cfg.Width)
 	v := view{For: d.cfg.For, Rows: make([]viewRow, len(accounts))}
 	for _, t := range d.cfg.Targets {
@@ -105,7 +106,8 @@ func (v *view) away(separator string) string {
 func (v *view) line() string {
 	parts := []string{v.Elapsed.Round(time.Second).String() + v.away(" ")}
 	for _, r := range v.Rows {
-		parts = append(parts, fmt.Sprintf("%s: %s admitted, %s refused, %s aborted, %s tokens settled", r.Name, thousands(int64(r.Tally.Admitted)),
+		parts = append(parts, fmt.Sprintf("%s: %s admitted, %s refused, %s aborted, %s tokens settled", r.Name,
+			thousands(int64(r.Tally.Admitted)),
 			thousands(int64(r.Tally.Refused)), thousands(int64(r.Tally.Aborted)), thousands(r.Tally.Settled)))
 	}
 	return strings.Join(parts, " | ")

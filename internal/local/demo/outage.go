@@ -120,7 +120,8 @@ func (j *judge) outage(o Outage, until time.Duration, mode config.OutageMode) Mo
 		v.Bound = &leased
 	}
 	if v.Bound != nil && (v.Tokens > *v.Bound || mode == config.OutageClosed && v.Admitted > 0) {
-		j.fail("while %s was away, %s of %s tokens admitted in mode %s, and %s is the bound", o.Part, count(v.Admitted, "call"), thousands(v.Tokens), mode, thousands(*v.Bound))
+		j.fail("while %s was away, %s of %s tokens admitted in mode %s, and %s is the bound", o.Part, count(v.Admitted, "call"),
+			thousands(v.Tokens), mode, thousands(*v.Bound))
 	}
 	return v
 }
@@ -145,13 +146,15 @@ func (v Verdict) printOutages(b *strings.Builder) {
 			case m.Mode == string(config.OutageLease):
 				bound = "not asked"
 			}
-			t.add("  "+m.Mode+" ("+strings.Join(m.Providers, ", ")+")", thousands(int64(m.Calls)), thousands(int64(m.Unavailable)), thousands(int64(m.Admitted)),
+			t.add("  "+m.Mode+" ("+strings.Join(m.Providers, ", ")+")", thousands(int64(m.Calls)), thousands(int64(m.Unavailable)),
+				thousands(int64(m.Admitted)),
 				thousands(m.Tokens), bound)
 		}
 		b.WriteString(t.String())
 	}
 	if a := v.Adopted; len(a) > 0 {
-		fmt.Fprintf(b, "written down afterwards: %s out of leases, %s by force, %s known before, %s not\n", thousands(int64(a["lease"])), thousands(int64(a["forced"])),
+		fmt.Fprintf(b, "written down afterwards: %s out of leases, %s by force, %s known before, %s not\n", thousands(int64(a["lease"])),
+			thousands(int64(a["forced"])),
 			thousands(int64(a["known"])), thousands(int64(a["failed"])))
 	}
 	b.WriteString("\n")

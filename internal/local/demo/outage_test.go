@@ -32,14 +32,16 @@ func TestJudgeOutages(t *testing.T) {
 		reason string // empty: OK
 		bound  int64  // -1: none
 	}{
-		"closed holds":                         {config.OutageClosed, func(e *Evidence) { e.Calls[1].Blind = "" }, "", 0},
-		"closed lets one through that says so": {config.OutageClosed, func(*Evidence) {}, "1 call of 100 tokens admitted in mode closed, and 0 is the bound", 0},
+		"closed holds": {config.OutageClosed, func(e *Evidence) { e.Calls[1].Blind = "" }, "", 0},
+		"closed lets one through that says so": {config.OutageClosed, func(*Evidence) {},
+			"1 call of 100 tokens admitted in mode closed, and 0 is the bound", 0},
 		"closed lets one through that says nothing": {config.OutageClosed, func(e *Evidence) {
 			e.Calls[1].Blind, e.Calls[1].Answered = "", e.Outages[0].Started
 		}, "admitted in mode closed", 0},
 		"no mode is closed":   {"", func(e *Evidence) { e.Calls[1].Blind = "closed" }, "admitted in mode closed", 0},
 		"lease within bounds": {config.OutageLease, func(*Evidence) {}, "", 100},
-		"lease overspent":     {config.OutageLease, func(e *Evidence) { e.Outages[0].Leased = 99 }, "of 100 tokens admitted in mode lease, and 99 is the bound", 99},
+		"lease overspent": {config.OutageLease, func(e *Evidence) { e.Outages[0].Leased = 99 },
+			"of 100 tokens admitted in mode lease, and 99 is the bound", 99},
 		"lease spent before the limiters were asked": {config.OutageLease, func(e *Evidence) {
 			e.Outages[0].Leased, e.Outages[0].Counted = 0, 1200*time.Millisecond
 		}, "", 100},
@@ -48,10 +50,17 @@ func TestJudgeOutages(t *testing.T) {
 			e.Calls[1].Sent, e.Calls[1].Answered = 2600*time.Millisecond, 2700*time.Millisecond
 		}, "and 99 is the bound", 99},
 		"lease with a limiter that did not answer": {config.OutageLease, func(e *Evidence) { e.Outages[0].Counted = 0 }, "", -1},
-		"open admits":                      {config.OutageOpen, func(*Evidence) {}, "", -1},
-		"open may go over the limit":       {config.OutageOpen, func(e *Evidence) { e.Limits[Pair{0, "openai"}] = Limit{Capacity: 40, Leak: 1} }, "", -1},
-		"lease may not":                    {config.OutageLease, func(e *Evidence) { e.Limits[Pair{0, "openai"}] = Limit{Capacity: 40, Leak: 1} }, "over the limit", 100},
-		"a call that was not written down": {config.OutageOpen, func(e *Evidence) { e.Adopted = map[string]int{"failed": 1} }, "1 call of an outage", -1},
+		"open admits": {config.OutageOpen, func(*Evidence) {}, "", -1},
+		"open may go over the limit": {config.OutageOpen, func(e *Evidence) {
+			e.Limits[Pair{0, "openai"}] = Limit{Capacity: 40,
+				Leak: 1}
+		}, "", -1},
+		"lease may not": {config.OutageLease, func(e *Evidence) {
+			e.Limits[Pair{0, "openai"}] = Limit{Capacity: 40,
+				Leak: 1}
+		}, "over the limit", 100},
+		"a call that was not written down": {config.OutageOpen, func(e *Evidence) { e.Adopted = map[string]int{"failed": 1} },
+			"1 call of an outage", -1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -137,9 +146,10 @@ func TestBreakText(t *testing.T) {
 func TestSamples(t *testing.T) {
 	t.Parallel()
 	got := map[string]float64{}
-	err := samples(strings.NewReader("# HELP a b\n# TYPE a gauge\na 3\nb{x=\"1 2\",y=\"z\"} 4.5e+01\n\nnonsense\nc NaNs\n"), func(name, labels string, value float64) {
-		got[name+"|"+labels] = value
-	})
+	err := samples(strings.NewReader("# HELP a b\n# TYPE a gauge\na 3\nb{x=\"1 2\",y=\"z\"} 4.5e+01\n\nnonsense\nc NaNs\n"),
+		func(name, labels string, value float64) {
+			got[name+"|"+labels] = value
+		})
 	if want := map[string]float64{"a|": 3, `b|x="1 2",y="z"`: 45}; err != nil || !maps.Equal(got, want) {
 		t.Errorf("want %v, got %v, %v", want, got, err)
 	}

@@ -43,8 +43,9 @@ type planner struct {
 }
 
 func newPlanner(seed uint64, client int, targets []Target, tooLarge int, scale float64) *planner {
-	p := &planner{rng: rand.New(rand.NewPCG(seed, uint64(client))), hangsUp: client%hangUpEvery == hangUpAt, targets: len(targets), tooLarge: tooLarge,
-		scale: scale}
+	p := &planner{rng: rand.New(rand.NewPCG(seed, uint64(client))), hangsUp: client%hangUpEvery == hangUpAt, targets: len(targets),
+		tooLarge: tooLarge,
+		scale:    scale}
 	for _, t := range targets {
 		p.models = append(p.models, len(t.Models))
 	}

@@ -52,7 +52,8 @@ func TestPlanMixes(t *testing.T) {
 		hangUps += btoi(a.hangUp > 0)
 		two += btoi(a.n == 2)
 	}
-	for name, got := range map[string]int{"streams": streams, "stated maximum": stated, "big prompts": big, "first provider": providers[0], "second": providers[1], "third": providers[2]} {
+	for name, got := range map[string]int{"streams": streams, "stated maximum": stated, "big prompts": big, "first provider": providers[0],
+		"second": providers[1], "third": providers[2]} {
 		if got < n/5 || got > n*9/10 {
 			t.Errorf("%s: %d of %d is no mix", name, got, n)
 		}
@@ -108,11 +109,15 @@ func TestRequestIsJSONOfItsProtocol(t *testing.T) {
 	}{
 		"openai stream": {ask{provider: 1, stream: true, prompt: 5, answer: 9, maxTokens: 7}, "/v1/chat/completions",
 			map[string]any{"model": "gpt-4o", "stream": true, "max_tokens": 7.0}},
-		"qwen with the new name and two choices": {ask{provider: 2, prompt: 5, answer: 9, maxTokens: 7, newName: true, n: 2}, "/compatible-mode/v1/chat/completions",
+		"qwen with the new name and two choices": {ask{provider: 2, prompt: 5, answer: 9, maxTokens: 7, newName: true, n: 2},
+			"/compatible-mode/v1/chat/completions",
 			map[string]any{"model": "qwen-plus", "n": 2.0, "max_completion_tokens": 7.0}},
-		"openai without a maximum": {ask{provider: 1, prompt: largest, offset: fillingLength - 1, answer: 9}, "/v1/chat/completions", map[string]any{"model": "gpt-4o"}},
-		"gemini":                   {ask{provider: 0, model: 1, prompt: 5, answer: 9}, "/v1beta/models/gemini-2.5-pro:generateContent", map[string]any{}},
-		"gemini stream": {ask{provider: 0, stream: true, prompt: 5, answer: 9, maxTokens: 7}, "/v1beta/models/gemini-2.5-flash:streamGenerateContent?alt=sse",
+		"openai without a maximum": {ask{provider: 1, prompt: largest, offset: fillingLength - 1, answer: 9}, "/v1/chat/completions",
+			map[string]any{"model": "gpt-4o"}},
+		"gemini": {ask{provider: 0, model: 1, prompt: 5, answer: 9}, "/v1beta/models/gemini-2.5-pro:generateContent",
+			map[string]any{}},
+		"gemini stream": {ask{provider: 0, stream: true, prompt: 5, answer: 9, maxTokens: 7},
+			"/v1beta/models/gemini-2.5-flash:streamGenerateContent?alt=sse",
 			map[string]any{"generationConfig": map[string]any{"temperature": 0.5, "maxOutputTokens": 7.0}}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -83,8 +83,10 @@ func (d *Demo) Purchases(ctx context.Context, tokens int64) (v PurchaseVerdict, 
 		return v, err
 	}
 	b := newBook(1)
-	s := &shopper{account: accounts[0], gateway: gateway, target: target, limiter: &limiterBook{client: d.cfg.Limiter, accounts: accounts}, progress: d.cfg.Progress,
-		caller: caller{http: client, gateway: d.cfg.Gateway, key: accounts[0].key, text: filling(d.cfg.Seed), start: time.Now(), targets: []Target{*target}, book: b}}
+	s := &shopper{account: accounts[0], gateway: gateway, target: target, limiter: &limiterBook{client: d.cfg.Limiter, accounts: accounts},
+		progress: d.cfg.Progress,
+		caller: caller{http: client, gateway: d.cfg.Gateway, key: accounts[0].key, text: filling(d.cfg.Seed), start: time.Now(),
+			targets: []Target{*target}, book: b}}
 	e := PurchaseEvidence{Seed: d.cfg.Seed, Account: s.account, Provider: target.Provider, Price: d.cfg.Price(target.Provider)}
 	if err := s.live(ctx, tokens, &e); err != nil {
 		return v, err
@@ -143,7 +145,8 @@ func (s *shopper) buy(ctx context.Context, tokens int64) (Bought, error) {
 		switch got.Status {
 		case statusCompleted:
 			got.Completed = millis(time.Since(taken))
-			s.say("  202 after %.1f ms, COMPLETED %.1f ms later, %d.%02d %s", got.Accepted, got.Completed, got.Amount/100, got.Amount%100, got.Currency)
+			s.say("  202 after %.1f ms, COMPLETED %.1f ms later, %d.%02d %s", got.Accepted, got.Completed, got.Amount/100, got.Amount%100,
+				got.Currency)
 			return got, nil
 		case statusFailed:
 			return got, fmt.Errorf("purchase %s failed; leaky sagas show %s", got.ID, got.ID)
@@ -243,7 +246,8 @@ func (s *shopper) topUp(ctx context.Context, tokens int64, e *PurchaseEvidence) 
 	}
 	e.Purchases = append(e.Purchases, second)
 	e.Admitted = admitted
-	s.say("  admitted again %.1f ms after the order, %s were refused meanwhile", millis(admitted.Sub(second.posted)), count(e.RefusedMeanwhile, "call"))
+	s.say("  admitted again %.1f ms after the order, %s were refused meanwhile", millis(admitted.Sub(second.posted)),
+		count(e.RefusedMeanwhile, "call"))
 	return nil
 }
 
@@ -266,7 +270,8 @@ func (s *shopper) each(ctx context.Context, f func(ctx context.Context, c *calle
 
 // ask makes one small call and writes it down; every other one is a stream.
 func (s *shopper) ask(ctx context.Context, c *caller, n int) Call {
-	call := c.call(ctx, ask{stream: n%2 == 1, prompt: dryPrompt, offset: n % fillingLength, answer: dryAnswer, maxTokens: dryMaximum, model: n % len(s.target.Models)})
+	call := c.call(ctx, ask{stream: n%2 == 1, prompt: dryPrompt, offset: n % fillingLength, answer: dryAnswer, maxTokens: dryMaximum,
+		model: n % len(s.target.Models)})
 	c.book.add(call)
 	return call
 }

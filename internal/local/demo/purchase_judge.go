@@ -76,7 +76,8 @@ type PurchaseLine struct {
 // JudgePurchases compares the books of an account that bought tokens and spent them.
 func JudgePurchases(e PurchaseEvidence) PurchaseVerdict {
 	j := &purchaseJudge{e: &e, v: PurchaseVerdict{Seed: e.Seed, Account: e.Account, Provider: e.Provider, Purchases: e.Purchases, Dry: e.Dry,
-		RefusedMeanwhile: e.RefusedMeanwhile, Captured: e.Captured, LedgerBalanced: e.Ledger.Balanced, Reasons: []string{}, Disagreements: []PurchaseLine{}}}
+		RefusedMeanwhile: e.RefusedMeanwhile, Captured: e.Captured, LedgerBalanced: e.Ledger.Balanced, Reasons: []string{},
+		Disagreements: []PurchaseLine{}}}
 	j.calls()
 	j.entries()
 	j.compare()
@@ -221,7 +222,8 @@ func (b *BookLine) says(what string) bool {
 // refusal must be the one that SDKs know as "buy something", not as "try again".
 func (j *purchaseJudge) refusal() {
 	if d := j.e.Dry; d.Status != 429 || d.Type != typeDry || d.Code != codeDry || d.MayRetry {
-		j.fail("a spent pool was answered with %d %s / %s, x-should-retry %t; want 429 %s / %s, false", d.Status, d.Type, d.Code, d.MayRetry, typeDry, codeDry)
+		j.fail("a spent pool was answered with %d %s / %s, x-should-retry %t; want 429 %s / %s, false", d.Status, d.Type, d.Code, d.MayRetry,
+			typeDry, codeDry)
 	}
 }
 

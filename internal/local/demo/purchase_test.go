@@ -44,7 +44,8 @@ func TestJudgePurchasesAgrees(t *testing.T) {
 		t.Errorf("got %+v", v)
 	}
 	var text strings.Builder
-	if err := v.Print(&text); err != nil || !strings.Contains(text.String(), "first admitted call 20.0 ms") || !strings.Contains(text.String(), "\nOK: ") {
+	if err := v.Print(&text); err != nil || !strings.Contains(text.String(), "first admitted call 20.0 ms") ||
+		!strings.Contains(text.String(), "\nOK: ") {
 		t.Errorf("%v\n%s", err, text.String())
 	}
 }
@@ -55,28 +56,35 @@ func TestJudgePurchasesFails(t *testing.T) {
 		spoil  func(*PurchaseEvidence)
 		reason string
 	}{
-		"Redis credits twice":         {func(e *PurchaseEvidence) { e.Balance.Credits += 100 }, "Redis says 300 tokens credited, and 200 is right"},
-		"Redis forgets a charge":      {func(e *PurchaseEvidence) { e.Balance.Spent -= 30 }, "Redis says 80 tokens spent"},
-		"Redis knows no pool":         {func(e *PurchaseEvidence) { e.Balance = Balance{} }, "Redis knows no pool"},
-		"a hold is left":              {func(e *PurchaseEvidence) { e.Balance.Held = 1 }, "1 token still held"},
-		"the pool lost a purchase":    {func(e *PurchaseEvidence) { e.Quota.Total, e.Quota.Remaining = 100, -10 }, "ledger, pool says 100 tokens credited"},
-		"an entry is lost":            {func(e *PurchaseEvidence) { e.Entries = e.Entries[1:] }, "ledger, entries says 80 tokens spent"},
-		"an entry is there twice":     {func(e *PurchaseEvidence) { e.Entries = append(e.Entries, e.Entries[0]) }, "the books differ on 1 request"},
-		"a purchase is there twice":   {func(e *PurchaseEvidence) { e.Entries = append(e.Entries, e.Entries[1]) }, "ledger, entries says 300 tokens credited"},
-		"ClickHouse lost a sum":       {func(e *PurchaseEvidence) { e.Total.Tokens = 80 }, "ClickHouse says 80 tokens spent"},
-		"ClickHouse lost an event":    {func(e *PurchaseEvidence) { delete(e.Events, id1) }, "the books differ on 1 request"},
-		"an event is there twice":     {func(e *PurchaseEvidence) { e.Events[id1] = Event{Charged: 80, Times: 2} }, "the books differ on 1 request"},
-		"the stub served more":        {func(e *PurchaseEvidence) { e.Served[id1] = Served{20, 61, 1} }, "the books differ on 1 request"},
-		"a charge differs":            {func(e *PurchaseEvidence) { e.Charges[id3] = Charge{Settled, 120, 29} }, "the books differ on 1 request"},
-		"nothing was admitted":        {func(e *PurchaseEvidence) { e.Calls = e.Calls[1:2] }, "nothing was admitted"},
-		"told to try again":           {func(e *PurchaseEvidence) { e.Dry.MayRetry = true }, "x-should-retry true; want"},
-		"another code":                {func(e *PurchaseEvidence) { e.Dry.Code = "rate_limit_exceeded" }, "want 429 insufficient_quota / credit_balance_exhausted"},
-		"paid twice":                  {func(e *PurchaseEvidence) { *e.Captured = 3 }, "captured 3 minor units, and the purchases cost 2"},
-		"another price":               {func(e *PurchaseEvidence) { e.Price = 20_000 }, "purchase p1 cost 1 minor units, and 2 is right"},
-		"the second has no entry":     {func(e *PurchaseEvidence) { e.Entries[1].Reference = "p3" }, "no entry for purchase p2"},
-		"the ledger does not balance": {func(e *PurchaseEvidence) { e.Ledger = LedgerProof{Differences: []string{"unit x"}} }, "does not balance: [unit x]"},
-		"a book is shut":              {func(e *PurchaseEvidence) { e.Unread = []string{"status 503"} }, "could not be read: status 503"},
-		"one purchase only":           {func(e *PurchaseEvidence) { e.Purchases = e.Purchases[:1] }, "want two purchases"},
+		"Redis credits twice": {func(e *PurchaseEvidence) { e.Balance.Credits += 100 },
+			"Redis says 300 tokens credited, and 200 is right"},
+		"Redis forgets a charge": {func(e *PurchaseEvidence) { e.Balance.Spent -= 30 }, "Redis says 80 tokens spent"},
+		"Redis knows no pool":    {func(e *PurchaseEvidence) { e.Balance = Balance{} }, "Redis knows no pool"},
+		"a hold is left":         {func(e *PurchaseEvidence) { e.Balance.Held = 1 }, "1 token still held"},
+		"the pool lost a purchase": {func(e *PurchaseEvidence) { e.Quota.Total, e.Quota.Remaining = 100, -10 },
+			"ledger, pool says 100 tokens credited"},
+		"an entry is lost": {func(e *PurchaseEvidence) { e.Entries = e.Entries[1:] }, "ledger, entries says 80 tokens spent"},
+		"an entry is there twice": {func(e *PurchaseEvidence) { e.Entries = append(e.Entries, e.Entries[0]) },
+			"the books differ on 1 request"},
+		"a purchase is there twice": {func(e *PurchaseEvidence) { e.Entries = append(e.Entries, e.Entries[1]) },
+			"ledger, entries says 300 tokens credited"},
+		"ClickHouse lost a sum":    {func(e *PurchaseEvidence) { e.Total.Tokens = 80 }, "ClickHouse says 80 tokens spent"},
+		"ClickHouse lost an event": {func(e *PurchaseEvidence) { delete(e.Events, id1) }, "the books differ on 1 request"},
+		"an event is there twice": {func(e *PurchaseEvidence) { e.Events[id1] = Event{Charged: 80, Times: 2} },
+			"the books differ on 1 request"},
+		"the stub served more": {func(e *PurchaseEvidence) { e.Served[id1] = Served{20, 61, 1} }, "the books differ on 1 request"},
+		"a charge differs":     {func(e *PurchaseEvidence) { e.Charges[id3] = Charge{Settled, 120, 29} }, "the books differ on 1 request"},
+		"nothing was admitted": {func(e *PurchaseEvidence) { e.Calls = e.Calls[1:2] }, "nothing was admitted"},
+		"told to try again":    {func(e *PurchaseEvidence) { e.Dry.MayRetry = true }, "x-should-retry true; want"},
+		"another code": {func(e *PurchaseEvidence) { e.Dry.Code = "rate_limit_exceeded" },
+			"want 429 insufficient_quota / credit_balance_exhausted"},
+		"paid twice":              {func(e *PurchaseEvidence) { *e.Captured = 3 }, "captured 3 minor units, and the purchases cost 2"},
+		"another price":           {func(e *PurchaseEvidence) { e.Price = 20_000 }, "purchase p1 cost 1 minor units, and 2 is right"},
+		"the second has no entry": {func(e *PurchaseEvidence) { e.Entries[1].Reference = "p3" }, "no entry for purchase p2"},
+		"the ledger does not balance": {func(e *PurchaseEvidence) { e.Ledger = LedgerProof{Differences: []string{"unit x"}} },
+			"does not balance: [unit x]"},
+		"a book is shut":    {func(e *PurchaseEvidence) { e.Unread = []string{"status 503"} }, "could not be read: status 503"},
+		"one purchase only": {func(e *PurchaseEvidence) { e.Purchases = e.Purchases[:1] }, "want two purchases"},
 		"more spent than bought": {func(e *PurchaseEvidence) {
 			e.Purchases[0].Tokens, e.Purchases[1].Tokens = 50, 50
 		}, "10 more tokens were spent than bought"},

@@ -9,10 +9,12 @@ import (
 // Print writes the verdict for people; the steps were told while they were taken.
 func (v PurchaseVerdict) Print(to io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "\n%s calls of %s admitted, %s refused, seed %d\n", thousands(int64(v.Admitted)), v.Account.Name, thousands(int64(v.Refused)), v.Seed)
+	fmt.Fprintf(&b, "\n%s calls of %s admitted, %s refused, seed %d\n", thousands(int64(v.Admitted)), v.Account.Name,
+		thousands(int64(v.Refused)), v.Seed)
 	if len(v.Purchases) == 2 {
 		p := v.Purchases[1]
-		fmt.Fprintf(&b, "top-up: 202 after %.1f ms; 202 to COMPLETED %.1f ms; commit of the credit to the first admitted call %.1f ms\n\n", p.Accepted, p.Completed,
+		fmt.Fprintf(&b, "top-up: 202 after %.1f ms; 202 to COMPLETED %.1f ms; commit of the credit to the first admitted call %.1f ms\n\n",
+			p.Accepted, p.Completed,
 			v.CommitToAdmitted)
 	}
 	var t table
@@ -25,7 +27,8 @@ func (v PurchaseVerdict) Print(to io.Writer) error {
 		fmt.Fprintf(&b, "the payment stub took %d minor units\n", *v.Captured)
 	}
 	for _, d := range v.Disagreements {
-		fmt.Fprintf(&b, "  %s: client %s, stub %s, Redis %s, ledger %s, ClickHouse %s\n", d.ID, told(d.Client), told(d.Stub), told(d.Redis), told(d.Ledger), told(d.ClickHouse))
+		fmt.Fprintf(&b, "  %s: client %s, stub %s, Redis %s, ledger %s, ClickHouse %s\n", d.ID, told(d.Client), told(d.Stub), told(d.Redis),
+			told(d.Ledger), told(d.ClickHouse))
 	}
 	if v.OK {
 		b.WriteString("\nOK: the account ran dry, was topped up and admitted again, and the books agree.\n")

@@ -92,7 +92,8 @@ func (j *judge) events() {
 	}
 	switch {
 	case b.Unclaimed > j.faceless:
-		j.fail("%s of our accounts belong to no call, and only %s ended without an id", count(b.Unclaimed, "usage event"), count(j.faceless, "call"))
+		j.fail("%s of our accounts belong to no call, and only %s ended without an id", count(b.Unclaimed, "usage event"),
+			count(j.faceless, "call"))
 	case b.Unclaimed > 0:
 		j.note("%s of calls that broke before their answer; the books have them", count(b.Unclaimed, "usage event"))
 	}

@@ -37,9 +37,11 @@ func Stack(cfg *config.Config, dir string) (Config, error) {
 		return Config{}, fmt.Errorf("dial the limiter: %w", err)
 	}
 	parts := supervisor.NewClient(filepath.Join(dir, "run"))
-	return Config{Gateway: "http://" + reachable(cfg.Gateway.Listen), Targets: targets(cfg), Limiter: limitpb.NewLimiterClient(conn), Admin: admin,
-		MaxBody: cfg.Gateway.MaxBodyBytes, Tiers: []string{"USER", "SILVER", "GOLD"}, Parts: partsOf(parts), Control: parts, Limiters: limiterURLs(cfg),
-		Price: cfg.Purchases.Price, Payments: paymentStub(cfg)}, nil
+	return Config{Gateway: "http://" + reachable(cfg.Gateway.Listen), Targets: targets(cfg), Limiter: limitpb.NewLimiterClient(conn),
+		Admin:   admin,
+		MaxBody: cfg.Gateway.MaxBodyBytes, Tiers: []string{"USER", "SILVER", "GOLD"}, Parts: partsOf(parts), Control: parts,
+		Limiters: limiterURLs(cfg),
+		Price:    cfg.Purchases.Price, Payments: paymentStub(cfg)}, nil
 }
 
 func adminCredentials(dir string) (Credentials, error) {
@@ -61,7 +63,8 @@ func adminCredentials(dir string) (Credentials, error) {
 // targets are the providers whose address is a stub of this stack; others cost money.
 func targets(cfg *config.Config) []Target {
 	stubs := map[string]string{}
-	for part, at := range map[string]config.Endpoint{"stub-openai": cfg.Services.StubOpenAI, "stub-gemini": cfg.Services.StubGemini, "stub-qwen": cfg.Services.StubQwen} {
+	for part, at := range map[string]config.Endpoint{"stub-openai": cfg.Services.StubOpenAI, "stub-gemini": cfg.Services.StubGemini,
+		"stub-qwen": cfg.Services.StubQwen} {
 		stubs["http://"+at.HTTP] = part
 	}
 	var found []Target

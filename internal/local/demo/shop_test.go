@@ -62,7 +62,10 @@ func (s *fakeStack) sell(mux *http.ServeMux) {
 		s.mu.Unlock()
 		s.answer(w, page)
 	})
-	mux.HandleFunc("GET /api/v1/admin/ledger/verify", func(w http.ResponseWriter, _ *http.Request) { s.answer(w, LedgerProof{Balanced: true}) })
+	mux.HandleFunc("GET /api/v1/admin/ledger/verify", func(w http.ResponseWriter, _ *http.Request) {
+		s.answer(w,
+			LedgerProof{Balanced: true})
+	})
 	mux.HandleFunc("GET /__stub/payments", func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
 		taken := -s.shop.short
@@ -83,13 +86,14 @@ func TestPurchases(t *testing.T) {
 		reason string // of a verdict that is not OK
 		err    string
 	}{
-		"honest":               {fakeShop{code: codeDry, end: statusCompleted}, 1_000, fakeFaults{}, "", ""},
-		"events get lost":      {fakeShop{code: codeDry, end: statusCompleted}, 1_000, fakeFaults{loseEvents: true}, "the books differ on", ""},
-		"paid too little":      {fakeShop{code: codeDry, end: statusCompleted, short: 1}, 1_000, fakeFaults{}, "captured 5 minor units", ""},
-		"refused as a failure": {fakeShop{code: "project_spend_limit_exceeded", end: statusCompleted}, 1_000, fakeFaults{}, "", "project_spend_limit_exceeded buy some"},
-		"the purchase fails":   {fakeShop{code: codeDry, end: statusFailed}, 1_000, fakeFaults{}, "", "purchase p failed; leaky sagas show p"},
-		"too few":              {fakeShop{}, leastPurchase - 1, fakeFaults{}, "", "1000 to 100000 are possible"},
-		"too many":             {fakeShop{}, mostPurchase + 1, fakeFaults{}, "", "1000 to 100000 are possible"},
+		"honest":          {fakeShop{code: codeDry, end: statusCompleted}, 1_000, fakeFaults{}, "", ""},
+		"events get lost": {fakeShop{code: codeDry, end: statusCompleted}, 1_000, fakeFaults{loseEvents: true}, "the books differ on", ""},
+		"paid too little": {fakeShop{code: codeDry, end: statusCompleted, short: 1}, 1_000, fakeFaults{}, "captured 5 minor units", ""},
+		"refused as a failure": {fakeShop{code: "project_spend_limit_exceeded", end: statusCompleted}, 1_000, fakeFaults{}, "",
+			"project_spend_limit_exceeded buy some"},
+		"the purchase fails": {fakeShop{code: codeDry, end: statusFailed}, 1_000, fakeFaults{}, "", "purchase p failed; leaky sagas show p"},
+		"too few":            {fakeShop{}, leastPurchase - 1, fakeFaults{}, "", "1000 to 100000 are possible"},
+		"too many":           {fakeShop{}, mostPurchase + 1, fakeFaults{}, "", "1000 to 100000 are possible"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -81,7 +81,8 @@ func (v Verdict) Print(to io.Writer) error {
 	v.printOutages(&b)
 	v.printBooks(&b)
 	for _, d := range v.Disagreements {
-		fmt.Fprintf(&b, "  %s %s at %s: %s (stub %s, Redis %s, ClickHouse %s)\n", d.ID, d.Account, d.Provider, d.Why, told(d.Stub), told(d.Redis), told(d.ClickHouse))
+		fmt.Fprintf(&b, "  %s %s at %s: %s (stub %s, Redis %s, ClickHouse %s)\n", d.ID, d.Account, d.Provider, d.Why, told(d.Stub),
+			told(d.Redis), told(d.ClickHouse))
 	}
 	for _, note := range v.Notes {
 		fmt.Fprintf(&b, "note: %s\n", note)
@@ -103,11 +104,13 @@ func (v Verdict) Print(to io.Writer) error {
 
 func (v Verdict) printAccounts(b *strings.Builder) {
 	var t table
-	t.add("account / provider", "admitted", "refused", "aborted", "failed", "held", "settled", "estimated", "expired", "served", "allowed", "over")
+	t.add("account / provider", "admitted", "refused", "aborted", "failed", "held", "settled", "estimated", "expired", "served", "allowed",
+		"over")
 	for _, a := range v.Accounts {
 		t.add(a.Name + " (" + a.Tier + ")")
 		for _, l := range a.Providers {
-			t.add("  "+l.Provider, thousands(int64(l.Admitted)), thousands(int64(l.Refused)), thousands(int64(l.Aborted)), thousands(int64(l.Failed)),
+			t.add("  "+l.Provider, thousands(int64(l.Admitted)), thousands(int64(l.Refused)), thousands(int64(l.Aborted)),
+				thousands(int64(l.Failed)),
 				thousands(l.Held), thousands(l.Settled), fmt.Sprintf("%s (%s)", thousands(l.EstTokens), thousands(int64(l.Estimated))),
 				fmt.Sprintf("%s (%s)", thousands(l.ExpTokens), thousands(int64(l.Expired))),
 				thousands(l.Served), thousands(int64(l.Allowed)), thousands(l.Over))
@@ -127,11 +130,13 @@ func (v Verdict) printBooks(b *strings.Builder) {
 	k := v.Books
 	fmt.Fprintf(b, "books: %s of %s calls with a provider's count are equal at the stub, in Redis and in ClickHouse; %s\n",
 		thousands(int64(k.Agreed)), thousands(int64(k.Compared)), count(k.Differing, "disagreement"))
-	fmt.Fprintf(b, "events: %s of %s found, %s missing, %s double, %s of calls no client saw answered; %s open\n", thousands(int64(k.Found)), thousands(int64(k.Expected)),
+	fmt.Fprintf(b, "events: %s of %s found, %s missing, %s double, %s of calls no client saw answered; %s open\n", thousands(int64(k.Found)),
+		thousands(int64(k.Expected)),
 		thousands(int64(k.Missing)), thousands(int64(k.Double)), thousands(int64(k.Unclaimed)), count(k.Open, "hold"))
 	if e := v.Estimates; e.Count > 0 {
 		fmt.Fprintf(b, "estimates: %s (charged %s, served %s tokens): error mean %s, worst %s (%s), bias %+.1f%%\n",
-			count(e.Count, "aborted or broken call"), thousands(e.Charged), thousands(e.Served), percent(e.Mean), percent(e.Worst), cmp.Or(e.WorstID, "none"), 100*e.Bias)
+			count(e.Count, "aborted or broken call"), thousands(e.Charged), thousands(e.Served), percent(e.Mean), percent(e.Worst),
+			cmp.Or(e.WorstID, "none"), 100*e.Bias)
 	}
 }
 

@@ -57,8 +57,10 @@ func TestPrintNotOK(t *testing.T) {
 func testView() view {
 	v := view{For: time.Minute, Providers: []string{"gemini", "openai"}, Rows: make([]viewRow, 2)}
 	accounts := []Account{{Name: "demo-user-aaaa"}, {Name: "demo-gold-bbbb"}}
-	limits := map[Pair]Limit{{0, "gemini"}: {Capacity: 1e6, Level: 999_999}, {0, "openai"}: {Capacity: 1e6, Level: 350_000}, {1, "openai"}: {Capacity: 4e6, Level: 12}}
-	v.fill(12*time.Second, 500*time.Millisecond, accounts, []tally{{Admitted: 1204, Refused: 33, Aborted: 9, Settled: 1_500_000}, {Failed: 2}}, limits)
+	limits := map[Pair]Limit{{0, "gemini"}: {Capacity: 1e6, Level: 999_999}, {0, "openai"}: {Capacity: 1e6, Level: 350_000},
+		{1, "openai"}: {Capacity: 4e6, Level: 12}}
+	v.fill(12*time.Second, 500*time.Millisecond, accounts, []tally{{Admitted: 1204, Refused: 33, Aborted: 9, Settled: 1_500_000},
+		{Failed: 2}}, limits)
 	return v
 }
 
@@ -102,8 +104,10 @@ func TestPainterWritesLinesElsewhere(t *testing.T) {
 
 func TestNumbers(t *testing.T) {
 	t.Parallel()
-	for want, got := range map[string]string{"0": thousands(0), "999": thousands(999), "-1,000": thousands(-1000), "-100": thousands(-100), "1,204,567": thousands(1204567),
-		"1.2M": short(1_204_567), "350k": short(350_000), "12": short(12), "3.0G": short(3e9), "1 hold": count(1, "hold"), "1,200 holds": count(1200, "hold"), "-": told(-1)} {
+	for want, got := range map[string]string{"0": thousands(0), "999": thousands(999), "-1,000": thousands(-1000), "-100": thousands(-100),
+		"1,204,567": thousands(1204567),
+		"1.2M":      short(1_204_567), "350k": short(350_000), "12": short(12), "3.0G": short(3e9), "1 hold": count(1, "hold"),
+		"1,200 holds": count(1200, "hold"), "-": told(-1)} {
 		if got != want {
 			t.Errorf("want %s, got %s", want, got)
 		}

@@ -30,7 +30,8 @@ type watcher struct {
 }
 
 func newWatcher(b *book, stubs []*stubBook, limiter *limiterBook, events *eventBook) *watcher {
-	w := &watcher{book: b, stubs: stubs, limiter: limiter, events: events, charges: map[string]Charge{}, limits: map[Pair]Limit{}, found: map[string]Event{}}
+	w := &watcher{book: b, stubs: stubs, limiter: limiter, events: events, charges: map[string]Charge{}, limits: map[Pair]Limit{},
+		found: map[string]Event{}}
 	for range limiter.accounts {
 		w.pending = append(w.pending, map[string]bool{})
 	}
@@ -197,7 +198,10 @@ func (w *watcher) gather(ctx context.Context, e *Evidence) {
 // by themselves, so the buckets are read again with them.
 func (w *watcher) leases(ctx context.Context, e *Evidence) error {
 	e.Leases = map[int]float64{}
-	lends := slices.ContainsFunc(e.Targets, func(t Target) bool { return t.mode(false) == config.OutageLease || t.mode(true) == config.OutageLease })
+	lends := slices.ContainsFunc(e.Targets, func(t Target) bool {
+		return t.mode(false) == config.OutageLease ||
+			t.mode(true) == config.OutageLease
+	})
 	for account := range e.Accounts {
 		if !lends {
 			return nil

@@ -76,7 +76,8 @@ func Run(ctx context.Context, c Config) (Result, error) {
 		return result, fmt.Errorf("register an account: %w", err)
 	}
 	var key apiKey
-	if err := r.call(ctx, http.MethodPost, "/api/v1/auth/api-keys", who.Token, map[string]string{"userId": who.UserID, "name": "proof"}, &key); err != nil {
+	if err := r.call(ctx, http.MethodPost, "/api/v1/auth/api-keys", who.Token, map[string]string{"userId": who.UserID, "name": "proof"},
+		&key); err != nil {
 		return result, fmt.Errorf("make an API key: %w", err)
 	}
 	var answer completion
@@ -115,7 +116,8 @@ func (r runner) books(ctx context.Context, provider string, who account) (int64,
 	defer cancel()
 	for {
 		var page usagePage
-		if err := r.call(ctx, http.MethodGet, "/api/v1/analytics/usage?limit=20&provider="+url.QueryEscape(provider), who.Token, nil, &page); err != nil {
+		if err := r.call(ctx, http.MethodGet, "/api/v1/analytics/usage?limit=20&provider="+url.QueryEscape(provider), who.Token, nil,
+			&page); err != nil {
 			return 0, err
 		}
 		for _, item := range page.Items {

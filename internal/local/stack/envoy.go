@@ -24,7 +24,8 @@ func (p *Plan) envoy(bin string) supervisor.Part {
 		Name: "envoy", Address: p.cfg.Gateway.Listen, Path: bin, Env: p.baseEnv(), After: p.behindEnvoy(),
 		Dir: p.dir, // relative socket paths are resolved against it
 		// ai_protocol_manager is work in progress upstream (docs/design says why we use it); Envoy says so per route and push.
-		Args:    append(envoy.Args(envoy.ArgsConfig{Bootstrap: file, Concurrency: p.cfg.Envoy.Concurrency}), "--component-log-level", "misc:error"),
+		Args: append(envoy.Args(envoy.ArgsConfig{Bootstrap: file, Concurrency: p.cfg.Envoy.Concurrency}), "--component-log-level",
+			"misc:error"),
 		Prepare: func(context.Context) error { return p.prepareEnvoy(file) },
 		Drain:   func(ctx context.Context) { drainEnvoy(ctx, p.client(), httpURL(p.cfg.Envoy.Admin)) },
 		// The admin says LIVE once the listeners are there; the second look is for one that could not bind.

@@ -74,7 +74,8 @@ func hostOf(raw string) string {
 
 // leaky is one of our own services, run as `leaky serve NAME`.
 func (p *Plan) leaky(name string, c Commands) supervisor.Part {
-	part := supervisor.Part{Name: name, Path: c.Self, Args: []string{"serve", name}, Env: p.serviceEnv(name, c.Config), Dir: p.dir, After: after(name)}
+	part := supervisor.Part{Name: name, Path: c.Self, Args: []string{"serve", name}, Env: p.serviceEnv(name, c.Config), Dir: p.dir,
+		After: after(name)}
 	switch s := p.store(name); name {
 	case "nats":
 		part.Address, part.Ready = s.listen.String(), natsReady(s.url)
@@ -121,7 +122,8 @@ func (p *Plan) redis(s store, bin string) supervisor.Part {
 		if secret == "" {
 			return errors.New("the password of redis is gone; run `leaky down` and `leaky up`")
 		}
-		lines := []string{"bind " + s.listen.Host, fmt.Sprintf("port %d", s.listen.Port), "protected-mode yes", "requirepass " + secret, "daemonize no",
+		lines := []string{"bind " + s.listen.Host, fmt.Sprintf("port %d", s.listen.Port), "protected-mode yes", "requirepass " + secret,
+			"daemonize no",
 			"dir " + quoteRedis(dir), "appendonly yes", "appendfsync everysec", `save ""`, "maxmemory-policy noeviction", "loglevel notice", ""}
 		if err := os.WriteFile(conf, []byte(strings.Join(lines, "\n")), 0o600); err != nil {
 			return fmt.Errorf("write redis settings: %w", err)

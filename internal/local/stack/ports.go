@@ -57,7 +57,8 @@ func (p *Plan) Ports() ([]Port, error) {
 			}
 		}
 	}
-	return all, errors.Join(add("envoy", p.cfg.Gateway.Listen, "gateway.listen in leaky.yaml"), add("envoy", p.cfg.Envoy.Admin, "envoy.admin in leaky.yaml"))
+	return all, errors.Join(add("envoy", p.cfg.Gateway.Listen, "gateway.listen in leaky.yaml"), add("envoy", p.cfg.Envoy.Admin,
+		"envoy.admin in leaky.yaml"))
 }
 
 // CheckPorts names every port that is taken, or asked for twice, and what changes it.
@@ -66,13 +67,15 @@ func CheckPorts(ports []Port) error {
 	taken := map[string]Port{}
 	for _, p := range ports {
 		if first, ok := taken[p.Address]; ok {
-			failures = append(failures, fmt.Errorf("%s and %s both listen on %s: change %s or %s", first.Part, p.Part, p.Address, first.Setting, p.Setting))
+			failures = append(failures, fmt.Errorf("%s and %s both listen on %s: change %s or %s", first.Part, p.Part, p.Address, first.Setting,
+				p.Setting))
 			continue
 		}
 		taken[p.Address] = p
 		ln, err := net.Listen("tcp", p.Address)
 		if err != nil {
-			failures = append(failures, fmt.Errorf("%s cannot listen on %s%s: change it with %s", p.Part, p.Address, because(err, p.Address), p.Setting))
+			failures = append(failures, fmt.Errorf("%s cannot listen on %s%s: change it with %s", p.Part, p.Address, because(err, p.Address),
+				p.Setting))
 			continue
 		}
 		ln.Close()

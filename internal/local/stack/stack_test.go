@@ -105,12 +105,15 @@ func TestWhatIsStarted(t *testing.T) {
 		absent     []string
 	}{
 		{name: "everything by default"},
-		{name: "stores of the environment", env: map[string]string{"LEAKY_POSTGRES_URL": "postgres://u:p@db:5432/x", "LEAKY_CLICKHOUSE_URL": "http://ch:8123/y"},
+		{name: "stores of the environment", env: map[string]string{"LEAKY_POSTGRES_URL": "postgres://u:p@db:5432/x",
+			"LEAKY_CLICKHOUSE_URL": "http://ch:8123/y"},
 			external: []string{"postgres", "clickhouse"}},
 		{name: "a store of the file", text: "stores: {redis: \"redis://r:6379\"}", external: []string{"redis"}},
-		{name: "a real provider needs no stub", env: map[string]string{"LEAKY_PROVIDER_OPENAI_URL": "https://api.example.com"}, absent: []string{"stub-openai"}},
+		{name: "a real provider needs no stub", env: map[string]string{"LEAKY_PROVIDER_OPENAI_URL": "https://api.example.com"},
+			absent: []string{"stub-openai"}},
 		{name: "localhost is this machine", env: map[string]string{"LEAKY_PROVIDER_OPENAI_URL": "http://localhost:8093"}},
-		{name: "another port is not the stub", env: map[string]string{"LEAKY_PROVIDER_GEMINI_URL": "http://127.0.0.1:8099"}, absent: []string{"stub-gemini"}},
+		{name: "another port is not the stub", env: map[string]string{"LEAKY_PROVIDER_GEMINI_URL": "http://127.0.0.1:8099"},
+			absent: []string{"stub-gemini"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
@@ -147,7 +150,8 @@ func TestOurOwnURLsInTheEnvironmentStayOurs(t *testing.T) {
 
 func TestEachPartGetsOnlyWhatItNeeds(t *testing.T) {
 	t.Parallel()
-	env := map[string]string{"PATH": "/bin", "HOME": "/h", "MY_KEY": "provider-secret", "LEAKY_ADMIN_PASSWORD": "admin-secret", "AWS_SECRET": "x",
+	env := map[string]string{"PATH": "/bin", "HOME": "/h", "MY_KEY": "provider-secret", "LEAKY_ADMIN_PASSWORD": "admin-secret",
+		"AWS_SECRET":         "x",
 		"LEAKY_POSTGRES_URL": "postgres://u:pg-secret@db/x", "LEAKY_REDIS_URL": "redis://:redis-secret@r"}
 	text := "providers:\n  openai: {protocol: openai, url: \"http://127.0.0.1:8093\", api_key_env: MY_KEY}\nmodels:\n  - {name: gpt-4o, provider: openai}\n"
 	got := fakeParts(t, plan(t, t.TempDir(), text, env))
@@ -192,7 +196,8 @@ func TestListenSettings(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = New(Config{Leaky: cfg, StateDir: t.TempDir(), Getenv: environment(map[string]string{"LEAKY_POSTGRES_LISTEN": tc.value}), Secrets: true})
+			_, err = New(Config{Leaky: cfg, StateDir: t.TempDir(), Getenv: environment(map[string]string{"LEAKY_POSTGRES_LISTEN": tc.value}),
+				Secrets: true})
 			if tc.want == "" && err != nil {
 				t.Errorf("want no error, got %v", err)
 			}
@@ -252,7 +257,8 @@ func TestTwoPartsOnOnePort(t *testing.T) {
 func TestExports(t *testing.T) {
 	t.Parallel()
 	got := map[string]string{}
-	for _, e := range plan(t, t.TempDir(), "gateway: {listen: \"0.0.0.0:8080\"}", map[string]string{"LEAKY_NATS_URL": "nats://o'neil:$x@h"}).Exports() {
+	for _, e := range plan(t, t.TempDir(), "gateway: {listen: \"0.0.0.0:8080\"}",
+		map[string]string{"LEAKY_NATS_URL": "nats://o'neil:$x@h"}).Exports() {
 		got[e.Name] = e.Value
 	}
 	for name, want := range map[string]string{"LEAKY_GATEWAY_URL": "http://127.0.0.1:8080", "LEAKY_IDENTITY_URL": "http://127.0.0.1:8081",
@@ -282,7 +288,8 @@ func TestPostgresAndRedis(t *testing.T) {
 	if err := OpenStateDir(dir); err != nil {
 		t.Fatal(err)
 	}
-	p := plan(t, dir, "", map[string]string{"LEAKY_POSTGRES_LISTEN": freeAddress(t), "LEAKY_REDIS_LISTEN": freeAddress(t), "PATH": os.Getenv("PATH")})
+	p := plan(t, dir, "", map[string]string{"LEAKY_POSTGRES_LISTEN": freeAddress(t), "LEAKY_REDIS_LISTEN": freeAddress(t),
+		"PATH": os.Getenv("PATH")})
 	bin, err := store.PostgresBin()
 	if err != nil {
 		t.Fatal(err)
@@ -352,7 +359,8 @@ func writeBoth(t *testing.T, pgURL, redisURL string) {
 		t.Fatal(err)
 	}
 	var verifier string
-	if err := conn.QueryRow(t.Context(), "SELECT rolpassword FROM pg_authid WHERE rolname='leaky'").Scan(&verifier); err != nil || !strings.HasPrefix(verifier, "SCRAM-SHA-256$") {
+	if err := conn.QueryRow(t.Context(), "SELECT rolpassword FROM pg_authid WHERE rolname='leaky'").Scan(&verifier); err != nil ||
+		!strings.HasPrefix(verifier, "SCRAM-SHA-256$") {
 		t.Errorf("password: want a SCRAM verifier, got %.14s, %v", verifier, err)
 	}
 	if other, err := pgx.Connect(t.Context(), strings.Replace(pgURL, "leaky:", "leaky:wrong", 1)); err == nil {

@@ -20,7 +20,8 @@ const marker = ".leaky-tokens"
 
 // ours tells whether a part makes an entry of this name in the state folder.
 func ours(name string) bool {
-	return slices.Contains([]string{"clickhouse", "logs", "meter", "nats", "postgres", "ratelimit", "redis", "run", "secrets", "spool", "xds"}, name)
+	return slices.Contains([]string{"clickhouse", "logs", "meter", "nats", "postgres", "ratelimit", "redis", "run", "secrets", "spool",
+		"xds"}, name)
 }
 
 // OpenStateDir makes the state folder, or checks that an existing one is ours.
@@ -41,7 +42,8 @@ func OpenStateDir(dir string) error {
 	if os.Geteuid() == 0 {
 		mode = 0o711
 	}
-	for path, mode := range map[string]fs.FileMode{dir: mode, filepath.Join(dir, "run"): 0o700, filepath.Join(dir, "logs"): 0o700, filepath.Join(dir, "secrets"): 0o700} {
+	for path, mode := range map[string]fs.FileMode{dir: mode, filepath.Join(dir, "run"): 0o700, filepath.Join(dir, "logs"): 0o700,
+		filepath.Join(dir, "secrets"): 0o700} {
 		if err := errors.Join(os.MkdirAll(path, mode), os.Chmod(path, mode)); err != nil {
 			return fmt.Errorf("open state folder: %w", err)
 		}

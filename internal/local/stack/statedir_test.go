@@ -40,7 +40,8 @@ func TestCleanKeepsOnlyStorePasswords(t *testing.T) {
 	if err := OpenStateDir(dir); err != nil {
 		t.Fatal(err)
 	}
-	gone := []string{write(t, dir, "postgres", "data", "PG_VERSION"), write(t, dir, "secrets", "admin.json"), write(t, dir, "anything", "else")}
+	gone := []string{write(t, dir, "postgres", "data", "PG_VERSION"), write(t, dir, "secrets", "admin.json"), write(t, dir, "anything",
+		"else")}
 	kept := []string{write(t, dir, "secrets", "postgres.password"), filepath.Join(dir, marker)}
 	if err := Clean(dir); err != nil {
 		t.Fatal(err)

@@ -31,7 +31,8 @@ func NewClient(runDir string) *Client {
 		return d.DialContext(ctx, "unix", filepath.Join(runDir, socketName))
 	}
 	// One request takes at most a graceful stop (10 s) and a kill; keep-alive would hold back the server's own end.
-	return &Client{runDir: runDir, patience: 40 * time.Second, http: &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}
+	return &Client{runDir: runDir, patience: 40 * time.Second, http: &http.Client{Timeout: 30 * time.Second,
+		Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}
 }
 
 // Status is the state of every part. ErrDown when no supervisor answers.

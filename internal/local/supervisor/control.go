@@ -77,7 +77,8 @@ func (c *control) close() error {
 func (s *Supervisor) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, http.StatusOK, Overview{PID: os.Getpid(), Started: s.started, StateDir: s.cfg.StateDir, Stopping: s.stopping(), Parts: s.Statuses()})
+		answer(w, http.StatusOK, Overview{PID: os.Getpid(), Started: s.started, StateDir: s.cfg.StateDir, Stopping: s.stopping(),
+			Parts: s.Statuses()})
 	})
 	mux.HandleFunc("POST /v1/down", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, http.StatusAccepted, struct{}{})

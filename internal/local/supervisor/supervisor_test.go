@@ -313,7 +313,8 @@ func TestDownEndsAStuckSupervisor(t *testing.T) {
 func TestControlErrors(t *testing.T) {
 	t.Parallel()
 	dir := shortDir(t)
-	client := begin(t, dir, child(dir, "ratelimit", "obey"), child(dir, "meter", "obey"), Part{Name: "postgres", Address: "db:5432", External: true})
+	client := begin(t, dir, child(dir, "ratelimit", "obey"), child(dir, "meter", "obey"), Part{Name: "postgres", Address: "db:5432",
+		External: true})
 	for _, tc := range []struct{ name, part, want string }{
 		{"near miss", "ratelimt", `did you mean "ratelimit"?`},
 		{"far off", "zzzzzzzzzzzz", "parts: ratelimit, meter, postgres"},

@@ -34,7 +34,8 @@ func sources(t *testing.T) []source {
 			return err
 		}
 		name := d.Name()
-		if d.IsDir() && (name == "gen" || name == "testdata" || strings.HasSuffix(name, "db") && name != "chdb" || strings.HasPrefix(name, ".") && path != root) {
+		if d.IsDir() && (name == "gen" || name == "testdata" || strings.HasSuffix(name, "db") && name != "chdb" || strings.HasPrefix(name,
+			".") && path != root) {
 			return filepath.SkipDir
 		}
 		if !strings.HasSuffix(name, ".go") {

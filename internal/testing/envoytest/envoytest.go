@@ -80,7 +80,8 @@ func Start(tb testing.TB, c Config) *Envoy {
 	if err := writeBootstrap(bootstrap, tb.Name(), c); err != nil {
 		tb.Fatalf("envoytest: %v", err)
 	}
-	cmd := exec.Command(bin, envoy.Args(envoy.ArgsConfig{Bootstrap: bootstrap, Concurrency: max(c.Concurrency, 1), AdminPath: adminFile, LogLevel: c.LogLevel})...)
+	cmd := exec.Command(bin, envoy.Args(envoy.ArgsConfig{Bootstrap: bootstrap, Concurrency: max(c.Concurrency, 1), AdminPath: adminFile,
+		LogLevel: c.LogLevel})...)
 	cmd.Dir = dir
 	e := &Envoy{log: filepath.Join(dir, "envoy.log"), done: make(chan struct{})}
 	if err := e.start(cmd); err != nil {
@@ -105,7 +106,8 @@ func writeBootstrap(path, name string, c Config) error {
 			c.NodeID = name
 		}
 		var err error
-		text, err = envoy.Bootstrap(envoy.BootstrapConfig{XDS: c.XDS, Admin: netaddr.Addr{Network: "tcp", Host: "127.0.0.1"}, NodeID: c.NodeID, TLS: c.TLS})
+		text, err = envoy.Bootstrap(envoy.BootstrapConfig{XDS: c.XDS, Admin: netaddr.Addr{Network: "tcp", Host: "127.0.0.1"}, NodeID: c.NodeID,
+			TLS: c.TLS})
 		if err != nil {
 			return err
 		}

@@ -156,7 +156,8 @@ func New(ctx context.Context, dir string, envoyThreads int, options ...Option) (
 	if err != nil {
 		return nil, err
 	}
-	text := fmt.Sprintf(configText, at[0], at[1], envoyThreads, at[2], at[3], at[4], at[5], at[6], at[7], at[8], at[9], at[10], at[11], at[12], at[17], at[18], at[19])
+	text := fmt.Sprintf(configText, at[0], at[1], envoyThreads, at[2], at[3], at[4], at[5], at[6], at[7], at[8], at[9], at[10], at[11],
+		at[12], at[17], at[18], at[19])
 	made := setup{text: text}
 	for _, option := range options {
 		if err := option(&made); err != nil {
@@ -294,11 +295,13 @@ func (s *Stack) NewAccount(ctx context.Context, roles ...string) (Account, error
 		if err != nil {
 			return Account{}, err
 		}
-		if err := s.Must(ctx, 200, "PUT", "/api/v1/admin/users/"+user.UserID+"/roles", admin, map[string]any{"roles": append(roles, "USER")}, nil); err != nil {
+		if err := s.Must(ctx, 200, "PUT", "/api/v1/admin/users/"+user.UserID+"/roles", admin, map[string]any{"roles": append(roles, "USER")},
+			nil); err != nil {
 			return Account{}, err
 		}
 		// Her first token names the roles she had, and ended with them.
-		if err := s.Must(ctx, 200, "POST", "/api/v1/auth/login", "", map[string]string{"username": name, "password": password}, &user); err != nil {
+		if err := s.Must(ctx, 200, "POST", "/api/v1/auth/login", "", map[string]string{"username": name, "password": password},
+			&user); err != nil {
 			return Account{}, err
 		}
 	}

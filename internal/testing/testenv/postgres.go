@@ -117,7 +117,8 @@ func newPostgres(sockets, logFile string) (*postgresServer, error) {
 
 // run starts the server on its data and waits until it answers.
 func (s *postgresServer) run() error {
-	cmd := exec.Command(filepath.Join(s.bin, "postgres"), "-D", filepath.Join(s.socketDir, "data"), "-k", s.socketDir, "-c", "listen_addresses=", "-c", "port=5432",
+	cmd := exec.Command(filepath.Join(s.bin, "postgres"), "-D", filepath.Join(s.socketDir, "data"), "-k", s.socketDir, "-c",
+		"listen_addresses=", "-c", "port=5432",
 		"-c", "fsync=off", "-c", "full_page_writes=off", "-c", "shared_buffers=32MB", "-c", "max_connections=300",
 		"-c", "io_method=sync", "-c", "jit=off", "-c", "max_wal_size=256MB", "-c", "timezone=UTC")
 	cmd.SysProcAttr = asOwner(s.owner)

@@ -11,7 +11,8 @@ import (
 // what crosses slots, as a cluster of many does. Only this test uses it.
 func RedisCluster(tb testing.TB) *RedisProcess {
 	tb.Helper()
-	server := must[*RedisProcess](tb, "redis")(startRedis(tb.TempDir(), "--cluster-enabled", "yes", "--appendonly", "yes", "--appendfsync", "always"))
+	server := must[*RedisProcess](tb, "redis")(startRedis(tb.TempDir(), "--cluster-enabled", "yes", "--appendonly", "yes", "--appendfsync",
+		"always"))
 	tb.Cleanup(server.process.kill)
 	server.tb = tb
 	client := server.Client()

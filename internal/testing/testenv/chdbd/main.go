@@ -29,7 +29,8 @@ func main() {
 
 func run(ctx context.Context, lib, path, listen string) error {
 	// Not synced: tests do not cut the power.
-	server, err := chdb.New(chdb.Config{Lib: lib, Path: path, Listen: listen, NoSync: true, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+	server, err := chdb.New(chdb.Config{Lib: lib, Path: path, Listen: listen, NoSync: true,
+		Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
 	if err != nil {
 		return err
 	}
