@@ -15,7 +15,7 @@ import (
 
 // Limiter is the part of ratelimit that tells callers how they stand.
 type Limiter interface {
-	Look(ctx context.Context, in *limitpb.LookRequest, opts ...grpc.CallOption) (*limitpb.LookResponse, error)
+	GetAccountState(ctx context.Context, in *limitpb.GetAccountStateRequest, opts ...grpc.CallOption) (*limitpb.GetAccountStateResponse, error)
 }
 
 // standingTimeout bounds what GET /api/v1/me waits for the limiter: it answers without it.
@@ -69,7 +69,7 @@ func (s *Service) stand(ctx context.Context, p principal.Principal, tier string)
 	}
 	ctx, cancel := context.WithTimeout(ctx, standingTimeout)
 	defer cancel()
-	seen, err := s.cfg.Limiter.Look(ctx, &limitpb.LookRequest{Providers: s.cfg.Providers,
+	seen, err := s.cfg.Limiter.GetAccountState(ctx, &limitpb.GetAccountStateRequest{Providers: s.cfg.Providers,
 		Facts: &limitpb.Facts{User: p.UserID, Org: p.OrgID, Team: p.Team, Key: p.KeyID, Tier: tier}})
 	if err != nil {
 		s.log.Warn("limits are not told", slog.Any("error", err))

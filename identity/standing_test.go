@@ -19,12 +19,12 @@ import (
 // looker answers as the limiter would, and remembers who was asked for.
 type looker struct {
 	mu     sync.Mutex
-	asked  *limitpb.LookRequest
-	answer *limitpb.LookResponse
+	asked  *limitpb.GetAccountStateRequest
+	answer *limitpb.GetAccountStateResponse
 	err    error
 }
 
-func (l *looker) Look(_ context.Context, in *limitpb.LookRequest, _ ...grpc.CallOption) (*limitpb.LookResponse, error) {
+func (l *looker) GetAccountState(_ context.Context, in *limitpb.GetAccountStateRequest, _ ...grpc.CallOption) (*limitpb.GetAccountStateResponse, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.asked = in
@@ -33,7 +33,7 @@ func (l *looker) Look(_ context.Context, in *limitpb.LookRequest, _ ...grpc.Call
 
 func TestMeTellsLimitsAndBalances(t *testing.T) {
 	t.Parallel()
-	limiter := &looker{answer: &limitpb.LookResponse{
+	limiter := &looker{answer: &limitpb.GetAccountStateResponse{
 		Buckets: []*limitpb.Bucket{{Rule: "user-tokens", Unit: "tokens", Capacity: 1000, Level: 250.5, Held: 100, Rate: 10, ResetUs: 15_050_000,
 			Found: &limitpb.Descriptor{Entries: []*limitpb.Entry{{Key: "count", Value: "tokens"}, {Key: "provider", Value: "openai"}}}}},
 		Balances: []*limitpb.Balance{{}, {Present: true, Credits: 500, Spent: 120, Held: 30, ResetUs: 2_500_000}, {Unknown: true}}}}

@@ -85,12 +85,12 @@ func TestInputRatiosForgetAndStayInRange(t *testing.T) {
 // listener hears what the meter tells.
 type listener struct {
 	Limiter
-	heard []*limitpb.LearnRequest
+	heard []*limitpb.ReportRatiosRequest
 }
 
-func (l *listener) Learn(_ context.Context, in *limitpb.LearnRequest, _ ...grpc.CallOption) (*limitpb.LearnResponse, error) {
+func (l *listener) ReportRatios(_ context.Context, in *limitpb.ReportRatiosRequest, _ ...grpc.CallOption) (*limitpb.ReportRatiosResponse, error) {
 	l.heard = append(l.heard, in)
-	return &limitpb.LearnResponse{}, nil
+	return &limitpb.ReportRatiosResponse{}, nil
 }
 
 func TestMeterTellsNowAndThen(t *testing.T) {

@@ -17,7 +17,7 @@ import (
 // request id and answer in the order asked.
 type Limiter interface {
 	Renew(ctx context.Context, in *limitpb.RenewRequest, opts ...grpc.CallOption) (*limitpb.RenewResponse, error)
-	Learn(ctx context.Context, in *limitpb.LearnRequest, opts ...grpc.CallOption) (*limitpb.LearnResponse, error)
+	ReportRatios(ctx context.Context, in *limitpb.ReportRatiosRequest, opts ...grpc.CallOption) (*limitpb.ReportRatiosResponse, error)
 	Settle(ctx context.Context, in *limitpb.SettleRequest, opts ...grpc.CallOption) (*limitpb.SettleResponse, error)
 }
 

@@ -37,7 +37,7 @@ func (s *Service) part(p *policy, asked limitpb.BalancePolicy, tier, provider st
 	if p.noPools {
 		return store.PoolNone
 	}
-	if _, known := p.providers[provider]; !known && asked == limitpb.BalancePolicy_BALANCE_TIER {
+	if _, known := p.providers[provider]; !known && asked == limitpb.BalancePolicy_BALANCE_UNSPECIFIED {
 		return store.PoolNone
 	}
 	part := store.PoolIfPresent
@@ -46,7 +46,7 @@ func (s *Service) part(p *policy, asked limitpb.BalancePolicy, tier, provider st
 		return store.PoolNone
 	case limitpb.BalancePolicy_BALANCE_REQUIRED:
 		return store.PoolRequired
-	case limitpb.BalancePolicy_BALANCE_TIER:
+	case limitpb.BalancePolicy_BALANCE_UNSPECIFIED:
 		part = p.parts[tier]
 		if _, known := p.parts[tier]; !known {
 			part = p.parts[p.fallback]

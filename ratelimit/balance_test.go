@@ -68,7 +68,7 @@ func tierBalance(policy string) option {
 
 func (e *env) pool(tb testing.TB, account string) *limitpb.Balance {
 	tb.Helper()
-	r, err := e.limiter.Look(tb.Context(), &limitpb.LookRequest{Account: account, Providers: []string{"openai"}})
+	r, err := e.limiter.GetAccountState(tb.Context(), &limitpb.GetAccountStateRequest{Account: account, Providers: []string{"openai"}})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -230,10 +230,10 @@ func TestHoldOfATokenService(t *testing.T) {
 		user   string
 		tokens int64
 		want   limitpb.Refusal
-	}{{user, 60, limitpb.Refusal_REFUSAL_NONE}, {strings.ToUpper(user), 60, limitpb.Refusal_REFUSAL_BALANCE},
-		{strings.ToUpper(user), 40, limitpb.Refusal_REFUSAL_NONE}, {uuid.NewString(), 1, limitpb.Refusal_REFUSAL_NO_POOL}} {
+	}{{user, 60, limitpb.Refusal_REFUSAL_UNSPECIFIED}, {strings.ToUpper(user), 60, limitpb.Refusal_REFUSAL_BALANCE},
+		{strings.ToUpper(user), 40, limitpb.Refusal_REFUSAL_UNSPECIFIED}, {uuid.NewString(), 1, limitpb.Refusal_REFUSAL_NO_POOL}} {
 		r := hold(tc.user, tc.tokens)
-		if r.GetRefusal() != tc.want || r.GetAdmitted() != (tc.want == limitpb.Refusal_REFUSAL_NONE) {
+		if r.GetRefusal() != tc.want || r.GetAdmitted() != (tc.want == limitpb.Refusal_REFUSAL_UNSPECIFIED) {
 			t.Errorf("%d tokens: want %s, got %v", tc.tokens, tc.want, r)
 		}
 	}

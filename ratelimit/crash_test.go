@@ -26,7 +26,7 @@ func TestHoldsOutliveRedisAndRateLimit(t *testing.T) {
 	second := start(t, thousand, on)
 	listed := func() map[string]int64 {
 		t.Helper()
-		r, err := second.limiter.Holds(t.Context(), &limitpb.HoldsRequest{})
+		r, err := second.limiter.ListHolds(t.Context(), &limitpb.ListHoldsRequest{})
 		if err != nil {
 			t.Fatal(err)
 		}

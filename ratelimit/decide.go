@@ -71,7 +71,7 @@ func (s *Service) prepareCall(p *policy, r *request) decision {
 		counting{tokens: true, hits: 1})}
 	d.take = store.Take{Account: c.account, ID: c.id, Buckets: d.buckets, Requests: 1, Input: c.input, Output: c.output, Fill: c.fill,
 		Facts: c.facts(),
-		Pool:  s.part(p, limitpb.BalancePolicy_BALANCE_TIER, c.tier, c.provider), Provider: c.provider}
+		Pool:  s.part(p, limitpb.BalancePolicy_BALANCE_UNSPECIFIED, c.tier, c.provider), Provider: c.provider}
 	d.mode = p.outage.For(c.route)
 	return d
 }

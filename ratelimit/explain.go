@@ -126,7 +126,7 @@ func refusalOf(o store.Outcome, no refused) (what limitpb.Refusal, rule string, 
 	case store.Refused:
 		return limitpb.Refusal_REFUSAL_LIMIT, no.limit.rule.Name, no.wait
 	}
-	return limitpb.Refusal_REFUSAL_NONE, "", 0
+	return limitpb.Refusal_REFUSAL_UNSPECIFIED, "", 0
 }
 
 // unmatched are the descriptors that no rule was found for. Those with a value that the

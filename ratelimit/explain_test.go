@@ -36,7 +36,7 @@ func TestExplainTellsWhatDecided(t *testing.T) {
 	r := e.explain(t, "small")
 	if !r.GetFound() || !r.GetAdmitted() || r.GetHeld() != 930 || r.GetOutput() != 900 || r.GetAccount() != "user:ann" ||
 		r.GetFacts().GetModel() != "gpt-4o" ||
-		r.GetHold().GetState() != limitpb.HoldState_HELD || r.GetDecidedUnixUs() == 0 || r.GetRefusal() != limitpb.Refusal_REFUSAL_NONE ||
+		r.GetHold().GetState() != limitpb.HoldState_HELD || r.GetDecidedUnixUs() == 0 || r.GetRefusal() != limitpb.Refusal_REFUSAL_UNSPECIFIED ||
 		len(r.GetUnmatched()) != 0 {
 		t.Errorf("admitted: %v", r)
 	}

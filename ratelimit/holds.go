@@ -33,8 +33,8 @@ func (s *Service) Renew(ctx context.Context, r *limitpb.RenewRequest) (*limitpb.
 	return &limitpb.RenewResponse{Renewed: int64(n)}, nil
 }
 
-// Holds is leaky.limit.v1.Limiter's. It reads every key of Redis, slowly: for people.
-func (s *Service) Holds(ctx context.Context, r *limitpb.HoldsRequest) (*limitpb.HoldsResponse, error) {
+// ListHolds is leaky.limit.v1.Limiter's. It reads every key of Redis, slowly: for people.
+func (s *Service) ListHolds(ctx context.Context, r *limitpb.ListHoldsRequest) (*limitpb.ListHoldsResponse, error) {
 	limit := int(r.GetLimit())
 	switch {
 	case r.GetLimit() == 0:
@@ -50,7 +50,7 @@ func (s *Service) Holds(ctx context.Context, r *limitpb.HoldsRequest) (*limitpb.
 	if err != nil {
 		return nil, unavailable(err)
 	}
-	out := &limitpb.HoldsResponse{More: more, Holds: make([]*limitpb.Held, len(holds))}
+	out := &limitpb.ListHoldsResponse{More: more, Holds: make([]*limitpb.Held, len(holds))}
 	for i, h := range holds {
 		f := &limitpb.Facts{}
 		if proto.Unmarshal(h.Record.Facts, f) != nil || f.GetRequestId() == "" { // a lease has none

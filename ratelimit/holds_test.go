@@ -20,9 +20,9 @@ func TestHoldsAreListed(t *testing.T) {
 		e.ask(t, a)
 	}
 	e.settle(t, "user:ann", "settled", 5)
-	list := func(account string, limit int64) *limitpb.HoldsResponse {
+	list := func(account string, limit int64) *limitpb.ListHoldsResponse {
 		t.Helper()
-		r, err := e.limiter.Holds(t.Context(), &limitpb.HoldsRequest{Account: account, Limit: limit})
+		r, err := e.limiter.ListHolds(t.Context(), &limitpb.ListHoldsRequest{Account: account, Limit: limit})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -39,7 +39,7 @@ func TestHoldsAreListed(t *testing.T) {
 	if r := list("", 1); len(r.GetHolds()) != 1 || !r.GetMore() {
 		t.Errorf("want one hold and word of more, got %v", r)
 	}
-	if _, err := e.limiter.Holds(t.Context(), &limitpb.HoldsRequest{Limit: 10_001}); status.Code(err) != codes.InvalidArgument {
+	if _, err := e.limiter.ListHolds(t.Context(), &limitpb.ListHoldsRequest{Limit: 10_001}); status.Code(err) != codes.InvalidArgument {
 		t.Errorf("want InvalidArgument, got %v", err)
 	}
 }
@@ -89,7 +89,7 @@ func TestACallerOfHoldSaysHowLongAndWhatThen(t *testing.T) {
 	hold("released", time.Minute, true)
 	hold("charged", time.Minute, false)
 	clock.Add((2 * time.Minute).Microseconds())
-	r, err := e.limiter.Holds(t.Context(), &limitpb.HoldsRequest{})
+	r, err := e.limiter.ListHolds(t.Context(), &limitpb.ListHoldsRequest{})
 	if err != nil || len(r.GetHolds()) != 3 {
 		t.Fatalf("want three holds, got %v, %v", r, err)
 	}

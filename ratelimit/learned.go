@@ -54,8 +54,8 @@ func (l *inputs) bound(provider, model string, bytes int64, most float64) int64 
 	return int64(math.Ceil(float64(bytes) * max(ratio, most*leastLearned)))
 }
 
-// Learn is leaky.limit.v1.Limiter's.
-func (s *Service) Learn(ctx context.Context, r *limitpb.LearnRequest) (*limitpb.LearnResponse, error) {
+// ReportRatios is leaky.limit.v1.Limiter's.
+func (s *Service) ReportRatios(ctx context.Context, r *limitpb.ReportRatiosRequest) (*limitpb.ReportRatiosResponse, error) {
 	if m := r.GetMeter(); m == "" || len(m) > maxName || len(r.GetRatios()) > maxRatios {
 		return nil, status.Errorf(codes.InvalidArgument, "a report has the name of its meter, up to %d bytes, and at most %d ratios", maxName,
 			maxRatios)
@@ -72,7 +72,7 @@ func (s *Service) Learn(ctx context.Context, r *limitpb.LearnRequest) (*limitpb.
 	if err := s.store.SetLearned(ctx, r.GetMeter(), report); err != nil {
 		return nil, unavailable(err)
 	}
-	return &limitpb.LearnResponse{}, s.takeLearned(ctx)
+	return &limitpb.ReportRatiosResponse{}, s.takeLearned(ctx)
 }
 
 // takeLearned reads what all meters told. Of one model the highest ratio counts.
@@ -83,7 +83,7 @@ func (s *Service) takeLearned(ctx context.Context) error {
 	}
 	all, meters := map[[2]string]float64{}, 0
 	for meter, text := range reports {
-		var r limitpb.LearnRequest
+		var r limitpb.ReportRatiosRequest
 		old := len(text) < 8 || time.Since(time.UnixMicro(int64(binary.LittleEndian.Uint64([]byte(text[:8]))))) > learnedFor
 		if meters++; old || meters > maxMeters || proto.Unmarshal([]byte(text[8:]), &r) != nil {
 			if err := s.store.Unlearn(ctx, meter); err != nil {

@@ -38,7 +38,7 @@ func TestHoldsOfInputsFollowWhatWasSeen(t *testing.T) {
 	e := start(t, strings.ReplaceAll(thousand, "burst: 1000", "burst: 1000000"), learning(true), func(c *ratelimit.Config) { at = *c })
 	report := func(e *env, meter string, ratios ...*limitpb.Ratio) {
 		t.Helper()
-		if _, err := e.limiter.Learn(t.Context(), &limitpb.LearnRequest{Meter: meter, Ratios: ratios}); err != nil {
+		if _, err := e.limiter.ReportRatios(t.Context(), &limitpb.ReportRatiosRequest{Meter: meter, Ratios: ratios}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -74,14 +74,14 @@ func TestHoldsOfInputsFollowWhatWasSeen(t *testing.T) {
 func TestLearningIsOffUnlessAskedFor(t *testing.T) {
 	t.Parallel()
 	e := start(t, thousand, learning(false))
-	if _, err := e.limiter.Learn(t.Context(), &limitpb.LearnRequest{Meter: "one",
+	if _, err := e.limiter.ReportRatios(t.Context(), &limitpb.ReportRatiosRequest{Meter: "one",
 		Ratios: []*limitpb.Ratio{{Provider: "openai", Model: "gpt-4o", TokensPerByte: 0.3, Samples: 5000}}}); err != nil {
 		t.Fatal(err)
 	}
 	if held, bytes := e.inputHeld(t, "gpt-4o"); held != bytes {
 		t.Errorf("want a token for each of %d bytes, got %d", bytes, held)
 	}
-	for name, r := range map[string]*limitpb.LearnRequest{
+	for name, r := range map[string]*limitpb.ReportRatiosRequest{
 		"no name":     {},
 		"zero":        {Meter: "m", Ratios: []*limitpb.Ratio{{Provider: "openai"}}},
 		"NaN":         {Meter: "m", Ratios: []*limitpb.Ratio{{Provider: "openai", TokensPerByte: math.NaN()}}},
@@ -89,7 +89,7 @@ func TestLearningIsOffUnlessAskedFor(t *testing.T) {
 		"no provider": {Meter: "m", Ratios: []*limitpb.Ratio{{TokensPerByte: 1}}},
 		"too many":    {Meter: "m", Ratios: make([]*limitpb.Ratio, 2001)},
 	} {
-		if _, err := e.limiter.Learn(t.Context(), r); status.Code(err) != codes.InvalidArgument {
+		if _, err := e.limiter.ReportRatios(t.Context(), r); status.Code(err) != codes.InvalidArgument {
 			t.Errorf("%s: want InvalidArgument, got %v", name, err)
 		}
 	}

@@ -43,7 +43,7 @@ func (s *Service) Hold(ctx context.Context, r *limitpb.HoldRequest) (*limitpb.Ho
 		return nil, status.Errorf(codes.InvalidArgument, "lifetime of %d microseconds: 0 to %d (%s) are possible", r.GetLifetimeUs(),
 			maxLife.Microseconds(), maxLife)
 	}
-	if r.GetBalance() != limitpb.BalancePolicy_BALANCE_TIER && r.GetBalance() != limitpb.BalancePolicy_BALANCE_NONE &&
+	if r.GetBalance() != limitpb.BalancePolicy_BALANCE_UNSPECIFIED && r.GetBalance() != limitpb.BalancePolicy_BALANCE_NONE &&
 		!providerName(f.GetProvider()) {
 		return nil, status.Errorf(codes.InvalidArgument, "provider %q: no pool has such a name", f.GetProvider())
 	}
@@ -142,7 +142,7 @@ func (s *Service) Settle(ctx context.Context, r *limitpb.SettleRequest) (*limitp
 func drawn(s store.Settling) limitpb.Settled_Drawn {
 	switch {
 	case s.Status == store.Unknown:
-		return limitpb.Settled_DRAWN_UNKNOWN
+		return limitpb.Settled_DRAWN_UNSPECIFIED
 	case s.Drawn:
 		return limitpb.Settled_DRAWN_POOL
 	}

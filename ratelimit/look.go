@@ -14,8 +14,8 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
 )
 
-// Look is leaky.limit.v1.Limiter's.
-func (s *Service) Look(ctx context.Context, r *limitpb.LookRequest) (*limitpb.LookResponse, error) {
+// GetAccountState is leaky.limit.v1.Limiter's.
+func (s *Service) GetAccountState(ctx context.Context, r *limitpb.GetAccountStateRequest) (*limitpb.GetAccountStateResponse, error) {
 	if len(r.GetRequestIds()) > maxSettlements || len(r.GetDescriptors()) > maxDescriptors || len(r.GetProviders()) > maxDescriptors {
 		return nil, status.Error(codes.InvalidArgument, errTooMany.Error())
 	}
@@ -36,7 +36,7 @@ func (s *Service) Look(ctx context.Context, r *limitpb.LookRequest) (*limitpb.Lo
 	if err != nil {
 		return nil, unavailable(err)
 	}
-	out := &limitpb.LookResponse{Buckets: show(m, seen.States, seen.Now), Holds: make([]*limitpb.HoldState, len(seen.Records)),
+	out := &limitpb.GetAccountStateResponse{Buckets: show(m, seen.States, seen.Now), Holds: make([]*limitpb.HoldState, len(seen.Records)),
 		Balances: make([]*limitpb.Balance, len(seen.Pools))}
 	for i, one := range seen.Records {
 		out.Holds[i] = &limitpb.HoldState{RequestId: r.GetRequestIds()[i], State: holdState(one.State), Held: one.Held, Charged: one.Charged}

@@ -51,7 +51,7 @@ descriptors:
           - {key: user, rate_limit: {name: tokensvc-requests, unit: minute, requests_per_unit: 200}}
 `, func(c *ratelimit.Config) { c.Balances = pools{"openai": 700, "gemini": 0} })
 	e.ask(t, ask{id: "a", maxTokens: "100"})
-	r, err := e.limiter.Look(t.Context(), &limitpb.LookRequest{Facts: &limitpb.Facts{User: "ann", Tier: "GOLD"},
+	r, err := e.limiter.GetAccountState(t.Context(), &limitpb.GetAccountStateRequest{Facts: &limitpb.Facts{User: "ann", Tier: "GOLD"},
 		Providers: []string{"openai", "gemini", "silent"}})
 	if err != nil {
 		t.Fatal(err)

@@ -96,7 +96,7 @@ func (e *env) warm(t *testing.T) {
 func (e *env) books(t *testing.T, held float64) {
 	t.Helper()
 	until(t, fmt.Sprintf("%g tokens held", held), func() bool {
-		r, err := e.limiter.Look(t.Context(), &limitpb.LookRequest{Account: "user:ann", Providers: []string{"openai"},
+		r, err := e.limiter.GetAccountState(t.Context(), &limitpb.GetAccountStateRequest{Account: "user:ann", Providers: []string{"openai"},
 			Descriptors: []*limitpb.Descriptor{{Entries: []*limitpb.Entry{{Key: "count", Value: "tokens"}, {Key: "user", Value: "ann"}}}}})
 		return err == nil && r.GetBuckets()[0].GetHeld() == held && r.GetBalances()[0].GetHeld() == int64(held)
 	})

@@ -44,16 +44,16 @@ func (s *Service) Serve(ctx context.Context, calls []*grpcbatch.Call) {
 			go own(ctx, c, &limitpb.HoldRequest{}, s.Hold) // may ask the token service
 		case limitpb.Limiter_Settle_FullMethodName:
 			own(ctx, c, &limitpb.SettleRequest{}, s.Settle)
-		case limitpb.Limiter_Look_FullMethodName:
-			go own(ctx, c, &limitpb.LookRequest{}, s.Look) // may ask the token service
+		case limitpb.Limiter_GetAccountState_FullMethodName:
+			go own(ctx, c, &limitpb.GetAccountStateRequest{}, s.GetAccountState) // may ask the token service
 		case limitpb.Limiter_Renew_FullMethodName:
 			own(ctx, c, &limitpb.RenewRequest{}, s.Renew)
-		case limitpb.Limiter_Holds_FullMethodName:
-			go own(ctx, c, &limitpb.HoldsRequest{}, s.Holds) // reads all keys
+		case limitpb.Limiter_ListHolds_FullMethodName:
+			go own(ctx, c, &limitpb.ListHoldsRequest{}, s.ListHolds) // reads all keys
 		case limitpb.Limiter_Explain_FullMethodName:
 			go own(ctx, c, &limitpb.ExplainRequest{}, s.Explain)
-		case limitpb.Limiter_Learn_FullMethodName:
-			go own(ctx, c, &limitpb.LearnRequest{}, s.Learn)
+		case limitpb.Limiter_ReportRatios_FullMethodName:
+			go own(ctx, c, &limitpb.ReportRatiosRequest{}, s.ReportRatios)
 		default:
 			c.Fail(codes.Unimplemented, "no such method")
 		}

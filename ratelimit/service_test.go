@@ -222,7 +222,7 @@ func (e *env) settle(tb testing.TB, account, id string, charged int64) *limitpb.
 // level is a user's token bucket.
 func (e *env) level(tb testing.TB, user string) *limitpb.Bucket {
 	tb.Helper()
-	r, err := e.limiter.Look(tb.Context(), &limitpb.LookRequest{Account: "user:" + user,
+	r, err := e.limiter.GetAccountState(tb.Context(), &limitpb.GetAccountStateRequest{Account: "user:" + user,
 		Descriptors: []*limitpb.Descriptor{{Entries: []*limitpb.Entry{{Key: "count", Value: "tokens"}, {Key: "user", Value: user}}}}})
 	if err != nil {
 		tb.Fatal(err)

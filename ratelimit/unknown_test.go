@@ -68,7 +68,7 @@ func TestAnOpenRouteCountsWhoIsNotKnown(t *testing.T) {
 func (e *env) heldBy(t *testing.T, user string, tokens float64) {
 	t.Helper()
 	until(t, "the holds", func() bool {
-		r, err := e.limiter.Look(t.Context(), &limitpb.LookRequest{Account: "user:" + user,
+		r, err := e.limiter.GetAccountState(t.Context(), &limitpb.GetAccountStateRequest{Account: "user:" + user,
 			Descriptors: []*limitpb.Descriptor{{Entries: []*limitpb.Entry{{Key: "count", Value: "tokens"}, {Key: "user", Value: user}}}}})
 		return err == nil && r.GetBuckets()[0].GetHeld() == tokens
 	})

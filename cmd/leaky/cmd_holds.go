@@ -83,11 +83,11 @@ func (k holdsCommand) Run(ctx context.Context, c *cli) error {
 }
 
 // holdsOf asks the first process of ratelimit that answers: all of them see the same.
-func holdsOf(ctx context.Context, l local, account string, limit int64) (answer *limitpb.HoldsResponse, err error) {
+func holdsOf(ctx context.Context, l local, account string, limit int64) (answer *limitpb.ListHoldsResponse, err error) {
 	ctx, cancel := context.WithTimeout(ctx, limitersTimeout)
 	defer cancel()
 	err = l.someLimiter(ctx, func(ctx context.Context, limiter limitpb.LimiterClient) error {
-		answer, err = limiter.Holds(ctx, &limitpb.HoldsRequest{Account: account, Limit: limit})
+		answer, err = limiter.ListHolds(ctx, &limitpb.ListHoldsRequest{Account: account, Limit: limit})
 		return err
 	})
 	return answer, err

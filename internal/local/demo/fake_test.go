@@ -215,11 +215,11 @@ func (s *fakeStack) report(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(total)
 }
 
-// Look is the limiter's.
-func (s *fakeStack) Look(_ context.Context, in *limitpb.LookRequest, _ ...grpc.CallOption) (*limitpb.LookResponse, error) {
+// GetAccountState is the limiter's.
+func (s *fakeStack) GetAccountState(_ context.Context, in *limitpb.GetAccountStateRequest, _ ...grpc.CallOption) (*limitpb.GetAccountStateResponse, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := &limitpb.LookResponse{}
+	out := &limitpb.GetAccountStateResponse{}
 	for range in.GetDescriptors() {
 		out.Buckets = append(out.Buckets, &limitpb.Bucket{Unit: "tokens", Capacity: fakeCapacity,
 			Level: float64(s.level[strings.TrimPrefix(in.GetAccount(), "user:")])})

@@ -26,7 +26,7 @@ func (b *limiterBook) limit(ctx context.Context, p Pair) (Limit, error) {
 	defer cancel()
 	a := b.accounts[p.Account]
 	entries := []*limitpb.Entry{{Key: "count", Value: "tokens"}, {Key: "user", Value: a.User}, {Key: "provider", Value: p.Provider}}
-	resp, err := b.client.Look(ctx, &limitpb.LookRequest{Account: "user:" + a.User, Tier: a.Tier,
+	resp, err := b.client.GetAccountState(ctx, &limitpb.GetAccountStateRequest{Account: "user:" + a.User, Tier: a.Tier,
 		Descriptors: []*limitpb.Descriptor{{Entries: entries}}})
 	if err != nil {
 		return Limit{}, fmt.Errorf("look at the limit of %s at %s: %w", a.Name, p.Provider, err)
@@ -47,7 +47,7 @@ const leasePrefix = "lease-"
 func (b *limiterBook) leased(ctx context.Context, account int) (float64, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	resp, err := b.client.Holds(ctx, &limitpb.HoldsRequest{Account: "user:" + b.accounts[account].User, Limit: 10_000})
+	resp, err := b.client.ListHolds(ctx, &limitpb.ListHoldsRequest{Account: "user:" + b.accounts[account].User, Limit: 10_000})
 	if err != nil {
 		return 0, fmt.Errorf("list the holds of %s: %w", b.accounts[account].Name, err)
 	}
@@ -77,7 +77,7 @@ func (b *limiterBook) look(ctx context.Context, account int, ids []string, into 
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	a := b.accounts[account]
-	resp, err := b.client.Look(ctx, &limitpb.LookRequest{Account: "user:" + a.User, Tier: a.Tier, RequestIds: ids})
+	resp, err := b.client.GetAccountState(ctx, &limitpb.GetAccountStateRequest{Account: "user:" + a.User, Tier: a.Tier, RequestIds: ids})
 	if err != nil {
 		return fmt.Errorf("look at the holds of %s: %w", a.Name, err)
 	}

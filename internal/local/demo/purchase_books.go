@@ -154,7 +154,7 @@ func (b *limiterBook) balance(ctx context.Context, provider string) (Balance, er
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	a := b.accounts[0]
-	resp, err := b.client.Look(ctx, &limitpb.LookRequest{Account: "user:" + a.User, Tier: a.Tier, Providers: []string{provider}})
+	resp, err := b.client.GetAccountState(ctx, &limitpb.GetAccountStateRequest{Account: "user:" + a.User, Tier: a.Tier, Providers: []string{provider}})
 	if err != nil {
 		return Balance{}, fmt.Errorf("look at the balance of %s at %s: %w", a.Name, provider, err)
 	}

@@ -29,25 +29,25 @@ const (
 type BalancePolicy int32
 
 const (
-	BalancePolicy_BALANCE_TIER       BalancePolicy = 0 // as the caller's tier says
-	BalancePolicy_BALANCE_IF_PRESENT BalancePolicy = 1 // an account with a pool draws on it, one without is bound by limits only
-	BalancePolicy_BALANCE_REQUIRED   BalancePolicy = 2 // no pool, no call
-	BalancePolicy_BALANCE_NONE       BalancePolicy = 3 // limits only
+	BalancePolicy_BALANCE_UNSPECIFIED BalancePolicy = 0 // as the caller's tier says
+	BalancePolicy_BALANCE_IF_PRESENT  BalancePolicy = 1 // an account with a pool draws on it, one without is bound by limits only
+	BalancePolicy_BALANCE_REQUIRED    BalancePolicy = 2 // no pool, no call
+	BalancePolicy_BALANCE_NONE        BalancePolicy = 3 // limits only
 )
 
 // Enum value maps for BalancePolicy.
 var (
 	BalancePolicy_name = map[int32]string{
-		0: "BALANCE_TIER",
+		0: "BALANCE_UNSPECIFIED",
 		1: "BALANCE_IF_PRESENT",
 		2: "BALANCE_REQUIRED",
 		3: "BALANCE_NONE",
 	}
 	BalancePolicy_value = map[string]int32{
-		"BALANCE_TIER":       0,
-		"BALANCE_IF_PRESENT": 1,
-		"BALANCE_REQUIRED":   2,
-		"BALANCE_NONE":       3,
+		"BALANCE_UNSPECIFIED": 0,
+		"BALANCE_IF_PRESENT":  1,
+		"BALANCE_REQUIRED":    2,
+		"BALANCE_NONE":        3,
 	}
 )
 
@@ -82,25 +82,25 @@ func (BalancePolicy) EnumDescriptor() ([]byte, []int) {
 type Refusal int32
 
 const (
-	Refusal_REFUSAL_NONE    Refusal = 0 // admitted
-	Refusal_REFUSAL_LIMIT   Refusal = 1 // a limit; rule names it
-	Refusal_REFUSAL_BALANCE Refusal = 2 // the pool holds too little
-	Refusal_REFUSAL_NO_POOL Refusal = 3 // the account has no pool, and one is required
+	Refusal_REFUSAL_UNSPECIFIED Refusal = 0 // nothing did: admitted
+	Refusal_REFUSAL_LIMIT       Refusal = 1 // a limit; rule names it
+	Refusal_REFUSAL_BALANCE     Refusal = 2 // the pool holds too little
+	Refusal_REFUSAL_NO_POOL     Refusal = 3 // the account has no pool, and one is required
 )
 
 // Enum value maps for Refusal.
 var (
 	Refusal_name = map[int32]string{
-		0: "REFUSAL_NONE",
+		0: "REFUSAL_UNSPECIFIED",
 		1: "REFUSAL_LIMIT",
 		2: "REFUSAL_BALANCE",
 		3: "REFUSAL_NO_POOL",
 	}
 	Refusal_value = map[string]int32{
-		"REFUSAL_NONE":    0,
-		"REFUSAL_LIMIT":   1,
-		"REFUSAL_BALANCE": 2,
-		"REFUSAL_NO_POOL": 3,
+		"REFUSAL_UNSPECIFIED": 0,
+		"REFUSAL_LIMIT":       1,
+		"REFUSAL_BALANCE":     2,
+		"REFUSAL_NO_POOL":     3,
 	}
 )
 
@@ -190,22 +190,22 @@ func (Settled_Status) EnumDescriptor() ([]byte, []int) {
 type Settled_Drawn int32
 
 const (
-	Settled_DRAWN_UNKNOWN Settled_Drawn = 0 // the hold is not known
-	Settled_DRAWN_POOL    Settled_Drawn = 1
-	Settled_DRAWN_NONE    Settled_Drawn = 2 // the account had no pool, or none was asked
+	Settled_DRAWN_UNSPECIFIED Settled_Drawn = 0 // the hold is not known
+	Settled_DRAWN_POOL        Settled_Drawn = 1
+	Settled_DRAWN_NONE        Settled_Drawn = 2 // the account had no pool, or none was asked
 )
 
 // Enum value maps for Settled_Drawn.
 var (
 	Settled_Drawn_name = map[int32]string{
-		0: "DRAWN_UNKNOWN",
+		0: "DRAWN_UNSPECIFIED",
 		1: "DRAWN_POOL",
 		2: "DRAWN_NONE",
 	}
 	Settled_Drawn_value = map[string]int32{
-		"DRAWN_UNKNOWN": 0,
-		"DRAWN_POOL":    1,
-		"DRAWN_NONE":    2,
+		"DRAWN_UNSPECIFIED": 0,
+		"DRAWN_POOL":        1,
+		"DRAWN_NONE":        2,
 	}
 )
 
@@ -600,7 +600,7 @@ func (x *HoldRequest) GetBalance() BalancePolicy {
 	if x != nil {
 		return x.Balance
 	}
-	return BalancePolicy_BALANCE_TIER
+	return BalancePolicy_BALANCE_UNSPECIFIED
 }
 
 func (x *HoldRequest) GetLifetimeUs() int64 {
@@ -720,7 +720,7 @@ type Bucket struct {
 	Held          float64                `protobuf:"fixed64,5,opt,name=held,proto3" json:"held,omitempty"`                     // part of level that is held and not settled
 	ResetUs       int64                  `protobuf:"varint,6,opt,name=reset_us,json=resetUs,proto3" json:"reset_us,omitempty"` // microseconds until empty
 	Rate          float64                `protobuf:"fixed64,7,opt,name=rate,proto3" json:"rate,omitempty"`                     // drained per second
-	Found         *Descriptor            `protobuf:"bytes,8,opt,name=found,proto3" json:"found,omitempty"`                     // the descriptor it was found by; only of a Look with facts
+	Found         *Descriptor            `protobuf:"bytes,8,opt,name=found,proto3" json:"found,omitempty"`                     // the descriptor it was found by; only of GetAccountState with facts
 	Shadow        bool                   `protobuf:"varint,9,opt,name=shadow,proto3" json:"shadow,omitempty"`                  // it refuses nobody
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -917,7 +917,7 @@ func (x *HoldResponse) GetRefusal() Refusal {
 	if x != nil {
 		return x.Refusal
 	}
-	return Refusal_REFUSAL_NONE
+	return Refusal_REFUSAL_UNSPECIFIED
 }
 
 func (x *HoldResponse) GetBalance() *Balance {
@@ -1104,7 +1104,7 @@ func (x *Settled) GetDrawn() Settled_Drawn {
 	if x != nil {
 		return x.Drawn
 	}
-	return Settled_DRAWN_UNKNOWN
+	return Settled_DRAWN_UNSPECIFIED
 }
 
 type SettleResponse struct {
@@ -1151,7 +1151,7 @@ func (x *SettleResponse) GetSettled() []*Settled {
 	return nil
 }
 
-type LookRequest struct {
+type GetAccountStateRequest struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Account     string                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
 	RequestIds  []string               `protobuf:"bytes,2,rep,name=request_ids,json=requestIds,proto3" json:"request_ids,omitempty"` // holds to look at
@@ -1167,20 +1167,20 @@ type LookRequest struct {
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *LookRequest) Reset() {
-	*x = LookRequest{}
+func (x *GetAccountStateRequest) Reset() {
+	*x = GetAccountStateRequest{}
 	mi := &file_limit_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *LookRequest) String() string {
+func (x *GetAccountStateRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*LookRequest) ProtoMessage() {}
+func (*GetAccountStateRequest) ProtoMessage() {}
 
-func (x *LookRequest) ProtoReflect() protoreflect.Message {
+func (x *GetAccountStateRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_limit_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1192,47 +1192,47 @@ func (x *LookRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use LookRequest.ProtoReflect.Descriptor instead.
-func (*LookRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use GetAccountStateRequest.ProtoReflect.Descriptor instead.
+func (*GetAccountStateRequest) Descriptor() ([]byte, []int) {
 	return file_limit_proto_rawDescGZIP(), []int{11}
 }
 
-func (x *LookRequest) GetAccount() string {
+func (x *GetAccountStateRequest) GetAccount() string {
 	if x != nil {
 		return x.Account
 	}
 	return ""
 }
 
-func (x *LookRequest) GetRequestIds() []string {
+func (x *GetAccountStateRequest) GetRequestIds() []string {
 	if x != nil {
 		return x.RequestIds
 	}
 	return nil
 }
 
-func (x *LookRequest) GetDescriptors() []*Descriptor {
+func (x *GetAccountStateRequest) GetDescriptors() []*Descriptor {
 	if x != nil {
 		return x.Descriptors
 	}
 	return nil
 }
 
-func (x *LookRequest) GetTier() string {
+func (x *GetAccountStateRequest) GetTier() string {
 	if x != nil {
 		return x.Tier
 	}
 	return ""
 }
 
-func (x *LookRequest) GetProviders() []string {
+func (x *GetAccountStateRequest) GetProviders() []string {
 	if x != nil {
 		return x.Providers
 	}
 	return nil
 }
 
-func (x *LookRequest) GetFacts() *Facts {
+func (x *GetAccountStateRequest) GetFacts() *Facts {
 	if x != nil {
 		return x.Facts
 	}
@@ -1307,7 +1307,7 @@ func (x *HoldState) GetCharged() int64 {
 	return 0
 }
 
-type LookResponse struct {
+type GetAccountStateResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Buckets       []*Bucket              `protobuf:"bytes,1,rep,name=buckets,proto3" json:"buckets,omitempty"`
 	Holds         []*HoldState           `protobuf:"bytes,2,rep,name=holds,proto3" json:"holds,omitempty"`
@@ -1316,20 +1316,20 @@ type LookResponse struct {
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *LookResponse) Reset() {
-	*x = LookResponse{}
+func (x *GetAccountStateResponse) Reset() {
+	*x = GetAccountStateResponse{}
 	mi := &file_limit_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *LookResponse) String() string {
+func (x *GetAccountStateResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*LookResponse) ProtoMessage() {}
+func (*GetAccountStateResponse) ProtoMessage() {}
 
-func (x *LookResponse) ProtoReflect() protoreflect.Message {
+func (x *GetAccountStateResponse) ProtoReflect() protoreflect.Message {
 	mi := &file_limit_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1341,26 +1341,26 @@ func (x *LookResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use LookResponse.ProtoReflect.Descriptor instead.
-func (*LookResponse) Descriptor() ([]byte, []int) {
+// Deprecated: Use GetAccountStateResponse.ProtoReflect.Descriptor instead.
+func (*GetAccountStateResponse) Descriptor() ([]byte, []int) {
 	return file_limit_proto_rawDescGZIP(), []int{13}
 }
 
-func (x *LookResponse) GetBuckets() []*Bucket {
+func (x *GetAccountStateResponse) GetBuckets() []*Bucket {
 	if x != nil {
 		return x.Buckets
 	}
 	return nil
 }
 
-func (x *LookResponse) GetHolds() []*HoldState {
+func (x *GetAccountStateResponse) GetHolds() []*HoldState {
 	if x != nil {
 		return x.Holds
 	}
 	return nil
 }
 
-func (x *LookResponse) GetBalances() []*Balance {
+func (x *GetAccountStateResponse) GetBalances() []*Balance {
 	if x != nil {
 		return x.Balances
 	}
@@ -1507,7 +1507,7 @@ func (x *RenewResponse) GetRenewed() int64 {
 	return 0
 }
 
-type HoldsRequest struct {
+type ListHoldsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Account       string                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"` // empty: of all accounts
 	Limit         int64                  `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`    // 1 to 10 000, default 100
@@ -1515,20 +1515,20 @@ type HoldsRequest struct {
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *HoldsRequest) Reset() {
-	*x = HoldsRequest{}
+func (x *ListHoldsRequest) Reset() {
+	*x = ListHoldsRequest{}
 	mi := &file_limit_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *HoldsRequest) String() string {
+func (x *ListHoldsRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*HoldsRequest) ProtoMessage() {}
+func (*ListHoldsRequest) ProtoMessage() {}
 
-func (x *HoldsRequest) ProtoReflect() protoreflect.Message {
+func (x *ListHoldsRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_limit_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1540,19 +1540,19 @@ func (x *HoldsRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use HoldsRequest.ProtoReflect.Descriptor instead.
-func (*HoldsRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use ListHoldsRequest.ProtoReflect.Descriptor instead.
+func (*ListHoldsRequest) Descriptor() ([]byte, []int) {
 	return file_limit_proto_rawDescGZIP(), []int{17}
 }
 
-func (x *HoldsRequest) GetAccount() string {
+func (x *ListHoldsRequest) GetAccount() string {
 	if x != nil {
 		return x.Account
 	}
 	return ""
 }
 
-func (x *HoldsRequest) GetLimit() int64 {
+func (x *ListHoldsRequest) GetLimit() int64 {
 	if x != nil {
 		return x.Limit
 	}
@@ -1635,7 +1635,7 @@ func (x *Held) GetExpiresUs() int64 {
 	return 0
 }
 
-type HoldsResponse struct {
+type ListHoldsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Holds         []*Held                `protobuf:"bytes,1,rep,name=holds,proto3" json:"holds,omitempty"`
 	More          bool                   `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"` // the limit cut the list
@@ -1643,20 +1643,20 @@ type HoldsResponse struct {
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *HoldsResponse) Reset() {
-	*x = HoldsResponse{}
+func (x *ListHoldsResponse) Reset() {
+	*x = ListHoldsResponse{}
 	mi := &file_limit_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *HoldsResponse) String() string {
+func (x *ListHoldsResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*HoldsResponse) ProtoMessage() {}
+func (*ListHoldsResponse) ProtoMessage() {}
 
-func (x *HoldsResponse) ProtoReflect() protoreflect.Message {
+func (x *ListHoldsResponse) ProtoReflect() protoreflect.Message {
 	mi := &file_limit_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1668,19 +1668,19 @@ func (x *HoldsResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use HoldsResponse.ProtoReflect.Descriptor instead.
-func (*HoldsResponse) Descriptor() ([]byte, []int) {
+// Deprecated: Use ListHoldsResponse.ProtoReflect.Descriptor instead.
+func (*ListHoldsResponse) Descriptor() ([]byte, []int) {
 	return file_limit_proto_rawDescGZIP(), []int{19}
 }
 
-func (x *HoldsResponse) GetHolds() []*Held {
+func (x *ListHoldsResponse) GetHolds() []*Held {
 	if x != nil {
 		return x.Holds
 	}
 	return nil
 }
 
-func (x *HoldsResponse) GetMore() bool {
+func (x *ListHoldsResponse) GetMore() bool {
 	if x != nil {
 		return x.More
 	}
@@ -1822,7 +1822,7 @@ func (x *ExplainResponse) GetRefusal() Refusal {
 	if x != nil {
 		return x.Refusal
 	}
-	return Refusal_REFUSAL_NONE
+	return Refusal_REFUSAL_UNSPECIFIED
 }
 
 func (x *ExplainResponse) GetRule() string {
@@ -1964,7 +1964,7 @@ func (x *Ratio) GetSamples() int64 {
 	return 0
 }
 
-type LearnRequest struct {
+type ReportRatiosRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Meter         string                 `protobuf:"bytes,1,opt,name=meter,proto3" json:"meter,omitempty"`   // who saw it; a later report of the same meter replaces this one
 	Ratios        []*Ratio               `protobuf:"bytes,2,rep,name=ratios,proto3" json:"ratios,omitempty"` // at most 2 000
@@ -1972,20 +1972,20 @@ type LearnRequest struct {
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *LearnRequest) Reset() {
-	*x = LearnRequest{}
+func (x *ReportRatiosRequest) Reset() {
+	*x = ReportRatiosRequest{}
 	mi := &file_limit_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *LearnRequest) String() string {
+func (x *ReportRatiosRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*LearnRequest) ProtoMessage() {}
+func (*ReportRatiosRequest) ProtoMessage() {}
 
-func (x *LearnRequest) ProtoReflect() protoreflect.Message {
+func (x *ReportRatiosRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_limit_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1997,45 +1997,45 @@ func (x *LearnRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use LearnRequest.ProtoReflect.Descriptor instead.
-func (*LearnRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use ReportRatiosRequest.ProtoReflect.Descriptor instead.
+func (*ReportRatiosRequest) Descriptor() ([]byte, []int) {
 	return file_limit_proto_rawDescGZIP(), []int{23}
 }
 
-func (x *LearnRequest) GetMeter() string {
+func (x *ReportRatiosRequest) GetMeter() string {
 	if x != nil {
 		return x.Meter
 	}
 	return ""
 }
 
-func (x *LearnRequest) GetRatios() []*Ratio {
+func (x *ReportRatiosRequest) GetRatios() []*Ratio {
 	if x != nil {
 		return x.Ratios
 	}
 	return nil
 }
 
-type LearnResponse struct {
+type ReportRatiosResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *LearnResponse) Reset() {
-	*x = LearnResponse{}
+func (x *ReportRatiosResponse) Reset() {
+	*x = ReportRatiosResponse{}
 	mi := &file_limit_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *LearnResponse) String() string {
+func (x *ReportRatiosResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*LearnResponse) ProtoMessage() {}
+func (*ReportRatiosResponse) ProtoMessage() {}
 
-func (x *LearnResponse) ProtoReflect() protoreflect.Message {
+func (x *ReportRatiosResponse) ProtoReflect() protoreflect.Message {
 	mi := &file_limit_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -2047,8 +2047,8 @@ func (x *LearnResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use LearnResponse.ProtoReflect.Descriptor instead.
-func (*LearnResponse) Descriptor() ([]byte, []int) {
+// Deprecated: Use ReportRatiosResponse.ProtoReflect.Descriptor instead.
+func (*ReportRatiosResponse) Descriptor() ([]byte, []int) {
 	return file_limit_proto_rawDescGZIP(), []int{24}
 }
 
@@ -2124,7 +2124,7 @@ const file_limit_proto_rawDesc = "" +
 	"\aaccount\x18\x02 \x01(\tR\aaccount\x12\x18\n" +
 	"\acharged\x18\x03 \x01(\x03R\acharged\"M\n" +
 	"\rSettleRequest\x12<\n" +
-	"\vsettlements\x18\x01 \x03(\v2\x1a.leaky.limit.v1.SettlementR\vsettlements\"\xd4\x02\n" +
+	"\vsettlements\x18\x01 \x03(\v2\x1a.leaky.limit.v1.SettlementR\vsettlements\"\xd8\x02\n" +
 	"\aSettled\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x126\n" +
@@ -2137,16 +2137,16 @@ const file_limit_proto_rawDesc = "" +
 	"\aSETTLED\x10\x01\x12\r\n" +
 	"\tDUPLICATE\x10\x02\x12\b\n" +
 	"\x04LATE\x10\x03\x12\v\n" +
-	"\aUNKNOWN\x10\x04\":\n" +
-	"\x05Drawn\x12\x11\n" +
-	"\rDRAWN_UNKNOWN\x10\x00\x12\x0e\n" +
+	"\aUNKNOWN\x10\x04\">\n" +
+	"\x05Drawn\x12\x15\n" +
+	"\x11DRAWN_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
 	"DRAWN_POOL\x10\x01\x12\x0e\n" +
 	"\n" +
 	"DRAWN_NONE\x10\x02\"C\n" +
 	"\x0eSettleResponse\x121\n" +
-	"\asettled\x18\x01 \x03(\v2\x17.leaky.limit.v1.SettledR\asettled\"\xe5\x01\n" +
-	"\vLookRequest\x12\x18\n" +
+	"\asettled\x18\x01 \x03(\v2\x17.leaky.limit.v1.SettledR\asettled\"\xf0\x01\n" +
+	"\x16GetAccountStateRequest\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x1f\n" +
 	"\vrequest_ids\x18\x02 \x03(\tR\n" +
 	"requestIds\x12<\n" +
@@ -2165,8 +2165,8 @@ const file_limit_proto_rawDesc = "" +
 	"\x04HELD\x10\x01\x12\v\n" +
 	"\aSETTLED\x10\x02\x12\v\n" +
 	"\aEXPIRED\x10\x03\x12\v\n" +
-	"\aUNKNOWN\x10\x04\"\xa6\x01\n" +
-	"\fLookResponse\x120\n" +
+	"\aUNKNOWN\x10\x04\"\xb1\x01\n" +
+	"\x17GetAccountStateResponse\x120\n" +
 	"\abuckets\x18\x01 \x03(\v2\x16.leaky.limit.v1.BucketR\abuckets\x12/\n" +
 	"\x05holds\x18\x02 \x03(\v2\x19.leaky.limit.v1.HoldStateR\x05holds\x123\n" +
 	"\bbalances\x18\x03 \x03(\v2\x17.leaky.limit.v1.BalanceR\bbalances\"B\n" +
@@ -2177,8 +2177,8 @@ const file_limit_proto_rawDesc = "" +
 	"\fRenewRequest\x123\n" +
 	"\brenewals\x18\x01 \x03(\v2\x17.leaky.limit.v1.RenewalR\brenewals\")\n" +
 	"\rRenewResponse\x12\x18\n" +
-	"\arenewed\x18\x01 \x01(\x03R\arenewed\">\n" +
-	"\fHoldsRequest\x12\x18\n" +
+	"\arenewed\x18\x01 \x01(\x03R\arenewed\"B\n" +
+	"\x10ListHoldsRequest\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x14\n" +
 	"\x05limit\x18\x02 \x01(\x03R\x05limit\"\x97\x01\n" +
 	"\x04Held\x12+\n" +
@@ -2187,8 +2187,8 @@ const file_limit_proto_rawDesc = "" +
 	"\x04held\x18\x03 \x01(\x03R\x04held\x12\x15\n" +
 	"\x06age_us\x18\x04 \x01(\x03R\x05ageUs\x12\x1d\n" +
 	"\n" +
-	"expires_us\x18\x05 \x01(\x03R\texpiresUs\"O\n" +
-	"\rHoldsResponse\x12*\n" +
+	"expires_us\x18\x05 \x01(\x03R\texpiresUs\"S\n" +
+	"\x11ListHoldsResponse\x12*\n" +
 	"\x05holds\x18\x01 \x03(\v2\x14.leaky.limit.v1.HeldR\x05holds\x12\x12\n" +
 	"\x04more\x18\x02 \x01(\bR\x04more\"/\n" +
 	"\x0eExplainRequest\x12\x1d\n" +
@@ -2216,29 +2216,29 @@ const file_limit_proto_rawDesc = "" +
 	"\bprovider\x18\x01 \x01(\tR\bprovider\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\tR\x05model\x12&\n" +
 	"\x0ftokens_per_byte\x18\x03 \x01(\x01R\rtokensPerByte\x12\x18\n" +
-	"\asamples\x18\x04 \x01(\x03R\asamples\"S\n" +
-	"\fLearnRequest\x12\x14\n" +
+	"\asamples\x18\x04 \x01(\x03R\asamples\"Z\n" +
+	"\x13ReportRatiosRequest\x12\x14\n" +
 	"\x05meter\x18\x01 \x01(\tR\x05meter\x12-\n" +
-	"\x06ratios\x18\x02 \x03(\v2\x15.leaky.limit.v1.RatioR\x06ratios\"\x0f\n" +
-	"\rLearnResponse*a\n" +
-	"\rBalancePolicy\x12\x10\n" +
-	"\fBALANCE_TIER\x10\x00\x12\x16\n" +
+	"\x06ratios\x18\x02 \x03(\v2\x15.leaky.limit.v1.RatioR\x06ratios\"\x16\n" +
+	"\x14ReportRatiosResponse*h\n" +
+	"\rBalancePolicy\x12\x17\n" +
+	"\x13BALANCE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12BALANCE_IF_PRESENT\x10\x01\x12\x14\n" +
 	"\x10BALANCE_REQUIRED\x10\x02\x12\x10\n" +
-	"\fBALANCE_NONE\x10\x03*X\n" +
-	"\aRefusal\x12\x10\n" +
-	"\fREFUSAL_NONE\x10\x00\x12\x11\n" +
+	"\fBALANCE_NONE\x10\x03*_\n" +
+	"\aRefusal\x12\x17\n" +
+	"\x13REFUSAL_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rREFUSAL_LIMIT\x10\x01\x12\x13\n" +
 	"\x0fREFUSAL_BALANCE\x10\x02\x12\x13\n" +
-	"\x0fREFUSAL_NO_POOL\x10\x032\xf6\x03\n" +
+	"\x0fREFUSAL_NO_POOL\x10\x032\xb8\x04\n" +
 	"\aLimiter\x12A\n" +
 	"\x04Hold\x12\x1b.leaky.limit.v1.HoldRequest\x1a\x1c.leaky.limit.v1.HoldResponse\x12G\n" +
-	"\x06Settle\x12\x1d.leaky.limit.v1.SettleRequest\x1a\x1e.leaky.limit.v1.SettleResponse\x12A\n" +
-	"\x04Look\x12\x1b.leaky.limit.v1.LookRequest\x1a\x1c.leaky.limit.v1.LookResponse\x12D\n" +
-	"\x05Renew\x12\x1c.leaky.limit.v1.RenewRequest\x1a\x1d.leaky.limit.v1.RenewResponse\x12D\n" +
-	"\x05Holds\x12\x1c.leaky.limit.v1.HoldsRequest\x1a\x1d.leaky.limit.v1.HoldsResponse\x12J\n" +
-	"\aExplain\x12\x1e.leaky.limit.v1.ExplainRequest\x1a\x1f.leaky.limit.v1.ExplainResponse\x12D\n" +
-	"\x05Learn\x12\x1c.leaky.limit.v1.LearnRequest\x1a\x1d.leaky.limit.v1.LearnResponseBMZKgithub.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen;limitpbb\x06proto3"
+	"\x06Settle\x12\x1d.leaky.limit.v1.SettleRequest\x1a\x1e.leaky.limit.v1.SettleResponse\x12b\n" +
+	"\x0fGetAccountState\x12&.leaky.limit.v1.GetAccountStateRequest\x1a'.leaky.limit.v1.GetAccountStateResponse\x12D\n" +
+	"\x05Renew\x12\x1c.leaky.limit.v1.RenewRequest\x1a\x1d.leaky.limit.v1.RenewResponse\x12P\n" +
+	"\tListHolds\x12 .leaky.limit.v1.ListHoldsRequest\x1a!.leaky.limit.v1.ListHoldsResponse\x12J\n" +
+	"\aExplain\x12\x1e.leaky.limit.v1.ExplainRequest\x1a\x1f.leaky.limit.v1.ExplainResponse\x12Y\n" +
+	"\fReportRatios\x12#.leaky.limit.v1.ReportRatiosRequest\x1a$.leaky.limit.v1.ReportRatiosResponseBMZKgithub.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen;limitpbb\x06proto3"
 
 var (
 	file_limit_proto_rawDescOnce sync.Once
@@ -2255,36 +2255,36 @@ func file_limit_proto_rawDescGZIP() []byte {
 var file_limit_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
 var file_limit_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_limit_proto_goTypes = []any{
-	(BalancePolicy)(0),      // 0: leaky.limit.v1.BalancePolicy
-	(Refusal)(0),            // 1: leaky.limit.v1.Refusal
-	(Settled_Status)(0),     // 2: leaky.limit.v1.Settled.Status
-	(Settled_Drawn)(0),      // 3: leaky.limit.v1.Settled.Drawn
-	(HoldState_State)(0),    // 4: leaky.limit.v1.HoldState.State
-	(*Facts)(nil),           // 5: leaky.limit.v1.Facts
-	(*Entry)(nil),           // 6: leaky.limit.v1.Entry
-	(*Descriptor)(nil),      // 7: leaky.limit.v1.Descriptor
-	(*HoldRequest)(nil),     // 8: leaky.limit.v1.HoldRequest
-	(*Balance)(nil),         // 9: leaky.limit.v1.Balance
-	(*Bucket)(nil),          // 10: leaky.limit.v1.Bucket
-	(*HoldResponse)(nil),    // 11: leaky.limit.v1.HoldResponse
-	(*Settlement)(nil),      // 12: leaky.limit.v1.Settlement
-	(*SettleRequest)(nil),   // 13: leaky.limit.v1.SettleRequest
-	(*Settled)(nil),         // 14: leaky.limit.v1.Settled
-	(*SettleResponse)(nil),  // 15: leaky.limit.v1.SettleResponse
-	(*LookRequest)(nil),     // 16: leaky.limit.v1.LookRequest
-	(*HoldState)(nil),       // 17: leaky.limit.v1.HoldState
-	(*LookResponse)(nil),    // 18: leaky.limit.v1.LookResponse
-	(*Renewal)(nil),         // 19: leaky.limit.v1.Renewal
-	(*RenewRequest)(nil),    // 20: leaky.limit.v1.RenewRequest
-	(*RenewResponse)(nil),   // 21: leaky.limit.v1.RenewResponse
-	(*HoldsRequest)(nil),    // 22: leaky.limit.v1.HoldsRequest
-	(*Held)(nil),            // 23: leaky.limit.v1.Held
-	(*HoldsResponse)(nil),   // 24: leaky.limit.v1.HoldsResponse
-	(*ExplainRequest)(nil),  // 25: leaky.limit.v1.ExplainRequest
-	(*ExplainResponse)(nil), // 26: leaky.limit.v1.ExplainResponse
-	(*Ratio)(nil),           // 27: leaky.limit.v1.Ratio
-	(*LearnRequest)(nil),    // 28: leaky.limit.v1.LearnRequest
-	(*LearnResponse)(nil),   // 29: leaky.limit.v1.LearnResponse
+	(BalancePolicy)(0),              // 0: leaky.limit.v1.BalancePolicy
+	(Refusal)(0),                    // 1: leaky.limit.v1.Refusal
+	(Settled_Status)(0),             // 2: leaky.limit.v1.Settled.Status
+	(Settled_Drawn)(0),              // 3: leaky.limit.v1.Settled.Drawn
+	(HoldState_State)(0),            // 4: leaky.limit.v1.HoldState.State
+	(*Facts)(nil),                   // 5: leaky.limit.v1.Facts
+	(*Entry)(nil),                   // 6: leaky.limit.v1.Entry
+	(*Descriptor)(nil),              // 7: leaky.limit.v1.Descriptor
+	(*HoldRequest)(nil),             // 8: leaky.limit.v1.HoldRequest
+	(*Balance)(nil),                 // 9: leaky.limit.v1.Balance
+	(*Bucket)(nil),                  // 10: leaky.limit.v1.Bucket
+	(*HoldResponse)(nil),            // 11: leaky.limit.v1.HoldResponse
+	(*Settlement)(nil),              // 12: leaky.limit.v1.Settlement
+	(*SettleRequest)(nil),           // 13: leaky.limit.v1.SettleRequest
+	(*Settled)(nil),                 // 14: leaky.limit.v1.Settled
+	(*SettleResponse)(nil),          // 15: leaky.limit.v1.SettleResponse
+	(*GetAccountStateRequest)(nil),  // 16: leaky.limit.v1.GetAccountStateRequest
+	(*HoldState)(nil),               // 17: leaky.limit.v1.HoldState
+	(*GetAccountStateResponse)(nil), // 18: leaky.limit.v1.GetAccountStateResponse
+	(*Renewal)(nil),                 // 19: leaky.limit.v1.Renewal
+	(*RenewRequest)(nil),            // 20: leaky.limit.v1.RenewRequest
+	(*RenewResponse)(nil),           // 21: leaky.limit.v1.RenewResponse
+	(*ListHoldsRequest)(nil),        // 22: leaky.limit.v1.ListHoldsRequest
+	(*Held)(nil),                    // 23: leaky.limit.v1.Held
+	(*ListHoldsResponse)(nil),       // 24: leaky.limit.v1.ListHoldsResponse
+	(*ExplainRequest)(nil),          // 25: leaky.limit.v1.ExplainRequest
+	(*ExplainResponse)(nil),         // 26: leaky.limit.v1.ExplainResponse
+	(*Ratio)(nil),                   // 27: leaky.limit.v1.Ratio
+	(*ReportRatiosRequest)(nil),     // 28: leaky.limit.v1.ReportRatiosRequest
+	(*ReportRatiosResponse)(nil),    // 29: leaky.limit.v1.ReportRatiosResponse
 }
 var file_limit_proto_depIdxs = []int32{
 	6,  // 0: leaky.limit.v1.Descriptor.entries:type_name -> leaky.limit.v1.Entry
@@ -2299,36 +2299,36 @@ var file_limit_proto_depIdxs = []int32{
 	2,  // 9: leaky.limit.v1.Settled.status:type_name -> leaky.limit.v1.Settled.Status
 	3,  // 10: leaky.limit.v1.Settled.drawn:type_name -> leaky.limit.v1.Settled.Drawn
 	14, // 11: leaky.limit.v1.SettleResponse.settled:type_name -> leaky.limit.v1.Settled
-	7,  // 12: leaky.limit.v1.LookRequest.descriptors:type_name -> leaky.limit.v1.Descriptor
-	5,  // 13: leaky.limit.v1.LookRequest.facts:type_name -> leaky.limit.v1.Facts
+	7,  // 12: leaky.limit.v1.GetAccountStateRequest.descriptors:type_name -> leaky.limit.v1.Descriptor
+	5,  // 13: leaky.limit.v1.GetAccountStateRequest.facts:type_name -> leaky.limit.v1.Facts
 	4,  // 14: leaky.limit.v1.HoldState.state:type_name -> leaky.limit.v1.HoldState.State
-	10, // 15: leaky.limit.v1.LookResponse.buckets:type_name -> leaky.limit.v1.Bucket
-	17, // 16: leaky.limit.v1.LookResponse.holds:type_name -> leaky.limit.v1.HoldState
-	9,  // 17: leaky.limit.v1.LookResponse.balances:type_name -> leaky.limit.v1.Balance
+	10, // 15: leaky.limit.v1.GetAccountStateResponse.buckets:type_name -> leaky.limit.v1.Bucket
+	17, // 16: leaky.limit.v1.GetAccountStateResponse.holds:type_name -> leaky.limit.v1.HoldState
+	9,  // 17: leaky.limit.v1.GetAccountStateResponse.balances:type_name -> leaky.limit.v1.Balance
 	19, // 18: leaky.limit.v1.RenewRequest.renewals:type_name -> leaky.limit.v1.Renewal
 	5,  // 19: leaky.limit.v1.Held.facts:type_name -> leaky.limit.v1.Facts
-	23, // 20: leaky.limit.v1.HoldsResponse.holds:type_name -> leaky.limit.v1.Held
+	23, // 20: leaky.limit.v1.ListHoldsResponse.holds:type_name -> leaky.limit.v1.Held
 	5,  // 21: leaky.limit.v1.ExplainResponse.facts:type_name -> leaky.limit.v1.Facts
 	1,  // 22: leaky.limit.v1.ExplainResponse.refusal:type_name -> leaky.limit.v1.Refusal
 	10, // 23: leaky.limit.v1.ExplainResponse.buckets:type_name -> leaky.limit.v1.Bucket
 	9,  // 24: leaky.limit.v1.ExplainResponse.balance:type_name -> leaky.limit.v1.Balance
 	17, // 25: leaky.limit.v1.ExplainResponse.hold:type_name -> leaky.limit.v1.HoldState
 	7,  // 26: leaky.limit.v1.ExplainResponse.unmatched:type_name -> leaky.limit.v1.Descriptor
-	27, // 27: leaky.limit.v1.LearnRequest.ratios:type_name -> leaky.limit.v1.Ratio
+	27, // 27: leaky.limit.v1.ReportRatiosRequest.ratios:type_name -> leaky.limit.v1.Ratio
 	8,  // 28: leaky.limit.v1.Limiter.Hold:input_type -> leaky.limit.v1.HoldRequest
 	13, // 29: leaky.limit.v1.Limiter.Settle:input_type -> leaky.limit.v1.SettleRequest
-	16, // 30: leaky.limit.v1.Limiter.Look:input_type -> leaky.limit.v1.LookRequest
+	16, // 30: leaky.limit.v1.Limiter.GetAccountState:input_type -> leaky.limit.v1.GetAccountStateRequest
 	20, // 31: leaky.limit.v1.Limiter.Renew:input_type -> leaky.limit.v1.RenewRequest
-	22, // 32: leaky.limit.v1.Limiter.Holds:input_type -> leaky.limit.v1.HoldsRequest
+	22, // 32: leaky.limit.v1.Limiter.ListHolds:input_type -> leaky.limit.v1.ListHoldsRequest
 	25, // 33: leaky.limit.v1.Limiter.Explain:input_type -> leaky.limit.v1.ExplainRequest
-	28, // 34: leaky.limit.v1.Limiter.Learn:input_type -> leaky.limit.v1.LearnRequest
+	28, // 34: leaky.limit.v1.Limiter.ReportRatios:input_type -> leaky.limit.v1.ReportRatiosRequest
 	11, // 35: leaky.limit.v1.Limiter.Hold:output_type -> leaky.limit.v1.HoldResponse
 	15, // 36: leaky.limit.v1.Limiter.Settle:output_type -> leaky.limit.v1.SettleResponse
-	18, // 37: leaky.limit.v1.Limiter.Look:output_type -> leaky.limit.v1.LookResponse
+	18, // 37: leaky.limit.v1.Limiter.GetAccountState:output_type -> leaky.limit.v1.GetAccountStateResponse
 	21, // 38: leaky.limit.v1.Limiter.Renew:output_type -> leaky.limit.v1.RenewResponse
-	24, // 39: leaky.limit.v1.Limiter.Holds:output_type -> leaky.limit.v1.HoldsResponse
+	24, // 39: leaky.limit.v1.Limiter.ListHolds:output_type -> leaky.limit.v1.ListHoldsResponse
 	26, // 40: leaky.limit.v1.Limiter.Explain:output_type -> leaky.limit.v1.ExplainResponse
-	29, // 41: leaky.limit.v1.Limiter.Learn:output_type -> leaky.limit.v1.LearnResponse
+	29, // 41: leaky.limit.v1.Limiter.ReportRatios:output_type -> leaky.limit.v1.ReportRatiosResponse
 	35, // [35:42] is the sub-list for method output_type
 	28, // [28:35] is the sub-list for method input_type
 	28, // [28:28] is the sub-list for extension type_name

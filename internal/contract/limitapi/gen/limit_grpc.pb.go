@@ -23,13 +23,13 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Limiter_Hold_FullMethodName    = "/leaky.limit.v1.Limiter/Hold"
-	Limiter_Settle_FullMethodName  = "/leaky.limit.v1.Limiter/Settle"
-	Limiter_Look_FullMethodName    = "/leaky.limit.v1.Limiter/Look"
-	Limiter_Renew_FullMethodName   = "/leaky.limit.v1.Limiter/Renew"
-	Limiter_Holds_FullMethodName   = "/leaky.limit.v1.Limiter/Holds"
-	Limiter_Explain_FullMethodName = "/leaky.limit.v1.Limiter/Explain"
-	Limiter_Learn_FullMethodName   = "/leaky.limit.v1.Limiter/Learn"
+	Limiter_Hold_FullMethodName            = "/leaky.limit.v1.Limiter/Hold"
+	Limiter_Settle_FullMethodName          = "/leaky.limit.v1.Limiter/Settle"
+	Limiter_GetAccountState_FullMethodName = "/leaky.limit.v1.Limiter/GetAccountState"
+	Limiter_Renew_FullMethodName           = "/leaky.limit.v1.Limiter/Renew"
+	Limiter_ListHolds_FullMethodName       = "/leaky.limit.v1.Limiter/ListHolds"
+	Limiter_Explain_FullMethodName         = "/leaky.limit.v1.Limiter/Explain"
+	Limiter_ReportRatios_FullMethodName    = "/leaky.limit.v1.Limiter/ReportRatios"
 )
 
 // LimiterClient is the client API for Limiter service.
@@ -43,17 +43,17 @@ type LimiterClient interface {
 	// Settle replaces holds by what was really used. Idempotent by request id: a
 	// second settlement of the same hold changes nothing and answers DUPLICATE.
 	Settle(ctx context.Context, in *SettleRequest, opts ...grpc.CallOption) (*SettleResponse, error)
-	// Look reads buckets and holds of one account; it changes nothing.
-	Look(ctx context.Context, in *LookRequest, opts ...grpc.CallOption) (*LookResponse, error)
+	// GetAccountState reads buckets and holds of one account; it changes nothing.
+	GetAccountState(ctx context.Context, in *GetAccountStateRequest, opts ...grpc.CallOption) (*GetAccountStateResponse, error)
 	// Renew lets holds of calls that still run live on. Idempotent.
 	Renew(ctx context.Context, in *RenewRequest, opts ...grpc.CallOption) (*RenewResponse, error)
-	// Holds lists what is held and not settled, oldest first, for people to see.
-	Holds(ctx context.Context, in *HoldsRequest, opts ...grpc.CallOption) (*HoldsResponse, error)
+	// ListHolds lists what is held and not settled, oldest first, for people to see.
+	ListHolds(ctx context.Context, in *ListHoldsRequest, opts ...grpc.CallOption) (*ListHoldsResponse, error)
 	// Explain tells how a recent request was decided: rules, levels, what was held.
 	Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error)
-	// Learn tells what the input of each model was seen to take. Holds follow it where
+	// ReportRatios tells what the input of each model was seen to take. Holds follow it where
 	// providers.<name>.learn_input is on.
-	Learn(ctx context.Context, in *LearnRequest, opts ...grpc.CallOption) (*LearnResponse, error)
+	ReportRatios(ctx context.Context, in *ReportRatiosRequest, opts ...grpc.CallOption) (*ReportRatiosResponse, error)
 }
 
 type limiterClient struct {
@@ -84,10 +84,10 @@ func (c *limiterClient) Settle(ctx context.Context, in *SettleRequest, opts ...g
 	return out, nil
 }
 
-func (c *limiterClient) Look(ctx context.Context, in *LookRequest, opts ...grpc.CallOption) (*LookResponse, error) {
+func (c *limiterClient) GetAccountState(ctx context.Context, in *GetAccountStateRequest, opts ...grpc.CallOption) (*GetAccountStateResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(LookResponse)
-	err := c.cc.Invoke(ctx, Limiter_Look_FullMethodName, in, out, cOpts...)
+	out := new(GetAccountStateResponse)
+	err := c.cc.Invoke(ctx, Limiter_GetAccountState_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -104,10 +104,10 @@ func (c *limiterClient) Renew(ctx context.Context, in *RenewRequest, opts ...grp
 	return out, nil
 }
 
-func (c *limiterClient) Holds(ctx context.Context, in *HoldsRequest, opts ...grpc.CallOption) (*HoldsResponse, error) {
+func (c *limiterClient) ListHolds(ctx context.Context, in *ListHoldsRequest, opts ...grpc.CallOption) (*ListHoldsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(HoldsResponse)
-	err := c.cc.Invoke(ctx, Limiter_Holds_FullMethodName, in, out, cOpts...)
+	out := new(ListHoldsResponse)
+	err := c.cc.Invoke(ctx, Limiter_ListHolds_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -124,10 +124,10 @@ func (c *limiterClient) Explain(ctx context.Context, in *ExplainRequest, opts ..
 	return out, nil
 }
 
-func (c *limiterClient) Learn(ctx context.Context, in *LearnRequest, opts ...grpc.CallOption) (*LearnResponse, error) {
+func (c *limiterClient) ReportRatios(ctx context.Context, in *ReportRatiosRequest, opts ...grpc.CallOption) (*ReportRatiosResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(LearnResponse)
-	err := c.cc.Invoke(ctx, Limiter_Learn_FullMethodName, in, out, cOpts...)
+	out := new(ReportRatiosResponse)
+	err := c.cc.Invoke(ctx, Limiter_ReportRatios_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -145,17 +145,17 @@ type LimiterServer interface {
 	// Settle replaces holds by what was really used. Idempotent by request id: a
 	// second settlement of the same hold changes nothing and answers DUPLICATE.
 	Settle(context.Context, *SettleRequest) (*SettleResponse, error)
-	// Look reads buckets and holds of one account; it changes nothing.
-	Look(context.Context, *LookRequest) (*LookResponse, error)
+	// GetAccountState reads buckets and holds of one account; it changes nothing.
+	GetAccountState(context.Context, *GetAccountStateRequest) (*GetAccountStateResponse, error)
 	// Renew lets holds of calls that still run live on. Idempotent.
 	Renew(context.Context, *RenewRequest) (*RenewResponse, error)
-	// Holds lists what is held and not settled, oldest first, for people to see.
-	Holds(context.Context, *HoldsRequest) (*HoldsResponse, error)
+	// ListHolds lists what is held and not settled, oldest first, for people to see.
+	ListHolds(context.Context, *ListHoldsRequest) (*ListHoldsResponse, error)
 	// Explain tells how a recent request was decided: rules, levels, what was held.
 	Explain(context.Context, *ExplainRequest) (*ExplainResponse, error)
-	// Learn tells what the input of each model was seen to take. Holds follow it where
+	// ReportRatios tells what the input of each model was seen to take. Holds follow it where
 	// providers.<name>.learn_input is on.
-	Learn(context.Context, *LearnRequest) (*LearnResponse, error)
+	ReportRatios(context.Context, *ReportRatiosRequest) (*ReportRatiosResponse, error)
 	mustEmbedUnimplementedLimiterServer()
 }
 
@@ -172,20 +172,20 @@ func (UnimplementedLimiterServer) Hold(context.Context, *HoldRequest) (*HoldResp
 func (UnimplementedLimiterServer) Settle(context.Context, *SettleRequest) (*SettleResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Settle not implemented")
 }
-func (UnimplementedLimiterServer) Look(context.Context, *LookRequest) (*LookResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method Look not implemented")
+func (UnimplementedLimiterServer) GetAccountState(context.Context, *GetAccountStateRequest) (*GetAccountStateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetAccountState not implemented")
 }
 func (UnimplementedLimiterServer) Renew(context.Context, *RenewRequest) (*RenewResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Renew not implemented")
 }
-func (UnimplementedLimiterServer) Holds(context.Context, *HoldsRequest) (*HoldsResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method Holds not implemented")
+func (UnimplementedLimiterServer) ListHolds(context.Context, *ListHoldsRequest) (*ListHoldsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListHolds not implemented")
 }
 func (UnimplementedLimiterServer) Explain(context.Context, *ExplainRequest) (*ExplainResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Explain not implemented")
 }
-func (UnimplementedLimiterServer) Learn(context.Context, *LearnRequest) (*LearnResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method Learn not implemented")
+func (UnimplementedLimiterServer) ReportRatios(context.Context, *ReportRatiosRequest) (*ReportRatiosResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReportRatios not implemented")
 }
 func (UnimplementedLimiterServer) mustEmbedUnimplementedLimiterServer() {}
 func (UnimplementedLimiterServer) testEmbeddedByValue()                 {}
@@ -244,20 +244,20 @@ func _Limiter_Settle_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
-func _Limiter_Look_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(LookRequest)
+func _Limiter_GetAccountState_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetAccountStateRequest)
 	if err := dec(in); err != nil {
 		return nil, err
 	}
 	if interceptor == nil {
-		return srv.(LimiterServer).Look(ctx, in)
+		return srv.(LimiterServer).GetAccountState(ctx, in)
 	}
 	info := &grpc.UnaryServerInfo{
 		Server:     srv,
-		FullMethod: Limiter_Look_FullMethodName,
+		FullMethod: Limiter_GetAccountState_FullMethodName,
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(LimiterServer).Look(ctx, req.(*LookRequest))
+		return srv.(LimiterServer).GetAccountState(ctx, req.(*GetAccountStateRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -280,20 +280,20 @@ func _Limiter_Renew_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
-func _Limiter_Holds_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(HoldsRequest)
+func _Limiter_ListHolds_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListHoldsRequest)
 	if err := dec(in); err != nil {
 		return nil, err
 	}
 	if interceptor == nil {
-		return srv.(LimiterServer).Holds(ctx, in)
+		return srv.(LimiterServer).ListHolds(ctx, in)
 	}
 	info := &grpc.UnaryServerInfo{
 		Server:     srv,
-		FullMethod: Limiter_Holds_FullMethodName,
+		FullMethod: Limiter_ListHolds_FullMethodName,
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(LimiterServer).Holds(ctx, req.(*HoldsRequest))
+		return srv.(LimiterServer).ListHolds(ctx, req.(*ListHoldsRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -316,20 +316,20 @@ func _Limiter_Explain_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
-func _Limiter_Learn_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(LearnRequest)
+func _Limiter_ReportRatios_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReportRatiosRequest)
 	if err := dec(in); err != nil {
 		return nil, err
 	}
 	if interceptor == nil {
-		return srv.(LimiterServer).Learn(ctx, in)
+		return srv.(LimiterServer).ReportRatios(ctx, in)
 	}
 	info := &grpc.UnaryServerInfo{
 		Server:     srv,
-		FullMethod: Limiter_Learn_FullMethodName,
+		FullMethod: Limiter_ReportRatios_FullMethodName,
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(LimiterServer).Learn(ctx, req.(*LearnRequest))
+		return srv.(LimiterServer).ReportRatios(ctx, req.(*ReportRatiosRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -350,24 +350,24 @@ var Limiter_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Limiter_Settle_Handler,
 		},
 		{
-			MethodName: "Look",
-			Handler:    _Limiter_Look_Handler,
+			MethodName: "GetAccountState",
+			Handler:    _Limiter_GetAccountState_Handler,
 		},
 		{
 			MethodName: "Renew",
 			Handler:    _Limiter_Renew_Handler,
 		},
 		{
-			MethodName: "Holds",
-			Handler:    _Limiter_Holds_Handler,
+			MethodName: "ListHolds",
+			Handler:    _Limiter_ListHolds_Handler,
 		},
 		{
 			MethodName: "Explain",
 			Handler:    _Limiter_Explain_Handler,
 		},
 		{
-			MethodName: "Learn",
-			Handler:    _Limiter_Learn_Handler,
+			MethodName: "ReportRatios",
+			Handler:    _Limiter_ReportRatios_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
