@@ -52,8 +52,12 @@ lint: ## golangci-lint with the house rules (builds the linter the first time)
 	@$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.6.0 run ./...
 
 .PHONY: bench
-bench: build parts ## Measure path, checks, limits and purchases in one run; the report is Markdown (13 minutes)
-	@$(GO) run ./bench/all
+bench: build parts ## Measure path, checks, limits and purchases in one run; writes docs/benchmarks.md (13 minutes)
+	@$(GO) run ./bench/all -write docs/benchmarks.md
+
+.PHONY: picture
+picture: build ## Draw the README's picture of the demo (needs make up)
+	@$(LEAKY) demo --for 10s | python3 docs/picture.py 'leaky demo --for 10s' > docs/demo.svg.new && mv docs/demo.svg.new docs/demo.svg
 
 .PHONY: golden
 golden: ## Rewrite the golden files of xds from the code

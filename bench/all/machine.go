@@ -19,6 +19,12 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/local/binaries"
 )
 
+// legend says how to read the tables.
+const legend = `Medians over shuffled rounds; each ratio is the median of the rounds' own, which a
+noisy machine leaves alone. *bare* is an Envoy that only routes, *chain* the product's own Envoy
+configuration with services that answer at once and do nothing, *whole* the product: Envoy, every
+service and every store added up. The stub is not counted.`
+
 // describe prints what the numbers were measured on and with.
 func describe(ctx context.Context, w io.Writer) error {
 	store, err := binaries.New(binaries.Config{CacheDir: config.CacheDir(os.Getenv)})
@@ -40,7 +46,7 @@ func describe(ctx context.Context, w io.Writer) error {
 		commit = []byte("unknown") // an archive without its history
 	}
 	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease")
-	fmt.Fprintf(w, "# Benchmarks of %s, %s\n\n", strings.TrimSpace(string(commit)), time.Now().UTC().Format("2006-01-02 15:04 MST"))
+	fmt.Fprintf(w, "# Benchmarks of %s, %s\n\nWritten by `make bench`. %s\n\n", strings.TrimSpace(string(commit)), time.Now().UTC().Format("2006-01-02 15:04 MST"), legend)
 	fmt.Fprintf(w, "- %d cores, %s, %s of memory, Linux %s\n", runtime.NumCPU(), procLine("/proc/cpuinfo", "model name"),
 		procLine("/proc/meminfo", "MemTotal"), strings.TrimSpace(string(kernel)))
 	fmt.Fprintf(w, "- %s, %s\n- %s\n", runtime.Version(), strings.Join(versions, ", "),

@@ -1,8 +1,9 @@
 // Command all runs the benchmarks one after another and prints one report in Markdown:
 // what they ran on, their tables, and how quiet the machine was meanwhile.
 //
-//	go run ./bench/all             about thirteen minutes on two cores
-//	go run ./bench/all -quick      a minute or two: do they run at all?
+//	go run ./bench/all                             about thirteen minutes on two cores
+//	go run ./bench/all -write docs/benchmarks.md   keep the report too, once it is whole
+//	go run ./bench/all -quick                      a minute or two: do they run at all?
 package main
 
 import (
@@ -10,6 +11,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -40,10 +42,16 @@ func programs() []program {
 
 func main() {
 	quick := flag.Bool("quick", false, "one short round of each: the numbers mean nothing")
+	keep := flag.String("write", "", "file that the report replaces once every program has ended well")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *quick); err != nil {
+	var report bytes.Buffer
+	err := run(ctx, io.MultiWriter(os.Stdout, &report), *quick)
+	if err == nil && *keep != "" {
+		err = os.WriteFile(*keep, report.Bytes(), 0o644)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench/all:", err)
 		os.Exit(1)
 	}
@@ -51,7 +59,7 @@ func main() {
 
 // run prints the report as it comes, so that what was measured is not lost when a later
 // program fails.
-func run(ctx context.Context, quick bool) error {
+func run(ctx context.Context, out io.Writer, quick bool) error {
 	begin := time.Now()
 	bin, err := os.MkdirTemp("", "bench-all")
 	if err != nil {
@@ -61,7 +69,7 @@ func run(ctx context.Context, quick bool) error {
 	if err := build(ctx, bin); err != nil {
 		return err
 	}
-	if err := describe(ctx, os.Stdout); err != nil {
+	if err := describe(ctx, out); err != nil {
 		return err
 	}
 	var watched []quiet
@@ -85,10 +93,10 @@ func run(ctx context.Context, quick bool) error {
 			return err
 		}
 		watched = append(watched, got)
-		fmt.Printf("\n## `%s`\n%s", command, text)
+		fmt.Fprintf(out, "\n## `%s`\n%s", command, text)
 	}
-	quietness(os.Stdout, watched)
-	fmt.Printf("\nTogether %v.\n", time.Since(begin).Round(time.Second))
+	quietness(out, watched)
+	fmt.Fprintf(out, "\nTogether %v.\n", time.Since(begin).Round(time.Second))
 	return nil
 }
 

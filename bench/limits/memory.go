@@ -51,7 +51,7 @@ func weigh(ctx context.Context, w io.Writer, addr string, accounts int) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(w, "\n%d accounts, one bucket each: %.1f MB in Redis, %.0f bytes for each idle bucket (goal below 200; MEMORY USAGE of one says %d, its key has %d)\n",
+	fmt.Fprintf(w, "\n%d accounts, one bucket each: %.1f MB in Redis, %.0f bytes for each idle bucket (MEMORY USAGE of one says %d, its key has %d)\n",
 		keys, float64(after-before)/1e6, float64(after-before)/float64(keys), one, len(key))
 	return nil
 }

@@ -8,22 +8,15 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/bench/internal/rounds"
 )
 
-// Goals on two cores.
-const (
-	goalAnswer = 3.0    // p95 of the answer to an order, in bare INSERTs
-	goalRows   = 5_000  // rows of the outbox relayed per second
-	goalEvents = 20_000 // usage events booked per second
-)
-
 // report prints medians over the rounds, and ratios of each round's own numbers.
 func (r results) report(w io.Writer, o options, settings string) {
 	fmt.Fprintf(w, "\n### Purchases, outbox, ledger\n\n%d rounds, shuffled; %s; medians\n", o.rounds, settings)
 	if o.window > 0 {
 		r.reportSales(w, o)
 	}
-	fmt.Fprintf(w, "\nOutbox: %.0f rows/s from Postgres to JetStream by one relay, %d rows of %d an aggregate (goal %d).\n",
-		rounds.Median(r.relayed), o.rows, perAggregate, goalRows)
-	fmt.Fprintf(w, "\n| usage events to the ledger | events/s (goal %d) | events for each write of a pool's row | Postgres CPU us/event |\n|---|---|---|---|\n", goalEvents)
+	fmt.Fprintf(w, "\nOutbox: %.0f rows/s from Postgres to JetStream by one relay, %d rows of %d an aggregate.\n",
+		rounds.Median(r.relayed), o.rows, perAggregate)
+	fmt.Fprint(w, "\n| usage events to the ledger | events/s | events for each write of a pool's row | Postgres CPU us/event |\n|---|---|---|---|\n")
 	for _, k := range kinds() {
 		of := func(f func(booking) float64) float64 { return rounds.Median(collect(r.booked[k], f)) }
 		fmt.Fprintf(w, "| %s | %.0f | %.0f | %.0f |\n", k, of(booking.rate), of(booking.perUpdate), of(booking.cpuPerEvent))
@@ -33,7 +26,8 @@ func (r results) report(w io.Writer, o options, settings string) {
 func (r results) reportSales(w io.Writer, o options) {
 	fmt.Fprintf(w, "\nAt a fixed rate of %.0f/s, each order followed by a bare INSERT of one row from the same client, for %v:\n\n", o.rate,
 		o.window)
-	fmt.Fprintf(w, "| replicas | 202 after, p50 | p95 | bare INSERT p50 | p95 | 202 / INSERT, p95 (goal under %.0f) | COMPLETED after, p50 | p95 |\n|---|---|---|---|---|---|---|---|\n", goalAnswer)
+	fmt.Fprint(w, "| replicas | 202 after, p50 | p95 | bare INSERT p50 | p95 | 202 / INSERT, p95 | COMPLETED after, p50 | p95 |\n"+
+		"|---|---|---|---|---|---|---|---|\n")
 	of := func(n int, f func(sale) float64) float64 { return rounds.Median(collect(r.sales[n], f)) }
 	ms := func(n int, f func(sale) []time.Duration, q float64) string {
 		return fmt.Sprintf("%.1f ms", of(n, func(s sale) float64 { return at(f(s), q).Seconds() * 1e3 }))
