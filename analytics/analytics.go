@@ -17,10 +17,11 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 // Audience is what signed identities for this service name.
-const Audience = "analytics"
+const Audience = topology.Analytics
 
 // HeaderPending tells on an export how many events were not stored yet when it began.
 const HeaderPending = "X-Leaky-Pending-Events"

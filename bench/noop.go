@@ -13,6 +13,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 // noop answers at once and does nothing: the control of every run. Its answers make
@@ -78,7 +79,7 @@ func serveNoop(ctx context.Context, o options) error {
 		return err
 	}
 	failed := make(chan error, 2)
-	for _, name := range []string{"extauthz", "ratelimit"} {
+	for _, name := range []string{topology.ExtAuthz, topology.RateLimit} {
 		ln, err := netaddr.Addr{Network: "unix", Path: filepath.Join(o.noop, "run", name+".sock")}.Listen()
 		if err != nil {
 			return err

@@ -19,6 +19,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/local/binaries"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 // system is one thing under measurement.
@@ -100,12 +101,13 @@ func startWhole(ctx context.Context, dir string) (system, func(), error) {
 }
 
 func groupOf(part string) string {
-	switch {
-	case part == "envoy":
+	name, _ := config.Instance(part)
+	switch of, _ := topology.Find(name); of.Kind {
+	case topology.Proxy:
 		return "envoy"
-	case strings.HasPrefix(part, "stub-"):
+	case topology.Stub:
 		return "stubs"
-	case slices.Contains([]string{"postgres", "redis", "nats", "clickhouse"}, part):
+	case topology.Store:
 		return "stores"
 	}
 	return "services"

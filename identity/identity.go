@@ -30,10 +30,11 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/jwks"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 // Audience is what identities minted for this service name.
-const Audience = "identity"
+const Audience = topology.Identity
 
 // Config is what New needs. Pool may not be connected yet: Run waits for Postgres.
 type Config struct {

@@ -14,13 +14,14 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/consume"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/pools"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/saga"
 )
 
 // Audience is what signed identities for this service name.
-const Audience = "tokensvc"
+const Audience = topology.TokenSvc
 
 // Policy says whether a caller may call a model.
 type Policy func(who principal.Principal, model config.Model) bool

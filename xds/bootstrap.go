@@ -5,6 +5,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/envoy"
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 	"github.com/leaky-tokens/leaky-tokens/xds/model"
 	"github.com/leaky-tokens/leaky-tokens/xds/protos"
 )
@@ -12,7 +13,7 @@ import (
 // BootstrapTLS is what an Envoy on this machine shows xds in TLS mode mutual. xds writes
 // the files, and anew whenever it renews the certificate.
 func BootstrapTLS(stateDir string) *envoy.TLS {
-	return envoy.FilesOfXDS(mtls.Dir(stateDir), mtls.ID("xds"))
+	return envoy.FilesOfXDS(mtls.Dir(stateDir), mtls.ID(topology.XDS))
 }
 
 // writeBootstrapSecrets writes the files of BootstrapTLS. Envoy notices only a file that
@@ -36,6 +37,6 @@ func writeBootstrapSecrets(stateDir string, issuer *mtls.Authority) error {
 
 // gatewaySecret is what Envoy shows services and xds.
 func gatewaySecret(issuer *mtls.Authority) model.Secret {
-	pair := issuer.Pair(mtls.Gateway)
+	pair := issuer.Pair(topology.Gateway)
 	return model.Secret{Name: model.SecretIdentity, Certificate: string(pair.Certificate), Key: string(pair.Key)}
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 	"github.com/leaky-tokens/leaky-tokens/xds/model"
 	"github.com/leaky-tokens/leaky-tokens/xds/protos"
 	"github.com/leaky-tokens/leaky-tokens/xds/snapshot"
@@ -39,7 +40,7 @@ func (s source) load(cfg *config.Config) (loaded, error) {
 	in := model.Input{Config: &asked, StateDir: s.dir, Limits: set.Paths(), Getenv: s.getenv}
 	if s.issuer != nil {
 		asked.TLS.Mode = config.TLSMutual
-		in.Identity, in.Roots = s.issuer.Pair(mtls.Gateway), s.issuer.Roots()
+		in.Identity, in.Roots = s.issuer.Pair(topology.Gateway), s.issuer.Roots()
 	}
 	g, secrets, err := model.Build(in)
 	if err != nil {

@@ -29,13 +29,14 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 	"github.com/leaky-tokens/leaky-tokens/internal/grpcbatch"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 // Servers that are measured.
 const (
-	serverEmpty = "empty"    // our server library, and a constant answer
-	serverGRPC  = "grpc-go"  // grpc-go, and a constant answer
-	serverAuthz = "extauthz" // the service
+	serverEmpty = "empty"           // our server library, and a constant answer
+	serverGRPC  = "grpc-go"         // grpc-go, and a constant answer
+	serverAuthz = topology.ExtAuthz // the service
 )
 
 // server is one of them in a process of its own.

@@ -26,6 +26,7 @@ import (
 	layout "github.com/leaky-tokens/leaky-tokens/internal/local/stack"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/supervisor"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/ledger"
 )
 
@@ -142,7 +143,8 @@ func (s *stack) supervise(ctx context.Context, bin, file, state string, getenv f
 	if err != nil {
 		return nil, err
 	}
-	names := []string{"postgres", "nats", "stub-payment", "tokensvc", "tokensvc-2"}
+	books, _ := topology.Find(topology.TokenSvc)
+	names := append(books.Stores, topology.StubPayment, books.Name, config.PartName(books.Name, 1))
 	all = slices.DeleteFunc(all, func(p supervisor.Part) bool { return !slices.Contains(names, p.Name) })
 	sup, err := supervisor.New(supervisor.Config{Parts: all, LogDir: layout.LogDir(state), RunDir: layout.RunDir(state), StateDir: state,
 		Log: slog.New(slog.DiscardHandler)})
@@ -204,7 +206,7 @@ func (s *stack) connect(ctx context.Context, plan *layout.Plan) error {
 
 // turn starts or stops a replica.
 func (s *stack) turn(ctx context.Context, replica int, on bool) error {
-	name := config.PartName("tokensvc", replica)
+	name := config.PartName(topology.TokenSvc, replica)
 	if !on {
 		_, err := s.client.Stop(ctx, name)
 		return err

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit"
 )
 
@@ -164,7 +165,7 @@ func ruleStates(ctx context.Context, l local) map[[2]string]ratelimit.RuleState 
 	if err != nil {
 		return nil
 	}
-	response, err := l.peers().client("ratelimit", time.Second).Do(request)
+	response, err := l.peers().client(topology.RateLimit, time.Second).Do(request)
 	if err != nil {
 		return nil
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/stack"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/supervisor"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 type logsCommand struct {
@@ -32,7 +33,7 @@ Examples:
 
 // Run prints the log.
 func (l logsCommand) Run(ctx context.Context) error {
-	known := append(stack.Names(), "supervisor")
+	known := append(topology.Names(topology.Parts()), "supervisor")
 	if service, _ := config.Instance(l.Name); !slices.Contains(known, service) {
 		return supervisor.UnknownPart(l.Name, known)
 	}

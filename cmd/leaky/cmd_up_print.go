@@ -13,6 +13,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/local/stack"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/supervisor"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 // awaitReady prints each part as it becomes ready and returns when all are. A supervisor
@@ -101,7 +102,7 @@ func describe(out io.Writer, plan *stack.Plan, o supervisor.Overview, dir string
 	gateway := plan.Gateway()
 	fmt.Fprintf(w, "  gateway\t%s\tOpenAI SDK: OPENAI_BASE_URL=%s/v1\n", gateway, gateway)
 	for _, p := range o.Parts {
-		if p.Name == "envoy" {
+		if p.Name == topology.Envoy {
 			continue
 		}
 		note := ""

@@ -11,6 +11,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 const (
@@ -29,7 +30,7 @@ func (l local) eachLimiter(ctx context.Context, ask func(ctx context.Context, pa
 	err error)) error {
 	var errs []error
 	for i, at := range l.cfg.Services.RateLimit.All() {
-		part := config.PartName("ratelimit", i)
+		part := config.PartName(topology.RateLimit, i)
 		conn, err := l.peers().dialLimiter(at.GRPC)
 		if err != nil {
 			return fmt.Errorf("%s: %w", part, err)

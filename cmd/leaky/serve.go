@@ -6,18 +6,26 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strings"
 	"sync/atomic"
 
+	"github.com/alecthomas/kong"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/footprint"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 	"github.com/leaky-tokens/leaky-tokens/internal/telemetry"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 type serveCommand struct {
-	Name string `arg:"" help:"Which: xds, identity, extauthz, ratelimit, meter, tokensvc, analytics, stub-openai, stub-gemini, stub-qwen, stub-payment, nats, clickhouse; ratelimit-2 is the first of services.ratelimit.replicas."`
+	Name string `arg:"" help:"Which: ${served}; ratelimit-2 is the first of services.ratelimit.replicas."`
+}
+
+// served is the variable of serveCommand's help.
+func served() kong.Vars {
+	return kong.Vars{"served": strings.Join(topology.Names(topology.Having(topology.Part.Served)), ", ")}
 }
 
 // service is what every composition root gets.
@@ -79,30 +87,20 @@ func (s service) listen(setting, address string) (net.Listener, error) {
 	return s.peers().guarded(ln), nil
 }
 
-func serve(ctx context.Context, s service) error {
-	switch s.name {
-	case "xds":
-		return serveXDS(ctx, s)
-	case "identity":
-		return serveIdentity(ctx, s)
-	case "extauthz":
-		return serveExtAuthz(ctx, s)
-	case "ratelimit":
-		return serveRateLimit(ctx, s)
-	case "meter":
-		return serveMeter(ctx, s)
-	case "tokensvc":
-		return serveTokenSvc(ctx, s)
-	case "analytics":
-		return serveAnalytics(ctx, s)
-	case "stub-openai", "stub-gemini", "stub-qwen":
-		return serveStub(ctx, s)
-	case "stub-payment":
-		return serveStubPayment(ctx, s)
-	case "nats":
-		return serveNATS(ctx, s)
-	case "clickhouse":
-		return serveClickHouse(ctx, s)
+// roots are the composition roots, one for each part that topology says is served.
+func roots() map[string]func(context.Context, service) error {
+	return map[string]func(context.Context, service) error{
+		topology.XDS: serveXDS, topology.Identity: serveIdentity, topology.ExtAuthz: serveExtAuthz, topology.RateLimit: serveRateLimit,
+		topology.Meter: serveMeter, topology.TokenSvc: serveTokenSvc, topology.Analytics: serveAnalytics,
+		topology.StubOpenAI: serveStub, topology.StubGemini: serveStub, topology.StubQwen: serveStub, topology.StubPayment: serveStubPayment,
+		topology.NATS: serveNATS, topology.ClickHouse: serveClickHouse,
 	}
-	return fmt.Errorf("serve %s: no such service", s.name)
+}
+
+func serve(ctx context.Context, s service) error {
+	root, ok := roots()[s.name]
+	if !ok {
+		return fmt.Errorf("serve %s: no such service", s.name)
+	}
+	return root(ctx, s)
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/jwks"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 func serveAnalytics(ctx context.Context, s service) error {
@@ -65,7 +66,7 @@ func serveAnalytics(ctx context.Context, s service) error {
 // identityKeys are the keys that extauthz signs callers' identities with.
 func identityKeys(s service) (*jwks.Keys, error) {
 	return jwks.New(jwks.Config{URL: s.peers().url(s.cfg.Services.ExtAuthz.HTTP) + "/.well-known/jwks.json",
-		Client: s.peers().client("extauthz", 3*time.Second), RefreshEvery: 30 * time.Second, Log: s.log})
+		Client: s.peers().client(topology.ExtAuthz, 3*time.Second), RefreshEvery: 30 * time.Second, Log: s.log})
 }
 
 // connectNATS connects now or as soon as NATS is there.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/extauthz"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 // serveExtAuthz runs what Envoy asks first: who calls, and may they.
@@ -24,7 +25,7 @@ func serveExtAuthz(ctx context.Context, s service) error {
 	defer limiter.Close()
 	authz, err := extauthz.New(extauthz.Config{
 		Identity:     s.peers().url(s.cfg.Services.Identity.HTTP),
-		TLS:          s.peers().tls("identity"),
+		TLS:          s.peers().tls(topology.Identity),
 		NATS:         s.cfg.Stores.NATS,
 		Auth:         s.cfg.Auth,
 		Tiers:        s.cfg.Tiers,

@@ -15,6 +15,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/identity"
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 // serveIdentity runs users, API keys and access tokens.
@@ -41,7 +42,7 @@ func serveIdentity(ctx context.Context, s service) error {
 		AdminUsername: os.Getenv("LEAKY_ADMIN_USERNAME"),
 		AdminPassword: os.Getenv("LEAKY_ADMIN_PASSWORD"),
 		IdentityKeys:  s.peers().url(s.cfg.Services.ExtAuthz.HTTP) + "/.well-known/jwks.json",
-		KeysClient:    s.peers().client("extauthz", 3*time.Second),
+		KeysClient:    s.peers().client(topology.ExtAuthz, 3*time.Second),
 		Limiter:       limitpb.NewLimiterClient(limiter),
 		Providers:     slices.Sorted(maps.Keys(s.cfg.Providers)),
 		Log:           s.log,

@@ -17,6 +17,7 @@ import (
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 	"github.com/leaky-tokens/leaky-tokens/meter"
 )
 
@@ -82,7 +83,7 @@ func (p peers) dialLimiter(at string) (*grpc.ClientConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return grpc.NewClient(address.In(p.dir).Target(), grpc.WithTransportCredentials(p.credentials("ratelimit", address)),
+	return grpc.NewClient(address.In(p.dir).Target(), grpc.WithTransportCredentials(p.credentials(topology.RateLimit, address)),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2,
 			MaxDelay: time.Second},
 			MinConnectTimeout: 2 * time.Second}))

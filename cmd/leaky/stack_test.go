@@ -206,7 +206,7 @@ func TestWithoutAStack(t *testing.T) {
 func TestEveryCommandHasHelp(t *testing.T) {
 	t.Parallel()
 	var c cli
-	parser, err := kong.New(&c)
+	parser, err := kong.New(&c, served())
 	if err != nil {
 		t.Fatal(err)
 	}

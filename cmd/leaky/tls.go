@@ -11,6 +11,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 // peers is how the parts of this machine call each other.
@@ -26,7 +27,7 @@ func (s service) peers() peers {
 
 // peers is how the command line calls services.
 func (l local) peers() peers {
-	return peers{mutual: l.cfg.TLS.Mutual(), dir: l.dir, part: mtls.Supervisor}
+	return peers{mutual: l.cfg.TLS.Mutual(), dir: l.dir, part: topology.Supervisor}
 }
 
 // guarded puts the service's certificate before a listener on TCP; a Unix socket has the

@@ -46,8 +46,8 @@ type Envoy struct {
 type Endpoint struct {
 	HTTP string `yaml:"http"` // host:port
 	GRPC string `yaml:"grpc"` // host:port or unix:path (relative to the state folder)
-	// Replicas are further processes of the service, which share its work: identity, extauthz,
-	// ratelimit, tokensvc, analytics. They are named like ratelimit-2.
+	// Replicas are further processes of the service, which share its work, if package topology
+	// says that it may have any. They are named like ratelimit-2.
 	Replicas []Replica `yaml:"replicas"`
 }
 

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"github.com/goccy/go-yaml/parser"
 
 	"github.com/leaky-tokens/leaky-tokens/deploy"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 // Load reads leaky.yaml at path (empty: the built-in one), folds in the environment
@@ -132,12 +134,9 @@ func setDefault[T comparable](field *T, value T) {
 
 // environment lets URLs from the environment win over the file.
 func (c *Config) environment(getenv func(string) string) {
-	for name, field := range map[string]*string{
-		"LEAKY_POSTGRES_URL": &c.Stores.Postgres, "LEAKY_REDIS_URL": &c.Stores.Redis,
-		"LEAKY_NATS_URL": &c.Stores.NATS, "LEAKY_CLICKHOUSE_URL": &c.Stores.ClickHouse,
-	} {
-		if value := getenv(name); value != "" {
-			*field = value
+	for _, store := range topology.Of(topology.Store) {
+		if field := fieldOf[string](&c.Stores, store.Key()); field != nil {
+			*field = cmp.Or(getenv(store.Variable("URL")), *field)
 		}
 	}
 	for name, p := range c.Providers {

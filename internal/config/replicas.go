@@ -2,8 +2,11 @@ package config
 
 import (
 	"fmt"
+	"reflect"
 	"strconv"
 	"strings"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 // maxReplicas is how many processes of one service one configuration may name.
@@ -34,6 +37,14 @@ func (s Services) Service(part string) (Endpoint, bool) {
 	return Endpoint{}, false
 }
 
+// Named is a service by its name, with its replicas.
+func (s Services) Named(name string) Endpoint {
+	if e := s.byName(name); e != nil {
+		return *e
+	}
+	return Endpoint{}
+}
+
 // At are the services as process index of one of them sees them: its own address is that
 // process's.
 func (s Services) At(service string, index int) Services {
@@ -45,9 +56,28 @@ func (s Services) At(service string, index int) Services {
 }
 
 func (s *Services) byName(name string) *Endpoint {
-	return map[string]*Endpoint{"xds": &s.XDS, "identity": &s.Identity, "extauthz": &s.ExtAuthz, "ratelimit": &s.RateLimit, "meter": &s.Meter,
-		"tokensvc": &s.TokenSvc, "analytics": &s.Analytics, "stub-openai": &s.StubOpenAI, "stub-gemini": &s.StubGemini, "stub-qwen": &s.StubQwen,
-		"stub-payment": &s.StubPayment}[name]
+	part, _ := topology.Find(name)
+	return fieldOf[Endpoint](s, part.Key())
+}
+
+// URL is the address of a store by its name, "postgres"; empty: leaky up starts it.
+func (s Stores) URL(name string) string {
+	if field := fieldOf[string](&s, name); field != nil {
+		return *field
+	}
+	return ""
+}
+
+// fieldOf is the field of a section whose key in leaky.yaml this is; nil: there is none.
+func fieldOf[T any](section any, key string) *T {
+	fields := reflect.ValueOf(section).Elem()
+	for i := range fields.NumField() {
+		if fields.Type().Field(i).Tag.Get("yaml") == key {
+			field, _ := fields.Field(i).Addr().Interface().(*T)
+			return field
+		}
+	}
+	return nil
 }
 
 // Instance splits a part's name into its service and which process of it: "ratelimit" is

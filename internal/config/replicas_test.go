@@ -1,9 +1,43 @@
 package config
 
 import (
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
+
+func TestSectionsHaveAKeyForEveryPart(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name    string
+		section any
+		parts   []topology.Part
+	}{
+		{"services", Services{}, topology.Having(topology.Part.Listens)},
+		{"stores", Stores{}, topology.Of(topology.Store)},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			var want, got []string
+			for _, part := range tc.parts {
+				want = append(want, part.Key())
+			}
+			for _, field := range reflect.VisibleFields(reflect.TypeOf(tc.section)) {
+				got = append(got, field.Tag.Get("yaml"))
+			}
+			slices.Sort(want)
+			slices.Sort(got)
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("keys (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
 
 func TestReplicas(t *testing.T) {
 	t.Parallel()

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 // Kinds of models.
@@ -120,27 +121,19 @@ func (c *Config) validateServices(v *validator) {
 	if admin := check("envoy.admin", c.Envoy.Admin, false); admin.Host != "" && !loopback(admin.Host) {
 		v.fail("envoy.admin", "%s is not a loopback address; Envoy's admin can stop it and must not be reachable from outside", admin.Host)
 	}
-	s := c.Services
-	for _, e := range []struct {
-		key        string
-		addr       Endpoint
-		grpc, many bool
-	}{{"xds", s.XDS, true, false}, {"identity", s.Identity, false, true}, {"extauthz", s.ExtAuthz, true, true}, {"ratelimit", s.RateLimit,
-		true, true},
-		{"meter", s.Meter, false, false}, {"tokensvc", s.TokenSvc, false, true}, {"analytics", s.Analytics, false, true},
-		{"stub_openai", s.StubOpenAI, false, false}, {"stub_gemini", s.StubGemini, false, false}, {"stub_qwen", s.StubQwen, false, false},
-		{"stub_payment", s.StubPayment, false, false}} {
-		if n := len(e.addr.Replicas); n > 0 && !e.many || n >= maxReplicas {
-			v.fail("services."+e.key+".replicas", "this service runs once, and others at most %d times; remove entries", maxReplicas)
+	for _, part := range topology.Having(topology.Part.Listens) {
+		at := c.Services.Named(part.Name)
+		if n := len(at.Replicas); n > 0 && !part.Replicas || n >= maxReplicas {
+			v.fail("services."+part.Key()+".replicas", "this service runs once, and others at most %d times; remove entries", maxReplicas)
 			continue
 		}
-		for i, addr := range e.addr.All() {
-			key := "services." + e.key
+		for i, addr := range at.All() {
+			key := "services." + part.Key()
 			if i > 0 {
 				key += fmt.Sprintf(".replicas[%d]", i-1)
 			}
 			check(key+".http", addr.HTTP, false)
-			if e.grpc {
+			if part.GRPC {
 				check(key+".grpc", addr.GRPC, true)
 			} else if addr.GRPC != "" {
 				v.fail(key+".grpc", "this service speaks HTTP only; remove the key")

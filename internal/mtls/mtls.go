@@ -18,38 +18,19 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/secretfile"
-)
-
-// Parts that call services and are none themselves.
-const (
-	Gateway    = "gateway"    // Envoy
-	Supervisor = "supervisor" // leaky up, and whoever scrapes metrics
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 // Parts are all that get a certificate.
 func Parts() []string {
-	return []string{Gateway, Supervisor, "xds", "identity", "extauthz", "ratelimit", "meter", "tokensvc", "analytics"}
+	guarded := topology.Having(func(p topology.Part) bool { return p.Callers != nil })
+	return append([]string{topology.Gateway, topology.Supervisor}, topology.Names(guarded)...)
 }
 
 // Callers are the parts that may connect to a service; nil for one that speaks plainly.
 func Callers(service string) []string {
-	switch service {
-	case "xds", "identity", "analytics":
-		callers := []string{Gateway, Supervisor}
-		if service == "identity" {
-			callers = append(callers, "extauthz")
-		}
-		return callers
-	case "tokensvc":
-		return []string{Gateway, Supervisor}
-	case "extauthz": // its keys are what the others check callers with
-		return []string{Gateway, Supervisor, "identity", "tokensvc", "analytics"}
-	case "ratelimit":
-		return []string{Gateway, Supervisor, "identity", "extauthz", "meter", "tokensvc"}
-	case "meter":
-		return []string{Supervisor}
-	}
-	return nil
+	part, _ := topology.Find(service)
+	return part.Callers
 }
 
 // ID is the one name in a part's certificate, a URI (SPIFFE ID, section 2).

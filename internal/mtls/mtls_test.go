@@ -13,6 +13,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 func authority(t *testing.T, dir string, lifetime time.Duration) *mtls.Authority {
@@ -80,7 +81,7 @@ func TestOnlyTheCallersOfAServiceConnect(t *testing.T) {
 		}
 	}
 	bare := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
-	old := &http.Client{Transport: &http.Transport{TLSClientConfig: mtls.Client(dir, mtls.Gateway, "tokensvc")}}
+	old := &http.Client{Transport: &http.Transport{TLSClientConfig: mtls.Client(dir, topology.Gateway, "tokensvc")}}
 	old.Transport.(*http.Transport).TLSClientConfig.MinVersion = tls.VersionTLS12
 	old.Transport.(*http.Transport).TLSClientConfig.MaxVersion = tls.VersionTLS12
 	for name, c := range map[string]struct {
@@ -91,10 +92,10 @@ func TestOnlyTheCallersOfAServiceConnect(t *testing.T) {
 		"no certificate":       {bare, "https://"},
 		"a part without call":  {client(dir, "analytics", "tokensvc"), "https://"},
 		"the service itself":   {client(dir, "tokensvc", "tokensvc"), "https://"},
-		"another root":         {client(other, mtls.Gateway, "tokensvc"), "https://"},
-		"another service":      {client(dir, mtls.Gateway, "identity"), "https://"},
+		"another root":         {client(other, topology.Gateway, "tokensvc"), "https://"},
+		"another service":      {client(dir, topology.Gateway, "identity"), "https://"},
 		"TLS 1.2":              {old, "https://"},
-		"no certificate there": {client(t.TempDir(), mtls.Gateway, "tokensvc"), "https://"},
+		"no certificate there": {client(t.TempDir(), topology.Gateway, "tokensvc"), "https://"},
 	} {
 		if text, err := get(t, c.client, c.scheme+address); err == nil {
 			t.Errorf("%s: served %q", name, text)
@@ -108,7 +109,7 @@ func TestRenewalNeedsNoRestart(t *testing.T) {
 	dir := t.TempDir()
 	a := authority(t, dir, time.Hour)
 	address := serve(t, dir)
-	client := mtls.HTTPClient(dir, mtls.Gateway, "tokensvc", 10*time.Second)
+	client := mtls.HTTPClient(dir, topology.Gateway, "tokensvc", 10*time.Second)
 	seen := map[string]bool{}
 	for range 3 {
 		serial, err := get(t, client, "https://"+address)

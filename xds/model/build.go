@@ -16,6 +16,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 // Input is what the gateway is made from.
@@ -95,42 +96,19 @@ func (b *builder) listener() Listener {
 	}
 }
 
-// Names of the clusters of our own services.
-const (
-	ClusterExtAuthz  = "extauthz"
-	ClusterRateLimit = "ratelimit"
-	clusterIdentity  = "identity"
-	clusterTokens    = "tokensvc"
-	clusterAnalytics = "analytics"
-)
-
 // ownRequests bounds questions under way to extauthz and ratelimit: as many as calls, so
 // that the bound of a provider decides and not ours.
 const ownRequests = 1 << 16
 
 func (b *builder) services() []Cluster {
-	s := b.cfg.Services
 	var clusters []Cluster
-	for _, c := range []struct {
-		name, key string
-		at        config.Endpoint
-		grpc      bool
-	}{
-		{ClusterExtAuthz, "services.extauthz", s.ExtAuthz, true},
-		{ClusterRateLimit, "services.ratelimit", s.RateLimit, true},
-		{clusterIdentity, "services.identity", s.Identity, false},
-		{clusterTokens, "services.tokensvc", s.TokenSvc, false},
-		{clusterAnalytics, "services.analytics", s.Analytics, false},
-		{"stub-openai", "services.stub_openai", s.StubOpenAI, false},
-		{"stub-gemini", "services.stub_gemini", s.StubGemini, false},
-		{"stub-qwen", "services.stub_qwen", s.StubQwen, false},
-	} {
-		addrs := b.addrs(c.key, c.at, c.grpc)
-		one := Cluster{Name: c.name, Addr: addrs[0], More: addrs[1:], GRPC: c.grpc, Discover: true}
-		if b.cfg.TLS.Mutual() && one.Addr.Network == "tcp" && mtls.Callers(c.name) != nil {
-			one.Part = c.name
+	for _, part := range topology.Having(func(p topology.Part) bool { return p.Cluster }) {
+		addrs := b.addrs("services."+part.Key(), b.cfg.Services.Named(part.Name), part.GRPC)
+		one := Cluster{Name: part.Name, Addr: addrs[0], More: addrs[1:], GRPC: part.GRPC, Discover: true}
+		if b.cfg.TLS.Mutual() && one.Addr.Network == "tcp" && part.Callers != nil {
+			one.Part = part.Name
 		}
-		if c.grpc {
+		if part.GRPC {
 			one.MaxRequests, one.MaxPending = ownRequests, ownRequests
 		}
 		clusters = append(clusters, one)

@@ -7,6 +7,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 // providerQwen is the provider behind the compatible-mode path.
@@ -128,8 +129,8 @@ func (b *builder) call(p provider, path string) *Forward {
 func modelList() []Route {
 	const path = "/v1/models"
 	return []Route{
-		{Name: "openai-models", Match: Match{Path: path, Method: "GET"}, Forward: &Forward{Cluster: clusterTokens, Timeout: serviceTimeout},
-			Rule: attributes.RuleAuthenticated, Scope: attributes.ScopeTokensRead, Audience: clusterTokens, Family: attributes.FamilyOpenAI},
+		{Name: "openai-models", Match: Match{Path: path, Method: "GET"}, Forward: &Forward{Cluster: topology.TokenSvc, Timeout: serviceTimeout},
+			Rule: attributes.RuleAuthenticated, Scope: attributes.ScopeTokensRead, Audience: topology.TokenSvc, Family: attributes.FamilyOpenAI},
 		notAllowed(path, attributes.FamilyOpenAI, "GET"),
 	}
 }
@@ -184,26 +185,26 @@ const ruleAdmin = "role:" + principal.RoleAdmin
 func services() []Route {
 	routes := []Route{
 		// Answers for a key given in the clear: for extauthz alone, never for callers.
-		{Name: "identity", Match: Match{Path: "/api/v1/auth/api-keys/validate"}, Rule: attributes.RulePublic, Family: attributes.FamilyProblem,
+		{Name: topology.Identity, Match: Match{Path: "/api/v1/auth/api-keys/validate"}, Rule: attributes.RulePublic, Family: attributes.FamilyProblem,
 			Reply: &Reply{Status: 404, Message: "no such path"}},
 	}
 	for _, s := range []service{
 		// Who is not known yet may come here; identity looks after each path itself. A token that
 		// an application was granted must not turn into a password or a key.
-		{"", "/api/v1/auth/", clusterIdentity, attributes.RulePublic, attributes.ScopeNone, clusterIdentity},
-		{"", "/oauth2/", clusterIdentity, attributes.RulePublic, "", clusterIdentity},
-		{"", "/.well-known/", clusterIdentity, attributes.RulePublic, "", clusterIdentity},
-		{"/api/v1/me", "/api/v1/me/", clusterIdentity, attributes.RuleAuthenticated, attributes.ScopeTokensRead, clusterIdentity},
-		{"/api/v1/orgs", "/api/v1/orgs/", clusterIdentity, attributes.RuleAuthenticated, attributes.ScopeNone, clusterIdentity},
-		{"/api/v1/admin/pools", "/api/v1/admin/pools/", clusterTokens, ruleAdmin, attributes.ScopeAdmin, clusterTokens},
-		{"/api/v1/admin/ledger", "/api/v1/admin/ledger/", clusterTokens, ruleAdmin, attributes.ScopeAdmin, clusterTokens},
-		{"/api/v1/admin/sagas", "/api/v1/admin/sagas/", clusterTokens, ruleAdmin, attributes.ScopeAdmin, clusterTokens},
-		{"", "/api/v1/admin/", clusterIdentity, ruleAdmin, attributes.ScopeAdmin, clusterIdentity},
-		{"", "/api/v1/tokens/", clusterTokens, attributes.RuleAuthenticated, readWrite, clusterTokens},
-		{"", "/api/v1/analytics/", clusterAnalytics, attributes.RuleAuthenticated, attributes.ScopeAnalyticsRead, clusterAnalytics},
-		{"", "/api/v1/openai/", "stub-openai", attributes.RuleAuthenticated, readWrite, ""},
-		{"", "/api/v1/gemini/", "stub-gemini", attributes.RuleAuthenticated, readWrite, ""},
-		{"", "/api/v1/qwen/", "stub-qwen", attributes.RuleAuthenticated, readWrite, ""},
+		{"", "/api/v1/auth/", topology.Identity, attributes.RulePublic, attributes.ScopeNone, topology.Identity},
+		{"", "/oauth2/", topology.Identity, attributes.RulePublic, "", topology.Identity},
+		{"", "/.well-known/", topology.Identity, attributes.RulePublic, "", topology.Identity},
+		{"/api/v1/me", "/api/v1/me/", topology.Identity, attributes.RuleAuthenticated, attributes.ScopeTokensRead, topology.Identity},
+		{"/api/v1/orgs", "/api/v1/orgs/", topology.Identity, attributes.RuleAuthenticated, attributes.ScopeNone, topology.Identity},
+		{"/api/v1/admin/pools", "/api/v1/admin/pools/", topology.TokenSvc, ruleAdmin, attributes.ScopeAdmin, topology.TokenSvc},
+		{"/api/v1/admin/ledger", "/api/v1/admin/ledger/", topology.TokenSvc, ruleAdmin, attributes.ScopeAdmin, topology.TokenSvc},
+		{"/api/v1/admin/sagas", "/api/v1/admin/sagas/", topology.TokenSvc, ruleAdmin, attributes.ScopeAdmin, topology.TokenSvc},
+		{"", "/api/v1/admin/", topology.Identity, ruleAdmin, attributes.ScopeAdmin, topology.Identity},
+		{"", "/api/v1/tokens/", topology.TokenSvc, attributes.RuleAuthenticated, readWrite, topology.TokenSvc},
+		{"", "/api/v1/analytics/", topology.Analytics, attributes.RuleAuthenticated, attributes.ScopeAnalyticsRead, topology.Analytics},
+		{"", "/api/v1/openai/", topology.StubOpenAI, attributes.RuleAuthenticated, readWrite, ""},
+		{"", "/api/v1/gemini/", topology.StubGemini, attributes.RuleAuthenticated, readWrite, ""},
+		{"", "/api/v1/qwen/", topology.StubQwen, attributes.RuleAuthenticated, readWrite, ""},
 	} {
 		for _, m := range []Match{{Path: s.path}, {Prefix: s.prefix}} {
 			if m.Path != "" || m.Prefix != "" {
@@ -218,8 +219,8 @@ func services() []Route {
 // fallbacks answer what the gateway answers for a service that is not available.
 func fallbacks() []Route {
 	var routes []Route
-	for _, name := range []string{clusterIdentity, clusterTokens, clusterAnalytics, "stub-openai", "stub-gemini", "stub-qwen",
-		"auth-server", "token-service", "analytics-service", "openai-stub", "gemini-stub", "qwen-stub"} {
+	routed := topology.Names(topology.Having(func(p topology.Part) bool { return p.Cluster && p.API }))
+	for _, name := range append(routed, "auth-server", "token-service", "analytics-service", "openai-stub", "gemini-stub", "qwen-stub") {
 		routes = append(routes, Route{Name: name, Match: Match{Path: "/fallback/" + name}, Rule: attributes.RuleAuthenticated,
 			Family: attributes.FamilyProblem,
 			Reply:  &Reply{Status: 503, Message: "not available"}})

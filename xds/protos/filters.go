@@ -32,6 +32,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 	"github.com/leaky-tokens/leaky-tokens/xds/model"
 )
 
@@ -180,7 +181,7 @@ func authz() *authzv3.ExtAuthz {
 	return &authzv3.ExtAuthz{
 		AllowedHeaders:      read,
 		TransportApiVersion: corev3.ApiVersion_V3,
-		Services:            &authzv3.ExtAuthz_GrpcService{GrpcService: grpc(model.ClusterExtAuthz, authzTimeout)},
+		Services:            &authzv3.ExtAuthz_GrpcService{GrpcService: grpc(topology.ExtAuthz, authzTimeout)},
 		FailureModeAllow:    false,
 		StatusOnError:       &typev3.HttpStatus{Code: typev3.StatusCode_ServiceUnavailable},
 		ValidateMutations:   true,
@@ -201,7 +202,7 @@ func rateLimit(l model.Listener, closed bool) *ratelimitv3.RateLimit {
 		StatusOnError:                  &typev3.HttpStatus{Code: typev3.StatusCode_ServiceUnavailable},
 		DisableXEnvoyRatelimitedHeader: true,
 		RateLimitService: &ratelimitconfigv3.RateLimitServiceConfig{TransportApiVersion: corev3.ApiVersion_V3,
-			GrpcService: grpc(model.ClusterRateLimit, l.LimitsTimeout)},
+			GrpcService: grpc(topology.RateLimit, l.LimitsTimeout)},
 	}
 }
 

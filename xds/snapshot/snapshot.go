@@ -17,6 +17,7 @@ import (
 	resourcev3 "github.com/envoyproxy/go-control-plane/pkg/resource/v3"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 	"github.com/leaky-tokens/leaky-tokens/xds/model"
 	"github.com/leaky-tokens/leaky-tokens/xds/protos"
 )
@@ -164,7 +165,7 @@ func checkModel(g *model.Gateway, secrets []model.Secret) error {
 			fail("cluster %s: no secret %s", c.Name, c.Credential)
 		}
 	}
-	for _, name := range []string{model.ClusterExtAuthz, model.ClusterRateLimit} {
+	for _, name := range []string{topology.ExtAuthz, topology.RateLimit} {
 		if !cluster(name) {
 			fail("no cluster %s", name)
 		}

@@ -28,6 +28,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 	"github.com/leaky-tokens/leaky-tokens/xds/model"
 	"github.com/leaky-tokens/leaky-tokens/xds/protos"
 	"github.com/leaky-tokens/leaky-tokens/xds/snapshot"
@@ -316,6 +317,10 @@ func TestVersionIsTheContent(t *testing.T) {
 	}
 }
 
+func without(clusters []model.Cluster, name string) []model.Cluster {
+	return slices.DeleteFunc(clusters, func(c model.Cluster) bool { return c.Name == name })
+}
+
 func TestWhatDoesNotHangTogetherIsRefused(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -323,7 +328,7 @@ func TestWhatDoesNotHangTogetherIsRefused(t *testing.T) {
 		want  string
 	}{
 		"no cluster": {func(g *model.Gateway) { g.Clusters = g.Clusters[:8] }, "no cluster provider-"},
-		"no authz":   {func(g *model.Gateway) { g.Clusters = g.Clusters[1:] }, "no cluster extauthz"},
+		"no authz":   {func(g *model.Gateway) { g.Clusters = without(g.Clusters, topology.ExtAuthz) }, "no cluster extauthz"},
 		"no rule":    {func(g *model.Gateway) { g.Routes[3].Rule = "" }, "no authorisation rule"},
 		"no action":  {func(g *model.Gateway) { g.Routes[0].Forward = nil }, "must either forward or reply"},
 		"no secret":  {func(g *model.Gateway) { g.Clusters[9].Credential = "lost" }, "no secret lost"},

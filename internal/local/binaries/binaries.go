@@ -21,14 +21,15 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/deploy"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 // Names of the parts, as deploy/parts.json has them.
 const (
-	Envoy      = "envoy"
-	Postgres   = "postgres"
-	Redis      = "redis"
-	ClickHouse = "clickhouse"
+	Envoy      = topology.Envoy
+	Postgres   = topology.Postgres
+	Redis      = topology.Redis
+	ClickHouse = topology.ClickHouse
 )
 
 // ErrMissing says that a part is not on this machine yet; Ensure fetches it.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/local/supervisor"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 // restartSoonest is less than the supervisor waits before it starts a killed part again.
@@ -20,7 +21,7 @@ const restartSoonest = 150 * time.Millisecond
 const readyWait = 30 * time.Second
 
 // PartRedis is the part whose outage is judged by what the routes' modes promise.
-const PartRedis = "redis"
+const PartRedis = topology.Redis
 
 // Break is a part to kill while the clients ask.
 type Break struct {

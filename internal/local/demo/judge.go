@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 // PartEnvoy is the part whose death may lose spool lines, as the supervisor names it.
-const PartEnvoy = "envoy"
+const PartEnvoy = topology.Envoy
 
 // Judge compares the books and says whether anything went over a limit.
 func Judge(e Evidence) Verdict {

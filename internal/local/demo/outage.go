@@ -9,10 +9,11 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 // partLimiter begins the names of the limiters.
-const partLimiter = "ratelimit"
+const partLimiter = topology.RateLimit
 
 // mode is what the call's route does while Redis is away.
 func (j *judge) mode(c *Call) config.OutageMode {

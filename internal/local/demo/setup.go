@@ -19,6 +19,7 @@ import (
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/supervisor"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 // Stack fills a Config with where the stack of a configuration and a state folder is.
@@ -63,9 +64,8 @@ func adminCredentials(dir string) (Credentials, error) {
 // targets are the providers whose address is a stub of this stack; others cost money.
 func targets(cfg *config.Config) []Target {
 	stubs := map[string]string{}
-	for part, at := range map[string]config.Endpoint{"stub-openai": cfg.Services.StubOpenAI, "stub-gemini": cfg.Services.StubGemini,
-		"stub-qwen": cfg.Services.StubQwen} {
-		stubs["http://"+at.HTTP] = part
+	for _, part := range topology.Having(func(p topology.Part) bool { return p.Provider != "" }) {
+		stubs["http://"+cfg.Services.Named(part.Name).HTTP] = part.Name
 	}
 	var found []Target
 	for _, name := range slices.Sorted(maps.Keys(cfg.Providers)) {
@@ -75,7 +75,7 @@ func targets(cfg *config.Config) []Target {
 			continue
 		}
 		t := Target{Provider: name, Protocol: Protocol(p.Protocol), Path: "/v1/chat/completions", Stub: p.URL, Part: part}
-		if part == "stub-qwen" {
+		if part == topology.StubQwen {
 			t.Path = "/compatible-mode/v1/chat/completions"
 		}
 		t.Outage, t.StreamOutage = outageOf(&t, cfg.Limits.Outage)
@@ -96,7 +96,7 @@ func outageOf(t *Target, o config.Outage) (whole, stream config.OutageMode) {
 	switch {
 	case t.Protocol == ProtocolGemini:
 		return o.For("gemini-generate"), o.For("gemini-stream")
-	case t.Part == "stub-qwen":
+	case t.Part == topology.StubQwen:
 		return o.For("qwen-chat"), o.For("qwen-chat")
 	}
 	return o.For("openai-chat"), o.For("openai-chat")

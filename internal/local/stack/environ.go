@@ -1,31 +1,33 @@
 package stack
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 // Export is one variable of `leaky env`.
 type Export struct{ Name, Value string }
 
-// Exports are the URLs of the stack, in the order people look for them. A stub that is not
+// Exports are the URLs of the stack, the gateway first. A stub that is not
 // part of the stack has none.
 func (p *Plan) Exports() []Export {
 	all := []Export{{"LEAKY_GATEWAY_URL", httpURL(p.cfg.Gateway.Listen)}}
-	for _, name := range []string{"identity", "tokensvc", "analytics", "xds", "stub-openai", "stub-gemini", "stub-qwen", "stub-payment"} {
-		if e, ok := p.service(name); ok && p.included(name) {
+	for _, part := range topology.Having(func(part topology.Part) bool { return part.API }) {
+		if e, ok := p.service(part.Name); ok && p.included(part.Name) {
 			url := httpURL(e.HTTP)
-			if p.mutual(name) {
+			if p.mutual(part.Name) {
 				url = "https" + strings.TrimPrefix(url, "http")
 			}
-			all = append(all, Export{"LEAKY_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_")) + "_URL", url})
+			all = append(all, Export{part.Variable("URL"), url})
 		}
 	}
 	for _, s := range p.stores {
-		all = append(all, Export{s.urlVar, s.url})
+		all = append(all, Export{s.Variable("URL"), s.url})
 	}
 	return all
 }
@@ -63,18 +65,13 @@ func (p *Plan) baseEnv() []string {
 // alone needs them, providers' keys (xds), the payment's (tokensvc) and the first administrator (identity).
 func (p *Plan) serviceEnv(part, configPath string) []string {
 	name, _ := config.Instance(part)
+	of, _ := topology.Find(name)
 	env := append(p.baseEnv(), "LEAKY_STATE_DIR="+p.dir)
 	if configPath != "" {
 		env = append(env, "LEAKY_CONFIG="+configPath)
 	}
-	if name != "nats" && name != "clickhouse" {
-		// Together under 250 MB resident: they allocate little, so collecting early costs less than the memory,
-		// but for the five that every request passes.
-		gogc := "50"
-		if slices.Contains([]string{"extauthz", "ratelimit", "meter", "tokensvc", "analytics"}, name) {
-			gogc = "400"
-		}
-		env = append(env, "GOMEMLIMIT=64MiB", "GOGC="+gogc)
+	if of.Listens() {
+		env = append(env, "GOMEMLIMIT="+topology.MemoryLimit, fmt.Sprintf("GOGC=%d", of.GOGC))
 	}
 	pass := func(names ...string) {
 		for _, name := range names {
@@ -84,48 +81,29 @@ func (p *Plan) serviceEnv(part, configPath string) []string {
 		}
 	}
 	pass("LEAKY_CACHE_DIR", "LEAKY_LOG_LEVEL")
-	if s := p.store(name); s.name != "" {
-		env = append(env, storeVar(name, "LISTEN")+"="+s.listen.String())
+	if s := p.store(name); s.Name != "" {
+		env = append(env, s.Variable("LISTEN")+"="+s.listen.String())
 		pass("LEAKY_NATS_SYNC")
 	}
 	for _, s := range p.stores {
-		if slices.Contains(uses(name), s.name) {
-			env = append(env, s.urlVar+"="+s.url)
+		if slices.Contains(of.Stores, s.Name) {
+			env = append(env, s.Variable("URL")+"="+s.url)
 		}
 	}
 	for provider, settings := range p.cfg.Providers {
 		pass("LEAKY_PROVIDER_" + strings.ToUpper(strings.ReplaceAll(provider, "-", "_")) + "_URL")
-		if name == "xds" && settings.APIKeyEnv != "" {
+		if name == topology.XDS && settings.APIKeyEnv != "" {
 			pass(settings.APIKeyEnv)
 		}
 	}
-	if key := p.cfg.Purchases.Payment.APIKeyEnv; key != "" && (name == "tokensvc" || name == "stub-payment") {
+	if key := p.cfg.Purchases.Payment.APIKeyEnv; key != "" && (name == topology.TokenSvc || name == topology.StubPayment) {
 		pass(key)
 	}
-	if name == "identity" {
+	if name == topology.Identity {
 		pass("LEAKY_ADMIN_USERNAME", "LEAKY_ADMIN_PASSWORD", "LEAKY_KEYS_SECRET")
 	}
 	slices.Sort(env)
 	return slices.Compact(env)
-}
-
-// uses are the stores whose URL a service gets.
-func uses(name string) []string {
-	switch name {
-	case "nats", "clickhouse":
-		return []string{name}
-	case "xds", "extauthz", "meter":
-		return []string{"nats"}
-	case "identity":
-		return []string{"postgres", "redis", "nats"}
-	case "tokensvc":
-		return []string{"postgres", "nats"}
-	case "ratelimit":
-		return []string{"redis", "nats"}
-	case "analytics":
-		return []string{"nats", "clickhouse"}
-	}
-	return nil
 }
 
 // Gateway is the URL of the gateway.

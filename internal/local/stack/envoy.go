@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,13 +16,14 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/local/supervisor"
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 // envoy is the gateway itself. It gets no store URLs and no secrets: what it needs comes from xds.
 func (p *Plan) envoy(bin string) supervisor.Part {
 	file := p.path("run", "envoy.json")
 	return supervisor.Part{
-		Name: "envoy", Address: p.cfg.Gateway.Listen, Path: bin, Env: p.baseEnv(), After: p.behindEnvoy(),
+		Name: topology.Envoy, Address: p.cfg.Gateway.Listen, Path: bin, Env: p.baseEnv(), After: p.behindEnvoy(),
 		Dir: p.dir, // relative socket paths are resolved against it
 		// ai_protocol_manager is work in progress upstream (docs/design says why we use it); Envoy says so per route and push.
 		Args: append(envoy.Args(envoy.ArgsConfig{Bootstrap: file, Concurrency: p.cfg.Envoy.Concurrency}), "--component-log-level",
@@ -33,16 +35,10 @@ func (p *Plan) envoy(bin string) supervisor.Part {
 	}
 }
 
-// behindEnvoy are the parts that must serve before it and end after it. Others that it routes to
-// (identity, tokensvc, analytics) are left out: one of them failing must not keep the gateway down.
+// behindEnvoy are the parts that must serve before it and end after it, as far as they are there.
 func (p *Plan) behindEnvoy() []string {
-	parts := []string{"xds", "extauthz", "ratelimit", "meter"}
-	for _, stub := range []string{"stub-openai", "stub-gemini", "stub-qwen"} {
-		if p.included(stub) {
-			parts = append(parts, stub)
-		}
-	}
-	return parts
+	envoy, _ := topology.Find(topology.Envoy)
+	return slices.DeleteFunc(envoy.After, func(name string) bool { return !p.included(name) })
 }
 
 // drainEnvoy closes the listeners and waits until no request is in progress: SIGTERM alone cuts
@@ -109,8 +105,8 @@ func (p *Plan) prepareEnvoy(file string) error {
 		host = "localhost"
 	}
 	bootstrap := envoy.BootstrapConfig{XDS: xds.In(p.dir), Admin: admin, NodeID: "gateway-" + host}
-	if p.mutual("xds") && xds.Network == "tcp" {
-		bootstrap.TLS = envoy.FilesOfXDS(mtls.Dir(p.dir), mtls.ID("xds"))
+	if p.mutual(topology.XDS) && xds.Network == "tcp" {
+		bootstrap.TLS = envoy.FilesOfXDS(mtls.Dir(p.dir), mtls.ID(topology.XDS))
 	}
 	text, err := envoy.Bootstrap(bootstrap)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/supervisor"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 // Programs says where the programs that are not ours are; *parts.Store does.
@@ -51,13 +52,13 @@ func (p *Plan) part(ctx context.Context, name string, c Commands) (supervisor.Pa
 		return supervisor.Part{Name: name, Address: hostOf(s.url), External: true}, nil
 	}
 	switch name {
-	case "postgres":
+	case topology.Postgres:
 		bin, err := c.Programs.PostgresBin()
 		return p.postgres(p.store(name), bin), err
-	case "redis":
+	case topology.Redis:
 		bin, err := c.Programs.RedisServer(ctx)
 		return p.redis(p.store(name), bin), err
-	case "envoy":
+	case topology.Envoy:
 		bin, err := c.Programs.EnvoyBin()
 		return p.envoy(bin), err
 	}
@@ -77,9 +78,9 @@ func (p *Plan) leaky(name string, c Commands) supervisor.Part {
 	part := supervisor.Part{Name: name, Path: c.Self, Args: []string{"serve", name}, Env: p.serviceEnv(name, c.Config), Dir: p.dir,
 		After: after(name)}
 	switch s := p.store(name); name {
-	case "nats":
+	case topology.NATS:
 		part.Address, part.Ready = s.listen.String(), natsReady(s.url)
-	case "clickhouse":
+	case topology.ClickHouse:
 		part.Address = s.listen.String()
 		part.Ready = httpReady(p.client(), "http://"+part.Address+"/ping")
 	default:
@@ -94,13 +95,11 @@ func (p *Plan) leaky(name string, c Commands) supervisor.Part {
 // wait for each other by themselves; this keeps the first start quiet and the end in order.
 func after(part string) []string {
 	name, _ := config.Instance(part)
-	switch name {
-	case "nats", "clickhouse":
+	of, _ := topology.Find(name)
+	if of.Kind == topology.Store {
 		return nil
-	case "meter":
-		return append(uses(name), "ratelimit")
 	}
-	return uses(name)
+	return append(of.Stores, of.After...)
 }
 
 func (p *Plan) client() *http.Client {
@@ -110,12 +109,12 @@ func (p *Plan) client() *http.Client {
 // redis is Valkey with an append-only file. Its settings hold the password, so they go
 // through a file that only we can read instead of the command line.
 func (p *Plan) redis(s store, bin string) supervisor.Part {
-	dir, conf := p.path("redis"), p.path("run", "redis.conf")
+	dir, conf := p.path(s.Name), p.path("run", "redis.conf")
 	prepare := func(context.Context) error {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("make redis folder: %w", err)
 		}
-		secret, err := password(p.dir, "redis", false)
+		secret, err := password(p.dir, s.Name, false)
 		if err != nil {
 			return err
 		}
@@ -130,7 +129,7 @@ func (p *Plan) redis(s store, bin string) supervisor.Part {
 		}
 		return nil
 	}
-	return supervisor.Part{Name: s.name, Address: s.listen.String(), Path: bin, Args: []string{conf}, Env: p.baseEnv(), Dir: p.dir,
+	return supervisor.Part{Name: s.Name, Address: s.listen.String(), Path: bin, Args: []string{conf}, Env: p.baseEnv(), Dir: p.dir,
 		Prepare: prepare, Ready: redisReady(s.url)}
 }
 

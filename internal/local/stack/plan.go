@@ -4,23 +4,17 @@
 package stack
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
 	"net/url"
 	"path/filepath"
-	"strings"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
-
-// Names are all parts that can be there, without replicas, in start order. The meter comes before Envoy so
-// that it ends after it and settles what Envoy wrote last.
-func Names() []string {
-	return []string{"postgres", "redis", "nats", "clickhouse", "xds", "identity", "extauthz", "ratelimit", "tokensvc", "analytics",
-		"stub-openai", "stub-gemini", "stub-qwen", "stub-payment", "meter", "envoy"}
-}
 
 // Config is what a plan is made from.
 type Config struct {
@@ -35,13 +29,12 @@ type Plan struct {
 	cfg    *config.Config
 	dir    string
 	getenv func(string) string
-	stores [4]store // postgres, redis, nats, clickhouse
+	stores []store // in start order
 }
 
 // store is one of the four; its URL is known to every service that needs it.
 type store struct {
-	name     string
-	urlVar   string // environment variable with its URL
+	topology.Part
 	listen   netaddr.Addr
 	url      string // with the password
 	external bool   // runs elsewhere
@@ -50,52 +43,40 @@ type store struct {
 // New reads the addresses and the passwords of our own stores; it starts nothing.
 func New(c Config) (*Plan, error) {
 	p := &Plan{cfg: c.Leaky, dir: c.StateDir, getenv: c.Getenv}
-	configured := [4]string{c.Leaky.Stores.Postgres, c.Leaky.Stores.Redis, c.Leaky.Stores.NATS, c.Leaky.Stores.ClickHouse}
-	for i, s := range [4]struct{ name, listen string }{
-		{"postgres", "127.0.0.1:5432"}, {"redis", "127.0.0.1:6379"}, {"nats", "127.0.0.1:4222"}, {"clickhouse", "127.0.0.1:8123"},
-	} {
-		st := store{name: s.name, urlVar: storeVar(s.name, "URL")}
-		if value := c.Getenv(storeVar(s.name, "LISTEN")); value != "" {
-			s.listen = value
-		}
+	for _, part := range topology.Of(topology.Store) {
+		s := store{Part: part}
+		listen := part.Variable("LISTEN")
 		var err error
-		if st.listen, err = loopback(s.listen); err != nil {
-			return nil, fmt.Errorf("%s: %w", storeVar(s.name, "LISTEN"), err)
+		if s.listen, err = loopback(cmp.Or(c.Getenv(listen), part.Listen)); err != nil {
+			return nil, fmt.Errorf("%s: %w", listen, err)
 		}
-		own, err := p.ownURL(s.name, st.listen, c.Secrets && configured[i] == "")
+		configured := c.Leaky.Stores.URL(part.Name)
+		own, err := p.ownURL(part, s.listen, c.Secrets && configured == "")
 		if err != nil {
 			return nil, err
 		}
 		// `eval "$(leaky env)"` puts our own URLs into the environment; those are still ours to start.
-		st.url = own
-		if configured[i] != "" && configured[i] != own {
-			st.url, st.external = configured[i], true
+		s.url = own
+		if configured != "" && configured != own {
+			s.url, s.external = configured, true
 		}
-		p.stores[i] = st
+		p.stores = append(p.stores, s)
 	}
 	return p, nil
 }
 
-func storeVar(name, what string) string { return "LEAKY_" + strings.ToUpper(name) + "_" + what }
-
 // ownURL is the URL of a store that we run, with a password made on first use. Without
 // create, a password that is not there yet gives an empty URL.
-func (p *Plan) ownURL(name string, at netaddr.Addr, create bool) (string, error) {
-	password, err := password(p.dir, name, create)
+func (p *Plan) ownURL(part topology.Part, at netaddr.Addr, create bool) (string, error) {
+	password, err := password(p.dir, part.Name, create)
 	if err != nil || password == "" {
 		return "", err
 	}
-	u := url.URL{Host: at.String(), User: url.UserPassword("leaky", password)}
-	switch name {
-	case "nats":
-		u.Scheme = "nats"
-	case "clickhouse":
-		u.Scheme, u.Path = "http", "/default" // the only database that the engine has from the start
-	case "redis":
-		u.Scheme, u.Path, u.User = "redis", "/0", url.UserPassword("", password)
-	case "postgres":
-		u.Scheme, u.Path, u.RawQuery = "postgres", "/leaky", "sslmode=disable"
+	u, err := url.Parse(part.URL)
+	if err != nil {
+		return "", fmt.Errorf("URL of %s: %w", part.Name, err)
 	}
+	u.Host, u.User = at.String(), url.UserPassword(u.User.Username(), password)
 	return u.String(), nil
 }
 
@@ -117,7 +98,7 @@ func loopback(s string) (netaddr.Addr, error) {
 
 func (p *Plan) store(name string) store {
 	for _, s := range p.stores {
-		if s.name == name {
+		if s.Name == name {
 			return s
 		}
 	}
@@ -130,7 +111,7 @@ func (p *Plan) service(name string) (config.Endpoint, bool) { return p.cfg.Servi
 // names are the parts of this configuration, replicas behind their first process.
 func (p *Plan) names() []string {
 	var all []string
-	for _, name := range Names() {
+	for _, name := range topology.Names(topology.Parts()) {
 		all = append(all, name)
 		for i := 1; ; i++ {
 			replica := config.PartName(name, i)
@@ -145,11 +126,11 @@ func (p *Plan) names() []string {
 
 // included tells whether the part belongs to the stack: a stub that nobody is told to call does not.
 func (p *Plan) included(name string) bool {
-	if !strings.HasPrefix(name, "stub-") {
+	if part, _ := topology.Find(name); part.Kind != topology.Stub {
 		return true
 	}
 	e, _ := p.service(name)
-	if name == "stub-payment" {
+	if name == topology.StubPayment {
 		return pointsAt(p.cfg.Purchases.Payment.URL, e.HTTP)
 	}
 	for _, provider := range p.cfg.Providers {
@@ -183,13 +164,7 @@ func pointsAt(provider, address string) bool {
 
 // NeededParts are the programs that internal/local/binaries must provide, by its names.
 func (p *Plan) NeededParts() []string {
-	needed := []string{"envoy"}
-	for _, s := range p.stores {
-		if !s.external && s.name != "nats" {
-			needed = append(needed, s.name)
-		}
-	}
-	return needed
+	return topology.Names(topology.Having(func(part topology.Part) bool { return part.Binary && !p.store(part.Name).external }))
 }
 
 // Dirs of the state folder.
@@ -217,8 +192,8 @@ func (p *Plan) Proof() (model, provider string, ok bool) {
 		if served.Protocol != config.ProtocolOpenAI {
 			continue
 		}
-		for _, stub := range []string{p.cfg.Services.StubOpenAI.HTTP, p.cfg.Services.StubQwen.HTTP} {
-			if pointsAt(served.URL, stub) {
+		for _, stub := range topology.Of(topology.Stub) {
+			if stub.Provider == string(served.Protocol) && pointsAt(served.URL, p.cfg.Services.Named(stub.Name).HTTP) {
 				return m.Name, m.Provider, true
 			}
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 // Port is one TCP address that a part of the stack listens on.
@@ -33,9 +34,9 @@ func (p *Plan) Ports() ([]Port, error) {
 		return nil
 	}
 	for _, name := range p.names() {
-		if s := p.store(name); s.name != "" {
+		if s := p.store(name); s.Name != "" {
 			if !s.external {
-				all = append(all, Port{Part: name, Address: s.listen.String(), Setting: storeVar(name, "LISTEN") + " in the environment"})
+				all = append(all, Port{Part: name, Address: s.listen.String(), Setting: s.Variable("LISTEN") + " in the environment"})
 			}
 			continue
 		}
@@ -44,7 +45,8 @@ func (p *Plan) Ports() ([]Port, error) {
 			continue
 		}
 		service, index := config.Instance(name)
-		key := "services." + strings.ReplaceAll(service, "-", "_")
+		part, _ := topology.Find(service)
+		key := "services." + part.Key()
 		if index > 0 {
 			key += fmt.Sprintf(".replicas[%d]", index-1)
 		}
@@ -57,7 +59,7 @@ func (p *Plan) Ports() ([]Port, error) {
 			}
 		}
 	}
-	return all, errors.Join(add("envoy", p.cfg.Gateway.Listen, "gateway.listen in leaky.yaml"), add("envoy", p.cfg.Envoy.Admin,
+	return all, errors.Join(add(topology.Envoy, p.cfg.Gateway.Listen, "gateway.listen in leaky.yaml"), add(topology.Envoy, p.cfg.Envoy.Admin,
 		"envoy.admin in leaky.yaml"))
 }
 

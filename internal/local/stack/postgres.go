@@ -21,13 +21,13 @@ const maxSocketPath = 107 - len("/.s.PGSQL.65535")
 
 // postgres is the database as a part. It refuses to run as root, so then it runs as nobody.
 func (p *Plan) postgres(s store, bin string) supervisor.Part {
-	db := database{bin: bin, dir: p.path("postgres"), password: passwordFile(p.dir, "postgres"), user: unprivileged(), env: p.baseEnv()}
+	db := database{bin: bin, dir: p.path(s.Name), password: passwordFile(p.dir, s.Name), user: unprivileged(), env: p.baseEnv()}
 	socket := filepath.Join(db.dir, "run")
 	if len(socket) > maxSocketPath {
 		socket = "" // loopback is enough
 	}
 	return supervisor.Part{
-		Name: s.name, Address: s.listen.String(), Path: filepath.Join(bin, "postgres"), Env: db.env, Dir: db.dir, User: db.user,
+		Name: s.Name, Address: s.listen.String(), Path: filepath.Join(bin, "postgres"), Env: db.env, Dir: db.dir, User: db.user,
 		Args: []string{"-D", db.data(), "-c", "listen_addresses=" + s.listen.Host, "-c", "port=" + strconv.Itoa(s.listen.Port),
 			"-c", "unix_socket_directories=" + socket, "-c", "max_connections=200", "-c", "shared_buffers=64MB"},
 		Prepare: db.prepare, Ready: postgresReady(s.url),

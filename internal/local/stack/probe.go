@@ -16,6 +16,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 // probe tells whether a part serves; its caller sets the deadline.
@@ -55,13 +56,14 @@ func (p *Plan) serviceReady(part, address string) probe {
 		return httpReady(p.client(), "http://"+address+"/readyz")
 	}
 	client := p.client()
-	client.Transport = &http.Transport{DisableKeepAlives: true, TLSClientConfig: mtls.Client(p.dir, mtls.Supervisor, name)}
+	client.Transport = &http.Transport{DisableKeepAlives: true, TLSClientConfig: mtls.Client(p.dir, topology.Supervisor, name)}
 	return httpReady(client, "https://"+address+"/readyz")
 }
 
 // mutual reports whether a service wants its callers' certificates.
 func (p *Plan) mutual(service string) bool {
-	return p.cfg.TLS.Mutual() && mtls.Callers(service) != nil
+	part, _ := topology.Find(service)
+	return p.cfg.TLS.Mutual() && part.Callers != nil
 }
 
 // shortNetError drops the URL from an error that is shown beside the part's address.

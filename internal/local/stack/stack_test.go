@@ -22,6 +22,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/binaries"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/supervisor"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 func environment(values map[string]string) func(string) string {
@@ -97,7 +98,7 @@ func fakeParts(t *testing.T, p *Plan) map[string]supervisor.Part {
 
 func TestWhatIsStarted(t *testing.T) {
 	t.Parallel()
-	all := Names()
+	all := topology.Names(topology.Parts())
 	for _, tc := range []struct {
 		name, text string
 		env        map[string]string

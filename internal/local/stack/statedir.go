@@ -13,15 +13,16 @@ import (
 	"syscall"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/secretfile"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 // marker tells that a folder is ours, so that --clean never empties another.
 const marker = ".leaky-tokens"
 
-// ours tells whether a part makes an entry of this name in the state folder.
+// ours tells whether an entry of this name in the state folder is made by us.
 func ours(name string) bool {
-	return slices.Contains([]string{"clickhouse", "logs", "meter", "nats", "postgres", "ratelimit", "redis", "run", "secrets", "spool",
-		"xds"}, name)
+	part, _ := topology.Find(name)
+	return part.Data || slices.Contains([]string{"logs", "run", "secrets", "spool"}, name)
 }
 
 // OpenStateDir makes the state folder, or checks that an existing one is ours.
@@ -92,8 +93,8 @@ func Clean(dir string) error {
 		return fmt.Errorf("clean state folder: %s has no file %s, so it is not ours to empty; check LEAKY_STATE_DIR", dir, marker)
 	}
 	kept := map[string]bool{}
-	for _, name := range []string{"postgres", "redis", "nats", "clickhouse"} {
-		kept[passwordFile(dir, name)] = true
+	for _, store := range topology.Of(topology.Store) {
+		kept[passwordFile(dir, store.Name)] = true
 	}
 	secrets, err := os.ReadDir(filepath.Join(dir, "secrets"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

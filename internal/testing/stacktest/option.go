@@ -3,6 +3,8 @@ package stacktest
 import (
 	"fmt"
 	"strings"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 // Option changes a stack before it is started.
@@ -45,7 +47,7 @@ func Replicas(service string, processes int) Option {
 		var more []string
 		for i, address := range at {
 			entry := fmt.Sprintf("{http: %q", address)
-			if service == "ratelimit" || service == "extauthz" {
+			if part, _ := topology.Find(service); part.GRPC {
 				entry += fmt.Sprintf(", grpc: \"unix:run/%s-%d.sock\"", service, i+2)
 			}
 			more = append(more, entry+"}")

@@ -14,37 +14,30 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
+// configText has ${NAME} where an address goes and ${services} where each service's line does.
 const configText = `
-gateway: {listen: %q}
-envoy: {admin: %q, concurrency: %d}
+gateway: {listen: "${gateway}"}
+envoy: {admin: "${admin}", concurrency: ${threads}}
 services:
-  xds: {http: %q, grpc: %q}
-  identity: {http: %q}
-  extauthz: {http: %q}
-  ratelimit: {http: %q}
-  meter: {http: %q}
-  tokensvc: {http: %q}
-  analytics: {http: %q}
-  stub_openai: {http: %[12]q}
-  stub_gemini: {http: %[13]q}
-  stub_qwen: {http: %[14]q}
-  stub_payment: {http: %[15]q}
-purchases: {payment: {url: "http://%[15]s"}, poll_every: 200ms, backoff: 50ms, price_per_million: {default: 1000, gemini: 100000}}
+${services}
+purchases: {payment: {url: "http://${stub-payment}"}, poll_every: 200ms, backoff: 50ms, price_per_million: {default: 1000, gemini: 100000}}
 providers:
-  openai: {protocol: openai, url: "http://%[12]s", tokens_per_byte: 0.25, fill_max_tokens: 256}
-  gemini: {protocol: gemini, url: "http://%[13]s", tokens_per_byte: 0.25, fill_max_tokens: 256}
-  qwen: {protocol: openai, url: "http://%[14]s", tokens_per_byte: 0.25, fill_max_tokens: 256}
+  openai: {protocol: openai, url: "http://${stub-openai}", tokens_per_byte: 0.25, fill_max_tokens: 256}
+  gemini: {protocol: gemini, url: "http://${stub-gemini}", tokens_per_byte: 0.25, fill_max_tokens: 256}
+  qwen: {protocol: openai, url: "http://${stub-qwen}", tokens_per_byte: 0.25, fill_max_tokens: 256}
   # Nobody serves these until a test does, to misbehave there without disturbing others.
-  flaky: {url: "http://%[16]s", consume_path: /api/v1/openai/chat, egress: {timeout: 1s, backoff: 20ms, max_concurrent: 4}}
-  broken: {url: "http://%[17]s", consume_path: /api/v1/openai/chat, egress: {timeout: 1s, backoff: 20ms}}
+  flaky: {url: "http://${flaky}", consume_path: /api/v1/openai/chat, egress: {timeout: 1s, backoff: 20ms, max_concurrent: 4}}
+  broken: {url: "http://${broken}", consume_path: /api/v1/openai/chat, egress: {timeout: 1s, backoff: 20ms}}
 tiers:
   default: USER
   levels:
@@ -152,13 +145,19 @@ type Stack struct {
 // It starts nothing.
 func New(ctx context.Context, dir string, envoyThreads int, options ...Option) (*Stack, error) {
 	s := &Stack{Bin: filepath.Join(dir, "leaky"), Dir: filepath.Join(dir, "s"), Config: filepath.Join(dir, "leaky.yaml")}
-	at, err := FreeAddresses(20)
+	at, err := takeAddresses("gateway", "admin", "flaky", "broken")
 	if err != nil {
 		return nil, err
 	}
-	text := fmt.Sprintf(configText, at[0], at[1], envoyThreads, at[2], at[3], at[4], at[5], at[6], at[7], at[8], at[9], at[10], at[11],
-		at[12], at[17], at[18], at[19])
-	made := setup{text: text}
+	made := setup{text: os.Expand(configText, func(name string) string {
+		switch name {
+		case "services":
+			return strings.Join(at.services(), "\n")
+		case "threads":
+			return strconv.Itoa(envoyThreads)
+		}
+		return at[name]
+	})}
 	for _, option := range options {
 		if err := option(&made); err != nil {
 			return nil, err
@@ -172,11 +171,15 @@ func New(ctx context.Context, dir string, envoyThreads int, options ...Option) (
 			return nil, err
 		}
 	}
-	s.Gateway = "http://" + at[0]
-	s.Stub = map[string]string{"openai": "http://" + at[10], "gemini": "http://" + at[11], "qwen": "http://" + at[12]}
-	s.Payment, s.Flaky, s.Broken = "http://"+at[17], at[18], at[19]
-	s.Env = append(os.Environ(), "LEAKY_STATE_DIR="+s.Dir, "LEAKY_CONFIG="+s.Config, "LEAKY_POSTGRES_LISTEN="+at[13],
-		"LEAKY_REDIS_LISTEN="+at[14], "LEAKY_NATS_LISTEN="+at[15], "LEAKY_CLICKHOUSE_LISTEN="+at[16])
+	s.Gateway, s.Stub = "http://"+at["gateway"], map[string]string{}
+	for _, provider := range []string{"openai", "gemini", "qwen"} {
+		s.Stub[provider] = "http://" + at["stub-"+provider]
+	}
+	s.Payment, s.Flaky, s.Broken = "http://"+at[topology.StubPayment], at["flaky"], at["broken"]
+	s.Env = append(os.Environ(), "LEAKY_STATE_DIR="+s.Dir, "LEAKY_CONFIG="+s.Config)
+	for _, store := range topology.Of(topology.Store) {
+		s.Env = append(s.Env, store.Variable("LISTEN")+"="+at[store.Name])
+	}
 	s.admin = sync.OnceValues(s.loginAdmin)
 	return s, nil
 }
@@ -198,6 +201,39 @@ func (s *Stack) build(ctx context.Context, built string) error {
 // Loaded is the configuration as the services read it.
 func (s *Stack) Loaded() (*config.Config, error) {
 	return config.Load(s.Config, func(string) string { return "" })
+}
+
+// addresses are host:port of each part and of what else listens, by name; xds's gRPC side is "xds grpc".
+type addresses map[string]string
+
+// gRPC of xds is on TCP, that of the other services where the built-in configuration has it.
+const xdsGRPC = topology.XDS + " grpc"
+
+// takeAddresses finds a free one for each part and each of more.
+func takeAddresses(more ...string) (addresses, error) {
+	names := append(topology.Names(topology.Parts()), append(more, xdsGRPC)...)
+	free, err := FreeAddresses(len(names))
+	if err != nil {
+		return nil, err
+	}
+	at := addresses{}
+	for i, name := range names {
+		at[name] = free[i]
+	}
+	return at, nil
+}
+
+// services are the lines of leaky.yaml's section.
+func (a addresses) services() []string {
+	var lines []string
+	for _, part := range topology.Having(topology.Part.Listens) {
+		grpc := ""
+		if part.Name == topology.XDS {
+			grpc = fmt.Sprintf(", grpc: %q", a[xdsGRPC])
+		}
+		lines = append(lines, fmt.Sprintf("  %s: {http: %q%s}", part.Key(), a[part.Name], grpc))
+	}
+	return lines
 }
 
 // FreeAddresses are n loopback addresses whose ports were free a moment ago.
