@@ -232,30 +232,43 @@ func TestPagesTellWhoRunsWhat(t *testing.T) {
 	}
 }
 
-// TestARefusedConfigurationIsShown gives Envoy a listener it cannot open.
-func TestARefusedConfigurationIsShown(t *testing.T) {
+// TestARefusedConfigurationIsUndone gives Envoy a listener it cannot open: the last good
+// configuration is served again, also to an Envoy that starts afterwards, and everybody who
+// asks is told why.
+func TestARefusedConfigurationIsUndone(t *testing.T) {
 	t.Parallel()
 	g, path := fromFile(t, named(t, "provider"))
-	rewrite(t, path, strings.Replace(g.yamlFor("http://127.0.0.1:9", ""), `gateway: {listen: "127.0.0.1:0"}`,
-		"gateway: {listen: \"192.0.2.77:8080\"}", 1))
-	var clients struct {
-		Clients []struct {
-			Refused map[string]struct{ Message string }
-		}
+	before := g.status(t)
+	good := g.yamlFor("http://127.0.0.1:9", "")
+	rewrite(t, path, strings.Replace(good, `gateway: {listen: "127.0.0.1:0"}`, "gateway: {listen: \"192.0.2.77:8080\"}", 1))
+	eventually(t, "the refusal is shown", func() bool { return g.status(t).Refused != nil })
+	after := g.status(t)
+	if after.Version != before.Version || after.Refused.Type != "Listener" || after.Refused.Node != t.Name() ||
+		!strings.Contains(after.Refused.Reason, "192.0.2.77") || after.Refused.Tried == before.Version {
+		t.Errorf("want version %s live and the listener's refusal, got %+v %+v", before.Version, after, after.Refused)
 	}
-	eventually(t, "the refusal is shown", func() bool {
+	var clients struct {
+		Clients []struct{ Acknowledged map[string]string }
+	}
+	eventually(t, "the Envoy acknowledged the last good one again", func() bool {
 		g.page(t, "/v1/clients", &clients)
-		return len(clients.Clients) == 1 && clients.Clients[0].Refused["Listener"].Message != ""
+		return len(clients.Clients) == 1 && clients.Clients[0].Acknowledged["Listener"] == before.Versions["Listener"] &&
+			clients.Clients[0].Acknowledged["Cluster"] == before.Versions["Cluster"]
 	})
 	if a := g.do(t, "POST", chatPath, body("")); a.status == 0 {
 		t.Error("want the gateway to go on")
 	}
-	if got := g.metric(t, `leaky_xds_answers_total{answer="nack",type="Listener"}`); got < 1 {
-		t.Errorf("want the refusal counted, got %v", got)
+	if got := g.metric(t, `leaky_xds_answers_total{answer="nack",type="Listener"}`); got != 1 {
+		t.Errorf("want one refusal counted, got %v", got)
+	}
+	if got := g.metric(t, "leaky_xds_config_refused"); got != 1 {
+		t.Errorf("want the refusal as a series, got %v", got)
 	}
 	if got := g.metric(t, "leaky_xds_clients"); got != 1 {
 		t.Errorf("want one Envoy counted, got %v", got)
 	}
+	rewrite(t, path, good)
+	eventually(t, "a good file heals", func() bool { return g.status(t).Refused == nil })
 	rewrite(t, path, "gateway: [")
 	eventually(t, "a bad file is a series", func() bool { return g.metric(t, "leaky_xds_config_refused") == 1 })
 }

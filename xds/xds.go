@@ -48,6 +48,7 @@ type XDS struct {
 	cfg    *config.Config
 	asked  *config.Config // newest that could be read
 	live   loaded
+	before loaded // what live replaced
 	since  time.Time
 	failed *Failure
 }
@@ -56,6 +57,17 @@ type XDS struct {
 type Failure struct {
 	At     time.Time `json:"at"`
 	Reason string    `json:"reason"`
+	Node   string    `json:"node,omitempty"`    // the Envoy that refused it; empty: no Envoy was asked
+	Type   string    `json:"type,omitempty"`    // of the refused resources, e.g. Cluster
+	Tried  string    `json:"version,omitempty"` // the version that was undone
+}
+
+func failure(err error, tried string) *Failure {
+	f := &Failure{At: time.Now().UTC(), Reason: err.Error()}
+	if refused, ok := errors.AsType[*server.Refused](err); ok {
+		f.Node, f.Type, f.Tried = refused.Node, refused.Type, tried
+	}
+	return f
 }
 
 // New translates and checks the configuration; it starts nothing.
@@ -66,7 +78,9 @@ func New(c Config) (*XDS, error) {
 	if c.Poll == 0 {
 		c.Poll = time.Second
 	}
-	srv, err := server.New(server.Config{Log: c.Log, Linger: c.Linger, Metrics: c.Metrics})
+	x := &XDS{log: c.Log, reload: c.Reload, poll: c.Poll, cfg: c.Config, asked: c.Config}
+	var err error
+	x.server, err = server.New(server.Config{Log: c.Log, Linger: c.Linger, Metrics: c.Metrics, Undone: x.undone})
 	if err != nil {
 		return nil, err
 	}
@@ -79,11 +93,10 @@ func New(c Config) (*XDS, error) {
 			return nil, err
 		}
 	}
-	first, err := src.load(c.Config)
-	if err != nil {
+	x.source = src
+	if x.first, err = src.load(c.Config); err != nil {
 		return nil, err
 	}
-	x := &XDS{source: src, server: srv, log: c.Log, reload: c.Reload, poll: c.Poll, cfg: c.Config, asked: c.Config, first: first}
 	if c.Metrics != nil {
 		x.register(c.Metrics)
 	}
@@ -160,37 +173,67 @@ func (x *XDS) refresh(ctx context.Context) {
 	x.refreshing.Lock()
 	defer x.refreshing.Unlock()
 	cfg, err := config.Load(x.source.path, x.source.getenv)
+	var next loaded
 	if err == nil {
 		x.mu.Lock()
 		x.asked = cfg
 		x.mu.Unlock()
-		var next loaded
 		if next, err = x.source.load(cfg); err == nil {
 			err = x.publish(ctx, cfg, next)
 		}
 	}
 	if err != nil && ctx.Err() == nil {
-		x.mu.Lock()
-		x.failed = &Failure{At: time.Now().UTC(), Reason: err.Error()}
-		x.mu.Unlock()
-		x.log.LogAttrs(ctx, slog.LevelError, "configuration not taken, the last good one stays", slog.Any("error", err))
+		x.fail(ctx, err, next)
 	}
 }
 
+// fail notes why a configuration is not taken.
+func (x *XDS) fail(ctx context.Context, err error, tried loaded) {
+	version := ""
+	if tried.snapshot != nil {
+		version = tried.snapshot.Version
+	}
+	x.mu.Lock()
+	x.failed = failure(err, version)
+	x.mu.Unlock()
+	x.log.LogAttrs(ctx, slog.LevelError, "configuration not taken, the last good one stays", slog.Any("error", err))
+}
+
+// publish makes a configuration live; it is not before every Envoy that answers has it.
 func (x *XDS) publish(ctx context.Context, cfg *config.Config, next loaded) error {
 	x.mu.Lock()
-	same := x.live.snapshot != nil && x.live.snapshot.Version == next.snapshot.Version
+	live := x.live
+	x.mu.Unlock()
+	var refused error
+	if live.snapshot == nil || live.snapshot.Version != next.snapshot.Version {
+		x.log.LogAttrs(ctx, slog.LevelInfo, "publishing configuration", slog.String("version", next.snapshot.Version),
+			slog.Int("routes", len(next.gateway.Routes)), slog.Int("clusters", len(next.gateway.Clusters)))
+		refused = x.server.Publish(ctx, next.snapshot)
+		if refused != nil && (live.snapshot != nil || ctx.Err() != nil) {
+			return refused
+		}
+	}
+	x.mu.Lock()
+	if live.snapshot == nil || live.snapshot.Version != next.snapshot.Version {
+		x.before, x.since = live, time.Now().UTC()
+	}
 	x.cfg, x.live, x.failed = cfg, next, nil
-	if !same {
-		x.since = time.Now().UTC()
+	x.mu.Unlock()
+	if refused != nil { // the first of all stays, for an Envoy that can take it
+		x.fail(ctx, refused, next)
+	}
+	return nil
+}
+
+// undone takes back a configuration that an Envoy refused late.
+func (x *XDS) undone(refused *server.Refused) {
+	x.mu.Lock()
+	tried := x.live
+	if x.before.snapshot != nil {
+		x.live, x.since = x.before, time.Now().UTC()
 	}
 	x.mu.Unlock()
-	if same {
-		return nil
-	}
-	x.log.LogAttrs(ctx, slog.LevelInfo, "publishing configuration", slog.String("version", next.snapshot.Version),
-		slog.Int("routes", len(next.gateway.Routes)), slog.Int("clusters", len(next.gateway.Clusters)))
-	return x.server.Publish(ctx, next.snapshot)
+	x.fail(context.Background(), refused, tried)
 }
 
 // watched is the configuration whose files are looked at: the newest that could be read,

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -24,6 +25,7 @@ type Client struct {
 	Since        time.Time         `json:"since"`
 	Acknowledged map[string]string `json:"acknowledged"` // version by type
 	Refused      map[string]Nack   `json:"refused,omitempty"`
+	Unanswered   int               `json:"unanswered"` // pushes that it has not answered
 }
 
 // Nack is a version that an Envoy refused; it runs the one before.
@@ -31,24 +33,40 @@ type Nack struct {
 	Version string    `json:"version"`
 	Message string    `json:"message"`
 	At      time.Time `json:"at"`
+
+	serial int64 // grows with every refusal of any Envoy
 }
 
 // clients keeps what each stream was sent and has answered.
 type clients struct {
 	log     *slog.Logger
 	metrics *metrics
-	mu      sync.Mutex
-	streams map[int64]*stream
-	changed chan struct{} // closed and replaced on every acknowledgement
+	join    func(node string) // a node asks for the first time
+	leave   func(node string) // its last stream has ended
+
+	mu       sync.Mutex
+	streams  map[int64]*stream
+	refusals int64         // serial of the last one
+	changed  chan struct{} // closed and replaced on every event
 }
 
 type stream struct {
 	Client
-	sent map[string]sent // by nonce
-	last map[string]string
+	sent map[string]sent          // by nonce
+	subs map[string]*subscription // by type URL
 }
 
-type sent struct{ typeURL, version string }
+type sent struct {
+	typeURL, version string
+	at               time.Time
+}
+
+// subscription is what a stream takes of one type, and what it was sent of it.
+type subscription struct {
+	wildcard bool
+	names    map[string]bool
+	has      map[string]string // version by name
+}
 
 func newClients(log *slog.Logger, m *metrics) *clients {
 	return &clients{log: log, metrics: m, streams: map[int64]*stream{}, changed: make(chan struct{})}
@@ -59,22 +77,20 @@ func (c *clients) callbacks() serverv3.Callbacks {
 		DeltaStreamOpenFunc: func(_ context.Context, id int64, _ string) error {
 			c.with(func() {
 				c.streams[id] = &stream{Client: Client{Since: time.Now().UTC(), Acknowledged: map[string]string{}, Refused: map[string]Nack{}},
-					sent: map[string]sent{}, last: map[string]string{}}
+					sent: map[string]sent{}, subs: map[string]*subscription{}}
 			})
 			return nil
 		},
-		DeltaStreamClosedFunc: func(id int64, _ *corev3.Node) { c.with(func() { delete(c.streams, id) }) },
+		DeltaStreamClosedFunc: func(id int64, _ *corev3.Node) { c.closed(id) },
 		StreamDeltaRequestFunc: func(id int64, r *discoveryv3.DeltaDiscoveryRequest) error {
-			c.with(func() { c.answered(c.streams[id], r) })
+			if r.GetNode() != nil {
+				c.join(nodeKey(r.GetNode()))
+			}
+			c.with(func() { c.asked(c.streams[id], r) })
 			return nil
 		},
 		StreamDeltaResponseFunc: func(id int64, _ *discoveryv3.DeltaDiscoveryRequest, r *discoveryv3.DeltaDiscoveryResponse) {
-			c.with(func() {
-				if s := c.streams[id]; s != nil {
-					s.sent[r.GetNonce()] = sent{r.GetTypeUrl(), r.GetSystemVersionInfo()}
-					s.last[r.GetTypeUrl()] = r.GetSystemVersionInfo()
-				}
-			})
+			c.with(func() { c.sending(c.streams[id], r) })
 		},
 	}
 }
@@ -89,16 +105,54 @@ func (c *clients) with(f func()) {
 	c.changed = make(chan struct{})
 }
 
-func (c *clients) answered(s *stream, r *discoveryv3.DeltaDiscoveryRequest) {
+func (c *clients) closed(id int64) {
+	var gone string
+	c.with(func() {
+		if s := c.streams[id]; s != nil {
+			gone = s.Node
+			delete(c.streams, id)
+		}
+		for _, other := range c.streams {
+			if other.Node == gone {
+				gone = ""
+			}
+		}
+	})
+	if gone != "" {
+		c.leave(gone)
+	}
+}
+
+// sending notes what a response holds before it goes out.
+func (c *clients) sending(s *stream, r *discoveryv3.DeltaDiscoveryResponse) {
 	if s == nil {
 		return
 	}
-	if node := r.GetNode(); node.GetId() != "" {
-		s.Node = node.GetId()
+	s.sent[r.GetNonce()] = sent{r.GetTypeUrl(), r.GetSystemVersionInfo(), time.Now()}
+	sub := s.subs[r.GetTypeUrl()]
+	if sub == nil {
+		return
+	}
+	for _, added := range r.GetResources() {
+		sub.has[added.GetName()] = added.GetVersion()
+	}
+	for _, name := range r.GetRemovedResources() {
+		delete(sub.has, name)
+	}
+}
+
+// asked reads a request: a subscription, an answer to a response, or both.
+func (c *clients) asked(s *stream, r *discoveryv3.DeltaDiscoveryRequest) {
+	if s == nil {
+		return
+	}
+	if node := r.GetNode(); node != nil {
+		s.Node = nodeKey(node)
 		if v := node.GetUserAgentBuildVersion().GetVersion(); v != nil {
 			s.Build = fmt.Sprintf("%d.%d.%d", v.GetMajorNumber(), v.GetMinorNumber(), v.GetPatch())
 		}
 	}
+	s.subscribe(r)
 	answer, ok := s.sent[r.GetResponseNonce()]
 	if !ok {
 		return
@@ -107,7 +161,8 @@ func (c *clients) answered(s *stream, r *discoveryv3.DeltaDiscoveryRequest) {
 	kind := snapshot.ShortType(answer.typeURL)
 	if e := r.GetErrorDetail(); e != nil {
 		c.metrics.answers.WithLabelValues(kind, "nack").Inc()
-		s.Refused[kind] = Nack{Version: answer.version, Message: e.GetMessage(), At: time.Now().UTC()}
+		c.refusals++
+		s.Refused[kind] = Nack{Version: answer.version, Message: e.GetMessage(), At: time.Now().UTC(), serial: c.refusals}
 		c.log.LogAttrs(context.Background(), slog.LevelError, "envoy refused a configuration and keeps the last good one",
 			slog.String("node", s.Node),
 			slog.String("type", kind), slog.String("version", answer.version), slog.String("reason", e.GetMessage()))
@@ -118,29 +173,134 @@ func (c *clients) answered(s *stream, r *discoveryv3.DeltaDiscoveryRequest) {
 	delete(s.Refused, kind)
 }
 
-// wait returns true once no stream that was sent the version has still to answer, and
-// every stream that takes the type was sent it. A refusal counts as an answer.
-func (c *clients) wait(ctx context.Context, typeURL, version string) bool {
+// subscribe follows the subscription part of a request. The first of a type without names
+// takes everything (xDS protocol, "wildcard subscriptions").
+func (s *stream) subscribe(r *discoveryv3.DeltaDiscoveryRequest) {
+	sub := s.subs[r.GetTypeUrl()]
+	if sub == nil {
+		sub = &subscription{names: map[string]bool{}, has: maps.Clone(r.GetInitialResourceVersions()),
+			wildcard: len(r.GetResourceNamesSubscribe()) == 0}
+		if sub.has == nil {
+			sub.has = map[string]string{}
+		}
+		s.subs[r.GetTypeUrl()] = sub
+	}
+	for _, name := range r.GetResourceNamesSubscribe() {
+		sub.names[name] = true
+		sub.wildcard = sub.wildcard || name == "*"
+	}
+	for _, name := range r.GetResourceNamesUnsubscribe() {
+		delete(sub.names, name)
+		if name == "*" {
+			sub.wildcard = false
+		}
+		if !sub.wildcard {
+			delete(sub.has, name)
+		}
+	}
+}
+
+// settled reports whether the stream was sent all that it takes of a type's resources,
+// given as version by name.
+func (s *subscription) settled(want map[string]string) bool {
+	for name, version := range want {
+		if (s.wildcard || s.names[name]) && s.has[name] != version {
+			return false
+		}
+	}
+	for name := range s.has {
+		if _, ok := want[name]; !ok {
+			return false
+		}
+	}
+	return true
+}
+
+// serial is that of the last refusal so far.
+func (c *clients) serial() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.refusals
+}
+
+// wait returns once every stream of a node was sent what it takes of the snapshot and has
+// answered: nil, or the refusal that came after since. A node that is gone needs nothing.
+func (c *clients) wait(ctx context.Context, node string, want *snapshot.Snapshot, since int64) (*Refused, error) {
 	for {
 		c.mu.Lock()
-		done, changed := true, c.changed
-		for _, s := range c.streams {
-			last, takes := s.last[typeURL]
-			kind := snapshot.ShortType(typeURL)
-			if takes && (last != version || s.Acknowledged[kind] != version && s.Refused[kind].Version != version) {
-				done = false
-			}
-		}
+		refused, done := c.standing(node, want, since)
+		changed := c.changed
 		c.mu.Unlock()
-		if done {
-			return true
+		if refused != nil || done {
+			return refused, nil
 		}
 		select {
 		case <-ctx.Done():
-			return false
+			return nil, context.Cause(ctx)
 		case <-changed:
 		}
 	}
+}
+
+func (c *clients) standing(node string, want *snapshot.Snapshot, since int64) (refused *Refused, done bool) {
+	done = true
+	for _, s := range c.streams {
+		if s.Node != node {
+			continue
+		}
+		for kind, n := range s.Refused {
+			if n.serial > since {
+				return &Refused{Node: node, Type: kind, Version: n.Version, Reason: n.Message}, false
+			}
+		}
+		done = done && len(s.sent) == 0
+		for typeURL, sub := range s.subs {
+			done = done && sub.settled(want.ResourceVersions(typeURL))
+		}
+	}
+	return nil, done
+}
+
+// nextRefusal waits for a refusal after the serial seen and gives it with its own; nil once
+// ctx ends.
+func (c *clients) nextRefusal(ctx context.Context, seen int64) (*Refused, int64) {
+	for {
+		c.mu.Lock()
+		var found *Refused
+		serial := int64(math.MaxInt64)
+		for _, s := range c.streams {
+			for kind, n := range s.Refused {
+				if n.serial > seen && n.serial < serial {
+					found, serial = &Refused{Node: s.Node, Type: kind, Version: n.Version, Reason: n.Message}, n.serial
+				}
+			}
+		}
+		changed := c.changed
+		c.mu.Unlock()
+		if found != nil {
+			return found, serial
+		}
+		select {
+		case <-ctx.Done():
+			return nil, seen
+		case <-changed:
+		}
+	}
+}
+
+// silent are the nodes that have owed an answer for longer than patience.
+func (c *clients) silent(patience time.Duration) map[string]bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	found := map[string]bool{}
+	for _, s := range c.streams {
+		for _, owed := range s.sent {
+			if time.Since(owed.at) > patience {
+				found[s.Node] = true
+			}
+		}
+	}
+	return found
 }
 
 func (c *clients) list() []Client {
@@ -149,7 +309,7 @@ func (c *clients) list() []Client {
 	out := []Client{}
 	for _, s := range c.streams {
 		one := s.Client
-		one.Acknowledged, one.Refused = maps.Clone(s.Acknowledged), maps.Clone(s.Refused)
+		one.Acknowledged, one.Refused, one.Unanswered = maps.Clone(s.Acknowledged), maps.Clone(s.Refused), len(s.sent)
 		out = append(out, one)
 	}
 	slices.SortFunc(out, func(a, b Client) int { return cmp.Or(cmp.Compare(a.Node, b.Node), a.Since.Compare(b.Since)) })

@@ -1,5 +1,17 @@
-// Package server delivers snapshots to Envoys over one aggregated delta stream each,
-// and keeps what every one of them acknowledged or refused.
+// Package server delivers snapshots to Envoys over one aggregated delta stream each, and
+// keeps what every one of them acknowledged or refused.
+//
+// A change goes to each Envoy in three steps, at that Envoy's own pace:
+//
+//	                 every Envoy acknowledged             linger is over
+//	good ──▶ add ──────────▶ move ──────────▶ next = good ──────────▶ remove
+//	          │ refused        │ refused        │ refused, within probation
+//	          └────────────────┴────────────────┴──▶ good again, for every Envoy
+//
+// add brings clusters, endpoints and secrets, move the listeners and routes that use them,
+// remove takes away what nothing names any more. In one step, requests under way would meet
+// routes to clusters that are gone (810 of 14 700 were lost that way). A refusal (NACK)
+// ends the change wherever it stands and puts the last good configuration back for all.
 package server
 
 import (
@@ -7,9 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
-	"slices"
 	"sync"
 	"time"
 
@@ -25,37 +35,64 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/xds/snapshot"
 )
 
-// everyone is the cache key of all nodes: each gateway gets the same configuration.
-const everyone = "gateway"
+// nodeKey is what an Envoy is known by; Envoys of one id go through a change together.
+func nodeKey(n *corev3.Node) string { return n.GetId() }
 
-type sameForAll struct{}
+type byNode struct{}
 
-func (sameForAll) ID(*corev3.Node) string { return everyone }
+func (byNode) ID(n *corev3.Node) string { return nodeKey(n) }
 
 // Config is what a Server needs.
 type Config struct {
 	Log     *slog.Logger
 	Metrics prometheus.Registerer // nil: none are kept
-	// Patience is how long a step of a change waits for acknowledgements, default 5s.
+	// Patience is how long a step of a change waits for an Envoy's acknowledgement, default 5s.
 	Patience time.Duration
 	// Linger is how long clusters that no route names any more are kept, default 5s: longer
 	// than a request may wait between the choice of its route and its way upstream, which
 	// are the timeouts of ext_authz and ratelimit.
 	Linger time.Duration
+	// Probation is how long after a change a refusal still undoes it, default 5s: Envoy asks
+	// for the secrets and endpoints of a new cluster after it took the cluster.
+	Probation time.Duration
+	// Undone is told of a refusal that came after Publish had returned; may be nil.
+	Undone func(*Refused)
+}
+
+// Refused is the refusal that ended a change. Every Envoy has the configuration from before.
+type Refused struct {
+	Node    string // the Envoy's id
+	Type    string // of the resources, e.g. Cluster
+	Version string // of the type's resources
+	Reason  string // Envoy's words
+}
+
+func (r *Refused) Error() string {
+	return fmt.Sprintf("envoy %q refuses the change (%s): %s", r.Node, r.Type, r.Reason)
 }
 
 // Server is the delta ADS server.
 type Server struct {
-	log      *slog.Logger
-	patience time.Duration
-	linger   time.Duration
-	cache    cachev3.SnapshotCache
-	clients  *clients
+	c       Config
+	log     *slog.Logger
+	cache   cachev3.SnapshotCache
+	clients *clients
 
-	mu       sync.Mutex // held while a change is published
-	current  *snapshot.Snapshot
+	mu       sync.Mutex         // held while a change is published
+	current  *snapshot.Snapshot // what all Envoys are to run
+	trial    trial              // how far current may still be undone
 	retired  []retired
 	retiring chan struct{} // there is something new in retired
+
+	served served
+}
+
+// trial is the time after a change in which a refusal still undoes it.
+type trial struct {
+	before *snapshot.Snapshot // the last good one; nil: there is nothing to go back to
+	until  time.Time
+	since  int64           // serial of the last refusal when it began
+	took   map[string]bool // the Envoys that run current; what others refuse is their own trouble
 }
 
 // retired is a configuration whose clusters are still kept.
@@ -69,15 +106,16 @@ func New(c Config) (*Server, error) {
 	if c.Log == nil {
 		return nil, errors.New("make xds server: no logger")
 	}
-	if c.Patience == 0 {
-		c.Patience = 5 * time.Second
+	for _, d := range []*time.Duration{&c.Patience, &c.Linger, &c.Probation} {
+		if *d == 0 {
+			*d = 5 * time.Second
+		}
 	}
-	if c.Linger == 0 {
-		c.Linger = 5 * time.Second
-	}
-	return &Server{log: c.Log, patience: c.Patience, linger: c.Linger, cache: cachev3.NewSnapshotCache(true, sameForAll{}, nil),
-		clients:  newClients(c.Log, newMetrics(c.Metrics)),
-		retiring: make(chan struct{}, 1)}, nil
+	s := &Server{c: c, log: c.Log, cache: cachev3.NewSnapshotCache(true, byNode{}, nil), clients: newClients(c.Log, newMetrics(c.Metrics)),
+		retiring: make(chan struct{}, 1)}
+	s.served = served{cache: s.cache, nodes: map[string]*snapshot.Snapshot{}}
+	s.clients.join, s.clients.leave = s.served.join, s.served.leave
+	return s, nil
 }
 
 // Run serves on the listener until ctx ends. It cuts the streams then: an Envoy's
@@ -87,11 +125,15 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.MaxConcurrentStreams(1000), grpc.MaxRecvMsgSize(4<<20))
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(g, serverv3.NewServer(ctx, s.cache, s.clients.callbacks()))
+	var background sync.WaitGroup
+	background.Go(func() { s.sweep(ctx) })
+	background.Go(func() { s.guard(ctx) })
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
-		s.sweep(ctx)
+		<-ctx.Done()
 		g.Stop()
+		background.Wait()
 	}()
 	err := g.Serve(ln)
 	if ctx.Err() != nil {
@@ -110,109 +152,88 @@ func pools() []string {
 	return []string{resourcev3.SecretType, resourcev3.ClusterType, resourcev3.EndpointType}
 }
 
-// Publish makes next the configuration of all Envoys and returns when they run it. Where
-// next drops clusters it goes in three steps: add the new, move the routes, each
-// acknowledged before the following, and later remove the old. In one step, requests under
-// way would meet routes to clusters that are gone (810 of 14 700 were lost that way).
-// An Envoy that does not answer in time does not hold up the others.
+// Publish makes next the configuration of all Envoys and returns when they run it. A
+// *Refused says that one of them did not take it and that all have the one before again;
+// with nothing before, next stays, for an Envoy that can take it. An Envoy that does not
+// answer within Patience holds up no other, and no later change.
 func (s *Server) Publish(ctx context.Context, next *snapshot.Snapshot) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	previous := s.current
-	s.current = next
 	s.clients.metrics.published.Inc()
-	if previous == nil || !next.Lost(previous, resourcev3.ClusterType) && len(s.retired) == 0 {
-		return s.step(ctx, next, "all", resourcev3.ListenerType, resourcev3.RouteType)
+	good := s.current
+	s.current, s.trial = next, trial{}
+	if good == nil {
+		return s.first(ctx, next)
 	}
-	s.retired = append(s.retired, retired{previous, time.Now().Add(s.linger)})
-	select {
-	case s.retiring <- struct{}{}:
-	default: // sweep knows already
-	}
-	moved, err := s.kept()
+	s.retire(good)
+	final, err := s.kept()
 	if err != nil {
 		return err
 	}
-	resources := maps.Clone(previous.Resources)
-	for _, t := range pools() {
-		resources[t] = moved.Resources[t]
-	}
-	added, err := snapshot.New(resources)
+	refused, added, err := s.change(ctx, final)
 	if err != nil {
 		return err
 	}
-	if err := s.step(ctx, added, "add", resourcev3.ClusterType); err != nil {
-		return err
+	if refused != nil {
+		return s.undo(ctx, good, next, added, refused)
 	}
-	return s.step(ctx, moved, "move", resourcev3.ListenerType, resourcev3.RouteType)
+	s.trial = trial{before: good, until: time.Now().Add(s.c.Probation), since: s.clients.serial(), took: added}
+	return nil
 }
 
-// kept is the current configuration with the clusters of the retired ones.
-func (s *Server) kept() (*snapshot.Snapshot, error) {
-	all := s.current
-	for _, r := range s.retired {
-		var err error
-		if all, err = all.With(r.snapshot, pools()...); err != nil {
-			return nil, err
+// first serves the first configuration to those who wait already.
+func (s *Server) first(ctx context.Context, next *snapshot.Snapshot) error {
+	refused, _, err := s.change(ctx, next)
+	if refused != nil {
+		return refused
+	}
+	return err
+}
+
+// undo puts good back for every Envoy. Those that had taken the new clusters keep them for
+// as long as requests may be on their way there; nobody else hears of them again.
+func (s *Server) undo(ctx context.Context, good, next *snapshot.Snapshot, added map[string]bool, refused *Refused) error {
+	s.current, s.trial = good, trial{}
+	kept, err := s.kept()
+	if err != nil {
+		return errors.Join(refused, err)
+	}
+	lingering, err := kept.With(next, pools()...)
+	if err != nil {
+		return errors.Join(refused, err)
+	}
+	s.served.serve(kept)
+	for node := range s.served.all() {
+		if added[node] && node != refused.Node {
+			s.served.set(ctx, node, lingering)
+		} else {
+			s.served.set(ctx, node, kept)
 		}
 	}
-	return all, nil
+	s.retire(good) // wakes the sweep, which sets everyone to what is kept then
+	s.log.LogAttrs(ctx, slog.LevelError, "change undone, the last good configuration is served again",
+		slog.String("version", next.Version), slog.String("good", good.Version), slog.String("reason", refused.Error()))
+	return refused
 }
 
-// sweep removes clusters whose time is over, until ctx ends.
-func (s *Server) sweep(ctx context.Context) {
-	tick := time.NewTicker(s.linger/4 + time.Millisecond)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
+// guard undoes the current configuration when an Envoy that took part in its change refuses
+// a piece of it late.
+func (s *Server) guard(ctx context.Context) {
+	for seen := int64(0); ctx.Err() == nil; {
+		refused, serial := s.clients.nextRefusal(ctx, seen)
+		if refused == nil {
 			return
-		case <-s.retiring:
-			for s.remove(ctx) {
-				select {
-				case <-ctx.Done():
-					return
-				case <-tick.C:
-				}
-			}
+		}
+		seen = serial
+		s.mu.Lock()
+		t := s.trial
+		late := t.before != nil && serial > t.since && t.took[refused.Node] && time.Now().Before(t.until)
+		if late {
+			_ = s.undo(ctx, t.before, s.current, t.took, refused) // it logs, and who published is told
+		}
+		s.mu.Unlock()
+		if late && s.c.Undone != nil {
+			s.c.Undone(refused)
 		}
 	}
-}
-
-// remove drops what lingered long enough and reports whether more is left.
-func (s *Server) remove(ctx context.Context) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now, before := time.Now(), len(s.retired)
-	s.retired = slices.DeleteFunc(s.retired, func(r retired) bool { return now.After(r.until) })
-	if len(s.retired) < before {
-		kept, err := s.kept()
-		if err == nil {
-			err = s.step(ctx, kept, "remove", resourcev3.ClusterType)
-		}
-		if err != nil && ctx.Err() == nil {
-			s.log.LogAttrs(ctx, slog.LevelError, "cannot remove old clusters", slog.Any("error", err))
-		}
-	}
-	return len(s.retired) > 0
-}
-
-// step pushes a snapshot and waits until every connected Envoy has acknowledged the types.
-func (s *Server) step(ctx context.Context, next *snapshot.Snapshot, name string, typeURLs ...string) error {
-	cached, err := next.Cache()
-	if err != nil {
-		return err
-	}
-	if err := s.cache.SetSnapshot(ctx, everyone, cached); err != nil {
-		return fmt.Errorf("publish %s: %w", name, err)
-	}
-	wait, cancel := context.WithTimeout(ctx, s.patience)
-	defer cancel()
-	for _, t := range typeURLs {
-		if !s.clients.wait(wait, t, next.TypeVersion(t)) {
-			s.log.LogAttrs(ctx, slog.LevelWarn, "an envoy has not acknowledged in time", slog.String("step", name),
-				slog.String("type", snapshot.ShortType(t)))
-		}
-	}
-	return ctx.Err()
 }

@@ -15,7 +15,6 @@ import (
 	"github.com/envoyproxy/go-control-plane/pkg/cache/types"
 	cachev3 "github.com/envoyproxy/go-control-plane/pkg/cache/v3"
 	resourcev3 "github.com/envoyproxy/go-control-plane/pkg/resource/v3"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 	"github.com/leaky-tokens/leaky-tokens/xds/model"
@@ -27,9 +26,10 @@ type Resources map[string]types.Resource
 
 // Snapshot is what one Envoy is to run.
 type Snapshot struct {
-	Version   string               // hash over everything
-	Resources map[string]Resources // by type URL
-	versions  map[string]string    // hash of each type
+	Version   string                       // hash over everything
+	Resources map[string]Resources         // by type URL
+	versions  map[string]string            // hash of each type
+	each      map[string]map[string]string // hash of each resource, by type URL and name
 }
 
 // Types are the type URLs of a snapshot, in the order in which they are pushed.
@@ -72,19 +72,21 @@ func Build(g *model.Gateway, secrets []model.Secret, trust protos.Trust) (*Snaps
 	return s, nil
 }
 
-// New hashes a set of resources.
-func New(r map[string]Resources) (*Snapshot, error) {
-	s := &Snapshot{Resources: r, versions: map[string]string{}}
+// New hashes a set of resources. What known has already (the same message, not an equal
+// one) is not hashed again, so that a change of one resource among thousands stays cheap.
+func New(r map[string]Resources, known ...*Snapshot) (*Snapshot, error) {
+	s := &Snapshot{Resources: r, versions: map[string]string{}, each: map[string]map[string]string{}}
 	all := sha256.New()
 	for _, t := range Types() {
 		h := sha256.New()
+		s.each[t] = make(map[string]string, len(r[t]))
 		for _, name := range slices.Sorted(maps.Keys(r[t])) {
-			text, err := proto.MarshalOptions{Deterministic: true}.Marshal(r[t][name])
+			hash, err := hashOf(t, name, r[t][name], known)
 			if err != nil {
 				return nil, fmt.Errorf("hash %s: %w", name, err)
 			}
-			fmt.Fprintf(h, "%s %d\n", name, len(text))
-			h.Write(text)
+			s.each[t][name] = hash
+			fmt.Fprintf(h, "%s %s\n", name, hash)
 		}
 		sum := h.Sum(nil)
 		s.versions[t] = hex.EncodeToString(sum[:8])
@@ -94,30 +96,60 @@ func New(r map[string]Resources) (*Snapshot, error) {
 	return s, nil
 }
 
+func hashOf(typeURL, name string, r types.Resource, known []*Snapshot) (string, error) {
+	for _, k := range known {
+		if same, ok := k.Resources[typeURL][name]; ok && same == r {
+			return k.each[typeURL][name], nil
+		}
+	}
+	text, err := cachev3.MarshalResource(r)
+	if err != nil {
+		return "", err
+	}
+	return cachev3.HashResource(text), nil // as the delta server states it in each resource
+}
+
 // TypeVersion is the hash of one type's resources.
 func (s *Snapshot) TypeVersion(typeURL string) string { return s.versions[typeURL] }
 
+// ResourceVersions are the hashes of one type's resources by name.
+func (s *Snapshot) ResourceVersions(typeURL string) map[string]string { return s.each[typeURL] }
+
 // Cache is the snapshot as the delta server's cache takes it.
-func (s *Snapshot) Cache() (*cachev3.Snapshot, error) {
-	out := &cachev3.Snapshot{}
+func (s *Snapshot) Cache() *cachev3.Snapshot {
+	out := &cachev3.Snapshot{VersionMap: s.each}
 	for _, t := range Types() {
 		kind := cachev3.GetResponseType(t)
 		out.Resources[kind] = cachev3.NewResources(s.versions[t], slices.Collect(maps.Values(s.Resources[t])))
 	}
-	if err := out.ConstructVersionMap(); err != nil {
-		return nil, fmt.Errorf("build snapshot: %w", err)
+	return out
+}
+
+// Adding is s with the resources of some types in other's form, beside those that other lacks:
+// the step that brings what is new before anything uses it.
+func (s *Snapshot) Adding(other *Snapshot, typeURLs ...string) (*Snapshot, error) {
+	r := maps.Clone(s.Resources)
+	for _, t := range typeURLs {
+		r[t] = over(s.Resources[t], other.Resources[t])
 	}
-	return out, nil
+	return New(r, s, other)
+}
+
+// over lays one set of resources over another.
+func over(below, above Resources) Resources {
+	all := make(Resources, max(len(below), len(above)))
+	maps.Copy(all, below)
+	maps.Copy(all, above)
+	return all
 }
 
 // With is s with more resources of some types: those of other that s does not have.
 func (s *Snapshot) With(other *Snapshot, typeURLs ...string) (*Snapshot, error) {
 	r := maps.Clone(s.Resources)
 	for _, t := range typeURLs {
-		r[t] = maps.Clone(other.Resources[t])
-		maps.Copy(r[t], s.Resources[t])
+		r[t] = over(other.Resources[t], s.Resources[t])
 	}
-	return New(r)
+	return New(r, s, other)
 }
 
 // WithSecret is s with one secret in the place of that of the same name.
@@ -125,14 +157,16 @@ func (s *Snapshot) WithSecret(secret model.Secret) (*Snapshot, error) {
 	r := maps.Clone(s.Resources)
 	r[resourcev3.SecretType] = maps.Clone(r[resourcev3.SecretType])
 	r[resourcev3.SecretType][secret.Name] = protos.Secret(secret)
-	return New(r)
+	return New(r, s)
 }
 
-// Lost reports whether some resource of a type is in old and not in s.
-func (s *Snapshot) Lost(old *Snapshot, typeURL string) bool {
-	for name := range old.Resources[typeURL] {
-		if _, ok := s.Resources[typeURL][name]; !ok {
-			return true
+// Lost reports whether some resource of the types is in old and not in s.
+func (s *Snapshot) Lost(old *Snapshot, typeURLs ...string) bool {
+	for _, t := range typeURLs {
+		for name := range old.Resources[t] {
+			if _, ok := s.Resources[t][name]; !ok {
+				return true
+			}
 		}
 	}
 	return false

@@ -1,0 +1,215 @@
+package server_test
+
+import (
+	"errors"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	resourcev3 "github.com/envoyproxy/go-control-plane/pkg/resource/v3"
+
+	"github.com/leaky-tokens/leaky-tokens/xds/server"
+	"github.com/leaky-tokens/leaky-tokens/xds/snapshot"
+)
+
+// refusing is an Envoy's opinion on resources of a type: it refuses those named.
+func refusing(typeURL string, names ...string) func(*discoveryv3.DeltaDiscoveryResponse) string {
+	return func(r *discoveryv3.DeltaDiscoveryResponse) string {
+		for _, resource := range r.GetResources() {
+			if r.GetTypeUrl() == typeURL && slices.Contains(names, resource.GetName()) {
+				return "no such thing as " + resource.GetName()
+			}
+		}
+		return ""
+	}
+}
+
+// drain collects what an Envoy is told until it is told last.
+func drain(t *testing.T, e *fakeEnvoy, last string) (told []string) {
+	t.Helper()
+	for {
+		told = append(told, e.next(t))
+		if told[len(told)-1] == last {
+			return told
+		}
+	}
+}
+
+func TestARefusedClusterEndsTheChange(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	good := snap(t, "one", "a")
+	publish(t, s, good)
+	at := serve(t, s)
+	picky, other := connect(t, at, "picky"), connect(t, at, "other")
+	picky.refuse = refusing(resourcev3.ClusterType, "bad")
+	for _, e := range []*fakeEnvoy{picky, other} {
+		go e.run()
+		e.next(t)
+		e.next(t)
+	}
+	err := s.Publish(t.Context(), snap(t, "two", "bad"))
+	refused, ok := errors.AsType[*server.Refused](err)
+	if !ok || refused.Node != "picky" || refused.Type != "Cluster" || refused.Reason != "no such thing as bad" {
+		t.Fatalf("want the refusal of picky, got %v", err)
+	}
+	if got := drain(t, picky, "Cluster -bad"); !slices.Equal(got, []string{"Cluster +bad", "Cluster -bad"}) {
+		t.Errorf("want no route moved and no cluster taken from who refuses, got %q", got)
+	}
+	for _, told := range drain(t, other, "Cluster -bad") {
+		if told == "Cluster -a" {
+			t.Errorf("the other Envoy lost a good cluster")
+		}
+	}
+	late := connect(t, at, "late")
+	go late.run()
+	got := []string{late.next(t), late.next(t)}
+	slices.Sort(got)
+	if want := []string{"Cluster +a", "RouteConfiguration +gateway"}; !slices.Equal(got, want) {
+		t.Errorf("want the last good configuration for who comes now, got %q", got)
+	}
+	// A good change after it goes through.
+	publish(t, s, snap(t, "three", "a", "b"))
+	if got := []string{picky.next(t), picky.next(t)}; !slices.Equal(got, []string{"Cluster +b", "RouteConfiguration +gateway"}) {
+		t.Errorf("want the next change taken, got %q", got)
+	}
+}
+
+func TestARefusedRouteTableGoesBackForEverybody(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	publish(t, s, snap(t, "one", "a"))
+	at := serve(t, s)
+	picky, other := connect(t, at, "picky"), connect(t, at, "other")
+	moved := 0
+	picky.refuse = func(r *discoveryv3.DeltaDiscoveryResponse) string {
+		if r.GetTypeUrl() == resourcev3.RouteType {
+			if moved++; moved == 2 {
+				return "a route to nowhere"
+			}
+		}
+		return ""
+	}
+	for _, e := range []*fakeEnvoy{picky, other} {
+		go e.run()
+		e.next(t)
+		e.next(t)
+	}
+	err := s.Publish(t.Context(), snap(t, "two", "b"))
+	if refused, ok := errors.AsType[*server.Refused](err); !ok || refused.Type != "RouteConfiguration" {
+		t.Fatalf("want the routes refused, got %v", err)
+	}
+	told := []string{picky.next(t), picky.next(t), picky.next(t), picky.next(t)}
+	if want := []string{"Cluster +b", "RouteConfiguration +gateway", "RouteConfiguration +gateway", "Cluster -b"}; !sameSet(told, want) {
+		t.Errorf("want the old routes told again, got %q", told)
+	}
+	for _, told := range drain(t, other, "Cluster -b") {
+		if told == "Cluster -a" {
+			t.Errorf("the other Envoy lost a good cluster")
+		}
+	}
+	for _, c := range s.Clients() {
+		if c.Refused["RouteConfiguration"].Message != "" && c.Node != "picky" {
+			t.Errorf("%s refused nothing", c.Node)
+		}
+	}
+}
+
+func sameSet(a, b []string) bool {
+	return slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
+}
+
+// TestALateRefusalUndoesTheChange: Envoy asks for a new cluster's secret only after it took
+// the cluster, when the change may be over.
+func TestALateRefusalUndoesTheChange(t *testing.T) {
+	t.Parallel()
+	undone := make(chan *server.Refused, 1)
+	s, err := server.New(server.Config{Log: slog.New(slog.DiscardHandler), Linger: 50 * time.Millisecond, Probation: time.Hour,
+		Undone: func(r *server.Refused) { undone <- r }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	publish(t, s, snap(t, "one", "a"))
+	e := connect(t, serve(t, s), "picky")
+	e.refuse = refusing(resourcev3.SecretType, "bad-key")
+	go e.run()
+	e.next(t)
+	e.next(t)
+	publish(t, s, withSecret(t, snap(t, "two", "b"), "bad-key"))
+	drain(t, e, "RouteConfiguration +gateway")
+	if err := e.subscribe(resourcev3.SecretType, "bad-key"); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case r := <-undone:
+		if r.Type != "Secret" || !strings.Contains(r.Reason, "bad-key") {
+			t.Errorf("want the secret's refusal, got %v", r)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("nobody was told")
+	}
+	drain(t, e, "RouteConfiguration +gateway")
+}
+
+func TestASilentEnvoyDelaysNoOther(t *testing.T) {
+	t.Parallel()
+	s, err := server.New(server.Config{Log: slog.New(slog.DiscardHandler), Patience: time.Hour, Linger: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	publish(t, s, snap(t, "one", "a"))
+	at := serve(t, s)
+	silent, quick := connect(t, at, "silent"), connect(t, at, "quick")
+	go quick.run()
+	quick.next(t)
+	quick.next(t)
+	if _, err := silent.stream.Recv(); err != nil { // takes its configuration and never answers
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.Publish(t.Context(), snap(t, "two", "b")) }()
+	// The quick one goes all the way although the silent one has an hour to answer.
+	drain(t, quick, "RouteConfiguration +gateway")
+	select {
+	case err := <-done:
+		t.Errorf("the change is over without the silent Envoy: %v", err)
+	default:
+	}
+}
+
+func TestWhoIsSilentForLongIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	s, err := server.New(server.Config{Log: slog.New(slog.DiscardHandler), Patience: 10 * time.Millisecond, Linger: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	publish(t, s, snap(t, "one", "a"))
+	at := serve(t, s)
+	silent := connect(t, at, "silent")
+	if _, err := silent.stream.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	for _, table := range []string{"two", "three", "four"} { // the first waits its 10 ms, none for ever
+		publish(t, s, snap(t, table, "a"))
+	}
+	if c := s.Clients(); len(c) != 1 || c[0].Unanswered == 0 {
+		t.Errorf("want the unanswered push shown, got %+v", c)
+	}
+}
+
+func withSecret(t *testing.T, of *snapshot.Snapshot, name string) *snapshot.Snapshot {
+	t.Helper()
+	r := map[string]snapshot.Resources{}
+	for kind, resources := range of.Resources {
+		r[kind] = resources
+	}
+	r[resourcev3.SecretType] = snapshot.Resources{name: secret(name)}
+	s, err := snapshot.New(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
