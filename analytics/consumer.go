@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 )
 
 const (
@@ -60,7 +61,8 @@ func NewConsumer(cfg ConsumerConfig) (*Consumer, error) {
 
 // Run consumes until ctx ends. What fails is tried again, so it always returns nil.
 func (c *Consumer) Run(ctx context.Context) error {
-	return persist(ctx, c.cfg.Log, "consume usage events", c.consume)
+	retry.Away().Forever(ctx, c.cfg.Log, "consume usage events", c.consume)
+	return nil
 }
 
 // consume attaches and works off the stream until ctx ends or NATS refuses.
@@ -120,7 +122,7 @@ func (c *Consumer) process(ctx context.Context, messages []jetstream.Msg) {
 func (c *Consumer) insert(ctx context.Context, rows []Row) bool {
 	name := token(usage.Stream, rows)
 	done := false
-	_ = persist(ctx, c.cfg.Log, "insert usage events", func(ctx context.Context) error {
+	retry.Away().Forever(ctx, c.cfg.Log, "insert usage events", func(ctx context.Context) error {
 		start := time.Now()
 		// What has begun may end: the store bounds it, and a stop waits longer than that.
 		if err := c.cfg.Store.Insert(context.WithoutCancel(ctx), name, rows); err != nil {

@@ -12,6 +12,8 @@ import (
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 )
 
 //go:embed migrations/*.sql
@@ -68,7 +70,8 @@ func (s *Store) Ready() bool { return s.ready.Load() }
 
 // Run brings the schema up to date, again and again until ClickHouse answers.
 func (s *Store) Run(ctx context.Context) error {
-	return persist(ctx, s.log, "migrate event store", s.Migrate)
+	retry.Away().Forever(ctx, s.log, "migrate event store", s.Migrate)
+	return nil
 }
 
 // Migrate applies the migrations that are missing. Each is idempotent, so that two

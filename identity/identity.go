@@ -30,6 +30,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/jwks"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
@@ -158,29 +159,28 @@ func (s *Service) Ready(ctx context.Context) error {
 
 // prepare retries until the database is there. Errors that no waiting cures end it.
 func (s *Service) prepare(ctx context.Context) error {
-	pause, logged := 100*time.Millisecond, time.Time{}
-	for ctx.Err() == nil {
+	logged := time.Time{}
+	err := retry.Policy{First: 100 * time.Millisecond, Most: 2 * time.Second}.Do(ctx, func(ctx context.Context) error {
 		err := s.prepareOnce(ctx)
-		if err == nil {
-			s.prepared.Store(true)
-			s.log.Info("ready")
-			return nil
-		}
 		if errors.Is(err, keyring.ErrForeignSecret) || errors.Is(err, errNameTaken) || errors.Is(err, errEmailTaken) ||
 			errors.Is(err, errBadAdminFile) || errors.Is(err, oauth.ErrBadDevelopmentFile) {
-			return err
+			return retry.Permanent(err)
 		}
-		if ctx.Err() == nil && time.Since(logged) > 10*time.Second {
+		return err
+	}, func(_ int, err error) {
+		if time.Since(logged) > 10*time.Second {
 			logged = time.Now()
 			s.log.Warn("database not ready, waiting", slog.Any("error", err))
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(pause):
-		}
-		pause = min(2*pause, 2*time.Second)
+	})
+	switch {
+	case err == nil:
+		s.prepared.Store(true)
+		s.log.Info("ready")
+	case ctx.Err() != nil:
+		return nil
 	}
-	return nil
+	return err
 }
 
 func (s *Service) prepareOnce(ctx context.Context) error {

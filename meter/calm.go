@@ -9,24 +9,6 @@ import (
 	"time"
 )
 
-// backoff waits longer each time.
-type backoff struct{ next, most time.Duration }
-
-func newBackoff(first, most time.Duration) *backoff { return &backoff{first, most} }
-
-// sleep waits; false: ctx ended.
-func (b *backoff) sleep(ctx context.Context) bool {
-	timer := time.NewTimer(b.next)
-	defer timer.Stop()
-	b.next = min(2*b.next, b.most)
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
 // occasionally logs a trouble at most once in ten seconds, with how often it came.
 type occasionally struct {
 	log *slog.Logger

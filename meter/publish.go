@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 )
 
 // Message is one event ready to be published.
@@ -133,20 +134,24 @@ func (m *Meter) more(b settledBatch) settledBatch {
 // publishBatch tries until every event is stored or ctx ends, and then checkpoints. An
 // error is one that only a person can mend (the state folder cannot be written).
 func (m *Meter) publishBatch(ctx context.Context, b settledBatch) error {
-	wait := newBackoff(100*time.Millisecond, 2*time.Second)
-	for rest := b.messages; len(rest) > 0; {
+	rest := b.messages
+	err := retry.Policy{First: 100 * time.Millisecond, Most: 2 * time.Second}.Do(ctx, func(ctx context.Context) error {
+		if len(rest) == 0 {
+			return nil
+		}
 		left, err := m.cfg.Publisher.Publish(ctx, rest)
 		m.metrics.published.Add(float64(len(rest) - len(left)))
-		rest = left
-		if err == nil && len(rest) == 0 {
-			break
+		if rest = left; err == nil && len(rest) > 0 {
+			err = fmt.Errorf("%d events are not stored", len(rest))
 		}
+		return err
+	}, func(_ int, err error) {
 		m.publishUp.Store(false)
 		m.metrics.retries.WithLabelValues("publish").Inc()
 		m.quietly.warn("publishing waits for NATS", err)
-		if !wait.sleep(ctx) {
-			return nil
-		}
+	})
+	if err != nil {
+		return nil //nolint:nilerr // ctx has ended
 	}
 	m.publishUp.Store(true)
 	if b.end.Inode != 0 {

@@ -11,6 +11,7 @@ import (
 
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 )
 
 // Limiter is the part of ratelimit that the meter needs. Settle MUST be idempotent by
@@ -40,26 +41,26 @@ func (m *Meter) settleAll(ctx context.Context, verdicts []verdict) ([]*limitpb.S
 }
 
 func (m *Meter) settleSome(ctx context.Context, asked []*limitpb.Settlement) ([]*limitpb.Settled, error) {
-	wait := newBackoff(50*time.Millisecond, time.Second)
-	for {
-		answer, err := m.settleOnce(ctx, asked)
-		switch {
-		case err == nil:
-			m.settleUp.Store(true)
-			return answer, nil
-		case ctx.Err() != nil:
-			return nil, ctx.Err()
-		case status.Code(err) == codes.InvalidArgument:
-			return m.settleHalves(ctx, asked, err)
+	var answer []*limitpb.Settled
+	err := retry.Policy{First: 50 * time.Millisecond, Most: time.Second}.Do(ctx, func(ctx context.Context) (err error) {
+		answer, err = m.settleOnce(ctx, asked)
+		if status.Code(err) == codes.InvalidArgument {
+			return retry.Permanent(err)
 		}
+		return err
+	}, func(_ int, err error) {
 		m.settleUp.Store(false)
 		m.metrics.retries.WithLabelValues("settle").Inc()
 		m.metrics.lag.Set(float64(m.tail.lag()))
 		m.quietly.warn("settling waits for ratelimit", err)
-		if !wait.sleep(ctx) {
-			return nil, ctx.Err()
-		}
+	})
+	if status.Code(err) == codes.InvalidArgument && ctx.Err() == nil {
+		return m.settleHalves(ctx, asked, err)
 	}
+	if err == nil {
+		m.settleUp.Store(true)
+	}
+	return answer, err
 }
 
 func (m *Meter) settleOnce(ctx context.Context, asked []*limitpb.Settlement) ([]*limitpb.Settled, error) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 )
 
 // Durable is the consumer of balance changes, which all replicas share.
@@ -66,17 +67,14 @@ func (b *NATSBalances) Ask(ctx context.Context, account, provider string) (balan
 // applied: one that was not is given again, here or to another replica. States are
 // absolute and versioned, so that order and repetition do not matter.
 func (b *NATSBalances) Follow(ctx context.Context, apply func(context.Context, balance.State) error) {
-	for ctx.Err() == nil {
-		if err := b.follow(ctx, apply); err != nil && ctx.Err() == nil {
-			b.log.LogAttrs(ctx, slog.LevelWarn, "balance changes wait", slog.Any("error", err))
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(changesPause):
-		}
-	}
+	_ = retry.Policy{First: changesPause}.Do(ctx, func(ctx context.Context) error { // until ctx ends
+		return b.follow(ctx, apply)
+	}, func(_ int, err error) {
+		b.log.LogAttrs(ctx, slog.LevelWarn, "balance changes wait", slog.Any("error", err))
+	})
 }
 
+// follow ends with an error: the end of ctx closes the messages, too.
 func (b *NATSBalances) follow(ctx context.Context, apply func(context.Context, balance.State) error) error {
 	stream, err := usage.EnsureStream(ctx, b.js)
 	if err != nil {
@@ -97,9 +95,6 @@ func (b *NATSBalances) follow(ctx context.Context, apply func(context.Context, b
 	for {
 		m, err := messages.Next()
 		if err != nil {
-			if errors.Is(err, jetstream.ErrMsgIteratorClosed) {
-				return nil
-			}
 			return fmt.Errorf("read consumer %s: %w", Durable, err)
 		}
 		if err := b.change(ctx, m, apply); err != nil {

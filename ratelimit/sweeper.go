@@ -11,6 +11,7 @@ import (
 
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
 )
 
@@ -55,20 +56,11 @@ func (s *Service) Run(ctx context.Context) error {
 
 // connect waits until Redis answers; false when ctx ended before.
 func (s *Service) connect(ctx context.Context) bool {
-	for attempt := 0; ; attempt++ {
-		err := s.Ready(ctx)
-		if err == nil {
-			return true
-		}
-		if attempt%40 == 0 {
+	return retry.Policy{First: connectPause}.Do(ctx, s.Ready, func(before int, err error) {
+		if before%40 == 0 {
 			s.log.LogAttrs(ctx, slog.LevelWarn, "waiting for redis", slog.Any("error", err))
 		}
-		select {
-		case <-ctx.Done():
-			return false
-		case <-time.After(connectPause):
-		}
-	}
+	}) == nil
 }
 
 // Sweep settles by policy what nobody settled in time, and publishes an event for each.

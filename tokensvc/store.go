@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/migrations"
 )
 
@@ -40,22 +41,8 @@ func (s *Store) Ready() bool { return s.ready.Load() }
 
 // Run brings the schema up to date, again and again until Postgres answers.
 func (s *Store) Run(ctx context.Context) error {
-	wait := 100 * time.Millisecond
-	for attempt := 0; ctx.Err() == nil; attempt++ {
-		err := s.Migrate(ctx)
-		if err == nil {
-			return nil
-		}
-		if attempt%10 == 0 && ctx.Err() == nil {
-			s.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "migrate token store failed, trying again", slog.Int("attempt", attempt+1),
-				slog.Any("error", err))
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(wait):
-		}
-		wait = min(2*wait, 3*time.Second)
-	}
+	policy := retry.Policy{First: 100 * time.Millisecond, Most: 3 * time.Second}
+	policy.Forever(ctx, s.cfg.Log, "migrate token store", s.Migrate)
 	return nil
 }
 

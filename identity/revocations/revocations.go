@@ -16,6 +16,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 )
 
 // KeyLife is how long the revocation of an API key is kept: longer than any extauthz
@@ -120,19 +121,16 @@ func (a *Announcer) flush(conn *nats.Conn) {
 }
 
 func (a *Announcer) send(ctx context.Context, conn *nats.Conn, next announcement) {
-	for pause := 20 * time.Millisecond; time.Now().Before(next.until); pause = min(2*pause, time.Second) {
-		err := conn.Publish(revocation.Subject, next.message)
-		if err == nil {
-			err = conn.FlushTimeout(time.Second)
+	trying, cancel := context.WithDeadline(ctx, next.until)
+	defer cancel()
+	err := retry.Policy{First: 20 * time.Millisecond, Most: time.Second}.Do(trying, func(context.Context) error {
+		if err := conn.Publish(revocation.Subject, next.message); err != nil {
+			return err
 		}
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(pause):
-		}
+		return conn.FlushTimeout(time.Second)
+	}, nil)
+	if err == nil || ctx.Err() != nil {
+		return
 	}
 	a.log.Warn("revocation not announced: NATS did not come back in time; the list has it")
 }

@@ -23,6 +23,8 @@ import (
 	"github.com/MicahParks/jwkset"
 	"github.com/golang-jwt/jwt/v5"
 	"golang.org/x/sync/singleflight"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 )
 
 const (
@@ -86,13 +88,12 @@ func New(cfg Config) (*Keys, error) {
 // Run fetches now and then again and again until ctx ends. A failed fetch keeps the
 // keys at hand; while there are none it is retried with growing pauses.
 func (k *Keys) Run(ctx context.Context) error {
-	pause := 100 * time.Millisecond
+	pauses := retry.Policy{First: 100 * time.Millisecond, Most: 500 * time.Millisecond}.Pauses()
 	for {
 		err := k.refresh(ctx)
 		next := k.cfg.RefreshEvery
 		if err != nil && k.keys.Load() == nil {
-			next = pause
-			pause = min(2*pause, 500*time.Millisecond)
+			next = pauses.NextBackOff()
 		}
 		select {
 		case <-ctx.Done():

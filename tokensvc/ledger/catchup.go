@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 )
 
 // ErrBehind says that charges are published that the ledger has not booked yet, as far as
@@ -26,20 +27,17 @@ func (c *Consumer) CatchUp(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrBehind, err)
 	}
-	for wait := time.Millisecond; ; wait = min(2*wait, 20*time.Millisecond) {
+	policy := retry.Policy{First: time.Millisecond, Most: 20 * time.Millisecond}
+	return policy.Do(ctx, func(ctx context.Context) error {
 		info, err := (*attached).Info(ctx)
 		if err != nil {
-			return fmt.Errorf("%w: %w", ErrBehind, err)
+			return retry.Permanent(fmt.Errorf("%w: %w", ErrBehind, err))
 		}
-		if info.AckFloor.Stream >= target {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
+		if info.AckFloor.Stream < target {
 			return ErrBehind
-		case <-time.After(wait):
 		}
-	}
+		return nil
+	}, nil)
 }
 
 // published is the sequence of the last event in the stream, 0 without any. What the

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 )
 
 const (
@@ -69,7 +70,8 @@ func NewConsumer(cfg ConsumerConfig) (*Consumer, error) {
 
 // Run books until ctx ends. What fails is tried again, so it always returns nil.
 func (c *Consumer) Run(ctx context.Context) error {
-	return persist(ctx, c.cfg.Log, "consume usage events", c.consume)
+	retry.Away().Forever(ctx, c.cfg.Log, "consume usage events", c.consume)
+	return nil
 }
 
 func (c *Consumer) consume(ctx context.Context) error {
@@ -156,7 +158,7 @@ func (c *Consumer) apply(ctx context.Context, charged []delivery) []jetstream.Ms
 		messages[i], charges[i] = d.msg, d.charge
 	}
 	booked, refused := false, error(nil)
-	_ = persist(ctx, c.cfg.Log, "book usage", func(ctx context.Context) error {
+	retry.Away().Forever(ctx, c.cfg.Log, "book usage", func(ctx context.Context) error {
 		start := time.Now()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), applyWait) // what has begun may end
 		defer cancel()

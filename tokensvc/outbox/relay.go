@@ -19,6 +19,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/tokensdb"
 )
 
@@ -90,21 +91,22 @@ func (r *Relay) Run(ctx context.Context) error {
 
 // work does rounds while there is something to do, and else waits to be woken.
 func (r *Relay) work(ctx context.Context) error {
-	failures := 0
+	most := min(3200*time.Millisecond, r.cfg.PollEvery)
+	pauses, failures := retry.Policy{First: min(100*time.Millisecond, most), Most: most}.Pauses(), 0
 	for ctx.Err() == nil {
 		published, err := r.Round(ctx)
-		switch {
-		case err != nil && ctx.Err() == nil:
+		if err != nil && ctx.Err() == nil {
 			if failures%10 == 0 {
 				r.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "relay outbox failed, trying again", slog.Any("error", err))
 			}
 			failures++
-			r.sleep(ctx, min(50*time.Millisecond<<min(failures, 6), r.cfg.PollEvery))
-		case published == 0:
-			failures = 0
+			r.sleep(ctx, pauses.NextBackOff())
+			continue
+		}
+		failures = 0
+		pauses.Reset()
+		if published == 0 {
 			r.sleep(ctx, r.cfg.PollEvery)
-		default:
-			failures = 0
 		}
 	}
 	return nil
@@ -123,15 +125,9 @@ func (r *Relay) sleep(ctx context.Context, wait time.Duration) {
 
 // listen turns NOTIFYs into wake-ups. While it can't, polling goes on.
 func (r *Relay) listen(ctx context.Context) error {
-	for ctx.Err() == nil {
-		if err := r.hear(ctx); err != nil && ctx.Err() == nil {
-			r.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "outbox listener lost Postgres, polling meanwhile", slog.Any("error", err))
-			select {
-			case <-ctx.Done():
-			case <-time.After(time.Second):
-			}
-		}
-	}
+	_ = retry.Policy{First: time.Second}.Do(ctx, r.hear, func(_ int, err error) { // until ctx ends
+		r.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "outbox listener lost Postgres, polling meanwhile", slog.Any("error", err))
+	})
 	return nil
 }
 
@@ -331,7 +327,7 @@ func message(e tokensdb.PendingEventsRow) (*nats.Msg, error) {
 
 // refused notes that JetStream would not have an event; after too many times it is parked.
 func (r *Relay) refused(ctx context.Context, q *tokensdb.Queries, f failure) error {
-	wait := 100 * time.Millisecond << min(f.event.Attempts, 9) // 100 ms to 51 s
+	wait := retry.Policy{First: 100 * time.Millisecond, Most: 51200 * time.Millisecond}.After(int(f.event.Attempts))
 	err := q.MarkFailed(ctx, tokensdb.MarkFailedParams{ID: f.event.ID, LastError: strings.ToValidUTF8(f.err.Error(), "?"),
 		WaitSeconds:  wait.Seconds(),
 		MostAttempts: int32(r.cfg.Attempts)})

@@ -82,7 +82,7 @@ func park(p Position, format string, args ...any) Decision {
 	return Decision{To: p.Status, Backward: p.Backward, Park: true, Reason: fmt.Sprintf(format, args...)}
 }
 
-func retry(p Position, reason string) Decision {
+func askAgain(p Position, reason string) Decision {
 	return Decision{To: p.Status, Backward: p.Backward, Retry: true, Reason: reason}
 }
 
@@ -118,9 +118,9 @@ func authorized(p Position, order payment.Order, got payment.State) Decision {
 	case payment.Captured:
 		return park(p, "the payment is captured although nobody asked for that")
 	case payment.Absent:
-		return retry(p, "the payment does not know of it yet")
+		return askAgain(p, "the payment does not know of it yet")
 	}
-	return retry(p, "no answer")
+	return askAgain(p, "no answer")
 }
 
 func captured(p Position, order payment.Order, got payment.State) Decision {
@@ -135,11 +135,11 @@ func captured(p Position, order payment.Order, got payment.State) Decision {
 		if !got.Matches(order) {
 			return undo(TokensAllocated, "the payment reserved %d %s instead of %d %s", got.Amount, got.Currency, order.Amount, order.Currency)
 		}
-		return retry(p, "the payment is not captured yet")
+		return askAgain(p, "the payment is not captured yet")
 	case payment.Absent:
 		return park(p, "the payment does not know of what it reserved")
 	}
-	return retry(p, "no answer")
+	return askAgain(p, "no answer")
 }
 
 func voided(p Position, got payment.State) Decision {
@@ -147,7 +147,7 @@ func voided(p Position, got payment.State) Decision {
 	case payment.Voided, payment.Declined:
 		return Decision{To: Failed, Backward: true}
 	case payment.Authorized:
-		return retry(p, "the payment is not voided yet")
+		return askAgain(p, "the payment is not voided yet")
 	case payment.Captured:
 		if p.Status == TokensAllocated {
 			return Decision{To: Completed} // the capture was faster; the tokens are paid
@@ -156,7 +156,7 @@ func voided(p Position, got payment.State) Decision {
 	case payment.Absent:
 		return park(p, "the payment does not know of what it reserved")
 	}
-	return retry(p, "no answer")
+	return askAgain(p, "no answer")
 }
 
 func because(what, reason string) string {

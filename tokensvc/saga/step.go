@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/ledger"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/payment"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/tokensdb"
@@ -266,11 +266,7 @@ func (s *Service) later(ctx context.Context, row Saga, action Action, cause erro
 // wait is the pause after the given number of failed tries, between half and the whole of
 // it at random so that replicas do not come back in step.
 func (s *Service) wait(attempts int) time.Duration {
-	whole := s.cfg.Timing.Backoff << min(attempts, 20)
-	if whole > s.cfg.Timing.BackoffMax || whole <= 0 {
-		whole = s.cfg.Timing.BackoffMax
-	}
-	return whole/2 + rand.N(whole/2+1)
+	return retry.Policy{First: s.cfg.Timing.Backoff, Most: s.cfg.Timing.BackoffMax, Spread: true}.After(attempts)
 }
 
 func (s *Service) release(ctx context.Context, row Saga) {

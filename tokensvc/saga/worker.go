@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/tokensdb"
 )
 
@@ -87,16 +88,15 @@ func (s *Service) claim(ctx context.Context, free int) ([]Saga, error) {
 // listen wakes the worker when another replica, or this one, takes an order. It is
 // only faster than polling: a notification may be lost.
 func (s *Service) listen(ctx context.Context) {
-	for ctx.Err() == nil {
+	_ = retry.Policy{First: s.cfg.Timing.Poll}.Do(ctx, func(ctx context.Context) error { // until ctx ends
 		conn, err := s.cfg.Pool.Acquire(ctx)
-		if err == nil {
-			err = s.follow(ctx, conn)
+		if err != nil {
+			return err
 		}
-		if err != nil && ctx.Err() == nil {
-			s.cfg.Log.LogAttrs(ctx, slog.LevelDebug, "not listening for purchases", slog.Any("error", err))
-		}
-		pause(ctx, s.cfg.Timing.Poll)
-	}
+		return s.follow(ctx, conn)
+	}, func(_ int, err error) {
+		s.cfg.Log.LogAttrs(ctx, slog.LevelDebug, "not listening for purchases", slog.Any("error", err))
+	})
 }
 
 func (s *Service) follow(ctx context.Context, pooled *pgxpool.Conn) error {

@@ -1,6 +1,12 @@
 package supervisor
 
-import "time"
+import (
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
+)
 
 const (
 	backoffFirst   = 200 * time.Millisecond
@@ -8,15 +14,16 @@ const (
 	backoffHealthy = 30 * time.Second // so long ready, and a crash counts as the first again
 )
 
-// backoff says how long to wait before a crashed part starts again.
-type backoff struct{ last time.Duration }
+// restarts says how long to wait before a crashed part starts again.
+type restarts struct{ pauses backoff.BackOff }
 
 // next is the wait after a run that was ready for so long.
-func (b *backoff) next(ready time.Duration) time.Duration {
-	if b.last == 0 || ready >= backoffHealthy {
-		b.last = backoffFirst
-	} else {
-		b.last = min(2*b.last, backoffMost)
+func (r *restarts) next(ready time.Duration) time.Duration {
+	if r.pauses == nil {
+		r.pauses = retry.Policy{First: backoffFirst, Most: backoffMost}.Pauses()
 	}
-	return b.last
+	if ready >= backoffHealthy {
+		r.pauses.Reset()
+	}
+	return r.pauses.NextBackOff()
 }

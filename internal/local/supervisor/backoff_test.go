@@ -20,7 +20,7 @@ func TestBackoff(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			var b backoff
+			var b restarts
 			var got []time.Duration
 			for _, ready := range tc.ready {
 				got = append(got, b.next(ready))

@@ -45,7 +45,7 @@ type runner struct {
 	ready    chan struct{}   // closed when first ready
 	after    []chan struct{} // ready channels of the parts it waits for
 	want     bool            // should be up; only run touches it
-	backoff  backoff
+	restarts restarts
 	readyAt  time.Time // when this run became ready; only run touches it
 
 	mu     sync.Mutex
@@ -311,7 +311,7 @@ func (r *runner) wait(ctx context.Context, cause error) {
 	if !r.readyAt.IsZero() {
 		healthy = time.Since(r.readyAt)
 	}
-	pause := r.backoff.next(healthy)
+	pause := r.restarts.next(healthy)
 	r.enter(StateBackoff, 0, cause.Error())
 	r.log.Warn("crashed", "reason", cause.Error(), "again_in", pause.String())
 	r.idle(ctx, time.After(pause))

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/local/natsd"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 )
 
 // NATS gives the URL of a NATS server with JetStream that only this test uses.
@@ -41,15 +42,17 @@ func (s *NATSProcess) URL() string { return "nats://" + s.listen }
 // was down, another process may have been given its port for a connection; Start waits for it.
 func (s *NATSProcess) Start() {
 	s.tb.Helper()
-	for deadline := time.Now().Add(startTimeout); ; {
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	err := retry.Policy{First: 50 * time.Millisecond}.Do(ctx, func(context.Context) error {
 		err := s.start()
-		if err == nil {
-			return
+		if err != nil && !strings.Contains(err.Error(), "address already in use") {
+			return retry.Permanent(err)
 		}
-		if !strings.Contains(err.Error(), "address already in use") || time.Now().After(deadline) {
-			s.tb.Fatalf("testenv: nats: %v", err)
-		}
-		<-time.After(50 * time.Millisecond)
+		return err
+	}, nil)
+	if err != nil {
+		s.tb.Fatalf("testenv: nats: %v", err)
 	}
 }
 
