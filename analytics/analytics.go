@@ -52,8 +52,8 @@ func New(cfg Config) (*API, error) {
 }
 
 // Routes are the service's own; httpapi.Common wraps them.
-func (a *API) Routes() *http.ServeMux {
-	mux := http.NewServeMux()
+func (a *API) Routes() *httpapi.Mux {
+	mux := &httpapi.Mux{}
 	mux.Handle("GET /api/v1/analytics/health", httpapi.Handle(a.cfg.Log, func(w http.ResponseWriter, _ *http.Request) error {
 		httpapi.WriteJSON(w, http.StatusOK, struct {
 			Service   string    `json:"service"`

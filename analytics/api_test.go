@@ -21,6 +21,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/jwks"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/apitest"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
@@ -60,7 +61,8 @@ func newFront(t *testing.T, store *Store, lag Lag) *front {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(httpapi.Common{Name: "analytics", Log: quiet(), Metrics: registry, Ready: api.Ready}.Wrap(api.Routes()))
+	server := httptest.NewServer(apitest.Handler(t, httpapi.Common{Name: "analytics", Log: quiet(), Metrics: registry,
+		Ready: api.Ready}.Wrap(api.Routes())))
 	t.Cleanup(server.Close)
 	return &front{url: server.URL, signer: signer}
 }

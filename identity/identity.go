@@ -210,8 +210,8 @@ func (s *Service) prepareOnce(ctx context.Context) error {
 
 // Handler is the API: /api/v1/auth/**, /api/v1/me, /api/v1/orgs/**, /api/v1/admin/**,
 // /oauth2/** and /.well-known/**, and what extauthz alone asks for.
-func (s *Service) Handler() http.Handler {
-	mux := http.NewServeMux()
+func (s *Service) Handler() *httpapi.Mux {
+	mux := &httpapi.Mux{}
 	handle := func(pattern string, h httpapi.HandlerFunc) {
 		mux.Handle(pattern, httpapi.Handle(s.log, s.whenReady(h)))
 	}

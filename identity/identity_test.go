@@ -26,6 +26,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/jwks"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/apitest"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
@@ -65,8 +66,8 @@ func launch(t *testing.T, cfg Config, signer *principal.Signer) *bench {
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
-	server := httptest.NewServer(httpapi.Common{Name: "identity", Log: cfg.Log, Metrics: prometheus.NewRegistry(),
-		Ready: s.Ready}.Wrap(s.Handler()))
+	server := httptest.NewServer(apitest.Handler(t, httpapi.Common{Name: "identity", Log: cfg.Log, Metrics: prometheus.NewRegistry(),
+		Ready: s.Ready}.Wrap(s.Handler())))
 	t.Cleanup(func() {
 		server.Close()
 		stop()

@@ -12,6 +12,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/identity/grants"
 	"github.com/leaky-tokens/leaky-tokens/identity/keyring"
 	"github.com/leaky-tokens/leaky-tokens/identity/oauth"
+	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 )
 
 // newOAuth gives the OAuth2 provider what it shares with logins: keys, grants, the
@@ -45,7 +46,7 @@ func (s *Service) newOAuth(sealer *keyring.Sealer) (*oauth.Provider, error) {
 
 // mountOAuth adds the endpoints of OAuth2, which authenticate their callers themselves,
 // and the management of clients, for an ADMIN.
-func (s *Service) mountOAuth(mux *http.ServeMux, handle func(string, callerFunc)) {
+func (s *Service) mountOAuth(mux *httpapi.Mux, handle func(string, callerFunc)) {
 	s.oauth.Routes(func(pattern string, h http.Handler) { mux.Handle(pattern, clientinfo.Handler(h)) })
 	s.oauth.AdminRoutes(func(pattern string, h oauth.AdminFunc) { handle(pattern, s.admin(h)) })
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/jwks"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/apitest"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/ledger"
@@ -79,7 +80,8 @@ func newWorld(t *testing.T, pool *pgxpool.Pool, policy tokensvc.Policy) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(httpapi.Common{Name: "tokensvc", Log: log, Metrics: registry, Ready: api.Ready}.Wrap(api.Routes()))
+	server := httptest.NewServer(apitest.Handler(t, httpapi.Common{Name: "tokensvc", Log: log, Metrics: registry,
+		Ready: api.Ready}.Wrap(api.Routes())))
 	t.Cleanup(server.Close)
 	return &world{t: t, url: server.URL, signer: signer, pool: pool, store: store}
 }

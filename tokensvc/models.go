@@ -1,6 +1,7 @@
 package tokensvc
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 
@@ -52,8 +53,8 @@ func (a *API) findModel(w http.ResponseWriter, r *http.Request, who principal.Pr
 		}
 	}
 	w.Header().Set("X-Should-Retry", "false")
-	return &errorbody.Refusal{Status: http.StatusNotFound, Message: "The model does not exist or this key may not call it.",
-		Type: errorbody.TypeInvalidRequest, Code: errorbody.CodeModelNotFound, Param: "model"}
+	return &errorbody.Refusal{Status: http.StatusNotFound,
+		Message: fmt.Sprintf("The model %.100q does not exist or this key may not call it; GET /v1/models lists those that it may.", asked), Type: errorbody.TypeInvalidRequest, Code: errorbody.CodeModelNotFound, Param: "model"}
 }
 
 // sdkHandler answers an SDK, or says why not.

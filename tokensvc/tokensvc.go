@@ -62,8 +62,8 @@ func New(cfg Config) (*API, error) {
 
 // Routes are the service's own; httpapi.Common wraps them. On /v1 errors have OpenAI's
 // shape, for SDKs, elsewhere RFC 9457's.
-func (a *API) Routes() *http.ServeMux {
-	mux := http.NewServeMux()
+func (a *API) Routes() *httpapi.Mux {
+	mux := &httpapi.Mux{}
 	mux.Handle("GET /api/v1/tokens/status", httpapi.Handle(a.cfg.Log, a.status))
 	if a.cfg.Pools != nil {
 		for pattern, h := range a.cfg.Pools.Routes() {

@@ -144,6 +144,7 @@ func TestErrorsHaveTheShapeOfTheirFamily(t *testing.T) {
 		"openai path":      {"GET", "/v1/nowhere", "", attributes.FamilyOpenAI, "invalid_request_error", "", 404},
 		"openai method":    {"GET", chatPath, "", attributes.FamilyOpenAI, "invalid_request_error", "", 405},
 		"gemini model":     {"POST", "/v1beta/models/gemini-9:generateContent", "{}", attributes.FamilyGemini, "NOT_FOUND", "", 404},
+		"gemini verb":      {"POST", "/v1beta/models/gemini-2.5-flash:countTokens", "{}", attributes.FamilyGemini, "NOT_FOUND", "", 404},
 		"gemini no sse":    {"POST", streaming, "{}", attributes.FamilyGemini, "INVALID_ARGUMENT", "", 400},
 		"gemini down":      {"POST", genPath, "{}", attributes.FamilyGemini, "UNAVAILABLE", "", 503},
 		"problem path":     {"GET", "/nowhere", "", attributes.FamilyProblem, "", "", 404},
@@ -167,6 +168,29 @@ func TestErrorsHaveTheShapeOfTheirFamily(t *testing.T) {
 				t.Errorf("the answer names an upstream: %s", a.body)
 			}
 		})
+	}
+}
+
+// TestAnUnknownModelIsNamed: with where the list is, and no more of the name than a message bears.
+func TestAnUnknownModelIsNamed(t *testing.T) {
+	t.Parallel()
+	g := start(t, nil, nil)
+	for name, c := range map[string]struct{ path, body, want, not string }{
+		"openai":  {chatPath, `{"model":"gpt-9"}`, "the model gpt-9 does not exist", ""},
+		"qwen":    {"/compatible-mode/v1/chat/completions", `{"model":"gpt-4o"}`, "the model gpt-4o does not exist", ""},
+		"quoting": {chatPath, `{"model":"a'<b>"}`, "the model a'<b> does not exist", ""},
+		"long":    {chatPath, `{"model":"` + strings.Repeat("x", 200) + `"}`, strings.Repeat("x", 90), strings.Repeat("x", 101)},
+		"gemini":  {"/v1beta/models/gemini-9:generateContent?key=leaky_secret", "{}", "/v1beta/models/gemini-9:generateContent", "secret"},
+	} {
+		a := g.do(t, "POST", c.path, c.body)
+		var b struct{ Error struct{ Message string } }
+		if err := json.Unmarshal([]byte(a.body), &b); err != nil {
+			t.Fatalf("%s: %v in %s", name, err, a.body)
+		}
+		if a.status != 404 || !strings.Contains(b.Error.Message, c.want) || !strings.Contains(b.Error.Message, "GET /v1/models lists") ||
+			c.not != "" && strings.Contains(a.body, c.not) {
+			t.Errorf("%s: got %d %s", name, a.status, a.body)
+		}
 	}
 }
 
@@ -264,7 +288,16 @@ func TestUnknownCallersAndPaths(t *testing.T) {
 	t.Parallel()
 	g := start(t, nil, nil)
 	for path, want := range map[string][2]int{ // anonymous, known
+		"/":                                    {200, 200},
+		"/docs":                                {200, 200},
+		"/docs/swagger-ui.css":                 {200, 200},
+		"/docs/../v1/nowhere":                  {401, 404},
+		"/v3/api-docs":                         {200, 200},
+		"/swagger-ui/index.html":               {200, 200},
+		"/swagger-ui.html":                     {200, 200},
 		"/nowhere":                             {401, 404},
+		"/v1/models/gpt-4o":                    {401, 200},
+		"/v1/models/openai/gpt-4o":             {401, 200},
 		"/v1/nowhere":                          {401, 404},
 		"/v1beta/nowhere":                      {401, 404},
 		"/V1/models":                           {401, 404},

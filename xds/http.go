@@ -20,8 +20,8 @@ import (
 const probeTimeout = 500 * time.Millisecond
 
 // Handler is the HTTP side: what is configured, what runs, and who took it.
-func (x *XDS) Handler() http.Handler {
-	mux := http.NewServeMux()
+func (x *XDS) Handler() *httpapi.Mux {
+	mux := &httpapi.Mux{}
 	handle := func(pattern string, f func(*http.Request) any) {
 		mux.HandleFunc("GET "+pattern, func(w http.ResponseWriter, r *http.Request) { httpapi.WriteJSON(w, http.StatusOK, f(r)) })
 	}

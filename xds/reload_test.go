@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/apitest"
 	"github.com/leaky-tokens/leaky-tokens/xds"
 )
 
@@ -188,7 +189,7 @@ func (g *gateway) status(t *testing.T) xds.Status {
 func (g *gateway) page(t *testing.T, path string, into any) {
 	t.Helper()
 	w := httptest.NewRecorder()
-	g.xds.Handler().ServeHTTP(w, httptest.NewRequest("GET", path, http.NoBody))
+	apitest.Handler(t, g.xds.Handler()).ServeHTTP(w, httptest.NewRequest("GET", path, http.NoBody))
 	if err := json.Unmarshal(w.Body.Bytes(), into); err != nil || w.Code != 200 {
 		t.Fatalf("%s: %d %v %s", path, w.Code, err, w.Body)
 	}

@@ -31,6 +31,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/apitest"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
@@ -120,9 +121,10 @@ func start(t *testing.T) *bench {
 		if err != nil {
 			t.Error(err)
 		}
+		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write(text)
 	})
-	server.Config.Handler = httpapi.Common{Name: "identity", Log: b.log, Metrics: prometheus.NewRegistry()}.Wrap(mux)
+	server.Config.Handler = apitest.Handler(t, httpapi.Common{Name: "identity", Log: b.log, Metrics: prometheus.NewRegistry()}.Wrap(mux))
 	server.Start()
 	t.Cleanup(server.Close)
 	return b

@@ -14,6 +14,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/openapi"
 )
 
 // HeaderCorrelation names a call across services, logs and events.
@@ -31,9 +33,16 @@ type Common struct {
 }
 
 // Wrap adds health, readiness, info and metrics paths (with the predecessor's
-// actuator aliases), correlation ids and security headers to the service's routes.
+// actuator aliases), the API's document with its page, correlation ids and security headers to the service's routes.
 func (c Common) Wrap(routes http.Handler) http.Handler {
-	mux := http.NewServeMux()
+	mux := c.routes()
+	mux.Handle("/", c.unmatched(routes))
+	return c.headers(c.observed(&mux.ServeMux))
+}
+
+// routes are what every service serves beside its own.
+func (c Common) routes() *Mux {
+	mux := &Mux{}
 	up := func(w http.ResponseWriter, _ *http.Request) {
 		WriteJSON(w, http.StatusOK, map[string]string{"status": "UP"})
 	}
@@ -63,13 +72,18 @@ func (c Common) Wrap(routes http.Handler) http.Handler {
 	metrics := promhttp.HandlerFor(c.Metrics, promhttp.HandlerOpts{})
 	mux.Handle("GET /metrics", metrics)
 	mux.Handle("GET /actuator/prometheus", metrics)
-	mux.Handle("/", c.unmatched(routes))
-	return c.headers(c.observed(mux))
+	for pattern, h := range openapi.Routes() {
+		mux.Handle(pattern, h)
+	}
+	return mux
 }
 
 // unmatched turns the ServeMux's plain-text 404 and 405 into problems.
 func (c Common) unmatched(routes http.Handler) http.Handler {
-	mux, ok := routes.(*http.ServeMux)
+	mux, ok := routes.(interface {
+		http.Handler
+		Handler(r *http.Request) (h http.Handler, pattern string)
+	})
 	if !ok {
 		return routes
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/apitest"
 )
 
 const (
@@ -130,6 +131,7 @@ func (l *ledger) sum() (held, settled int64) {
 type world struct {
 	*ledger
 	api     *API
+	handler http.Handler
 	enforce bool
 }
 
@@ -143,6 +145,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.handler = apitest.Handler(t, httpapi.Handle(slog.New(slog.DiscardHandler), w.api.Serve))
 	return w
 }
 
@@ -150,7 +153,7 @@ func (w *world) post(who principal.Principal, body string) *httptest.ResponseRec
 	r := httptest.NewRequest(http.MethodPost, "/api/v1/tokens/consume", bytes.NewBufferString(body))
 	r.Header.Set("Content-Type", "application/json")
 	rec := httptest.NewRecorder()
-	httpapi.Handle(slog.New(slog.DiscardHandler), w.api.Serve).ServeHTTP(rec, r.WithContext(principal.With(r.Context(), who)))
+	w.handler.ServeHTTP(rec, r.WithContext(principal.With(r.Context(), who)))
 	return rec
 }
 

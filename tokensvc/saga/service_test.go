@@ -20,6 +20,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/membership"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/apitest"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/migrations"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/payment"
@@ -135,7 +136,7 @@ func (w *world) attach(change func(*Config)) {
 	for pattern, h := range w.service.Routes() {
 		mux.Handle(pattern, identified(httpapi.Handle(cfg.Log, h)))
 	}
-	server := httptest.NewServer(mux)
+	server := httptest.NewServer(apitest.Handler(w.t, mux))
 	w.t.Cleanup(server.Close)
 	w.url = server.URL
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/errorbody"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
@@ -35,7 +36,8 @@ func (b *builder) routes() []Route {
 		b.gemini(),
 		tricks(),
 		modelList(),
-		actuators(),
+		index(),
+		docs(),
 		services(),
 		fallbacks(),
 		unknown(),
@@ -79,7 +81,7 @@ func (b *builder) openAI(path, operation, name string, serves func(config.Model)
 	return append(routes,
 		Route{Name: name, Match: Match{Path: path, Method: "POST"}, Rule: attributes.RuleAuthenticated, Scope: attributes.ScopeTokensWrite,
 			Family: attributes.FamilyOpenAI,
-			Reply:  &Reply{Status: 404, Code: "model_not_found", Message: "the model does not exist, or this path does not serve it"},
+			Reply:  &Reply{Status: 404, Code: errorbody.CodeModelNotFound, Message: "the model does not exist, or this path does not serve it"},
 			LLM:    &LLM{Route: name}},
 		notAllowed(path, attributes.FamilyOpenAI, "POST"))
 }
@@ -121,7 +123,9 @@ func (b *builder) gemini() []Route {
 			routes = append(routes, notAllowed(path, attributes.FamilyGemini, "POST"))
 		}
 	}
-	return routes
+	return append(routes, Route{Name: "gemini-models", Match: Match{Prefix: "/v1beta/models/"}, Rule: attributes.RuleAuthenticated,
+		Family: attributes.FamilyGemini,
+		Reply:  &Reply{Status: 404, Code: errorbody.CodeModelNotFound, Message: "no such model or operation"}})
 }
 
 func (b *builder) call(p provider, path string) *Forward {
@@ -130,11 +134,12 @@ func (b *builder) call(p provider, path string) *Forward {
 
 func modelList() []Route {
 	const path = "/v1/models"
-	return []Route{
-		{Name: "openai-models", Match: Match{Path: path, Method: "GET"}, Forward: &Forward{Cluster: topology.TokenSvc, Timeout: serviceTimeout},
-			Rule: attributes.RuleAuthenticated, Scope: attributes.ScopeTokensRead, Audience: topology.TokenSvc, Family: attributes.FamilyOpenAI},
-		notAllowed(path, attributes.FamilyOpenAI, "GET"),
+	get := func(m Match) Route {
+		m.Method = "GET"
+		return Route{Name: "openai-models", Match: m, Forward: &Forward{Cluster: topology.TokenSvc, Timeout: serviceTimeout},
+			Rule: attributes.RuleAuthenticated, Scope: attributes.ScopeTokensRead, Audience: topology.TokenSvc, Family: attributes.FamilyOpenAI}
 	}
+	return []Route{get(Match{Path: path}), notAllowed(path, attributes.FamilyOpenAI, "GET"), get(Match{Prefix: path + "/"})}
 }
 
 func notAllowed(path, family, allow string) Route {
@@ -159,17 +164,33 @@ func tricks() []Route {
 	}
 }
 
-// actuators are the gateway's own, for everybody. Its metrics are on Envoy's admin port alone: they
-// name clusters. Those of the services are on theirs.
-func actuators() []Route {
+// index is what the gateway tells everybody of itself: where to go from its root, and its
+// actuators. Its metrics are on Envoy's admin port alone: they name clusters. Those of the
+// services are on theirs.
+func index() []Route {
 	const up, info = `{"status":"UP"}`, `{"app":{"name":"gateway","group":"leaky-tokens"}}`
+	const root = `{"name":"Leaky Tokens","docs":"/docs","openapi":"/v3/api-docs","models":"/v1/models","health":"/actuator/health"}`
 	var routes []Route
 	for _, a := range []struct{ path, text string }{
+		{"/", root},
 		{"/actuator/health", up}, {"/actuator/health/liveness", up}, {"/actuator/health/readiness", up}, {"/actuator/info", info},
 	} {
-		routes = append(routes, Route{Name: "actuator", Match: Match{Path: a.path, Method: "GET"}, Rule: attributes.RulePublic,
+		routes = append(routes, Route{Name: "index", Match: Match{Path: a.path, Method: "GET"}, Rule: attributes.RulePublic,
 			Family: attributes.FamilyProblem,
 			Reply:  &Reply{Status: 200, Message: a.text}})
+	}
+	return routes
+}
+
+// docs are the API's document and the pages that show it, for everybody. Every service has
+// them; identity answers here, as who reads them wants to log in next.
+func docs() []Route {
+	var routes []Route
+	for _, m := range []Match{{Path: "/docs"}, {Prefix: "/docs/"}, {Path: "/v3/api-docs"}, {Prefix: "/v3/api-docs/"},
+		{Path: "/swagger-ui.html"}, {Prefix: "/swagger-ui/"}} {
+		m.Method = "GET"
+		routes = append(routes, Route{Name: "docs", Match: m, Forward: &Forward{Cluster: topology.Identity, Timeout: serviceTimeout},
+			Rule: attributes.RulePublic, Family: attributes.FamilyProblem})
 	}
 	return routes
 }

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/errorbody"
 	"github.com/leaky-tokens/leaky-tokens/xds/model"
 )
 
@@ -30,6 +31,7 @@ type refusal struct {
 	later   bool // retry-after
 	early   bool // before the request has an id
 	away    bool // a service does not answer: problem routes get the fallback body
+	model   bool // no such model: the message names what was asked for, and where the list is
 }
 
 // routeCode is the code that a route states for its own reply; null without one.
@@ -54,6 +56,9 @@ func refusals(l model.Listener) []refusal {
 		{when: ours(503), title: "Service Unavailable", google: "UNAVAILABLE", kind: "server_error", message: unavailable, later: true,
 			away: true},
 		{when: ours(400), title: "Bad Request", google: "INVALID_ARGUMENT", kind: invalid, message: own, final: true},
+		{when: ours(404) + fmt.Sprintf(` && 'code' in xds.route_metadata.filter_metadata['%[1]s']`+
+			` && xds.route_metadata.filter_metadata['%[1]s']['code'] == '%[2]s'`, Namespace, errorbody.CodeModelNotFound), title: "Not Found",
+			google: "NOT_FOUND", kind: invalid, code: errorbody.CodeModelNotFound, final: true, model: true},
 		{when: ours(404), title: "Not Found", google: "NOT_FOUND", kind: invalid, code: routeCode, message: own, final: true},
 		{when: ours(405), title: "Method Not Allowed", google: "UNIMPLEMENTED", kind: invalid, message: own, final: true},
 		{when: ours(415), title: "Unsupported Media Type", google: "INVALID_ARGUMENT", kind: invalid, message: own, final: true},
@@ -149,6 +154,9 @@ func mapper(family, when string, r refusal) *hcmv3.ResponseMapper {
 func body(family string, r refusal) *corev3.SubstitutionFormatString {
 	text := structpb.NewStringValue
 	message := r.message
+	if r.model {
+		message = noSuchModel(family)
+	}
 	if !r.early {
 		message += " (request %REQ(X-REQUEST-ID)%)"
 	}
@@ -176,6 +184,17 @@ func body(family string, r refusal) *corev3.SubstitutionFormatString {
 	}
 	return &corev3.SubstitutionFormatString{ContentType: contentType,
 		Format: &corev3.SubstitutionFormatString_JsonFormat{JsonFormat: &structpb.Struct{Fields: fields}}}
+}
+
+// noSuchModel names what was asked for, at most a hundred bytes of it: the body's model, or
+// the path that holds it.
+func noSuchModel(family string) string {
+	const list = "GET /v1/models lists the models"
+	if family == attributes.FamilyGemini {
+		return "no such model or operation: %PATH(NQ:PATH):100%; " + list
+	}
+	return fmt.Sprintf("the model %%DYNAMIC_METADATA(%s:%s):100%% does not exist, or this path does not serve it; %s",
+		attributes.NamespaceRequest, attributes.Model, list)
 }
 
 // fallback is the body for a service that does not answer, whatever the cause.

@@ -1,0 +1,18 @@
+package identity
+
+import (
+	"testing"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/apitest"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
+)
+
+func TestWhatIdentityServesIsDescribed(t *testing.T) {
+	t.Parallel()
+	cfg, _ := settings(t, testenv.Postgres(t))
+	s, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	apitest.Routes(t, "identity", s.Handler().Patterns())
+}
