@@ -10,8 +10,6 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
-	overloadv3 "github.com/envoyproxy/go-control-plane/envoy/config/overload/v3"
-	connectionsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/resource_monitors/downstream_connections/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -24,16 +22,13 @@ import (
 // httpOptions is the name under which a cluster carries its HTTP options.
 const httpOptions = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
-// maxConnections bounds the clients connected at once; more are turned away before they
-// cost memory or file descriptors.
-const maxConnections = 20_000
-
 // BootstrapConfig is the little an Envoy must know before it asks xds for the rest.
 type BootstrapConfig struct {
 	XDS    netaddr.Addr // gRPC side of the xds service
 	Admin  netaddr.Addr // loopback or a Unix socket: the admin has no credentials; port 0: a free one
 	NodeID string       // names this Envoy in xds's logs and at GET /v1/clients
 	TLS    *TLS         // nil: xds is asked in the clear
+	Bounds Bounds
 }
 
 // TLS is how an Envoy proves itself to xds, before xds can give it anything. The files
@@ -65,7 +60,7 @@ func Bootstrap(c BootstrapConfig) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make bootstrap: %w", err)
 	}
-	connections, err := anypb.New(&connectionsv3.DownstreamConnectionsConfig{MaxActiveDownstreamConnections: maxConnections})
+	overload, err := c.Bounds.overload()
 	if err != nil {
 		return nil, fmt.Errorf("make bootstrap: %w", err)
 	}
@@ -82,9 +77,7 @@ func Bootstrap(c BootstrapConfig) ([]byte, error) {
 			CdsConfig: ads(), LdsConfig: ads(),
 		},
 		StaticResources: &bootstrapv3.Bootstrap_StaticResources{Clusters: []*clusterv3.Cluster{xds}},
-		OverloadManager: &overloadv3.OverloadManager{ResourceMonitors: []*overloadv3.ResourceMonitor{{
-			Name:       "envoy.resource_monitors.global_downstream_max_connections",
-			ConfigType: &overloadv3.ResourceMonitor_TypedConfig{TypedConfig: connections}}}},
+		OverloadManager: overload,
 	}
 	if err := b.ValidateAll(); err != nil {
 		return nil, fmt.Errorf("make bootstrap: %w", err)

@@ -1,5 +1,5 @@
 // Package envoy is Envoy as data: the pinned version, the bootstrap that knows only
-// the xds server, the command line, and the two Lua scripts of the filter chain.
+// the xds server, the command line, and the Lua scripts of the filter chain.
 // xds puts the scripts into the listener; the supervisor and the tests start the binary.
 package envoy
 
@@ -25,6 +25,11 @@ var GuardLua string
 //
 //go:embed splice.lua
 var SpliceLua string
+
+// InflightLua bounds the request bodies that one caller has under way.
+//
+//go:embed inflight.lua
+var InflightLua string
 
 // ArgsConfig is what the command line of one Envoy process depends on.
 type ArgsConfig struct {

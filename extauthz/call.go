@@ -13,21 +13,19 @@ type call struct {
 	method        string // of HTTP, as it is written
 	path          string // with the query
 	requestID     string
-	client        string // trusted address, from Envoy
+	client        string // attributes.HeaderNetwork: the network whose guesses are counted together
 	authorization string
 	apiKey        string
 	googleKey     string
 	rule          string // attributes.ContextRule
 	scope         string // attributes.ContextScope
-	org           string // attributes.ContextOrg
-	keys          string // attributes.ContextKeys
 	audience      string // attributes.ContextAudience
 	family        string // attributes.ContextFamily
 }
 
 const (
 	headerRequestID = "x-request-id"
-	headerClient    = "x-envoy-external-address"
+	headerClient    = attributes.HeaderNetwork
 )
 
 // callOf picks a call out of the message.
@@ -36,8 +34,8 @@ func callOf(req *auth.CheckRequest) call {
 	headers := http.GetHeaders()
 	return call{method: http.GetMethod(), path: http.GetPath(), requestID: headers[headerRequestID], client: headers[headerClient],
 		authorization: headers[headerAuthorization], apiKey: headers[headerAPIKey], googleKey: headers[headerGoogleKey],
-		rule: extensions[attributes.ContextRule], scope: extensions[attributes.ContextScope],
-		org: extensions[attributes.ContextOrg], keys: extensions[attributes.ContextKeys], audience: extensions[attributes.ContextAudience], family: extensions[attributes.ContextFamily]}
+		rule: extensions[attributes.ContextRule], scope: extensions[attributes.ContextScope], audience: extensions[attributes.ContextAudience],
+		family: extensions[attributes.ContextFamily]}
 }
 
 // Field numbers of CheckRequest, AttributeContext, its Request and HttpRequest
@@ -79,10 +77,6 @@ func (c *call) extension(name string) *string {
 		return &c.rule
 	case attributes.ContextScope:
 		return &c.scope
-	case attributes.ContextOrg:
-		return &c.org
-	case attributes.ContextKeys:
-		return &c.keys
 	case attributes.ContextAudience:
 		return &c.audience
 	case attributes.ContextFamily:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -30,7 +31,7 @@ const routeFailures = "failed-auth"
 const (
 	maxWaiting    = 1024 // failures that wait to be counted; more are not counted
 	countTimeout  = time.Second
-	longestRefuse = time.Minute // an address is asked about again at least so often
+	longestRefuse = 24 * time.Hour // whatever the limiter says
 )
 
 // guesses makes guessing credentials expensive: an address that failed too often gets no
@@ -100,11 +101,22 @@ func (g *guesses) count(ctx context.Context, address string) {
 	if answer.GetOverallCode() != rlsv3.RateLimitResponse_OVER_LIMIT {
 		return
 	}
+	g.barred.Add(address, time.Now().Add(min(untilReset(answer), longestRefuse)))
+}
+
+// untilReset is how long the limiter refuses: to the end of a window, or until a bucket has room.
+// Ours says so in the header that clients get, upstream's in the statuses.
+func untilReset(answer *rlsv3.RateLimitResponse) time.Duration {
 	wait := time.Second
 	for _, s := range answer.GetStatuses() {
 		wait = max(wait, s.GetDurationUntilReset().AsDuration())
 	}
-	g.barred.Add(address, time.Now().Add(min(wait, longestRefuse)))
+	for _, h := range answer.GetResponseHeadersToAdd() {
+		if seconds, err := strconv.Atoi(h.GetValue()); err == nil && strings.EqualFold(h.GetKey(), "retry-after") {
+			wait = max(wait, time.Duration(seconds)*time.Second)
+		}
+	}
+	return wait
 }
 
 // denyGuessing refuses an address that has to wait.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/identity/audit"
 	"github.com/leaky-tokens/leaky-tokens/identity/grants"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 )
 
@@ -27,11 +28,7 @@ type session struct {
 
 // answerSession makes the access token of a family that has begun.
 func (s *Service) answerSession(ctx context.Context, u user, g grants.Grant, refresh string) (session, error) {
-	return answerBy(ctx, s.tokens, u, g, refresh)
-}
-
-func answerBy(ctx context.Context, tokens *grants.Tokens, u user, g grants.Grant, refresh string) (session, error) {
-	token, expiresIn, err := tokens.Issue(ctx, g, g.Family)
+	token, expiresIn, err := s.tokens.Issue(ctx, g, g.Family)
 	if errors.Is(err, grants.ErrGone) {
 		return session{}, httpapi.Fail(http.StatusUnauthorized, "the account is gone or disabled")
 	}
@@ -39,6 +36,95 @@ func answerBy(ctx context.Context, tokens *grants.Tokens, u user, g grants.Grant
 		return session{}, err
 	}
 	return session{UserID: u.ID, Username: u.Username, Token: token, RefreshToken: refresh, Roles: u.Roles, ExpiresIn: expiresIn}, nil
+}
+
+// register is A1: POST /api/v1/auth/register.
+func (s *Service) register(w http.ResponseWriter, r *http.Request) error {
+	answer, err := s.tryRegister(w, r)
+	s.metrics.register.count(err)
+	if err != nil {
+		return err
+	}
+	return writeSecret(w, http.StatusCreated, answer)
+}
+
+func (s *Service) tryRegister(w http.ResponseWriter, r *http.Request) (session, error) {
+	var body struct {
+		Username *string `json:"username"`
+		Email    *string `json:"email"`
+		Password *string `json:"password"`
+	}
+	if err := httpapi.ReadJSON(w, r, &body); err != nil {
+		return session{}, err
+	}
+	u, password, err := newUser(body.Username, body.Email, body.Password)
+	if err != nil {
+		return session{}, err
+	}
+	if wait := s.throttle.Register(r.Context()); wait > 0 {
+		return session{}, tooMany("too many registrations", wait)
+	}
+	if err := s.store.taken(r.Context(), u.Username, u.Email); err != nil {
+		return session{}, conflicts(err)
+	}
+	if u.PasswordHash, err = s.passwords.hash(r.Context(), password); err != nil {
+		return session{}, err
+	}
+	g := grants.Grant{UserID: u.ID, ClientID: grants.FirstParty, AuthTime: time.Now()}
+	var refresh string
+	err = s.store.change(r.Context(), func(ctx context.Context, c *change) error {
+		if err := insertUser(ctx, c, u); err != nil {
+			return err
+		}
+		if g.Family, refresh, err = s.grants.BeginIn(ctx, c, g); err != nil {
+			return err
+		}
+		return audit.Record(ctx, c, audit.Entry{Actor: u.ID.String(), Action: "user.register", Target: u.ID.String(),
+			Detail: map[string]string{"username": u.Username}})
+	})
+	if err != nil {
+		return session{}, conflicts(err)
+	}
+	return s.answerSession(r.Context(), u, g, refresh)
+}
+
+// newUser checks the fields of a registration: the missing ones first, then the rest.
+func newUser(username, email, password *string) (user, string, error) {
+	var missing []httpapi.FieldError
+	for _, f := range []struct {
+		name  string
+		value *string
+	}{{"username", username}, {"email", email}, {"password", password}} {
+		if f.value == nil || strings.TrimSpace(*f.value) == "" {
+			missing = append(missing, httpapi.FieldError{Field: f.name, Message: f.name + " is required"})
+		}
+	}
+	if len(missing) > 0 {
+		return user{}, "", &httpapi.Error{Status: http.StatusBadRequest, Message: "username, email, and password are required", Fields: missing}
+	}
+	u := user{ID: uuid.New(), Username: strings.TrimSpace(*username), Email: strings.TrimSpace(*email), Roles: []string{principal.RoleUser},
+		CreatedAt: time.Now().UTC().Truncate(time.Microsecond)}
+	bad := append(checkUsername(u.Username), checkEmail(u.Email)...)
+	if bad = append(bad, checkPassword("password", *password, u.Username)...); len(bad) > 0 {
+		return user{}, "", invalidFields(bad)
+	}
+	return u, *password, nil
+}
+
+// conflicts shows which of a new user's names is taken.
+func conflicts(err error) error {
+	switch {
+	case errors.Is(err, errNameTaken):
+		return conflict("username", errNameTaken)
+	case errors.Is(err, errEmailTaken):
+		return conflict("email", errEmailTaken)
+	}
+	return err
+}
+
+func conflict(field string, err error) *httpapi.Error {
+	return &httpapi.Error{Status: http.StatusConflict, Message: err.Error(),
+		Fields: []httpapi.FieldError{{Field: field, Message: err.Error()}}}
 }
 
 // tooMany is a 429 that says when to come back.
@@ -64,7 +150,6 @@ func (s *Service) tryLogin(w http.ResponseWriter, r *http.Request) (session, err
 	var body struct {
 		Username string `json:"username"`
 		Password string `json:"password"`
-		OrgID    string `json:"orgId"` // organisation to act for; empty: none
 	}
 	if err := httpapi.ReadJSON(w, r, &body); err != nil {
 		return session{}, err
@@ -73,24 +158,12 @@ func (s *Service) tryLogin(w http.ResponseWriter, r *http.Request) (session, err
 	if name == "" || body.Password == "" {
 		return session{}, httpapi.Fail(http.StatusUnauthorized, "username and password are required")
 	}
-	org, err := optionalID("orgId", &body.OrgID)
-	if err != nil {
-		return session{}, err
-	}
 	ctx := r.Context()
 	u, err := s.authenticate(ctx, name, body.Password)
 	if err != nil {
 		return session{}, err
 	}
 	g := grants.Grant{UserID: u.ID, ClientID: grants.FirstParty, AuthTime: time.Now()}
-	if org != nil {
-		if _, err := s.store.member(ctx, *org, u.ID); errors.Is(err, errNotFound) {
-			return session{}, errForeign()
-		} else if err != nil {
-			return session{}, err
-		}
-		g.OrgID = *org
-	}
 	var refresh string
 	err = s.store.change(ctx, func(ctx context.Context, c *change) error {
 		if g.Family, refresh, err = s.grants.BeginIn(ctx, c, g); err != nil {

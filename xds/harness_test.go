@@ -27,6 +27,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"github.com/leaky-tokens/leaky-tokens/envoy"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/spool"
@@ -36,7 +37,10 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/xds"
 )
 
-const goodKey = "Bearer good"
+const (
+	goodKey  = "Bearer good"
+	otherKey = "Bearer other" // with anything behind it: of another caller, one for each text
+)
 
 // gateway is a real Envoy configured by a real xds, with small services behind it whose
 // answers a test decides.
@@ -52,6 +56,8 @@ type gateway struct {
 	path  string // leaky.yaml, may be empty
 	at    string // where xds listens
 	again bool   // startXDS takes the place of one that ended
+
+	bounds envoy.Bounds
 
 	series  *prometheus.Registry // of xds
 	stopXDS func()
@@ -132,7 +138,7 @@ func (g *gateway) startXDS(t *testing.T, cfg *config.Config, env map[string]stri
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := envoytest.Config{XDS: addr}
+	c := envoytest.Config{XDS: addr, Bounds: g.bounds}
 	if cfg.TLS.Mutual() {
 		c.TLS = xds.BootstrapTLS(g.dir)
 	}
@@ -260,7 +266,11 @@ func (a *authorizer) Check(_ context.Context, r *authv3.CheckRequest) (*authv3.C
 		return nil, fmt.Errorf("broken on purpose")
 	}
 	asked := r.GetAttributes()
-	known := asked.GetRequest().GetHttp().GetHeaders()["authorization"] == goodKey
+	credential := asked.GetRequest().GetHttp().GetHeaders()["authorization"]
+	known, user := credential == goodKey, "u-1"
+	if strings.HasPrefix(credential, otherKey) {
+		known, user = true, credential
+	}
 	rule := asked.GetContextExtensions()[attributes.ContextRule]
 	if rule == "" {
 		return nil, fmt.Errorf("a route without a rule")
@@ -282,7 +292,7 @@ func (a *authorizer) Check(_ context.Context, r *authv3.CheckRequest) (*authv3.C
 	if strings.Contains(asked.GetRequest().GetHttp().GetPath(), "key=") {
 		ok.QueryParametersToRemove = []string{"key"}
 	}
-	md, err := structpb.NewStruct(map[string]any{attributes.User: "u-1", attributes.Team: "red", attributes.Key: "k-1",
+	md, err := structpb.NewStruct(map[string]any{attributes.User: user, attributes.Team: "red", attributes.Key: "k-1",
 		attributes.Tier: "USER", attributes.Roles: "USER"})
 	return &authv3.CheckResponse{Status: &status.Status{}, DynamicMetadata: md,
 		HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: ok}}, err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -72,11 +71,7 @@ func badGrant(what string) *protocolError {
 
 // issue makes the access token of a grant. Its user may have gone meanwhile.
 func (p *Provider) issue(ctx context.Context, g grants.Grant, family uuid.UUID) (answer, error) {
-	return p.issueBy(ctx, p.cfg.Tokens, g, family)
-}
-
-func (p *Provider) issueBy(ctx context.Context, tokens *grants.Tokens, g grants.Grant, family uuid.UUID) (answer, error) {
-	access, life, err := tokens.Issue(ctx, g, family)
+	access, life, err := p.cfg.Tokens.Issue(ctx, g, family)
 	if errors.Is(err, grants.ErrGone) {
 		return answer{}, refuse(codeInvalidGrant, "the user may not be acted for any more")
 	}
@@ -218,9 +213,7 @@ func (p *Provider) byRefresh(ctx context.Context, c identitydb.OauthClient, form
 			return answer{}, err
 		}
 	}
-	text, err := p.cfg.Grants.Rotate(ctx, given, c.ID, func(ctx context.Context, tx pgx.Tx, g grants.Grant, next string) ([]byte, error) {
-		return p.refreshed(ctx, tx, c, g, next, form["scope"])
-	})
+	g, next, err := p.cfg.Grants.Rotate(ctx, given, c.ID)
 	if errors.Is(err, grants.ErrUnknown) || errors.Is(err, grants.ErrReused) || errors.Is(err, grants.ErrExpired) ||
 		errors.Is(err, grants.ErrGone) {
 		return answer{}, badGrant("the refresh token")
@@ -228,34 +221,18 @@ func (p *Provider) byRefresh(ctx context.Context, c identitydb.OauthClient, form
 	if err != nil {
 		return answer{}, err
 	}
-	var a answer
-	if err := json.Unmarshal(text, &a); err != nil {
-		return answer{}, fmt.Errorf("read answer: %w", err)
+	if g.Scope, err = narrowed(form["scope"], g.Scope); err != nil {
+		return answer{}, err
 	}
-	return a, nil
-}
-
-// refreshed makes the answer with the next refresh token.
-func (p *Provider) refreshed(ctx context.Context, tx pgx.Tx, c identitydb.OauthClient, g grants.Grant, next, scope string) ([]byte, error) {
-	var err error
-	if g.Scope, err = narrowed(scope, g.Scope); err != nil {
-		return nil, err
-	}
-	a, err := p.issueBy(ctx, p.cfg.Tokens.In(tx), g, g.Family)
+	a, err := p.issue(ctx, g, g.Family)
 	if err != nil {
-		return nil, err
+		return answer{}, err
 	}
 	a.RefreshToken = next
 	if hasScope(g.Scope, scopeOpenID) {
-		if a.IDToken, err = p.idToken(c, g, a.AccessToken, ""); err != nil {
-			return nil, err
-		}
+		a.IDToken, err = p.idToken(c, g, a.AccessToken, "")
 	}
-	text, err := json.Marshal(a)
-	if err != nil {
-		return nil, fmt.Errorf("encode answer: %w", err)
-	}
-	return text, nil
+	return a, err
 }
 
 // idClaims are those of an ID token (OpenID Connect Core section 2).

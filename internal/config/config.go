@@ -27,9 +27,10 @@ type Gateway struct {
 	Listen            string        `yaml:"listen"`              // host:port, default 127.0.0.1:8080
 	TrustedHops       int           `yaml:"trusted_hops"`        // proxies in front whose X-Forwarded-For counts, 0 to 10
 	MaxBodyBytes      int           `yaml:"max_body_bytes"`      // 1 KiB to 64 MiB, default 4 MiB; larger is 413
+	InflightBytes     int           `yaml:"inflight_bytes"`      // of one caller's bodies on their way at once, per worker; 0: eight times max_body_bytes
 	StreamIdleTimeout time.Duration `yaml:"stream_idle_timeout"` // no byte for so long ends a call, default 60s
 	MaxStreamDuration time.Duration `yaml:"max_stream_duration"` // longest call, default 10m; holds outlive it
-	RequestHeaders    int           `yaml:"max_request_headers"` // default 100; more is 431
+	RequestHeaders    int           `yaml:"max_request_headers"` // different names, default 100; more is 431
 
 	Egress    string           `yaml:"egress"` // where tokensvc's calls to providers enter Envoy: unix:path or loopback, default unix:run/egress.sock
 	RateLimit GatewayRateLimit `yaml:"rate_limit"`
@@ -39,6 +40,8 @@ type Gateway struct {
 type Envoy struct {
 	Admin       string `yaml:"admin"`       // loopback only, default 127.0.0.1:9901
 	Concurrency int    `yaml:"concurrency"` // worker threads; 0: one per core
+	Connections int    `yaml:"connections"` // clients at once, default 20000; never more than 3/4 of the descriptors
+	MaxHeap     int64  `yaml:"max_heap"`    // bytes, default 1 GiB; near it the largest streams are reset
 	Spool       string `yaml:"spool"`       // usage log, relative to the state folder; default spool/usage.jsonl
 }
 

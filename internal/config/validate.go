@@ -74,10 +74,7 @@ func (v *validator) address(key, value string, mayBeUnix bool) netaddr.Addr {
 func (c *Config) validate() []Mistake {
 	v := &validator{}
 	between(v, "gateway.trusted_hops", c.Gateway.TrustedHops, 0, 10)
-	between(v, "gateway.max_body_bytes", c.Gateway.MaxBodyBytes, 1<<10, 64<<20)
-	between(v, "gateway.stream_idle_timeout", c.Gateway.StreamIdleTimeout, time.Second, time.Hour)
-	between(v, "gateway.max_stream_duration", c.Gateway.MaxStreamDuration, time.Second, 24*time.Hour)
-	between(v, "gateway.max_request_headers", c.Gateway.RequestHeaders, 20, 1000)
+	c.validateBounds(v)
 	c.validateGateway(v)
 	between(v, "envoy.concurrency", c.Envoy.Concurrency, 0, 256)
 	if c.Envoy.Spool == "" {

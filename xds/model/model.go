@@ -34,6 +34,8 @@ type Listener struct {
 	Addr          netaddr.Addr
 	TrustedHops   uint32
 	MaxBodyBytes  uint32
+	CallerBytes   int64 // of request bodies that one caller may have under way in one worker
+	AllBytes      int64 // that all callers may, beside small ones
 	MaxHeaders    uint32
 	IdleTimeout   time.Duration // of a stream on which nothing moves
 	Spool         string        // absolute path of the usage log
@@ -51,8 +53,6 @@ type Route struct {
 
 	Rule     string // facts.RulePublic, facts.RuleAuthenticated or "role:NAME"; never empty
 	Scope    string // what an OAuth2 token must be granted, as facts.ContextScope says
-	NeedsOrg bool   // only for callers who act for an organisation
-	Keys     string // what an API key may do, as attributes.ContextKeys says
 	Audience string // service the signed identity is minted for; empty: none
 	Family   string // shape of errors
 	LLM      *LLM   // nil for everything that is not an LLM call

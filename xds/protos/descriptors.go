@@ -24,9 +24,6 @@ const (
 	keyAddress    = "remote_address"
 )
 
-// headerClient carries the trusted address of the client, set by Envoy.
-const headerClient = "x-envoy-external-address"
-
 // descriptors are what Envoy asks ratelimit about on a route. On an LLM route the first
 // one states the facts and asks for a hold; then follows one for each path that some
 // limit has, so that no limit can silently match nothing. Elsewhere only requests are
@@ -69,7 +66,7 @@ func requestActions(p limits.Path, actions []*routev3.RateLimit_Action, r model.
 	for i, k := range p {
 		switch {
 		case k.Key == attributes.User && q.Key == config.KeyIP:
-			actions[i] = fromHeader(headerClient, attributes.User)
+			actions[i] = fromHeader(attributes.HeaderNetwork, attributes.User)
 		case k.Key == attributes.User && q.Key == config.KeyAPIKey:
 			actions[i] = keyElseUser()
 		case k.Key != keyAddress || q.Key == config.KeyIP || !perUser(p, i, g.Limits):
@@ -178,7 +175,7 @@ func pathActions(p limits.Path, r model.Route) []*routev3.RateLimit_Action {
 			}
 			action = fixed(attributes.Route, r.LimitName())
 		case keyAddress:
-			action = &routev3.RateLimit_Action{ActionSpecifier: &routev3.RateLimit_Action_RemoteAddress_{RemoteAddress: &routev3.RateLimit_Action_RemoteAddress{}}}
+			action = fromHeader(attributes.HeaderNetwork, keyAddress)
 		case attributes.Provider, attributes.Model:
 			if r.LLM == nil || r.LLM.Provider == "" {
 				return nil

@@ -43,6 +43,8 @@ const (
 	filterAway      = "away"
 	filterBody      = "body"
 	filterGuard     = "guard"
+	filterHeaders   = "headers"
+	filterInflight  = "inflight"
 	filterOpen      = "ratelimit-open"
 	filterRateLimit = attributes.NamespaceLimit
 	filterSplice    = "splice"
@@ -50,7 +52,9 @@ const (
 )
 
 // llmFilters are turned off on every route that is not an LLM call.
-func llmFilters() []string { return []string{filterBody, filterGuard, filterSplice, filterUsage} }
+func llmFilters() []string {
+	return []string{filterInflight, filterBody, filterGuard, filterSplice, filterUsage}
+}
 
 // authzTimeout covers a look-up at identity when the key is not cached.
 const authzTimeout = 2 * time.Second
@@ -71,6 +75,20 @@ func guardContext(protocol string, maxBytes uint32, stateMax bool) *structpb.Str
 		"state_max": structpb.NewBoolValue(stateMax)}}
 }
 
+// shortBody is the length of a body that is not worth counting, up to 9999 bytes. Running the
+// script costs more than the rest of what a call with such a body takes of Envoy's memory.
+const shortBody = "[0-9]{1,4}"
+
+// inflight bounds the bodies that are under way.
+func inflight(l model.Listener) *matchingv3.ExtensionWithMatcher {
+	return unless("content-length", shortBody, filterInflight, &luav3.Lua{
+		DefaultSourceCode: inline(envoy.InflightLua), StatPrefix: filterInflight,
+		FilterContext: &structpb.Struct{Fields: map[string]*structpb.Value{
+			"caller_bytes": structpb.NewNumberValue(float64(l.CallerBytes)),
+			"all_bytes":    structpb.NewNumberValue(float64(l.AllBytes)),
+			"max_bytes":    structpb.NewNumberValue(float64(l.MaxBodyBytes))}}})
+}
+
 // filters is the chain, in the order of docs/design.
 func filters(l model.Listener) []*hcmv3.HttpFilter {
 	chain := []*hcmv3.HttpFilter{}
@@ -79,7 +97,10 @@ func filters(l model.Listener) []*hcmv3.HttpFilter {
 	}
 	add("correlation", correlation())
 	add("edge", edge())
+	add("network", network())
+	add(filterHeaders, headerBounds(l))
 	add(filterAuthz, authz())
+	add(filterInflight, inflight(l))
 	add(filterBody, &bufferv3.Buffer{MaxRequestBytes: count(max(l.MaxBodyBytes, leastBuffer))})
 	add(filterGuard, &luav3.Lua{DefaultSourceCode: inline(envoy.GuardLua), StatPrefix: filterGuard, FilterContext: guardContext("openai",
 		l.MaxBodyBytes, false)})
@@ -120,13 +141,23 @@ func away() *responsev3.CustomResponse {
 }
 
 // edge is first on the way in and so last on the way out: what it sets is on every
-// answer of the chain, whoever made it, exactly once.
+// answer of the chain, whoever made it, exactly once. On the way in it says where the client is.
 func edge() *headersv3.HeaderMutation {
-	m := &headersv3.Mutations{ResponseMutations: []*mutationv3.HeaderMutation{mutate(set(headerCorrelation, "%REQ("+headerCorrelation+")%"))}}
+	m := &headersv3.Mutations{
+		RequestMutations:  []*mutationv3.HeaderMutation{mutate(set(attributes.HeaderNetwork, "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"))},
+		ResponseMutations: []*mutationv3.HeaderMutation{mutate(set(headerCorrelation, "%REQ("+headerCorrelation+")%"))}}
 	for _, h := range securityHeaders() {
 		m.ResponseMutations = append(m.ResponseMutations, mutate(h))
 	}
 	return &headersv3.HeaderMutation{Mutations: m}
+}
+
+// ipv4 is an IPv4 address, also one that a proxy wrote as an IPv6 address (RFC 4291, 2.5.5.2).
+const ipv4 = `(::ffff:)?[0-9.]+`
+
+// network makes an IPv6 address the /64 that it is in; an IPv4 address skips it.
+func network() *matchingv3.ExtensionWithMatcher {
+	return unless(attributes.HeaderNetwork, ipv4, "network", change(set(attributes.HeaderNetwork, "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT(64)%")))
 }
 
 func mutate(h *corev3.HeaderValueOption) *mutationv3.HeaderMutation {
@@ -138,22 +169,31 @@ const (
 	correlationIDs    = "[A-Za-z0-9._:-]{1,128}"
 )
 
-// correlation replaces a correlation id that is missing or not one by the request's own
-// id. The matcher skips the filter for a good one; its expression is compiled once, which
-// a condition in a format string would not be.
+// correlation replaces a correlation id that is missing or not one by the request's own id.
 func correlation() *matchingv3.ExtensionWithMatcher {
+	return unless(headerCorrelation, correlationIDs, "correlation", change(set(headerCorrelation, "%REQ(X-REQUEST-ID)%")))
+}
+
+// change is a filter that sets a header of the request.
+func change(h *corev3.HeaderValueOption) *headersv3.HeaderMutation {
+	return &headersv3.HeaderMutation{Mutations: &headersv3.Mutations{RequestMutations: []*mutationv3.HeaderMutation{mutate(h)}}}
+}
+
+// unless is a filter for requests in which a header is missing, or does not match a regular
+// expression as a whole. The expression is compiled once, which a condition in a format string
+// would not be; the others do not even make the filter.
+func unless(header, expression, name string, filter proto.Message) *matchingv3.ExtensionWithMatcher {
 	good := &xdsmatcherv3.Matcher_MatcherList_Predicate{MatchType: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate_{
 		SinglePredicate: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate{
-			Input: xdsTyped("request-headers", &matcherv3.HttpRequestHeaderMatchInput{HeaderName: headerCorrelation}),
+			Input: xdsTyped("request-headers", &matcherv3.HttpRequestHeaderMatchInput{HeaderName: header}),
 			Matcher: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate_ValueMatch{ValueMatch: &xdsmatcherv3.StringMatcher{
-				MatchPattern: &xdsmatcherv3.StringMatcher_SafeRegex{SafeRegex: &xdsmatcherv3.RegexMatcher{Regex: correlationIDs,
+				MatchPattern: &xdsmatcherv3.StringMatcher_SafeRegex{SafeRegex: &xdsmatcherv3.RegexMatcher{Regex: expression,
 					EngineType: &xdsmatcherv3.RegexMatcher_GoogleRe2{GoogleRe2: &xdsmatcherv3.RegexMatcher_GoogleRE2{}}}}}}}}}
 	skip := &xdsmatcherv3.Matcher_OnMatch{OnMatch: &xdsmatcherv3.Matcher_OnMatch_Action{Action: xdsTyped("skip", &actionv3.SkipFilter{})}}
 	return &matchingv3.ExtensionWithMatcher{
 		XdsMatcher: &xdsmatcherv3.Matcher{MatcherType: &xdsmatcherv3.Matcher_MatcherList_{MatcherList: &xdsmatcherv3.Matcher_MatcherList{
 			Matchers: []*xdsmatcherv3.Matcher_MatcherList_FieldMatcher{{Predicate: good, OnMatch: skip}}}}},
-		ExtensionConfig: typed("envoy.filters.http.header_mutation", &headersv3.HeaderMutation{Mutations: &headersv3.Mutations{
-			RequestMutations: []*mutationv3.HeaderMutation{mutate(set(headerCorrelation, "%REQ(X-REQUEST-ID)%"))}}}),
+		ExtensionConfig: typed(name, filter),
 	}
 }
 
@@ -175,7 +215,7 @@ func authz() *authzv3.ExtAuthz {
 	// extauthz reads these and nothing else of a request, beside its path; the rest would be
 	// encoded and decoded for every call.
 	read := &matcherv3.ListStringMatcher{}
-	for _, name := range []string{"authorization", "x-api-key", "x-goog-api-key", "x-request-id", headerClient} {
+	for _, name := range []string{"authorization", "x-api-key", "x-goog-api-key", "x-request-id", attributes.HeaderNetwork} {
 		read.Patterns = append(read.Patterns, exact(name))
 	}
 	return &authzv3.ExtAuthz{

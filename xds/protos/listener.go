@@ -7,6 +7,7 @@ import (
 	mutationv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	inspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/http_inspector/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	earlyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/http/early_header_mutation/header_mutation/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
@@ -20,17 +21,22 @@ import (
 const (
 	// connectionBuffer is the flow-control window of one client, in bytes. Bodies of LLM
 	// routes have a bound of their own.
-	connectionBuffer = 256 << 10
-	headersKiB       = 64
+	connectionBuffer = 64 << 10
+	firstByteTimeout = 5 * time.Second // of a new connection
 	headersTimeout   = 10 * time.Second
 	requestTimeout   = 2 * time.Minute // to receive a whole request
-	connectionIdle   = 5 * time.Minute
+	connectionIdle   = 75 * time.Second
 )
 
 // Listener is the public listener with the whole filter chain.
 func Listener(l model.Listener) *listenerv3.Listener {
 	return &listenerv3.Listener{
 		Name: ListenerName, Address: address(l.Addr), PerConnectionBufferLimitBytes: wrapperspb.UInt32(connectionBuffer),
+		// The inspector waits for the first bytes; what it finds in them is not used. A connection on
+		// which none come is ended, whereas the idle bound leaves clients time between two calls.
+		ListenerFilters: []*listenerv3.ListenerFilter{{Name: "envoy.filters.listener.http_inspector",
+			ConfigType: &listenerv3.ListenerFilter_TypedConfig{TypedConfig: anyOf(&inspectorv3.HttpInspector{})}}},
+		ListenerFiltersTimeout: durationpb.New(firstByteTimeout),
 		FilterChains: []*listenerv3.FilterChain{{Filters: []*listenerv3.Filter{{
 			Name: "envoy.filters.network.http_connection_manager", ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: anyOf(manager(l))}}}}},
 	}
@@ -51,11 +57,12 @@ func manager(l model.Listener) *hcmv3.HttpConnectionManager {
 		EarlyHeaderMutationExtensions: []*corev3.TypedExtensionConfig{typed("envoy.http.early_header_mutation.header_mutation", strip())},
 
 		NormalizePath: wrapperspb.Bool(true), MergeSlashes: true, PathWithEscapedSlashesAction: hcmv3.HttpConnectionManager_REJECT_REQUEST,
-		CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{IdleTimeout: durationpb.New(connectionIdle), MaxHeadersCount: count(l.MaxHeaders),
+		CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{IdleTimeout: durationpb.New(connectionIdle), MaxHeadersCount: count(codecHeaders),
 			HeadersWithUnderscoresAction: corev3.HttpProtocolOptions_REJECT_REQUEST},
 		Http2ProtocolOptions: &corev3.Http2ProtocolOptions{MaxConcurrentStreams: wrapperspb.UInt32(100),
-			InitialStreamWindowSize: wrapperspb.UInt32(64 << 10), InitialConnectionWindowSize: wrapperspb.UInt32(1 << 20)},
-		MaxRequestHeadersKb: wrapperspb.UInt32(headersKiB), RequestHeadersTimeout: durationpb.New(headersTimeout),
+			InitialStreamWindowSize: wrapperspb.UInt32(64 << 10), InitialConnectionWindowSize: wrapperspb.UInt32(1 << 20),
+			MaxHeaderFieldSizeKb: wrapperspb.UInt32(codecHeadersKiB)},
+		MaxRequestHeadersKb: wrapperspb.UInt32(codecHeadersKiB), RequestHeadersTimeout: durationpb.New(headersTimeout),
 		RequestTimeout:    durationpb.New(requestTimeout),
 		StreamIdleTimeout: durationpb.New(l.IdleTimeout),
 

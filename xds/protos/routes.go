@@ -56,7 +56,7 @@ func route(r model.Route, g *model.Gateway) *routev3.Route {
 // answers: Envoy can't read the usage of those.
 func private() []string {
 	return append(attributes.IdentityHeaders(), "authorization", "x-api-key", "x-goog-api-key", "cookie", "x-forwarded-for",
-		"x-forwarded-proto", "x-envoy-external-address",
+		"x-forwarded-proto", "x-envoy-external-address", attributes.HeaderNetwork,
 		"openai-organization", "openai-project", "x-goog-user-project", "x-dashscope-workspace", "accept-encoding")
 }
 
@@ -163,12 +163,6 @@ func perFilter(r model.Route, g *model.Gateway) map[string]*anypb.Any {
 	}
 	if r.Scope != "" {
 		context[attributes.ContextScope] = r.Scope
-	}
-	if r.NeedsOrg {
-		context[attributes.ContextOrg] = attributes.OrgRequired
-	}
-	if r.Keys != "" {
-		context[attributes.ContextKeys] = r.Keys
 	}
 	config := map[string]*anypb.Any{
 		filterAuthz: anyOf(&authzv3.ExtAuthzPerRoute{Override: &authzv3.ExtAuthzPerRoute_CheckSettings{

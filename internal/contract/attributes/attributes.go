@@ -74,20 +74,11 @@ const (
 	// (GET, HEAD) and one for the rest with a space between; ScopeNone: no scope will do, only
 	// a login or an API key; empty: any.
 	ContextScope = "scope"
-	// ContextOrg is OrgRequired where the caller must act for an organisation; empty: need not.
-	ContextOrg = "org"
-	// ContextKeys is what an API key may do: KeysRead or KeysNone; empty: what its owner may.
-	ContextKeys = "keys"
 
 	RulePublic        = "public"
 	RuleAuthenticated = "authenticated"
 
 	ScopeNone = "-"
-
-	OrgRequired = "required"
-
-	KeysRead = "read" // GET and HEAD
-	KeysNone = "none" // nothing: the route makes or shows credentials, roles or secrets
 
 	FamilyOpenAI  = "openai"
 	FamilyGemini  = "gemini"
@@ -115,4 +106,9 @@ const (
 	HeaderIdentity  = "x-leaky-identity" // signed identity (JWT, EdDSA); the only one services trust
 	HeaderUserID    = "x-user-id"        // for people to read
 	HeaderUserRoles = "x-user-roles"     // for people to read; sorted, comma-joined
+
+	// HeaderNetwork is whom limits by address count together, set by Envoy: the client's trusted
+	// IPv4 address, or the /64 around its IPv6 address. A site is given a /64 at least, and one host
+	// may take any address in it.
+	HeaderNetwork = "x-leaky-network"
 )

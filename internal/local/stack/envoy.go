@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/envoy"
@@ -104,7 +105,8 @@ func (p *Plan) prepareEnvoy(file string) error {
 	if err != nil || host == "" {
 		host = "localhost"
 	}
-	bootstrap := envoy.BootstrapConfig{XDS: xds.In(p.dir), Admin: admin, NodeID: "gateway-" + host}
+	bootstrap := envoy.BootstrapConfig{XDS: xds.In(p.dir), Admin: admin, NodeID: "gateway-" + host,
+		Bounds: envoy.Bounds{Connections: p.cfg.Envoy.Connections, Heap: p.cfg.Envoy.MaxHeap, Files: descriptors()}}
 	if p.mutual(topology.XDS) && xds.Network == "tcp" {
 		bootstrap.TLS = envoy.FilesOfXDS(mtls.Dir(p.dir), mtls.ID(topology.XDS))
 	}
@@ -116,6 +118,20 @@ func (p *Plan) prepareEnvoy(file string) error {
 		return fmt.Errorf("write bootstrap: %w", err)
 	}
 	return nil
+}
+
+// descriptors is how many files Envoy may have open, all that the system grants; 0: unknown. Go
+// gives a child the limit that its parent was started with, unless the parent has set one.
+func descriptors() uint64 {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return 0
+	}
+	limit.Cur = limit.Max
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return 0
+	}
+	return limit.Cur
 }
 
 // spoolDir is where Envoy writes its usage log; Envoy makes no folders.

@@ -39,6 +39,7 @@ type Config struct {
 	NodeID      string       // default the test's name
 	Concurrency int          // worker threads, default 1
 	LogLevel    string       // default warning
+	Bounds      envoy.Bounds // of one that asks xds
 }
 
 // Envoy is a running Envoy.
@@ -107,7 +108,7 @@ func writeBootstrap(path, name string, c Config) error {
 		}
 		var err error
 		text, err = envoy.Bootstrap(envoy.BootstrapConfig{XDS: c.XDS, Admin: netaddr.Addr{Network: "tcp", Host: "127.0.0.1"}, NodeID: c.NodeID,
-			TLS: c.TLS})
+			TLS: c.TLS, Bounds: c.Bounds})
 		if err != nil {
 			return err
 		}
