@@ -9,33 +9,27 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 )
 
-// delivery is one message as the stream delivered it.
-type delivery struct {
-	seq  uint64
-	data []byte
-}
-
 // batch is what some deliveries amount to.
 type batch struct {
 	rows       []Row         // to insert, each id once
-	poison     map[int]error // by index of the delivery: never an event
+	refused    map[int]error // by index of the delivery: never an event
 	duplicates int           // events that are in rows already, or were inserted lately
 }
 
 // sortDeliveries decodes. An event whose id is in recent, or comes twice, counts once:
 // the earlier in the stream stands, as in the ledger.
-func sortDeliveries(deliveries []delivery, recent *recentIDs) batch {
-	b := batch{poison: map[int]error{}}
+func sortDeliveries(deliveries []usage.Delivery, recent *recentIDs) batch {
+	b := batch{refused: map[int]error{}}
 	at := make(map[string]int, len(deliveries))
 	for i, d := range deliveries {
-		event, err := usage.Decode(d.data)
+		event, err := usage.Decode(d.Data)
 		if err != nil {
-			b.poison[i] = err
+			b.refused[i] = err
 			continue
 		}
-		row, err := newRow(event, d.seq)
+		row, err := newRow(event, d.Sequence)
 		if err != nil {
-			b.poison[i] = err
+			b.refused[i] = err
 			continue
 		}
 		earlier, twice := at[row.RequestID]

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
@@ -85,21 +86,25 @@ func TestCrashBetweenInsertAndAck(t *testing.T) {
 	}
 	publish(t, js, events...)
 	// A process that inserted and died before it acknowledged.
-	consumer, err := attach(t.Context(), js)
+	dying, err := NewConsumer(ConsumerConfig{JetStream: js, Store: store, Metrics: NewMetrics(prometheus.NewRegistry()), Log: quiet()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	messages, err := usage.Fetch(t.Context(), consumer, fetchMost, idleWait, linger)
+	consumer, err := dying.Attach(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	messages, err := usage.Fetch(t.Context(), consumer, usage.BatchMost, time.Second, linger)
 	if err != nil || len(messages) != len(events) {
 		t.Fatalf("want %d messages, got %d, %v", len(events), len(messages), err)
 	}
-	var deliveries []delivery
+	var deliveries []usage.Delivery
 	for _, msg := range messages {
 		meta, err := msg.Metadata()
 		if err != nil {
 			t.Fatal(err)
 		}
-		deliveries = append(deliveries, delivery{meta.Sequence.Stream, msg.Data()})
+		deliveries = append(deliveries, usage.Delivery{Sequence: meta.Sequence.Stream, Data: msg.Data()})
 	}
 	rows := sortDeliveries(deliveries, newRecentIDs(10)).rows
 	if err := store.Insert(t.Context(), token(usage.Stream, rows), rows); err != nil {
@@ -128,8 +133,8 @@ func TestStoreAwayLosesNothing(t *testing.T) {
 	if n, err := c.Pending(t.Context()); err != nil || n != 2 {
 		t.Errorf("want 2 pending while the store is away, got %d, %v", n, err)
 	}
-	if counted(c.cfg.Metrics.insertFailures) < 2 || counted(c.cfg.Metrics.inserted) != 0 {
-		t.Errorf("want failures and no inserts counted, got %d and %d", counted(c.cfg.Metrics.insertFailures), counted(c.cfg.Metrics.inserted))
+	if counted(c.metrics.insertFailures) < 2 || counted(c.metrics.inserted) != 0 {
+		t.Errorf("want failures and no inserts counted, got %d and %d", counted(c.metrics.insertFailures), counted(c.metrics.inserted))
 	}
 	stop() // hands the messages back
 	c, _ = running(t, js, store)
@@ -157,7 +162,7 @@ func TestPoisonIsBuriedAndBlocksNothing(t *testing.T) {
 	want := []usage.Event{event("good", alice, "openai", now, 5), event("good2", alice, "openai", now, 6)}
 	sameTotals(t, store, want, everything(now))
 	buried := len(poison) + 2
-	if got := counted(c.cfg.Metrics.dead); got != buried {
+	if got := counted(c.metrics.dead); got != buried {
 		t.Errorf("want %d buried, got %d", buried, got)
 	}
 	dead, err := js.Stream(t.Context(), usage.StreamDead)

@@ -19,17 +19,13 @@ var ErrBehind = errors.New("the ledger has not caught up with the stream")
 // CatchUp waits until everything is booked that was published before the call, or ctx ends
 // (ErrBehind).
 func (c *Consumer) CatchUp(ctx context.Context) error {
-	attached := c.attached.Load()
-	if attached == nil {
-		return fmt.Errorf("%w: not connected to it yet", ErrBehind)
-	}
 	target, err := c.published(ctx)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrBehind, err)
 	}
 	policy := retry.Policy{First: time.Millisecond, Most: 20 * time.Millisecond}
 	return policy.Do(ctx, func(ctx context.Context) error {
-		info, err := (*attached).Info(ctx)
+		info, err := c.Info(ctx)
 		if err != nil {
 			return retry.Permanent(fmt.Errorf("%w: %w", ErrBehind, err))
 		}
@@ -43,7 +39,7 @@ func (c *Consumer) CatchUp(ctx context.Context) error {
 // published is the sequence of the last event in the stream, 0 without any. What the
 // consumer counts as pending would not do: it hears of a message only after its publisher.
 func (c *Consumer) published(ctx context.Context) (uint64, error) {
-	stream, err := c.cfg.JetStream.Stream(ctx, usage.Stream)
+	stream, err := c.js.Stream(ctx, usage.Stream)
 	if err != nil {
 		return 0, err
 	}
@@ -55,17 +51,4 @@ func (c *Consumer) published(ctx context.Context) (uint64, error) {
 		return 0, err
 	}
 	return last.Sequence, nil
-}
-
-// Lag is how many events are published and not yet booked.
-func (c *Consumer) Lag(ctx context.Context) (int64, error) {
-	attached := c.attached.Load()
-	if attached == nil {
-		return 0, ErrBehind
-	}
-	info, err := (*attached).Info(ctx)
-	if err != nil {
-		return 0, fmt.Errorf("%w: %w", ErrBehind, err)
-	}
-	return int64(info.NumPending) + int64(info.NumAckPending), nil
 }

@@ -1,0 +1,214 @@
+package usage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
+)
+
+const (
+	// BatchMost is the largest batch, in events.
+	BatchMost = 5000
+	// idleWait is how long one request for a first message stands, and how long a stop waits.
+	idleWait = 500 * time.Millisecond
+	// ackWait is how long a delivery may stay unanswered: after a crash between storing
+	// and acknowledging, the next process sees the batch again that much later.
+	ackWait = 5 * time.Second
+	// askWait bounds every other call to NATS.
+	askWait = 5 * time.Second
+)
+
+// ErrDetached says that NATS has not answered the consumer yet.
+var ErrDetached = errors.New("the consumer is not attached to the stream")
+
+// Delivery is one message of the stream.
+type Delivery struct {
+	Sequence uint64 // in the stream
+	Data     []byte // for Decode
+}
+
+// Handler stores usage events.
+type Handler interface {
+	// Store takes a batch, all of it or with an error as much as it could. It is given the
+	// same batch again after an error and after a crash, so storing twice MUST do no harm.
+	// Refused are those, by their index, that no trying again would get stored, with the
+	// reason. ctx does not end when the consumer is stopped, since what has begun may end:
+	// Store bounds itself.
+	Store(ctx context.Context, batch []Delivery) (refused map[int]error, err error)
+}
+
+// ConsumerConfig is what NewConsumer needs; every member is required.
+type ConsumerConfig struct {
+	JetStream   jetstream.JetStream
+	Durable     string        // the name that all replicas share
+	Description string        // of what the handler does, for NATS and the log: "book usage"
+	Linger      time.Duration // how long more messages are waited for after the first: larger batches, later
+	Outstanding int           // batches of all replicas together that may be unanswered
+	Handler     Handler
+	Buried      func() // counts a dead letter
+	Log         *slog.Logger
+}
+
+// Consumer moves usage events from the stream to its handler:
+//
+//	fetch a batch -> Store -> refused ones to SubjectDead -> acknowledge the rest
+//	                  ^  |
+//	                  +--+ pause, while the store is away
+//
+// A message is acknowledged only after it is stored, so that a crash, a lost answer or a
+// store that is down delays events and loses none. Any number of replicas share the work.
+type Consumer struct {
+	cfg      ConsumerConfig
+	attached atomic.Pointer[jetstream.Consumer]
+}
+
+// NewConsumer makes a consumer; Run starts it.
+func NewConsumer(cfg ConsumerConfig) (*Consumer, error) {
+	if cfg.JetStream == nil || cfg.Durable == "" || cfg.Description == "" || cfg.Linger <= 0 || cfg.Outstanding <= 0 || cfg.Handler == nil ||
+		cfg.Buried == nil || cfg.Log == nil {
+		return nil, errors.New("make usage consumer: every member of its configuration is needed")
+	}
+	return &Consumer{cfg: cfg}, nil
+}
+
+// Run consumes until ctx ends. What fails is tried again, so it always returns nil.
+func (c *Consumer) Run(ctx context.Context) error {
+	retry.Away().Forever(ctx, c.cfg.Log, "consume usage events", c.consume)
+	return nil
+}
+
+// Attach makes sure that the streams and the durable consumer are there. Run does it, too.
+func (c *Consumer) Attach(ctx context.Context) (jetstream.Consumer, error) {
+	ctx, cancel := context.WithTimeout(ctx, askWait)
+	defer cancel()
+	if _, err := EnsureStream(ctx, c.cfg.JetStream); err != nil {
+		return nil, err
+	}
+	consumer, err := c.cfg.JetStream.CreateOrUpdateConsumer(ctx, Stream, jetstream.ConsumerConfig{
+		Durable: c.cfg.Durable, FilterSubject: SubjectsUsage, AckPolicy: jetstream.AckExplicitPolicy, DeliverPolicy: jetstream.DeliverAllPolicy,
+		AckWait: ackWait, MaxDeliver: -1, MaxAckPending: c.cfg.Outstanding * BatchMost, Description: c.cfg.Description,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make consumer %s: %w", c.cfg.Durable, err)
+	}
+	c.attached.Store(&consumer)
+	return consumer, nil
+}
+
+// consume works off the stream until ctx ends or NATS refuses.
+func (c *Consumer) consume(ctx context.Context) error {
+	consumer, err := c.Attach(ctx)
+	if err != nil {
+		return err
+	}
+	c.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "consuming usage events", slog.String("stream", Stream), slog.String("consumer", c.cfg.Durable))
+	for ctx.Err() == nil {
+		messages, err := Fetch(ctx, consumer, BatchMost, idleWait, c.cfg.Linger)
+		if len(messages) > 0 {
+			c.process(ctx, messages)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// process stores one fetch and answers for it.
+func (c *Consumer) process(ctx context.Context, messages []jetstream.Msg) {
+	batch := make([]Delivery, len(messages))
+	for i, msg := range messages {
+		batch[i].Data = msg.Data()
+		if meta, err := msg.Metadata(); err == nil {
+			batch[i].Sequence = meta.Sequence.Stream
+		}
+	}
+	var refused map[int]error
+	stored := false
+	retry.Away().Forever(ctx, c.cfg.Log, c.cfg.Description, func(ctx context.Context) (err error) {
+		refused, err = c.cfg.Handler.Store(context.WithoutCancel(ctx), batch)
+		stored = err == nil
+		return err
+	})
+	if !stored { // stopping: hand them to the next process at once
+		for _, msg := range messages {
+			_ = msg.Nak()
+		}
+		return
+	}
+	good := messages[:0:0]
+	for i, msg := range messages {
+		if reason, bad := refused[i]; bad {
+			c.bury(ctx, msg, batch[i].Sequence, reason)
+			continue
+		}
+		good = append(good, msg)
+	}
+	c.acknowledge(ctx, good)
+}
+
+// acknowledge sends every ack, and waits for the server's word on the last: acks of one
+// connection are taken in order, so it stands for all before it.
+func (c *Consumer) acknowledge(ctx context.Context, messages []jetstream.Msg) {
+	if len(messages) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askWait)
+	defer cancel()
+	last := len(messages) - 1
+	var err error
+	for _, msg := range messages[:last] {
+		if err = msg.Ack(); err != nil {
+			break
+		}
+	}
+	if err == nil {
+		err = messages[last].DoubleAck(ctx)
+	}
+	if err != nil {
+		c.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "acknowledge usage events failed, they will come again", slog.Any("error", err))
+	}
+}
+
+// bury moves a message out of the way; where that fails it comes again later.
+func (c *Consumer) bury(ctx context.Context, msg jetstream.Msg, sequence uint64, reason error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askWait)
+	defer cancel()
+	// One letter for each reader that could not read it: each refuses other things.
+	id := fmt.Sprintf("dead:%s:%s:%d", c.cfg.Durable, Stream, sequence)
+	if err := Bury(ctx, c.cfg.JetStream, msg, sequence, id, reason); err != nil {
+		c.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "bury dead letter failed, it will come again", slog.Uint64("sequence", sequence),
+			slog.Any("error", err))
+		_ = msg.NakWithDelay(ackWait)
+		return
+	}
+	_ = msg.TermWithReason("not a usage event")
+	c.cfg.Buried()
+	c.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "buried a message that is no usage event", slog.Uint64("sequence", sequence),
+		slog.String("subject", msg.Subject()), slog.String("reason", Printable(reason.Error())))
+}
+
+// Info is what NATS says of the consumer; ErrDetached before it has answered for the first time.
+func (c *Consumer) Info(ctx context.Context) (*jetstream.ConsumerInfo, error) {
+	consumer := c.attached.Load()
+	if consumer == nil {
+		return nil, ErrDetached
+	}
+	return (*consumer).Info(ctx)
+}
+
+// Lag is how many events are published and not yet confirmed as stored.
+func (c *Consumer) Lag(ctx context.Context) (int64, error) {
+	info, err := c.Info(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("lag of consumer %s: %w", c.cfg.Durable, err)
+	}
+	return int64(info.NumPending) + int64(info.NumAckPending), nil
+}
