@@ -37,7 +37,7 @@ func (s *Service) part(p *policy, asked limitpb.BalancePolicy, tier, provider st
 	if p.noPools {
 		return store.PoolNone
 	}
-	if _, known := p.providers[provider]; !known && asked == limitpb.BalancePolicy_BALANCE_UNSPECIFIED {
+	if !p.Knows(provider) && asked == limitpb.BalancePolicy_BALANCE_UNSPECIFIED {
 		return store.PoolNone
 	}
 	part := store.PoolIfPresent
@@ -49,7 +49,7 @@ func (s *Service) part(p *policy, asked limitpb.BalancePolicy, tier, provider st
 	case limitpb.BalancePolicy_BALANCE_UNSPECIFIED:
 		part = p.parts[tier]
 		if _, known := p.parts[tier]; !known {
-			part = p.parts[p.fallback]
+			part = p.parts[p.FallbackTier()]
 		}
 	}
 	if part == store.PoolIfPresent && s.asker.balances == nil {
@@ -74,8 +74,8 @@ func parts(tiers config.Tiers) map[string]store.PoolPart {
 	return out
 }
 
-// learn asks for a pool and writes down the answer.
-func (s *Service) learn(ctx context.Context, account, provider string) error {
+// fetchBalance asks for a pool and writes down the answer.
+func (s *Service) fetchBalance(ctx context.Context, account, provider string) error {
 	if s.asker.balances == nil {
 		return errBalance
 	}
@@ -104,7 +104,7 @@ func (s *Service) holdKnown(ctx context.Context, take store.Take) (store.Taken, 
 	if err != nil || t.Outcome != store.Missing {
 		return t, err
 	}
-	if err := s.learn(ctx, take.Account, take.Provider); err != nil {
+	if err := s.fetchBalance(ctx, take.Account, take.Provider); err != nil {
 		return store.Taken{}, err
 	}
 	t, err = s.store.Hold(ctx, take)
@@ -130,15 +130,6 @@ func (s *Service) SetBalance(ctx context.Context, b balance.State) error {
 // showPool is a pool for people and services.
 func showPool(p store.Pool, now int64) *limitpb.Balance {
 	return &limitpb.Balance{Present: p.Present, Credits: p.Credits, Spent: p.Spent, Held: p.Held, ResetUs: p.Reset(now), Version: p.Version}
-}
-
-// canonical is an id or an account as all services write it: a UUID in lower case.
-func canonical(id string) string {
-	uuid := id[strings.IndexByte(id, ':')+1:]
-	if len(uuid) != 36 || uuid[8] != '-' || uuid[13] != '-' || uuid[18] != '-' || uuid[23] != '-' {
-		return id
-	}
-	return strings.ToLower(id)
 }
 
 // providerName reports whether a pool can have such a name.

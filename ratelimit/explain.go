@@ -2,7 +2,6 @@ package ratelimit
 
 import (
 	"context"
-	"slices"
 	"sync"
 	"time"
 
@@ -11,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/match"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
 )
 
@@ -19,12 +19,12 @@ import (
 type recalled struct {
 	at       int64 // microseconds
 	take     store.Take
-	matched  matched
+	matched  match.Matched
 	taken    store.Taken
-	no       refused
+	refusal  match.Refusal
 	shadow   []string
-	rules    *rules
-	asked    []descriptor
+	rules    *match.Rules
+	asked    []match.Descriptor
 	admitted bool
 	note     string
 }
@@ -59,55 +59,63 @@ func (m *memory) find(id string) (recalled, bool) {
 	return recalled{}, false
 }
 
-// remember keeps what Redis said of one of Envoy's calls.
-func (s *Service) remember(d *decision, t store.Taken, no refused) {
-	r := recalled{at: t.Now, take: d.take, matched: d.matched, taken: t, no: no, shadow: d.shadow, rules: d.rules, asked: d.asks,
-		admitted: !t.Outcome.Refuses()}
-	if d.err != nil {
+// remember keeps what Redis said of a call.
+func (s *Service) remember(a *admission) {
+	if a.take.ID == "" {
+		return
+	}
+	r := recalled{at: a.taken.Now, take: a.take, matched: a.matched, taken: a.taken, refusal: a.refusal, shadow: a.shadow, rules: a.rules,
+		asked: a.asked, admitted: !a.taken.Outcome.Refuses()}
+	if a.err != nil {
 		r.admitted, r.note = false, "Envoy had given up waiting, so the hold was given back"
 	}
 	s.memory.add(&r)
 }
 
 // rememberBlind keeps a decision that was made without Redis.
-func (s *Service) rememberBlind(d *decision, output int64, admitted bool) {
-	r := recalled{at: time.Now().UnixMicro(), take: d.take, rules: d.rules, asked: d.asks, admitted: admitted,
-		note: "Redis did not answer; the route's outage mode decided: " + string(d.mode)}
-	if admitted {
-		r.taken = store.Taken{Held: d.take.Input + output, Output: output}
+func (s *Service) rememberBlind(a *admission) {
+	r := recalled{at: time.Now().UnixMicro(), take: a.take, rules: a.rules, asked: a.asked, admitted: a.blind,
+		note: "Redis did not answer; the route's outage mode decided: " + string(a.mode)}
+	if a.blind {
+		r.taken = store.Taken{Held: a.take.Input + a.taken.Output, Output: a.taken.Output}
 	}
 	s.memory.add(&r)
 }
 
-// rememberMalformed keeps a call whose facts made no sense.
-func (s *Service) rememberMalformed(c *call, why error) {
-	s.memory.add(&recalled{at: time.Now().UnixMicro(), take: store.Take{ID: c.id, Account: c.account, Facts: c.facts()}, note: why.Error()})
+// rememberMalformed keeps a call whose attributes made no sense.
+func (s *Service) rememberMalformed(c *match.Call, why error) {
+	s.memory.add(&recalled{at: time.Now().UnixMicro(), take: store.Take{ID: c.ID, Account: c.Account, Facts: c.Facts()}, note: why.Error()})
 }
 
 // Explain is leaky.limit.v1.Limiter's: how this replica decided about one of its last
 // calls, and what became of the hold.
 func (s *Service) Explain(ctx context.Context, r *limitpb.ExplainRequest) (*limitpb.ExplainResponse, error) {
-	if id := r.GetRequestId(); id == "" || len(id) > maxID || !plain(id) {
-		return nil, status.Errorf(codes.InvalidArgument, "no request id: letters, digits and dashes, at most %d", maxID)
+	if id := r.GetRequestId(); !match.ValidID(id) {
+		return nil, status.Errorf(codes.InvalidArgument, "no request id: letters, digits and dashes, at most %d", match.MaxID)
 	}
 	d, ok := s.memory.find(r.GetRequestId())
 	if !ok {
 		return &limitpb.ExplainResponse{}, nil
 	}
 	out := &limitpb.ExplainResponse{Found: true, Facts: &limitpb.Facts{}, Account: d.take.Account, DecidedUnixUs: d.at, Admitted: d.admitted,
-		Held: d.taken.Held, Output: d.taken.Output, Shadow: d.shadow, Note: d.note, Unmatched: d.unmatched()}
+		Held: d.taken.Held, Output: d.taken.Output, Shadow: d.shadow, Note: d.note}
+	if d.rules != nil {
+		for _, one := range d.rules.Unmatched(d.asked) {
+			out.Unmatched = append(out.Unmatched, toProto(one))
+		}
+	}
 	if err := proto.Unmarshal(d.take.Facts, out.Facts); err != nil {
 		return nil, status.Error(codes.Internal, err.Error())
 	}
-	if len(d.taken.States) == len(d.matched.limits) {
-		out.Buckets = show(d.matched, d.taken.States, d.taken.Now)
+	if len(d.taken.States) == len(d.matched.Limits) {
+		out.Buckets = showBuckets(&d.matched, d.taken.States, d.taken.Now)
 	}
 	if d.taken.Pool.Known {
 		out.Balance = showPool(d.taken.Pool, d.taken.Now)
 	}
-	out.Refusal, out.Rule, out.RetryAfterUs = refusalOf(d.taken.Outcome, d.no)
+	out.Refusal, out.Rule, out.RetryAfterUs = refusalOf(d.taken.Outcome, d.refusal)
 	out.Hold = &limitpb.HoldState{RequestId: d.take.ID, State: limitpb.HoldState_UNKNOWN}
-	if seen, err := s.store.Look(ctx, d.take.Account, []string{d.take.ID}, nil); err == nil {
+	if seen, err := s.store.ReadState(ctx, d.take.Account, []string{d.take.ID}, nil); err == nil {
 		one := seen.Records[0]
 		out.Hold.State, out.Hold.Held, out.Hold.Charged = holdState(one.State), one.Held, one.Charged
 	} else if out.Note == "" {
@@ -117,30 +125,14 @@ func (s *Service) Explain(ctx context.Context, r *limitpb.ExplainRequest) (*limi
 }
 
 // refusalOf says what refused, by which rule, and the wait in microseconds.
-func refusalOf(o store.Outcome, no refused) (what limitpb.Refusal, rule string, wait int64) {
+func refusalOf(o store.Outcome, no match.Refusal) (what limitpb.Refusal, rule string, wait int64) {
 	switch o {
 	case store.Short:
-		return limitpb.Refusal_REFUSAL_BALANCE, "", no.wait
+		return limitpb.Refusal_REFUSAL_BALANCE, "", no.Wait
 	case store.NoPool:
 		return limitpb.Refusal_REFUSAL_NO_POOL, "", -1
 	case store.Refused:
-		return limitpb.Refusal_REFUSAL_LIMIT, no.limit.rule.Name, no.wait
+		return limitpb.Refusal_REFUSAL_LIMIT, no.Limit.Rule.Name, no.Wait
 	}
 	return limitpb.Refusal_REFUSAL_UNSPECIFIED, "", 0
-}
-
-// unmatched are the descriptors that no rule was found for. Those with a value that the
-// call does not have are no surprise and left out.
-func (d *recalled) unmatched() []*limitpb.Descriptor {
-	var out []*limitpb.Descriptor
-	for _, one := range d.asked {
-		if d.rules == nil || slices.ContainsFunc(one, absent) {
-			continue
-		}
-		if _, ok := d.rules.set.Match(one); ok {
-			continue
-		}
-		out = append(out, toProto(one))
-	}
-	return out
 }

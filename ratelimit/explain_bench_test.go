@@ -3,28 +3,20 @@ package ratelimit
 import (
 	"testing"
 
-	"google.golang.org/protobuf/proto"
-
+	"github.com/leaky-tokens/leaky-tokens/internal/grpcbatch"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/bucket"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/wire"
 )
 
 // BenchmarkRemember is what keeping a decision for explain adds to it.
 func BenchmarkRemember(b *testing.B) {
 	s := benchService(b)
 	s.memory.ring = make([]recalled, 2000)
-	wire, err := proto.Marshal(llmRequest())
-	if err != nil {
-		b.Fatal(err)
-	}
-	var r request
-	if err := r.parse(string(wire)); err != nil {
-		b.Fatal(err)
-	}
-	d := s.prepare(s.policy.Load(), &r)
-	taken := store.Taken{Outcome: store.Admitted, States: make([]bucket.State, len(d.limits))}
+	d := s.enterEnvoy(s.policy.Load(), &grpcbatch.Call{Method: wire.Method, Message: message(b, llmRequest())})
+	d.taken = store.Taken{Outcome: store.Admitted, States: make([]bucket.State, len(d.matched.Limits))}
 	b.ReportAllocs()
 	for b.Loop() {
-		s.remember(&d, taken, refused{})
+		s.remember(&d.admission)
 	}
 }

@@ -15,7 +15,7 @@ type metrics struct {
 	settles        struct {
 		settled, duplicate, late, unknown, failed prometheus.Counter
 	}
-	outage, adopted *prometheus.CounterVec
+	outage *prometheus.CounterVec
 
 	asks     struct{ answered, failed prometheus.Counter }
 	balances struct{ applied, malformed prometheus.Counter }
@@ -46,13 +46,6 @@ func newMetrics(r prometheus.Registerer, s *Service) *metrics {
 		settles.WithLabelValues("failed")
 	m.outage = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_outage_decisions_total",
 		Help: "Decisions while Redis did not answer, by the route's mode (closed, open, lease)."}, []string{"mode", "outcome"})
-	m.adopted = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_outage_adopted_total",
-		Help: "Calls of an outage written down after it: out of their lease, by force, or known before."}, []string{"how"})
-	waiting := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "leaky_ratelimit_outage_journal",
-		Help: "Calls admitted without Redis that are not written down yet."},
-		func() float64 { return float64(s.journal.size()) })
-	leased := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "leaky_ratelimit_leased_tokens",
-		Help: "Tokens this replica could admit without Redis."}, s.leasedTokens)
 	asks := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_balance_asks_total",
 		Help: "Pools asked of the token service because Redis did not know them; failed: no answer, and the calls got a 503."},
 		[]string{"outcome"})
@@ -77,7 +70,7 @@ func newMetrics(r prometheus.Registerer, s *Service) *metrics {
 		}
 		return 1
 	})
-	r.MustRegister(holds, m.byRule, m.shadow, m.idleRules, settles, m.outage, m.adopted, waiting, leased, asks, changes, m.expired,
+	r.MustRegister(holds, m.byRule, m.shadow, m.idleRules, settles, m.outage, asks, changes, m.expired,
 		m.published, m.unpublished, m.live, m.learned, open)
 	return m
 }

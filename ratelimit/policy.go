@@ -8,34 +8,21 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/match"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
 )
 
 // policy is a Policy made ready for requests. It never changes; a new one replaces it.
 type policy struct {
-	*rules                      // of our own domain
-	domains   map[string]*rules // of all
-	providers map[string]config.Provider
-	parts     map[string]store.PoolPart // by tier
-	models    map[string]config.Model
-	outage    config.Outage
-	maxTokens config.MaxTokens
-	learned   *inputs
-	noPools   bool
+	*match.Policy
+	parts   map[string]store.PoolPart // by tier
+	outage  config.Outage
+	noPools bool
 }
 
 func (s *Service) newPolicy(p Policy) *policy {
-	out := &policy{domains: map[string]*rules{}, providers: p.Providers, parts: parts(p.Tiers), outage: p.Outage, maxTokens: p.MaxTokens,
-		noPools: p.NoPools, learned: &s.inputs, models: map[string]config.Model{}}
-	for _, set := range append([]*limits.Set{p.Limits}, p.Domains...) {
-		out.domains[set.Domain()] = newRules(set, p.Tiers, &s.marks, &s.labels)
-	}
-	out.rules = out.domains[p.Limits.Domain()]
-	for _, m := range p.Models {
-		out.models[m.Name] = m
-	}
-	return out
+	return &policy{parts: parts(p.Tiers), outage: p.Outage, noPools: p.NoPools, Policy: match.NewPolicy(match.Config{Limits: p.Limits,
+		Domains: p.Domains, Tiers: p.Tiers, Providers: p.Providers, Models: p.Models, MaxTokens: p.MaxTokens}, &s.matching)}
 }
 
 // watchEvery is how often the files are looked at: as often as xds does, so that Envoy's

@@ -11,10 +11,8 @@ import (
 
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 	"github.com/leaky-tokens/leaky-tokens/internal/grpcbatch"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/wire"
 )
-
-// methodDecide is what Envoy calls.
-const methodDecide = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
 
 // Listen answers Envoy and the users of our own API on the listener until ctx ends.
 func (s *Service) Listen(ctx context.Context, ln net.Listener) error {
@@ -28,63 +26,57 @@ func (s *Service) Listen(ctx context.Context, ln net.Listener) error {
 // Serve implements grpcbatch.Handler: calls that came together share a round trip to Redis.
 func (s *Service) Serve(ctx context.Context, calls []*grpcbatch.Call) {
 	p := s.policy.Load()
-	decisions := make([]decision, 0, len(calls))
+	envoys := make([]envoyCall, 0, len(calls))
 	for _, c := range calls {
-		switch c.Method {
-		case methodDecide:
-			var r request
-			if err := r.parse(c.Message); err != nil {
-				c.Fail(codes.InvalidArgument, err.Error())
-				continue
-			}
-			d := s.prepare(p, &r)
-			d.asked = c
-			decisions = append(decisions, d)
-		case limitpb.Limiter_Hold_FullMethodName:
-			go own(ctx, c, &limitpb.HoldRequest{}, s.Hold) // may ask the token service
-		case limitpb.Limiter_Settle_FullMethodName:
-			own(ctx, c, &limitpb.SettleRequest{}, s.Settle)
-		case limitpb.Limiter_GetAccountState_FullMethodName:
-			go own(ctx, c, &limitpb.GetAccountStateRequest{}, s.GetAccountState) // may ask the token service
-		case limitpb.Limiter_Renew_FullMethodName:
-			own(ctx, c, &limitpb.RenewRequest{}, s.Renew)
-		case limitpb.Limiter_ListHolds_FullMethodName:
-			go own(ctx, c, &limitpb.ListHoldsRequest{}, s.ListHolds) // reads all keys
-		case limitpb.Limiter_Explain_FullMethodName:
-			go own(ctx, c, &limitpb.ExplainRequest{}, s.Explain)
-		case limitpb.Limiter_ReportRatios_FullMethodName:
-			go own(ctx, c, &limitpb.ReportRatiosRequest{}, s.ReportRatios)
-		default:
-			c.Fail(codes.Unimplemented, "no such method")
+		if c.Method == wire.Method {
+			envoys = append(envoys, s.enterEnvoy(p, c))
+		} else {
+			s.serveOwn(ctx, c)
 		}
 	}
-	s.decideAll(ctx, decisions)
-	for i := range decisions {
-		d := &decisions[i]
-		if d.unknown {
-			late := *d
+	all := make([]*admission, len(envoys))
+	for i := range envoys {
+		all[i] = &envoys[i].admission
+	}
+	s.admit(ctx, all)
+	for i := range envoys {
+		e := &envoys[i]
+		if e.unknown {
+			later := *e
 			go func() { // asks the token service; nothing else may wait for that
-				s.decideUnknown(ctx, &late)
-				late.reply()
+				s.admitUnknown(ctx, &later.admission)
+				later.reply()
 			}()
 			continue
 		}
-		d.reply()
+		e.reply()
 	}
 }
 
-// reply tells Envoy what was decided.
-func (d *decision) reply() {
-	if d.err != nil {
-		c := status.Convert(d.err)
-		d.asked.Fail(c.Code(), c.Message())
-		return
+// serveOwn answers a call of our own API.
+func (s *Service) serveOwn(ctx context.Context, c *grpcbatch.Call) {
+	switch c.Method {
+	case limitpb.Limiter_Hold_FullMethodName:
+		go serveOne(ctx, c, &limitpb.HoldRequest{}, s.Hold) // may ask the token service
+	case limitpb.Limiter_Settle_FullMethodName:
+		serveOne(ctx, c, &limitpb.SettleRequest{}, s.Settle)
+	case limitpb.Limiter_GetAccountState_FullMethodName:
+		go serveOne(ctx, c, &limitpb.GetAccountStateRequest{}, s.GetAccountState) // may ask the token service
+	case limitpb.Limiter_Renew_FullMethodName:
+		serveOne(ctx, c, &limitpb.RenewRequest{}, s.Renew)
+	case limitpb.Limiter_ListHolds_FullMethodName:
+		go serveOne(ctx, c, &limitpb.ListHoldsRequest{}, s.ListHolds) // reads all keys
+	case limitpb.Limiter_Explain_FullMethodName:
+		go serveOne(ctx, c, &limitpb.ExplainRequest{}, s.Explain)
+	case limitpb.Limiter_ReportRatios_FullMethodName:
+		go serveOne(ctx, c, &limitpb.ReportRatiosRequest{}, s.ReportRatios)
+	default:
+		c.Fail(codes.Unimplemented, "no such method")
 	}
-	d.asked.Answer(d.answer.message())
 }
 
-// own answers a call of our own API.
-func own[In, Out proto.Message](ctx context.Context, c *grpcbatch.Call, in In, serve func(context.Context, In) (Out, error)) {
+// serveOne decodes the request, has it served and encodes the answer.
+func serveOne[In, Out proto.Message](ctx context.Context, c *grpcbatch.Call, in In, serve func(context.Context, In) (Out, error)) {
 	if err := proto.Unmarshal([]byte(c.Message), in); err != nil {
 		c.Fail(codes.InvalidArgument, err.Error())
 		return

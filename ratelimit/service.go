@@ -3,6 +3,20 @@
 // every limit it falls under, all or none, in one round trip to Redis. The meter tells
 // it afterwards what was really used (settle), through an API of its own; a sweeper
 // settles what nobody settled.
+//
+// A request goes through the rooms below once and comes back with its answer:
+//
+//	grpcbatch   calls that arrived together         serve.go
+//	wire        Envoy's message -> match.Request    envoy.go, or hold.go for tokensvc
+//	match       what it may use, whose limits
+//	(here)      the one path to a decision          admit.go
+//	store       all buckets or none, in hold.lua
+//	lease       instead of store while Redis is away
+//	wire        the decision -> Envoy's answer      envoy.go
+//
+// bucket has the arithmetic that Go and Lua share. Beside this path the service settles
+// (settle.go), tells what is held and why (account_state.go, list_holds.go, explain.go),
+// and runs loops of its own (sweeper.go, policy.go, rule_usage.go, ratios.go).
 package ratelimit
 
 import (
@@ -19,6 +33,8 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/lease"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/match"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
 )
 
@@ -77,15 +93,12 @@ type Service struct {
 	holds     config.Holds
 	timeout   time.Duration
 	store     *store.Store
-	marks     marks
-	labels    labels
+	matching  match.State
 	memory    memory
-	inputs    inputs
 	idleAfter time.Duration
 	publisher Publisher
 	asker     asker
-	leases    *leases
-	journal   journal
+	leases    *lease.Keeper
 	follow    func(context.Context, func(context.Context, balance.State) error)
 	log       *slog.Logger
 	metrics   *metrics
@@ -102,7 +115,6 @@ func New(c Config) (*Service, error) {
 		s.timeout = 500 * time.Millisecond
 	}
 	s.memory.ring = make([]recalled, max(0, c.Explain))
-	s.marks.byID, s.labels.known = map[[2]string]*mark{}, map[string]string{}
 	if s.idleAfter = c.IdleAfter; s.idleAfter <= 0 {
 		s.idleAfter = defaultIdle
 	}
@@ -113,17 +125,10 @@ func New(c Config) (*Service, error) {
 		DialTimeout: c.Outage.DialTimeout, Timeout: c.Outage.Timeout}); err != nil {
 		return nil, fmt.Errorf("make ratelimit: %w", err)
 	}
-	s.leases = newLeases(or(c.Outage.LeaseTokens, 4096), or(c.Outage.LeaseRequests, 32), or(c.Outage.LeaseFor, 30*time.Second),
-		s.store.Lifetime()*9/10)
+	s.leases = lease.New(lease.Config{Store: s.store, Tokens: c.Outage.LeaseTokens, Requests: c.Outage.LeaseRequests,
+		Idle: c.Outage.LeaseFor, Timeout: s.timeout, Log: c.Log, Metrics: c.Metrics})
 	s.metrics = newMetrics(c.Metrics, s)
 	return s, nil
-}
-
-func or[T int64 | time.Duration](value, otherwise T) T {
-	if value > 0 {
-		return value
-	}
-	return otherwise
 }
 
 // Close gives back the connections.

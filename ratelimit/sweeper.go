@@ -12,6 +12,7 @@ import (
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/retry"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/lease"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
 )
 
@@ -28,10 +29,9 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	var group sync.WaitGroup
 	group.Go(func() { s.watch(ctx) })
-	group.Go(func() { s.lend(ctx) })
-	group.Go(func() { s.adoptLoop(ctx) })
+	group.Go(func() { s.leases.Run(ctx) })
 	group.Go(func() { s.watchRules(ctx) })
-	group.Go(func() { s.learnLoop(ctx) })
+	group.Go(func() { s.ratiosLoop(ctx) })
 	if s.follow != nil {
 		group.Go(func() { s.follow(ctx, s.SetBalance) })
 	}
@@ -79,10 +79,10 @@ func (s *Service) Sweep(ctx context.Context) error {
 }
 
 func (s *Service) expire(ctx context.Context, h store.Hold) error {
-	if lease := isLease(h.ID); lease || h.Account == store.SharedAccount {
+	if leased := lease.IsLease(h.ID); leased || h.Account == store.SharedAccount {
 		// A lease of a replica that died: what it admitted is settled call by call. Or a hold's
 		// part in shared buckets: the account's part has the event.
-		_, due, err := s.store.Expire(ctx, h.Account, h.ID, !lease && s.charges(h))
+		_, due, err := s.store.Expire(ctx, h.Account, h.ID, !leased && s.charges(h))
 		if err != nil || !due {
 			return err
 		}

@@ -64,14 +64,14 @@ func fill(ctx context.Context, addr string, accounts int) error {
 	}
 	defer s.Close()
 	// Drains in a day, so that all stand until they are weighed.
-	limit := store.NewLimit(store.Requests, bucket.Params{Capacity: 1, Rate: 1 / (24 * time.Hour).Seconds() / 1e6})
+	limit := bucket.NewLimit(bucket.Requests, bucket.Params{Capacity: 1, Rate: 1 / (24 * time.Hour).Seconds() / 1e6})
 	for n := 0; n < accounts; n += batch {
 		takes := make([]store.Take, min(batch, accounts-n))
 		for i := range takes {
 			user := fmt.Sprintf("7b0c1f2e-0a51-4d8c-9a37-%012d", n+i)
 			name := (&limits.Rule{}).AppendAccountKey(nil, "user:"+user, []limits.Entry{{Key: "count", Value: "requests"},
 				{Key: "user", Value: user}})
-			takes[i] = store.Take{Account: "user:" + user, Requests: 1, Buckets: []store.Bucket{{Limit: limit, Key: store.BucketKey("user:"+user,
+			takes[i] = store.Take{Account: "user:" + user, Requests: 1, Buckets: []bucket.Bucket{{Limit: limit, Key: bucket.Key("user:"+user,
 				false, name)}}}
 		}
 		if _, err := s.HoldAll(ctx, takes); err != nil {

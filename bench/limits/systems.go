@@ -24,6 +24,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/binaries"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
 )
 
 // limitsFile holds limits nobody meets, for upstream or with our algorithm.
@@ -106,6 +107,7 @@ func startOurs(o options, redisAddr string) (*process, error) {
 		return nil, err
 	}
 	cmd := exec.Command(self, "-serve", "redis://"+redisAddr, "-profile", o.profile)
+	cmd.Env = append(os.Environ(), "GOGC=400") // the collector's pace as in service
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
@@ -135,7 +137,7 @@ func (noEvents) Publish(context.Context, usage.Event) error { return nil }
 // serve is our server: the service as leaky serve ratelimit runs it, until standard input ends.
 func serve(ctx context.Context, o options) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	ratelimit.Tune(log)
+	store.SetLogger(log)
 	set, err := limits.Parse([]byte(limitsFile(true)))
 	if err != nil {
 		return err

@@ -16,6 +16,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/match"
 )
 
 type limitsCommand struct {
@@ -39,19 +40,19 @@ Examples:
 
 // limitLine is one rule of limits list and test.
 type limitLine struct {
-	Domain    string                       `json:"domain"`
-	Name      string                       `json:"name"`
-	Path      string                       `json:"path"`
-	Line      int                          `json:"line"` // of the file
-	Counts    string                       `json:"counts"`
-	Algorithm string                       `json:"algorithm"`
-	Limit     string                       `json:"limit"`
-	Mode      string                       `json:"mode"`            // enforced, shadow, quota or unlimited
-	Tiers     map[string]ratelimit.Numbers `json:"tiers,omitempty"` // "" for a rule that no tier scales
-	Replaces  []string                     `json:"replaces,omitempty"`
-	LastMatch *time.Time                   `json:"lastMatch,omitempty"`
-	Idle      bool                         `json:"idle,omitempty"`
-	Running   bool                         `json:"-"` // the service said when it last matched
+	Domain    string                   `json:"domain"`
+	Name      string                   `json:"name"`
+	Path      string                   `json:"path"`
+	Line      int                      `json:"line"` // of the file
+	Counts    string                   `json:"counts"`
+	Algorithm string                   `json:"algorithm"`
+	Limit     string                   `json:"limit"`
+	Mode      string                   `json:"mode"`            // enforced, shadow, quota or unlimited
+	Tiers     map[string]match.Numbers `json:"tiers,omitempty"` // "" for a rule that no tier scales
+	Replaces  []string                 `json:"replaces,omitempty"`
+	LastMatch *time.Time               `json:"lastMatch,omitempty"`
+	Idle      bool                     `json:"idle,omitempty"`
+	Running   bool                     `json:"-"` // the service said when it last matched
 }
 
 // Run prints the rules.
@@ -132,7 +133,7 @@ func domainPaths(l local) []string {
 func describeRule(l local, set *limits.Set, rule *limits.Rule) limitLine {
 	line := limitLine{Domain: set.Domain(), Name: rule.Name, Path: rule.Path, Line: rule.Line, Counts: rule.Unit.String(),
 		Algorithm: rule.Algorithm.String(),
-		Mode:      "enforced", Replaces: rule.Replaces, Tiers: map[string]ratelimit.Numbers{}}
+		Mode:      "enforced", Replaces: rule.Replaces, Tiers: map[string]match.Numbers{}}
 	switch {
 	case rule.Unlimited:
 		line.Mode, line.Limit, line.Algorithm, line.Tiers = "unlimited", "-", "-", nil
@@ -147,18 +148,18 @@ func describeRule(l local, set *limits.Set, rule *limits.Rule) limitLine {
 		line.Limit += fmt.Sprintf(" burst %.0f", rule.Capacity)
 	}
 	if !rule.Scaled {
-		line.Tiers[""] = ratelimit.NumbersOf(rule, l.cfg.Tiers.Levels[l.cfg.Tiers.Default])
+		line.Tiers[""] = match.NumbersOf(rule, l.cfg.Tiers.Levels[l.cfg.Tiers.Default])
 		return line
 	}
 	line.Limit += " x tier"
 	for name, tier := range l.cfg.Tiers.Levels {
-		line.Tiers[name] = ratelimit.NumbersOf(rule, tier)
+		line.Tiers[name] = match.NumbersOf(rule, tier)
 	}
 	return line
 }
 
 // ruleStates asks the running service what it knows of its rules; empty when it does not run.
-func ruleStates(ctx context.Context, l local) map[[2]string]ratelimit.RuleState {
+func ruleStates(ctx context.Context, l local) map[[2]string]match.RuleUsage {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, l.peers().url(l.cfg.Services.RateLimit.HTTP)+ratelimit.RulesPath, nil)
@@ -170,11 +171,11 @@ func ruleStates(ctx context.Context, l local) map[[2]string]ratelimit.RuleState 
 		return nil
 	}
 	defer response.Body.Close()
-	var states []ratelimit.RuleState
+	var states []match.RuleUsage
 	if response.StatusCode != http.StatusOK || json.NewDecoder(io.LimitReader(response.Body, 64<<20)).Decode(&states) != nil {
 		return nil
 	}
-	found := make(map[[2]string]ratelimit.RuleState, len(states))
+	found := make(map[[2]string]match.RuleUsage, len(states))
 	for _, s := range states {
 		found[[2]string{s.Domain, s.Name}] = s
 	}

@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
-	"github.com/leaky-tokens/leaky-tokens/ratelimit"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/match"
 )
 
 type limitsTest struct {
@@ -181,7 +181,7 @@ func replaced(m limitMatch) string {
 	return "replaced by " + m.ReplacedBy
 }
 
-func numbers(r *limitLine, n ratelimit.Numbers) string {
+func numbers(r *limitLine, n match.Numbers) string {
 	if n.Window > 0 {
 		return fmt.Sprintf("%.0f %s in each window of a %s", n.Capacity, r.Counts, limits.PeriodName(n.Window))
 	}

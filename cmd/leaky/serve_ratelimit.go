@@ -13,11 +13,12 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
 )
 
 // serveRateLimit runs what decides whether a request may pass.
 func serveRateLimit(ctx context.Context, s service) error {
-	ratelimit.Tune(s.log)
+	store.SetLogger(s.log)
 	files := local{cfg: s.cfg, configPath: s.path}
 	policy, err := limitPolicy(files)
 	if err != nil {

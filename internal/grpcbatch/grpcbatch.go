@@ -82,7 +82,7 @@ type Server struct {
 // New makes a server.
 func New(c Config) (*Server, error) {
 	if c.Handler == nil || c.Log == nil {
-		return nil, errors.New("make unary server: handler and log are needed")
+		return nil, errors.New("make grpc server: handler and log are needed")
 	}
 	return &Server{handler: c.Handler, log: c.Log, conns: map[*conn]struct{}{}}, nil
 }

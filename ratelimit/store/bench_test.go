@@ -52,8 +52,8 @@ func benchHold(b *testing.B, callers int, part store.PoolPart) {
 			}
 		}
 	}
-	tokens := store.NewLimit(store.Tokens, bucket.Params{Capacity: 1e12, Rate: 0.01})
-	requests := store.NewLimit(store.Requests, bucket.Params{Capacity: 1e12, Rate: 0.0001})
+	tokens := bucket.NewLimit(bucket.Tokens, bucket.Params{Capacity: 1e12, Rate: 0.01})
+	requests := bucket.NewLimit(bucket.Requests, bucket.Params{Capacity: 1e12, Rate: 0.0001})
 	facts := make([]byte, 180)
 	var serial atomic.Int64
 	b.ReportAllocs()
@@ -69,7 +69,7 @@ func benchHold(b *testing.B, callers int, part store.PoolPart) {
 			account := "user:7b0c1f2e-0a51-4d8c-9a37-" + strconv.FormatInt(n%10000, 10)
 			take := store.Take{Account: account, ID: "3d9c0f7a-33a1-4ba1-8a26-" + strconv.FormatInt(n, 10), Requests: 1, Input: 1000, Output: 256,
 				Facts: facts, Pool: part, Provider: "openai",
-				Buckets: []store.Bucket{{Limit: tokens, Key: "{" + account + "}:b:count_tokens.user_x"}, {Limit: requests, Key: "{" + account +
+				Buckets: []bucket.Bucket{{Limit: tokens, Key: "{" + account + "}:b:count_tokens.user_x"}, {Limit: requests, Key: "{" + account +
 					"}:b:count_requests.user_x"}}}
 			if t, err := s.Hold(b.Context(), take); err != nil || t.Outcome != store.Admitted {
 				b.Errorf("%v %v", t, err)
@@ -93,7 +93,7 @@ func benchHold(b *testing.B, callers int, part store.PoolPart) {
 // BenchmarkSettle is a batch of 100 settlements in one round trip.
 func BenchmarkSettle(b *testing.B) {
 	s := benchStore(b)
-	tokens := store.NewLimit(store.Tokens, bucket.Params{Capacity: 1e12, Rate: 0.01})
+	tokens := bucket.NewLimit(bucket.Tokens, bucket.Params{Capacity: 1e12, Rate: 0.01})
 	var n int
 	for b.Loop() {
 		b.StopTimer()
@@ -102,7 +102,7 @@ func BenchmarkSettle(b *testing.B) {
 			n++
 			batch[i] = store.Settlement{Account: "user:1", ID: strconv.Itoa(n), Charged: 100}
 			take := store.Take{Account: "user:1", ID: batch[i].ID, Input: 100, Output: 256,
-				Buckets: []store.Bucket{{Limit: tokens, Key: "{user:1}:b:x"}}}
+				Buckets: []bucket.Bucket{{Limit: tokens, Key: "{user:1}:b:x"}}}
 			if _, err := s.Hold(b.Context(), take); err != nil {
 				b.Fatal(err)
 			}

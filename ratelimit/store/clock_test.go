@@ -23,7 +23,7 @@ func TestAProcessClockChangesNothing(t *testing.T) {
 		}
 		return s
 	}
-	b := []store.Bucket{{Limit: store.NewLimit(store.Tokens, bucket.Params{Capacity: 1000, Rate: 1e-9}), Key: "{user:u}:b:x"}}
+	b := []bucket.Bucket{{Limit: bucket.NewLimit(bucket.Tokens, bucket.Params{Capacity: 1000, Rate: 1e-9}), Key: "{user:u}:b:x"}}
 	right := open(t)
 	defer right.Close()
 	hold := func(t *testing.T, s *store.Store, id string, want store.Outcome, level float64) {

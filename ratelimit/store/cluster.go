@@ -21,12 +21,9 @@ import (
 // SharedAccount owns the buckets of rules that name no caller, in a cluster.
 const SharedAccount = "*"
 
-// shared reports whether a bucket belongs to no account.
-func (b Bucket) shared() bool { return b.Key != "" && b.Key[0] != '{' }
-
 // bucketKey is where a bucket is.
-func (s *Store) bucketKey(b Bucket) string {
-	if s.cluster && b.shared() {
+func (s *Store) bucketKey(b bucket.Bucket) string {
+	if s.cluster && b.Shared() {
 		return s.config.Prefix + "{" + SharedAccount + "}:" + b.Key
 	}
 	return s.config.Prefix + b.Key
@@ -35,14 +32,14 @@ func (s *Store) bucketKey(b Bucket) string {
 // split parts a take in two, of the shared buckets and of the account's; false if one
 // script can do it.
 func (s *Store) split(t Take) (shared, own Take, ok bool) {
-	if !s.cluster || t.Account == SharedAccount || !slices.ContainsFunc(t.Buckets, Bucket.shared) {
+	if !s.cluster || t.Account == SharedAccount || !slices.ContainsFunc(t.Buckets, bucket.Bucket.Shared) {
 		return Take{}, t, false
 	}
 	shared, own = t, t
 	shared.Account, shared.Pool, shared.Provider, shared.Facts = SharedAccount, PoolNone, "", nil
 	shared.Buckets, own.Buckets = nil, nil
 	for _, b := range t.Buckets {
-		if b.shared() {
+		if b.Shared() {
 			shared.Buckets = append(shared.Buckets, b)
 		} else {
 			own.Buckets = append(own.Buckets, b)
@@ -92,7 +89,7 @@ func merge(t Take, shared, own, decided Taken) Taken {
 	out.Now = max(shared.Now, own.Now)
 	i, j := 0, 0
 	for k, b := range t.Buckets {
-		if b.shared() {
+		if b.Shared() {
 			out.States[k] = shared.States[i]
 			i++
 		} else {
@@ -125,7 +122,7 @@ func (s *Store) undo(ctx context.Context, shared Take) error {
 		errs = append(errs, err)
 	}
 	if shared.ID != "" {
-		_, err := s.run(ctx, s.settle, append(s.settle.begin(1, 1), s.HoldKey(SharedAccount, shared.ID), doubles(s.now(), 0, 0)))
+		_, err := s.run(ctx, s.settle, append(s.settle.begin(1, 1), s.HoldKey(SharedAccount, shared.ID), bucket.Pack(s.now(), 0, 0)))
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)

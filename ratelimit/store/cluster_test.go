@@ -30,8 +30,8 @@ func clusterStore(t *testing.T) *store.Store {
 	return s
 }
 
-func requests(capacity float64, key string) store.Bucket {
-	return store.Bucket{Limit: store.NewLimit(store.Requests, bucket.Params{Capacity: capacity}), Key: key}
+func requests(capacity float64, key string) bucket.Bucket {
+	return bucket.Bucket{Limit: bucket.NewLimit(bucket.Requests, bucket.Params{Capacity: capacity}), Key: key}
 }
 
 // TestClusterHoldsAllOrNone puts a call under buckets of its account and of all accounts,
@@ -39,11 +39,11 @@ func requests(capacity float64, key string) store.Bucket {
 func TestClusterHoldsAllOrNone(t *testing.T) {
 	t.Parallel()
 	s := clusterStore(t)
-	buckets := []store.Bucket{tokens(1000, "b:all-tokens"), tokens(500, "{user:u}:b:tokens"), requests(10, "b:all-requests"),
+	buckets := []bucket.Bucket{tokens(1000, "b:all-tokens"), tokens(500, "{user:u}:b:tokens"), requests(10, "b:all-requests"),
 		requests(3, "{user:u}:b:requests")}
 	want := func(what string, levels ...float64) {
 		t.Helper()
-		seen, err := s.Look(t.Context(), "user:u", nil, buckets)
+		seen, err := s.ReadState(t.Context(), "user:u", nil, buckets)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -56,7 +56,7 @@ func TestClusterHoldsAllOrNone(t *testing.T) {
 	hold := func(id string, output, fill int64) store.Taken {
 		t.Helper()
 		got, err := s.HoldAll(t.Context(), []store.Take{{Account: "user:u", ID: id, Requests: 1, Output: output, Fill: fill, Buckets: buckets},
-			{Account: "user:v", ID: id, Output: 1, Buckets: []store.Bucket{tokens(5000, "{user:v}:b:tokens")}}})
+			{Account: "user:v", ID: id, Output: 1, Buckets: []bucket.Bucket{tokens(5000, "{user:v}:b:tokens")}}})
 		if err != nil || got[0].Err != nil || got[1].Err != nil {
 			t.Fatalf("hold %s: %+v, %v", id, got, err)
 		}
@@ -115,7 +115,7 @@ func TestClusterAdmitsExactlyWhatFits(t *testing.T) {
 	for i := range 200 {
 		group.Go(func() {
 			account := fmt.Sprintf("user:%d", i%20)
-			got, err := s.Hold(t.Context(), store.Take{Account: account, Requests: 1, Buckets: []store.Bucket{shared,
+			got, err := s.Hold(t.Context(), store.Take{Account: account, Requests: 1, Buckets: []bucket.Bucket{shared,
 				requests(1000, "{"+account+"}:b:own")}})
 			if err != nil {
 				t.Error(err)
@@ -139,16 +139,16 @@ func TestClusterPoolsAndAdoption(t *testing.T) {
 		t.Fatal(err)
 	}
 	take := store.Take{Account: "user:u", ID: "1", Output: 150, Pool: store.PoolRequired, Provider: "openai",
-		Buckets: []store.Bucket{tokens(1000, "b:all"), tokens(1000, "{user:u}:b:own")}}
+		Buckets: []bucket.Bucket{tokens(1000, "b:all"), tokens(1000, "{user:u}:b:own")}}
 	if got, err := s.Hold(t.Context(), take); err != nil || got.Outcome != store.Short {
 		t.Errorf("want the pool to refuse, got %+v, %v", got, err)
 	}
-	for _, want := range []store.Adoption{store.Forced, store.Known} {
-		if got, err := s.Adopt(t.Context(), take, ""); err != nil || got != want {
-			t.Errorf("adopt: want %c, got %c, %v", want, got, err)
+	for _, want := range []store.LateWay{store.Forced, store.Known} {
+		if got, err := s.RecordLate(t.Context(), take, ""); err != nil || got != want {
+			t.Errorf("late: want %c, got %c, %v", want, got, err)
 		}
 	}
-	seen, err := s.Look(t.Context(), "user:u", nil, take.Buckets, "openai")
+	seen, err := s.ReadState(t.Context(), "user:u", nil, take.Buckets, "openai")
 	if err != nil || seen.States[0].Held != 150 || seen.States[1].Held != 150 || seen.Pools[0].Held != 150 {
 		t.Errorf("want 150 held everywhere, got %+v, %v", seen, err)
 	}

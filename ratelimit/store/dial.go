@@ -1,9 +1,11 @@
 package store
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/url"
 	"strconv"
 	"strings"
@@ -102,4 +104,16 @@ func authority(u *redis.UniversalOptions, rest string) (path string, err error) 
 		u.Addrs = append(u.Addrs, host)
 	}
 	return path, nil
+}
+
+// SetLogger passes on what the Redis client has to say: that connections failed, which
+// callers are told too. The client has one logger for the process: a composition root sets
+// it once.
+func SetLogger(log *slog.Logger) { redis.SetLogger(clientLog{log}) }
+
+type clientLog struct{ log *slog.Logger }
+
+// Printf implements the client's logger.
+func (l clientLog) Printf(ctx context.Context, format string, args ...any) {
+	l.log.LogAttrs(ctx, slog.LevelDebug, fmt.Sprintf(format, args...))
 }

@@ -76,15 +76,15 @@ func (s *Store) holdArgs(t Take) []any {
 	for _, b := range t.Buckets {
 		args = append(args, s.bucketKey(b))
 	}
-	args = append(args, doubles(s.now(), float64(t.Requests), float64(t.Input), float64(t.Output), float64(t.Fill), life, float64(t.Pool)),
+	args = append(args, bucket.Pack(s.now(), float64(t.Requests), float64(t.Input), float64(t.Output), float64(t.Fill), life, float64(t.Pool)),
 		tail)
 	for _, b := range t.Buckets {
 		if b.HasOwn {
-			args = append(args, string(b.Limit.Kind)+doubles(b.Limit.Params.Capacity, b.Limit.Params.Rate, float64(b.Limit.Params.Window),
+			args = append(args, string(b.Limit.Kind)+bucket.Pack(b.Limit.Params.Capacity, b.Limit.Params.Rate, float64(b.Limit.Params.Window),
 				float64(b.Own)))
 			continue
 		}
-		args = append(args, b.Limit.arg)
+		args = append(args, b.Limit.Packed())
 	}
 	return args
 }
@@ -100,20 +100,6 @@ func (s *Store) lifeOf(t Take) float64 {
 // HoldKey is where a request's hold is.
 func (s *Store) HoldKey(account, id string) string {
 	return s.config.Prefix + "{" + account + "}:h:" + id
-}
-
-// BucketKey is where a bucket is; name is limits.Rule.AppendKey's.
-func BucketKey(account string, shared bool, name []byte) string {
-	if shared {
-		return "b:" + string(name)
-	}
-	var b strings.Builder
-	b.Grow(len(account) + len(name) + 5)
-	b.WriteByte('{')
-	b.WriteString(account)
-	b.WriteString("}:b:")
-	b.Write(name)
-	return b.String()
 }
 
 // tail is the record after its head: the pool's provider, how many buckets hold tokens,
@@ -132,7 +118,7 @@ func (s *Store) tail(t Take) string {
 		if b.Limit.Kind.CountsTokens() {
 			key = s.bucketKey(b)
 			n++
-			length += len(b.Limit.drain) + 2 + len(key)
+			length += len(b.Limit.PackedDrain()) + 2 + len(key)
 		}
 		keys = append(keys, key)
 	}
@@ -143,7 +129,7 @@ func (s *Store) tail(t Take) string {
 	r.WriteByte(byte(n))
 	for i, b := range t.Buckets {
 		if b.Limit.Kind.CountsTokens() {
-			r.WriteString(b.Limit.drain)
+			r.WriteString(b.Limit.PackedDrain())
 			r.WriteByte(byte(len(keys[i])))
 			r.WriteByte(byte(len(keys[i]) >> 8))
 			r.WriteString(keys[i])

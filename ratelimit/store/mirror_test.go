@@ -31,7 +31,7 @@ func newStore(tb testing.TB, now func() int64) *store.Store {
 
 // mirror is the store in plain Go over the bucket package.
 type mirror struct {
-	buckets []store.Bucket
+	buckets []bucket.Bucket
 	states  []bucket.State
 	fresh   []bool
 	holds   map[string]*mirrorHold
@@ -44,7 +44,7 @@ type mirrorHold struct {
 	buckets               []int
 }
 
-func newMirror(buckets []store.Bucket) *mirror {
+func newMirror(buckets []bucket.Bucket) *mirror {
 	return &mirror{buckets: buckets, states: make([]bucket.State, len(buckets)), fresh: slices.Repeat([]bool{true}, len(buckets)),
 		holds: map[string]*mirrorHold{}}
 }
@@ -70,13 +70,13 @@ func (m *mirror) hold(t store.Take, which []int, now int64) store.Taken {
 		m.fresh[i] = fresh
 		l := m.buckets[i].Limit
 		switch {
-		case l.Kind == store.Requests:
+		case l.Kind == bucket.Requests:
 			fits = fits && l.Params.Fits(drained[k], float64(t.Requests))
-		case l.Kind == store.Tokens && filling:
+		case l.Kind == bucket.Tokens && filling:
 			grant, ok := l.Params.Grant(drained[k], float64(t.Input), float64(t.Fill))
 			fits = fits && ok
 			out.Output = min(out.Output, int64(grant))
-		case l.Kind == store.Tokens:
+		case l.Kind == bucket.Tokens:
 			fits = fits && l.Params.Fits(drained[k], float64(t.Input+t.Output))
 		}
 	}
@@ -127,16 +127,16 @@ func (m *mirror) settle(id string, charged, now int64, as store.Status) store.Se
 }
 
 // randomBuckets are limits of every kind.
-func randomBuckets(t *rapid.T, prefix string) []store.Bucket {
-	var out []store.Bucket
+func randomBuckets(t *rapid.T, prefix string) []bucket.Bucket {
+	var out []bucket.Bucket
 	for i := range rapid.IntRange(1, 4).Draw(t, "buckets") {
 		p := bucket.Params{Capacity: float64(rapid.IntRange(0, 2000).Draw(t, "capacity")), Rate: rapid.Float64Range(0, 0.01).Draw(t, "rate")}
 		if rapid.IntRange(0, 2).Draw(t, "window") == 0 {
 			p.Window = rapid.SampledFrom([]int64{1e6, 60e6, 3600e6}).Draw(t, "window length")
 		}
-		kind := rapid.SampledFrom([]store.Kind{store.Tokens, store.Tokens, store.Requests, store.ShadowTokens, store.ShadowRequests}).Draw(t,
+		kind := rapid.SampledFrom([]bucket.Kind{bucket.Tokens, bucket.Tokens, bucket.Requests, bucket.ShadowTokens, bucket.ShadowRequests}).Draw(t,
 			"kind")
-		out = append(out, store.Bucket{Limit: store.NewLimit(kind, p), Key: fmt.Sprintf("%s{u}:b:%d", prefix, i)})
+		out = append(out, bucket.Bucket{Limit: bucket.NewLimit(kind, p), Key: fmt.Sprintf("%s{u}:b:%d", prefix, i)})
 	}
 	return out
 }
@@ -200,7 +200,7 @@ func TestScriptsMirrorTheArithmetic(t *testing.T) {
 				}
 			},
 			"": func(t *rapid.T) {
-				seen, err := s.Look(context.Background(), account, slices.Sorted(maps.Keys(m.holds)), m.buckets)
+				seen, err := s.ReadState(context.Background(), account, slices.Sorted(maps.Keys(m.holds)), m.buckets)
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -224,9 +224,9 @@ func (m *model) told(b balance.State, now int64) {
 	}
 }
 
-func newModel(t *rapid.T, now int64, prefix string) (*model, []store.Bucket) {
+func newModel(t *rapid.T, now int64, prefix string) (*model, []bucket.Bucket) {
 	m := &model{holds: map[string]*modelHold{}}
-	out := make([]store.Bucket, len(m.buckets))
+	out := make([]bucket.Bucket, len(m.buckets))
 	for i := range m.buckets {
 		// Rates of whole 2^-20ths are exact as doubles and so is all that follows.
 		rate := rapid.Int64Range(0, 8000).Draw(t, "rate")
@@ -234,11 +234,11 @@ func newModel(t *rapid.T, now int64, prefix string) (*model, []store.Bucket) {
 		if rapid.IntRange(0, 3).Draw(t, "windowed") == 0 {
 			p.Window = 1e6
 		}
-		kind := store.Tokens
+		kind := bucket.Tokens
 		if i == 2 {
-			kind = store.Requests
+			kind = bucket.Requests
 		}
-		out[i] = store.Bucket{Limit: store.NewLimit(kind, p), Key: fmt.Sprintf("%s:b:%d", prefix, i)}
+		out[i] = bucket.Bucket{Limit: bucket.NewLimit(kind, p), Key: fmt.Sprintf("%s:b:%d", prefix, i)}
 		m.buckets[i] = modelBucket{capacity: new(big.Rat).SetFloat64(p.Capacity), settled: rat(0), held: rat(0), rate: big.NewRat(rate, 1<<20),
 			window: p.Window, at: now}
 	}
@@ -300,7 +300,7 @@ func TestBooksAreExact(t *testing.T) {
 				back := buckets[2]
 				back.Own, back.HasOwn = -n, true
 				m.refund(n, clock.Load())
-				if got, err := s.Hold(ctx, store.Take{Account: account, Buckets: []store.Bucket{back}}); err != nil || got.Outcome != store.Admitted {
+				if got, err := s.Hold(ctx, store.Take{Account: account, Buckets: []bucket.Bucket{back}}); err != nil || got.Outcome != store.Admitted {
 					t.Fatalf("refund: %+v, %v", got, err)
 				}
 			},
@@ -321,8 +321,8 @@ func TestBooksAreExact(t *testing.T) {
 }
 
 // check compares every bucket and the pool.
-func (m *model) check(t *rapid.T, s *store.Store, account string, buckets []store.Bucket, now int64) {
-	seen, err := s.Look(context.Background(), account, nil, buckets, "openai")
+func (m *model) check(t *rapid.T, s *store.Store, account string, buckets []bucket.Bucket, now int64) {
+	seen, err := s.ReadState(context.Background(), account, nil, buckets, "openai")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/bucket"
 )
 
 // Pool is an account's balance with a provider as Redis has it. Counts are tokens.
@@ -90,7 +91,7 @@ func (s *Store) SetBalance(ctx context.Context, b balance.State) (Pool, error) {
 		anchor, window = float64(b.Anchor.UnixMicro()), float64(max(1, b.Window.Microseconds()))
 	}
 	args := append(s.pool.begin(1, 1), s.poolKey(b.Account, b.Provider),
-		doubles(s.now(), present, float64(b.Version), float64(b.Credits), float64(b.Spent), anchor, window, float64(b.At.UnixMicro())))
+		bucket.Pack(s.now(), present, float64(b.Version), float64(b.Credits), float64(b.Spent), anchor, window, float64(b.At.UnixMicro())))
 	reply, err := s.run(ctx, s.pool, args)
 	if err != nil {
 		return Pool{}, err

@@ -79,19 +79,19 @@ func parseRecord(text string) (Record, error) {
 	return r, nil
 }
 
-// Looked is what a Look saw, in the order asked.
-type Looked struct {
+// AccountState is what a ReadState saw, in the order asked.
+type AccountState struct {
 	Now     int64 // microseconds
 	Records []Record
 	States  []bucket.State
 	Pools   []Pool
 }
 
-// Look reads holds, buckets and pools as they are now; it changes nothing.
-func (s *Store) Look(ctx context.Context, account string, ids []string, buckets []Bucket, providers ...string) (Looked, error) {
+// ReadState reads holds, buckets and pools as they are now; it changes nothing.
+func (s *Store) ReadState(ctx context.Context, account string, ids []string, buckets []bucket.Bucket, providers ...string) (AccountState, error) {
 	now, err := s.Clock(ctx)
 	if err != nil {
-		return Looked{}, err
+		return AccountState{}, err
 	}
 	keys := make([]string, 0, len(ids)+len(buckets)+len(providers))
 	for _, id := range ids {
@@ -103,10 +103,10 @@ func (s *Store) Look(ctx context.Context, account string, ids []string, buckets 
 	for _, p := range providers {
 		keys = append(keys, s.poolKey(account, p))
 	}
-	out := Looked{Now: now, Records: make([]Record, len(ids)), States: make([]bucket.State, len(buckets)), Pools: make([]Pool, len(providers))}
+	out := AccountState{Now: now, Records: make([]Record, len(ids)), States: make([]bucket.State, len(buckets)), Pools: make([]Pool, len(providers))}
 	texts, err := s.get(ctx, keys)
 	if err != nil {
-		return Looked{}, err
+		return AccountState{}, err
 	}
 	for i, text := range texts {
 		switch b, p := i-len(ids), i-len(ids)-len(buckets); {
@@ -122,7 +122,7 @@ func (s *Store) Look(ctx context.Context, account string, ids []string, buckets 
 			out.Records[i], err = parseRecord(text)
 		}
 		if err != nil {
-			return Looked{}, err
+			return AccountState{}, err
 		}
 	}
 	return out, nil
@@ -176,7 +176,7 @@ func (s *Store) Clock(ctx context.Context) (int64, error) {
 	if s.config.Now != nil {
 		return s.config.Now(), nil
 	}
-	if err := s.gate.enter(); err != nil {
+	if err := s.breaker.enter(); err != nil {
 		return 0, err
 	}
 	t, err := s.client.Time(ctx).Result()
@@ -294,7 +294,7 @@ func (s *Store) Expire(ctx context.Context, account, id string, charge bool) (Re
 	if charge {
 		policy = 1
 	}
-	reply, err := s.run(ctx, s.expire, append(s.expire.begin(1, 1), s.HoldKey(account, id), doubles(s.now(), policy)))
+	reply, err := s.run(ctx, s.expire, append(s.expire.begin(1, 1), s.HoldKey(account, id), bucket.Pack(s.now(), policy)))
 	if err != nil || reply == "" {
 		return Record{}, false, err
 	}
@@ -305,7 +305,7 @@ func (s *Store) Expire(ctx context.Context, account, id string, charge bool) (Re
 // Finish says that the event of an expired hold is published.
 func (s *Store) Finish(ctx context.Context, account, id string) error {
 	return s.gated(func() error {
-		args := append(s.finish.begin(1, 1), s.HoldKey(account, id), doubles(millis(s.config.ExpiredKept)))
+		args := append(s.finish.begin(1, 1), s.HoldKey(account, id), bucket.Pack(millis(s.config.ExpiredKept)))
 		err := s.client.Do(ctx, args...).Err()
 		if isNoScript(err) {
 			err = s.client.Do(ctx, s.finish.whole(args)...).Err()

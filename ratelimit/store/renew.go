@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"slices"
+
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/bucket"
 )
 
 // Renewal names a hold that is to live on.
@@ -18,11 +20,11 @@ type Renewal struct {
 func (s *Store) Renew(ctx context.Context, renewals []Renewal) (renewed int, err error) {
 	calls := make([][]any, 0, len(renewals))
 	for _, one := range renewals {
-		calls = append(calls, append(s.renew.begin(1, 1), s.HoldKey(one.Account, one.ID), doubles(s.now(), s.life)))
+		calls = append(calls, append(s.renew.begin(1, 1), s.HoldKey(one.Account, one.ID), bucket.Pack(s.now(), s.life)))
 	}
 	if s.cluster {
 		for _, one := range renewals {
-			calls = append(calls, append(s.renew.begin(1, 1), s.HoldKey(SharedAccount, one.ID), doubles(s.now(), s.life)))
+			calls = append(calls, append(s.renew.begin(1, 1), s.HoldKey(SharedAccount, one.ID), bucket.Pack(s.now(), s.life)))
 		}
 	}
 	if len(calls) == 0 {
@@ -49,9 +51,9 @@ func oldest(holds []Hold, limit int) []Hold {
 	return holds[:min(len(holds), limit)]
 }
 
-// Holds lists holds that are not settled, of one account or of all, the oldest first, up
+// ListHolds lists holds that are not settled, of one account or of all, the oldest first, up
 // to limit; more says that there are others. It goes through all keys, like a sweep.
-func (s *Store) Holds(ctx context.Context, account string, limit int) (holds []Hold, more bool, now int64, err error) {
+func (s *Store) ListHolds(ctx context.Context, account string, limit int) (holds []Hold, more bool, now int64, err error) {
 	if now, err = s.Clock(ctx); err != nil {
 		return nil, false, 0, err
 	}

@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"crypto/sha1" //nolint:gosec // Redis names scripts by SHA-1
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -38,7 +37,7 @@ func (sc script) begin(keys, args int) []any {
 
 // run calls the script. A server that lost its scripts (restart, SCRIPT FLUSH) gets the source.
 func (s *Store) run(ctx context.Context, sc script, args []any) (string, error) {
-	if err := s.gate.enter(); err != nil {
+	if err := s.breaker.enter(); err != nil {
 		return "", err
 	}
 	cmd := redis.NewStringCmd(ctx, args...)
@@ -53,7 +52,7 @@ func (s *Store) run(ctx context.Context, sc script, args []any) (string, error) 
 // runAll calls the script several times in one round trip, a command for each call. The
 // error is of the round trip; a command may have one of its own (see failure).
 func (s *Store) runAll(ctx context.Context, sc script, calls [][]any) ([]*redis.StringCmd, error) {
-	if err := s.gate.enter(); err != nil {
+	if err := s.breaker.enter(); err != nil {
 		return nil, err
 	}
 	cmds := make([]*redis.StringCmd, len(calls))
@@ -115,29 +114,19 @@ func (sc script) whole(args []any) []any {
 // verdict tells the gate how it went and gives the error its kind.
 func (s *Store) verdict(err error) error {
 	if err == nil || errors.Is(err, redis.Nil) {
-		s.gate.leave(true)
+		s.breaker.leave(true)
 		return nil
 	}
 	var answered redis.Error
 	if errors.As(err, &answered) { // the server lives, and refuses
-		s.gate.leave(true)
+		s.breaker.leave(true)
 		if busy(err) {
 			return fmt.Errorf("%w: %w", ErrUnavailable, err)
 		}
 		return fmt.Errorf("%w: %w", ErrReply, err)
 	}
-	s.gate.leave(errors.Is(err, context.Canceled)) // the caller left: no sign of anything
+	s.breaker.leave(errors.Is(err, context.Canceled)) // the caller left: no sign of anything
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
-}
-
-// doubles are numbers as the scripts read and write them.
-func doubles(numbers ...float64) string {
-	var room [64]byte
-	b := room[:0]
-	for _, n := range numbers {
-		b = binary.LittleEndian.AppendUint64(b, math.Float64bits(n))
-	}
-	return string(b)
 }
 
 // size of a double, in bytes.
@@ -167,7 +156,7 @@ func isNoScript(err error) bool { return redis.HasErrorPrefix(err, "NOSCRIPT") }
 
 // gated runs f if the gate lets it.
 func (s *Store) gated(f func() error) error {
-	if err := s.gate.enter(); err != nil {
+	if err := s.breaker.enter(); err != nil {
 		return err
 	}
 	return s.verdict(f())

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/bucket"
 )
 
 // Settle replaces holds by what was used, each once, in one round trip. On an error
@@ -14,11 +16,11 @@ func (s *Store) Settle(ctx context.Context, settlements []Settlement) ([]Settlin
 	}
 	calls := make([][]any, 0, len(settlements))
 	for _, one := range settlements {
-		calls = append(calls, append(s.settle.begin(1, 1), s.HoldKey(one.Account, one.ID), doubles(s.now(), float64(one.Charged), s.kept)))
+		calls = append(calls, append(s.settle.begin(1, 1), s.HoldKey(one.Account, one.ID), bucket.Pack(s.now(), float64(one.Charged), s.kept)))
 	}
 	if s.cluster { // and the parts of the holds that are in shared buckets, which few have
 		for _, one := range settlements {
-			calls = append(calls, append(s.settle.begin(1, 1), s.HoldKey(SharedAccount, one.ID), doubles(s.now(), float64(one.Charged), s.kept)))
+			calls = append(calls, append(s.settle.begin(1, 1), s.HoldKey(SharedAccount, one.ID), bucket.Pack(s.now(), float64(one.Charged), s.kept)))
 		}
 	}
 	cmds, err := s.runAll(ctx, s.settle, calls)

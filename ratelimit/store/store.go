@@ -44,8 +44,8 @@ var expireLua string
 //go:embed lua/finish.lua
 var finishLua string
 
-//go:embed lua/adopt.lua
-var adoptLua string
+//go:embed lua/late.lua
+var lateLua string
 
 //go:embed lua/renew.lua
 var renewLua string
@@ -89,13 +89,13 @@ type Store struct {
 	cluster bool
 	life    float64 // microseconds
 	kept    float64 // milliseconds
-	gate    gate
+	breaker breaker
 	hold    script
 	settle  script
 	expire  script
 	finish  script
 	pool    script
-	adopt   script
+	late    script
 	renew   script
 }
 
@@ -112,9 +112,9 @@ func New(c Config) (*Store, error) {
 		return nil, err
 	}
 	return &Store{config: c, client: client, cluster: cluster, life: float64(c.Lifetime.Microseconds()), kept: millis(c.SettledKept),
-		gate: gate{now: time.Now},
-		hold: newScript(common + holdLua), settle: newScript(common + releaseLua + settleLua), expire: newScript(common + releaseLua +
-			expireLua), finish: newScript(finishLua), pool: newScript(balanceLua), adopt: newScript(common + releaseLua + adoptLua),
+		breaker: breaker{now: time.Now},
+		hold:    newScript(common + holdLua), settle: newScript(common + releaseLua + settleLua), expire: newScript(common + releaseLua +
+			expireLua), finish: newScript(finishLua), pool: newScript(balanceLua), late: newScript(common + releaseLua + lateLua),
 		renew: newScript(common + releaseLua + renewLua)}, nil
 }
 
@@ -129,53 +129,12 @@ func (s *Store) Close() error { return s.client.Close() }
 
 // Ping asks the server for a sign of life and loads the scripts.
 func (s *Store) Ping(ctx context.Context) error {
-	for _, sc := range []script{s.hold, s.settle, s.expire, s.finish, s.pool, s.adopt, s.renew} {
+	for _, sc := range []script{s.hold, s.settle, s.expire, s.finish, s.pool, s.late, s.renew} {
 		if err := s.client.ScriptLoad(ctx, sc.source).Err(); err != nil {
 			return fmt.Errorf("%w: %w", ErrUnavailable, err)
 		}
 	}
 	return nil
-}
-
-// Kind is what a bucket counts and whether it can refuse.
-type Kind byte
-
-// Kinds of buckets, as the scripts know them.
-const (
-	Tokens         Kind = 't'
-	Requests       Kind = 'r'
-	ShadowTokens   Kind = 'T'
-	ShadowRequests Kind = 'R'
-)
-
-// CountsTokens reports whether a hold of tokens goes into the bucket.
-func (k Kind) CountsTokens() bool { return k == Tokens || k == ShadowTokens }
-
-// Refuses reports whether the bucket can say no.
-func (k Kind) Refuses() bool { return k == Tokens || k == Requests }
-
-// Limit is a bucket's kind and numbers, made once and used for every call.
-type Limit struct {
-	Kind   Kind
-	Params bucket.Params
-	arg    any    // the script's: kind, capacity, rate, window
-	drain  string // of the hold's record: rate, window
-}
-
-// NewLimit prepares a limit.
-func NewLimit(kind Kind, p bucket.Params) *Limit {
-	window := float64(p.Window)
-	return &Limit{Kind: kind, Params: p, arg: string(kind) + doubles(p.Capacity, p.Rate, window), drain: doubles(p.Rate, window)}
-}
-
-// Bucket is one bucket of a call.
-type Bucket struct {
-	Limit *Limit
-	Key   string // without the store's prefix
-	// Own is the bucket's own cost in requests when HasOwn is set: 0 takes nothing and
-	// tells whether there is room, a negative one gives back and is never refused.
-	Own    int64
-	HasOwn bool
 }
 
 // PoolPart is what a pool has to do with a call.
@@ -192,7 +151,7 @@ const (
 type Take struct {
 	Account  string
 	ID       string // request id; empty: nothing is held or recorded, only requests are counted
-	Buckets  []Bucket
+	Buckets  []bucket.Bucket
 	Requests int64  // cost in request buckets, >= 0
 	Input    int64  // tokens of the input, >= 0
 	Output   int64  // most tokens of the output; 0 asks for fill

@@ -15,8 +15,8 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
 )
 
-func tokens(capacity float64, key string) store.Bucket {
-	return store.Bucket{Limit: store.NewLimit(store.Tokens, bucket.Params{Capacity: capacity}), Key: key}
+func tokens(capacity float64, key string) bucket.Bucket {
+	return bucket.Bucket{Limit: bucket.NewLimit(bucket.Tokens, bucket.Params{Capacity: capacity}), Key: key}
 }
 
 // TestAdmitsExactlyWhatFits lets many callers at once ask for a tenth of a bucket each.
@@ -35,7 +35,7 @@ func TestAdmitsExactlyWhatFits(t *testing.T) {
 				for i := range callers {
 					group.Go(func() {
 						one := take
-						one.Account, one.ID, one.Buckets = "user:u", fmt.Sprint(i), []store.Bucket{tokens(1000, "{user:u}:b:x")}
+						one.Account, one.ID, one.Buckets = "user:u", fmt.Sprint(i), []bucket.Bucket{tokens(1000, "{user:u}:b:x")}
 						got, err := s.Hold(t.Context(), one)
 						switch {
 						case err != nil:
@@ -62,13 +62,13 @@ func TestAllOrNone(t *testing.T) {
 	t.Parallel()
 	s := newStore(t, nil)
 	wide, narrow := tokens(1000, "{user:u}:b:wide"), tokens(50, "{user:u}:b:narrow")
-	requests := store.Bucket{Limit: store.NewLimit(store.Requests, bucket.Params{Capacity: 10}), Key: "{user:u}:b:requests"}
-	got, err := s.Hold(t.Context(), store.Take{Account: "user:u", ID: "1", Requests: 1, Output: 100, Buckets: []store.Bucket{wide, requests,
+	requests := bucket.Bucket{Limit: bucket.NewLimit(bucket.Requests, bucket.Params{Capacity: 10}), Key: "{user:u}:b:requests"}
+	got, err := s.Hold(t.Context(), store.Take{Account: "user:u", ID: "1", Requests: 1, Output: 100, Buckets: []bucket.Bucket{wide, requests,
 		narrow}})
 	if err != nil || got.Outcome != store.Refused {
 		t.Fatalf("want a refusal, got %+v, %v", got, err)
 	}
-	seen, err := s.Look(t.Context(), "user:u", []string{"1"}, []store.Bucket{wide, requests, narrow})
+	seen, err := s.ReadState(t.Context(), "user:u", []string{"1"}, []bucket.Bucket{wide, requests, narrow})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,9 +87,9 @@ func TestAllOrNone(t *testing.T) {
 func TestShadowNeverRefuses(t *testing.T) {
 	t.Parallel()
 	s := newStore(t, nil)
-	shadow := store.Bucket{Limit: store.NewLimit(store.ShadowTokens, bucket.Params{Capacity: 10}), Key: "{user:u}:b:x"}
-	calls := store.Bucket{Limit: store.NewLimit(store.ShadowRequests, bucket.Params{Capacity: 2}), Key: "{user:u}:b:calls"}
-	all := []store.Bucket{shadow, tokens(1000, "{user:u}:b:wide"), calls}
+	shadow := bucket.Bucket{Limit: bucket.NewLimit(bucket.ShadowTokens, bucket.Params{Capacity: 10}), Key: "{user:u}:b:x"}
+	calls := bucket.Bucket{Limit: bucket.NewLimit(bucket.ShadowRequests, bucket.Params{Capacity: 2}), Key: "{user:u}:b:calls"}
+	all := []bucket.Bucket{shadow, tokens(1000, "{user:u}:b:wide"), calls}
 	for i, tc := range []struct{ output, shown, calls int64 }{{8, 8, 1}, {100, 108, 2}, {2, 10, 3}} {
 		got, err := s.Hold(t.Context(), store.Take{Account: "user:u", ID: strconv.Itoa(i), Requests: 1, Output: tc.output, Buckets: all})
 		if err != nil || got.Outcome != store.Admitted || got.States[0].Held != float64(tc.shown) || got.States[2].Settled != float64(tc.calls) {
@@ -98,7 +98,7 @@ func TestShadowNeverRefuses(t *testing.T) {
 	}
 	want := func(what string, shadow, wide, calls float64) {
 		t.Helper()
-		seen, err := s.Look(t.Context(), "user:u", nil, all)
+		seen, err := s.ReadState(t.Context(), "user:u", nil, all)
 		if err != nil || seen.States[0].Level() != shadow || seen.States[1].Level() != wide || seen.States[2].Level() != calls {
 			t.Errorf("%s: want levels %v, %v and %v, got %+v, %v", what, shadow, wide, calls, seen.States, err)
 		}
@@ -141,8 +141,8 @@ func TestIdleBucketsVanish(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	b := store.Bucket{Limit: store.NewLimit(store.Tokens, bucket.Params{Capacity: 1000, Rate: 1e-5}), Key: "{user:u}:b:x"}
-	if _, err := s.Hold(t.Context(), store.Take{Account: "user:u", ID: "1", Output: 500, Buckets: []store.Bucket{b}}); err != nil {
+	b := bucket.Bucket{Limit: bucket.NewLimit(bucket.Tokens, bucket.Params{Capacity: 1000, Rate: 1e-5}), Key: "{user:u}:b:x"}
+	if _, err := s.Hold(t.Context(), store.Take{Account: "user:u", ID: "1", Output: 500, Buckets: []bucket.Bucket{b}}); err != nil {
 		t.Fatal(err)
 	}
 	for _, key := range []string{prefix + "{user:u}:b:x", s.HoldKey("user:u", "1")} {
@@ -197,7 +197,7 @@ func TestScriptsComeBackAfterAFlush(t *testing.T) {
 	for i := range 3 {
 		id := fmt.Sprint(i)
 		if got, err := s.Hold(t.Context(), store.Take{Account: "user:u", ID: id, Output: 10,
-			Buckets: []store.Bucket{tokens(1000, "{user:u}:b:x")}}); err != nil || got.Outcome != store.Admitted {
+			Buckets: []bucket.Bucket{tokens(1000, "{user:u}:b:x")}}); err != nil || got.Outcome != store.Admitted {
 			t.Fatalf("hold %d: %+v, %v", i, got, err)
 		}
 		if err := client.ScriptFlush(t.Context()).Err(); err != nil {
@@ -223,10 +223,10 @@ func TestDamageStaysWithItsAccount(t *testing.T) {
 		t.Fatal(err)
 	}
 	takes := []store.Take{
-		{Account: "user:good", ID: "1", Output: 10, Buckets: []store.Bucket{tokens(1000, "{user:good}:b:x")}},
-		{Account: "user:bad", ID: "1", Output: 10, Buckets: []store.Bucket{tokens(1000, "{user:bad}:b:x")}},
-		{Account: "user:worse", ID: "1", Output: 10, Buckets: []store.Bucket{tokens(1000, "{user:worse}:b:x")}},
-		{Account: "user:fine", ID: "1", Output: 10, Buckets: []store.Bucket{tokens(1000, "{user:fine}:b:x")}},
+		{Account: "user:good", ID: "1", Output: 10, Buckets: []bucket.Bucket{tokens(1000, "{user:good}:b:x")}},
+		{Account: "user:bad", ID: "1", Output: 10, Buckets: []bucket.Bucket{tokens(1000, "{user:bad}:b:x")}},
+		{Account: "user:worse", ID: "1", Output: 10, Buckets: []bucket.Bucket{tokens(1000, "{user:worse}:b:x")}},
+		{Account: "user:fine", ID: "1", Output: 10, Buckets: []bucket.Bucket{tokens(1000, "{user:fine}:b:x")}},
 	}
 	got, err := s.HoldAll(t.Context(), takes)
 	if err != nil {
@@ -257,7 +257,7 @@ func TestDamageStaysWithItsAccount(t *testing.T) {
 func TestFailsFastWhileRedisIsDown(t *testing.T) {
 	t.Parallel()
 	s, server := own(t)
-	take := store.Take{Account: "user:u", Output: 1, Buckets: []store.Bucket{tokens(1000, "{user:u}:b:x")}}
+	take := store.Take{Account: "user:u", Output: 1, Buckets: []bucket.Bucket{tokens(1000, "{user:u}:b:x")}}
 	hold := func(id string) error {
 		take.ID = id
 		_, err := s.Hold(t.Context(), take)
@@ -280,7 +280,7 @@ func TestFailsFastWhileRedisIsDown(t *testing.T) {
 	if s.Down() {
 		t.Error("want Redis asked again")
 	}
-	seen, err := s.Look(t.Context(), "user:u", nil, take.Buckets)
+	seen, err := s.ReadState(t.Context(), "user:u", nil, take.Buckets)
 	if err != nil || seen.States[0].Held != 2 {
 		t.Errorf("want the holds of before and after, got %+v, %v", seen.States, err)
 	}
@@ -318,7 +318,7 @@ func TestRestartInTheMiddle(t *testing.T) {
 			for i := range calls {
 				id := fmt.Sprintf("%d-%d", c, i)
 				eventually(t, func() error {
-					_, err := s.Hold(t.Context(), store.Take{Account: "user:u", ID: id, Output: 100, Buckets: []store.Bucket{b}})
+					_, err := s.Hold(t.Context(), store.Take{Account: "user:u", ID: id, Output: 100, Buckets: []bucket.Bucket{b}})
 					return err
 				})
 				eventually(t, func() error {
@@ -335,7 +335,7 @@ func TestRestartInTheMiddle(t *testing.T) {
 		})
 	}
 	group.Wait()
-	seen, err := s.Look(t.Context(), "user:u", nil, []store.Bucket{b})
+	seen, err := s.ReadState(t.Context(), "user:u", nil, []bucket.Bucket{b})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,22 +17,6 @@ const (
 	maxHolds     = 10_000
 )
 
-// Renew is leaky.limit.v1.Limiter's: calls that still run keep their holds.
-func (s *Service) Renew(ctx context.Context, r *limitpb.RenewRequest) (*limitpb.RenewResponse, error) {
-	if n := len(r.GetRenewals()); n > maxSettlements {
-		return nil, status.Errorf(codes.InvalidArgument, "%d renewals, at most %d at once", n, maxSettlements)
-	}
-	batch := make([]store.Renewal, len(r.GetRenewals()))
-	for i, one := range r.GetRenewals() {
-		batch[i] = store.Renewal{Account: tag(canonical(one.GetAccount())), ID: one.GetRequestId()}
-	}
-	n, err := s.store.Renew(ctx, batch)
-	if err != nil {
-		return nil, unavailable(err)
-	}
-	return &limitpb.RenewResponse{Renewed: int64(n)}, nil
-}
-
 // ListHolds is leaky.limit.v1.Limiter's. It reads every key of Redis, slowly: for people.
 func (s *Service) ListHolds(ctx context.Context, r *limitpb.ListHoldsRequest) (*limitpb.ListHoldsResponse, error) {
 	limit := int(r.GetLimit())
@@ -44,9 +28,9 @@ func (s *Service) ListHolds(ctx context.Context, r *limitpb.ListHoldsRequest) (*
 	}
 	account := r.GetAccount()
 	if account != "" {
-		account = tag(canonical(account))
+		account = accountKey(account)
 	}
-	holds, more, now, err := s.store.Holds(ctx, account, limit)
+	holds, more, now, err := s.store.ListHolds(ctx, account, limit)
 	if err != nil {
 		return nil, unavailable(err)
 	}
@@ -60,4 +44,17 @@ func (s *Service) ListHolds(ctx context.Context, r *limitpb.ListHoldsRequest) (*
 			AgeUs: max(0, now-h.Record.Taken)}
 	}
 	return out, nil
+}
+
+// holdState is where a hold is in its life, for our own API.
+func holdState(s store.HoldState) limitpb.HoldState_State {
+	switch s {
+	case store.StateHeld:
+		return limitpb.HoldState_HELD
+	case store.StateSettled:
+		return limitpb.HoldState_SETTLED
+	case store.StateExpired, store.StateClosed:
+		return limitpb.HoldState_EXPIRED
+	}
+	return limitpb.HoldState_UNKNOWN
 }

@@ -1,4 +1,4 @@
-package ratelimit
+package match
 
 import (
 	"time"
@@ -20,6 +20,5 @@ func NumbersOf(rule *limits.Rule, tier config.Tier) Numbers {
 		return Numbers{}
 	}
 	l := newLimit(rule, tier)
-	return Numbers{Capacity: l.store.Params.Capacity, PerSecond: l.perSecond(),
-		Window: time.Duration(l.store.Params.Window) * time.Microsecond}
+	return Numbers{Capacity: l.Params.Capacity, PerSecond: l.PerSecond(), Window: time.Duration(l.Params.Window) * time.Microsecond}
 }

@@ -78,21 +78,13 @@ func watchedService(t *testing.T, log *lockedLog, change func(*Config)) *Service
 // asked decides a request with one descriptor.
 func asked(t *testing.T, s *Service, key, value string) *rls.RateLimitResponse {
 	t.Helper()
-	wire, err := proto.Marshal(&rls.RateLimitRequest{Domain: "leaky", Descriptors: []*common.RateLimitDescriptor{
-		{Entries: []*common.RateLimitDescriptor_Entry{{Key: "count", Value: "requests"}, {Key: key, Value: value}}}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var r request
-	if err := r.parse(string(wire)); err != nil {
-		t.Fatal(err)
-	}
-	d := s.decideOne(t.Context(), &r)
+	d := s.decide(t.Context(), message(t, &rls.RateLimitRequest{Domain: "leaky", Descriptors: []*common.RateLimitDescriptor{
+		{Entries: []*common.RateLimitDescriptor_Entry{{Key: "count", Value: "requests"}, {Key: key, Value: value}}}}}))
 	if d.err != nil {
 		t.Fatal(d.err)
 	}
 	out := &rls.RateLimitResponse{}
-	if err := proto.Unmarshal(d.answer.message(), out); err != nil {
+	if err := proto.Unmarshal(d.answer.Message(), out); err != nil {
 		t.Fatal(err)
 	}
 	return out
@@ -119,7 +111,7 @@ func TestIdleRules(t *testing.T) {
 	if got := log.String(); strings.Contains(got, "matches nothing") {
 		t.Errorf("told after half an hour: %s", got)
 	}
-	for _, r := range s.rules(began.Add(31 * time.Minute)) {
+	for _, r := range s.ruleUsage(began.Add(31 * time.Minute)) {
 		if matched := r.Name == "busy" || r.Name == "free"; matched != (r.LastMatch != nil) {
 			t.Errorf("rule %s: last match %v", r.Name, r.LastMatch)
 		}
@@ -133,7 +125,7 @@ func TestIdleRules(t *testing.T) {
 	}
 	asked(t, s, "key", "k1")
 	s.sweepRules(t.Context(), began.Add(100*time.Minute))
-	s.policy.Store(s.newPolicy(Policy{Limits: s.policy.Load().set})) // the file changed: marks stay
+	s.policy.Store(s.newPolicy(Policy{Limits: s.policy.Load().Set()})) // the file changed: marks stay
 	s.sweepRules(t.Context(), began.Add(155*time.Minute))
 	if got := log.String(); strings.Count(got, "rule=busy") != 1 || strings.Count(got, "rule=free") != 1 ||
 		strings.Count(got, "rule=dead") != 1 {
@@ -158,23 +150,6 @@ func TestQuotaIsTold(t *testing.T) {
 	}
 	if got := strings.Count(log.String(), "would have refused"); got < 1 || got > 2 {
 		t.Errorf("want a line for each second, got %d: %s", got, log)
-	}
-}
-
-// TestLabelsAreBounded gives a rule's metrics more values than they may carry.
-func TestLabelsAreBounded(t *testing.T) {
-	t.Parallel()
-	set, err := limits.Parse([]byte("domain: leaky\ndescriptors: [{key: count, value: requests, descriptors: [{key: user, detailed_metric: true, rate_limit: {unit: day, requests_per_unit: 1}}]}]\n"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, rule, seen := labels{known: map[string]string{}}, set.Rules()[0], map[string]bool{}
-	for i := range 3 * mostLabels {
-		seen[l.of(rule, descriptor{{Key: "count", Value: "requests"}, {Key: "user", Value: strings.Repeat("x", i%300) + "é" +
-			time.Duration(i).String()}})] = true
-	}
-	if len(seen) > mostLabels+1 || !seen["count_requests.user other"] {
-		t.Errorf("%d labels", len(seen))
 	}
 }
 
@@ -209,7 +184,7 @@ func TestDeletedLimitsStay(t *testing.T) {
 		t.Errorf("the limits went with the file: %v", r)
 	}
 	write(strings.Replace(watched, "name: busy, unit: hour, requests_per_unit: 100}", "name: busy, unit: hour, requests_per_unit: 7}", 1))
-	until(t, func() bool { return s.policy.Load().set.Rules()[0].PerPeriod == 7 })
+	until(t, func() bool { return s.policy.Load().Set().Rules()[0].PerPeriod == 7 })
 }
 
 func until(t *testing.T, ok func() bool) {

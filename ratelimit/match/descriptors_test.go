@@ -1,4 +1,4 @@
-package ratelimit
+package match
 
 import (
 	"testing"
@@ -16,12 +16,12 @@ func TestDerive(t *testing.T) {
 		{tokens, {Key: "user"}, {Key: "provider"}},
 		{tokens, {Key: "route", Value: "consume"}, {Key: "user"}},
 		{tokens, {Key: "route", Value: "openai-chat"}, {Key: "user"}}, // another route's
-		{tokens, {Key: "org"}},                                        // she acts for none
+		{tokens, {Key: "org"}},                                        // they act for none
 		{tokens, {Key: "remote_address"}},                             // not known here
 		{{Key: "count", Value: "requests"}, {Key: "user"}},            // counted at the gateway
 	}
-	got := derive(paths, &limitpb.Facts{User: "u1", Provider: "openai", Route: "consume", Tier: "USER"})
-	want := []descriptor{
+	got := Derive(paths, &limitpb.Facts{User: "u1", Provider: "openai", Route: "consume", Tier: "USER"})
+	want := []Descriptor{
 		{{Key: "count", Value: "tokens"}, {Key: "user", Value: "u1"}, {Key: "provider", Value: "openai"}},
 		{{Key: "count", Value: "tokens"}, {Key: "route", Value: "consume"}, {Key: "user", Value: "u1"}},
 	}

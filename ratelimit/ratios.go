@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"log/slog"
 	"math"
-	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -16,11 +15,8 @@ import (
 )
 
 const (
-	// learnedMargin is kept above what was seen, and leastLearned is the share of
-	// tokens_per_byte that is held whatever was seen: so nobody can teach holds down to
-	// nothing, and an input never takes more than 1/leastLearned of what is held for it.
+	// learnedMargin is kept above what was seen.
 	learnedMargin = 1.25
-	leastLearned  = 0.25
 	// enoughLearned is how many requests a ratio must come from.
 	enoughLearned = 1000
 
@@ -31,28 +27,6 @@ const (
 	// learnedFor is how long a meter's report counts that does not report again.
 	learnedFor = 7 * 24 * time.Hour
 )
-
-// inputs are the tokens per byte that were learned, margin included, by provider and
-// model; an empty model stands for all of the provider's.
-type inputs struct {
-	now atomic.Pointer[map[[2]string]float64]
-}
-
-// bound is the most tokens that so many bytes of a body may be, of which most was
-// promised per byte.
-func (l *inputs) bound(provider, model string, bytes int64, most float64) int64 {
-	all := l.now.Load()
-	if all == nil {
-		return math.MaxInt64
-	}
-	ratio, ok := (*all)[[2]string{provider, model}]
-	if !ok {
-		if ratio, ok = (*all)[[2]string{provider, ""}]; !ok {
-			return math.MaxInt64
-		}
-	}
-	return int64(math.Ceil(float64(bytes) * max(ratio, most*leastLearned)))
-}
 
 // ReportRatios is leaky.limit.v1.Limiter's.
 func (s *Service) ReportRatios(ctx context.Context, r *limitpb.ReportRatiosRequest) (*limitpb.ReportRatiosResponse, error) {
@@ -69,15 +43,15 @@ func (s *Service) ReportRatios(ctx context.Context, r *limitpb.ReportRatiosReque
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	if err := s.store.SetLearned(ctx, r.GetMeter(), report); err != nil {
+	if err := s.store.SetRatios(ctx, r.GetMeter(), report); err != nil {
 		return nil, unavailable(err)
 	}
-	return &limitpb.ReportRatiosResponse{}, s.takeLearned(ctx)
+	return &limitpb.ReportRatiosResponse{}, s.loadRatios(ctx)
 }
 
-// takeLearned reads what all meters told. Of one model the highest ratio counts.
-func (s *Service) takeLearned(ctx context.Context) error {
-	reports, err := s.store.Learned(ctx)
+// loadRatios reads what all meters told. Of one model the highest ratio counts.
+func (s *Service) loadRatios(ctx context.Context) error {
+	reports, err := s.store.Ratios(ctx)
 	if err != nil {
 		return unavailable(err)
 	}
@@ -86,7 +60,7 @@ func (s *Service) takeLearned(ctx context.Context) error {
 		var r limitpb.ReportRatiosRequest
 		old := len(text) < 8 || time.Since(time.UnixMicro(int64(binary.LittleEndian.Uint64([]byte(text[:8]))))) > learnedFor
 		if meters++; old || meters > maxMeters || proto.Unmarshal([]byte(text[8:]), &r) != nil {
-			if err := s.store.Unlearn(ctx, meter); err != nil {
+			if err := s.store.DeleteRatios(ctx, meter); err != nil {
 				return unavailable(err)
 			}
 			continue
@@ -97,17 +71,17 @@ func (s *Service) takeLearned(ctx context.Context) error {
 			}
 		}
 	}
-	s.inputs.now.Store(&all)
+	s.matching.Ratios.Replace(all)
 	s.metrics.learned.Set(float64(len(all)))
 	return nil
 }
 
-// learnLoop takes over what other replicas heard, and at first what was told before.
-func (s *Service) learnLoop(ctx context.Context) {
+// ratiosLoop takes over what other replicas heard, and at first what was told before.
+func (s *Service) ratiosLoop(ctx context.Context) {
 	ticker := time.NewTicker(learnedEvery)
 	defer ticker.Stop()
 	for {
-		if err := s.takeLearned(ctx); err != nil && ctx.Err() == nil {
+		if err := s.loadRatios(ctx); err != nil && ctx.Err() == nil {
 			s.log.LogAttrs(ctx, slog.LevelDebug, "what inputs take is not read anew", slog.Any("error", err))
 		}
 		select {

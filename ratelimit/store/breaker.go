@@ -8,37 +8,37 @@ import (
 )
 
 const (
-	// gateFailures in a row close the gate.
-	gateFailures = 5
-	// gateLeast and gateMost are how long it stays closed before one call may try.
-	gateLeast = 100 * time.Millisecond
-	gateMost  = 400 * time.Millisecond
+	// breakerFailures in a row close the gate.
+	breakerFailures = 5
+	// breakerLeast and breakerMost are how long it stays closed before one call may try.
+	breakerLeast = 100 * time.Millisecond
+	breakerMost  = 400 * time.Millisecond
 )
 
 // gate keeps callers from waiting for a Redis that does not answer: after some failures
 // in a row calls fail at once, and now and then one is let through to see. The pause is
 // random, so that replicas do not knock in step.
-type gate struct {
+type breaker struct {
 	now      func() time.Time
 	failures atomic.Int32
 	until    atomic.Int64 // nanoseconds; 0: open
 }
 
 // enter is nil if the call may go on.
-func (g *gate) enter() error {
+func (g *breaker) enter() error {
 	until := g.until.Load()
 	if until == 0 {
 		return nil
 	}
 	now := g.now().UnixNano()
-	if now < until || !g.until.CompareAndSwap(until, now+int64(gateLeast+gateMost)) {
+	if now < until || !g.until.CompareAndSwap(until, now+int64(breakerLeast+breakerMost)) {
 		return fmt.Errorf("%w: it failed %d times in a row and is tried again in a moment", ErrUnavailable, g.failures.Load())
 	}
 	return nil // the one that tries
 }
 
 // leave reports how the call went.
-func (g *gate) leave(well bool) {
+func (g *breaker) leave(well bool) {
 	if well {
 		if g.failures.Load() != 0 {
 			g.failures.Store(0)
@@ -46,13 +46,13 @@ func (g *gate) leave(well bool) {
 		}
 		return
 	}
-	if g.failures.Add(1) >= gateFailures {
-		g.until.Store(g.now().Add(gateLeast + rand.N(gateMost-gateLeast)).UnixNano())
+	if g.failures.Add(1) >= breakerFailures {
+		g.until.Store(g.now().Add(breakerLeast + rand.N(breakerMost-breakerLeast)).UnixNano())
 	}
 }
 
 // Closed reports whether calls fail at once.
-func (g *gate) closed() bool { return g.until.Load() != 0 }
+func (g *breaker) closed() bool { return g.until.Load() != 0 }
 
 // Down reports whether calls fail at once because Redis did not answer lately.
-func (s *Store) Down() bool { return s.gate.closed() }
+func (s *Store) Down() bool { return s.breaker.closed() }

@@ -1,4 +1,4 @@
-package ratelimit
+package match
 
 import (
 	"encoding/json"
@@ -17,9 +17,9 @@ import (
 // one plain message it is exact.
 func TestInputBoundHolds(t *testing.T) {
 	t.Parallel()
-	p := &policy{providers: map[string]config.Provider{"openai": {Protocol: config.ProtocolOpenAI, TokensPerByte: 0.25},
+	p := &Policy{pricing: pricing{providers: map[string]config.Provider{"openai": {Protocol: config.ProtocolOpenAI, TokensPerByte: 0.25},
 		"gemini": {Protocol: config.ProtocolGemini, TokensPerByte: 0.25}},
-		models: map[string]config.Model{"embed": {Name: "embed", Kind: "embedding"}}}
+		models: map[string]config.Model{"embed": {Name: "embed", Kind: "embedding"}}}}
 	rapid.Check(t, func(t *rapid.T) {
 		texts := rapid.SliceOfN(rapid.OneOf(rapid.StringMatching(`[a-z ]{0,40}`), rapid.String()), 1, 20).Draw(t, "texts")
 		kind := rapid.SampledFrom([]string{"chat", "parts", "gemini", "embedding"}).Draw(t, "kind")
@@ -60,7 +60,7 @@ func TestInputBoundHolds(t *testing.T) {
 			t.Fatal(err)
 		}
 		stated[attributes.Provider], stated[attributes.Model], stated[attributes.Bytes] = provider, model, strconv.Itoa(len(wire))
-		c, err := p.readCall(stated.descriptor())
+		c, err := p.ReadCall(stated.descriptor())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -71,8 +71,8 @@ func TestInputBoundHolds(t *testing.T) {
 			_ = json.Unmarshal(quoted, &decoded)
 			want += int64(len(decoded)+3) / 4
 		}
-		if c.input < want {
-			t.Fatalf("bound %d, really %d, of %s", c.input, want, wire)
+		if c.Input < want {
+			t.Fatalf("bound %d, really %d, of %s", c.Input, want, wire)
 		}
 	})
 }
@@ -96,8 +96,8 @@ func (stated d) draw(t *rapid.T, body map[string]any) {
 	}
 }
 
-func (stated d) descriptor() descriptor {
-	var out descriptor
+func (stated d) descriptor() Descriptor {
+	var out Descriptor
 	for key, value := range stated {
 		out = append(out, limits.Entry{Key: key, Value: value})
 	}

@@ -1,0 +1,84 @@
+package bucket
+
+import (
+	"encoding/binary"
+	"math"
+	"strings"
+)
+
+// Kind is what a bucket counts and whether it can refuse.
+type Kind byte
+
+// Kinds of buckets, as the scripts know them.
+const (
+	Tokens         Kind = 't'
+	Requests       Kind = 'r'
+	ShadowTokens   Kind = 'T'
+	ShadowRequests Kind = 'R'
+)
+
+// CountsTokens reports whether a hold of tokens goes into the bucket.
+func (k Kind) CountsTokens() bool { return k == Tokens || k == ShadowTokens }
+
+// Refuses reports whether the bucket can say no.
+func (k Kind) Refuses() bool { return k == Tokens || k == Requests }
+
+// Limit is a bucket's kind and numbers, made once and used for every request.
+type Limit struct {
+	Kind   Kind
+	Params Params
+	packed any    // for the scripts: kind, capacity, rate, window
+	drain  string // for a hold's record: rate, window
+}
+
+// NewLimit prepares a limit.
+func NewLimit(kind Kind, p Params) *Limit {
+	window := float64(p.Window)
+	return &Limit{Kind: kind, Params: p, packed: string(kind) + Pack(p.Capacity, p.Rate, window), drain: Pack(p.Rate, window)}
+}
+
+// Packed is the limit as a script takes it: its kind, and capacity, rate and window as
+// doubles. It is a string in an interface, so that an argument list allocates nothing.
+func (l *Limit) Packed() any { return l.packed }
+
+// PackedDrain is what it takes to drain the bucket, as a hold's record keeps it: rate and
+// window as doubles.
+func (l *Limit) PackedDrain() string { return l.drain }
+
+// Bucket is one bucket that a request falls into.
+type Bucket struct {
+	Limit *Limit
+	Key   string // see Key; without the store's prefix
+	// Own is the bucket's own cost in requests when HasOwn is set: 0 takes nothing and
+	// tells whether there is room, a negative one gives back and is never refused.
+	Own    int64
+	HasOwn bool
+}
+
+// Shared reports whether the bucket belongs to no account.
+func (b Bucket) Shared() bool { return b.Key != "" && b.Key[0] != '{' }
+
+// Key is where a bucket is; name is limits.Rule.AppendAccountKey's. The account stands in
+// the key's hash tag, so that all its keys are on one server of a cluster.
+func Key(account string, shared bool, name []byte) string {
+	if shared {
+		return "b:" + string(name)
+	}
+	var b strings.Builder
+	b.Grow(len(account) + len(name) + 5)
+	b.WriteByte('{')
+	b.WriteString(account)
+	b.WriteString("}:b:")
+	b.Write(name)
+	return b.String()
+}
+
+// Pack writes numbers as the scripts read them: little-endian doubles (struct.unpack "<d").
+func Pack(numbers ...float64) string {
+	var room [64]byte
+	b := room[:0]
+	for _, n := range numbers {
+		b = binary.LittleEndian.AppendUint64(b, math.Float64bits(n))
+	}
+	return string(b)
+}

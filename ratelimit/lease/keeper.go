@@ -1,0 +1,170 @@
+package lease
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
+)
+
+const (
+	// checkEvery is how often leases are looked through for those to give back.
+	checkEvery = time.Second
+	// recordEvery is how often Redis is tried while there is something to write down.
+	recordEvery = 100 * time.Millisecond
+	// lastWords bounds what is written down and given back when the service ends.
+	lastWords = 2 * time.Second
+)
+
+// Config of a Keeper.
+type Config struct {
+	Store *store.Store
+	// Tokens and Requests are how many are leased at once; default 4096 and 32.
+	Tokens, Requests int64
+	// Idle is how long a lease is kept that no call needs; default 30 s.
+	Idle time.Duration
+	// Timeout bounds a round trip to Redis, > 0.
+	Timeout time.Duration
+	Log     *slog.Logger
+	Metrics prometheus.Registerer
+}
+
+// Keeper keeps leases while Redis answers, admits from them while it does not, and then
+// writes down what it admitted.
+type Keeper struct {
+	store    *store.Store
+	leases   *table
+	journal  journal
+	timeout  time.Duration
+	log      *slog.Logger
+	recorded *prometheus.CounterVec
+}
+
+// New makes a keeper without leases.
+func New(c Config) *Keeper {
+	k := &Keeper{store: c.Store, timeout: c.Timeout, log: c.Log, leases: newTable(positiveOr(c.Tokens, 4096), positiveOr(c.Requests, 32),
+		positiveOr(c.Idle, 30*time.Second), c.Store.Lifetime()*9/10)}
+	k.recorded = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_outage_adopted_total",
+		Help: "Calls of an outage written down after it: out of their lease, by force, or known before."}, []string{"how"})
+	c.Metrics.MustRegister(k.recorded,
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "leaky_ratelimit_outage_journal",
+			Help: "Calls admitted without Redis that are not written down yet."},
+			func() float64 { return float64(k.journal.size()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "leaky_ratelimit_leased_tokens",
+			Help: "Tokens this replica could admit without Redis."}, k.leases.leasedTokens))
+	return k
+}
+
+func positiveOr[T int64 | time.Duration](value, otherwise T) T {
+	if value > 0 {
+		return value
+	}
+	return otherwise
+}
+
+// Observe keeps a lease for calls like one that Redis decided about, or gives it back when
+// it may be what the call lacked.
+func (k *Keeper) Observe(t *store.Take, outcome store.Outcome) {
+	switch outcome {
+	case store.Admitted:
+		k.leases.keepFor(t)
+	case store.Refused, store.Short:
+		k.leases.giveBackFor(t)
+	}
+}
+
+// Run takes and gives back leases, and writes down what was admitted without Redis, until
+// ctx ends; then it gives back all.
+func (k *Keeper) Run(ctx context.Context) {
+	var group sync.WaitGroup
+	defer group.Wait()
+	group.Go(func() { k.recordLoop(ctx) })
+	ticker := time.NewTicker(checkEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			k.giveBackAll(context.WithoutCancel(ctx))
+			return
+		case one := <-k.leases.orders:
+			k.carryOut(ctx, one)
+		case <-ticker.C:
+			if !k.store.Down() && k.journal.size() == 0 {
+				for _, one := range k.leases.removeDue(false) {
+					k.giveBack(ctx, one)
+				}
+			}
+		}
+	}
+}
+
+func (k *Keeper) giveBackAll(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, lastWords)
+	defer cancel()
+	k.recordAll(ctx)
+	for {
+		select {
+		case one := <-k.leases.orders:
+			if one.ready {
+				k.giveBack(ctx, one)
+			}
+			continue
+		default:
+		}
+		break
+	}
+	for _, one := range k.leases.removeDue(true) {
+		k.giveBack(ctx, one)
+	}
+}
+
+// carryOut takes the lease that was ordered, or gives back one that is ready.
+func (k *Keeper) carryOut(ctx context.Context, one *lease) {
+	if one.ready {
+		k.giveBack(ctx, one)
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, k.timeout)
+	defer cancel()
+	until := time.Now().Add(k.leases.life)
+	ok := true
+	for _, part := range []*slice{one.tokens, one.requests} {
+		if part == nil || !ok {
+			continue
+		}
+		taken, err := k.store.Hold(ctx, part.take)
+		if ok = err == nil && taken.Outcome == store.Admitted; ok {
+			part.held, part.left = taken.Held, taken.Held
+		}
+	}
+	k.leases.mu.Lock()
+	one.ready, one.until = ok, until
+	if !ok {
+		delete(k.leases.byKey, one.key)
+	}
+	k.leases.mu.Unlock()
+	if !ok && one.tokens != nil && one.tokens.held > 0 {
+		k.giveBack(ctx, one)
+	}
+}
+
+// giveBack settles a lease: tokens that calls were admitted for were moved to their own
+// holds, requests count as used.
+func (k *Keeper) giveBack(ctx context.Context, one *lease) {
+	k.recordAll(ctx) // first, or others could take what it covers
+	var back []store.Settlement
+	if one.tokens != nil {
+		back = append(back, store.Settlement{Account: one.tokens.take.Account, ID: one.tokens.take.ID})
+	}
+	if one.requests != nil {
+		back = append(back, store.Settlement{Account: one.requests.take.Account, ID: one.requests.take.ID,
+			Charged: one.requests.held - one.requests.left})
+	}
+	if _, err := k.store.Settle(ctx, back); err != nil {
+		k.log.LogAttrs(ctx, slog.LevelWarn, "a lease is not given back and lasts until it expires", slog.Any("error", err))
+	}
+}

@@ -1,0 +1,92 @@
+package ratelimit
+
+import (
+	"context"
+	"log/slog"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/match"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
+)
+
+// maxSettlements is how many holds one call settles or renews.
+const maxSettlements = 10_000
+
+// Settle is leaky.limit.v1.Limiter's: the meter and tokensvc replace holds by what was
+// really used.
+func (s *Service) Settle(ctx context.Context, r *limitpb.SettleRequest) (*limitpb.SettleResponse, error) {
+	if n := len(r.GetSettlements()); n > maxSettlements {
+		return nil, status.Errorf(codes.InvalidArgument, "%d settlements, at most %d at once", n, maxSettlements)
+	}
+	batch := make([]store.Settlement, len(r.GetSettlements()))
+	for i, one := range r.GetSettlements() {
+		if one.GetCharged() < 0 || one.GetCharged() > match.MaxHits {
+			return nil, status.Errorf(codes.InvalidArgument, "settlement %d charges %d tokens: 0 to %d may be charged", i, one.GetCharged(),
+				int64(match.MaxHits))
+		}
+		batch[i] = store.Settlement{Account: accountKey(one.GetAccount()), ID: one.GetRequestId(), Charged: one.GetCharged()}
+	}
+	if err := s.leases.RecordSettled(ctx, batch); err != nil {
+		s.metrics.settles.failed.Add(float64(len(batch)))
+		return nil, unavailable(err)
+	}
+	done, err := s.store.Settle(ctx, batch)
+	if err != nil {
+		s.metrics.settles.failed.Add(float64(len(batch)))
+		return nil, unavailable(err)
+	}
+	out := &limitpb.SettleResponse{Settled: make([]*limitpb.Settled, len(done))}
+	for i, one := range done {
+		if one.Err != nil {
+			s.log.LogAttrs(ctx, slog.LevelError, "hold cannot be settled", slog.String("request_id", batch[i].ID), slog.Any("error", one.Err))
+		}
+		s.metrics.settled(one.Status)
+		out.Settled[i] = &limitpb.Settled{RequestId: batch[i].ID, Status: settledStatus(one.Status), Held: one.Held, Charged: one.Charged,
+			Drawn: drawn(one)}
+	}
+	return out, nil
+}
+
+// accountKey is an account of our own API as keys name it.
+func accountKey(account string) string { return match.HashTag(match.Canonical(account)) }
+
+func drawn(s store.Settling) limitpb.Settled_Drawn {
+	switch {
+	case s.Status == store.Unknown:
+		return limitpb.Settled_DRAWN_UNSPECIFIED
+	case s.Drawn:
+		return limitpb.Settled_DRAWN_POOL
+	}
+	return limitpb.Settled_DRAWN_NONE
+}
+
+func settledStatus(s store.Status) limitpb.Settled_Status {
+	switch s {
+	case store.Settled:
+		return limitpb.Settled_SETTLED
+	case store.Duplicate:
+		return limitpb.Settled_DUPLICATE
+	case store.Late:
+		return limitpb.Settled_LATE
+	}
+	return limitpb.Settled_UNKNOWN
+}
+
+// Renew is leaky.limit.v1.Limiter's: calls that still run keep their holds.
+func (s *Service) Renew(ctx context.Context, r *limitpb.RenewRequest) (*limitpb.RenewResponse, error) {
+	if n := len(r.GetRenewals()); n > maxSettlements {
+		return nil, status.Errorf(codes.InvalidArgument, "%d renewals, at most %d at once", n, maxSettlements)
+	}
+	batch := make([]store.Renewal, len(r.GetRenewals()))
+	for i, one := range r.GetRenewals() {
+		batch[i] = store.Renewal{Account: accountKey(one.GetAccount()), ID: one.GetRequestId()}
+	}
+	n, err := s.store.Renew(ctx, batch)
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	return &limitpb.RenewResponse{Renewed: int64(n)}, nil
+}

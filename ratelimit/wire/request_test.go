@@ -1,0 +1,170 @@
+package wire
+
+import (
+	"testing"
+
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	common "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
+	rls "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/testing/protocmp"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/match"
+)
+
+// llmRequest is an LLM request as Envoy sends it.
+func llmRequest() *rls.RateLimitRequest {
+	pairs := func(kv ...string) *common.RateLimitDescriptor {
+		d := &common.RateLimitDescriptor{}
+		for i := 0; i < len(kv); i += 2 {
+			d.Entries = append(d.Entries, &common.RateLimitDescriptor_Entry{Key: kv[i], Value: kv[i+1]})
+		}
+		return d
+	}
+	const user = "7b0c1f2e-0a51-4d8c-9a37-2f1f5b6c7d8e"
+	return &rls.RateLimitRequest{Domain: "leaky", HitsAddend: 1, Descriptors: []*common.RateLimitDescriptor{
+		pairs(attributes.Hold, "3d9c0f7a-33a1-4ba1-8a26-5d6f1e0c9b8a", attributes.Route, "openai-chat", attributes.Provider, "openai",
+			attributes.Model, "gpt-4o",
+			attributes.MaxTokens, "-", attributes.MaxCompletionTokens, "-", attributes.N, "-", attributes.Stream, "true", attributes.IncludeUsage,
+			"-", attributes.Bytes, "4096",
+			attributes.User, user, attributes.Org, "-", attributes.Key, "1f2e3d4c-0a51-4d8c-9a37-2f1f5b6c7d8e", attributes.Tier, "USER"),
+		pairs("count", "tokens", "user", user, "provider", "openai"),
+		pairs("count", "requests", "user", user),
+	}}
+}
+
+func TestRequestReadsAsGenerated(t *testing.T) {
+	t.Parallel()
+	want := llmRequest()
+	wire, err := proto.Marshal(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, readBack(t, wire), protocmp.Transform()); diff != "" {
+		t.Errorf("request differs (-generated +by hand):\n%s", diff)
+	}
+}
+
+// readBack parses by hand and gives a generated message.
+func readBack(tb testing.TB, wire []byte) *rls.RateLimitRequest {
+	tb.Helper()
+	r, err := ParseRequest(string(wire))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return generated(&r)
+}
+
+// generated is a request as the generated types have it.
+func generated(r *match.Request) *rls.RateLimitRequest {
+	out := &rls.RateLimitRequest{Domain: r.Domain, HitsAddend: r.Hits}
+	for _, d := range r.Descriptors {
+		g := &common.RateLimitDescriptor{}
+		for _, e := range d {
+			g.Entries = append(g.Entries, &common.RateLimitDescriptor_Entry{Key: e.Key, Value: e.Value})
+		}
+		out.Descriptors = append(out.Descriptors, g)
+	}
+	return out
+}
+
+func TestResponseReadsAsGenerated(t *testing.T) {
+	t.Parallel()
+	r := newResponse(codeOverLimit)
+	r.addHeader("a", "1")
+	r.addHeader("b", "tab\tand\nbreak\u00e9")
+	r.addText("model", "gpt\xff")
+	r.addNumber("held", 256)
+	r.setBody([]byte(`{"error":{}}`))
+	var got rls.RateLimitResponse
+	if err := proto.Unmarshal(r.Message(), &got); err != nil {
+		t.Fatal(err)
+	}
+	metadata, err := structpb.NewStruct(map[string]any{"model": "gpt\uFFFD", "held": 256.0})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &rls.RateLimitResponse{OverallCode: rls.RateLimitResponse_OVER_LIMIT, RawBody: []byte(`{"error":{}}`), DynamicMetadata: metadata,
+		ResponseHeadersToAdd: []*core.HeaderValue{{Key: "a", Value: "1"}, {Key: "b", Value: "tab?and?break?"}}}
+	if diff := cmp.Diff(want, &got, protocmp.Transform()); diff != "" {
+		t.Errorf("response differs (-want +got):\n%s", diff)
+	}
+}
+
+// addendOf is the addend of descriptor i; the last ones may be missing.
+func addendOf(r *match.Request, i int) match.Addend {
+	if i < len(r.Addends) {
+		return r.Addends[i]
+	}
+	return match.Addend{}
+}
+
+// FuzzRequest compares with the generated types: what they refuse as malformed wire is
+// refused or read as harmless, and what they read is read the same.
+func FuzzRequest(f *testing.F) {
+	wire, err := proto.Marshal(llmRequest())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(wire)
+	f.Add(wire[:len(wire)/2])
+	f.Add([]byte("\x12\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"))
+	f.Add([]byte("\x12\x04\x0a\x02\x0a\xff"))
+	f.Add([]byte("\x0b\x0c\x15\x01\x02\x03\x04\x19\x01\x02\x03\x04\x05\x06\x07\x08"))
+	f.Fuzz(func(t *testing.T, wire []byte) {
+		r, err := ParseRequest(string(wire))
+		var want rls.RateLimitRequest
+		if proto.Unmarshal(wire, &want) != nil || err != nil {
+			return
+		}
+		for i, d := range want.GetDescriptors() {
+			hits, stated := int64(d.GetHitsAddend().GetValue()), d.GetHitsAddend() != nil || d.GetIsNegativeHits()
+			if d.GetHitsAddend() == nil {
+				hits = int64(max(1, want.GetHitsAddend()))
+			}
+			if d.GetIsNegativeHits() {
+				hits = -hits
+			}
+			if got := addendOf(&r, i); got.Stated != stated || stated && got.Hits != hits {
+				t.Errorf("descriptor %d: want %d hits (stated: %t), got %+v", i, hits, stated, got)
+			}
+			d.Limit, d.HitsAddend, d.IsNegativeHits = nil, nil, false
+			d.ProtoReflect().SetUnknown(nil)
+			for _, e := range d.GetEntries() {
+				e.ProtoReflect().SetUnknown(nil)
+			}
+		}
+		want.ProtoReflect().SetUnknown(nil)
+		if diff := cmp.Diff(&want, generated(&r), protocmp.Transform()); diff != "" {
+			t.Errorf("request differs (-generated +by hand):\n%s", diff)
+		}
+	})
+}
+
+// BenchmarkCodec is the part of it that needs no Redis: read, match, price and answer.
+func BenchmarkCodec(b *testing.B) {
+	wire, err := proto.Marshal(llmRequest())
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Run("by hand", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := ParseRequest(string(wire)); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("generated", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			var r rls.RateLimitRequest
+			if err := proto.Unmarshal(wire, &r); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
