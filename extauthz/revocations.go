@@ -11,6 +11,8 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
+	"github.com/leaky-tokens/leaky-tokens/internal/natsconn"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 // pace is how often the follower does what; tests are in more of a hurry.
@@ -138,8 +140,7 @@ func (f *follower) connect(ctx context.Context, messages chan *nats.Msg, links c
 			say(linked{conn: conn})
 		}
 	}
-	conn, err := nats.Connect(f.url, nats.Name("extauthz"), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1),
-		nats.ReconnectWait(250*time.Millisecond), nats.ReconnectJitter(50*time.Millisecond, 50*time.Millisecond),
+	conn, err := natsconn.Connect(natsconn.Config{URL: f.url, Name: topology.ExtAuthz, Log: f.log},
 		nats.PingInterval(2*time.Second), nats.MaxPingsOutstanding(2),
 		nats.ConnectHandler(up), nats.ReconnectHandler(up),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
@@ -155,7 +156,7 @@ func (f *follower) connect(ctx context.Context, messages chan *nats.Msg, links c
 			}
 		}))
 	if err != nil {
-		return nil, fmt.Errorf("connect nats: %w", err)
+		return nil, err
 	}
 	// One channel for both, so that a heartbeat is not seen before the revocations that
 	// were sent before it.

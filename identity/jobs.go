@@ -7,12 +7,13 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/leaky-tokens/leaky-tokens/identity/audit"
 	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/membership"
+	"github.com/leaky-tokens/leaky-tokens/internal/natsconn"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 const (
@@ -27,10 +28,9 @@ func (s *Service) link(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
-	conn, err := nats.Connect(s.cfg.NATS, nats.Name("identity"), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1),
-		nats.ReconnectWait(250*time.Millisecond), nats.ReconnectJitter(50*time.Millisecond, 50*time.Millisecond), nats.ReconnectBufSize(-1))
+	conn, err := natsconn.Connect(natsconn.Config{URL: s.cfg.NATS, Name: topology.Identity, Log: s.log, Unbuffered: true})
 	if err != nil {
-		return fmt.Errorf("connect nats: %w", err)
+		return err
 	}
 	defer conn.Close()
 	if _, err := membership.Serve(ctx, conn, s.lookMembership); err != nil {

@@ -292,8 +292,8 @@ func (m *Meter) parse(text []byte) (spool.Line, error) {
 }
 
 // events encodes what the verdicts publish after the books have spoken.
-func (m *Meter) events(settled []*limitpb.Settled) []Message {
-	messages := make([]Message, 0, len(m.verdicts))
+func (m *Meter) events(settled []*limitpb.Settled) []usage.Message {
+	messages := make([]usage.Message, 0, len(m.verdicts))
 	next := 0
 	for i := range m.verdicts {
 		v := &m.verdicts[i]
@@ -306,20 +306,20 @@ func (m *Meter) events(settled []*limitpb.Settled) []Message {
 		} else if !v.publish {
 			continue
 		}
-		data, err := usage.Encode(v.event, "/meter", v.correlation, v.trace)
+		message, err := usage.MessageOf(v.event, "/meter", v.correlation, v.trace)
 		if err != nil {
 			m.quietly.warn("an event cannot be encoded", err)
 			continue
 		}
 		m.metrics.countEvent(&v.event)
-		messages = append(messages, Message{ID: v.event.RequestID, Subject: usage.Subject(v.event.Provider), Data: data})
+		messages = append(messages, message)
 	}
 	return messages
 }
 
 // enqueue hands a batch to the publisher. With too many waiting it drops the events
 // instead and remembers where: the spool still has them.
-func (m *Meter) enqueue(ctx context.Context, b batch, messages []Message) {
+func (m *Meter) enqueue(ctx context.Context, b batch, messages []usage.Message) {
 	if b.end == b.start && len(messages) == 0 || m.behind {
 		return
 	}

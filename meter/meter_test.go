@@ -140,7 +140,7 @@ func (r *rig) connect() *nats.Conn {
 
 func (r *rig) publisher() Publisher {
 	r.t.Helper()
-	p, err := NewJetStream(r.connect())
+	p, err := usage.NewPublisher(r.connect())
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -284,7 +284,7 @@ func TestMeterSettlesPublishesAndCheckpoints(t *testing.T) {
 // stuck is a publisher that never succeeds.
 type stuck struct{ tried atomic.Int64 }
 
-func (s *stuck) Publish(_ context.Context, messages []Message) ([]Message, error) {
+func (s *stuck) Publish(_ context.Context, messages []usage.Message) ([]usage.Message, error) {
 	s.tried.Add(1)
 	return messages, errors.New("stuck")
 }

@@ -2,97 +2,22 @@ package meter
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
-
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 )
 
-// Message is one event ready to be published.
-type Message struct {
-	ID      string // of the request; JetStream drops a repeat
-	Subject string
-	Data    []byte
-}
-
 // Publisher stores messages for good. Publish returns those that are not known to be
 // stored, with the reason; publishing one twice MUST do no harm.
 type Publisher interface {
-	Publish(ctx context.Context, messages []Message) (rest []Message, err error)
-}
-
-const (
-	maxPending = 4096 // messages without an acknowledgement
-	ackTimeout = 5 * time.Second
-)
-
-// JetStream publishes to the stream LEAKY and makes it when it is missing.
-type JetStream struct {
-	js      jetstream.JetStream
-	ensured bool
-}
-
-// NewJetStream wraps a connection. It should be made with nats.ReconnectBufSize(-1): a
-// message that waits in the client for a lost server is better kept in the spool.
-func NewJetStream(nc *nats.Conn) (*JetStream, error) {
-	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(maxPending), jetstream.WithPublishAsyncTimeout(ackTimeout))
-	if err != nil {
-		return nil, fmt.Errorf("make jetstream client: %w", err)
-	}
-	return &JetStream{js: js}, nil
-}
-
-// Publish sends all messages and waits for their acknowledgements.
-func (j *JetStream) Publish(ctx context.Context, messages []Message) ([]Message, error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*ackTimeout)
-	defer cancel()
-	if !j.ensured {
-		if _, err := usage.EnsureStream(ctx, j.js); err != nil {
-			return messages, err
-		}
-		j.ensured = true
-	}
-	var rest []Message
-	var failure error
-	acks := make([]jetstream.PubAckFuture, len(messages))
-	for i, m := range messages {
-		ack, err := j.js.PublishMsgAsync(&nats.Msg{Subject: m.Subject, Data: m.Data}, jetstream.WithMsgID(m.ID),
-			jetstream.WithExpectStream(usage.Stream))
-		if err != nil {
-			rest, failure = append(rest, messages[i:]...), err
-			break
-		}
-		acks[i] = ack
-	}
-	for i, ack := range acks {
-		if ack == nil {
-			break
-		}
-		select {
-		case <-ack.Ok():
-		case err := <-ack.Err():
-			rest, failure = append(rest, messages[i]), err
-		case <-ctx.Done():
-			rest, failure = append(rest, messages[i]), ctx.Err()
-		}
-	}
-	if errors.Is(failure, nats.ErrNoResponders) || errors.Is(failure, jetstream.ErrNoStreamResponse) {
-		j.ensured = false // the stream may be gone
-	}
-	if failure != nil {
-		return rest, fmt.Errorf("publish usage: %w", failure)
-	}
-	return nil, nil
+	Publish(ctx context.Context, messages []usage.Message) (rest []usage.Message, err error)
 }
 
 // settledBatch is a piece of the spool that is settled, with its events.
 type settledBatch struct {
-	messages []Message
+	messages []usage.Message
 	end      position
 }
 

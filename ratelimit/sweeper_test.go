@@ -107,7 +107,11 @@ func TestStreamStoresAnEventOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, event := ratelimit.NewStream(js), usage.Event{RequestID: "id-1", Provider: "openai", Source: usage.FromExpiry, Timestamp: time.Now()}
+	publisher, err := usage.NewPublisher(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, event := ratelimit.NewStream(publisher), usage.Event{RequestID: "id-1", Provider: "openai", Source: usage.FromExpiry, Timestamp: time.Now()}
 	for range 2 {
 		if err := s.Publish(t.Context(), event); err != nil {
 			t.Fatal(err)

@@ -10,10 +10,12 @@ import (
 	"sync/atomic"
 
 	"github.com/alecthomas/kong"
+	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/footprint"
+	"github.com/leaky-tokens/leaky-tokens/internal/natsconn"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 	"github.com/leaky-tokens/leaky-tokens/internal/telemetry"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
@@ -85,6 +87,11 @@ func (s service) listen(setting, address string) (net.Listener, error) {
 		return nil, err
 	}
 	return s.peers().guarded(ln), nil
+}
+
+// connectNATS connects now or as soon as NATS is there.
+func (s service) connectNATS() (*nats.Conn, error) {
+	return natsconn.Connect(natsconn.Config{URL: s.cfg.Stores.NATS, Name: s.name, Log: s.log})
 }
 
 // roots are the composition roots, one for each part that topology says is served.

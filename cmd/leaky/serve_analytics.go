@@ -7,7 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
@@ -24,7 +23,7 @@ func serveAnalytics(ctx context.Context, s service) error {
 		return err
 	}
 	defer store.Close()
-	nc, err := connectNATS(s.cfg.Stores.NATS, s.name)
+	nc, err := s.connectNATS()
 	if err != nil {
 		return err
 	}
@@ -67,17 +66,4 @@ func serveAnalytics(ctx context.Context, s service) error {
 func identityKeys(s service) (*jwks.Keys, error) {
 	return jwks.New(jwks.Config{URL: s.peers().url(s.cfg.Services.ExtAuthz.HTTP) + "/.well-known/jwks.json",
 		Client: s.peers().client(topology.ExtAuthz, 3*time.Second), RefreshEvery: 30 * time.Second, Log: s.log})
-}
-
-// connectNATS connects now or as soon as NATS is there.
-func connectNATS(url, name string) (*nats.Conn, error) {
-	if url == "" {
-		return nil, fmt.Errorf("connect to nats: no URL; set LEAKY_NATS_URL or stores.nats")
-	}
-	nc, err := nats.Connect(url, nats.Name("leaky-"+name), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1),
-		nats.ReconnectWait(250*time.Millisecond), nats.Timeout(3*time.Second))
-	if err != nil {
-		return nil, fmt.Errorf("connect to nats: %w", err)
-	}
-	return nc, nil
 }

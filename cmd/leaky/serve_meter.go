@@ -9,13 +9,14 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/internal/natsconn"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 	"github.com/leaky-tokens/leaky-tokens/meter"
@@ -27,15 +28,13 @@ func serveMeter(ctx context.Context, s service) error {
 		return err
 	}
 	defer limiter.Close()
-	// A lost server is retried for ever; what is published meanwhile fails at once, since the
-	// spool keeps it better than the client's buffer.
-	nc, err := nats.Connect(s.cfg.Stores.NATS, nats.Name("leaky-meter"), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1),
-		nats.ReconnectWait(250*time.Millisecond), nats.ReconnectBufSize(-1))
+	// The spool keeps what is not published better than the client's buffer.
+	nc, err := natsconn.Connect(natsconn.Config{URL: s.cfg.Stores.NATS, Name: s.name, Log: s.log, Unbuffered: true})
 	if err != nil {
-		return fmt.Errorf("connect to nats: %w", err)
+		return err
 	}
 	defer nc.Close()
-	publisher, err := meter.NewJetStream(nc)
+	publisher, err := usage.NewPublisher(nc)
 	if err != nil {
 		return err
 	}

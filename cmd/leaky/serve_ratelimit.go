@@ -6,11 +6,11 @@ import (
 	"net/http"
 	"os"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
@@ -24,21 +24,25 @@ func serveRateLimit(ctx context.Context, s service) error {
 	if err != nil {
 		return err
 	}
-	conn, err := nats.Connect(s.cfg.Stores.NATS, nats.Name("leaky-"+s.name), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1))
+	conn, err := s.connectNATS()
 	if err != nil {
-		return fmt.Errorf("stores.nats: %w", err)
+		return err
 	}
 	defer conn.Close()
 	js, err := jetstream.New(conn)
 	if err != nil {
 		return fmt.Errorf("open jetstream: %w", err)
 	}
+	publisher, err := usage.NewPublisher(conn)
+	if err != nil {
+		return err
+	}
 	balances := ratelimit.NewNATSBalances(conn, js, s.log)
 	limiter, err := ratelimit.New(ratelimit.Config{Policy: policy, Files: append(domainPaths(files), files.configPath, limitsPath(files)),
 		Reload: s.reloadLimits(files.configPath),
 		Holds:  s.cfg.Holds, Timeout: s.cfg.Limits.Timeout, Longest: s.cfg.HoldLife(), IdleAfter: s.cfg.Limits.Idle,
 		Explain: s.cfg.Limits.Explain, RedisURL: s.cfg.Stores.Redis,
-		Publisher: ratelimit.NewStream(js), Balances: balances, Follow: balances.Follow, Log: s.log, Metrics: s.metrics})
+		Publisher: ratelimit.NewStream(publisher), Balances: balances, Follow: balances.Follow, Log: s.log, Metrics: s.metrics})
 	if err != nil {
 		return err
 	}

@@ -29,7 +29,7 @@ func serveTokenSvc(ctx context.Context, s service) error {
 	if err != nil {
 		return err
 	}
-	nc, err := connectNATS(s.cfg.Stores.NATS, s.name)
+	nc, err := s.connectNATS()
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,89 @@
+package usage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	maxPending = 4096 // messages without an acknowledgement
+	ackTimeout = 5 * time.Second
+)
+
+// Message is one event ready to be published.
+type Message struct {
+	ID      string // of the request; JetStream drops a repeat
+	Subject string
+	Data    []byte
+}
+
+// MessageOf is an event of a source, "/meter", as it is published.
+func MessageOf(e Event, source, correlationID, traceParent string) (Message, error) {
+	data, err := Encode(e, source, correlationID, traceParent)
+	return Message{ID: e.RequestID, Subject: Subject(e.Provider), Data: data}, err
+}
+
+// Publisher publishes to the stream and makes it when it is missing. It is safe for
+// concurrent use.
+type Publisher struct {
+	js      jetstream.JetStream
+	ensured atomic.Bool
+}
+
+// NewPublisher wraps a connection. It should be made with nats.ReconnectBufSize(-1): a
+// message that waits in the client for a lost server is better kept by who published it.
+func NewPublisher(nc *nats.Conn) (*Publisher, error) {
+	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(maxPending), jetstream.WithPublishAsyncTimeout(ackTimeout))
+	if err != nil {
+		return nil, fmt.Errorf("make jetstream client: %w", err)
+	}
+	return &Publisher{js: js}, nil
+}
+
+// Publish sends all messages and waits for their acknowledgements. Rest are those that are
+// not known to be stored, with the reason of the last; publishing them again does no harm.
+func (p *Publisher) Publish(ctx context.Context, messages []Message) (rest []Message, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*ackTimeout)
+	defer cancel()
+	if !p.ensured.Load() {
+		if _, err := EnsureStream(ctx, p.js); err != nil {
+			return messages, err
+		}
+		p.ensured.Store(true)
+	}
+	acks := make([]jetstream.PubAckFuture, len(messages))
+	var failure error
+	for i, m := range messages {
+		ack, err := p.js.PublishMsgAsync(&nats.Msg{Subject: m.Subject, Data: m.Data}, jetstream.WithMsgID(m.ID), jetstream.WithExpectStream(Stream))
+		if err != nil {
+			rest, failure = append(rest, messages[i:]...), err
+			break
+		}
+		acks[i] = ack
+	}
+	for i, ack := range acks {
+		if ack == nil {
+			break
+		}
+		select {
+		case <-ack.Ok():
+		case err := <-ack.Err():
+			rest, failure = append(rest, messages[i]), err
+		case <-ctx.Done():
+			rest, failure = append(rest, messages[i]), ctx.Err()
+		}
+	}
+	if errors.Is(failure, nats.ErrNoResponders) || errors.Is(failure, jetstream.ErrNoStreamResponse) {
+		p.ensured.Store(false) // the stream may be gone
+	}
+	if failure != nil {
+		return rest, fmt.Errorf("publish usage events: %w", failure)
+	}
+	return nil, nil
+}

@@ -1,0 +1,61 @@
+// Package natsconn is how every service of ours is connected to NATS, which carries what
+// they tell each other beside the request path: usage events, revocations, balances. A
+// connection is made at once or as soon as the server is there, is never given up, and
+// says in the log when it is lost and back.
+package natsconn
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+const (
+	// reconnectWait is short, since revocations and balances must be fresh within a second;
+	// the jitter keeps replicas from coming back in step.
+	reconnectWait   = 250 * time.Millisecond
+	reconnectJitter = 50 * time.Millisecond
+	dialTimeout     = 3 * time.Second
+)
+
+// Config is what Connect needs.
+type Config struct {
+	URL  string // nats://[user:password@]host:port
+	Name string // of the service, for NATS's own lists
+	Log  *slog.Logger
+	// Unbuffered publishing fails at once while the link is down, instead of waiting in the
+	// client: for who keeps better what is not published.
+	Unbuffered bool
+}
+
+// Connect connects now or as soon as NATS answers; the error is a mistake in cfg. Options
+// come after ours: a handler of their own replaces our logging of that event.
+func Connect(cfg Config, options ...nats.Option) (*nats.Conn, error) {
+	if cfg.URL == "" {
+		return nil, errors.New("connect to nats: no URL; set LEAKY_NATS_URL or stores.nats")
+	}
+	all := []nats.Option{
+		nats.Name("leaky-" + cfg.Name), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.Timeout(dialTimeout),
+		nats.ReconnectWait(reconnectWait), nats.ReconnectJitter(reconnectJitter, reconnectJitter),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err != nil { // else it is closed by us
+				cfg.Log.Warn("link to NATS lost", slog.Any("error", err))
+			}
+		}),
+		nats.ReconnectHandler(func(*nats.Conn) { cfg.Log.Info("link to NATS is back") }),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			cfg.Log.Warn("link to NATS reports an error", slog.Any("error", err))
+		}),
+	}
+	if cfg.Unbuffered {
+		all = append(all, nats.ReconnectBufSize(-1))
+	}
+	conn, err := nats.Connect(cfg.URL, append(all, options...)...)
+	if err != nil {
+		return nil, fmt.Errorf("connect to nats: %w", err)
+	}
+	return conn, nil
+}
