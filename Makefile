@@ -37,6 +37,20 @@ demo: build ## 64 clients for a minute, then the verdict on the books (needs mak
 test: vet parts ## Run every test against real parts
 	@$(GO) test -shuffle=on -timeout 15m ./...
 
+.PHONY: test-busy
+test-busy: ## Run every test three times beside as many busy loops as there are cores
+	@for i in $$(seq $$(getconf _NPROCESSORS_ONLN)); do (while :; do :; done) & loops="$$loops $$!"; done; \
+	  trap "kill $$loops" EXIT INT TERM; \
+	  for i in 1 2 3; do $(MAKE) --no-print-directory test || exit 1; done
+
+# The packages whose goroutines share memory.
+CONCURRENT := ./tokensvc/outbox ./tokensvc/saga ./tokensvc/ledger ./extauthz ./meter ./ratelimit/... ./internal/config
+
+.PHONY: test-race
+test-race: parts ## Run the concurrent packages under the race detector, 20 times (needs a C compiler)
+	@cc=$$($(GO) env CC); if ! command -v $$cc >/dev/null; then echo "test-race skipped: the race detector needs a C compiler, and $$cc is not here"; \
+	  else CGO_ENABLED=1 $(GO) test -race -count=20 -timeout 60m $(CONCURRENT); fi
+
 .PHONY: test-long
 test-long: parts ## The same proofs for longer: 500 schedules of purchases, thousands of random books, holds that run out (half an hour)
 	@LEAKY_LONG=1 $(GO) test -tags long -timeout 60m ./e2e/...

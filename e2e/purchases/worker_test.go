@@ -1,6 +1,7 @@
 package purchases
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -145,7 +146,8 @@ func routes(service *saga.Service, log *slog.Logger) http.Handler {
 	for pattern, h := range service.Routes() {
 		handler := httpapi.Handle(log, h)
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-			who := principal.Principal{UserID: r.Header.Get("X-Test-User"), Roles: []string{principal.RoleUser}}
+			role := cmp.Or(r.Header.Get("X-Test-Role"), principal.RoleUser)
+			who := principal.Principal{UserID: r.Header.Get("X-Test-User"), Roles: []string{role}}
 			handler.ServeHTTP(w, r.WithContext(principal.With(r.Context(), who)))
 		})
 	}

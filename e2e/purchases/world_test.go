@@ -157,10 +157,6 @@ var errAgain = errors.New("to be asked again")
 func send(ctx context.Context, socket, user, key, body string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn,
-		error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-	}}}
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://worker/api/v1/tokens/purchase", strings.NewReader(body))
 	if err != nil {
 		return "", err
@@ -168,7 +164,7 @@ func send(ctx context.Context, socket, user, key, body string) (string, error) {
 	r.Header.Set("X-Test-User", user)
 	r.Header.Set("Idempotency-Key", key)
 	r.Header.Set("Content-Type", "application/json")
-	res, err := client.Do(r)
+	res, err := client(socket).Do(r)
 	if err != nil {
 		return "", err
 	}
@@ -178,6 +174,13 @@ func send(ctx context.Context, socket, user, key, body string) (string, error) {
 		err = fmt.Errorf("%w: %d %s", errAgain, res.StatusCode, text)
 	}
 	return string(text), err
+}
+
+// client calls a replica over its socket.
+func client(socket string) *http.Client {
+	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	}}}
 }
 
 func pause(ctx context.Context, d time.Duration) {

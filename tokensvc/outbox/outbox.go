@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"strings"
 
 	"github.com/google/uuid"
@@ -22,19 +21,17 @@ import (
 const (
 	// channel is what relays LISTEN on.
 	channel = "leaky_outbox"
-	// slots is how many parts the aggregates are spread over; the table has a row for each.
-	slots = 64
 	// longest texts that the columns hold.
 	longestAggregateType, longestAggregateID, longestType, longestSubject, longestCorrelation = 50, 150, 100, 200, 128
 )
 
-// Event is something that happened. Events of one aggregate are published in the order
-// in which they were added, as long as the transactions that add them are in an order:
-// lock the aggregate before.
+// Event is something that happened. Events about one thing, which are those with one
+// AggregateID whatever their types, are published in the order in which they were added, as
+// long as the transactions that add them are in an order: lock the thing before.
 type Event struct {
 	ID            uuid.UUID // of the CloudEvent, and the Nats-Msg-Id; zero: a new one
-	AggregateType string    // such as TokenPurchaseSaga
-	AggregateID   string    // empty: an event on its own, without any order
+	AggregateType string    // such as TokenPurchaseSaga; says nothing about order
+	AggregateID   string    // what it is about; empty: an event on its own, without any order
 	Type          string    // such as TOKEN_PURCHASE_STARTED
 	Subject       string    // in the stream LEAKY
 	CorrelationID string    // of the request that caused it; may be empty
@@ -70,7 +67,7 @@ func AddAll(ctx context.Context, tx pgx.Tx, events []Event) error {
 				return fmt.Errorf("make event id: %w", err)
 			}
 		}
-		p.Ids, p.Slots = append(p.Ids, e.ID), append(p.Slots, e.slot())
+		p.Ids = append(p.Ids, e.ID)
 		p.AggregateTypes, p.AggregateIds = append(p.AggregateTypes, e.AggregateType), append(p.AggregateIds, e.AggregateID)
 		p.EventTypes, p.Subjects = append(p.EventTypes, e.Type), append(p.Subjects, e.Subject)
 		p.Payloads, p.CorrelationIds = append(p.Payloads, string(payload)), append(p.CorrelationIds, e.CorrelationID)
@@ -97,15 +94,4 @@ func (e Event) check() error {
 		return fmt.Errorf("%w: subject %q", ErrInvalid, e.Subject)
 	}
 	return nil
-}
-
-// slot is the part that the event's aggregate falls into; of an event on its own, any.
-func (e Event) slot() int16 {
-	key := e.AggregateID
-	if key == "" {
-		key = e.ID.String()
-	}
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(e.AggregateType + "/" + key))
-	return int16(h.Sum32() % slots)
 }

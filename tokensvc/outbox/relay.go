@@ -19,7 +19,6 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
-	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/tokensdb"
 )
 
@@ -52,7 +51,7 @@ type Relay struct {
 	cfg     Config
 	js      jetstream.JetStream
 	metrics metrics
-	wake    chan struct{}
+	bell    *bell
 }
 
 // New makes a relay; Run starts it.
@@ -69,7 +68,7 @@ func New(cfg Config) (*Relay, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open jetstream: %w", err)
 	}
-	return &Relay{cfg: cfg, js: js, metrics: newMetrics(cfg.Metrics), wake: make(chan struct{}, cfg.Workers)}, nil
+	return &Relay{cfg: cfg, js: js, metrics: newMetrics(cfg.Metrics), bell: newBell()}, nil
 }
 
 func setDefault[T int | time.Duration](field *T, value T) {
@@ -82,95 +81,21 @@ func setDefault[T int | time.Duration](field *T, value T) {
 func (r *Relay) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for range r.cfg.Workers {
-		g.Go(func() error { return r.work(ctx) })
+		g.Go(func() error { return r.work(ctx, r.Round) })
 	}
 	g.Go(func() error { return r.listen(ctx) })
 	g.Go(func() error { return r.watch(ctx) })
 	return g.Wait()
 }
 
-// work does rounds while there is something to do, and else waits to be woken.
-func (r *Relay) work(ctx context.Context) error {
-	most := min(3200*time.Millisecond, r.cfg.PollEvery)
-	pauses, failures := retry.Policy{First: min(100*time.Millisecond, most), Most: most}.Pauses(), 0
-	for ctx.Err() == nil {
-		published, err := r.Round(ctx)
-		if err != nil && ctx.Err() == nil {
-			if failures%10 == 0 {
-				r.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "relay outbox failed, trying again", slog.Any("error", err))
-			}
-			failures++
-			r.sleep(ctx, pauses.NextBackOff())
-			continue
-		}
-		failures = 0
-		pauses.Reset()
-		if published == 0 {
-			r.sleep(ctx, r.cfg.PollEvery)
-		}
-	}
-	return nil
-}
-
-// sleep waits until a NOTIFY comes, or so long.
-func (r *Relay) sleep(ctx context.Context, wait time.Duration) {
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
-	case <-r.wake:
-	}
-}
-
-// listen turns NOTIFYs into wake-ups. While it can't, polling goes on.
-func (r *Relay) listen(ctx context.Context) error {
-	_ = retry.Policy{First: time.Second}.Do(ctx, r.hear, func(_ int, err error) { // until ctx ends
-		r.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "outbox listener lost Postgres, polling meanwhile", slog.Any("error", err))
-	})
-	return nil
-}
-
-func (r *Relay) hear(ctx context.Context) error {
-	conn, err := r.cfg.DB.Acquire(ctx)
-	if err != nil {
-		return fmt.Errorf("connect: %w", err)
-	}
-	own := conn.Hijack() // it listens: it must not go back to the pool
-	defer func() {
-		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		_ = own.Close(closing)
-	}()
-	if _, err := own.Exec(ctx, "LISTEN "+channel); err != nil {
-		return fmt.Errorf("listen: %w", err)
-	}
-	for {
-		r.signal() // once after LISTEN: what came before it was not heard
-		if _, err := own.WaitForNotification(ctx); err != nil {
-			return fmt.Errorf("wait for notification: %w", err)
-		}
-	}
-}
-
-// signal wakes every worker that sleeps.
-func (r *Relay) signal() {
-	for range r.cfg.Workers {
-		select {
-		case r.wake <- struct{}{}:
-		default:
-			return
-		}
-	}
-}
-
-// Round claims slots, publishes what is pending in them, and answers how many events
-// that was. The claim is the transaction: if this process dies, it ends.
+// Round claims slots, publishes what is pending in them, and answers of how many events
+// it knows now: published, or refused for good reason. The claim is the transaction: if
+// this process dies, it ends.
 func (r *Relay) Round(ctx context.Context) (int, error) {
 	stopping := ctx.Done()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), roundWait) // what is published is marked
 	defer cancel()
-	published := 0
+	handled, published := 0, 0
 	err := pgx.BeginFunc(ctx, r.cfg.DB, func(tx pgx.Tx) error {
 		q := tokensdb.New(tx)
 		claimed, err := q.ClaimSlots(ctx, claimSlots)
@@ -181,56 +106,43 @@ func (r *Relay) Round(ctx context.Context) (int, error) {
 		if err != nil {
 			return err
 		}
-		done, outage := r.publish(ctx, stopping, q, pending)
-		if outage != nil && len(done) == 0 {
+		done, refused, outage := r.publish(ctx, stopping, q, pending)
+		if outage != nil && len(done)+refused == 0 {
 			return outage
 		}
-		published = len(done)
+		handled, published = len(done)+refused, len(done)
 		return q.MarkPublished(ctx, done) // whatever happened to the rest
 	})
 	if err != nil {
 		return 0, fmt.Errorf("relay events: %w", err)
 	}
 	r.metrics.published.Add(float64(published))
-	return published, nil
+	return handled, nil
 }
 
-// publish sends events in waves: of each aggregate one, and the next one only after
+// publish sends events in waves: about each thing one, and the next one only after
 // JetStream has confirmed it. So a lost connection in the middle of a wave can make no
-// hole in an aggregate's order. It answers what is published; the error is an outage.
+// hole in a thing's order. It answers what is published and how many events were refused;
+// the error is an outage.
 func (r *Relay) publish(ctx context.Context, stopping <-chan struct{}, q *tokensdb.Queries,
-	pending []tokensdb.PendingEventsRow) ([]uuid.UUID, error) {
-	var done []uuid.UUID
+	pending []tokensdb.PendingEventsRow) (done []uuid.UUID, refused int, outage error) {
 	for wave := range waves(pending) {
 		select {
 		case <-stopping:
-			return done, nil
+			return done, refused, nil
 		default:
 		}
 		confirmed, failed := r.send(ctx, wave)
-		done = append(done, confirmed...)
-		if len(failed) == 0 {
+		if done = append(done, confirmed...); len(failed) == 0 {
 			continue
 		}
-		// Is it the events' fault, or is JetStream away? It is asked; while it does not
-		// answer, nothing is held against an event.
-		asking, cancel := context.WithTimeout(ctx, ackWait)
-		_, err := usage.EnsureStream(asking, r.js)
-		cancel()
-		if err != nil {
-			return done, err
-		}
-		for _, f := range failed {
-			if err := r.refused(ctx, q, f); err != nil {
-				return done, err
-			}
-		}
-		return done, nil // later events of these aggregates wait; the next round knows
+		refused, outage, err := r.judge(ctx, q, failed)
+		return done, refused, errors.Join(outage, err) // later events about these things wait; the next round knows
 	}
-	return done, nil
+	return done, refused, nil
 }
 
-// waves cuts events into such that have each aggregate once, in its order.
+// waves cuts events into such that are about each thing once, in its order.
 func waves(pending []tokensdb.PendingEventsRow) func(yield func([]tokensdb.PendingEventsRow) bool) {
 	return func(yield func([]tokensdb.PendingEventsRow) bool) {
 		for len(pending) > 0 {
@@ -238,12 +150,11 @@ func waves(pending []tokensdb.PendingEventsRow) func(yield func([]tokensdb.Pendi
 			var wave, rest []tokensdb.PendingEventsRow
 			for _, e := range pending {
 				if e.AggregateID != nil {
-					key := e.AggregateType + "/" + *e.AggregateID
-					if _, behind := seen[key]; behind {
+					if _, behind := seen[*e.AggregateID]; behind {
 						rest = append(rest, e)
 						continue
 					}
-					seen[key] = struct{}{}
+					seen[*e.AggregateID] = struct{}{}
 				}
 				wave = append(wave, e)
 			}
@@ -253,12 +164,6 @@ func waves(pending []tokensdb.PendingEventsRow) func(yield func([]tokensdb.Pendi
 			pending = rest
 		}
 	}
-}
-
-// failure is an event that was not confirmed.
-type failure struct {
-	event tokensdb.PendingEventsRow
-	err   error
 }
 
 // send publishes a wave and waits for every answer.
@@ -323,21 +228,4 @@ func message(e tokensdb.PendingEventsRow) (*nats.Msg, error) {
 		return nil, fmt.Errorf("encode event: %w", err)
 	}
 	return msg, nil
-}
-
-// refused notes that JetStream would not have an event; after too many times it is parked.
-func (r *Relay) refused(ctx context.Context, q *tokensdb.Queries, f failure) error {
-	wait := retry.Policy{First: 100 * time.Millisecond, Most: 51200 * time.Millisecond}.After(int(f.event.Attempts))
-	err := q.MarkFailed(ctx, tokensdb.MarkFailedParams{ID: f.event.ID, LastError: strings.ToValidUTF8(f.err.Error(), "?"),
-		WaitSeconds:  wait.Seconds(),
-		MostAttempts: int32(r.cfg.Attempts)})
-	if err != nil {
-		return err
-	}
-	r.metrics.refused.Inc()
-	if int(f.event.Attempts)+1 >= r.cfg.Attempts {
-		r.cfg.Log.LogAttrs(ctx, slog.LevelError, "parked an event that JetStream refuses", slog.String("id", f.event.ID.String()),
-			slog.String("type", f.event.EventType), slog.String("subject", f.event.Subject), slog.Any("error", f.err))
-	}
-	return nil
 }

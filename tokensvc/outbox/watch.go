@@ -13,7 +13,8 @@ import (
 )
 
 const (
-	// watchEvery is how often the gauges are refreshed, purgeEvery how often old rows go.
+	// watchEvery is how often the gauges are refreshed, purgeEvery how often old rows go and
+	// parked balances are tried again.
 	watchEvery, purgeEvery = 5 * time.Second, 30 * time.Second
 	// purgeBatch is how many rows one statement removes.
 	purgeBatch = 5000
@@ -37,13 +38,13 @@ func newMetrics(to prometheus.Registerer) metrics {
 		oldest: prometheus.NewGauge(prometheus.GaugeOpts{Name: "token_outbox_oldest_seconds",
 			Help: "Age of the oldest event that is not published yet; 0 without one."}),
 		parked: prometheus.NewGauge(prometheus.GaugeOpts{Name: "token_outbox_parked_events",
-			Help: "Events given up after too many attempts; a person must look."}),
+			Help: "Events refused too many times; a person must look. Those of balances are tried on."}),
 	}
 	to.MustRegister(m.published, m.refused, m.pending, m.oldest, m.parked)
 	return m
 }
 
-// watch keeps the gauges fresh and purges until ctx ends. The last known values stand
+// watch keeps the gauges fresh, purges and tries parked balances again until ctx ends. The last known values stand
 // while Postgres is away.
 func (r *Relay) watch(ctx context.Context) error {
 	ticker := time.NewTicker(watchEvery)
@@ -54,6 +55,9 @@ func (r *Relay) watch(ctx context.Context) error {
 			purged = time.Now()
 			if _, err := r.Purge(ctx); err != nil && ctx.Err() == nil {
 				r.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "purge outbox failed", slog.Any("error", err))
+			}
+			if _, err := r.RetryParked(ctx); err != nil && ctx.Err() == nil {
+				r.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "parked events could not be tried again", slog.Any("error", err))
 			}
 		}
 		select {

@@ -1,7 +1,12 @@
 package outbox_test
 
 import (
+	"fmt"
+	"io"
 	"log/slog"
+	"os"
+	"os/exec"
+	"strconv"
 	"testing"
 	"time"
 
@@ -117,4 +122,37 @@ func eventually(tb testing.TB, what string, holds func() bool) {
 			tb.Fatalf("gave up waiting: %s", what)
 		}
 	}
+}
+
+// busy keeps so many threads of another process busy until the test ends.
+func busy(t *testing.T, loops int) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run=^TestBusyProcess$")
+	cmd.Env = append(os.Environ(), fmt.Sprintf("LEAKY_TEST_BUSY=%d", loops), fmt.Sprintf("GOMAXPROCS=%d", loops))
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		stdin.Close()
+		_ = cmd.Wait()
+	})
+}
+
+// TestBusyProcess is no test: it is the process that busy starts.
+func TestBusyProcess(t *testing.T) {
+	loops, err := strconv.Atoi(os.Getenv("LEAKY_TEST_BUSY"))
+	if err != nil {
+		return
+	}
+	for range loops {
+		go func() {
+			for { //nolint:revive // busy on purpose
+			}
+		}()
+	}
+	_, _ = io.Copy(io.Discard, os.Stdin) // ends with the test, however that ends
 }

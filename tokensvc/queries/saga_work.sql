@@ -50,5 +50,7 @@ SELECT count(*) FILTER (WHERE parked_at IS NOT NULL)::bigint AS parked, count(*)
 FROM token_purchase_saga WHERE status NOT IN ('COMPLETED', 'FAILED');
 
 -- name: ReleaseSaga :exec
--- Gives a claim back untouched: the replica stops.
-UPDATE token_purchase_saga SET next_at = now(), lease_token = NULL, lease_until = NULL WHERE id = @id AND lease_token = @lease_token;
+-- Gives a claim back untouched: the replica stops. Wakes the workers of the others at commit.
+WITH released AS (
+  UPDATE token_purchase_saga SET next_at = now(), lease_token = NULL, lease_until = NULL WHERE id = @id AND lease_token = @lease_token RETURNING 1)
+SELECT pg_notify('leaky_sagas', '') FROM released;

@@ -225,7 +225,7 @@ func (w *world) buy(who principal.Principal, body string) string {
 // until waits for what a purchase comes to.
 func (w *world) until(id string, reached func(Saga) bool) Saga {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
 	defer cancel()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()

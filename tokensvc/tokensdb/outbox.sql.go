@@ -15,10 +15,10 @@ import (
 const addEvents = `-- name: AddEvents :exec
 WITH added AS (
     INSERT INTO token_outbox (id, slot, aggregate_type, aggregate_id, event_type, subject, payload, correlation_id)
-    SELECT e.id, e.slot, e.aggregate_type, nullif(e.aggregate_id, ''), e.event_type, e.subject, e.payload::jsonb, e.correlation_id
-    FROM (SELECT unnest($2::uuid[]) AS id, unnest($3::smallint[]) AS slot, unnest($4::text[]) AS aggregate_type,
-        unnest($5::text[]) AS aggregate_id, unnest($6::text[]) AS event_type, unnest($7::text[]) AS subject,
-        unnest($8::text[]) AS payload, unnest($9::text[]) AS correlation_id) AS e
+    SELECT e.id, token_outbox_slot(coalesce(nullif(e.aggregate_id, ''), e.id::text)), e.aggregate_type, nullif(e.aggregate_id, ''), e.event_type, e.subject, e.payload::jsonb, e.correlation_id
+    FROM (SELECT unnest($2::uuid[]) AS id, unnest($3::text[]) AS aggregate_type,
+        unnest($4::text[]) AS aggregate_id, unnest($5::text[]) AS event_type, unnest($6::text[]) AS subject,
+        unnest($7::text[]) AS payload, unnest($8::text[]) AS correlation_id) AS e
     ON CONFLICT (id) DO NOTHING)
 SELECT pg_notify($1::text, '')
 `
@@ -26,7 +26,6 @@ SELECT pg_notify($1::text, '')
 type AddEventsParams struct {
 	Channel        string
 	Ids            []uuid.UUID
-	Slots          []int16
 	AggregateTypes []string
 	AggregateIds   []string
 	EventTypes     []string
@@ -40,7 +39,6 @@ func (q *Queries) AddEvents(ctx context.Context, arg AddEventsParams) error {
 	_, err := q.db.Exec(ctx, addEvents,
 		arg.Channel,
 		arg.Ids,
-		arg.Slots,
 		arg.AggregateTypes,
 		arg.AggregateIds,
 		arg.EventTypes,
@@ -81,7 +79,7 @@ func (q *Queries) ClaimSlots(ctx context.Context, most int32) ([]int16, error) {
 
 const markFailed = `-- name: MarkFailed :exec
 UPDATE token_outbox SET attempts = attempts + 1, last_error = $1, next_at = now() + make_interval(secs => $2),
-    parked_at = CASE WHEN attempts + 1 >= $3::int THEN now() END
+    parked_at = CASE WHEN attempts + 1 >= $3::int THEN coalesce(parked_at, now()) END
 WHERE id = $4
 `
 
@@ -131,13 +129,68 @@ func (q *Queries) OutboxBacklog(ctx context.Context) (OutboxBacklogRow, error) {
 	return i, err
 }
 
+const parkedEvents = `-- name: ParkedEvents :many
+SELECT o.id, o.aggregate_type, o.aggregate_id, o.event_type, o.subject, o.payload, o.correlation_id, o.created_at, o.attempts
+FROM token_outbox o
+WHERE o.parked_at IS NOT NULL AND o.published_at IS NULL AND starts_with(o.subject, $1::text) AND (o.next_at IS NULL OR o.next_at <= now())
+ORDER BY o.seq LIMIT $2 FOR UPDATE SKIP LOCKED
+`
+
+type ParkedEventsParams struct {
+	Prefix string
+	Most   int32
+}
+
+type ParkedEventsRow struct {
+	ID            uuid.UUID
+	AggregateType string
+	AggregateID   *string
+	EventType     string
+	Subject       string
+	Payload       []byte
+	CorrelationID string
+	CreatedAt     time.Time
+	Attempts      int32
+}
+
+// Those of subjects with a prefix whose next try is due.
+func (q *Queries) ParkedEvents(ctx context.Context, arg ParkedEventsParams) ([]ParkedEventsRow, error) {
+	rows, err := q.db.Query(ctx, parkedEvents, arg.Prefix, arg.Most)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ParkedEventsRow
+	for rows.Next() {
+		var i ParkedEventsRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.AggregateType,
+			&i.AggregateID,
+			&i.EventType,
+			&i.Subject,
+			&i.Payload,
+			&i.CorrelationID,
+			&i.CreatedAt,
+			&i.Attempts,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const pendingEvents = `-- name: PendingEvents :many
 SELECT p.id, p.aggregate_type, p.aggregate_id, p.event_type, p.subject, p.payload, p.correlation_id, p.created_at, p.attempts
 FROM token_outbox_slots s CROSS JOIN LATERAL (
     SELECT o.id, o.seq, o.aggregate_type, o.aggregate_id, o.event_type, o.subject, o.payload, o.correlation_id, o.created_at, o.attempts
     FROM token_outbox o
     WHERE o.slot = s.slot AND o.published_at IS NULL AND o.parked_at IS NULL AND (o.next_at IS NULL OR o.next_at <= now())
-      AND NOT EXISTS (SELECT 1 FROM token_outbox b WHERE b.slot = o.slot AND b.aggregate_type = o.aggregate_type AND b.aggregate_id = o.aggregate_id
+      AND NOT EXISTS (SELECT 1 FROM token_outbox b WHERE b.slot = o.slot AND b.aggregate_id = o.aggregate_id
                       AND b.seq < o.seq AND b.next_at > now() AND b.published_at IS NULL AND b.parked_at IS NULL)
     ORDER BY o.seq LIMIT $1) p
 WHERE s.slot = ANY($2::smallint[])
@@ -161,8 +214,8 @@ type PendingEventsRow struct {
 	Attempts      int32
 }
 
-// Of each slot the first ones, in order, without those that stand behind an event of their
-// aggregate that waits for its next try.
+// Of each slot the first ones, in order, without those that stand behind an event about the
+// same thing that waits for its next try.
 func (q *Queries) PendingEvents(ctx context.Context, arg PendingEventsParams) ([]PendingEventsRow, error) {
 	rows, err := q.db.Query(ctx, pendingEvents, arg.MostOfSlot, arg.Slots)
 	if err != nil {

@@ -176,7 +176,9 @@ func (q *Queries) RecoverSagas(ctx context.Context, arg RecoverSagasParams) ([]u
 }
 
 const releaseSaga = `-- name: ReleaseSaga :exec
-UPDATE token_purchase_saga SET next_at = now(), lease_token = NULL, lease_until = NULL WHERE id = $1 AND lease_token = $2
+WITH released AS (
+  UPDATE token_purchase_saga SET next_at = now(), lease_token = NULL, lease_until = NULL WHERE id = $1 AND lease_token = $2 RETURNING 1)
+SELECT pg_notify('leaky_sagas', '') FROM released
 `
 
 type ReleaseSagaParams struct {
@@ -184,7 +186,7 @@ type ReleaseSagaParams struct {
 	LeaseToken *uuid.UUID
 }
 
-// Gives a claim back untouched: the replica stops.
+// Gives a claim back untouched: the replica stops. Wakes the workers of the others at commit.
 func (q *Queries) ReleaseSaga(ctx context.Context, arg ReleaseSagaParams) error {
 	_, err := q.db.Exec(ctx, releaseSaga, arg.ID, arg.LeaseToken)
 	return err
