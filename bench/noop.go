@@ -34,17 +34,22 @@ func newNoop() (*noop, error) {
 	}
 	n := &noop{allowed: &authv3.CheckResponse{Status: &status.Status{}, DynamicMetadata: who, HttpResponse: &authv3.CheckResponse_OkResponse{
 		OkResponse: &authv3.OkHttpResponse{HeadersToRemove: []string{"authorization"}}}}}
-	if n.held, err = hold("false", `"max_tokens":256`); err != nil {
+	if n.held, err = hold("false"); err != nil {
 		return nil, err
 	}
-	n.stream, err = hold("true", `"max_tokens":256,"stream_options":{"include_usage":true}`)
+	n.stream, err = hold("true")
 	return n, err
 }
 
-func hold(stream, splice string) (*ratelimitv3.RateLimitResponse, error) {
-	metadata, err := structpb.NewStruct(map[string]any{attributes.Account: "user:00000000-0000-4000-8000-000000000000",
+func hold(stream string) (*ratelimitv3.RateLimitResponse, error) {
+	fields := map[string]any{attributes.Account: "user:00000000-0000-4000-8000-000000000000",
 		attributes.Held: 1280, attributes.Input: 1024,
-		attributes.Model: "gpt-4o-mini", attributes.Stream: stream, attributes.Splice: splice})
+		attributes.Model: "gpt-4o-mini", attributes.Stream: stream,
+		attributes.MaxTokens: 256, attributes.MaxTokensName: attributes.MaxTokens}
+	if stream == "true" {
+		fields[attributes.AskUsage] = "true"
+	}
+	metadata, err := structpb.NewStruct(fields)
 	if err != nil {
 		return nil, err
 	}

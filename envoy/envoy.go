@@ -15,11 +15,19 @@ const Version = "1.40.0"
 // NodeCluster is the node.cluster of every gateway; the xds server serves all nodes alike.
 const NodeCluster = "leaky-gateway"
 
+// The guard is one script of three files.
+var (
+	//go:embed json.lua
+	jsonLua string
+	//go:embed parts.lua
+	partsLua string
+	//go:embed guard.lua
+	guardLua string
+)
+
 // GuardLua refuses LLM requests whose body two JSON parsers could read differently,
 // and states the facts that limits are computed from.
-//
-//go:embed guard.lua
-var GuardLua string
+func GuardLua() string { return jsonLua + partsLua + guardLua }
 
 // SpliceLua puts what ratelimit decided into the body.
 //

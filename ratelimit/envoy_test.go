@@ -2,13 +2,16 @@ package ratelimit_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 
 	rls "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
+	"google.golang.org/protobuf/types/known/structpb"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit"
 )
 
@@ -21,7 +24,7 @@ func TestAdmit(t *testing.T) {
 		t.Fatalf("want OK, got %v", r)
 	}
 	want := map[string]any{"account": "user:u1", "held": 201.0, "input": 101.0, "model": "gpt-4o", "stream": "true",
-		"splice": `"stream_options":{"include_usage":true}`}
+		"ask_usage": "true"}
 	if diff := cmp.Diff(want, r.GetDynamicMetadata().AsMap()); diff != "" {
 		t.Errorf("metadata differs (-want +got):\n%s", diff)
 	}
@@ -55,29 +58,29 @@ func TestSplice(t *testing.T) {
 	t.Parallel()
 	e := start(t, thousand)
 	for name, tc := range map[string]struct {
-		ask        ask
-		splice     string
-		generation string
-		held       float64
+		ask    ask
+		splice string
+		held   float64
 	}{
-		"maximum stated":              {ask{maxTokens: "10", prompt: 40}, "", "", 20},
-		"other spelling":              {ask{maxCompletion: "10", prompt: 40}, "", "", 20},
-		"both spellings, equal":       {ask{maxTokens: "10", maxCompletion: "10", prompt: 40}, "", "", 20},
-		"three choices":               {ask{maxTokens: "10", n: "3", prompt: 40}, "", "", 40},
-		"nothing stated":              {ask{prompt: 40}, `"max_tokens":247`, "", 257},
-		"nothing stated, two choices": {ask{prompt: 40, n: "2"}, `"max_tokens":123`, "", 257},
-		"stream":                      {ask{maxTokens: "10", prompt: 40, stream: "true"}, `"stream_options":{"include_usage":true}`, "", 20},
-		"stream that asks itself":     {ask{maxTokens: "10", prompt: 40, stream: "true", iu: "true"}, "", "", 20},
-		"stream that declines": {ask{maxTokens: "10", prompt: 40, stream: "true", iu: "false"},
-			`"stream_options":{"include_usage":true}`, "", 31},
-		"provider named":         {ask{maxTokens: "10", prompt: 40, model: "openai/gpt-4o"}, `"model":"gpt-4o"`, "", 20},
-		"provider named, quotes": {ask{prompt: 40, model: "openai/a\"b", maxTokens: "1"}, `"model":"a\"b"`, "", 12},
-		"all of it": {ask{prompt: 40, model: "openai/gpt-4o", stream: "true"},
-			`"model":"gpt-4o","max_tokens":247,"stream_options":{"include_usage":true}`, "", 257},
-		"embedding": {ask{prompt: 41, model: "embed"}, "", "", 11},
-		"gemini": {ask{prompt: 40, provider: "gemini", model: "gemini-2.5-flash", stream: "true"}, "",
-			`"maxOutputTokens":247`, 257},
-		"gemini with a maximum stated": {ask{prompt: 40, provider: "gemini", model: "gemini-2.5-flash", maxTokens: "5"}, "", "", 15},
+		"maximum stated":               {ask{maxTokens: "10", prompt: 40}, "", 20},
+		"other spelling":               {ask{maxCompletion: "10", prompt: 40}, "", 20},
+		"both spellings, equal":        {ask{maxTokens: "10", maxCompletion: "10", prompt: 40}, "", 20},
+		"three choices":                {ask{maxTokens: "10", n: "3", prompt: 40}, "", 40},
+		"nothing stated":               {ask{prompt: 40}, "max_tokens=247", 257},
+		"nothing stated, two choices":  {ask{prompt: 40, n: "2"}, "max_tokens=123", 257},
+		"stream":                       {ask{maxTokens: "10", prompt: 40, stream: "true"}, "usage", 20},
+		"stream that asks itself":      {ask{maxTokens: "10", prompt: 40, stream: "true", iu: "true"}, "", 20},
+		"stream that declines":         {ask{maxTokens: "10", prompt: 40, stream: "true", iu: "false"}, "usage", 31},
+		"provider named":               {ask{maxTokens: "10", prompt: 40, model: "openai/gpt-4o"}, `model="gpt-4o"`, 20},
+		"provider named, quotes":       {ask{prompt: 40, model: "openai/a\"b", maxTokens: "1"}, `model="a\"b"`, 12},
+		"all of it":                    {ask{prompt: 40, model: "openai/gpt-4o", stream: "true"}, `model="gpt-4o" max_tokens=247 usage`, 257},
+		"embedding":                    {ask{prompt: 41, model: "embed"}, "", 11},
+		"gemini":                       {ask{prompt: 40, provider: "gemini", model: "gemini-2.5-flash", stream: "true"}, "maxOutputTokens=247", 257},
+		"gemini with a maximum stated": {ask{prompt: 40, provider: "gemini", model: "gemini-2.5-flash", maxTokens: "5"}, "", 15},
+		"the new name":                 {ask{prompt: 40, model: "gpt-5"}, "max_completion_tokens=247", 257},
+		"the old name to the new":      {ask{prompt: 40, model: "o3-mini", maxTokens: "5"}, "max_tokens becomes max_completion_tokens", 15},
+		"the new name to the old":      {ask{prompt: 40, model: "qwen-plus", maxCompletion: "5"}, "max_completion_tokens becomes max_tokens", 15},
+		"both names, equal":            {ask{prompt: 40, model: "o3", maxTokens: "5", maxCompletion: "5"}, "", 15},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -87,17 +90,43 @@ func TestSplice(t *testing.T) {
 				t.Fatalf("want OK, got %v", r)
 			}
 			m := r.GetDynamicMetadata().GetFields()
-			if got := m["splice"].GetStringValue(); got != tc.splice {
+			if got := spliced(m); got != tc.splice {
 				t.Errorf("splice: want %s, got %s", tc.splice, got)
 			}
-			if got := m["splice_generation"].GetStringValue(); got != tc.generation {
-				t.Errorf("splice of the generation config: want %s, got %s", tc.generation, got)
+			if got := headers(r)["x-leaky-filled"]; got != filled(tc.splice) {
+				t.Errorf("x-leaky-filled: want %q, got %q", filled(tc.splice), got)
 			}
 			if got := m["held"].GetNumberValue(); got != tc.held {
 				t.Errorf("held: want %g, got %g", tc.held, got)
 			}
 		})
 	}
+}
+
+// spliced tells what Envoy is to put into the body.
+func spliced(m map[string]*structpb.Value) string {
+	var all []string
+	name := m[attributes.MaxTokensName].GetStringValue()
+	if v := m[attributes.SetModel]; v != nil {
+		all = append(all, "model="+v.GetStringValue())
+	}
+	if v := m[attributes.MaxTokens]; v != nil {
+		all = append(all, fmt.Sprintf("%s=%g", name, v.GetNumberValue()))
+	}
+	if v := m[attributes.MaxTokensRename]; v != nil {
+		all = append(all, v.GetStringValue()+" becomes "+name)
+	}
+	if m[attributes.AskUsage].GetStringValue() == "true" {
+		all = append(all, "usage")
+	}
+	return strings.Join(all, " ")
+}
+
+// filled is the number of tokens that a splice states.
+func filled(splice string) string {
+	_, after, _ := strings.Cut(splice, "okens=")
+	number, _, _ := strings.Cut(after, " ")
+	return number
 }
 
 func TestRefuse(t *testing.T) {

@@ -140,6 +140,7 @@ func start(tb testing.TB, text string, options ...option) *env {
 type ask struct {
 	id, user, org, tier, provider, model    string
 	maxTokens, maxCompletion, n, stream, iu string
+	parts                                   string
 	prompt                                  int // bytes
 	address                                 string
 }
@@ -190,7 +191,7 @@ func (a ask) request() *rls.RateLimitRequest {
 		entry(attributes.Model, or(a.model, "gpt-4o")), entry(attributes.MaxTokens, or(a.maxTokens, no)), entry(attributes.MaxCompletionTokens,
 			or(a.maxCompletion, no)),
 		entry(attributes.N, or(a.n, no)), entry(attributes.Stream, or(a.stream, no)), entry(attributes.IncludeUsage, or(a.iu, no)),
-		entry(attributes.Bytes, strconv.Itoa(len(a.body()))), entry(attributes.User, or(a.user, "ann")), entry(attributes.Org, or(a.org, no)),
+		entry(attributes.Bytes, strconv.Itoa(len(a.body()))), entry(attributes.Parts, or(a.parts, no)), entry(attributes.User, or(a.user, "ann")), entry(attributes.Org, or(a.org, no)),
 		entry(attributes.Key, "key-1"), entry(attributes.Tier, or(a.tier, "USER")),
 	}}
 	return &rls.RateLimitRequest{Domain: "leaky", Descriptors: []*common.RateLimitDescriptor{first,

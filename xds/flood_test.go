@@ -126,7 +126,7 @@ func (g *gateway) served(t *testing.T, n int) {
 func TestBodiesOfOneCallerAreBounded(t *testing.T) {
 	t.Parallel()
 	const size, most = 4_190_000, 8
-	g := start(t, nil, nil)
+	g := start(t, func(c *config.Config) { c.Gateway.MaxBodyBytes, c.Gateway.InflightBytes = 4<<20, 0 }, nil)
 	g.served(t, 20)
 	quiet := g.resident(t)
 	f := g.bodies(t, goodKey, 100, size)

@@ -29,6 +29,7 @@ func TestGuardRefusesWhatParsersReadDifferently(t *testing.T) {
 		path, body, want string
 		status           int
 		headers          []string
+		param            string // the member that OpenAI's error names
 	}{
 		"text plain":          {body: body(""), headers: []string{"Content-Type", "text/plain"}, want: "content-type"},
 		"no content type":     {body: body(""), headers: []string{"Content-Type", ""}, want: "content-type"},
@@ -50,13 +51,27 @@ func TestGuardRefusesWhatParsersReadDifferently(t *testing.T) {
 		"plus":                {body: body(`,"x":+1`), want: "not a JSON object"},
 		"too deep":            {body: body(`,"x":` + strings.Repeat("[", 300) + strings.Repeat("]", 300)), want: "not a JSON object"},
 		"too many members":    {body: body(members(300)), want: "more than 256 members"},
-		"byte order mark":     {body: "\ufeff" + body(""), want: "not a JSON object"},
-		"no model":            {body: `{"messages":[]}`, want: "model is missing"},
-		"empty model":         {body: `{"model":""}`, want: "model is missing"},
-		"null model":          {body: `{"model":null}`, want: "model is missing"},
+		"NaN says where":      {body: body(`,"x":[1,NaN]`), want: "unexpected NaN at byte 70", param: "x"},
+		"control says where":  {body: body(",\x00"), want: "unexpected byte 0x00 at byte"},
+		"cut says where":      {body: `{"model":"gpt-4o"`, want: "it ends in the middle of a value, after 17 bytes"},
+		"another charset":     {body: body(""), headers: []string{"Content-Type", "application/json; charset=utf-7"}, want: "charset must be utf-8"},
+		"charset, quoted": {body: body(""), headers: []string{"Content-Type", `application/json; Charset = "UTF-16"`},
+			want: "charset must be utf-8"},
+		"charset twice": {body: body(""), headers: []string{"Content-Type", "application/json;charset=utf-8;charset=utf-7"},
+			want: "charset must be utf-8"},
+		"kelvin sign":         {body: body(",\"max_completion_to\u212aens\":3000"), want: "is not ASCII"},
+		"long s":              {body: body(",\"\u017ftream\":true"), want: "is not ASCII"},
+		"dotless i":           {body: body(",\"stream_opt\u0131ons\":{}"), want: "is not ASCII"},
+		"ligature":            {body: body(",\"\ufb06ream\":true"), want: "is not ASCII"},
+		"full width":          {body: body(",\"\uff4e\":2"), want: "is not ASCII"},
+		"kelvin in Gemini":    {path: genPath, body: "{\"generationConfig\":{\"maxOutputTo\u212aens\":9}}", want: "is not ASCII"},
+		"long s in options":   {body: body(",\"stream_options\":{\"include_u\u017fage\":true}"), want: "stream_options: the name of a member is not ASCII"},
+		"no model":            {body: `{"messages":[]}`, want: "model is missing", param: "model"},
+		"empty model":         {body: `{"model":""}`, want: "model is missing", param: "model"},
+		"null model":          {body: `{"model":null}`, want: "model is missing", param: "model"},
 		"model is a number":   {body: `{"model":5}`, want: "model must be a string"},
 		"escape in model":     {body: `{"model":"gpt\u002d4o"}`, want: "not a model's name"},
-		"duplicate model":     {body: body(`,"model":"gpt-4o-mini"`), want: "duplicate member: model"},
+		"duplicate model":     {body: body(`,"model":"gpt-4o-mini"`), want: "duplicate member: model", param: "model"},
 		"duplicate in case":   {body: body(`,"Model":"gpt-4o-mini"`), want: "duplicate member: Model"},
 		"escaped duplicate":   {body: body(`,"mod\u0065l":"gpt-4o-mini"`), want: "escapes in the name"},
 		"other case alone":    {body: body(`,"N":100`), want: "did you mean n?"},
@@ -72,15 +87,15 @@ func TestGuardRefusesWhatParsersReadDifferently(t *testing.T) {
 		"2^31":                {body: body(`,"max_tokens":2147483648`), want: "max_tokens must be an integer"},
 		"list":                {body: body(`,"max_tokens":[5]`), want: "max_tokens must be an integer"},
 		"completion text":     {body: body(`,"max_completion_tokens":"5"`), want: "max_completion_tokens must be"},
-		"n zero":              {body: body(`,"n":0`), want: "n must be an integer from 1 to 128"},
-		"n 129":               {body: body(`,"n":129`), want: "n must be an integer from 1 to 128"},
+		"n zero":              {body: body(`,"n":0`), want: "n must be an integer from 1 to 128", param: "n"},
+		"n 129":               {body: body(`,"n":129`), want: "n must be an integer from 1 to 128", param: "n"},
 		"n float":             {body: body(`,"n":1.5`), want: "n must be an integer"},
-		"stream text":         {body: body(`,"stream":"true"`), want: "stream must be true or false"},
-		"stream number":       {body: body(`,"stream":1`), want: "stream must be true or false"},
+		"stream text":         {body: body(`,"stream":"true"`), want: "stream must be true or false", param: "stream"},
+		"stream number":       {body: body(`,"stream":1`), want: "stream must be true or false", param: "stream"},
 		"stream options list": {body: body(`,"stream_options":[]`), want: "stream_options must be an object"},
 		"usage twice": {body: body(`,"stream_options":{"include_usage":true,"include_usage":false}`),
 			want: "stream_options: duplicate"},
-		"usage text":        {body: body(`,"stream_options":{"include_usage":"no"}`), want: "include_usage must be true or false"},
+		"usage text":        {body: body(`,"stream_options":{"include_usage":"no"}`), want: "include_usage must be true or false", param: "stream_options.include_usage"},
 		"gemini text plain": {path: genPath, body: `{}`, headers: []string{"Content-Type", "text/plain"}, want: "content-type"},
 		"gemini list":       {path: genPath, body: `[]`, want: "not a JSON object"},
 		"gemini both spellings": {path: genPath, body: `{"generationConfig":{},"generation_config":{}}`,
@@ -106,6 +121,9 @@ func TestGuardRefusesWhatParsersReadDifferently(t *testing.T) {
 			a := g.do(t, "POST", path, c.body, c.headers...)
 			if a.status != status || !strings.Contains(a.body, c.want) {
 				t.Errorf("want %d with %q, got %d %s", status, c.want, a.status, a.body)
+			}
+			if c.param != "" && !strings.Contains(a.body, `"param":"`+c.param+`"`) {
+				t.Errorf("want the error to name %s, got %s", c.param, a.body)
 			}
 			if a.header.Get("x-should-retry") != "false" || !strings.Contains(a.body, a.header.Get("x-request-id")) {
 				t.Errorf("want x-should-retry: false and the request id in the message, got %v %s", a.header, a.body)
@@ -168,7 +186,7 @@ func TestGuardStatesTheFacts(t *testing.T) {
 			if a.status != 200 {
 				t.Fatalf("want 200, got %d %s", a.status, a.body)
 			}
-			want := "hold=" + a.header.Get("x-request-id") + "," + c.want + fmt.Sprintf(",bytes=%d", len(c.body)) + who
+			want := "hold=" + a.header.Get("x-request-id") + "," + c.want + fmt.Sprintf(",bytes=%d,parts=-", len(c.body)) + who
 			if got := g.limit.last(); len(got) == 0 || got[0] != want {
 				t.Errorf("want descriptor\n%s, got\n%v", want, got)
 			}
@@ -212,7 +230,8 @@ func TestGuardAgreesWithGo(t *testing.T) {
 	t.Parallel()
 	g := start(t, nil, nil)
 	pieces := []string{`"`, `\`, `{`, `}`, `[`, `]`, `,`, `:`, ` `, `1`, `-`, `.`, `e`, `null`, `true`, `"max_tokens"`, `"max_tokens":77`,
-		`"n":3`, "\n", "/*", `"a":{"b":[1]}`}
+		`"n":3`, "\n", "/*", `"a":{"b":[1]}`, `"messages":[{"content":[{"image_url":{"url":"x"}},{"type":"file"}]}]`,
+		`"tools":[{"type":"x"}]`, `"data"`, `"image_url"`}
 	base := body(`,"max_tokens":12,"x":[{"a":"b\"c"},1.5e3,null],"stream":false`)
 	passed := 0
 	rapid.Check(t, func(r *rapid.T) {

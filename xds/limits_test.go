@@ -135,8 +135,8 @@ func TestTrustedHopsDecideTheClientsAddress(t *testing.T) {
 
 func TestHTTP2ClientsAreServed(t *testing.T) {
 	t.Parallel()
-	g := start(t, nil, nil)
-	g.limit.set(admit(map[string]any{"splice": `"max_tokens":256`}))
+	g := start(t, func(c *config.Config) { c.Gateway.MaxBodyBytes = 4 << 20 }, nil)
+	g.limit.set(admit(decided("fill")))
 	g.back.set(says("text/event-stream", chatChunk, chatEnd, chatDone))
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)

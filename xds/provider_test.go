@@ -78,7 +78,7 @@ func TestProviderPathsFollowTheBaseURL(t *testing.T) {
 		"qwen, dashscope": {"qwen", "/compatible-mode/v1", "/compatible-mode/v1/chat/completions", `{"model":"qwen-plus"}`,
 			"/compatible-mode/v1/chat/completions"},
 		"qwen, other": {"qwen", "/w/1/v1", "/compatible-mode/v1/chat/completions?a=b", `{"model":"qwen-plus"}`,
-			"/w/1/v1/chat/completions?a=b"},
+			"/w/1/v1/chat/completions"},
 		"gemini, none":    {"gemini", "", genPath, `{}`, genPath},
 		"gemini, prefix":  {"gemini", "/google", streaming + "?alt=sse", `{}`, "/google" + streaming + "?alt=sse"},
 		"gemini, version": {"gemini", "/google/v1beta", genPath, `{}`, "/google" + genPath},

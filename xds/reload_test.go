@@ -71,7 +71,7 @@ func named(t *testing.T, name string) string {
 		flush := w.(http.Flusher).Flush
 		flush()
 		time.Sleep(2 * time.Millisecond) // some calls are always under way
-		if r.Header.Get("X-Slow") != "" {
+		if r.Header.Get("X-Stub-Slow") != "" {
 			for range 20 {
 				fmt.Fprint(w, ".")
 				flush()
@@ -110,7 +110,7 @@ func TestChangingProvidersUnderLoadLosesNothing(t *testing.T) {
 		})
 	}
 	clients.Go(func() { // a stream that outlives its cluster
-		if a := g.do(t, "POST", chatPath, body(""), "X-Slow", "1"); a.body != strings.Repeat(".", 20)+"first" {
+		if a := g.do(t, "POST", chatPath, body(""), "X-Stub-Slow", "1"); a.body != strings.Repeat(".", 20)+"first" {
 			t.Errorf("want the whole stream, got %d %q", a.status, a.body)
 		}
 	})

@@ -145,7 +145,7 @@ func TestOpenRoutesPassWithoutTheRateLimitService(t *testing.T) {
 func TestAnOpenRouteIsLimitedAsAnyOther(t *testing.T) {
 	t.Parallel()
 	g := start(t, func(c *config.Config) { c.Limits.Outage.Default = config.OutageOpen }, nil)
-	g.limit.set(admit(map[string]any{attributes.Splice: `"max_tokens":7`}))
+	g.limit.set(admit(map[string]any{attributes.MaxTokens: 7, attributes.MaxTokensName: attributes.MaxTokens}))
 	a := g.do(t, "POST", chatPath, body(""))
 	if got := g.back.last(t).body; a.status != http.StatusOK || !strings.Contains(got, `"max_tokens":7`) {
 		t.Errorf("want the body spliced, got %d %s", a.status, got)

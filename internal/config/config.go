@@ -26,7 +26,7 @@ type Config struct {
 type Gateway struct {
 	Listen            string        `yaml:"listen"`              // host:port, default 127.0.0.1:8080
 	TrustedHops       int           `yaml:"trusted_hops"`        // proxies in front whose X-Forwarded-For counts, 0 to 10
-	MaxBodyBytes      int           `yaml:"max_body_bytes"`      // 1 KiB to 64 MiB, default 4 MiB; larger is 413
+	MaxBodyBytes      int           `yaml:"max_body_bytes"`      // 1 KiB to 64 MiB, default 20 MiB; larger is 413
 	InflightBytes     int           `yaml:"inflight_bytes"`      // of one caller's bodies on their way at once, per worker; 0: eight times max_body_bytes
 	StreamIdleTimeout time.Duration `yaml:"stream_idle_timeout"` // no byte for so long ends a call, default 60s
 	MaxStreamDuration time.Duration `yaml:"max_stream_duration"` // longest call, default 10m; holds outlive it
@@ -98,8 +98,15 @@ type Provider struct {
 	MaxPending     int           `yaml:"max_pending"`     // circuit breaker: calls waiting for a connection, default 256
 	TokensPerByte  float64       `yaml:"tokens_per_byte"` // input bound, > 0 to 1, default 1: the ceiling of any tokenizer
 	LearnInput     bool          `yaml:"learn_input"`     // holds for inputs follow what the model was seen to take, default false
-	OutputFill     int64         `yaml:"fill_max_tokens"` // held and spliced in when the client states no maximum, default 1024
+	OutputFill     int64         `yaml:"fill_max_tokens"` // most that is written into a call without a maximum; default the model's max_output
 	BytesPerToken  float64       `yaml:"bytes_per_token"` // answer bytes per token of a stream until one is learned, default 200
+
+	Parts         map[string]Part `yaml:"parts"`           // what a part of each kind is held at, for models that say nothing else
+	MaxTokensName string          `yaml:"max_tokens_name"` // max_tokens or max_completion_tokens; default by the model's name
+	MaxTokens     MaxTokensMode   `yaml:"max_tokens"`      // for calls without a maximum; default limits.max_tokens
+	StreamOptions *bool           `yaml:"stream_options"`  // false: it refuses stream_options, default true
+	Headers       []string        `yaml:"headers"`         // further request headers that it gets, lower-case
+	Query         []string        `yaml:"query"`           // query parameters that it gets
 
 	ConsumePath string         `yaml:"consume_path"` // path that POST /api/v1/tokens/consume calls, default /api/v1/NAME/chat
 	Egress      ProviderEgress `yaml:"egress"`       // bounds of those calls
@@ -109,8 +116,12 @@ type Provider struct {
 type Model struct {
 	Name      string `yaml:"name"`
 	Provider  string `yaml:"provider"`
-	MaxOutput int64  `yaml:"max_output"` // most output tokens the model gives, default 16384
+	MaxOutput int64  `yaml:"max_output"` // most output tokens the model gives, default by its name, else 16384
 	Kind      string `yaml:"kind"`       // "chat" (default) or "embedding"
+
+	Parts         map[string]Part `yaml:"parts"`           // what a part of each kind is held at; default the provider's
+	MaxTokensName string          `yaml:"max_tokens_name"` // default the provider's, else by the model's name
+	MaxTokens     MaxTokensMode   `yaml:"max_tokens"`      // for calls without a maximum; default the provider's
 }
 
 // Tiers map roles to multipliers (contract: the tier with the highest priority wins).

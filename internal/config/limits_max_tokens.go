@@ -10,7 +10,7 @@ type MaxTokensMode string
 
 // Modes.
 const (
-	MaxTokensFill   MaxTokensMode = "fill"      // one is written into the request: fill_max_tokens, or what is left
+	MaxTokensFill   MaxTokensMode = "fill"      // one is written into the request: the model's max_output, or what is left
 	MaxTokensModel  MaxTokensMode = "model_max" // the request stays as it is, and the model's max_output is held
 	MaxTokensReject MaxTokensMode = "reject"    // refused with 400
 )
@@ -30,9 +30,19 @@ func (m MaxTokens) For(route string) MaxTokensMode {
 }
 
 func (m MaxTokens) validate(v *validator) {
-	modes := []string{string(MaxTokensFill), string(MaxTokensModel), string(MaxTokensReject)}
-	v.oneOf("limits.max_tokens.default", string(m.Default), modes...)
+	m.Default.validate(v, "limits.max_tokens.default")
 	for _, route := range slices.Sorted(maps.Keys(m.Routes)) {
-		v.oneOf("limits.max_tokens.routes."+route, string(m.Routes[route]), modes...)
+		m.Routes[route].validate(v, "limits.max_tokens.routes."+route)
+	}
+}
+
+func (m MaxTokensMode) validate(v *validator, key string) {
+	v.oneOf(key, string(m), string(MaxTokensFill), string(MaxTokensModel), string(MaxTokensReject))
+}
+
+// validateStated is validate where nothing may be said.
+func (m MaxTokensMode) validateStated(v *validator, key string) {
+	if m != "" {
+		m.validate(v, key)
 	}
 }

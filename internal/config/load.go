@@ -63,6 +63,9 @@ func parse(name string, text []byte, getenv func(string) string) (*Config, error
 		}
 		return nil, &Error{Mistakes: mistakes}
 	}
+	for i, m := range c.Models { // not before, lest a provider's mistakes be told of each of its models
+		c.Models[i] = c.Providers[m.Provider].Complete(m)
+	}
 	return c, nil
 }
 
@@ -108,13 +111,11 @@ func (c *Config) fill(builtin Config) {
 		setDefault(&p.MaxRequests, 1024)
 		setDefault(&p.MaxPending, 256)
 		setDefault(&p.TokensPerByte, 1)
-		setDefault(&p.OutputFill, 1024)
 		setDefault(&p.BytesPerToken, 200)
 		p.fillEgress(name)
 		c.Providers[name] = p
 	}
 	for i := range c.Models {
-		setDefault(&c.Models[i].MaxOutput, 16384)
 		setDefault(&c.Models[i].Kind, KindChat)
 	}
 	for name, t := range c.Tiers.Levels {

@@ -156,9 +156,10 @@ func (c *Config) validateProviders(v *validator) {
 		if !(p.TokensPerByte > 0 && p.TokensPerByte <= 1) {
 			v.fail(key+".tokens_per_byte", "%v is out of range; it must be above 0 and at most 1", p.TokensPerByte)
 		}
-		between(v, key+".fill_max_tokens", p.OutputFill, 1, 1<<31-1)
+		between(v, key+".fill_max_tokens", p.OutputFill, 0, 1<<31-1)
 		between(v, key+".bytes_per_token", p.BytesPerToken, 0.1, 100_000)
 		p.validateEgress(v, key)
+		p.validateRequests(v, key)
 	}
 	seen := map[string]bool{}
 	for i, m := range c.Models {
@@ -172,7 +173,8 @@ func (c *Config) validateProviders(v *validator) {
 		seen[m.Name] = true
 		v.oneOf(key+".provider", m.Provider, slices.Sorted(maps.Keys(c.Providers))...)
 		v.oneOf(key+".kind", m.Kind, KindChat, KindEmbedding)
-		between(v, key+".max_output", m.MaxOutput, 1, 1<<31-1)
+		between(v, key+".max_output", m.MaxOutput, 0, 1<<31-1)
+		m.validateRequests(v, key)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/errorbody"
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 )
 
@@ -55,17 +56,37 @@ type Call struct {
 	Usage    bool // the client asks for usage itself
 	Prefixed bool // the model was asked as provider/model
 
+	Maximum   string // member that states the maximum where the limiter does
+	Renames   string // member that states it now, and that the model does not take; empty: none
+	AsksUsage bool   // the stream's usage is to be asked for
+
 	Protocol config.Protocol
 	Input    int64 // most tokens of the input
 	Output   int64 // most tokens of the output as stated, of all choices
 	Fill     int64 // most tokens to grant when none is stated, of all choices; 0: no output
 
+	parts  []parts
 	frame  int64 // bytes of the body that are known to be no text
 	stated int64 // the client's maximum for one choice, 0 when it stated none
 }
 
 // statedNumbers are the numbers of a call as its client wrote them.
-type statedNumbers struct{ most, completion, choices, bytes string }
+type statedNumbers struct{ most, completion, choices, bytes, parts string }
+
+// Blame is the member of the body that an error of ReadCall is about, and the error's code in
+// answers; empty where there is none.
+func (c *Call) Blame(err error) (param, code string) {
+	_, part := errors.AsType[partError](err)
+	switch {
+	case part:
+		return "", errorbody.CodePart
+	case errors.Is(err, errUnstated), errors.Is(err, errMaxTokens), errors.Is(err, errBoth):
+		return c.Maximum, ""
+	case errors.Is(err, errChoices):
+		return attributes.N, ""
+	}
+	return "", ""
+}
 
 // ReadCall reads the first descriptor of an LLM request and prices the call. The error is
 // for the caller: it says which value cannot be met. A call without an id is ErrNoID; else
@@ -79,9 +100,30 @@ func (p *Policy) ReadCall(d Descriptor) (*Call, error) {
 	c.Protocol = p.pricing.providers[c.Provider].Protocol
 	c.frame = c.framed(stated)
 	c.Model, c.Prefixed = strings.CutPrefix(c.Model, c.Provider+"/")
-	err := errors.Join(c.readOutput(stated), c.readInput(stated.bytes))
-	return c, errors.Join(err, p.pricing.price(c))
+	provider, model := p.pricing.find(c)
+	c.AsksUsage = c.Protocol != config.ProtocolGemini && c.Stream && !c.Usage && provider.AsksUsage()
+	c.nameMaximum(model.MaxTokensName, stated)
+	err := errors.Join(c.readOutput(stated), c.readInput(stated))
+	return c, errors.Join(err, p.pricing.price(c, provider, model))
 }
+
+// nameMaximum finds out by which member the model takes its maximum (empty: by either), and
+// which stands there instead.
+func (c *Call) nameMaximum(name string, stated statedNumbers) {
+	switch c.Maximum = name; {
+	case c.Protocol == config.ProtocolGemini:
+		c.Maximum = attributes.MaxOutputTokens
+	case name == "":
+		c.Maximum = config.MaxTokensMember
+	case name == config.MaxTokensMember && stated.most == "" && stated.completion != "":
+		c.Renames = config.MaxCompletionTokensMember
+	case name == config.MaxCompletionTokensMember && stated.completion == "" && stated.most != "":
+		c.Renames = config.MaxTokensMember
+	}
+}
+
+// Filled reports whether the client left the maximum open and the limiter states it.
+func (c *Call) Filled() bool { return c.Output == 0 && c.Fill > 0 }
 
 // readAttributes takes over the texts of the descriptor.
 func (c *Call) readAttributes(d Descriptor) (stated statedNumbers) {
@@ -110,6 +152,8 @@ func (c *Call) readAttributes(d Descriptor) (stated statedNumbers) {
 			c.Usage = e.Value == "true"
 		case attributes.Bytes:
 			stated.bytes = e.Value
+		case attributes.Parts:
+			stated.parts = e.Value
 		case attributes.User:
 			c.User = e.Value
 		case attributes.Org:
@@ -159,13 +203,15 @@ func (c *Call) readOutput(stated statedNumbers) error {
 	return nil
 }
 
-func (c *Call) readInput(bytes string) error {
-	n, ok := wholeNumber(bytes, maxBytes)
+func (c *Call) readInput(stated statedNumbers) error {
+	n, ok := wholeNumber(stated.bytes, maxBytes)
 	if !ok {
 		return errBytes
 	}
 	c.Bytes = n
-	return nil
+	var err error
+	c.parts, err = readParts(stated.parts)
+	return err
 }
 
 // wholeNumber reads a decimal number without sign, 0 to most.

@@ -49,7 +49,7 @@ func NewPolicy(c Config, s *State) *Policy {
 	}
 	p.Rules = p.domains[c.Limits.Domain()]
 	for _, m := range c.Models {
-		p.pricing.models[m.Name] = m
+		p.pricing.models[m.Name] = c.Providers[m.Provider].Complete(m)
 	}
 	return p
 }

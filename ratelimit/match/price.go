@@ -14,30 +14,24 @@ type pricing struct {
 	ratios    *Ratios
 }
 
-// price bounds what the call may use, by its provider and model. The error says that it
-// had to state its maximum.
-func (p *pricing) price(c *Call) error {
+// find gives what is configured for the call's provider and model, and for a model that is
+// not, what holds for the provider.
+func (p *pricing) find(c *Call) (config.Provider, config.Model) {
 	provider := p.providers[c.Provider]
-	perByte, fill := provider.TokensPerByte, provider.OutputFill
-	if perByte <= 0 {
-		perByte = 1
+	model, ok := p.models[c.Model]
+	if !ok {
+		model = provider.Complete(config.Model{Name: c.Model, Provider: c.Provider})
 	}
-	if fill <= 0 {
-		fill = 1024
+	return provider, model
+}
+
+// price bounds what the call may use. The error says that it had to state its maximum, or
+// that nothing bounds its input.
+func (p *pricing) price(c *Call, provider config.Provider, model config.Model) error {
+	if err := p.priceInput(c, provider, model); err != nil {
+		return err
 	}
-	model := p.models[c.Model]
-	if model.Kind == "embedding" {
-		c.frame = min(c.frame, int64(len(embedFrame)+len(c.Model)))
-	}
-	text := c.Bytes
-	if perByte < 1 {
-		text = max(0, text-c.frame)
-	}
-	c.Input = int64(math.Ceil(float64(text) * perByte))
-	if provider.LearnInput {
-		c.Input = min(c.Input, p.ratios.bound(c.Provider, c.Model, c.Bytes, perByte))
-	}
-	if model.Kind == "embedding" {
+	if model.Kind == config.KindEmbedding {
 		c.stated = 0
 		return nil
 	}
@@ -45,17 +39,48 @@ func (p *pricing) price(c *Call) error {
 		c.Output = c.stated * c.Choices
 		return nil
 	}
-	switch mode := p.maxTokens.For(c.Route); {
-	case mode == config.MaxTokensReject:
+	mode := model.MaxTokens
+	if mode == "" {
+		mode = p.maxTokens.For(c.Route)
+	}
+	switch mode {
+	case config.MaxTokensReject:
 		return errUnstated
-	case mode == config.MaxTokensModel && model.MaxOutput > 0:
+	case config.MaxTokensModel:
 		c.Output = model.MaxOutput * c.Choices
 		return nil
 	}
-	if model.MaxOutput > 0 {
-		fill = min(fill, model.MaxOutput)
+	fill := model.MaxOutput
+	if provider.OutputFill > 0 {
+		fill = min(fill, provider.OutputFill)
 	}
 	c.Fill = fill * c.Choices
+	return nil
+}
+
+// priceInput bounds the input: the text by its bytes, and what is none by its price.
+func (p *pricing) priceInput(c *Call, provider config.Provider, model config.Model) error {
+	perByte := provider.TokensPerByte
+	if perByte <= 0 {
+		perByte = 1
+	}
+	named, bytes, err := priceParts(c.parts, model.Parts, c.Model)
+	if err != nil {
+		return err
+	}
+	if model.Kind == config.KindEmbedding {
+		c.frame = min(c.frame, int64(len(embedFrame)+len(c.Model)))
+	}
+	body := max(0, c.Bytes-bytes)
+	text := body
+	if perByte < 1 {
+		text = max(0, text-c.frame)
+	}
+	c.Input = int64(math.Ceil(float64(text) * perByte))
+	if provider.LearnInput {
+		c.Input = min(c.Input, p.ratios.bound(c.Provider, c.Model, body, perByte))
+	}
+	c.Input += named
 	return nil
 }
 

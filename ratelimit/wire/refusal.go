@@ -2,6 +2,7 @@ package wire
 
 import (
 	"fmt"
+	"net/http"
 	"strconv"
 	"strings"
 
@@ -60,13 +61,16 @@ func RefuseBalance(c *match.Call, d *Decision, noPool bool) *Response {
 	return r
 }
 
-// RefuseMalformed refuses a call whose attributes make no sense. Envoy's guard answers
-// such requests before with 400; what gets here must not pass unmetered.
+// RefuseMalformed refuses a call whose attributes make no sense or whose content has no bound.
+// Envoy answers 400 where it sees attributes.HeaderRefusal: coming back does not help.
 func RefuseMalformed(c *match.Call, why error) *Response {
 	r := newResponse(codeOverLimit)
 	r.addHeader("x-should-retry", "false")
+	r.addHeader(attributes.HeaderRefusal, "invalid_request")
 	r.identify(c)
-	r.refuseRate(c, why.Error(), 0)
+	param, code := c.Blame(why)
+	r.refuse(c, errorbody.Refusal{Status: http.StatusBadRequest, Message: why.Error(), Type: errorbody.TypeInvalidRequest, Param: param,
+		Code: code, RequestID: c.ID})
 	return r
 }
 

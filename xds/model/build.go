@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"net/url"
 	"path/filepath"
 	"slices"
@@ -157,12 +158,24 @@ func (b *builder) providerClusters() []Cluster {
 			b.credential(name, p, &c)
 		}
 		c.Name = c.Stat + "-" + fingerprint(c)
+		if loopback(u.Hostname()) {
+			p.Headers = append(slices.Clone(p.Headers), headersOfTests()...)
+		}
 		inner := egressCluster(name, c, p.Egress.MaxConcurrent)
 		b.providers[name] = provider{Provider: p, name: name, cluster: c.Name, egress: inner.Name, host: u.Host, base: base(name, p.Protocol,
 			u.EscapedPath())}
 		clusters = append(clusters, c, inner)
 	}
 	return clusters
+}
+
+// headersOfTests steer providers that are made for tests, the stubs and others. They pass to
+// loopback, where such providers run, and to no other.
+func headersOfTests() []string { return []string{"x-raw", "x-stub-*"} }
+
+func loopback(host string) bool {
+	addr, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && addr.IsLoopback()
 }
 
 func (b *builder) credential(name string, p config.Provider, c *Cluster) {

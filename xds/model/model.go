@@ -103,6 +103,9 @@ type LLM struct {
 	Gemini   bool   // body and errors are Gemini's
 	Stream   bool   // the path asks for a stream (Gemini)
 	StateMax bool   // a call that states no max_tokens is refused
+	// What of a request passes beside what every provider gets.
+	Headers []string // names, lower-case
+	Query   []string // names of parameters, or whole ones: alt=sse
 }
 
 // Cluster is one upstream.

@@ -73,7 +73,7 @@ func (b *builder) openAI(path, operation, name string, serves func(config.Model)
 			Name: name + ":" + m.Provider + "/" + m.Name, Match: Match{Path: path, Method: "POST", Models: spellings, Guarded: true},
 			Forward: b.call(p, p.base+operation), Rule: attributes.RuleAuthenticated, Scope: attributes.ScopeTokensWrite,
 			Family: attributes.FamilyOpenAI,
-			LLM:    &LLM{Route: name, Provider: m.Provider, Model: m.Name},
+			LLM:    &LLM{Route: name, Provider: m.Provider, Model: m.Name, Headers: p.Headers, Query: p.Query},
 		})
 	}
 	return append(routes,
@@ -101,7 +101,10 @@ func (b *builder) gemini() []Route {
 			{":streamGenerateContent", "gemini-stream", map[string]string{"alt": "sse"}},
 		} {
 			path := "/v1beta" + operation + o.verb
-			llm := LLM{Route: o.name, Provider: m.Provider, Model: m.Name, Gemini: true, Stream: o.query != nil}
+			llm := LLM{Route: o.name, Provider: m.Provider, Model: m.Name, Gemini: true, Stream: o.query != nil, Headers: p.Headers, Query: p.Query}
+			if llm.Stream {
+				llm.Query = append([]string{"alt=sse"}, p.Query...)
+			}
 			before := llm
 			before.Provider, before.Model = "", ""
 			route := func(match Match) Route {

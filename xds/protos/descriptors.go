@@ -145,6 +145,7 @@ func holdFacts(l model.LLM) []*routev3.RateLimit_Action {
 		stream,
 		stated(attributes.NamespaceRequest, attributes.IncludeUsage),
 		stated(attributes.NamespaceBody, attributes.Bytes),
+		stated(attributes.NamespaceRequest, attributes.Parts),
 		stated(attributes.NamespaceAuth, attributes.User),
 		stated(attributes.NamespaceAuth, attributes.Org),
 		stated(attributes.NamespaceAuth, attributes.Team),

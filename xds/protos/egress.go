@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/egress"
 	"github.com/leaky-tokens/leaky-tokens/xds/model"
 )
@@ -69,6 +70,15 @@ func egressReplies() *hcmv3.LocalReplyConfig {
 		})
 	}
 	return c
+}
+
+// private are headers that no provider gets to see of a call that tokensvc makes: the caller's
+// credentials, who they are, where they call from, which of our accounts to bill, and that they
+// take compressed answers: Envoy can't read the usage of those.
+func private() []string {
+	return append(attributes.IdentityHeaders(), "authorization", "x-api-key", "x-goog-api-key", "cookie", "x-forwarded-for",
+		"x-forwarded-proto", "x-envoy-external-address", attributes.HeaderNetwork,
+		"openai-organization", "openai-project", "x-goog-user-project", "x-dashscope-workspace", "accept-encoding")
 }
 
 // EgressRoutes is the route table of the egress listener.

@@ -3,6 +3,7 @@ package protos
 import (
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	xdscorev3 "github.com/cncf/xds/go/xds/core/v3"
@@ -27,6 +28,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/leaky-tokens/leaky-tokens/envoy"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
@@ -89,6 +91,12 @@ func inflight(l model.Listener) *matchingv3.ExtensionWithMatcher {
 			"max_bytes":    structpb.NewNumberValue(float64(l.MaxBodyBytes))}}})
 }
 
+// spliceContext is what the splice lets pass on a route beside what every provider gets.
+func spliceContext(l model.LLM) *structpb.Struct {
+	return &structpb.Struct{Fields: map[string]*structpb.Value{"headers": structpb.NewStringValue(strings.Join(l.Headers, ",")),
+		"query": structpb.NewStringValue(strings.Join(l.Query, ","))}}
+}
+
 // filters is the chain, in the order of docs/design.
 func filters(l model.Listener) []*hcmv3.HttpFilter {
 	chain := []*hcmv3.HttpFilter{}
@@ -102,13 +110,14 @@ func filters(l model.Listener) []*hcmv3.HttpFilter {
 	add(filterAuthz, authz())
 	add(filterInflight, inflight(l))
 	add(filterBody, &bufferv3.Buffer{MaxRequestBytes: count(max(l.MaxBodyBytes, leastBuffer))})
-	add(filterGuard, &luav3.Lua{DefaultSourceCode: inline(envoy.GuardLua), StatPrefix: filterGuard, FilterContext: guardContext("openai",
+	add(filterGuard, &luav3.Lua{DefaultSourceCode: inline(envoy.GuardLua()), StatPrefix: filterGuard, FilterContext: guardContext("openai",
 		l.MaxBodyBytes, false)})
 	add(filterRateLimit, rateLimit(l, true))
 	if l.Open {
 		add(filterOpen, rateLimit(l, false))
 	}
-	add(filterSplice, &luav3.Lua{DefaultSourceCode: inline(envoy.SpliceLua), StatPrefix: filterSplice})
+	add(filterSplice, &luav3.Lua{DefaultSourceCode: inline(envoy.SpliceLua), StatPrefix: filterSplice,
+		ClearRouteCache: wrapperspb.Bool(false)}) // it takes headers away that routes match, and the route is chosen
 	add(filterUsage, usage())
 	add(filterAway, away())
 	add("envoy.filters.http.router", &routerv3.Router{SuppressEnvoyHeaders: true})

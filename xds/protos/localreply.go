@@ -30,6 +30,7 @@ type refusal struct {
 	final   bool // x-should-retry: false
 	later   bool // retry-after
 	early   bool // before the request has an id
+	blames  bool // the guard names the member to blame
 	away    bool // a service does not answer: problem routes get the fallback body
 	model   bool // no such model: the message names what was asked for, and where the list is
 }
@@ -55,7 +56,7 @@ func refusals(l model.Listener) []refusal {
 			code: "gateway_unavailable", message: "the gateway cannot decide about this call now, try again", later: true},
 		{when: ours(503), title: "Service Unavailable", google: "UNAVAILABLE", kind: "server_error", message: unavailable, later: true,
 			away: true},
-		{when: ours(400), title: "Bad Request", google: "INVALID_ARGUMENT", kind: invalid, message: own, final: true},
+		{when: ours(400), title: "Bad Request", google: "INVALID_ARGUMENT", kind: invalid, message: own, final: true, blames: true},
 		{when: ours(404) + fmt.Sprintf(` && 'code' in xds.route_metadata.filter_metadata['%[1]s']`+
 			` && xds.route_metadata.filter_metadata['%[1]s']['code'] == '%[2]s'`, Namespace, errorbody.CodeModelNotFound), title: "Not Found",
 			google: "NOT_FOUND", kind: invalid, code: errorbody.CodeModelNotFound, final: true, model: true},
@@ -111,7 +112,7 @@ func family(name string, prefixes ...string) string {
 // localReplies shapes every answer that Envoy makes itself.
 func localReplies(l model.Listener) *hcmv3.LocalReplyConfig {
 	c := &hcmv3.LocalReplyConfig{
-		Mappers: []*hcmv3.ResponseMapper{fine(), tooMany(), { // What our own services wrote else passes as it is, with its own content type.
+		Mappers: []*hcmv3.ResponseMapper{fine(), tooMany(), invalidCall(), { // What our own services wrote else passes as it is, with its own content type.
 			Filter:             cel(`response.code_details in ['ext_authz_denied', 'request_rate_limited']`),
 			BodyFormatOverride: &corev3.SubstitutionFormatString{Format: &corev3.SubstitutionFormatString_TextFormatSource{TextFormatSource: inline(own)}}}},
 	}
@@ -139,6 +140,15 @@ func tooMany() *hcmv3.ResponseMapper {
 	fields["requestId"] = structpb.NewStringValue("%REQ(X-REQUEST-ID)%")
 	return &hcmv3.ResponseMapper{BodyFormatOverride: format, Filter: cel(fmt.Sprintf(
 		`response.code_details == 'request_rate_limited' && xds.route_metadata.filter_metadata['%s']['family'] == '%s' && 'retry-after' in response.headers`, Namespace, attributes.FamilyProblem))}
+}
+
+// invalidCall is a call that ratelimit refuses for what it says. The filter has one status for
+// all refusals, so the service says by a header that it is not to come again.
+func invalidCall() *hcmv3.ResponseMapper {
+	return &hcmv3.ResponseMapper{StatusCode: count(400),
+		Filter: cel(fmt.Sprintf(`response.code_details == 'request_rate_limited' && '%s' in response.headers`, attributes.HeaderRefusal)),
+		BodyFormatOverride: &corev3.SubstitutionFormatString{
+			Format: &corev3.SubstitutionFormatString_TextFormatSource{TextFormatSource: inline(own)}}}
 }
 
 func mapper(family, when string, r refusal) *hcmv3.ResponseMapper {
@@ -173,8 +183,11 @@ func body(family string, r refusal) *corev3.SubstitutionFormatString {
 		if r.code != "" {
 			code = text(r.code)
 		}
-		fields["error"] = object(map[string]*structpb.Value{"message": text(message), "type": text(r.kind), "param": structpb.NewNullValue(),
-			"code": code})
+		param := structpb.NewNullValue()
+		if r.blames {
+			param = text("%DYNAMIC_METADATA(" + attributes.NamespaceRefusal + ":" + attributes.RefusalParam + ")%")
+		}
+		fields["error"] = object(map[string]*structpb.Value{"message": text(message), "type": text(r.kind), "param": param, "code": code})
 	case attributes.FamilyGemini:
 		fields["error"] = object(map[string]*structpb.Value{"code": status, "message": text(message), "status": text(r.google)})
 	default:

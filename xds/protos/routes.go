@@ -46,18 +46,9 @@ func route(r model.Route, g *model.Gateway) *routev3.Route {
 	}
 	out.Action = &routev3.Route_Route{Route: forward(r)}
 	if r.LLM != nil {
-		out.RequestHeadersToRemove, out.ResponseHeadersToRemove = private(), theirs()
+		out.ResponseHeadersToRemove = theirs()
 	}
 	return out
-}
-
-// private are headers that no provider gets to see: the caller's credentials, who she
-// is, where she calls from, which of our accounts to bill, and that she takes compressed
-// answers: Envoy can't read the usage of those.
-func private() []string {
-	return append(attributes.IdentityHeaders(), "authorization", "x-api-key", "x-goog-api-key", "cookie", "x-forwarded-for",
-		"x-forwarded-proto", "x-envoy-external-address", attributes.HeaderNetwork,
-		"openai-organization", "openai-project", "x-goog-user-project", "x-dashscope-workspace", "accept-encoding")
 }
 
 // theirs are headers of a provider's answer that would speak for the gateway, or tell
@@ -183,6 +174,9 @@ func perFilter(r model.Route, g *model.Gateway) map[string]*anypb.Any {
 	}
 	config[filterAway] = anyOf(&routev3.FilterConfig{Disabled: true})
 	config[filterUsage] = anyOf(&aiv3.AiProtocolManagerPerRoute{Response: &aiv3.ResponsePerRoute{LlmProtocol: protocol(*r.LLM)}})
+	if len(r.LLM.Headers)+len(r.LLM.Query) > 0 {
+		config[filterSplice] = anyOf(&luav3.LuaPerRoute{FilterContext: spliceContext(*r.LLM)})
+	}
 	spoken := "openai"
 	if r.LLM.Gemini {
 		spoken = "gemini"

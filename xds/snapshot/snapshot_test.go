@@ -143,7 +143,7 @@ func nameScripts(tree any) any {
 		}
 	case string:
 		switch node {
-		case envoy.GuardLua:
+		case envoy.GuardLua():
 			return "(guard.lua)"
 		case envoy.SpliceLua:
 			return "(splice.lua)"

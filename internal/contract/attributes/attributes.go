@@ -11,6 +11,8 @@ const (
 	NamespaceRequest = "llm.request"
 	// NamespaceBody is what the guard measured of the body.
 	NamespaceBody = "llm.body"
+	// NamespaceRefusal is what the guard says of a request that it refuses.
+	NamespaceRefusal = "llm.refusal"
 	// NamespaceLimit is what ratelimit answers: the hold and what to splice.
 	NamespaceLimit = "envoy.filters.http.ratelimit"
 )
@@ -33,6 +35,9 @@ const (
 	N                   = "n"
 	Stream              = "stream"
 	IncludeUsage        = "include_usage"
+	// Parts are what the content names and its bytes do not tell, as kind:parts:references:bytes
+	// of each kind with commas between; bytes are those of parts in the body. Absent: text alone.
+	Parts = "parts"
 )
 
 // Bytes is the key of NamespaceBody that carries the body's length in bytes.
@@ -43,10 +48,21 @@ const (
 	Account = "account" // "org:<id>" or "user:<id>": whose buckets hold
 	Held    = "held"    // tokens held
 	Input   = "input"   // of those, for the input
-	Splice  = "splice"  // JSON members to append to the body, without the leading comma
-	// SpliceGeneration is the JSON member to put into Gemini's generationConfig.
-	SpliceGeneration = "splice_generation"
+
+	// What goes into the body, if anything. MaxTokens is there too: the maximum to state.
+	SetModel      = "set_model"       // JSON string that replaces the model's name
+	MaxTokensName = "max_tokens_name" // the member that states the maximum
+	// MaxTokensRename is the member that states it now, to be renamed MaxTokensName.
+	MaxTokensRename = "max_tokens_rename"
+	AskUsage        = "ask_usage" // "true": the stream's usage is asked for, and by nobody but us
 )
+
+// The members that state a maximum of output tokens are MaxTokens and MaxCompletionTokens with
+// OpenAI, and with Gemini this one.
+const MaxOutputTokens = "maxOutputTokens"
+
+// RefusalParam is the key of NamespaceRefusal that names the member to blame.
+const RefusalParam = "param"
 
 // Descriptor entry keys of the first descriptor of an LLM route: the facts. A
 // request whose first descriptor begins with Hold asks for a hold of tokens.
@@ -112,3 +128,7 @@ const (
 	// may take any address in it.
 	HeaderNetwork = "x-leaky-network"
 )
+
+// HeaderRefusal is on a refusal of ratelimit's that is the request's own fault, which Envoy
+// answers with 400 and not with 429.
+const HeaderRefusal = "x-leaky-refusal"

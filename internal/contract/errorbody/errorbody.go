@@ -23,6 +23,7 @@ const (
 	CodeModelNotFound   = "model_not_found"
 	CodeUnavailable     = "gateway_unavailable"
 	CodeBalanceEmpty    = "credit_balance_exhausted"
+	CodePart            = "part_not_accepted"
 	CodeProjectCap      = "project_spend_limit_exceeded"
 	CodeOrganizationCap = "organization_spend_limit_exceeded"
 )
