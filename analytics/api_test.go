@@ -358,7 +358,7 @@ func TestACallShowsWithinTwoSeconds(t *testing.T) {
 		t.Errorf("want to linger at most a second, got %v", linger)
 	}
 	var got usageAnswer
-	eventually(t, "second call in usage", func() bool {
+	testenv.Eventually(t, "second call in usage", func() bool {
 		f.ask(t, "/api/v1/analytics/usage?provider=openai", asUser(), &got)
 		return got.Count == 2
 	})

@@ -129,7 +129,7 @@ func TestStoreAwayLosesNothing(t *testing.T) {
 	c, stop := running(t, js, away)
 	events := []usage.Event{event("a", alice, "openai", now, 5), event("b", bob, "qwen", now, 6)}
 	publish(t, js, events...)
-	eventually(t, "inserts tried", func() bool { return away.called() >= 3 })
+	testenv.Eventually(t, "inserts tried", func() bool { return away.called() >= 3 })
 	if n, err := c.Pending(t.Context()); err != nil || n != 2 {
 		t.Errorf("want 2 pending while the store is away, got %d, %v", n, err)
 	}
@@ -195,12 +195,12 @@ func TestConsumerOutlivesNATS(t *testing.T) {
 		t.Error("want the lag unknown while NATS is away, got a number")
 	}
 	server.Start()
-	eventually(t, "publish after restart", func() bool {
+	testenv.Eventually(t, "publish after restart", func() bool {
 		_, err := js.Stream(t.Context(), usage.Stream)
 		return err == nil
 	})
 	publish(t, js, event("after", alice, "openai", now, 2))
-	eventually(t, "event after restart", func() bool {
+	testenv.Eventually(t, "event after restart", func() bool {
 		sum, err := store.Totals(t.Context(), everything(now), 1)
 		return err == nil && sum.Events == 2 && sum.Tokens == 3
 	})
@@ -208,7 +208,7 @@ func TestConsumerOutlivesNATS(t *testing.T) {
 		t.Fatal(err)
 	}
 	publish(t, js, event("after delete", alice, "openai", now, 4))
-	eventually(t, "event after the consumer was deleted", func() bool {
+	testenv.Eventually(t, "event after the consumer was deleted", func() bool {
 		sum, err := store.Totals(t.Context(), everything(now), 1)
 		return err == nil && sum.Events == 3 && sum.Tokens == 7
 	})

@@ -18,6 +18,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 const (
@@ -93,24 +94,10 @@ func running(t *testing.T, js jetstream.JetStream, store Inserter) (c *Consumer,
 	return c, stop
 }
 
-// eventually polls a condition for as long as a slow machine may need.
-func eventually(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	deadline, tick := time.After(60*time.Second), time.NewTicker(20*time.Millisecond)
-	defer tick.Stop()
-	for !condition() {
-		select {
-		case <-deadline:
-			t.Fatalf("%s: not within a minute", what)
-		case <-tick.C:
-		}
-	}
-}
-
 // drained waits until nothing is pending.
 func drained(t *testing.T, c *Consumer) {
 	t.Helper()
-	eventually(t, "stream worked off", func() bool {
+	testenv.Eventually(t, "stream worked off", func() bool {
 		n, err := c.Pending(t.Context())
 		return err == nil && n == 0
 	})

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 // TestConsumeSpendsByKeyAndToken: contract 4.4, 200, with either credential and every
@@ -66,7 +68,7 @@ func TestConsumeSpendsByKeyAndToken(t *testing.T) {
 			t.Errorf("the books say %+v", row)
 		}
 	}
-	eventually(t, 10*time.Second, "nine calls in the ledger", func() bool {
+	testenv.Within(t, 10*time.Second, "nine calls in the ledger", func() bool {
 		return quotaOf(t, who,
 			"?provider=openai").RemainingTokens == 4100
 	})
@@ -174,12 +176,12 @@ func TestConsumeRefusalsAreOnTheBooks(t *testing.T) {
 		t.Fatalf("want a wait of at most 2 s, got %d %s", r.status, r.text)
 	}
 	fits := fmt.Sprintf(`{"provider":"openai","tokens":%d}`, got.Remaining+15)
-	eventually(t, 10*time.Second, "room for who waited", func() bool {
+	testenv.Within(t, 10*time.Second, "room for who waited", func() bool {
 		return request(t, "POST", pathConsume, "", fits,
 			byKey(who)...).status == 200
 	})
 	spent := 900 + got.Remaining + 15
-	eventually(t, 10*time.Second, "the admitted calls alone in the ledger",
+	testenv.Within(t, 10*time.Second, "the admitted calls alone in the ledger",
 		func() bool { return quotaOf(t, who, "?provider=openai").RemainingTokens == 9950-spent })
 }
 
@@ -228,7 +230,7 @@ func TestConsumeAdmitsExactlyWhatFits(t *testing.T) {
 				t.Errorf("want %d admitted and %d for the others, got %v", tc.admit, tc.refusal, got)
 			}
 			want := tc.pool - int64(tc.admit*tc.tokens)
-			eventually(t, 10*time.Second, "the admitted calls in the ledger",
+			testenv.Within(t, 10*time.Second, "the admitted calls in the ledger",
 				func() bool { return quotaOf(t, who, "?provider=openai").RemainingTokens == want })
 		})
 	}
@@ -324,14 +326,14 @@ func TestConsumeForAnOrganisation(t *testing.T) {
 			t.Errorf("%s: want the bucket that refused, got %v", tc.name, r.header)
 		}
 	}
-	eventually(t, 10*time.Second, "the organisation's calls in the ledger", func() bool {
+	testenv.Within(t, 10*time.Second, "the organisation's calls in the ledger", func() bool {
 		var q quota
 		mustCall(t, 200, "GET", pathQuota+"/org?provider=openai&orgId="+org, member.JWT, nil, &q)
 		return q.RemainingTokens == 5000-1400 && q.OrgID == org
 	})
 	mustCall(t, 403, "GET", pathQuota+"/org?provider=openai&orgId="+org, stranger.JWT, nil, nil)
 	mustCall(t, 204, "DELETE", "/api/v1/orgs/"+org+"/members/"+member.ID, owner.JWT, nil, nil)
-	eventually(t, 10*time.Second, "the end of a membership", func() bool {
+	testenv.Within(t, 10*time.Second, "the end of a membership", func() bool {
 		return request(t, "POST", pathConsume, "", body(org, 1), byKey(member)...).status == 403
 	})
 	wantProblem(t, request(t, "POST", pathConsume, "", body(org, 1), bound...), 401, "") // ended with the membership

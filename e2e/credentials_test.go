@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 // answer is what came back through Envoy.
@@ -371,7 +373,7 @@ func TestSessions(t *testing.T) {
 // refusedSoon waits until a credential gets a 401.
 func refusedSoon(t *testing.T, credential, what string) {
 	t.Helper()
-	eventually(t, 5*time.Second, what+" is refused", func() bool { return request(t, "GET", "/api/v1/me", credential, nil).status == 401 })
+	testenv.Within(t, 5*time.Second, what+" is refused", func() bool { return request(t, "GET", "/api/v1/me", credential, nil).status == 401 })
 }
 
 // Ten registrations of one name at the same time: one 201, nine 409.

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 // TestProviderFaultsAreSettled lets the provider misbehave: the client sees what wire
@@ -85,7 +87,7 @@ func TestHangingProviderAndClientThatGivesUp(t *testing.T) {
 		res.Body.Close()
 		t.Fatalf("a provider that hangs answered %d", res.StatusCode)
 	}
-	eventually(t, 15*time.Second, "the released hold on the books", func() bool {
+	testenv.Within(t, 15*time.Second, "the released hold on the books", func() bool {
 		var page struct{ Items []usage }
 		mustCall(t, 200, "GET", "/api/v1/analytics/usage?provider=openai", who.Key, nil, &page)
 		return len(page.Items) == 1 && page.Items[0].Source == "released" && page.Items[0].Tokens == 0

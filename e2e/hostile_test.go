@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 const okBody = `{"model":"gpt-4o-mini","max_tokens":5,"messages":[{"role":"user","content":"hi"}]}`
@@ -231,7 +233,7 @@ func TestRevokedKeyIsRefusedSoon(t *testing.T) {
 	}
 	mustCall(t, 204, "DELETE", fmt.Sprintf("/api/v1/auth/api-keys?userId=%s&apiKeyId=%s", who.ID, who.KeyID), who.JWT, nil, nil)
 	// The cache would hold it for 30 s: only the revocation by NATS makes this pass.
-	eventually(t, 5*time.Second, "the refusal", func() bool {
+	testenv.Within(t, 5*time.Second, "the refusal", func() bool {
 		status, _, _ := send(t, "/v1/chat/completions", okBody, auth)
 		return status == 401
 	})

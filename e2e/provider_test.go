@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 	"github.com/leaky-tokens/leaky-tokens/stubs"
 )
 
@@ -147,7 +148,7 @@ func TestProviderFailureGivesBack(t *testing.T) {
 			t.Errorf("%s: the books say %+v", tc.name, row)
 		}
 	}
-	eventually(t, 10*time.Second, "the good calls alone in the ledger",
+	testenv.Within(t, 10*time.Second, "the good calls alone in the ledger",
 		func() bool { return quotaOf(t, who, "?provider=flaky").RemainingTokens == 5000-18 })
 	hangUp(t, m, who)
 	bulkhead(t, m, who)
@@ -204,7 +205,7 @@ func TestBreakerLeavesAProviderAlone(t *testing.T) {
 		t.Errorf("another provider: want 200, got %d %s", r.status, r.text)
 	}
 	m.behave(`{}`)
-	eventually(t, 20*time.Second, "a closed breaker", func() bool { return consumeAt(t, who, "broken", 100).status == 200 })
+	testenv.Within(t, 20*time.Second, "a closed breaker", func() bool { return consumeAt(t, who, "broken", 100).status == 200 })
 }
 
 // hangUp: a caller who goes while her prompt is answered is charged, or she would have it
@@ -221,9 +222,9 @@ func hangUp(t *testing.T, m moody, who stacktest.Account) {
 	if _, err := fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: gateway\r\nX-Api-Key: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", pathConsume, who.Key, len(body), body); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 5*time.Second, "the call at the provider", func() bool { return m.seen().Counts.Open > 0 })
+	testenv.Within(t, 5*time.Second, "the call at the provider", func() bool { return m.seen().Counts.Open > 0 })
 	conn.Close()
-	eventually(t, 10*time.Second, "the call in the ledger", func() bool {
+	testenv.Within(t, 10*time.Second, "the call in the ledger", func() bool {
 		return quotaOf(t, who,
 			"?provider=flaky").RemainingTokens == before-70
 	})

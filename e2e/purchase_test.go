@@ -19,6 +19,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
 	events "github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 // TestPurchaseIsAcceptedAndCompletes: contract 4.8, 202, and 4.9, 200, with both credentials.
@@ -125,7 +126,7 @@ func TestPurchaseIsIdempotent(t *testing.T) {
 		id := ordered(t, order, append(byKey(who), "Idempotency-Key", "   ")...)
 		settledPurchase(t, id, byKey(who)...)
 	}
-	eventually(t, 10*time.Second, "three purchases", func() bool { return quotaOf(t, who, "?provider=openai").TotalTokens == 300 })
+	testenv.Within(t, 10*time.Second, "three purchases", func() bool { return quotaOf(t, who, "?provider=openai").TotalTokens == 300 })
 }
 
 // TestTwoHundredPostsWithOneKey give one saga, 200 equal answers and one credit, also as
@@ -176,7 +177,7 @@ func TestParallelFirstPurchases(t *testing.T) {
 	if got[202] != 20 {
 		t.Fatalf("want 20 times 202, got %v", got)
 	}
-	eventually(t, 15*time.Second, "all credits in one pool", func() bool {
+	testenv.Within(t, 15*time.Second, "all credits in one pool", func() bool {
 		r := request(t, "GET", pathQuota+"?provider=qwen", "", nil, byKey(who)...)
 		return r.status == 200 && strings.Contains(r.text, `"totalTokens":220,`)
 	})

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 // Routes that the sandbox counts in a window of a day, for each caller.
@@ -152,7 +154,7 @@ func edited(t *testing.T, path string, oldNew ...string) (restore func()) {
 	return func() {
 		t.Helper()
 		replaced(t, path, string(before))
-		eventually(t, 15*time.Second, "the old configuration", func() bool {
+		testenv.Within(t, 15*time.Second, "the old configuration", func() bool {
 			sold := request(t, "POST", pathPurchase, "", `{"provider":"openai","tokens":0}`, byKey(who)...)
 			spent := request(t, "POST", pathConsume, "", `{"provider":"openai","tokens":1}`, byKey(who)...)
 			return sold.status == 400 && sold.header.Get("X-RateLimit-Limit") != "" && spent.status == 402 &&
@@ -181,7 +183,7 @@ func TestLimitsAreReloaded(t *testing.T) {
 	who := newAccount(t)
 	defer edited(t, limitsFile(), "requests_per_unit: 50000}", "requests_per_unit: 1}")()
 	var r answer
-	eventually(t, 10*time.Second, "the smaller limit", func() bool {
+	testenv.Within(t, 10*time.Second, "the smaller limit", func() bool {
 		r = onOwnConnection(t, pathKeys)
 		return r.status == 429
 	})
@@ -194,7 +196,7 @@ func TestLimitsAreReloaded(t *testing.T) {
 		t.Errorf("who is known: want 200, got %d %s", r.status, r.text)
 	}
 	replaced(t, limitsFile(), "domain: leaky\ndescriptors:\n  - key: count\n    value: requests\n    rate_limit: {unit: fortnight, requests_per_unit: 1}\n")
-	eventually(t, 10*time.Second, "a word about the mistake", func() bool {
+	testenv.Within(t, 10*time.Second, "a word about the mistake", func() bool {
 		out, err := running.Leaky(t.Context(), "logs", "ratelimit")
 		return err == nil && strings.Contains(out, "fortnight")
 	})
@@ -207,13 +209,13 @@ func TestFlags(t *testing.T) {
 	defer edited(t, running.Config, "\npurchases:",
 		"\nflags: {gateway: {rate_limiting: false, api_key_validation: false}, token_service: {quota_enforcement: false, saga_purchases: false}}\npurchases:")()
 	for _, part := range []string{"tokensvc", "ratelimit", "extauthz", "xds"} {
-		eventually(t, 10*time.Second, "the flags at "+part, func() bool {
+		testenv.Within(t, 10*time.Second, "the flags at "+part, func() bool {
 			info := shownFlags(t, part)
 			return len(info) == 4 && !info["gateway.rate_limiting"] && !info["gateway.api_key_validation"] &&
 				!info["token_service.quota_enforcement"] && !info["token_service.saga_purchases"]
 		})
 	}
-	eventually(t, 10*time.Second, "no counting", func() bool {
+	testenv.Within(t, 10*time.Second, "no counting", func() bool {
 		return request(t, "GET", "/api/v1/tokens/status", "", nil, byToken(who)...).header.Get("X-RateLimit-Limit") == ""
 	})
 	// No pool is needed, none is drawn on, and the bucket still binds.
@@ -230,7 +232,7 @@ func TestFlags(t *testing.T) {
 			t.Fatalf("nothing is counted: want 200, got %d %v", r.status, r.header)
 		}
 	}
-	eventually(t, 10*time.Second, "keys that are ignored", func() bool {
+	testenv.Within(t, 10*time.Second, "keys that are ignored", func() bool {
 		return request(t, "GET", "/api/v1/tokens/status", "", nil, byKey(who)...).status == 401
 	})
 	if r := request(t, "GET", "/api/v1/tokens/status", "", nil, append(byToken(who), "X-Api-Key", "leaky_nonsense")...); r.status != 200 {

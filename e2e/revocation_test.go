@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 // observer asks one place again and again whether a credential is good.
@@ -163,12 +164,12 @@ func watchRevoked(t *testing.T, kind, credential string, revoke func()) {
 			return true
 		}
 	}
-	eventually(t, 20*time.Second, "twenty good answers of each",
+	testenv.Within(t, 20*time.Second, "twenty good answers of each",
 		all(func(o *observer) bool { served, _, _, _ := o.state(); return served >= 20 }))
 	asked := time.Now()
 	revoke()
 	confirmed := time.Since(asked)
-	eventually(t, 20*time.Second, "a refusal by each", all(func(o *observer) bool { _, refused, _, _ := o.state(); return !refused.IsZero() }))
+	testenv.Within(t, 20*time.Second, "a refusal by each", all(func(o *observer) bool { _, refused, _, _ := o.state(); return !refused.IsZero() }))
 	cancel()
 	load.Wait()
 	line := fmt.Sprintf("%s: confirmed after %v; first refused by", kind, confirmed.Round(100*time.Microsecond))
@@ -233,7 +234,7 @@ func (s *stream) stop() {
 func (s *stream) more(t *testing.T, n int64) {
 	t.Helper()
 	from := s.sent.Load()
-	eventually(t, 30*time.Second, "requests go on", func() bool { return s.sent.Load() >= from+n })
+	testenv.Within(t, 30*time.Second, "requests go on", func() bool { return s.sent.Load() >= from+n })
 }
 
 func (s *stream) wantNone(t *testing.T, when string) {
@@ -276,7 +277,7 @@ func TestIdentityRestarts(t *testing.T) {
 	load.more(t, 50)
 	load.wantNone(t, "identity restarted")
 	leaky(t, "kill", "identity")
-	eventually(t, time.Minute, "identity answers again", func() bool { return request(t, "GET", "/oauth2/jwks", "", nil).status == 200 })
+	testenv.Within(t, time.Minute, "identity answers again", func() bool { return request(t, "GET", "/oauth2/jwks", "", nil).status == 200 })
 	load.more(t, 50)
 	load.stop()
 	load.wantNone(t, "identity killed")
@@ -317,7 +318,7 @@ func TestIdentityAndPostgresAway(t *testing.T) {
 		"password": early.password}); a.status != 503 || leak(a) != "" {
 		t.Errorf("a login: %d %s", a.status, a.text)
 	}
-	eventually(t, 20*time.Second, "both replicas notice the silence", func() bool {
+	testenv.Within(t, 20*time.Second, "both replicas notice the silence", func() bool {
 		return measured(t, "extauthz", "gateway_revocation_staleness_seconds") > 5 && measured(t, "extauthz-2",
 			"gateway_revocation_staleness_seconds") > 5
 	})
@@ -326,7 +327,7 @@ func TestIdentityAndPostgresAway(t *testing.T) {
 	load.wantNone(t, "identity and Postgres stopped")
 	t.Logf("%d requests of known callers while identity and Postgres were stopped, none failed", load.sent.Load())
 	up()
-	eventually(t, time.Minute, "who was refused is served again", func() bool {
+	testenv.Within(t, time.Minute, "who was refused is served again", func() bool {
 		return request(t, "GET", "/api/v1/tokens/status", stranger.Key, nil).status == http.StatusOK
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 // running is the one stack every test of this package shares, each with accounts of
@@ -87,22 +88,6 @@ func mustCall(t *testing.T, want int, method, path, credential string, body, dst
 	}
 }
 
-// eventually polls until check says true.
-func eventually(t *testing.T, within time.Duration, what string, check func() bool) {
-	t.Helper()
-	deadline := time.NewTimer(within)
-	defer deadline.Stop()
-	tick := time.NewTicker(25 * time.Millisecond)
-	defer tick.Stop()
-	for !check() {
-		select {
-		case <-deadline.C:
-			t.Fatalf("not within %v: %s", within, what)
-		case <-tick.C:
-		}
-	}
-}
-
 // usage is one row of /api/v1/analytics/usage.
 type usage struct {
 	RequestID    string `json:"requestId"`
@@ -122,7 +107,7 @@ func booked(t *testing.T, who stacktest.Account, provider, requestID string) usa
 		t.Fatal("the answer has no x-request-id")
 	}
 	var found usage
-	eventually(t, 15*time.Second, "request "+requestID+" in analytics", func() bool {
+	testenv.Within(t, 15*time.Second, "request "+requestID+" in analytics", func() bool {
 		var page struct{ Items []usage }
 		mustCall(t, 200, "GET", "/api/v1/analytics/usage?limit=200&provider="+provider, who.Key, nil, &page)
 		n := 0

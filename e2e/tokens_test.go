@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 // Paths of the token API.
@@ -46,7 +47,7 @@ type purchase struct {
 func settledPurchase(t *testing.T, id string, header ...string) purchase {
 	t.Helper()
 	var p purchase
-	eventually(t, 15*time.Second, "the end of purchase "+id, func() bool {
+	testenv.Within(t, 15*time.Second, "the end of purchase "+id, func() bool {
 		r := request(t, "GET", pathPurchase+"/"+id, "", nil, header...)
 		if r.status != 200 {
 			t.Fatalf("want 200, got %d %s", r.status, r.text)

@@ -16,6 +16,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/jwks"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 func headersOf(ok *auth.OkHttpResponse) map[string]string {
@@ -274,7 +275,7 @@ func TestAKeyIsNotTrustedPastItsEnd(t *testing.T) {
 	if got := statusOf(t, s, req); got != http.StatusOK {
 		t.Fatalf("before the end: want 200, got %d", got)
 	}
-	eventually(t, "the key has ended", func() bool { return statusOf(t, s, req) == http.StatusUnauthorized })
+	testenv.Eventually(t, "the key has ended", func() bool { return statusOf(t, s, req) == http.StatusUnauthorized })
 	if time.Now().Before(end) {
 		t.Error("refused before its end")
 	}

@@ -25,6 +25,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/apikey"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 // issuerKey signs the tokens of all fake issuers; making one takes a while.
@@ -232,18 +233,8 @@ const publicIssuer = "http://127.0.0.1:8080"
 
 func ready(t testing.TB, s *Service) *Service {
 	t.Helper()
-	eventually(t, "keys and revocations are fetched", func() bool { return s.Ready(context.Background()) == nil })
+	testenv.Eventually(t, "keys and revocations are fetched", func() bool { return s.Ready(context.Background()) == nil })
 	return s
-}
-
-// eventually polls, as what it waits for crosses sockets.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not in time: %s", what)
-		}
-	}
 }
 
 // request is what Envoy asks about a call on a route of the OpenAI family.

@@ -53,7 +53,7 @@ func TestAnAddressThatGuessesHasToWait(t *testing.T) {
 			t.Fatalf("guess %d: want 401, got %d", n, got)
 		}
 	}
-	eventually(t, "the address has to wait", func() bool { return s.guesses.wait("192.0.2.7", time.Now()) > 0 })
+	testenv.Eventually(t, "the address has to wait", func() bool { return s.guesses.wait("192.0.2.7", time.Now()) > 0 })
 	for _, tc := range []struct {
 		name, key, address string
 		want               int

@@ -98,7 +98,7 @@ func (w *wire) mend()   { w.set(func() { w.cut = false }) }
 // stands polls until the checks stand as wanted.
 func stands(t *testing.T, s *Service, want standing, what string) {
 	t.Helper()
-	eventually(t, what, func() bool { return s.fresh.at(time.Now()) == want })
+	testenv.Eventually(t, what, func() bool { return s.fresh.at(time.Now()) == want })
 }
 
 // known is a replica that has met a token and a key, in front of a fake identity.
@@ -116,7 +116,7 @@ func meet(t *testing.T, i *issuer, s *Service) known {
 	t.Helper()
 	user := uuid.NewString()
 	k := known{ready(t, s), sign(t, claimsOf(user, "USER"), nil), i.newKey(user, nil, "USER")}
-	eventually(t, "the link is up", func() bool { return linkedUp(s) })
+	testenv.Eventually(t, "the link is up", func() bool { return linkedUp(s) })
 	for _, credential := range []string{k.token, k.key} {
 		if got := k.status(t, credential); got != http.StatusOK {
 			t.Fatalf("at first: want 200, got %d", got)
@@ -171,7 +171,7 @@ func TestPostgresDownTheCachedGoOn(t *testing.T) {
 	k := meet(t, i, s)
 	i.status.Store(http.StatusInternalServerError) // identity lives, and can answer nothing
 	lookups := i.lookups.Load()
-	eventually(t, "the key's time is over and identity was asked", func() bool {
+	testenv.Eventually(t, "the key's time is over and identity was asked", func() bool {
 		if got := k.status(t, k.key); got != http.StatusOK {
 			t.Fatalf("the key: want 200, got %d", got)
 		}
@@ -194,7 +194,7 @@ func TestIdentityHangsTheCachedDoNotWait(t *testing.T) {
 	k := meet(t, i, s)
 	way.cutOff()
 	found, _ := s.keys.cache.Peek(fingerprintOf(k.key))
-	eventually(t, "the key's time is over", func() bool { return time.Now().After(found.until) })
+	testenv.Eventually(t, "the key's time is over", func() bool { return time.Now().After(found.until) })
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // before identity's time is up
 	defer cancel()
 	resp, err := s.Check(ctx, request("/v1/models", bearer(k.key)))
@@ -213,15 +213,15 @@ func TestAReplicaCutFromNATSAsksIdentity(t *testing.T) {
 	k := meet(t, i, s)
 	way.cutOff()
 	announce(t, conn, i.revoke(k.key)) // does not arrive
-	eventually(t, "the key is refused", func() bool { return k.status(t, k.key) == http.StatusUnauthorized })
+	testenv.Eventually(t, "the key is refused", func() bool { return k.status(t, k.key) == http.StatusUnauthorized })
 	session := i.list(revocation.Revocation{Kind: revocation.User, ID: uuid.NewString(), Generation: 1, Until: time.Now().Add(time.Hour)})
 	announce(t, conn, session)
-	eventually(t, "the list is followed", func() bool { return s.follower.denied.size() == 2 })
+	testenv.Eventually(t, "the list is followed", func() bool { return s.follower.denied.size() == 2 })
 	if got := k.status(t, k.token); got != http.StatusOK {
 		t.Errorf("what was not revoked: want 200, got %d", got)
 	}
 	way.mend()
-	eventually(t, "the link is up again", func() bool { return linkedUp(s) })
+	testenv.Eventually(t, "the link is up again", func() bool { return linkedUp(s) })
 }
 
 func TestAReplicaCutFromEverythingRefuses(t *testing.T) {
@@ -248,8 +248,8 @@ func TestAReplicaCutFromEverythingRefuses(t *testing.T) {
 	}
 	toIdentity.mend()
 	toNATS.mend()
-	eventually(t, "the key is refused for good", func() bool { return k.status(t, k.key) == http.StatusUnauthorized })
-	eventually(t, "the token is good again", func() bool { return k.status(t, k.token) == http.StatusOK })
+	testenv.Eventually(t, "the key is refused for good", func() bool { return k.status(t, k.key) == http.StatusUnauthorized })
+	testenv.Eventually(t, "the token is good again", func() bool { return k.status(t, k.token) == http.StatusOK })
 }
 
 func TestANATSRestartIsNotNoticed(t *testing.T) {
@@ -260,16 +260,16 @@ func TestANATSRestartIsNotNoticed(t *testing.T) {
 	beat(t, conn)
 	k := meet(t, i, s)
 	server.Stop()
-	eventually(t, "the link is known to be down", func() bool { return !linkedUp(s) })
+	testenv.Eventually(t, "the link is known to be down", func() bool { return !linkedUp(s) })
 	i.revoke(k.key) // nobody can be told
-	eventually(t, "the key is refused", func() bool {
+	testenv.Eventually(t, "the key is refused", func() bool {
 		if got := k.status(t, k.token); got != http.StatusOK {
 			t.Fatalf("meanwhile the token: want 200, got %d", got)
 		}
 		return k.status(t, k.key) == http.StatusUnauthorized
 	})
 	server.Start()
-	eventually(t, "the link is up again", func() bool { return linkedUp(s) })
+	testenv.Eventually(t, "the link is up again", func() bool { return linkedUp(s) })
 	if got := k.status(t, k.token); got != http.StatusOK {
 		t.Errorf("afterwards: want 200, got %d", got)
 	}
@@ -284,7 +284,7 @@ func TestWithoutNATSTheListIsFollowed(t *testing.T) {
 		t.Fatalf("want 200, got %d", got)
 	}
 	i.revoke(key)
-	eventually(t, "the key is refused", func() bool { return statusOf(t, s, request("/v1/models", bearer(key))) == http.StatusUnauthorized })
+	testenv.Eventually(t, "the key is refused", func() bool { return statusOf(t, s, request("/v1/models", bearer(key))) == http.StatusUnauthorized })
 	i.server.Close()
 	stands(t, s, stale, "without NATS nobody knows that identity is down")
 }

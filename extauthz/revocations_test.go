@@ -87,7 +87,7 @@ func TestEveryKindOfRevocationReachesEveryReplica(t *testing.T) {
 	}
 	for _, s := range replicas {
 		ready(t, s)
-		eventually(t, "the link is up", func() bool { return linkedUp(s) })
+		testenv.Eventually(t, "the link is up", func() bool { return linkedUp(s) })
 		for _, credential := range all {
 			if got := check(s, credential); got != http.StatusOK {
 				t.Fatalf("at first: want 200, got %d", got)
@@ -111,7 +111,7 @@ func TestEveryKindOfRevocationReachesEveryReplica(t *testing.T) {
 		announce(t, conn, c.revoke)
 		for _, s := range replicas {
 			for _, credential := range c.refused {
-				eventually(t, c.name+" is refused", func() bool { return check(s, credential) == http.StatusUnauthorized })
+				testenv.Eventually(t, c.name+" is refused", func() bool { return check(s, credential) == http.StatusUnauthorized })
 			}
 			for _, credential := range c.spared {
 				if got := check(s, credential); got != http.StatusOK {
@@ -130,7 +130,7 @@ func TestAChangedUserIsAskedForAgain(t *testing.T) {
 	user := uuid.NewString()
 	key := i.newKey(user, nil, "USER")
 	req := request("/v1/models", bearer(key), "rule", "role:BOSS")
-	eventually(t, "the link is up", func() bool { return linkedUp(s) })
+	testenv.Eventually(t, "the link is up", func() bool { return linkedUp(s) })
 	if got := statusOf(t, s, req); got != http.StatusForbidden {
 		t.Fatalf("want 403, got %d", got)
 	}
@@ -143,7 +143,7 @@ func TestAChangedUserIsAskedForAgain(t *testing.T) {
 		announce(t, conn, revocation.Revocation{Kind: revocation.User, ID: user, Generation: 1, Until: time.Now().Add(time.Hour +
 			time.Duration(n)*time.Minute)})
 		want := map[int]int{2: http.StatusOK, 1: http.StatusForbidden}[len(roles)]
-		eventually(t, "the new roles count", func() bool { return statusOf(t, s, req) == want })
+		testenv.Eventually(t, "the new roles count", func() bool { return statusOf(t, s, req) == want })
 	}
 }
 
@@ -161,7 +161,7 @@ func TestRevokingUnderLoad(t *testing.T) {
 	token, key := sign(t, claims, nil), i.newKey(user, nil, "USER")
 	for _, s := range replicas {
 		ready(t, s)
-		eventually(t, "the link is up", func() bool { return linkedUp(s) })
+		testenv.Eventually(t, "the link is up", func() bool { return linkedUp(s) })
 	}
 	for name, c := range map[string]struct {
 		credential string
@@ -210,7 +210,7 @@ func TestRevokingUnderLoad(t *testing.T) {
 				t.Errorf("%s, replica %d: never refused", name, n)
 			})
 		}
-		eventually(t, "both replicas are under load", func() bool { return busy[0].Load() > 200 && busy[1].Load() > 200 })
+		testenv.Eventually(t, "both replicas are under load", func() bool { return busy[0].Load() > 200 && busy[1].Load() > 200 })
 		r := c.revoke()
 		revoked.Store(time.Now().UnixNano())
 		announce(t, conn, r)

@@ -19,6 +19,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 func TestAGoodTokenNamesTheCaller(t *testing.T) {
@@ -264,7 +265,7 @@ func TestTokensWithoutKeysAreNeitherGoodNorBad(t *testing.T) {
 		t.Fatalf("want 503, got %d", got)
 	}
 	i.status.Store(0)
-	eventually(t, "keys are fetched", func() bool { return statusOf(t, s, request("/v1/models", bearer(token))) == http.StatusOK })
+	testenv.Eventually(t, "keys are fetched", func() bool { return statusOf(t, s, request("/v1/models", bearer(token))) == http.StatusOK })
 	i.status.Store(http.StatusInternalServerError)
 	fresh := sign(t, claimsOf(uuid.NewString(), "USER"), nil)
 	if got := statusOf(t, s, request("/v1/models", bearer(fresh))); got != http.StatusOK {

@@ -196,7 +196,7 @@ func spoolLine(id string, out int) string {
 func (r *rig) events(n int) map[string]usage.Event {
 	r.t.Helper()
 	var got map[string]usage.Event
-	eventually(r.t, fmt.Sprintf("%d events", n), func() bool {
+	testenv.Eventually(r.t, fmt.Sprintf("%d events", n), func() bool {
 		got = r.stored()
 		return len(got) >= n
 	})
@@ -237,16 +237,6 @@ func (r *rig) stored() map[string]usage.Event {
 	return got
 }
 
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		if ok() {
-			return
-		}
-	}
-	t.Fatalf("waited too long for %s", what)
-}
-
 // caughtUp says that the checkpoint is at the end of the spool.
 func (r *rig) caughtUp() bool {
 	p, err := loadCheckpoint(filepath.Join(filepath.Dir(r.spool), "meter.checkpoint"))
@@ -267,7 +257,7 @@ func TestMeterSettlesPublishesAndCheckpoints(t *testing.T) {
 			t.Fatalf("request %d: want %d tokens, got %+v and %d settled", i, 22+i%50, e, charged)
 		}
 	}
-	eventually(t, "the checkpoint", r.caughtUp)
+	testenv.Eventually(t, "the checkpoint", r.caughtUp)
 	if err := m.Ready(t.Context()); err != nil {
 		t.Errorf("want ready, got %v", err)
 	}
@@ -295,7 +285,7 @@ func TestCrashBetweenSettleAndPublish(t *testing.T) {
 	ids := r.add(700)
 	broken := &stuck{}
 	m, stop := r.start(func(c *Config) { c.Publisher = broken })
-	eventually(t, "all settled", func() bool { return r.limiter.count(limitpb.Settled_SETTLED) == 700 && broken.tried.Load() > 0 })
+	testenv.Eventually(t, "all settled", func() bool { return r.limiter.count(limitpb.Settled_SETTLED) == 700 && broken.tried.Load() > 0 })
 	if err := m.Ready(t.Context()); err == nil {
 		t.Error("want not ready while nothing can be published")
 	}
@@ -311,7 +301,7 @@ func TestCrashBetweenSettleAndPublish(t *testing.T) {
 	if _, ok := got[ids[699]]; !ok {
 		t.Error("the last event is missing")
 	}
-	eventually(t, "the checkpoint", r.caughtUp)
+	testenv.Eventually(t, "the checkpoint", r.caughtUp)
 }
 
 func TestCrashBetweenPublishAndCheckpoint(t *testing.T) {
@@ -320,7 +310,7 @@ func TestCrashBetweenPublishAndCheckpoint(t *testing.T) {
 	r.add(300)
 	_, stop := r.start(nil)
 	r.events(300)
-	eventually(t, "the checkpoint", r.caughtUp)
+	testenv.Eventually(t, "the checkpoint", r.caughtUp)
 	stop()
 	if err := os.Remove(filepath.Join(filepath.Dir(r.spool), "meter.checkpoint")); err != nil {
 		t.Fatal(err)
@@ -328,7 +318,7 @@ func TestCrashBetweenPublishAndCheckpoint(t *testing.T) {
 	r.add(1)
 	r.start(nil)
 	r.events(301) // events checks that none is stored twice
-	eventually(t, "the repeats", func() bool { return r.limiter.count(limitpb.Settled_DUPLICATE) == 300 })
+	testenv.Eventually(t, "the repeats", func() bool { return r.limiter.count(limitpb.Settled_DUPLICATE) == 300 })
 }
 
 func TestLimiterDown(t *testing.T) {
@@ -337,13 +327,13 @@ func TestLimiterDown(t *testing.T) {
 	r.limiter.down.Store(true)
 	r.add(50)
 	m, _ := r.start(nil)
-	eventually(t, "not ready", func() bool { return m.Ready(t.Context()) != nil })
+	testenv.Eventually(t, "not ready", func() bool { return m.Ready(t.Context()) != nil })
 	if n := len(r.stored()); n != 0 {
 		t.Errorf("want nothing published before it is settled, got %d", n)
 	}
 	r.limiter.down.Store(false)
 	r.events(50)
-	eventually(t, "ready", func() bool { return m.Ready(t.Context()) == nil })
+	testenv.Eventually(t, "ready", func() bool { return m.Ready(t.Context()) == nil })
 }
 
 // TestNATSDown: settlements go on, also beyond what is kept in memory, and every event is
@@ -357,7 +347,7 @@ func TestNATSDown(t *testing.T) {
 	r.nats.Stop()
 	for i := range 10 {
 		r.add(60)
-		eventually(t, "settlements without NATS", func() bool { return r.limiter.count(limitpb.Settled_SETTLED) == 20+60*(i+1) })
+		testenv.Eventually(t, "settlements without NATS", func() bool { return r.limiter.count(limitpb.Settled_SETTLED) == 20+60*(i+1) })
 	}
 	if r.caughtUp() {
 		t.Error("the checkpoint moved while nothing could be published")
@@ -367,7 +357,7 @@ func TestNATSDown(t *testing.T) {
 	}
 	r.nats.Start()
 	r.events(620)
-	eventually(t, "the checkpoint", r.caughtUp)
+	testenv.Eventually(t, "the checkpoint", r.caughtUp)
 }
 
 func TestAnswersOfTheBooks(t *testing.T) {
@@ -418,7 +408,7 @@ func TestHoldAfterItsLine(t *testing.T) {
 	r.limiter.answers[id] = limitpb.Settled_UNKNOWN
 	write(t, r.spool, fmt.Sprintf(`{"id":%q,"user":"u1","route":"openai-chat","provider":"openai","bytes":"9","status":503,"flags":"RLSE","start":"2026-11-22T11:51:54Z"}`+"\n", id))
 	r.start(nil)
-	eventually(t, "the first search", func() bool { return r.limiter.count(limitpb.Settled_UNKNOWN) == 1 })
+	testenv.Eventually(t, "the first search", func() bool { return r.limiter.count(limitpb.Settled_UNKNOWN) == 1 })
 	r.limiter.mu.Lock()
 	delete(r.limiter.answers, id)
 	r.limiter.mu.Unlock()
@@ -438,7 +428,7 @@ func TestEnvoyDiesInTheMiddleOfALine(t *testing.T) {
 	if e := got[whole]; e.Charged != 32 {
 		t.Errorf("want the whole line's 32 tokens, got %+v", got)
 	}
-	eventually(t, "the checkpoint", r.caughtUp)
+	testenv.Eventually(t, "the checkpoint", r.caughtUp)
 	kept, err := os.ReadFile(filepath.Join(filepath.Dir(r.spool), "damaged.jsonl"))
 	if err != nil || string(kept) != spoolLine(half, 10)[:150]+"\n" {
 		t.Errorf("want the half line kept, got %q, %v", kept, err)
@@ -485,8 +475,8 @@ func TestRotationUnderWrites(t *testing.T) {
 		}
 	}
 	r.events(want)
-	eventually(t, "the checkpoint", r.caughtUp)
-	eventually(t, "finished files to go", func() bool {
+	testenv.Eventually(t, "the checkpoint", r.caughtUp)
+	testenv.Eventually(t, "finished files to go", func() bool {
 		left, _ := filepath.Glob(r.spool + ".*")
 		return len(left) == 0
 	})

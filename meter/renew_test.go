@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 // Renew notes what was renewed.
@@ -37,7 +38,7 @@ func TestSignsOfLifeRenew(t *testing.T) {
 		defer r.limiter.mu.Unlock()
 		return slices.Clone(r.limiter.renewed)
 	}
-	eventually(t, "renewals", func() bool { return len(renewed()) >= 2 })
+	testenv.Eventually(t, "renewals", func() bool { return len(renewed()) >= 2 })
 	if got := renewed(); !slices.Equal(got, []string{"user:u1 long", "user:u1 long"}) {
 		t.Errorf("want the request's hold renewed twice, got %v", got)
 	}

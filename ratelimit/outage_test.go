@@ -47,15 +47,6 @@ func outage(t *testing.T, mode config.OutageMode, options ...option) (*env, *tes
 	return e, server, stop
 }
 
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for began := time.Now(); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Since(began) > 20*time.Second {
-			t.Fatalf("waited too long for %s", what)
-		}
-	}
-}
-
 // storm sends calls of 10 tokens at once and gives the ids of those admitted.
 func (e *env) storm(t *testing.T, calls int) []string {
 	t.Helper()
@@ -85,7 +76,7 @@ func (e *env) storm(t *testing.T, calls int) []string {
 func (e *env) warm(t *testing.T) {
 	t.Helper()
 	id := uuid.NewString()
-	until(t, "redis", func() bool {
+	testenv.Eventually(t, "redis", func() bool {
 		r, err := e.envoy.ShouldRateLimit(t.Context(), ask{id: id, maxTokens: "10"}.request())
 		return err == nil && r.GetOverallCode() == rls.RateLimitResponse_OK
 	})
@@ -95,7 +86,7 @@ func (e *env) warm(t *testing.T) {
 // books waits until Redis is back and what is held there is this.
 func (e *env) books(t *testing.T, held float64) {
 	t.Helper()
-	until(t, fmt.Sprintf("%g tokens held", held), func() bool {
+	testenv.Eventually(t, fmt.Sprintf("%g tokens held", held), func() bool {
 		r, err := e.limiter.GetAccountState(t.Context(), &limitpb.GetAccountStateRequest{Account: "user:ann", Providers: []string{"openai"},
 			Descriptors: []*limitpb.Descriptor{{Entries: []*limitpb.Entry{{Key: "count", Value: "tokens"}, {Key: "user", Value: "ann"}}}}})
 		return err == nil && r.GetBuckets()[0].GetHeld() == held && r.GetBalances()[0].GetHeld() == int64(held)
@@ -105,7 +96,7 @@ func (e *env) books(t *testing.T, held float64) {
 // leased waits until the replica knows of its lease: Redis holds it a moment earlier.
 func (e *env) leased(t *testing.T, tokens float64) {
 	t.Helper()
-	until(t, fmt.Sprintf("%g tokens leased", tokens), func() bool {
+	testenv.Eventually(t, fmt.Sprintf("%g tokens leased", tokens), func() bool {
 		families, err := e.series.Gather()
 		if err != nil {
 			t.Fatal(err)
@@ -164,7 +155,7 @@ func TestAnOutageWithoutALeaseIsClosed(t *testing.T) {
 		t.Run(string(mode), func(t *testing.T) {
 			t.Parallel()
 			e, server, _ := outage(t, mode)
-			until(t, "redis", func() bool { return e.service.Ready(t.Context()) == nil })
+			testenv.Eventually(t, "redis", func() bool { return e.service.Ready(t.Context()) == nil })
 			server.Kill()
 			if ids := e.storm(t, 20); len(ids) != 0 {
 				t.Errorf("want nothing admitted, got %d", len(ids))
@@ -203,7 +194,7 @@ func TestARefusalTakesTheLeaseBack(t *testing.T) {
 	if r := e.ask(t, big); r.GetOverallCode() != rls.RateLimitResponse_OVER_LIMIT {
 		t.Fatalf("want the lease in the way, got %v", r)
 	}
-	until(t, "the lease given back", func() bool { return e.ask(t, big).GetOverallCode() == rls.RateLimitResponse_OK })
+	testenv.Eventually(t, "the lease given back", func() bool { return e.ask(t, big).GetOverallCode() == rls.RateLimitResponse_OK })
 }
 
 // TestADeadReplicasLeaseExpires without an event or a charge.

@@ -179,19 +179,10 @@ func TestDeletedLimitsStay(t *testing.T) {
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
-	until(t, func() bool { return strings.Contains(log.String(), "no such file") })
+	testenv.Eventually(t, "the mistake in the log", func() bool { return strings.Contains(log.String(), "no such file") })
 	if r := asked(t, s, "user", "ann"); len(r.GetResponseHeadersToAdd()) == 0 {
 		t.Errorf("the limits went with the file: %v", r)
 	}
 	write(strings.Replace(watched, "name: busy, unit: hour, requests_per_unit: 100}", "name: busy, unit: hour, requests_per_unit: 7}", 1))
-	until(t, func() bool { return s.policy.Load().Set().Rules()[0].PerPeriod == 7 })
-}
-
-func until(t *testing.T, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("it does not happen")
-		}
-	}
+	testenv.Eventually(t, "the new policy", func() bool { return s.policy.Load().Set().Rules()[0].PerPeriod == 7 })
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit"
 )
 
@@ -67,7 +68,7 @@ func TestAnOpenRouteCountsWhoIsNotKnown(t *testing.T) {
 // heldBy waits until so many tokens are held of the user's bucket.
 func (e *env) heldBy(t *testing.T, user string, tokens float64) {
 	t.Helper()
-	until(t, "the holds", func() bool {
+	testenv.Eventually(t, "the holds", func() bool {
 		r, err := e.limiter.GetAccountState(t.Context(), &limitpb.GetAccountStateRequest{Account: "user:" + user,
 			Descriptors: []*limitpb.Descriptor{{Entries: []*limitpb.Entry{{Key: "count", Value: "tokens"}, {Key: "user", Value: user}}}}})
 		return err == nil && r.GetBuckets()[0].GetHeld() == tokens

@@ -14,6 +14,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/egress"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 // bounds are changed limits of all providers' egress calls.
@@ -207,7 +208,7 @@ func TestEgressLeavesABrokenProviderAlone(t *testing.T) {
 		}
 	}
 	// One thread of Envoy counts and another routes, so a few calls more may pass.
-	eventually(t, "the breaker is open", func() bool { return reason(g.ask(t, "openai")) == egress.BreakerOpen })
+	testenv.Eventually(t, "the breaker is open", func() bool { return reason(g.ask(t, "openai")) == egress.BreakerOpen })
 	reached := g.back.count()
 	if a := g.ask(t, "openai"); a.status != 503 || reason(a) != egress.BreakerOpen || g.back.count() != reached {
 		t.Errorf("want the breaker open, got %+v", a)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/envoy"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 // resident is how much memory Envoy has, in bytes.
@@ -102,16 +103,6 @@ func (g *gateway) bodies(t *testing.T, key string, n, size int) *flood {
 	return f
 }
 
-// until waits for a condition.
-func until(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !holds(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain: %s", what)
-		}
-	}
-}
-
 // served wants each of n calls of another caller answered.
 func (g *gateway) served(t *testing.T, n int) {
 	t.Helper()
@@ -130,7 +121,7 @@ func TestBodiesOfOneCallerAreBounded(t *testing.T) {
 	g.served(t, 20)
 	quiet := g.resident(t)
 	f := g.bodies(t, goodKey, 100, size)
-	until(t, "the calls above the bound are refused", func() bool { return f.answered(429) == 100-most })
+	testenv.Eventually(t, "the calls above the bound are refused", func() bool { return f.answered(429) == 100-most })
 	g.served(t, 100)
 	if grown, bound := g.resident(t)-quiet, most*size+16<<20; grown > bound {
 		t.Errorf("want Envoy to grow by at most %d bytes, got %d", bound, grown)
@@ -140,7 +131,7 @@ func TestBodiesOfOneCallerAreBounded(t *testing.T) {
 		t.Errorf("want the caller's next body refused, got %d %s", a.status, a.body)
 	}
 	f.stop() // nobody says so to the script that counts
-	until(t, "the bodies that were given up count no more", func() bool {
+	testenv.Eventually(t, "the bodies that were given up count no more", func() bool {
 		return g.do(t, "POST", chatPath, body(`,"x":"`+strings.Repeat("y", 3<<20)+`"`)).status == 200
 	})
 }
@@ -164,7 +155,7 @@ func TestBodiesOfAllAreBounded(t *testing.T) {
 	for i := range callers {
 		floods = append(floods, g.bodies(t, otherKey+strconv.Itoa(i), each, size))
 	}
-	until(t, "the bodies that are too many are refused", func() bool { return refused(floods) == callers*each-heap/2/size })
+	testenv.Eventually(t, "the bodies that are too many are refused", func() bool { return refused(floods) == callers*each-heap/2/size })
 	g.served(t, 200)
 	if got := g.resident(t); got > heap/2+program {
 		t.Errorf("want at most %d bytes, got %d", heap/2+program, got)
@@ -182,11 +173,11 @@ func TestAFullHeap(t *testing.T) {
 	for i := range 4 {
 		floods = append(floods, g.bodies(t, otherKey+strconv.Itoa(i), 8, 4_190_000))
 	}
-	until(t, "streams are reset", func() bool { return g.envoy.Stat(t, "envoy.overload_actions.reset_high_memory_stream.count") > 0 })
+	testenv.Eventually(t, "streams are reset", func() bool { return g.envoy.Stat(t, "envoy.overload_actions.reset_high_memory_stream.count") > 0 })
 	for _, f := range floods {
 		f.stop()
 	}
-	until(t, "calls are taken again", func() bool {
+	testenv.Eventually(t, "calls are taken again", func() bool {
 		a := g.do(t, "POST", chatPath, body(""))
 		if a.status != 200 {
 			checkShape(t, a, "openai", "server_error", "", chatPath)

@@ -12,6 +12,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 // guarded is tokensvc behind its certificate. It notes which of Envoy's it saw, and asks
@@ -90,7 +91,7 @@ func TestCertificatesRotateWithoutALostRequest(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, "two rotations", func() bool { return service.seen() >= 3 })
+	testenv.Eventually(t, "two rotations", func() bool { return service.seen() >= 3 })
 	close(stop)
 	clients.Wait()
 	if lost.Load() > 0 {
@@ -118,14 +119,14 @@ func TestEnvoyProvesItselfToXDS(t *testing.T) {
 	if err == nil {
 		t.Error("xds answered a caller without a certificate")
 	}
-	eventually(t, "a renewed certificate", func() bool {
+	testenv.Eventually(t, "a renewed certificate", func() bool {
 		g.do(t, "GET", "/api/v1/tokens/quota", "")
 		return service.seen() >= 2
 	})
 	g.stopXDS()
 	g.again = true
 	g.startXDS(t, cfg, nil)
-	eventually(t, "envoy is back", func() bool {
+	testenv.Eventually(t, "envoy is back", func() bool {
 		var page struct{ Clients []struct{ Node string } }
 		g.page(t, "/v1/clients", &page)
 		return len(page.Clients) == 1

@@ -18,6 +18,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/apitest"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 	"github.com/leaky-tokens/leaky-tokens/xds"
 )
 
@@ -120,29 +121,18 @@ func TestChangingProvidersUnderLoadLosesNothing(t *testing.T) {
 			url, name = first, "first"
 		}
 		rewrite(t, path, g.yamlFor(url, ""))
-		eventually(t, "calls reach "+name, func() bool { return g.do(t, "POST", chatPath, body("")).body == name })
+		testenv.Eventually(t, "calls reach "+name, func() bool { return g.do(t, "POST", chatPath, body("")).body == name })
 	}
 	close(stop)
 	clients.Wait()
 	if failed.Load() > 0 || calls.Load() < 50 {
 		t.Errorf("want no failed call, got %d of %d", failed.Load(), calls.Load())
 	}
-	eventually(t, "the old cluster is gone", func() bool {
+	testenv.Eventually(t, "the old cluster is gone", func() bool {
 		text, err := g.envoy.Get("/clusters")
 		return err == nil && strings.Contains(text, strings.TrimPrefix(first, "http://")) && !strings.Contains(text, strings.TrimPrefix(second,
 			"http://"))
 	})
-}
-
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(15 * time.Second)
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("not in time: %s", what)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
 }
 
 func TestABadFileKeepsTheLastGoodConfiguration(t *testing.T) {
@@ -158,7 +148,7 @@ func TestABadFileKeepsTheLastGoodConfiguration(t *testing.T) {
 		"key not set":      {strings.Replace(g.yamlFor(url, ""), "protocol: openai,", "protocol: openai, api_key_env: NOT_SET,", 1), "NOT_SET"},
 	} {
 		rewrite(t, path, c.text)
-		eventually(t, name+" is reported", func() bool { f := g.status(t).Refused; return f != nil && strings.Contains(f.Reason, c.want) })
+		testenv.Eventually(t, name+" is reported", func() bool { f := g.status(t).Refused; return f != nil && strings.Contains(f.Reason, c.want) })
 		if got := g.status(t); got.Version != before.Version {
 			t.Errorf("%s: want version %s to stay, got %s", name, before.Version, got.Version)
 		}
@@ -168,7 +158,7 @@ func TestABadFileKeepsTheLastGoodConfiguration(t *testing.T) {
 	}
 	rewrite(t, path, g.yamlFor(url, "limits: {file: limits.yaml}\n"))
 	rewrite(t, filepath.Join(g.dir, "limits.yaml"), "domain: leaky\ndescriptors:\n  - {key: count, value: requests, descriptors: [{key: remote_address, rate_limit: {unit: minute, requests_per_unit: 5}}]}\n")
-	eventually(t, "the repaired file is live", func() bool {
+	testenv.Eventually(t, "the repaired file is live", func() bool {
 		if s := g.status(t); s.Refused != nil || s.Version == before.Version {
 			return false
 		}
@@ -208,7 +198,7 @@ func TestPagesTellWhoRunsWhat(t *testing.T) {
 			Acknowledged, Refused map[string]string
 		}
 	}
-	eventually(t, "the Envoy has acknowledged everything", func() bool {
+	testenv.Eventually(t, "the Envoy has acknowledged everything", func() bool {
 		g.page(t, "/v1/clients", &clients)
 		return len(clients.Clients) == 1 && clients.Clients[0].Acknowledged["RouteConfiguration"] == status.Versions["RouteConfiguration"] &&
 			clients.Clients[0].Acknowledged["Cluster"] == status.Versions["Cluster"] &&
@@ -242,7 +232,7 @@ func TestARefusedConfigurationIsUndone(t *testing.T) {
 	before := g.status(t)
 	good := g.yamlFor("http://127.0.0.1:9", "")
 	rewrite(t, path, strings.Replace(good, `gateway: {listen: "127.0.0.1:0"}`, "gateway: {listen: \"192.0.2.77:8080\"}", 1))
-	eventually(t, "the refusal is shown", func() bool { return g.status(t).Refused != nil })
+	testenv.Eventually(t, "the refusal is shown", func() bool { return g.status(t).Refused != nil })
 	after := g.status(t)
 	if after.Version != before.Version || after.Refused.Type != "Listener" || after.Refused.Node != t.Name() ||
 		!strings.Contains(after.Refused.Reason, "192.0.2.77") || after.Refused.Tried == before.Version {
@@ -251,7 +241,7 @@ func TestARefusedConfigurationIsUndone(t *testing.T) {
 	var clients struct {
 		Clients []struct{ Acknowledged map[string]string }
 	}
-	eventually(t, "the Envoy acknowledged the last good one again", func() bool {
+	testenv.Eventually(t, "the Envoy acknowledged the last good one again", func() bool {
 		g.page(t, "/v1/clients", &clients)
 		return len(clients.Clients) == 1 && clients.Clients[0].Acknowledged["Listener"] == before.Versions["Listener"] &&
 			clients.Clients[0].Acknowledged["Cluster"] == before.Versions["Cluster"]
@@ -269,9 +259,9 @@ func TestARefusedConfigurationIsUndone(t *testing.T) {
 		t.Errorf("want one Envoy counted, got %v", got)
 	}
 	rewrite(t, path, good)
-	eventually(t, "a good file heals", func() bool { return g.status(t).Refused == nil })
+	testenv.Eventually(t, "a good file heals", func() bool { return g.status(t).Refused == nil })
 	rewrite(t, path, "gateway: [")
-	eventually(t, "a bad file is a series", func() bool { return g.metric(t, "leaky_xds_config_refused") == 1 })
+	testenv.Eventually(t, "a bad file is a series", func() bool { return g.metric(t, "leaky_xds_config_refused") == 1 })
 }
 
 // metric is the value of one series of xds, e.g. leaky_xds_clients; 0 without it.

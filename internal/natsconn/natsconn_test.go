@@ -6,7 +6,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/natsconn"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
@@ -30,15 +29,6 @@ func (j *journal) has(text string) bool {
 	return strings.Contains(j.text.String(), text)
 }
 
-func await(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("never happened: %s", what)
-		}
-	}
-}
-
 func TestConnectOutlivesTheServer(t *testing.T) {
 	t.Parallel()
 	server := testenv.NATSServer(t)
@@ -53,11 +43,11 @@ func TestConnectOutlivesTheServer(t *testing.T) {
 		t.Error("unbuffered and not connected: want an error, got none")
 	}
 	server.Start()
-	await(t, "it connects", conn.IsConnected)
+	testenv.Eventually(t, "it connects", conn.IsConnected)
 	server.Stop()
-	await(t, "the loss is in the log", func() bool { return log.has("link to NATS lost") })
+	testenv.Eventually(t, "the loss is in the log", func() bool { return log.has("link to NATS lost") })
 	server.Start()
-	await(t, "the return is in the log", func() bool { return conn.IsConnected() && log.has("link to NATS is back") })
+	testenv.Eventually(t, "the return is in the log", func() bool { return conn.IsConnected() && log.has("link to NATS is back") })
 	if got := conn.Opts.Name; got != "leaky-test" {
 		t.Errorf("name: want leaky-test, got %s", got)
 	}

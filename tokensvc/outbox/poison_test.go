@@ -10,6 +10,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/outbox"
 )
 
@@ -85,7 +86,7 @@ func TestParkedBalanceIsTriedOn(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	running.Go(func() { _ = relay.Run(ctx) })
-	eventually(t, "both are parked, and the next balance is through", func() bool {
+	testenv.Eventually(t, "both are parked, and the next balance is through", func() bool {
 		return w.count("parked_at IS NOT NULL") == 2 && w.count("published_at IS NOT NULL") == 1
 	})
 	stop()

@@ -17,6 +17,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/outbox"
 )
 
@@ -153,7 +154,7 @@ func TestOrderHoldsThroughFaults(t *testing.T) {
 	writers.Wait()
 	close(written)
 	faults.Wait()
-	eventually(t, "everything published", func() bool { return w.count("published_at IS NULL") == 0 })
+	testenv.Eventually(t, "everything published", func() bool { return w.count("published_at IS NULL") == 0 })
 	stop()
 	replicas.Wait()
 	if n := w.count("parked_at IS NOT NULL"); n != 0 {
@@ -217,12 +218,12 @@ func TestPoisonIsParkedAndBlocksNobodyElse(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	running.Go(func() { _ = relay.Run(ctx) })
-	eventually(t, "the others are published", func() bool { return w.count("aggregate_id = 'good' AND published_at IS NULL") == 0 })
+	testenv.Eventually(t, "the others are published", func() bool { return w.count("aggregate_id = 'good' AND published_at IS NULL") == 0 })
 	if n := w.count("aggregate_id = 'bad' AND published_at IS NOT NULL"); n > 0 && w.count("parked_at IS NOT NULL") == 0 {
 		t.Error("want what stands behind the poison to wait for it, but it is published")
 	}
-	eventually(t, "the poison is parked", func() bool { return w.count("parked_at IS NOT NULL AND attempts = 3 AND last_error <> ''") == 1 })
-	eventually(t, "what stood behind it is published", func() bool { return w.count("published_at IS NULL AND parked_at IS NULL") == 0 })
+	testenv.Eventually(t, "the poison is parked", func() bool { return w.count("parked_at IS NOT NULL AND attempts = 3 AND last_error <> ''") == 1 })
+	testenv.Eventually(t, "what stood behind it is published", func() bool { return w.count("published_at IS NULL AND parked_at IS NULL") == 0 })
 	stop()
 	running.Wait()
 }
@@ -255,7 +256,7 @@ func TestNotifyWakesARelay(t *testing.T) {
 	busy(t, 8)
 	for n := range 1000 {
 		w.add(numbered("a", n))
-		eventually(t, fmt.Sprintf("commit %d is published", n), func() bool { return w.count("published_at IS NULL") == 0 })
+		testenv.Eventually(t, fmt.Sprintf("commit %d is published", n), func() bool { return w.count("published_at IS NULL") == 0 })
 	}
 	stop()
 	running.Wait()

@@ -114,16 +114,6 @@ func (w *world) stored() []*jetstream.RawStreamMsg {
 	return all
 }
 
-// eventually waits for a condition, for a minute at most.
-func eventually(tb testing.TB, what string, holds func() bool) {
-	tb.Helper()
-	for end := time.Now().Add(time.Minute); !holds(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			tb.Fatalf("gave up waiting: %s", what)
-		}
-	}
-}
-
 // busy keeps so many threads of another process busy until the test ends.
 func busy(t *testing.T, loops int) {
 	t.Helper()

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 // shelf is a handler that counts what it stored.
@@ -80,14 +81,10 @@ func TestConsumerStoresOnceBuriesAndAcknowledges(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		if lag, err := c.Lag(t.Context()); err == nil && lag == 0 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("want the stream worked off, it is not")
-		}
-	}
+	testenv.Eventually(t, "the stream is worked off", func() bool {
+		lag, err := c.Lag(t.Context())
+		return err == nil && lag == 0
+	})
 	stop()
 	if err := <-done; err != nil {
 		t.Errorf("want a clean stop, got %v", err)
@@ -132,17 +129,11 @@ func TestConsumerHandsOnWhatItCannotStore(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- first.Run(ctx) }()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	testenv.Eventually(t, "the handler is asked", func() bool {
 		away.mu.Lock()
-		calls := away.calls
-		away.mu.Unlock()
-		if calls > 0 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("want the handler asked, it is not")
-		}
-	}
+		defer away.mu.Unlock()
+		return away.calls > 0
+	})
 	stop()
 	if err := <-done; err != nil {
 		t.Errorf("want a clean stop, got %v", err)

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 func TestTail(t *testing.T) {
@@ -73,12 +75,12 @@ func TestTailFollows(t *testing.T) {
 		if _, err := f.WriteString(line); err != nil {
 			t.Fatal(err)
 		}
-		until(t, "the line appears", func() bool { return strings.HasSuffix(out.String(), line) })
+		testenv.Eventually(t, "the line appears", func() bool { return strings.HasSuffix(out.String(), line) })
 	}
 	if err := f.Truncate(0); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "a line after truncation appears", func() bool {
+	testenv.Eventually(t, "a line after truncation appears", func() bool {
 		_, err := f.WriteString("3\n")
 		return err != nil || strings.HasSuffix(out.String(), "3\n")
 	})

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 // The test binary is its own child: LEAKY_CHILD says what it does.
@@ -106,20 +108,11 @@ func begin(t *testing.T, dir string, parts ...Part) *Client {
 		}
 	})
 	client := NewClient(dir)
-	until(t, "the control socket answers", func() bool {
+	testenv.Eventually(t, "the control socket answers", func() bool {
 		_, err := client.Status(t.Context())
 		return err == nil
 	})
 	return client
-}
-
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("never happened: %s", what)
-		}
-	}
 }
 
 func (c *Client) part(t *testing.T, name string) Status {
@@ -139,7 +132,7 @@ func (c *Client) part(t *testing.T, name string) Status {
 
 func (c *Client) awaitState(t *testing.T, name string, want State) Status {
 	t.Helper()
-	until(t, name+" is "+string(want), func() bool { return c.part(t, name).State == want })
+	testenv.Eventually(t, name+" is "+string(want), func() bool { return c.part(t, name).State == want })
 	return c.part(t, name)
 }
 
@@ -197,7 +190,7 @@ func TestCrashedPartStartsAgain(t *testing.T) {
 	t.Parallel()
 	dir := shortDir(t)
 	client := begin(t, dir, child(dir, "broken", "crash"), child(dir, "sound", "obey"))
-	until(t, "three restarts", func() bool { return client.part(t, "broken").Restarts >= 3 })
+	testenv.Eventually(t, "three restarts", func() bool { return client.part(t, "broken").Restarts >= 3 })
 	broken := client.awaitState(t, "broken", StateBackoff)
 	if want := "exited with 3"; broken.Message != want {
 		t.Errorf("message: want %q, got %q", want, broken.Message)
@@ -276,7 +269,7 @@ func TestChildrenDieWithTheSupervisor(t *testing.T) {
 	p := Part{Name: "supervisor", Path: os.Args[0], Env: []string{"LEAKY_CHILD=supervise", "LEAKY_DIR=" + dir}}
 	outer := begin(t, shortDir(t), p)
 	inner := NewClient(dir)
-	until(t, "the inner supervisor runs", func() bool {
+	testenv.Eventually(t, "the inner supervisor runs", func() bool {
 		o, err := inner.Status(t.Context())
 		return err == nil && o.Ready()
 	})
@@ -287,7 +280,7 @@ func TestChildrenDieWithTheSupervisor(t *testing.T) {
 	if _, err := outer.Stop(t.Context(), "supervisor"); err != nil {
 		t.Fatalf("stop: %v", err)
 	}
-	until(t, "the orphan dies", func() bool { return !alive(victim) })
+	testenv.Eventually(t, "the orphan dies", func() bool { return !alive(victim) })
 }
 
 func TestDownEndsAStuckSupervisor(t *testing.T) {
@@ -296,7 +289,7 @@ func TestDownEndsAStuckSupervisor(t *testing.T) {
 	outer := begin(t, shortDir(t), Part{Name: "supervisor", Path: os.Args[0], Env: []string{"LEAKY_CHILD=supervise", "LEAKY_DIR=" + dir}})
 	inner := NewClient(dir)
 	inner.patience = 100 * time.Millisecond
-	until(t, "the inner supervisor runs", func() bool {
+	testenv.Eventually(t, "the inner supervisor runs", func() bool {
 		o, err := inner.Status(t.Context())
 		return err == nil && o.Ready()
 	})
@@ -307,7 +300,7 @@ func TestDownEndsAStuckSupervisor(t *testing.T) {
 	if was, err := inner.Down(t.Context()); err != nil || !was {
 		t.Fatalf("down: want true, nil; got %v, %v", was, err)
 	}
-	until(t, "supervisor and part are gone", func() bool { return !alive(stuck) && !alive(victim) })
+	testenv.Eventually(t, "supervisor and part are gone", func() bool { return !alive(stuck) && !alive(victim) })
 }
 
 func TestControlErrors(t *testing.T) {
@@ -337,7 +330,7 @@ func TestControlErrors(t *testing.T) {
 	t.Run("second supervisor", func(t *testing.T) {
 		t.Parallel()
 		second := begin(t, shortDir(t), Part{Name: "second", Path: os.Args[0], Env: []string{"LEAKY_CHILD=supervise", "LEAKY_DIR=" + dir}})
-		until(t, "it fails", func() bool { return strings.Contains(second.part(t, "second").Message, "exited with 4") })
+		testenv.Eventually(t, "it fails", func() bool { return strings.Contains(second.part(t, "second").Message, "exited with 4") })
 	})
 }
 
