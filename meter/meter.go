@@ -60,7 +60,7 @@ type Meter struct {
 	estimator *Estimator
 	damage    damage
 	metrics   metrics
-	quietly   *occasionally
+	quietly   *sparseLog
 
 	queue   chan settledBatch
 	waiting atomic.Int64             // events in the queue or being published
@@ -94,7 +94,7 @@ func New(cfg Config) (*Meter, error) {
 	}
 	m := &Meter{cfg: cfg, tail: newTail(cfg.Spool), estimator: NewEstimator(cfg.Providers), queue: make(chan settledBatch, 256),
 		rotator: &rotator{path: cfg.Spool, bytes: cfg.RotateBytes, reopen: cfg.ReopenURL, client: &http.Client{}},
-		damage:  damage{path: cfg.damaged()}, quietly: newOccasionally(cfg.Log)}
+		damage:  damage{path: cfg.damaged()}, quietly: newSparseLog(cfg.Log)}
 	var err error
 	m.metrics, err = newMetrics(cfg.Metrics)
 	m.settleUp.Store(true)

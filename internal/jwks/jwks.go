@@ -2,6 +2,10 @@
 // signature needs no call: extauthz checks identity's JWTs with it, and the services
 // behind Envoy check the identities that extauthz mints. Keys are fetched in the
 // background and kept when a fetch fails (RFC 7517 for the format).
+//
+// Parsing is jwkset's. Its companion keyfunc would fetch, too, but answers alike for a key
+// that does not exist (401) and an issuer that does not answer (503), and asks the issuer
+// for every unknown id of a caller's making.
 package jwks
 
 import (

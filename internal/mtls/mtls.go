@@ -2,6 +2,10 @@
 // whose only name is spiffe://leaky/PART, both sides of a connection show theirs, and each
 // side takes one exact name. Certificates are short-lived files that are read anew when
 // they change, so renewing one ends no connection.
+//
+// The names are SPIFFE IDs. go-spiffe would compare them, but takes certificates from a
+// workload API, which a stack without containers does not have: reading files, which is
+// most of what is here, would stay.
 package mtls
 
 import (

@@ -1,6 +1,7 @@
 package binaries
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -11,8 +12,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
+
+	"github.com/gofrs/flock"
 )
 
 // fetch downloads, checks and unpacks one part beside its final place, then renames it
@@ -92,31 +94,16 @@ func (s *Store) stage(p Part) (string, error) {
 
 // lockPart takes the part's lock; the kernel releases it if this process dies.
 func (s *Store) lockPart(ctx context.Context, p Part) (unlock func(), err error) {
-	file, err := os.OpenFile(filepath.Join(s.dir, ".lock-"+p.Name), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o644)
-	if err != nil {
-		return nil, err
+	lock := flock.New(filepath.Join(s.dir, ".lock-"+p.Name), flock.SetPermissions(0o644))
+	held, err := lock.TryLock()
+	if err == nil && !held {
+		fmt.Fprintf(s.progress, "  %s: another process is fetching it, waiting\n", p.Name)
+		held, err = lock.TryLockContext(ctx, 100*time.Millisecond)
 	}
-	told := false
-	for {
-		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err == nil {
-			return func() { file.Close() }, nil
-		}
-		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
-			file.Close()
-			return nil, fmt.Errorf("lock %s: %w", file.Name(), err)
-		}
-		if !told {
-			fmt.Fprintf(s.progress, "  %s: another process is fetching it, waiting\n", p.Name)
-			told = true
-		}
-		select {
-		case <-ctx.Done():
-			file.Close()
-			return nil, context.Cause(ctx)
-		case <-time.After(100 * time.Millisecond):
-		}
+	if err != nil || !held {
+		return nil, fmt.Errorf("lock %s: %w", lock.Path(), cmp.Or(err, context.Cause(ctx)))
 	}
+	return func() { _ = lock.Close() }, nil
 }
 
 // verify compares the file's SHA-256 with the pinned one.

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
-	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+
+	"github.com/prometheus/procfs"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
@@ -103,48 +105,39 @@ func holder(address string) string {
 	if err != nil {
 		return ""
 	}
-	inodes := listeningInodes(port)
-	if len(inodes) == 0 {
-		return ""
-	}
-	links, err := filepath.Glob("/proc/[0-9]*/fd/*")
+	proc, err := procfs.NewDefaultFS()
 	if err != nil {
 		return ""
 	}
-	for _, link := range links {
-		target, err := os.Readlink(link)
-		if err != nil || !inodes[target] {
+	sockets := listening(proc, port)
+	if len(sockets) == 0 {
+		return ""
+	}
+	processes, err := proc.AllProcs()
+	if err != nil {
+		return ""
+	}
+	for _, process := range processes {
+		open, err := process.FileDescriptorTargets()
+		if err != nil || !slices.ContainsFunc(open, func(target string) bool { return sockets[target] }) {
 			continue
 		}
-		pid := strings.Split(link, "/")[2]
-		name, err := os.ReadFile("/proc/" + pid + "/comm")
-		if err != nil {
-			continue
+		if name, err := process.Comm(); err == nil {
+			return fmt.Sprintf(" (%s, pid %d)", name, process.PID)
 		}
-		return fmt.Sprintf(" (%s, pid %s)", strings.TrimSpace(string(name)), pid)
 	}
 	return ""
 }
 
-// listeningInodes reads proc_net(5): local address as HEX_IP:HEX_PORT in field 1, state
-// in field 3 (0A: listening), inode in field 9.
-func listeningInodes(port string) map[string]bool {
+// listening are the sockets that listen on a port, as links of file descriptors name them.
+func listening(proc procfs.FS, port string) map[string]bool {
+	const listen = 0x0A      // proc_net(5)
+	four, _ := proc.NetTCP() // a machine may lack either
+	six, _ := proc.NetTCP6()
 	found := map[string]bool{}
-	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
-		text, err := os.ReadFile(table)
-		if err != nil {
-			continue
-		}
-		for line := range strings.Lines(string(text)) {
-			f := strings.Fields(line)
-			if len(f) < 10 || f[3] != "0A" {
-				continue
-			}
-			_, hex, _ := strings.Cut(f[1], ":")
-			var n int
-			if _, err := fmt.Sscanf(hex, "%X", &n); err == nil && fmt.Sprint(n) == port {
-				found["socket:["+f[9]+"]"] = true
-			}
+	for _, line := range append(four, six...) {
+		if line.St == listen && strconv.FormatUint(line.LocalPort, 10) == port {
+			found[fmt.Sprintf("socket:[%d]", line.Inode)] = true
 		}
 	}
 	return found

@@ -16,6 +16,7 @@ const (
 	socketName = "supervisor.sock"
 )
 
+// gofrs/flock would take the lock, but cannot say who holds one, which `leaky ps` and `down` ask.
 // Locks of an open file (fcntl(2), "open file description locks"): unlike POSIX locks they
 // hold between two opens of one process and do not vanish when another open is closed.
 const (

@@ -1,10 +1,6 @@
 package supervisor
 
-import (
-	"bytes"
-	"os"
-	"strconv"
-)
+import "github.com/prometheus/procfs"
 
 // memory is what one process takes, in bytes; 0, 0 when it is gone. All our services run
 // one binary, whose pages RSS counts in each of them again; PSS shares them out, so that
@@ -13,26 +9,13 @@ func memory(pid int) (rss, pss int64) {
 	if pid <= 0 {
 		return 0, 0
 	}
-	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/smaps_rollup") // proc(5): "Rss:  123 kB"
+	proc, err := procfs.NewProc(pid)
 	if err != nil {
 		return 0, 0
 	}
-	for line := range bytes.Lines(text) {
-		fields := bytes.Fields(line)
-		if len(fields) != 3 {
-			continue
-		}
-		into := &rss
-		switch string(fields[0]) {
-		case "Rss:":
-		case "Pss:":
-			into = &pss
-		default:
-			continue
-		}
-		if kilobytes, err := strconv.ParseInt(string(fields[1]), 10, 64); err == nil {
-			*into = kilobytes << 10
-		}
+	maps, err := proc.ProcSMapsRollup()
+	if err != nil {
+		return 0, 0
 	}
-	return rss, pss
+	return int64(maps.Rss), int64(maps.Pss)
 }

@@ -1,6 +1,24 @@
 // Package supervisor is beside the request path: it runs every part of the stack as a
 // process of its own, without containers, starts it again when it crashes, and answers
 // `leaky ps|start|stop|restart|kill|down` on a Unix socket.
+//
+// Each part has a goroutine (runner.run) that alone touches its process, and these states:
+//
+//	waiting                  -- the parts in After were ready, or start --> starting
+//	starting                 -- the probe succeeds -----------------------> ready
+//	ready                    -- the probe fails --------------------------> unready
+//	unready                  -- the probe succeeds -----------------------> ready
+//	starting, ready, unready -- the process exits, or kill ---------------> backoff
+//	starting, ready, unready -- stop or restart --------------------------> stopping
+//	backoff                  -- the pause is over, start or restart ------> starting
+//	waiting, backoff         -- stop -------------------------------------> stopped
+//	stopping                 -- the process is gone ----------------------> stopped, starting after restart
+//	stopped                  -- start or restart -------------------------> starting
+//
+// external is for what runs elsewhere, and never left. The pause of backoff doubles from one
+// crash to the next, and begins anew after a healthy run (restarts). The end of the supervisor stops the parts in the reverse
+// order of After; a part that ignores its signal is killed after StopGrace, and the kernel
+// kills what a dead supervisor leaves (DeathSignal).
 package supervisor
 
 import (
