@@ -79,7 +79,7 @@ func (b *modelBucket) left(now int64) *big.Rat {
 func (p *modelPool) roll(now int64) {
 	if p.window > 0 && now >= p.anchor {
 		if k := (now - p.anchor) / p.window; k > p.index {
-			p.index, p.spent = k, 0
+			p.index, p.spent = k, carried(p.spent, p.credits, k-p.index)
 		}
 	}
 }
@@ -187,6 +187,14 @@ func (m *model) refund(n, now int64) {
 	}
 }
 
+// carried lets one window after the other pay of what is spent.
+func carried(spent, credits, windows int64) int64 {
+	for ; windows > 0 && spent > 0 && credits > 0; windows-- {
+		spent = max(0, spent-credits)
+	}
+	return spent
+}
+
 // told takes a state over. States of this test keep anchor and window.
 func (m *model) told(b balance.State, now int64) {
 	fresh := modelPool{present: b.Present, version: b.Version, credits: b.Credits, anchor: b.Anchor.UnixMicro(),
@@ -201,15 +209,13 @@ func (m *model) told(b balance.State, now int64) {
 	switch {
 	case p == nil:
 		m.pool = &fresh
-		if of.index >= fresh.index {
-			m.pool.spent = b.Spent
-		}
+		m.pool.spent = carried(b.Spent, b.Credits, fresh.index-of.index)
 	case p.present && b.Present:
 		p.roll(now)
 		read := modelPool{anchor: p.anchor, window: p.window}
 		read.roll(b.At.UnixMicro())
-		if read.index == p.index {
-			p.spent = max(p.spent, b.Spent)
+		if read.index <= p.index {
+			p.spent = max(p.spent, carried(b.Spent, b.Credits, p.index-read.index))
 		}
 		if b.Version >= p.version {
 			p.version, p.credits = b.Version, b.Credits
@@ -217,9 +223,7 @@ func (m *model) told(b balance.State, now int64) {
 	case b.Version < p.version || b.Version == p.version && p.present:
 	default:
 		fresh.held = p.held
-		if read := of.index; read >= fresh.index {
-			fresh.spent = b.Spent
-		}
+		fresh.spent = carried(b.Spent, b.Credits, fresh.index-of.index)
 		m.pool = &fresh
 	}
 }

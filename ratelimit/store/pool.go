@@ -32,11 +32,12 @@ func (p Pool) Reset(now int64) int64 {
 	return max(0, p.Anchor+(p.Index+1)*p.Window-now)
 }
 
-// at is the pool as the scripts take it at a time: in a new window nothing is spent.
+// at is the pool as the scripts take it at a time: in a new window nothing is spent but what
+// the windows before were overdrawn by.
 func (p Pool) at(now int64) Pool {
 	if p.Window > 0 && now > p.Anchor {
 		if current := (now - p.Anchor) / p.Window; current > p.Index {
-			p.Spent, p.Index = 0, current
+			p.Spent, p.Index = balance.Carried(p.Spent, p.Credits, current-p.Index), current
 		}
 	}
 	return p

@@ -68,7 +68,7 @@ func (m *model) endWindow() {
 		}
 		t.spent = false
 	}
-	m.debt = 0
+	m.pay(m.inOrder()) // what was overdrawn
 	m.ends = m.ends.Add(m.window)
 }
 

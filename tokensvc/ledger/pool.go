@@ -99,10 +99,21 @@ func (p *Pool) expire(l *lot) {
 }
 
 // endWindow fills the pool, less what has expired of it, and moves on to the window that
-// ends next: that of now, or of the next expiry before.
+// ends next: that of now, or of the next expiry before. What was overdrawn is paid out of what
+// the windows give, and not forgiven.
 func (p *Pool) endWindow(now time.Time) {
 	ended := p.ResetTime
-	p.post(counterRefill, KindAdjustment, refillReference(p.key(), ended), "window ended", p.Total-p.Remaining, ended)
+	p.moveOn(now)
+	var expired int64
+	for _, l := range p.lots {
+		if l.expired {
+			expired += l.amount
+		}
+	}
+	// The first of the windows gives a full pool, which pays what is owed, and so do the others.
+	windows := int64(p.ResetTime.Sub(ended) / p.Window)
+	owed := balance.Carried(max(0, -p.Remaining), p.Total-expired, windows-1)
+	p.post(counterRefill, KindAdjustment, refillReference(p.key(), ended), "window ended", p.Total-owed-p.Remaining, ended)
 	for _, l := range slices.Clone(p.lots) {
 		if l.expired {
 			p.Total -= l.amount
@@ -113,7 +124,12 @@ func (p *Pool) endWindow(now time.Time) {
 	for i := range p.lots {
 		p.lots[i].remaining = p.lots[i].amount
 	}
-	until := now
+	p.take(owed)
+}
+
+// moveOn goes to the window that ends next.
+func (p *Pool) moveOn(now time.Time) {
+	ended, until := p.ResetTime, now
 	if due := p.nextExpiry(); due != nil && due.expires.Before(until) {
 		until = due.expires
 	}

@@ -95,3 +95,15 @@ func (s State) Check() error {
 	}
 	return nil
 }
+
+// Carried is what is spent of a pool of so many credits when further windows have begun: what
+// was overdrawn stays so until the windows have paid it, each what it gives.
+func Carried(spent, credits, windows int64) int64 {
+	switch {
+	case windows <= 0 || credits <= 0:
+		return spent
+	case windows > spent/credits: // the product may be too large to be a number
+		return 0
+	}
+	return max(0, spent-windows*credits)
+}

@@ -3,6 +3,7 @@ package balance_test
 import (
 	"encoding/json"
 	"errors"
+	"math"
 	"testing"
 	"time"
 
@@ -73,4 +74,22 @@ func FuzzDecode(f *testing.F) {
 			t.Errorf("%s: want %+v, got %+v, %v", again, s, back, err)
 		}
 	})
+}
+
+func TestWhatIsOverdrawnIsCarriedOverWindows(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ spent, credits, windows, want int64 }{
+		"the same window":    {7000, 5000, 0, 7000},
+		"an earlier one":     {7000, 5000, -1, 7000},
+		"all of it spent":    {5000, 5000, 1, 0},
+		"overdrawn":          {48606, 5000, 1, 43606},
+		"three windows":      {48606, 5000, 3, 33606},
+		"paid":               {48606, 5000, 10, 0},
+		"more than a number": {1 << 52, 1 << 52, math.MaxInt64, 0},
+		"gives nothing":      {100, 0, 1000, 100},
+	} {
+		if got := balance.Carried(c.spent, c.credits, c.windows); got != c.want {
+			t.Errorf("%s: want %d, got %d", name, c.want, got)
+		}
+	}
 }

@@ -13,19 +13,26 @@ local function number(t)
   return math.floor((t - anchor) / span)
 end
 
+-- carried is what is spent of a window when so many more have begun: what is overdrawn stays
+-- so until the windows have paid it.
+local function carried(spent, credits, windows)
+  if windows <= 0 then return spent end
+  return math.max(0, spent - windows * credits)
+end
+
 local value = redis.call('GET', KEYS[1])
 local drawn, index = 0, number(now)
 local of = number(read)
 if not value then
   -- Their clock may run ahead of ours: what was spent in our future was spent all the same.
-  if of < index then spent = 0 end
+  spent = carried(spent, credits, index - of)
 else
   local state, v, c, s, d, a, w, i = struct.unpack('<c1ddddddd', value)
   drawn = d
   if state == 'P' and present == 1 and a == anchor and w == span then
     index = math.max(index, i)
-    if index > i then s = 0 end
-    if of ~= index then spent = 0 end
+    s = carried(s, c, index - i)
+    spent = of > index and 0 or carried(spent, credits, index - of)
     spent = math.max(spent, s)
     if version < v then
       version = v
@@ -33,8 +40,8 @@ else
     end
   elseif version < v or version == v and state == 'P' then
     return value
-  elseif of < index then
-    spent = 0
+  else
+    spent = carried(spent, credits, index - of)
   end
 end
 value = struct.pack('<c1ddddddd', present == 1 and 'P' or 'N', version, credits, spent, drawn, anchor, span, index)

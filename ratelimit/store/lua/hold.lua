@@ -87,7 +87,8 @@ for i = 1, n do
   end
 end
 
--- Does the pool cover it? In a new window of a subscription nothing is spent yet.
+-- Does the pool cover it? In a new window of a subscription nothing is spent yet but what the
+-- windows before were overdrawn by: each pays of it what it gives.
 local refusal = not fits and 'R'
 local state, version, credits, spent, drawn, anchor, span, index = '-', 0, 0, 0, 0, 0, 0, -1
 if policy > 0 and not values[first] then
@@ -98,7 +99,7 @@ elseif policy > 0 then
     if span > 0 then
       local current = math.floor((now - anchor) / span)
       if current > index then
-        spent = 0
+        spent = math.max(0, spent - (current - index) * credits)
         index = current
       end
     end
