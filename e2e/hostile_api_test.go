@@ -94,7 +94,7 @@ type bytesAndStatus struct {
 // malformed are requests of an ADMIN, so that nothing but their shape refuses them.
 func malformed(root stacktest.Account) map[string]bytesAndStatus {
 	const login, body = "POST /api/v1/auth/login HTTP/1.1\r\n", `{"username":"a","password":"b"}`
-	host, auth, end := "Host: x\r\nContent-Type: application/json\r\n", "Authorization: Bearer "+root.Key+"\r\n", "Connection: close\r\n\r\n"
+	host, auth, end := "Host: x\r\nContent-Type: application/json\r\n", "Authorization: Bearer "+root.JWT+"\r\n", "Connection: close\r\n\r\n"
 	length := fmt.Sprintf("Content-Length: %d\r\n", len(body))
 	smuggled := "GET /api/v1/admin/users HTTP/1.1\r\nHost: x\r\n" + auth + end
 	get := func(path string) string { return "GET " + path + " HTTP/1.1\r\n" + host + auth + end }
@@ -183,7 +183,7 @@ func TestMalformedRequestsReachNoService(t *testing.T) {
 			t.Errorf("%s: want one %d, got %+v", name, c.want, answers)
 			continue
 		}
-		if a := answers[0]; leak(a) != "" || a.header.Get("Set-Cookie") != "" || strings.Contains(a.text, root.Key) {
+		if a := answers[0]; leak(a) != "" || a.header.Get("Set-Cookie") != "" || strings.Contains(a.text, root.JWT) {
 			t.Errorf("%s: %s %v %s", name, leak(a), a.header, a.text)
 		}
 	}
@@ -234,7 +234,7 @@ func TestWhatIsReadInOneWay(t *testing.T) {
 	// Envoy itself takes these for /api/v1/admin/users, asks who may call that, and sends on what it asked about.
 	for _, path := range []string{`/api/v1/auth\..\admin\users`, "/api/v1/auth/..;/admin/users", "/api/v1/auth/..;x=1/admin/users",
 		"/api/v1/auth/../admin/users", "/api/v1/auth/%2e%2e/admin/users", "//api/v1/admin//users"} {
-		for credential, want := range map[string]int{"": 401, auth: 403, "Authorization: Bearer " + root.Key + "\r\n": 200} {
+		for credential, want := range map[string]int{"": 401, auth: 403, "Authorization: Bearer " + root.JWT + "\r\n": 200} {
 			if answers := exchange(t, "GET "+path+" HTTP/1.1\r\nHost: x\r\n"+credential+"Connection: close\r\n\r\n"); len(answers) != 1 ||
 				answers[0].status != want {
 				t.Errorf("%s: want %d, got %+v", path, want, answers)

@@ -76,7 +76,7 @@ func overH2(fields []field, body string, trailers ...field) string {
 func TestMalformedHTTP2ReachesNoService(t *testing.T) {
 	root := newAccount(t, "ADMIN")
 	sound := func(path string) []field {
-		return []field{{":method", "GET"}, {":scheme", "http"}, {":authority", "x"}, {":path", path}, {"authorization", "Bearer " + root.Key}}
+		return []field{{":method", "GET"}, {":scheme", "http"}, {":authority", "x"}, {":path", path}, {"authorization", "Bearer " + root.JWT}}
 	}
 	with := func(more ...field) []field { return append(sound("/api/v1/me"), more...) }
 	set := func(name, value string) []field {
@@ -97,7 +97,7 @@ func TestMalformedHTTP2ReachesNoService(t *testing.T) {
 	before := reached(t)
 	const chat = "/v1/chat/completions"
 	posted := func(length string) []field {
-		return []field{{":method", "POST"}, {":scheme", "http"}, {":authority", "x"}, {":path", chat}, {"authorization", "Bearer " + root.Key},
+		return []field{{":method", "POST"}, {":scheme", "http"}, {":authority", "x"}, {":path", chat}, {"authorization", "Bearer " + root.JWT},
 			{"content-type", "application/json"}, {"content-length", length}}
 	}
 	var all sync.WaitGroup // Envoy keeps a connection it has refused open for a second
@@ -133,7 +133,7 @@ func TestMalformedHTTP2ReachesNoService(t *testing.T) {
 		"two lengths": {fields: append(posted(fmt.Sprint(len(okBody))), field{"content-length", "5"}), body: okBody,
 			want: []string{"400", "0"}},
 		"CONNECT": {fields: []field{{":method", "CONNECT"}, {":authority", "127.0.0.1:5432"},
-			{"authorization", "Bearer " + root.Key}}, want: []string{"403", "405", "0"}},
+			{"authorization", "Bearer " + root.JWT}}, want: []string{"403", "405", "0"}},
 		"path in a trailer": {fields: posted(fmt.Sprint(len(okBody)))[:6], body: okBody[:20],
 			trailers: []field{{":path", "/api/v1/admin/users"}}, want: []string{"400", "0"}},
 		"two keys":      {fields: with(field{"authorization", "Bearer " + root.JWT}), want: []string{"400"}},

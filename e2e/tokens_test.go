@@ -112,8 +112,9 @@ func newOrg(t *testing.T, owner stacktest.Account, members ...stacktest.Account)
 	var org struct{ ID string }
 	mustCall(t, 201, "POST", "/api/v1/orgs", owner.JWT, map[string]string{"name": "org of " + owner.ID}, &org)
 	for _, m := range members {
-		mustCall(t, 201, "POST", "/api/v1/orgs/"+org.ID+"/members", owner.JWT, map[string]string{"userId": m.ID, "role": "MEMBER",
+		mustCall(t, 202, "POST", "/api/v1/orgs/"+org.ID+"/members", owner.JWT, map[string]string{"userId": m.ID, "role": "MEMBER",
 			"team": "core"}, nil)
+		mustCall(t, 201, "POST", "/api/v1/orgs/"+org.ID+"/invitations/accept", m.JWT, nil, nil)
 	}
 	return org.ID
 }

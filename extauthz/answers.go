@@ -111,6 +111,12 @@ var (
 		message: "the access token was not granted the scope that this needs"}
 	denyThirdParty = denial{status: http.StatusForbidden, grpc: codes.PermissionDenied, kind: errorbody.TypeInvalidRequest, code: codeScope,
 		message: "no OAuth2 client may do this: log in or send an API key"}
+	denyKey = denial{status: http.StatusForbidden, grpc: codes.PermissionDenied, kind: errorbody.TypeInvalidRequest,
+		code:    "login_required",
+		message: "an API key cannot do this: log in and send the access token"}
+	denyNoOrg = denial{status: http.StatusForbidden, grpc: codes.PermissionDenied, kind: errorbody.TypeInvalidRequest,
+		code:    "organization_required",
+		message: "models are called for an organisation here: use an API key or a login of yours that is bound to one"}
 	denyUnavailable = denial{status: http.StatusServiceUnavailable, grpc: codes.Unavailable, kind: errorbody.TypeServer,
 		code:    errorbody.CodeUnavailable,
 		message: "the credential cannot be checked at the moment, try again", retry: 1}

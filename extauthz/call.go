@@ -19,6 +19,8 @@ type call struct {
 	googleKey     string
 	rule          string // attributes.ContextRule
 	scope         string // attributes.ContextScope
+	org           string // attributes.ContextOrg
+	keys          string // attributes.ContextKeys
 	audience      string // attributes.ContextAudience
 	family        string // attributes.ContextFamily
 }
@@ -34,8 +36,8 @@ func callOf(req *auth.CheckRequest) call {
 	headers := http.GetHeaders()
 	return call{method: http.GetMethod(), path: http.GetPath(), requestID: headers[headerRequestID], client: headers[headerClient],
 		authorization: headers[headerAuthorization], apiKey: headers[headerAPIKey], googleKey: headers[headerGoogleKey],
-		rule: extensions[attributes.ContextRule], scope: extensions[attributes.ContextScope], audience: extensions[attributes.ContextAudience],
-		family: extensions[attributes.ContextFamily]}
+		rule: extensions[attributes.ContextRule], scope: extensions[attributes.ContextScope],
+		org: extensions[attributes.ContextOrg], keys: extensions[attributes.ContextKeys], audience: extensions[attributes.ContextAudience], family: extensions[attributes.ContextFamily]}
 }
 
 // Field numbers of CheckRequest, AttributeContext, its Request and HttpRequest
@@ -77,6 +79,10 @@ func (c *call) extension(name string) *string {
 		return &c.rule
 	case attributes.ContextScope:
 		return &c.scope
+	case attributes.ContextOrg:
+		return &c.org
+	case attributes.ContextKeys:
+		return &c.keys
 	case attributes.ContextAudience:
 		return &c.audience
 	case attributes.ContextFamily:

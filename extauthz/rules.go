@@ -24,6 +24,12 @@ func (s *Service) permit(who *caller, c *call) *denial {
 			return &denyRole
 		}
 	}
+	if who.who.KeyID != "" && !keyMay(c) {
+		return &denyKey
+	}
+	if c.org != "" && who.who.OrgID == "" {
+		return &denyNoOrg
+	}
 	if c.scope == "" || !who.oauth {
 		return nil
 	}
@@ -39,10 +45,24 @@ func (s *Service) permit(who *caller, c *call) *denial {
 	return &denied
 }
 
+// keyMay says whether an API key will do: what makes credentials, organisations or roles asks
+// for a login, so that a stolen key can make nothing that outlives it.
+func keyMay(c *call) bool {
+	switch c.keys {
+	case "":
+		return true
+	case attributes.KeysRead:
+		return reads(c.method)
+	}
+	return false
+}
+
+func reads(method string) bool { return method == http.MethodGet || method == http.MethodHead }
+
 // scopeFor picks the scope for a method: the first of two is for reading.
 func scopeFor(rule, method string) string {
 	read, write, two := strings.Cut(rule, " ")
-	if two && method != http.MethodGet && method != http.MethodHead {
+	if two && !reads(method) {
 		return write
 	}
 	return read

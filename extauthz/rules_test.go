@@ -88,6 +88,66 @@ func TestScopes(t *testing.T) {
 	}
 }
 
+// A key is no login: it makes and shows no credential, organisation or role.
+func TestWhatAKeyMay(t *testing.T) {
+	t.Parallel()
+	i := newIssuer(t)
+	s := ready(t, launch(t, i, ""))
+	user := uuid.NewString()
+	key, login := i.newKey(user, nil, "ADMIN", "USER"), sign(t, claimsOf(user, "ADMIN", "USER"), nil)
+	for _, c := range []struct {
+		method, rule, keys string
+		byKey, byLogin     int
+	}{
+		{"GET", attributes.RuleAuthenticated, "", 200, 200},
+		{"POST", attributes.RuleAuthenticated, "", 200, 200},
+		{"GET", attributes.RuleAuthenticated, attributes.KeysRead, 200, 200},
+		{"HEAD", attributes.RuleAuthenticated, attributes.KeysRead, 200, 200},
+		{"POST", attributes.RuleAuthenticated, attributes.KeysRead, 403, 200},
+		{"DELETE", attributes.RuleAuthenticated, attributes.KeysRead, 403, 200},
+		{"get", attributes.RuleAuthenticated, attributes.KeysRead, 403, 200},
+		{"GET", attributes.RuleAuthenticated, attributes.KeysNone, 403, 200},
+		{"POST", "role:ADMIN", attributes.KeysNone, 403, 200},
+		{"POST", attributes.RulePublic, attributes.KeysNone, 403, 200},
+		{"GET", attributes.RuleAuthenticated, "a word that is not known", 403, 200},
+	} {
+		for credential, want := range map[string]int{key: c.byKey, login: c.byLogin} {
+			for _, headers := range []map[string]string{bearer(credential), {"authorization": "Bearer " + login, headerAPIKey: key}} {
+				if headers[headerAPIKey] != "" {
+					want = c.byKey // a key beside a login counts
+				}
+				req := request("/api/v1/x", headers, attributes.ContextRule, c.rule, attributes.ContextKeys, c.keys)
+				req.Attributes.Request.Http.Method = c.method
+				if got := statusOf(t, s, req); got != want {
+					t.Errorf("%+v: want %d, got %d", c, want, got)
+				}
+			}
+		}
+	}
+}
+
+// Where an organisation is required nobody calls for herself, so that no limit of an organisation
+// can be stepped round.
+func TestWhereAnOrganisationIsRequired(t *testing.T) {
+	t.Parallel()
+	i := newIssuer(t)
+	s := ready(t, launch(t, i, ""))
+	user, org := uuid.NewString(), uuid.NewString()
+	own, bound := i.newKey(user, nil, "ADMIN", "USER"), i.newKey(user, nil, "USER")
+	i.bind(bound, org, "red")
+	inOrg := claimsOf(user, "USER")
+	inOrg["org"] = org
+	for credential, want := range map[string]int{own: 403, bound: 200, sign(t, claimsOf(user, "ADMIN", "USER"), nil): 403,
+		sign(t, inOrg, nil): 200} {
+		if got := statusOf(t, s, request("/v1/models", bearer(credential), attributes.ContextOrg, attributes.OrgRequired)); got != want {
+			t.Errorf("want %d, got %d", want, got)
+		}
+		if got := statusOf(t, s, request("/v1/models", bearer(credential))); got != 200 {
+			t.Errorf("elsewhere: want 200, got %d", got)
+		}
+	}
+}
+
 // identityOf is what a service reads from the answer.
 func identityOf(t *testing.T, s *Service, resp *auth.CheckResponse) principal.Principal {
 	t.Helper()

@@ -79,7 +79,34 @@ func (s *Service) known(h callerFunc) httpapi.HandlerFunc {
 	}
 }
 
+// loggedIn lets through who logged in: no API key, and no application that was let act for somebody.
+// What it guards makes or shows credentials, organisations or roles. Envoy's routes say so too;
+// this is the second lock.
+func (s *Service) loggedIn(h callerFunc) httpapi.HandlerFunc {
+	return s.known(func(w http.ResponseWriter, r *http.Request, p principal.Principal) error {
+		if p.Client != "" || p.Scope != "" {
+			return httpapi.Fail(http.StatusForbidden, "an application cannot do this: log in and send the access token")
+		}
+		return noKey(h)(w, r, p)
+	})
+}
+
+// noKey refuses API keys, as a stolen one must make nothing that outlives it.
+func noKey(h callerFunc) callerFunc {
+	return func(w http.ResponseWriter, r *http.Request, p principal.Principal) error {
+		if p.KeyID != "" {
+			return httpapi.Fail(http.StatusForbidden, "an API key cannot do this: log in and send the access token")
+		}
+		return h(w, r, p)
+	}
+}
+
+// admin asks for the role ADMIN, and for more than an API key.
 func (s *Service) admin(h callerFunc) callerFunc {
+	return noKey(s.withRoleAdmin(h))
+}
+
+func (s *Service) withRoleAdmin(h callerFunc) callerFunc {
 	return func(w http.ResponseWriter, r *http.Request, p principal.Principal) error {
 		if !p.Is(principal.RoleAdmin) {
 			return httpapi.Fail(http.StatusForbidden, "the role ADMIN is required")

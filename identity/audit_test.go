@@ -29,7 +29,7 @@ func TestTheTrailTellsWhoDidWhat(t *testing.T) {
 		t.Fatal(gone.text)
 	}
 	who := admin()
-	who.KeyID = "0af1"
+	who.Client, who.Scope = "app-ops", "admin"
 	b.call("PUT", "/api/v1/admin/users/"+ann.UserID+"/roles", `{"roles":["GOLD"]}`, who)
 	var got []string
 	for _, e := range b.trail("?actor=" + ann.UserID) {
@@ -43,7 +43,7 @@ func TestTheTrailTellsWhoDidWhat(t *testing.T) {
 		t.Fatalf("want %s, got %v", want, got)
 	}
 	byAdmin := b.trail("?action=user.roles&target=" + ann.UserID)
-	if len(byAdmin) != 1 || byAdmin[0].Actor != who.UserID || byAdmin[0].Client != "key:0af1" || !strings.Contains(string(byAdmin[0].Detail),
+	if len(byAdmin) != 1 || byAdmin[0].Actor != who.UserID || byAdmin[0].Client != "app-ops" || !strings.Contains(string(byAdmin[0].Detail),
 		"GOLD") {
 		t.Fatalf("got %+v", byAdmin)
 	}

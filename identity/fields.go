@@ -47,6 +47,30 @@ func checkUsername(s string) []httpapi.FieldError {
 	return []httpapi.FieldError{{Field: "username", Message: "username must be 1 to 50 letters, digits, '.', '_' or '-'"}}
 }
 
+// reserved are names that people would take for the product or those who run it, as their
+// skeletons (name_skeleton in the schema): capital I, l and 1, and 0 and o, are one.
+func reserved(name string) bool {
+	look := strings.NewReplacer("0", "o", "1", "l", "i", "l", "|", "l").Replace(strings.ToLower(name))
+	look = strings.NewReplacer("rn", "m", "vv", "w").Replace(look)
+	switch strings.Trim(look, "._-") {
+	case "admln", "admlnlstrator", "anonymous", "bllllng", "cllent", "help", "leaky", "leakytokens", "leaky-tokens", "leaky.tokens",
+		"leaky_tokens", "moderator", "nobody", "operator", "postmaster", "root", "securlty", "servlce", "support", "system", "":
+		return true
+	}
+	return strings.HasPrefix(look, "cllent.") // service accounts of OAuth2 clients
+}
+
+// checkNewName looks at a name that somebody takes for a new account.
+func checkNewName(s string) []httpapi.FieldError {
+	if bad := checkUsername(s); len(bad) > 0 {
+		return bad
+	}
+	if reserved(s) {
+		return []httpapi.FieldError{{Field: "username", Message: "username is reserved, choose another"}}
+	}
+	return nil
+}
+
 func checkEmail(s string) []httpapi.FieldError {
 	local, domain, at := strings.Cut(s, "@")
 	if at && local != "" && domain != "" && !strings.Contains(domain, "@") && utf8.RuneCountInString(s) <= maxEmail && printable(s) &&

@@ -103,7 +103,7 @@ func New(cfg Config) (*Service, error) {
 		keys:      keyring.New(keyring.Config{Pool: cfg.Pool, Sealer: sealer, Ahead: cfg.Auth.RotateAhead, Life: cfg.Auth.TokenTTL}),
 		announcer: revocations.NewAnnouncer(cfg.Log)}
 	s.grants = grants.New(grants.Config{Pool: cfg.Pool, Announcer: s.announcer, TokenTTL: cfg.Auth.TokenTTL, Idle: cfg.Auth.RefreshTTL,
-		Longest: cfg.Auth.SessionTTL})
+		Longest: cfg.Auth.SessionTTL, Grace: cfg.Auth.RefreshGrace})
 	s.tokens = &grants.Tokens{DB: cfg.Pool, Signer: s.keys, Issuer: cfg.Auth.Issuer, Audience: cfg.Auth.Audience, TTL: cfg.Auth.TokenTTL}
 	s.store = store{pool: cfg.Pool, grants: s.grants, tell: s.announcer, life: cfg.Auth.TokenTTL + clockSkew}
 	counting := throttle.Config{Prefix: cfg.RedisPrefix, Settings: cfg.Auth.Throttle, Log: cfg.Log}
@@ -219,17 +219,25 @@ func (s *Service) Handler() *httpapi.Mux {
 	handle("POST /api/v1/auth/login", s.login)
 	handle("POST /api/v1/auth/refresh", s.refresh)
 	handle("POST /api/v1/auth/logout", s.logout)
-	handle("POST /api/v1/auth/password", s.known(s.changePassword))
-	handle("POST /api/v1/auth/api-keys", s.known(s.createKey))
-	handle("GET /api/v1/auth/api-keys", s.known(s.listKeys))
-	handle("DELETE /api/v1/auth/api-keys", s.known(s.revokeKey))
+	handle("POST /api/v1/auth/password", s.loggedIn(s.changePassword))
+	handle("POST /api/v1/auth/api-keys", s.loggedIn(s.createKey))
+	handle("GET /api/v1/auth/api-keys", s.loggedIn(s.listKeys))
+	handle("DELETE /api/v1/auth/api-keys", s.loggedIn(s.revokeKey))
 	handle("GET /api/v1/auth/api-keys/validate", s.inside(s.validateKey))
 	handle("GET /api/v1/me", s.known(s.me))
-	handle("POST /api/v1/orgs", s.known(s.createOrg))
+	handle("POST /api/v1/orgs", s.loggedIn(s.createOrg))
 	handle("GET /api/v1/orgs", s.known(s.listOrgs))
 	handle("GET /api/v1/orgs/{id}/members", s.known(s.listMembers))
-	handle("POST /api/v1/orgs/{id}/members", s.known(s.setMember))
-	handle("DELETE /api/v1/orgs/{id}/members/{userId}", s.known(s.removeMember))
+	handle("POST /api/v1/orgs/{id}/members", s.loggedIn(s.setMember))
+	handle("DELETE /api/v1/orgs/{id}/members/{userId}", s.loggedIn(s.removeMember))
+	handle("GET /api/v1/orgs/invitations", s.known(s.listOwnInvitations))
+	handle("GET /api/v1/orgs/{id}/invitations", s.known(s.listOrgInvitations))
+	handle("POST /api/v1/orgs/{id}/invitations/accept", s.loggedIn(s.acceptInvitation))
+	handle("POST /api/v1/orgs/{id}/invitations/decline", s.loggedIn(s.declineInvitation))
+	handle("DELETE /api/v1/orgs/{id}/invitations/{userId}", s.loggedIn(s.withdrawOrgInvitation))
+	handle("POST /api/v1/admin/invitations", s.known(s.admin(s.createInvitation)))
+	handle("GET /api/v1/admin/invitations", s.known(s.admin(s.listInvitations)))
+	handle("DELETE /api/v1/admin/invitations/{id}", s.known(s.admin(s.withdrawInvitation)))
 	handle("GET /api/v1/admin/users", s.known(s.admin(s.listUsers)))
 	handle("PUT /api/v1/admin/users/{id}/roles", s.known(s.admin(s.setRoles)))
 	handle("POST /api/v1/admin/users/{id}/disable", s.known(s.admin(s.setDisabled(true))))

@@ -91,6 +91,7 @@ func (s *Service) purge(ctx context.Context) error {
 	defer cancel()
 	for what, f := range map[string]func(*identitydb.Queries, context.Context) (int64, error){
 		"API keys": (*identitydb.Queries).PurgeKeys, "revocations": (*identitydb.Queries).PurgeRevocations,
+		"invitations": (*identitydb.Queries).PurgeInvitations, "organisations' invitations": (*identitydb.Queries).PurgeOrgInvitations,
 	} {
 		if n, err := f(q, ctx); err != nil {
 			return fmt.Errorf("purge %s: %w", what, err)

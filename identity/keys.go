@@ -70,6 +70,9 @@ func (s *Service) tryCreateKey(w http.ResponseWriter, r *http.Request, p princip
 	if err != nil {
 		return newKeyView{}, err
 	}
+	if org == nil && s.cfg.Auth.RequireOrg {
+		return newKeyView{}, invalid("orgId", "orgId is required: keys act for an organisation here")
+	}
 	secret := apikey.New(user)
 	k := identitydb.AddKeyParams{ID: uuid.New(), UserID: user, KeyValue: apikey.Hash(secret), Name: name, CreatedAt: now, ExpiresAt: expires,
 		OrgID: org}
@@ -174,7 +177,7 @@ func (s *Service) validateKey(w http.ResponseWriter, r *http.Request) error {
 	case err != nil:
 		s.metrics.validate("failure", "unavailable")
 		return fmt.Errorf("validate key: %w", err)
-	case k.Disabled || k.OrgID != nil && !k.Member:
+	case k.Disabled || k.OrgID != nil && !k.Member || k.OrgID == nil && s.cfg.Auth.RequireOrg:
 		s.metrics.validate("failure", "revoked")
 		return httpapi.Fail(http.StatusUnauthorized, "invalid api key")
 	case k.ExpiresAt != nil && !time.Now().Before(*k.ExpiresAt):

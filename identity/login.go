@@ -12,7 +12,6 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/identity/audit"
 	"github.com/leaky-tokens/leaky-tokens/identity/grants"
-	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 )
 
@@ -28,7 +27,11 @@ type session struct {
 
 // answerSession makes the access token of a family that has begun.
 func (s *Service) answerSession(ctx context.Context, u user, g grants.Grant, refresh string) (session, error) {
-	token, expiresIn, err := s.tokens.Issue(ctx, g, g.Family)
+	return answerBy(ctx, s.tokens, u, g, refresh)
+}
+
+func answerBy(ctx context.Context, tokens *grants.Tokens, u user, g grants.Grant, refresh string) (session, error) {
+	token, expiresIn, err := tokens.Issue(ctx, g, g.Family)
 	if errors.Is(err, grants.ErrGone) {
 		return session{}, httpapi.Fail(http.StatusUnauthorized, "the account is gone or disabled")
 	}
@@ -36,95 +39,6 @@ func (s *Service) answerSession(ctx context.Context, u user, g grants.Grant, ref
 		return session{}, err
 	}
 	return session{UserID: u.ID, Username: u.Username, Token: token, RefreshToken: refresh, Roles: u.Roles, ExpiresIn: expiresIn}, nil
-}
-
-// register is A1: POST /api/v1/auth/register.
-func (s *Service) register(w http.ResponseWriter, r *http.Request) error {
-	answer, err := s.tryRegister(w, r)
-	s.metrics.register.count(err)
-	if err != nil {
-		return err
-	}
-	return writeSecret(w, http.StatusCreated, answer)
-}
-
-func (s *Service) tryRegister(w http.ResponseWriter, r *http.Request) (session, error) {
-	var body struct {
-		Username *string `json:"username"`
-		Email    *string `json:"email"`
-		Password *string `json:"password"`
-	}
-	if err := httpapi.ReadJSON(w, r, &body); err != nil {
-		return session{}, err
-	}
-	u, password, err := newUser(body.Username, body.Email, body.Password)
-	if err != nil {
-		return session{}, err
-	}
-	if wait := s.throttle.Register(r.Context()); wait > 0 {
-		return session{}, tooMany("too many registrations", wait)
-	}
-	if err := s.store.taken(r.Context(), u.Username, u.Email); err != nil {
-		return session{}, conflicts(err)
-	}
-	if u.PasswordHash, err = s.passwords.hash(r.Context(), password); err != nil {
-		return session{}, err
-	}
-	g := grants.Grant{UserID: u.ID, ClientID: grants.FirstParty, AuthTime: time.Now()}
-	var refresh string
-	err = s.store.change(r.Context(), func(ctx context.Context, c *change) error {
-		if err := insertUser(ctx, c, u); err != nil {
-			return err
-		}
-		if g.Family, refresh, err = s.grants.BeginIn(ctx, c, g); err != nil {
-			return err
-		}
-		return audit.Record(ctx, c, audit.Entry{Actor: u.ID.String(), Action: "user.register", Target: u.ID.String(),
-			Detail: map[string]string{"username": u.Username}})
-	})
-	if err != nil {
-		return session{}, conflicts(err)
-	}
-	return s.answerSession(r.Context(), u, g, refresh)
-}
-
-// newUser checks the fields of a registration: the missing ones first, then the rest.
-func newUser(username, email, password *string) (user, string, error) {
-	var missing []httpapi.FieldError
-	for _, f := range []struct {
-		name  string
-		value *string
-	}{{"username", username}, {"email", email}, {"password", password}} {
-		if f.value == nil || strings.TrimSpace(*f.value) == "" {
-			missing = append(missing, httpapi.FieldError{Field: f.name, Message: f.name + " is required"})
-		}
-	}
-	if len(missing) > 0 {
-		return user{}, "", &httpapi.Error{Status: http.StatusBadRequest, Message: "username, email, and password are required", Fields: missing}
-	}
-	u := user{ID: uuid.New(), Username: strings.TrimSpace(*username), Email: strings.TrimSpace(*email), Roles: []string{principal.RoleUser},
-		CreatedAt: time.Now().UTC().Truncate(time.Microsecond)}
-	bad := append(checkUsername(u.Username), checkEmail(u.Email)...)
-	if bad = append(bad, checkPassword("password", *password, u.Username)...); len(bad) > 0 {
-		return user{}, "", invalidFields(bad)
-	}
-	return u, *password, nil
-}
-
-// conflicts shows which of a new user's names is taken.
-func conflicts(err error) error {
-	switch {
-	case errors.Is(err, errNameTaken):
-		return conflict("username", errNameTaken)
-	case errors.Is(err, errEmailTaken):
-		return conflict("email", errEmailTaken)
-	}
-	return err
-}
-
-func conflict(field string, err error) *httpapi.Error {
-	return &httpapi.Error{Status: http.StatusConflict, Message: err.Error(),
-		Fields: []httpapi.FieldError{{Field: field, Message: err.Error()}}}
 }
 
 // tooMany is a 429 that says when to come back.
@@ -150,6 +64,7 @@ func (s *Service) tryLogin(w http.ResponseWriter, r *http.Request) (session, err
 	var body struct {
 		Username string `json:"username"`
 		Password string `json:"password"`
+		OrgID    string `json:"orgId"` // organisation to act for; empty: none
 	}
 	if err := httpapi.ReadJSON(w, r, &body); err != nil {
 		return session{}, err
@@ -158,12 +73,24 @@ func (s *Service) tryLogin(w http.ResponseWriter, r *http.Request) (session, err
 	if name == "" || body.Password == "" {
 		return session{}, httpapi.Fail(http.StatusUnauthorized, "username and password are required")
 	}
+	org, err := optionalID("orgId", &body.OrgID)
+	if err != nil {
+		return session{}, err
+	}
 	ctx := r.Context()
 	u, err := s.authenticate(ctx, name, body.Password)
 	if err != nil {
 		return session{}, err
 	}
 	g := grants.Grant{UserID: u.ID, ClientID: grants.FirstParty, AuthTime: time.Now()}
+	if org != nil {
+		if _, err := s.store.member(ctx, *org, u.ID); errors.Is(err, errNotFound) {
+			return session{}, errForeign()
+		} else if err != nil {
+			return session{}, err
+		}
+		g.OrgID = *org
+	}
 	var refresh string
 	err = s.store.change(ctx, func(ctx context.Context, c *change) error {
 		if g.Family, refresh, err = s.grants.BeginIn(ctx, c, g); err != nil {
@@ -187,21 +114,31 @@ func (s *Service) SignIn(ctx context.Context, username, password string) (uuid.U
 	return u.ID, audit.Record(ctx, s.store.pool, audit.Entry{Actor: u.ID.String(), Action: "session.signin", Target: u.ID.String()})
 }
 
-// authenticate checks a name and a password: throttled, and with the same answer after the same work for an unknown name, a wrong
-// password and a disabled account. Errors are *httpapi.Error: 401, 429 with Retry-After
-// or 503 when too many passwords are being checked; others are faults.
+// authenticate checks a name and a password: throttled, and with the same answer after the same work
+// for an unknown name, a wrong password and a disabled account. Guesses are counted by account, of
+// which there is one however its name is written; a name without an account is one of its own.
+// Errors are *httpapi.Error: 401, 429 with Retry-After or 503 when too many passwords are being
+// checked; others are faults.
 func (s *Service) authenticate(ctx context.Context, name, password string) (user, error) {
-	attempt, wait := s.throttle.Enter(ctx, name)
+	u, err := s.userNamed(ctx, name)
+	if err != nil {
+		return user{}, err
+	}
+	account := "name:" + name
+	if u.ID != uuid.Nil {
+		account = "user:" + u.ID.String()
+	}
+	attempt, wait := s.throttle.Enter(ctx, account)
 	if wait > 0 {
 		return user{}, tooMany("too many attempts", wait)
 	}
-	u, ok, err := s.checkPassword(ctx, name, password)
+	ok, err := s.checkPassword(ctx, u, password)
 	if err != nil {
 		attempt.Abandon(ctx)
 		return user{}, err
 	}
 	if !ok {
-		attempt.Fail()
+		attempt.Fail(ctx)
 		// An unknown name gets an entry as well, or the time would tell; not the name itself, as
 		// people type passwords into the wrong field.
 		entry := audit.Entry{Actor: audit.Anonymous, Action: "session.login", Outcome: audit.Failure}
@@ -217,16 +154,23 @@ func (s *Service) authenticate(ctx context.Context, name, password string) (user
 	return u, nil
 }
 
-// checkPassword gives the user also when the password is wrong, for the audit trail.
-func (s *Service) checkPassword(ctx context.Context, name, password string) (u user, ok bool, err error) {
-	if usernameShape.MatchString(name) {
-		if u, err = s.store.userByName(ctx, name); err != nil && !errors.Is(err, errNotFound) {
-			return user{}, false, err
-		}
+// userNamed gives the zero user for a name that nobody has or can have.
+func (s *Service) userNamed(ctx context.Context, name string) (user, error) {
+	if !usernameShape.MatchString(name) {
+		return user{}, nil
 	}
+	u, err := s.store.userByName(ctx, name)
+	if errors.Is(err, errNotFound) {
+		return user{}, nil
+	}
+	return u, err
+}
+
+// checkPassword takes as long for the zero user as for one who is there.
+func (s *Service) checkPassword(ctx context.Context, u user, password string) (ok bool, err error) {
 	ok, err = s.passwords.verify(ctx, u.PasswordHash, password)
 	if err != nil || !ok || u.DisabledAt != nil {
-		return u, false, err
+		return false, err
 	}
 	if s.passwords.outdated(u.PasswordHash) {
 		fresh, err := s.passwords.hash(ctx, password)
@@ -237,7 +181,7 @@ func (s *Service) checkPassword(ctx context.Context, name, password string) (u u
 			s.log.WarnContext(ctx, "password hash not upgraded, the next login tries again", "error", err)
 		}
 	}
-	return u, true, nil
+	return true, nil
 }
 
 // jwks is A7: GET /oauth2/jwks.

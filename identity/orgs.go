@@ -170,8 +170,9 @@ func (s *Service) listMembers(w http.ResponseWriter, r *http.Request, p principa
 	return nil
 }
 
-// setMember is POST /api/v1/orgs/{id}/members {userId, role, team}, for an OWNER: 201 for
-// a new member, 200 when one got another role or team.
+// setMember is POST /api/v1/orgs/{id}/members {userId, role, team}: 200 when a member got another
+// role or team. For somebody new an OWNER's call is an invitation, which the user accepts or not
+// (202); an ADMIN's makes the membership at once (201).
 func (s *Service) setMember(w http.ResponseWriter, r *http.Request, p principal.Principal) error {
 	org, err := pathID(r, "id", "organisation")
 	if err != nil {
@@ -179,8 +180,8 @@ func (s *Service) setMember(w http.ResponseWriter, r *http.Request, p principal.
 	}
 	var body struct {
 		UserID *string `json:"userId"`
-		Role   *string `json:"role"`
-		Team   *string `json:"team"`
+		Role   string  `json:"role"`
+		Team   string  `json:"team"`
 	}
 	if err := httpapi.ReadJSON(w, r, &body); err != nil {
 		return err
@@ -193,29 +194,37 @@ func (s *Service) setMember(w http.ResponseWriter, r *http.Request, p principal.
 	if id == nil || err != nil {
 		bad = append(bad, httpapi.FieldError{Field: "userId", Message: "userId must be the id of a user"})
 	}
-	if body.Role == nil || *body.Role != membership.Owner && *body.Role != membership.Member {
-		bad = append(bad, httpapi.FieldError{Field: "role", Message: "role must be OWNER or MEMBER"})
-	}
-	team := ""
-	if body.Team != nil {
-		if team = strings.TrimSpace(*body.Team); team != "" && !teamShape.MatchString(team) {
-			bad = append(bad, httpapi.FieldError{Field: "team", Message: "team must be 1 to 50 letters, digits, '.', '_' or '-'"})
-		}
-	}
-	if len(bad) > 0 {
+	body.Team = strings.TrimSpace(body.Team)
+	if bad = append(bad, checkMembership(body.Role, body.Team)...); len(bad) > 0 {
 		return invalidFields(bad)
 	}
-	fresh, err := s.store.setMember(r.Context(), identitydb.SetMemberParams{OrgID: org, UserID: *id, Role: *body.Role, Team: team},
-		ownerStill(p, org))
+	m := identitydb.SetMemberParams{OrgID: org, UserID: *id, Role: body.Role, Team: body.Team}
+	done, err := s.store.setMember(r.Context(), m, p, ownerStill(p, org))
 	if err != nil {
 		return orgRefusal(err)
 	}
-	status := http.StatusOK
-	if fresh {
-		status = http.StatusCreated
+	switch {
+	case !done.invited.IsZero():
+		httpapi.WriteJSON(w, http.StatusAccepted, orgInvitationView{OrgID: org, UserID: id, Role: m.Role, Team: m.Team,
+			Status: statusInvited, ExpiresAt: done.invited})
+	case done.fresh:
+		httpapi.WriteJSON(w, http.StatusCreated, memberView{UserID: *id, Role: m.Role, Team: m.Team})
+	default:
+		httpapi.WriteJSON(w, http.StatusOK, memberView{UserID: *id, Role: m.Role, Team: m.Team})
 	}
-	httpapi.WriteJSON(w, status, memberView{UserID: *id, Role: *body.Role, Team: team})
 	return nil
+}
+
+// checkMembership looks at what somebody is to be in an organisation; no team is fine.
+func checkMembership(role, team string) []httpapi.FieldError {
+	var bad []httpapi.FieldError
+	if role != membership.Owner && role != membership.Member {
+		bad = append(bad, httpapi.FieldError{Field: "role", Message: "role must be OWNER or MEMBER"})
+	}
+	if team != "" && !teamShape.MatchString(team) {
+		bad = append(bad, httpapi.FieldError{Field: "team", Message: "team must be 1 to 50 letters, digits, '.', '_' or '-'"})
+	}
+	return bad
 }
 
 // removeMember is DELETE /api/v1/orgs/{id}/members/{userId}: by an OWNER, or by the member herself.
@@ -280,6 +289,8 @@ func orgRefusal(err error) error {
 		return httpapi.Fail(http.StatusNotFound, "organisation not found")
 	case errors.Is(err, errLastOwner):
 		return httpapi.Fail(http.StatusConflict, "%s", errLastOwner.Error())
+	case errors.Is(err, errTooManyInvitations):
+		return httpapi.Fail(http.StatusConflict, "an organisation may have at most %d open invitations", maxOrgInvitations)
 	case errors.Is(err, errTooMany):
 		return httpapi.Fail(http.StatusConflict, "an organisation may have at most %d members", maxMembers)
 	}

@@ -31,12 +31,21 @@ func (b *bench) setMember(org string, as, who *principal.Principal, role, team s
 	return b.call("POST", orgsPath+"/"+org+"/members", map[string]string{"userId": who.UserID, "role": role, "team": team}, as)
 }
 
+// member invites somebody and has her accept.
+func (b *bench) member(org string, as, who *principal.Principal, role, team string) reply {
+	b.t.Helper()
+	if r := b.setMember(org, as, who, role, team); r.status != http.StatusAccepted || r.body["status"] != "invited" {
+		b.t.Fatalf("invite: %d %s", r.status, r.text)
+	}
+	return b.call("POST", orgsPath+"/"+org+"/invitations/accept", nil, who)
+}
+
 func TestOrganisationFromCreationToTheLastOwner(t *testing.T) {
 	t.Parallel()
 	b, sub := listening(t)
 	ann, bob, cid := b.join("ann"), b.join("bob"), b.join("cid")
 	org := b.makeOrg(ann, " Tinkers & Co ")
-	if r := b.setMember(org, ann, bob, "MEMBER", "blue"); r.status != http.StatusCreated {
+	if r := b.member(org, ann, bob, "MEMBER", "blue"); r.status != http.StatusCreated {
 		t.Fatalf("add: %d %s", r.status, r.text)
 	}
 	for name, who := range map[string]*principal.Principal{"a MEMBER": bob, "a stranger": cid} {
@@ -93,7 +102,7 @@ func TestOrganisationFromCreationToTheLastOwner(t *testing.T) {
 	leave := orgsPath + "/" + org + "/members/" + ann.UserID
 	wantProblem(t, b.call("DELETE", leave, nil, ann), http.StatusConflict, errLastOwner.Error())
 	wantProblem(t, b.setMember(org, ann, ann, "MEMBER", ""), http.StatusConflict, errLastOwner.Error())
-	if r := b.setMember(org, ann, cid, "OWNER", ""); r.status != http.StatusCreated {
+	if r := b.member(org, ann, cid, "OWNER", ""); r.status != http.StatusCreated {
 		t.Fatalf("%d %s", r.status, r.text)
 	}
 	if gone := b.call("DELETE", leave, nil, ann); gone.status != http.StatusNoContent {
@@ -154,7 +163,7 @@ func TestOwnersCannotRemoveEachOther(t *testing.T) {
 	ann, bob := b.join("ann"), b.join("bob")
 	for range 5 {
 		org := b.makeOrg(ann, "ours")
-		if r := b.setMember(org, ann, bob, "OWNER", ""); r.status != http.StatusCreated {
+		if r := b.member(org, ann, bob, "OWNER", ""); r.status != http.StatusCreated {
 			t.Fatal(r.text)
 		}
 		var wg sync.WaitGroup

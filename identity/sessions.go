@@ -1,10 +1,16 @@
 package identity
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/leaky-tokens/leaky-tokens/identity/grants"
+	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 )
@@ -24,38 +30,50 @@ func readRefresh(w http.ResponseWriter, r *http.Request) (string, error) {
 }
 
 // refresh is POST /api/v1/auth/refresh {refreshToken}: the next refresh token and an
-// access token. A token that was used before ends all that came of its login (401).
+// access token. A repeat within auth.refresh_grace gets the same two; after it a token that was used
+// before ends all that came of its login (401).
 func (s *Service) refresh(w http.ResponseWriter, r *http.Request) error {
 	answer, err := s.tryRefresh(w, r)
 	s.metrics.refresh.count(err)
 	if err != nil {
 		return err
 	}
-	return writeSecret(w, http.StatusOK, answer)
+	return writeSecret(w, http.StatusOK, json.RawMessage(answer))
 }
 
-func (s *Service) tryRefresh(w http.ResponseWriter, r *http.Request) (session, error) {
+func (s *Service) tryRefresh(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	token, err := readRefresh(w, r)
 	if err != nil {
-		return session{}, err
+		return nil, err
 	}
-	g, next, err := s.grants.Rotate(r.Context(), token, grants.FirstParty)
+	answer, err := s.grants.Rotate(r.Context(), token, grants.FirstParty, s.nextSession)
 	switch {
 	case errors.Is(err, grants.ErrReused):
-		return session{}, httpapi.Fail(http.StatusUnauthorized, "the refresh token was used before: the login has ended, log in again")
+		return nil, httpapi.Fail(http.StatusUnauthorized, "the refresh token was used before: the login has ended, log in again")
 	case errors.Is(err, grants.ErrUnknown) || errors.Is(err, grants.ErrExpired):
-		return session{}, httpapi.Fail(http.StatusUnauthorized, "invalid refresh token")
-	case err != nil:
-		return session{}, err
+		return nil, httpapi.Fail(http.StatusUnauthorized, "invalid refresh token")
 	}
-	u, err := s.store.userByID(r.Context(), g.UserID)
+	return answer, err
+}
+
+// nextSession is what a refresh answers.
+func (s *Service) nextSession(ctx context.Context, tx pgx.Tx, g grants.Grant, next string) ([]byte, error) {
+	u, err := found(identitydb.New(tx).UserByID(ctx, g.UserID))
 	if errors.Is(err, errNotFound) {
-		return session{}, httpapi.Fail(http.StatusUnauthorized, "the account is gone or disabled")
+		return nil, httpapi.Fail(http.StatusUnauthorized, "the account is gone or disabled")
 	}
 	if err != nil {
-		return session{}, err
+		return nil, err
 	}
-	return s.answerSession(r.Context(), u, g, next)
+	answer, err := answerBy(ctx, s.tokens.In(tx), u, g, next)
+	if err != nil {
+		return nil, err
+	}
+	text, err := json.Marshal(answer)
+	if err != nil {
+		return nil, fmt.Errorf("encode session: %w", err)
+	}
+	return text, nil
 }
 
 // logout is POST /api/v1/auth/logout {refreshToken}: ends the login, its access tokens

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -11,6 +12,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/identity/audit"
 	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/membership"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 )
 
 const (
@@ -87,10 +89,16 @@ func (s store) members(ctx context.Context, which identitydb.MembersParams) ([]i
 	return rows, nil
 }
 
-// setMember adds a member or changes her role and team; fresh says that she was none before.
-// may is asked within the transaction, so that an owner who is being removed adds nobody.
-func (s store) setMember(ctx context.Context, m identitydb.SetMemberParams, may func(context.Context,
-	*identitydb.Queries) error) (fresh bool, err error) {
+// memberChange is what became of a call that sets a member.
+type memberChange struct {
+	fresh   bool      // a member now, and none before
+	invited time.Time // only invited, until then
+}
+
+// setMember changes a member's role and team, invites who is none or, for an ADMIN, adds her. may
+// is asked within the transaction, so that an owner who is being removed adds nobody.
+func (s store) setMember(ctx context.Context, m identitydb.SetMemberParams, p principal.Principal, may func(context.Context,
+	*identitydb.Queries) error) (done memberChange, err error) {
 	err = s.change(ctx, func(ctx context.Context, c *change) error {
 		if _, err := found(c.LockOrg(ctx, m.OrgID)); err != nil {
 			return err
@@ -104,34 +112,41 @@ func (s store) setMember(ctx context.Context, m identitydb.SetMemberParams, may 
 			return err
 		}
 		old, err := c.Membership(ctx, identitydb.MembershipParams{OrgID: m.OrgID, UserID: m.UserID})
-		fresh = errors.Is(err, pgx.ErrNoRows)
-		if err != nil && !fresh {
+		fresh := errors.Is(err, pgx.ErrNoRows)
+		switch {
+		case err != nil && !fresh:
 			return fmt.Errorf("read membership: %w", err)
-		}
-		if fresh {
-			n, err := c.CountMembers(ctx, m.OrgID)
+		case fresh && !p.Is(principal.RoleAdmin):
+			by, err := parseID(p.UserID)
 			if err != nil {
-				return fmt.Errorf("count members: %w", err)
-			}
-			if n >= maxMembers {
-				return errTooMany
-			}
-		}
-		if err := c.SetMember(ctx, m); err != nil {
-			return fmt.Errorf("store member: %w", err)
-		}
-		if err := keepOwner(ctx, c, m.OrgID); err != nil {
-			return err
-		}
-		if !fresh && old.Team != m.Team {
-			if err := s.forget(ctx, c, m.UserID); err != nil {
 				return err
 			}
+			done.invited, err = s.invite(ctx, c, m, by)
+			return err
+		case fresh:
+			done.fresh = true
+			err = joinOrg(ctx, c, m)
+		default:
+			err = s.changeMember(ctx, c, m, old)
+		}
+		if err != nil {
+			return err
 		}
 		return audit.Record(ctx, c, audit.Entry{Action: "org.member.set", Target: m.OrgID.String(),
 			Detail: map[string]string{"user": m.UserID.String(), "role": m.Role, "team": m.Team}})
 	})
-	return fresh, err
+	return done, err
+}
+
+// changeMember gives a member another role or team.
+func (s store) changeMember(ctx context.Context, c *change, m identitydb.SetMemberParams, old identitydb.MembershipRow) error {
+	if err := c.SetMember(ctx, m); err != nil {
+		return fmt.Errorf("store member: %w", err)
+	}
+	if err := keepOwner(ctx, c, m.OrgID); err != nil || old.Team == m.Team {
+		return err
+	}
+	return s.forget(ctx, c, m.UserID)
 }
 
 // forget makes every extauthz look a user's keys up again. Her tokens stay good.

@@ -80,7 +80,7 @@ func (u upCommand) Run(ctx context.Context, c *cli) error {
 
 func sayRunning(ctx context.Context, out io.Writer, pid int) {
 	fmt.Fprintf(out, "Already running (supervisor %d).\n", pid)
-	o, err := control().Status(ctx)
+	o, err := client().Status(ctx)
 	if err != nil {
 		return // it is just starting, or ending
 	}

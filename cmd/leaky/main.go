@@ -34,6 +34,7 @@ type cli struct {
 	Holds   holdsCommand   `cmd:"" group:"Tools" help:"List what running calls hold, the oldest first."`
 	Explain explainCommand `cmd:"" group:"Tools" help:"Say how one call was decided: rules, levels, what was held, why it was refused."`
 	Clients clientsCommand `cmd:"" group:"Tools" help:"The OAuth2 clients: list, create, delete them, rotate their secrets."`
+	Invites invitesCommand `cmd:"" group:"Tools" help:"Who may register where an invitation is needed: make, list and withdraw codes."`
 	Keys    keysCommand    `cmd:"" group:"Tools" help:"The keys that sign access tokens: list them, rotate them."`
 	Sagas   sagasCommand   `cmd:"" group:"Tools" help:"List, show, retry or cancel purchases."`
 	Version versionCommand `cmd:"" group:"Tools" help:"Print the version."`
@@ -47,6 +48,6 @@ func main() {
 	defer stop()
 	var c cli
 	command := kong.Parse(&c, kong.Name("leaky"), kong.Description("Meter and limit LLM tokens with Envoy."),
-		kong.ShortUsageOnError(), served(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(&c))
+		kong.UsageOnError(), served(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(&c))
 	command.FatalIfErrorf(command.Run())
 }

@@ -1,6 +1,7 @@
 // Package grants is what a login or a consent gives: a family of tokens, that is one
 // refresh token at a time, rotated at each use, and the access tokens made with it.
-// A refresh token that is used twice ends its family (RFC 9700, 4.14.2).
+// A refresh token that is used again ends its family (RFC 9700, 4.14.2), but for a short while after
+// its use, in which a repeat gets the same answer.
 package grants
 
 import (
@@ -66,6 +67,7 @@ type Config struct {
 	TokenTTL  time.Duration // of access tokens: how long a revocation must be remembered
 	Idle      time.Duration // a refresh token that is not used ends after so long
 	Longest   time.Duration // a family ends after so long, however often it is refreshed
+	Grace     time.Duration // a repeat of a used token gets the same answer for so long; 0: it ends the family
 }
 
 // Store keeps grants in Postgres.
@@ -101,78 +103,6 @@ func (s *Store) BeginIn(ctx context.Context, tx identitydb.DBTX, g Grant) (uuid.
 		return uuid.UUID{}, "", fmt.Errorf("store refresh token: %w", err)
 	}
 	return family, refresh, nil
-}
-
-// Rotate takes a refresh token and gives the next one. Of callers that come with the
-// same token at once one succeeds; the others get ErrReused, and the family ends.
-func (s *Store) Rotate(ctx context.Context, refresh, clientID string) (g Grant, next string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, queryTime)
-	defer cancel()
-	if !Looks(refresh) {
-		return Grant{}, "", ErrUnknown
-	}
-	sum := hash(refresh)
-	known, err := identitydb.New(s.cfg.Pool).RefreshToken(ctx, sum)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return Grant{}, "", ErrUnknown
-	}
-	if err != nil {
-		return Grant{}, "", fmt.Errorf("find refresh token: %w", err)
-	}
-	if known.RevokedAt != nil && known.UsedAt != nil {
-		return Grant{}, "", ErrReused // all that can be done about it has been
-	}
-	var verdict error
-	var ended []revocation.Revocation
-	err = pgx.BeginFunc(ctx, s.cfg.Pool, func(tx pgx.Tx) error {
-		q := identitydb.New(tx)
-		row, err := q.LockFamily(ctx, known.FamilyID)
-		if errors.Is(err, pgx.ErrNoRows) {
-			verdict = ErrUnknown
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("lock token family: %w", err)
-		}
-		token, err := q.RefreshTokenState(ctx, sum)
-		if err != nil {
-			return fmt.Errorf("read refresh token: %w", err)
-		}
-		now := time.Now()
-		switch {
-		case row.ClientID != clientID:
-			verdict = ErrUnknown
-		case token.UsedAt != nil:
-			verdict = ErrReused
-			ended, err = s.end(ctx, tx, row, "refresh token reused", audit.Failure)
-		case row.RevokedAt != nil:
-			verdict = ErrUnknown
-		case !now.Before(token.ExpiresAt) || !now.Before(row.ExpiresAt):
-			verdict = ErrExpired
-		default:
-			g = grantOf(row)
-			next, err = s.replace(ctx, q, row, sum, now)
-		}
-		return err
-	})
-	if err != nil {
-		return Grant{}, "", err
-	}
-	s.cfg.Announcer.Announce(ended...)
-	return g, next, verdict
-}
-
-func (s *Store) replace(ctx context.Context, q *identitydb.Queries, row identitydb.TokenFamily, used []byte, now time.Time) (string,
-	error) {
-	if err := q.UseRefreshToken(ctx, used); err != nil {
-		return "", fmt.Errorf("use refresh token: %w", err)
-	}
-	next := newRefresh()
-	if err := q.AddRefreshToken(ctx, identitydb.AddRefreshTokenParams{Hash: hash(next), FamilyID: row.ID,
-		ExpiresAt: earlier(now.Add(s.cfg.Idle), row.ExpiresAt)}); err != nil {
-		return "", fmt.Errorf("store refresh token: %w", err)
-	}
-	return next, nil
 }
 
 // end revokes a family within tx, unless it has ended; what it gives is to be announced
@@ -285,12 +215,16 @@ func (s *Store) recordAll(ctx context.Context, tx identitydb.DBTX, ids []uuid.UU
 	return all, revocations.Record(ctx, tx, all...)
 }
 
-// Purge deletes families that ended a week ago.
+// Purge deletes families that ended a week ago, and the answers that no repeat gets any longer.
 func (s *Store) Purge(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, queryTime)
 	defer cancel()
-	if _, err := identitydb.New(s.cfg.Pool).PurgeFamilies(ctx); err != nil {
+	q := identitydb.New(s.cfg.Pool)
+	if _, err := q.PurgeFamilies(ctx); err != nil {
 		return fmt.Errorf("purge token families: %w", err)
+	}
+	if _, err := q.DropAnswers(ctx, s.cfg.Grace.Seconds()); err != nil {
+		return fmt.Errorf("drop answers of used refresh tokens: %w", err)
 	}
 	return nil
 }

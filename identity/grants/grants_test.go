@@ -1,13 +1,16 @@
 package grants_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/leaky-tokens/leaky-tokens/identity/grants"
@@ -48,6 +51,16 @@ func store(t *testing.T) (*grants.Store, *pgxpool.Pool, *heard, uuid.UUID) {
 	return grants.New(grants.Config{Pool: pool, Announcer: h, TokenTTL: time.Hour, Idle: time.Hour, Longest: 2 * time.Hour}), pool, h, user
 }
 
+// rotate uses a refresh token and gives the grant and the next one.
+func rotate(t *testing.T, s *grants.Store, refresh, client string) (g grants.Grant, next string, err error) {
+	t.Helper()
+	text, err := s.Rotate(t.Context(), refresh, client, func(_ context.Context, _ pgx.Tx, of grants.Grant, token string) ([]byte, error) {
+		g = of
+		return []byte(token), nil
+	})
+	return g, string(text), err
+}
+
 func TestAGrantComesBackAsItWasGiven(t *testing.T) {
 	t.Parallel()
 	s, _, h, user := store(t)
@@ -57,10 +70,10 @@ func TestAGrantComesBackAsItWasGiven(t *testing.T) {
 		t.Fatal(err)
 	}
 	want.Family = family
-	if _, _, err := s.Rotate(t.Context(), refresh, "another app"); !errors.Is(err, grants.ErrUnknown) {
+	if _, _, err := rotate(t, s, refresh, "another app"); !errors.Is(err, grants.ErrUnknown) {
 		t.Fatalf("another client's token: want %v, got %v", grants.ErrUnknown, err)
 	}
-	got, next, err := s.Rotate(t.Context(), refresh, "app")
+	got, next, err := rotate(t, s, refresh, "app")
 	got.AuthTime = got.AuthTime.UTC()
 	if err != nil || got != want || next == refresh || !grants.Looks(next) {
 		t.Fatalf("want %+v, got %+v, %v", want, got, err)
@@ -77,7 +90,7 @@ func TestAGrantComesBackAsItWasGiven(t *testing.T) {
 	if err := s.RevokeFamily(t.Context(), uuid.New(), "never was"); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := s.Rotate(t.Context(), next, "app"); !errors.Is(err, grants.ErrUnknown) {
+	if _, _, err := rotate(t, s, next, "app"); !errors.Is(err, grants.ErrUnknown) {
 		t.Fatalf("want %v, got %v", grants.ErrUnknown, err)
 	}
 }
@@ -87,7 +100,7 @@ func TestNonsenseIsUnknown(t *testing.T) {
 	s, _, _, _ := store(t)
 	for _, token := range []string{"", "x", "leaky_rt_", "leaky_rt_\x00aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
 		"leaky_rt_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"} {
-		if _, _, err := s.Rotate(t.Context(), token, "app"); !errors.Is(err, grants.ErrUnknown) {
+		if _, _, err := rotate(t, s, token, "app"); !errors.Is(err, grants.ErrUnknown) {
 			t.Errorf("%q: want %v, got %v", token, grants.ErrUnknown, err)
 		}
 		if err := s.RevokeByToken(t.Context(), token, "app"); !errors.Is(err, grants.ErrUnknown) {
@@ -138,5 +151,62 @@ func TestTokensCarryWhatTheUserIsNow(t *testing.T) {
 	}
 	if _, _, err := tokens.Issue(t.Context(), grants.Grant{UserID: uuid.New()}, family); !errors.Is(err, grants.ErrGone) {
 		t.Fatalf("unknown: want %v, got %v", grants.ErrGone, err)
+	}
+}
+
+// A repeat gets the same answer within the grace, and ends the family after it.
+func TestARepeatWithinTheGraceGetsTheSameAnswer(t *testing.T) {
+	t.Parallel()
+	_, pool, h, user := store(t)
+	s := grants.New(grants.Config{Pool: pool, Announcer: h, TokenTTL: time.Hour, Idle: time.Hour, Longest: 2 * time.Hour, Grace: time.Minute})
+	_, first, err := s.Begin(t.Context(), grants.Grant{UserID: user, ClientID: "app", AuthTime: time.Now()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	answers := make(chan string, 50)
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() {
+			if _, next, err := rotate(t, s, first, "app"); err != nil {
+				t.Error(err)
+			} else {
+				answers <- next
+			}
+		})
+	}
+	wg.Wait()
+	close(answers)
+	second := <-answers
+	for other := range answers {
+		if other != second {
+			t.Fatalf("want one successor, got %q and %q", second, other)
+		}
+	}
+	if _, _, err := rotate(t, s, first, "another app"); !errors.Is(err, grants.ErrUnknown) {
+		t.Fatalf("another client repeats: want %v, got %v", grants.ErrUnknown, err)
+	}
+	if _, third, err := rotate(t, s, second, "app"); err != nil || third == second {
+		t.Fatalf("the successor rotates: %q, %v", third, err)
+	}
+	if _, again, err := rotate(t, s, first, "app"); err != nil || again != second {
+		t.Fatalf("a late repeat within the grace: %q, %v", again, err)
+	}
+	var stored []byte
+	if err := pool.QueryRow(t.Context(), `SELECT string_agg(answer, '') FROM refresh_tokens`).Scan(&stored); err != nil ||
+		len(stored) == 0 || bytes.Contains(stored, []byte("leaky_rt_")) {
+		t.Fatalf("what is kept must be sealed: %q, %v", stored, err)
+	}
+	if _, err := pool.Exec(t.Context(), `UPDATE refresh_tokens SET used_at = used_at - interval '61 seconds' WHERE used_at IS NOT NULL`); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Purge(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var kept int
+	if err := pool.QueryRow(t.Context(), `SELECT count(answer) FROM refresh_tokens`).Scan(&kept); err != nil || kept != 0 {
+		t.Fatalf("want no answer kept after the grace, got %d, %v", kept, err)
+	}
+	if _, _, err := rotate(t, s, first, "app"); !errors.Is(err, grants.ErrReused) || len(h.all) != 1 {
+		t.Fatalf("after the grace: want %v and the family ended, got %v, %v", grants.ErrReused, err, h.all)
 	}
 }

@@ -45,6 +45,13 @@ type Tokens struct {
 	TTL      time.Duration
 }
 
+// In issues by what a transaction sees.
+func (t *Tokens) In(tx identitydb.DBTX) *Tokens {
+	inside := *t
+	inside.DB = tx
+	return &inside
+}
+
 // Issue signs an access token for a grant, with what the user is now. family is the one
 // it came from, the zero UUID for none. expiresIn is in seconds. ErrGone when she is
 // gone, disabled or no member of the grant's organisation.

@@ -55,6 +55,20 @@ func (q *Queries) AddRefreshToken(ctx context.Context, arg AddRefreshTokenParams
 	return err
 }
 
+const dropAnswers = `-- name: DropAnswers :execrows
+UPDATE refresh_tokens SET answer = NULL WHERE hash IN (SELECT t.hash FROM refresh_tokens t
+    WHERE t.answer IS NOT NULL AND t.used_at < now() - make_interval(secs => $1::float8) LIMIT 1000)
+`
+
+// Of refresh tokens whose repeat gets no answer any longer.
+func (q *Queries) DropAnswers(ctx context.Context, grace float64) (int64, error) {
+	result, err := q.db.Exec(ctx, dropAnswers, grace)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const endFamiliesOfClient = `-- name: EndFamiliesOfClient :many
 UPDATE token_families SET revoked_at = now(), reason = $1
 WHERE client_id = $2 AND revoked_at IS NULL AND expires_at > now() RETURNING id
@@ -259,43 +273,67 @@ func (q *Queries) PurgeFamilies(ctx context.Context) (int64, error) {
 }
 
 const refreshToken = `-- name: RefreshToken :one
-SELECT t.family_id, t.used_at, f.revoked_at FROM refresh_tokens t JOIN token_families f ON f.id = t.family_id WHERE t.hash = $1
+SELECT t.family_id, t.used_at, f.revoked_at, f.client_id FROM refresh_tokens t JOIN token_families f ON f.id = t.family_id WHERE t.hash = $1
 `
 
 type RefreshTokenRow struct {
 	FamilyID  uuid.UUID
 	UsedAt    *time.Time
 	RevokedAt *time.Time
+	ClientID  string
 }
 
 func (q *Queries) RefreshToken(ctx context.Context, hash []byte) (RefreshTokenRow, error) {
 	row := q.db.QueryRow(ctx, refreshToken, hash)
 	var i RefreshTokenRow
-	err := row.Scan(&i.FamilyID, &i.UsedAt, &i.RevokedAt)
+	err := row.Scan(
+		&i.FamilyID,
+		&i.UsedAt,
+		&i.RevokedAt,
+		&i.ClientID,
+	)
 	return i, err
 }
 
 const refreshTokenState = `-- name: RefreshTokenState :one
-SELECT used_at, expires_at FROM refresh_tokens WHERE hash = $1
+SELECT used_at, expires_at, answer, coalesce(used_at > now() - make_interval(secs => $1::float8), false)::boolean AS recent
+FROM refresh_tokens WHERE hash = $2
 `
+
+type RefreshTokenStateParams struct {
+	Grace float64
+	Hash  []byte
+}
 
 type RefreshTokenStateRow struct {
 	UsedAt    *time.Time
 	ExpiresAt time.Time
+	Answer    []byte
+	Recent    bool
 }
 
-func (q *Queries) RefreshTokenState(ctx context.Context, hash []byte) (RefreshTokenStateRow, error) {
-	row := q.db.QueryRow(ctx, refreshTokenState, hash)
+func (q *Queries) RefreshTokenState(ctx context.Context, arg RefreshTokenStateParams) (RefreshTokenStateRow, error) {
+	row := q.db.QueryRow(ctx, refreshTokenState, arg.Grace, arg.Hash)
 	var i RefreshTokenStateRow
-	err := row.Scan(&i.UsedAt, &i.ExpiresAt)
+	err := row.Scan(
+		&i.UsedAt,
+		&i.ExpiresAt,
+		&i.Answer,
+		&i.Recent,
+	)
 	return i, err
 }
 
 const useRefreshToken = `-- name: UseRefreshToken :exec
-UPDATE refresh_tokens SET used_at = now() WHERE hash = $1
+UPDATE refresh_tokens SET used_at = now(), answer = $1 WHERE hash = $2
 `
 
-func (q *Queries) UseRefreshToken(ctx context.Context, hash []byte) error {
-	_, err := q.db.Exec(ctx, useRefreshToken, hash)
+type UseRefreshTokenParams struct {
+	Answer []byte
+	Hash   []byte
+}
+
+func (q *Queries) UseRefreshToken(ctx context.Context, arg UseRefreshTokenParams) error {
+	_, err := q.db.Exec(ctx, useRefreshToken, arg.Answer, arg.Hash)
 	return err
 }

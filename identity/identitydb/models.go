@@ -34,6 +34,20 @@ type AuditLog struct {
 	Detail    []byte
 }
 
+type Invitation struct {
+	ID        uuid.UUID
+	CodeHash  []byte
+	Email     string
+	OrgID     *uuid.UUID
+	Role      string
+	Team      string
+	CreatedBy uuid.UUID
+	CreatedAt time.Time
+	ExpiresAt time.Time
+	UsedAt    *time.Time
+	UsedBy    *uuid.UUID
+}
+
 type OauthClient struct {
 	ID             string
 	Name           string
@@ -82,6 +96,16 @@ type Org struct {
 	CreatedAt time.Time
 }
 
+type OrgInvitation struct {
+	OrgID     uuid.UUID
+	UserID    uuid.UUID
+	Role      string
+	Team      string
+	InvitedBy uuid.UUID
+	CreatedAt time.Time
+	ExpiresAt time.Time
+}
+
 type OrgMember struct {
 	OrgID    uuid.UUID
 	UserID   uuid.UUID
@@ -96,6 +120,7 @@ type RefreshToken struct {
 	CreatedAt time.Time
 	ExpiresAt time.Time
 	UsedAt    *time.Time
+	Answer    []byte
 }
 
 type Revocation struct {
@@ -143,6 +168,7 @@ type User struct {
 	UpdatedAt    time.Time
 	Generation   int64
 	DisabledAt   *time.Time
+	Lookalike    bool
 }
 
 type UserRole struct {

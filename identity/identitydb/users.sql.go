@@ -216,7 +216,7 @@ func (q *Queries) SetPassword(ctx context.Context, arg SetPasswordParams) (int64
 }
 
 const taken = `-- name: Taken :one
-SELECT EXISTS (SELECT 1 FROM users n WHERE n.username = $1) AS by_name, EXISTS (SELECT 1 FROM users e WHERE lower(e.email) = lower($2::text)) AS by_email
+SELECT EXISTS (SELECT 1 FROM users n WHERE name_skeleton(n.username) = name_skeleton($1::text)) AS by_name, EXISTS (SELECT 1 FROM users e WHERE lower(e.email) = lower($2::text)) AS by_email
 `
 
 type TakenParams struct {

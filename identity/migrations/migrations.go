@@ -19,7 +19,10 @@ var files embed.FS
 
 // Up brings the schema up to date. Replicas that start together take turns by
 // an advisory lock, one per schema.
-func Up(ctx context.Context, pool *pgxpool.Pool) error {
+func Up(ctx context.Context, pool *pgxpool.Pool) error { return UpTo(ctx, pool, goose.MaxVersion) }
+
+// UpTo is Up to a version and no further, as an older release left it.
+func UpTo(ctx context.Context, pool *pgxpool.Pool, version int64) error {
 	db := stdlib.OpenDBFromPool(pool)
 	defer db.Close()
 	lockID, err := schemaLock(ctx, db)
@@ -35,7 +38,7 @@ func Up(ctx context.Context, pool *pgxpool.Pool) error {
 	if err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
-	if _, err := provider.Up(ctx); err != nil {
+	if _, err := provider.UpTo(ctx, version); err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
 	return nil

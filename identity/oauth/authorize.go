@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/leaky-tokens/leaky-tokens/identity/audit"
@@ -17,8 +19,8 @@ import (
 
 const (
 	kindAuthorize = "authorize"
-	maxState      = 1024 // bytes
-	maxNonce      = 255  // bytes
+	maxState      = 8 << 10 // bytes
+	maxNonce      = 255     // bytes
 )
 
 // request is an authorization request that passed every check; the page keeps it
@@ -26,15 +28,21 @@ const (
 type request struct {
 	ClientID  string   `json:"client"`
 	Redirect  string   `json:"redirect"`
+	Left      bool     `json:"left,omitzero"` // the client left redirect_uri out
 	Scopes    []string `json:"scopes"`
 	State     string   `json:"state,omitzero"`
 	Nonce     string   `json:"nonce,omitzero"`
 	Challenge string   `json:"challenge"`
+	Subject   string   `json:"sub,omitzero"` // the one user who may answer, by id_token_hint
 }
 
-// showAuthorize is GET /oauth2/authorize: the page where a user signs in and consents.
+// showAuthorize is GET /oauth2/authorize: the page where a user signs in and consents. With page it
+// shows once more what a form was answered with.
 func (p *Provider) showAuthorize(w http.ResponseWriter, r *http.Request) error {
 	form, err := parseParams(r.URL.RawQuery)
+	if err == nil && form["page"] != "" {
+		return p.showAgain(w, r, form["page"])
+	}
 	return p.ask(w, r, form, err)
 }
 
@@ -49,25 +57,52 @@ func (p *Provider) ask(w http.ResponseWriter, r *http.Request, form params, malf
 	if err != nil {
 		return err
 	}
-	if !matchRedirect(c.RedirectUris, form["redirect_uri"]) {
+	redirect, left := form["redirect_uri"], false
+	if redirect == "" && len(c.RedirectUris) == 1 {
+		redirect, left = c.RedirectUris[0], true // RFC 6749 section 3.1.2.3
+	}
+	if !matchRedirect(c.RedirectUris, redirect) {
 		return pageError("The application that sent you here asked for an answer at an address that is not registered for it.",
 			"redirect_uri is missing or does not match")
 	}
-	req := request{ClientID: c.ID, Redirect: form["redirect_uri"], State: form["state"], Nonce: form["nonce"],
+	req := request{ClientID: c.ID, Redirect: redirect, Left: left, State: form["state"], Nonce: form["nonce"],
 		Challenge: form["code_challenge"]}
-	if err := malformed; err == nil {
-		req.Scopes, err = checkRequest(c, form)
-		malformed = err
+	login := loginFields{Username: loginHint(form["login_hint"])}
+	if malformed == nil {
+		malformed = p.fill(r, c, form, &req, &login)
 	}
 	if refused, ok := errors.AsType[*protocolError](malformed); ok {
-		if !visible(req.State) || len(req.State) > maxState {
-			req.State = ""
-		}
 		p.metrics.refused(r, refused)
 		p.sendBack(w, r, req, url.Values{"error": {refused.code}, "error_description": {refused.description}})
 		return nil
 	}
-	return p.showConsent(w, req, c, http.StatusOK, loginFields{Username: loginHint(form["login_hint"])})
+	if malformed != nil {
+		return malformed
+	}
+	return p.showConsent(w, req, c, http.StatusOK, login)
+}
+
+// fill checks what comes after client and redirect URI.
+func (p *Provider) fill(r *http.Request, c identitydb.OauthClient, form params, req *request, login *loginFields) (err error) {
+	if req.Scopes, err = checkRequest(c, form); err != nil {
+		return err
+	}
+	if form["id_token_hint"] == "" {
+		return nil
+	}
+	if req.Subject, err = p.hinted(form["id_token_hint"], c.ID); err != nil {
+		return err
+	}
+	id, err := uuid.Parse(req.Subject)
+	if err != nil {
+		return refuse(codeInvalidRequest, "id_token_hint is none of ours")
+	}
+	who, err := p.person(r.Context(), id)
+	if errors.Is(err, errGone) {
+		return refuse(codeLoginRequired, "the user of the id_token_hint is gone")
+	}
+	login.Username = who.Username
+	return err
 }
 
 func loginHint(text string) string {
@@ -77,7 +112,7 @@ func loginHint(text string) string {
 	return text
 }
 
-// checkRequest checks what comes after client and redirect URI, and gives the scopes.
+// checkRequest checks the parameters that say what is wanted, and gives the scopes.
 func checkRequest(c identitydb.OauthClient, form params) ([]string, error) {
 	challenge := form["code_challenge"]
 	prompts := strings.Fields(form["prompt"])
@@ -104,6 +139,8 @@ func checkRequest(c identitydb.OauthClient, form params) ([]string, error) {
 		return nil, refuse(codeInvalidRequest, "state must be at most %d printable ASCII characters", maxState)
 	case len(form["nonce"]) > maxNonce || !visible(form["nonce"]):
 		return nil, refuse(codeInvalidRequest, "nonce must be at most %d printable ASCII characters", maxNonce)
+	case slices.Contains(prompts, "none") && len(prompts) > 1:
+		return nil, refuse(codeInvalidRequest, "prompt must be none alone or not at all")
 	case len(prompts) == 1 && prompts[0] == "none":
 		// There is no session that would answer without a page.
 		return nil, refuse(codeLoginRequired, "the user must sign in")
@@ -116,8 +153,10 @@ func (p *Provider) showConsent(w http.ResponseWriter, req request, c identitydb.
 	if err != nil {
 		return err
 	}
-	return p.pages.write(w, status, "consent", pageData{Title: "Sign in", Action: "/oauth2/authorize", Form: sealed, Client: c.Name,
-		Scopes: meanings(req.Scopes), Login: login, Host: hostOf(req.Redirect)}, originOf(req.Redirect))
+	// No form-action: browsers hold to it the whole chain of redirects that follows the form, of which
+	// the later ones are the application's own, and it cannot name [::1].
+	return p.pages.write(w, status, "consent", pageData{Title: "Sign in", Action: authorizePath, Form: sealed, Client: c.Name,
+		Scopes: meanings(req.Scopes), Login: login, Host: hostOf(req.Redirect)}, anywhere)
 }
 
 func hostOf(redirect string) string {
@@ -146,13 +185,11 @@ func (p *Provider) decideAuthorize(w http.ResponseWriter, r *http.Request) error
 		return pageError("This form was sent from another site.", "cross-origin form")
 	}
 	var req request
-	if p.forms.open(kindAuthorize, form["form"], time.Now(), &req) != nil {
-		return pageError("This page was open for too long. Go back to the application and start again.", "stale form")
+	late := p.forms.open(kindAuthorize, form["form"], time.Now(), &req)
+	if errors.Is(late, errForeignForm) {
+		return pageError("This page cannot be used any more. Go back to the application and start again.", "foreign form")
 	}
-	c, err := p.client(r.Context(), req.ClientID)
-	if errors.Is(err, errNoClient) || err == nil && (!matchRedirect(c.RedirectUris, req.Redirect) || !allows(c, grantCode)) {
-		return pageError("The application that sent you here is not known any more.", "client changed")
-	}
+	c, err := p.stillKnown(r.Context(), req)
 	if err != nil {
 		return err
 	}
@@ -160,10 +197,13 @@ func (p *Provider) decideAuthorize(w http.ResponseWriter, r *http.Request) error
 		p.sendBack(w, r, req, url.Values{"error": {codeAccessDenied}, "error_description": {"the user refused"}})
 		return nil
 	}
-	who, err := p.signIn(r.Context(), form)
-	if again, ok := errors.AsType[*loginAgain](err); ok {
-		again.header(w)
-		return p.showConsent(w, req, c, again.status, again.fields)
+	if late != nil {
+		return p.again(w, r, req, &loginAgain{status: http.StatusOK, fields: loginFields{Username: loginHint(form["username"]),
+			Problem: "This page was open for a long time. Type in your password again."}})
+	}
+	who, err := p.signInAs(r.Context(), req, form)
+	if once, ok := errors.AsType[*loginAgain](err); ok {
+		return p.again(w, r, req, once)
 	}
 	if err != nil {
 		return err
@@ -180,6 +220,26 @@ func (p *Provider) decideAuthorize(w http.ResponseWriter, r *http.Request) error
 	return nil
 }
 
+// stillKnown looks the client of a sealed request up again.
+func (p *Provider) stillKnown(ctx context.Context, req request) (identitydb.OauthClient, error) {
+	c, err := p.client(ctx, req.ClientID)
+	if errors.Is(err, errNoClient) || err == nil && (!matchRedirect(c.RedirectUris, req.Redirect) || !allows(c, grantCode)) {
+		return c, pageError("The application that sent you here is not known any more.", "client changed")
+	}
+	return c, err
+}
+
+// signInAs signs in the one user that the client asked for, if it did: it must not get the tokens of
+// another (OpenID Connect Core section 3.1.2.2).
+func (p *Provider) signInAs(ctx context.Context, req request, form params) (identitydb.OAuthPersonRow, error) {
+	who, err := p.signIn(ctx, form)
+	if err == nil && req.Subject != "" && who.ID.String() != req.Subject {
+		return who, &loginAgain{status: http.StatusForbidden, fields: loginFields{
+			Problem: "The application asked for another account. Sign in with that one, or refuse."}}
+	}
+	return who, err
+}
+
 // grantCode makes the code that the client redeems.
 func (p *Provider) grantCode(ctx context.Context, req request, c identitydb.OauthClient, who identitydb.OAuthPersonRow) (url.Values,
 	error) {
@@ -190,9 +250,13 @@ func (p *Provider) grantCode(ctx context.Context, req request, c identitydb.Oaut
 		return nil, err
 	}
 	code, now := token(), time.Now()
+	redirect := req.Redirect
+	if req.Left {
+		redirect = "" // nothing that the client has to repeat (RFC 6749 section 4.1.3)
+	}
 	err = pgx.BeginFunc(ctx, p.cfg.Pool, func(tx pgx.Tx) error {
 		err := identitydb.New(tx).OAuthInsertCode(ctx, identitydb.OAuthInsertCodeParams{CodeHash: hashed(code), ClientID: c.ID, UserID: who.ID,
-			RedirectUri: req.Redirect, Challenge: req.Challenge, Scope: strings.Join(scopes, " "), Nonce: req.Nonce, AuthTime: now,
+			RedirectUri: redirect, Challenge: req.Challenge, Scope: strings.Join(scopes, " "), Nonce: req.Nonce, AuthTime: now,
 			ExpiresAt: now.Add(codeLife)})
 		if err != nil {
 			return fmt.Errorf("store code: %w", err)

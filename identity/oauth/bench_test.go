@@ -39,6 +39,7 @@ const password = "correct horse"
 
 // bench is a running provider on an empty database, its users, and what it announced.
 type bench struct {
+	server *httptest.Server
 	*Provider
 	t    *testing.T
 	pool *pgxpool.Pool
@@ -94,8 +95,8 @@ func start(t *testing.T) *bench {
 	}
 	key := make([]byte, 32)
 	rand.Read(key)
-	b := &bench{t: t, pool: pool}
 	server := httptest.NewUnstartedServer(nil)
+	b := &bench{t: t, pool: pool, server: server}
 	b.url = "http://" + server.Listener.Addr().String()
 	b.Provider, err = New(Config{Pool: pool, Issuer: b.url, Login: "leaky-tokens-auth", Interval: time.Second, FormKey: key,
 		SignIn: b.signInWith,
@@ -213,6 +214,7 @@ type reply struct {
 	header http.Header
 	text   string
 	body   map[string]any
+	basic  bool // the request had an Authorization header
 }
 
 func (b *bench) request(method, path string, body io.Reader) *http.Request {
@@ -239,7 +241,7 @@ func (b *bench) send(req *http.Request) reply {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	r := reply{status: resp.StatusCode, header: resp.Header, text: string(text)}
+	r := reply{status: resp.StatusCode, header: resp.Header, text: string(text), basic: strings.HasPrefix(req.URL.Path, "/oauth2/") && req.URL.Path != "/oauth2/userinfo" && req.Header.Get("Authorization") != ""}
 	_ = json.Unmarshal(text, &r.body)
 	if len(resp.Header.Values("Set-Cookie")) > 0 {
 		b.t.Errorf("%s sets a cookie", req.URL.Path)
@@ -270,7 +272,11 @@ func (b *bench) post(path string, form any, change ...func(*http.Request)) reply
 	for _, f := range change {
 		f(req)
 	}
-	return b.send(req)
+	r := b.send(req)
+	if to := r.header.Get("Location"); r.status == http.StatusSeeOther && strings.HasPrefix(to, "/oauth2/") {
+		return b.send(b.request("GET", to, http.NoBody)) // a page of ours answers the form
+	}
+	return r
 }
 
 var hidden = regexp.MustCompile(`name="form" value="([^"]+)"`)
@@ -318,7 +324,8 @@ func wantError(t *testing.T, r reply, status int, code string) {
 	if r.header.Get("Cache-Control") != "no-store" || r.header.Get("Content-Type") != "application/json" {
 		t.Errorf("want uncached JSON, got %v", r.header)
 	}
-	if (r.status == http.StatusUnauthorized) != (r.header.Get("WWW-Authenticate") != "") {
-		t.Errorf("status %d with WWW-Authenticate %q", r.status, r.header.Get("WWW-Authenticate"))
+	challenge := r.header.Get("WWW-Authenticate")
+	if r.status != http.StatusUnauthorized && challenge != "" || strings.HasPrefix(challenge, "Basic") != r.basic && r.status == 401 {
+		t.Errorf("status %d with WWW-Authenticate %q; Basic was sent: %v", r.status, challenge, r.basic)
 	}
 }

@@ -10,12 +10,10 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
-	"github.com/leaky-tokens/leaky-tokens/identity/throttle"
 )
 
 // Grant types.
@@ -56,7 +54,17 @@ func allows(c identitydb.OauthClient, grant string) bool {
 type credentials struct {
 	id     string
 	secret string
-	shown  bool // a secret was shown, if only an empty one
+	basic  bool // by the Authorization header
+}
+
+// refused is the one answer to every failed authentication, whatever failed. The challenge answers
+// an Authorization header alone (RFC 6749 section 5.2): a browser would ask its user for it.
+func (g credentials) refused() *protocolError {
+	e := badClient()
+	if !g.basic {
+		e.challenge = ""
+	}
+	return e
 }
 
 // clientCredentials reads them from the Authorization header (client_secret_basic) or
@@ -68,8 +76,7 @@ func clientCredentials(r *http.Request, form params) (credentials, error) {
 		return credentials{}, refuse(codeInvalidRequest, "more than one Authorization header")
 	}
 	if len(headers) == 0 {
-		secret, shown := form["client_secret"]
-		return credentials{id: form["client_id"], secret: secret, shown: shown}, nil
+		return credentials{id: form["client_id"], secret: form["client_secret"]}, nil
 	}
 	if _, twice := form["client_secret"]; twice {
 		return credentials{}, refuse(codeInvalidRequest, "the client authenticates in two ways")
@@ -92,45 +99,28 @@ func clientCredentials(r *http.Request, form params) (credentials, error) {
 	if other := form["client_id"]; other != "" && other != id {
 		return credentials{}, refuse(codeInvalidRequest, "client_id is not that of the Authorization header")
 	}
-	return credentials{id: id, secret: secret, shown: true}, nil
+	return credentials{id: id, secret: secret, basic: true}, nil
 }
 
-// authenticate finds out which client calls. A public client names itself; what it
-// presents next (a code with its verifier, a refresh token, a device code) is bound to it.
+// authenticate finds out which client calls. A public client names itself, with an empty secret or
+// none (RFC 6749 section 2.3.1); what it presents next (a code with its verifier, a refresh token, a
+// device code) is bound to it.
+//
+// Failures are not throttled: a secret is 256 random bits, which nobody guesses, and whoever asks
+// from the address of somebody who tries must not be turned away.
 func (p *Provider) authenticate(r *http.Request, form params) (identitydb.OauthClient, error) {
 	given, err := clientCredentials(r, form)
 	if err != nil {
 		return identitydb.OauthClient{}, err
 	}
-	account := "client:" + given.id
-	if !clientID.MatchString(given.id) {
-		account = "client"
-	}
-	attempt := (*throttle.Attempt)(nil)
-	if given.shown {
-		var wait time.Duration
-		if attempt, wait = p.cfg.Throttle.Enter(r.Context(), account); wait > 0 {
-			return identitydb.OauthClient{}, tooMany(wait)
-		}
-	}
 	c, err := p.client(r.Context(), given.id)
-	if err != nil && !errors.Is(err, errNoClient) {
-		if attempt != nil {
-			attempt.Abandon(r.Context())
-		}
+	switch {
+	case errors.Is(err, errNoClient):
+		return c, given.refused()
+	case err != nil:
 		return c, err
+	case public(c) && given.secret == "", !public(c) && sameSecret(c.SecretHash, given.secret):
+		return c, nil
 	}
-	ok := err == nil && public(c)
-	if attempt != nil {
-		// An unknown client is compared too, so that the time tells nothing.
-		if ok = sameSecret(c.SecretHash, given.secret) && len(c.SecretHash) > 0; ok {
-			attempt.Succeed(r.Context())
-		} else {
-			attempt.Fail()
-		}
-	}
-	if !ok {
-		return identitydb.OauthClient{}, badClient()
-	}
-	return c, nil
+	return identitydb.OauthClient{}, given.refused()
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -25,29 +26,85 @@ const (
 
 // device is what the second device page remembers.
 type device struct {
-	Hash   []byte   `json:"hash"`
-	Client string   `json:"client"`
-	Scopes []string `json:"scopes"`
+	Hash   []byte      `json:"hash"`
+	Client string      `json:"client"`
+	Scopes []string    `json:"scopes"`
+	Status int         `json:"status,omitzero"` // of the page
+	Login  loginFields `json:"login,omitzero"`
+	Wait   int64       `json:"wait,omitzero"` // seconds
 }
 
-// showDevice is GET /oauth2/device: the page where a user types in the code of her
-// device. A code in the link is filled in, and she must still confirm it (RFC 8628
-// section 3.3.1).
+// What the first device page says, by the parameter result that a form's answer redirects with.
+const (
+	resultUnknown   = "unknown"
+	resultMalformed = "malformed"
+	resultWait      = "wait"
+	resultStale     = "stale"
+	resultAnswered  = "answered"
+	resultConnected = "connected"
+	resultRefused   = "refused"
+)
+
+// showDevice is GET /oauth2/device: the page where a user types in the code of their
+// device. A code in the link is filled in, and they must still confirm it (RFC 8628
+// section 3.3.1). With page it is the second page, with result what became of a form: each form is
+// answered by a redirect to here, so that the browser's "back" works.
 func (p *Provider) showDevice(w http.ResponseWriter, r *http.Request) error {
 	form, err := parseParams(r.URL.RawQuery)
 	if err != nil {
 		return err
 	}
+	if form["page"] != "" {
+		return p.showDevicePage(w, r, form["page"])
+	}
 	code := readUserCode(form["user_code"])
 	if code != "" {
 		code = shownUserCode(code)
 	}
+	switch form["result"] {
+	case resultConnected:
+		return p.pages.write(w, http.StatusOK, "message", pageData{Title: "Connected",
+			Message: "The device is connected. You can close this page and go on there."}, here)
+	case resultRefused:
+		return p.pages.write(w, http.StatusOK, "message", pageData{Title: "Refused",
+			Message: "The device gets no access. You can close this page."}, here)
+	case resultWait:
+		wait, err := strconv.ParseInt(form["seconds"], 10, 32)
+		if err != nil || wait < 1 {
+			wait = 1
+		}
+		retryAfter(w, wait)
+		return p.askCode(w, http.StatusTooManyRequests, code, later("Too many attempts.", wait))
+	}
+	if problem := deviceProblem(form["result"]); problem != "" {
+		return p.askCode(w, http.StatusBadRequest, code, problem)
+	}
 	return p.askCode(w, http.StatusOK, code, "")
 }
 
+func deviceProblem(result string) string {
+	switch result {
+	case resultUnknown:
+		return "This code is not known or has expired. Compare it with the one on your device."
+	case resultMalformed:
+		return "A code looks like BCDF-GHJK: eight letters."
+	case resultStale:
+		return "This page was open for too long. Type in the code again."
+	case resultAnswered:
+		return "This code has expired or was answered before. Start again on your device."
+	}
+	return ""
+}
+
 func (p *Provider) askCode(w http.ResponseWriter, status int, code, problem string) error {
-	return p.pages.write(w, status, "usercode", pageData{Title: "Connect a device", Action: "/oauth2/device", UserCode: code,
-		Problem: problem}, "")
+	return p.pages.write(w, status, "usercode", pageData{Title: "Connect a device", Action: devicePath, UserCode: code,
+		Problem: problem}, here)
+}
+
+// deviceResult sends the browser to the first page, which says what became of a form.
+func deviceResult(w http.ResponseWriter, r *http.Request, result string) error {
+	goTo(w, r, devicePath, url.Values{"result": {result}})
+	return nil
 }
 
 // decideDevice is POST /oauth2/device: first the code, then the answer.
@@ -64,7 +121,7 @@ func (p *Provider) decideDevice(w http.ResponseWriter, r *http.Request) error {
 	}
 	var d device
 	if p.forms.open(kindDevice, form["form"], time.Now(), &d) != nil {
-		return p.askCode(w, http.StatusBadRequest, "", "This page was open for too long. Type in the code again.")
+		return deviceResult(w, r, resultStale)
 	}
 	c, err := p.client(r.Context(), d.Client)
 	if errors.Is(err, errNoClient) {
@@ -78,17 +135,10 @@ func (p *Provider) decideDevice(w http.ResponseWriter, r *http.Request) error {
 		return p.closeDevice(w, r, identitydb.OAuthDecideDeviceParams{DeviceHash: d.Hash, State: stateDenied, Scope: strings.Join(d.Scopes,
 			" ")}, nil)
 	}
-	who, err := p.signIn(r.Context(), form)
-	if again, ok := errors.AsType[*loginAgain](err); ok {
-		again.header(w)
-		return p.showDeviceConsent(w, d, c, again.status, again.fields)
-	}
-	if err != nil {
-		return err
-	}
-	scopes, err := p.consented(r.Context(), c, who, d.Scopes)
-	if refused, ok := errors.AsType[*protocolError](err); ok {
-		return p.showDeviceConsent(w, d, c, http.StatusForbidden, loginFields{Problem: "This cannot be allowed: " + refused.description + "."})
+	who, scopes, err := p.consentToDevice(r.Context(), c, d, form)
+	if once, ok := errors.AsType[*loginAgain](err); ok {
+		d.Status, d.Login, d.Wait = once.status, once.fields, once.seconds()
+		return p.goToDevice(w, r, d)
 	}
 	if err != nil {
 		return err
@@ -99,46 +149,73 @@ func (p *Provider) decideDevice(w http.ResponseWriter, r *http.Request) error {
 		func(ctx context.Context, tx pgx.Tx) error { return auditConsent(ctx, tx, c, who, scopes) })
 }
 
+// consentToDevice signs a user in and gives what they allow the device; *loginAgain shows the page again.
+func (p *Provider) consentToDevice(ctx context.Context, c identitydb.OauthClient, d device, form params) (identitydb.OAuthPersonRow,
+	[]string, error) {
+	who, err := p.signIn(ctx, form)
+	if err != nil {
+		return who, nil, err
+	}
+	scopes, err := p.consented(ctx, c, who, d.Scopes)
+	if refused, ok := errors.AsType[*protocolError](err); ok {
+		return who, nil, &loginAgain{status: http.StatusForbidden, fields: loginFields{Problem: "This cannot be allowed: " + refused.description + "."}}
+	}
+	return who, scopes, err
+}
+
 // findDevice looks for a code and shows who asks for what. Wrong codes are counted
 // per address: 20^8 codes that live ten minutes leave no room for guessing then.
 func (p *Provider) findDevice(w http.ResponseWriter, r *http.Request, typed string) error {
-	const wrong = "This code is not known or has expired. Compare it with the one on your device."
 	code := readUserCode(typed)
 	if code == "" {
-		return p.askCode(w, http.StatusBadRequest, "", "A code looks like BCDF-GHJK: eight letters.")
+		return deviceResult(w, r, resultMalformed)
 	}
 	attempt, wait := p.cfg.Throttle.Enter(r.Context(), accountCode+":"+clientinfo.From(r.Context()).Network())
 	if wait > 0 {
-		w.Header().Set("Retry-After", fmt.Sprint(seconds(wait)))
-		return p.askCode(w, http.StatusTooManyRequests, "", fmt.Sprintf("Too many attempts. Try again in %d seconds.", seconds(wait)))
+		goTo(w, r, devicePath, url.Values{"result": {resultWait}, "seconds": {strconv.FormatInt(seconds(wait), 10)}})
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), queryTime)
 	defer cancel()
 	row, err := p.db.OAuthDeviceByUserCode(ctx, hashed(code))
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
-		attempt.Fail()
-		return p.askCode(w, http.StatusBadRequest, "", wrong)
+		attempt.Fail(ctx)
+		return deviceResult(w, r, resultUnknown)
 	case err != nil:
 		attempt.Abandon(ctx)
 		return fmt.Errorf("read device code: %w", err)
 	}
 	attempt.Abandon(ctx) // a right code forgives no wrong one: anybody can get right ones
-	c, err := p.client(ctx, row.ClientID)
-	if err != nil {
-		return err
-	}
-	return p.showDeviceConsent(w, device{Hash: row.DeviceHash, Client: c.ID, Scopes: strings.Fields(row.Scope)}, c, http.StatusOK,
-		loginFields{})
+	return p.goToDevice(w, r, device{Hash: row.DeviceHash, Client: row.ClientID, Scopes: strings.Fields(row.Scope), Status: http.StatusOK})
 }
 
-func (p *Provider) showDeviceConsent(w http.ResponseWriter, d device, c identitydb.OauthClient, status int, login loginFields) error {
+// goToDevice sends the browser to the second page.
+func (p *Provider) goToDevice(w http.ResponseWriter, r *http.Request, d device) error {
 	sealed, err := p.forms.seal(kindDevice, d, time.Now())
 	if err != nil {
 		return err
 	}
-	return p.pages.write(w, status, "consent", pageData{Title: "Connect a device", Action: "/oauth2/device", Form: sealed, Client: c.Name,
-		Scopes: meanings(d.Scopes), Login: login, Device: true}, "")
+	goTo(w, r, devicePath, url.Values{"page": {sealed}})
+	return nil
+}
+
+// showDevicePage is GET /oauth2/device?page=: who asks for what, and the password.
+func (p *Provider) showDevicePage(w http.ResponseWriter, r *http.Request, sealed string) error {
+	var d device
+	if p.forms.open(kindDevice, sealed, time.Now(), &d) != nil {
+		return deviceResult(w, r, resultStale)
+	}
+	c, err := p.client(r.Context(), d.Client)
+	if errors.Is(err, errNoClient) {
+		return pageError("The application is not known any more.", "client is gone")
+	}
+	if err != nil {
+		return err
+	}
+	retryAfter(w, d.Wait)
+	return p.pages.write(w, d.Status, "consent", pageData{Title: "Connect a device", Action: devicePath, Form: sealed, Client: c.Name,
+		Scopes: meanings(d.Scopes), Login: d.Login, Device: true}, here)
 }
 
 // closeDevice stores the user's answer, once.
@@ -161,19 +238,17 @@ func (p *Provider) closeDevice(w http.ResponseWriter, r *http.Request, decision 
 	case err != nil:
 		return err
 	case n == 0:
-		return p.askCode(w, http.StatusBadRequest, "", "This code has expired or was answered before. Start again on your device.")
+		return deviceResult(w, r, resultAnswered)
 	case decision.State == stateDenied:
-		return p.pages.write(w, http.StatusOK, "message", pageData{Title: "Refused",
-			Message: "The device gets no access. You can close this page."}, "")
+		return deviceResult(w, r, resultRefused)
 	}
-	return p.pages.write(w, http.StatusOK, "message", pageData{Title: "Connected",
-		Message: "The device is connected. You can close this page and go on there."}, "")
+	return deviceResult(w, r, resultConnected)
 }
 
 // loginFields are what the sign-in part of a page shows again.
 type loginFields struct {
-	Username string
-	Problem  string
+	Username string `json:"username,omitzero"`
+	Problem  string `json:"problem,omitzero"`
 }
 
 // loginAgain asks for the password once more, on the same page.
@@ -185,10 +260,25 @@ type loginAgain struct {
 
 func (l *loginAgain) Error() string { return l.fields.Problem }
 
-func (l *loginAgain) header(w http.ResponseWriter) {
-	if l.wait > 0 {
-		w.Header().Set("Retry-After", fmt.Sprint(seconds(l.wait)))
+func (l *loginAgain) seconds() int64 {
+	if l.wait == 0 {
+		return 0
 	}
+	return seconds(l.wait)
+}
+
+func retryAfter(w http.ResponseWriter, wait int64) {
+	if wait > 0 {
+		w.Header().Set("Retry-After", strconv.FormatInt(wait, 10))
+	}
+}
+
+// later tells a person when to try again.
+func later(what string, wait int64) string {
+	if wait == 1 {
+		return what + " Try again in a second."
+	}
+	return fmt.Sprintf("%s Try again in %d seconds.", what, wait)
 }
 
 // signIn takes name and password from a page; *loginAgain shows the page again. A
@@ -204,7 +294,7 @@ func (p *Provider) signIn(ctx context.Context, form params) (identitydb.OAuthPer
 	id, err := p.cfg.SignIn(ctx, name, form["password"])
 	if refused, ok := errors.AsType[*httpapi.Error](err); ok {
 		wait, _ := strconv.Atoi(refused.Header.Get("Retry-After"))
-		problem := fmt.Sprintf("Too many attempts. Try again in %d seconds.", max(1, wait))
+		problem := later("Too many attempts.", max(1, int64(wait)))
 		switch refused.Status {
 		case http.StatusUnauthorized:
 			return identitydb.OAuthPersonRow{}, again(http.StatusForbidden, 0, wrongPassword)

@@ -92,9 +92,8 @@ func TestAuthorizeTellsTheClient(t *testing.T) {
 		"PKCE without method":   {url.Values{"code_challenge_method": nil}, "invalid_request"},
 		"short challenge":       {url.Values{"code_challenge": {"abc"}}, "invalid_request"},
 		"odd challenge":         {url.Values{"code_challenge": {strings.Repeat("!", 43)}}, "invalid_request"},
-		"unknown scope":         {url.Values{"scope": {"openid everything"}}, "invalid_scope"},
+		"unknown scope":         {url.Values{"scope": {"everything"}}, "invalid_scope"},
 		"unregistered scope":    {url.Values{"scope": {"analytics.read"}}, "invalid_scope"},
-		"scope with two gaps":   {url.Values{"scope": {"openid  tokens.read"}}, "invalid_scope"},
 		"scope twice":           {url.Values{"scope": {"openid", "admin"}}, "invalid_request"},
 		"unknown thing twice":   {url.Values{"extra": {"1", "2"}}, "invalid_request"},
 		"no session":            {url.Values{"prompt": {"none"}}, "login_required"},
@@ -128,10 +127,17 @@ func TestWhatTheUserAnswers(t *testing.T) {
 		t.Error("the hint is not escaped")
 	}
 	policy := page.header.Get("Content-Security-Policy")
-	for _, want := range []string{"default-src 'none'", "frame-ancestors 'none'", "form-action 'self' https://app.example;"} {
+	for _, want := range []string{"default-src 'none'", "frame-ancestors 'none'"} {
 		if !strings.Contains(policy, want) {
 			t.Errorf("want %q in %q", want, policy)
 		}
+	}
+	// Browsers would hold the application's own redirects to it, and stay on the page.
+	if strings.Contains(policy, "form-action") {
+		t.Errorf("form-action in %q", policy)
+	}
+	if got := page.header.Get("Cross-Origin-Opener-Policy"); got != "" {
+		t.Errorf("a popup loses its opener: %q", got)
 	}
 	if page.header.Get("Cache-Control") != "no-store" || page.header.Get("X-Frame-Options") != "DENY" {
 		t.Errorf("headers: %v", page.header)
@@ -187,8 +193,9 @@ func TestWhatTheUserAnswers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r := answer(url.Values{"form": {old}}); r.status != http.StatusBadRequest {
-		t.Errorf("a stale form: %d", r.status)
+	if r := answer(url.Values{"form": {old}}); r.status != http.StatusOK || !strings.Contains(r.text, "open for a long time") ||
+		sealedIn(t, r) == old {
+		t.Errorf("a page that was open for long: want it once more, got %d %s", r.status, r.text)
 	}
 	other, err := b.forms.seal(kindDevice, request{ClientID: m.ID, Redirect: callback}, time.Now())
 	if err != nil {

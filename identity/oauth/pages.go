@@ -64,23 +64,24 @@ func newPages() (*pages, error) {
 		policy: "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"}, nil
 }
 
-// write renders a page. formEnd is an origin where its form may end besides our own,
-// because browsers hold the redirect that follows a form to form-action as well.
-func (p *pages) write(w http.ResponseWriter, status int, name string, data pageData, formEnd string) error {
+// Where the form of a page may end.
+const (
+	here     = "; form-action 'self'"
+	anywhere = ""
+)
+
+// write renders a page. It is not isolated from who opened it (Cross-Origin-Opener-Policy): it keeps
+// no session that an opener could ride on, and applications that sign in by a popup lose it otherwise.
+func (p *pages) write(w http.ResponseWriter, status int, name string, data pageData, formAction string) error {
 	data.Style = p.style
 	var text bytes.Buffer
 	if err := p.set.ExecuteTemplate(&text, name+".html", data); err != nil {
 		return fmt.Errorf("render page %s: %w", name, err)
 	}
-	ends := "'self'"
-	if formEnd != "" {
-		ends += " " + formEnd
-	}
 	noStore(w)
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
-	h.Set("Content-Security-Policy", "default-src 'none'; style-src "+p.policy+"; form-action "+ends+"; frame-ancestors 'none'; base-uri 'none'")
-	h.Set("Cross-Origin-Opener-Policy", "same-origin")
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src "+p.policy+formAction+"; frame-ancestors 'none'; base-uri 'none'")
 	w.WriteHeader(status)
 	_, _ = w.Write(text.Bytes())
 	return nil
@@ -115,7 +116,7 @@ func (p *Provider) page(h httpapi.HandlerFunc) http.Handler {
 				w.Header().Set("Retry-After", strconv.FormatInt(seconds(known.retryAfter), 10))
 			}
 		}
-		if err := p.pages.write(w, status, "message", data, ""); err != nil {
+		if err := p.pages.write(w, status, "message", data, here); err != nil {
 			p.warn(r, err)
 			w.WriteHeader(http.StatusInternalServerError)
 		}

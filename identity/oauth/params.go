@@ -14,9 +14,9 @@ import (
 // Bounds of what a request may carry. The longest honest value is the sealed form,
 // which holds a whole authorization request.
 const (
-	maxForm   = 32 << 10 // bytes of a body or a query
+	maxForm   = 60 << 10 // bytes of a body or a query: what fits into the headers of a request
 	maxParams = 40
-	maxValue  = 8 << 10 // bytes of one decoded value
+	maxValue  = 32 << 10 // bytes of one decoded value
 )
 
 // params are the parameters of one request, each at most once.

@@ -119,13 +119,16 @@ func TestSealedForms(t *testing.T) {
 	}
 	for name, err := range map[string]error{
 		"other key": other.open(kindAuthorize, text, now, &got), "other page": f.open(kindDevice, text, now, &got),
-		"too late": f.open(kindAuthorize, text, now.Add(formLife+2*time.Second), &got),
-		"cut":      f.open(kindAuthorize, text[:len(text)-2], now, &got), "empty": f.open(kindAuthorize, "", now, &got),
+		"cut": f.open(kindAuthorize, text[:len(text)-2], now, &got), "empty": f.open(kindAuthorize, "", now, &got),
 		"no base64": f.open(kindAuthorize, "!", now, &got),
 	} {
-		if !errors.Is(err, errStaleForm) {
-			t.Errorf("%s: want %v, got %v", name, errStaleForm, err)
+		if !errors.Is(err, errForeignForm) {
+			t.Errorf("%s: want %v, got %v", name, errForeignForm, err)
 		}
+	}
+	got = request{}
+	if err := f.open(kindAuthorize, text, now.Add(formLife+2*time.Second), &got); !errors.Is(err, errLateForm) || got.State != "secret" {
+		t.Errorf("too late: want %v and the content, got %v, %+v", errLateForm, err, got)
 	}
 	if _, err := newForms(keys[:5]); err == nil {
 		t.Error("a short key was taken")

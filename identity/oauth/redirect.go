@@ -117,16 +117,3 @@ func withParams(redirect string, add url.Values) string {
 	}
 	return redirect + glue + add.Encode()
 }
-
-// originOf is what a page's Content-Security-Policy must name so that a form may end at
-// the redirect URI: browsers apply form-action to redirects too.
-func originOf(redirect string) string {
-	u, err := url.Parse(redirect)
-	if err != nil {
-		return ""
-	}
-	if u.Scheme == "https" || u.Scheme == "http" {
-		return u.Scheme + "://" + u.Host
-	}
-	return u.Scheme + ":"
-}

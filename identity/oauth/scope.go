@@ -46,7 +46,8 @@ func meaning(scope string) string {
 }
 
 // requestedScopes checks the scope parameter against what the client is registered
-// for. Without one the client gets all of it (RFC 6749 section 3.3 lets a server have
+// for. What is no scope at all is left out (OpenID Connect Core section 3.1.2.1), and the answer says
+// what was granted (RFC 6749 section 5.1). Without one the client gets all of it (RFC 6749 section 3.3 lets a server have
 // a default), except offline_access, which must be asked for.
 func requestedScopes(text string, allowed []string) ([]string, error) {
 	if text == "" {
@@ -60,12 +61,14 @@ func requestedScopes(text string, allowed []string) ([]string, error) {
 	for scope := range strings.SplitSeq(text, " ") {
 		switch {
 		case scope == "" || !slices.Contains(knownScopes(), scope):
-			return nil, refuse(codeInvalidScope, "unknown scope; known are %s", strings.Join(knownScopes(), " "))
 		case !slices.Contains(allowed, scope):
 			return nil, refuse(codeInvalidScope, "the client is not registered for scope %s", scope)
 		case !slices.Contains(scopes, scope):
 			scopes = append(scopes, scope)
 		}
+	}
+	if len(scopes) == 0 {
+		return nil, refuse(codeInvalidScope, "none of the scopes is known; known are %s", strings.Join(knownScopes(), " "))
 	}
 	return scopes, nil
 }

@@ -13,8 +13,12 @@ import (
 // formLife is how long a page may stay open before its answer.
 const formLife = 10 * time.Minute
 
-// errStaleForm says that a form was not made here, was changed, or stayed open too long.
-var errStaleForm = errors.New("the form is not valid any more")
+var (
+	// errForeignForm says that a form was not made here, or was changed.
+	errForeignForm = errors.New("the form is not ours")
+	// errLateForm says that a form of ours stayed open too long; its content was read all the same.
+	errLateForm = errors.New("the form was open too long")
+)
 
 // forms keeps what a page must remember until it is answered, sealed in the page
 // itself: no cookie, no row, any replica that knows the key can go on. A sealed form
@@ -51,19 +55,22 @@ func (f *forms) seal(kind string, content any, now time.Time) (string, error) {
 	return base64.RawURLEncoding.EncodeToString(f.aead.Seal(nil, nil, text, []byte(kind))), nil
 }
 
-// open gives back what seal took. The only error is errStaleForm.
+// open gives back what seal took. The only errors are errForeignForm and errLateForm.
 func (f *forms) open(kind, text string, now time.Time, content any) error {
 	raw, err := base64.RawURLEncoding.DecodeString(text)
 	if err != nil {
-		return errStaleForm
+		return errForeignForm
 	}
 	inner, err := f.aead.Open(nil, nil, raw, []byte(kind))
 	if err != nil {
-		return errStaleForm
+		return errForeignForm
 	}
 	var sealed sealedForm
-	if json.Unmarshal(inner, &sealed) != nil || now.Unix() > sealed.Expires || json.Unmarshal(sealed.Content, content) != nil {
-		return errStaleForm
+	if json.Unmarshal(inner, &sealed) != nil || json.Unmarshal(sealed.Content, content) != nil {
+		return errForeignForm
+	}
+	if now.Unix() > sealed.Expires {
+		return errLateForm
 	}
 	return nil
 }

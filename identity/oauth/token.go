@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -71,7 +72,11 @@ func badGrant(what string) *protocolError {
 
 // issue makes the access token of a grant. Its user may have gone meanwhile.
 func (p *Provider) issue(ctx context.Context, g grants.Grant, family uuid.UUID) (answer, error) {
-	access, life, err := p.cfg.Tokens.Issue(ctx, g, family)
+	return p.issueBy(ctx, p.cfg.Tokens, g, family)
+}
+
+func (p *Provider) issueBy(ctx context.Context, tokens *grants.Tokens, g grants.Grant, family uuid.UUID) (answer, error) {
+	access, life, err := tokens.Issue(ctx, g, family)
 	if errors.Is(err, grants.ErrGone) {
 		return answer{}, refuse(codeInvalidGrant, "the user may not be acted for any more")
 	}
@@ -130,8 +135,6 @@ func (p *Provider) byCode(ctx context.Context, c identitydb.OauthClient, form pa
 	switch {
 	case code == "":
 		return answer{}, refuse(codeInvalidRequest, "code is required")
-	case redirect == "":
-		return answer{}, refuse(codeInvalidRequest, "redirect_uri is required, as in the authorization request")
 	case len(verifier) < 43 || len(verifier) > 128 || !unreserved(verifier):
 		return answer{}, refuse(codeInvalidRequest, "code_verifier is required: 43 to 128 unreserved characters (RFC 7636)")
 	}
@@ -153,7 +156,10 @@ func (p *Provider) byCode(ctx context.Context, c identitydb.OauthClient, form pa
 		case row.UsedAt != nil:
 			refused, replayed = badGrant("the code"), row.Family
 			return nil
-		case row.ClientID != c.ID || row.RedirectUri != redirect || !verifies(row.Challenge, verifier) || !time.Now().Before(row.ExpiresAt):
+		case row.ClientID == c.ID && redirect == "" && row.RedirectUri != "":
+			refused = refuse(codeInvalidRequest, "redirect_uri is required, as in the authorization request")
+			return nil
+		case row.ClientID != c.ID || !sameRedirect(c, row.RedirectUri, redirect) || !verifies(row.Challenge, verifier) || !time.Now().Before(row.ExpiresAt):
 			// Whoever presents it, it has leaked or is late: nobody gets anything for it.
 			refused = badGrant("the code")
 			return q.OAuthUseCode(ctx, identitydb.OAuthUseCodeParams{CodeHash: row.CodeHash})
@@ -174,6 +180,15 @@ func (p *Provider) byCode(ctx context.Context, c identitydb.OauthClient, form pa
 		return answer{}, err
 	}
 	return p.complete(ctx, c, p.grantOf(c, row.UserID, row.Scope, row.AuthTime), family, refresh, row.Nonce)
+}
+
+// sameRedirect says whether a code is redeemed with the redirect URI of its authorization request. A
+// client that left it out there may leave it out here, or name the one it is registered with.
+func sameRedirect(c identitydb.OauthClient, asked, given string) bool {
+	if asked == "" {
+		return given == "" || len(c.RedirectUris) == 1 && c.RedirectUris[0] == given
+	}
+	return asked == given
 }
 
 // complete issues what a new family gives: the access token, a refresh token if
@@ -213,7 +228,9 @@ func (p *Provider) byRefresh(ctx context.Context, c identitydb.OauthClient, form
 			return answer{}, err
 		}
 	}
-	g, next, err := p.cfg.Grants.Rotate(ctx, given, c.ID)
+	text, err := p.cfg.Grants.Rotate(ctx, given, c.ID, func(ctx context.Context, tx pgx.Tx, g grants.Grant, next string) ([]byte, error) {
+		return p.refreshed(ctx, tx, c, g, next, form["scope"])
+	})
 	if errors.Is(err, grants.ErrUnknown) || errors.Is(err, grants.ErrReused) || errors.Is(err, grants.ErrExpired) ||
 		errors.Is(err, grants.ErrGone) {
 		return answer{}, badGrant("the refresh token")
@@ -221,18 +238,34 @@ func (p *Provider) byRefresh(ctx context.Context, c identitydb.OauthClient, form
 	if err != nil {
 		return answer{}, err
 	}
-	if g.Scope, err = narrowed(form["scope"], g.Scope); err != nil {
-		return answer{}, err
+	var a answer
+	if err := json.Unmarshal(text, &a); err != nil {
+		return answer{}, fmt.Errorf("read answer: %w", err)
 	}
-	a, err := p.issue(ctx, g, g.Family)
+	return a, nil
+}
+
+// refreshed makes the answer with the next refresh token.
+func (p *Provider) refreshed(ctx context.Context, tx pgx.Tx, c identitydb.OauthClient, g grants.Grant, next, scope string) ([]byte, error) {
+	var err error
+	if g.Scope, err = narrowed(scope, g.Scope); err != nil {
+		return nil, err
+	}
+	a, err := p.issueBy(ctx, p.cfg.Tokens.In(tx), g, g.Family)
 	if err != nil {
-		return answer{}, err
+		return nil, err
 	}
 	a.RefreshToken = next
 	if hasScope(g.Scope, scopeOpenID) {
-		a.IDToken, err = p.idToken(c, g, a.AccessToken, "")
+		if a.IDToken, err = p.idToken(c, g, a.AccessToken, ""); err != nil {
+			return nil, err
+		}
 	}
-	return a, err
+	text, err := json.Marshal(a)
+	if err != nil {
+		return nil, fmt.Errorf("encode answer: %w", err)
+	}
+	return text, nil
 }
 
 // idClaims are those of an ID token (OpenID Connect Core section 2).

@@ -6,17 +6,23 @@ VALUES ($1, $2, $3, $4, $5, $6, $7);
 INSERT INTO refresh_tokens (hash, family_id, expires_at) VALUES ($1, $2, $3);
 
 -- name: RefreshToken :one
-SELECT t.family_id, t.used_at, f.revoked_at FROM refresh_tokens t JOIN token_families f ON f.id = t.family_id WHERE t.hash = $1;
+SELECT t.family_id, t.used_at, f.revoked_at, f.client_id FROM refresh_tokens t JOIN token_families f ON f.id = t.family_id WHERE t.hash = $1;
 
 -- name: LockFamily :one
 -- The row lock makes rotations of one family wait for each other.
 SELECT * FROM token_families WHERE id = $1 FOR UPDATE;
 
 -- name: RefreshTokenState :one
-SELECT used_at, expires_at FROM refresh_tokens WHERE hash = $1;
+SELECT used_at, expires_at, answer, coalesce(used_at > now() - make_interval(secs => sqlc.arg(grace)::float8), false)::boolean AS recent
+FROM refresh_tokens WHERE hash = sqlc.arg(hash);
 
 -- name: UseRefreshToken :exec
-UPDATE refresh_tokens SET used_at = now() WHERE hash = $1;
+UPDATE refresh_tokens SET used_at = now(), answer = sqlc.arg(answer) WHERE hash = sqlc.arg(hash);
+
+-- name: DropAnswers :execrows
+-- Of refresh tokens whose repeat gets no answer any longer.
+UPDATE refresh_tokens SET answer = NULL WHERE hash IN (SELECT t.hash FROM refresh_tokens t
+    WHERE t.answer IS NOT NULL AND t.used_at < now() - make_interval(secs => sqlc.arg(grace)::float8) LIMIT 1000);
 
 -- name: EndFamily :execrows
 UPDATE token_families SET revoked_at = now(), reason = $2 WHERE id = $1 AND revoked_at IS NULL;

@@ -2,7 +2,7 @@
 INSERT INTO roles (name, description) SELECT unnest(sqlc.arg(names)::text[]), 'Tier' ON CONFLICT (name) DO NOTHING;
 
 -- name: Taken :one
-SELECT EXISTS (SELECT 1 FROM users n WHERE n.username = sqlc.arg(username)) AS by_name, EXISTS (SELECT 1 FROM users e WHERE lower(e.email) = lower(sqlc.arg(email)::text)) AS by_email;
+SELECT EXISTS (SELECT 1 FROM users n WHERE name_skeleton(n.username) = name_skeleton(sqlc.arg(username)::text)) AS by_name, EXISTS (SELECT 1 FROM users e WHERE lower(e.email) = lower(sqlc.arg(email)::text)) AS by_email;
 
 -- name: AddUser :exec
 INSERT INTO users (id, username, email, password_hash, created_at, updated_at) VALUES ($1, $2, $3, $4, $5, $5);

@@ -14,74 +14,71 @@ const maxSubjects = 20_000
 // memory counts in this process, as shared does in Redis.
 type memory struct {
 	mu       sync.Mutex
+	rules    rules
 	now      func() time.Time
-	failures *lru.Cache[string, tally]
+	tallies  *lru.Cache[string, *tally]
 	familiar *lru.Cache[string, struct{}]
 }
 
-type tally struct {
-	n       int
-	until   time.Time // of the wait
-	expires time.Time
-}
-
-func newMemory(now func() time.Time) *memory {
-	failures, _ := lru.New[string, tally](maxSubjects) // fails only for a size below one
+func newMemory(r rules, now func() time.Time) *memory {
+	tallies, _ := lru.New[string, *tally](maxSubjects) // fails only for a size below one
 	familiar, _ := lru.New[string, struct{}](maxSubjects)
-	return &memory{now: now, failures: failures, familiar: familiar}
+	return &memory{rules: r, now: now, tallies: tallies, familiar: familiar}
 }
 
-func (m *memory) tally(key string) tally {
-	t, _ := m.failures.Get(key)
-	if !m.now().Before(t.expires) {
-		return tally{}
+// tally gives the one of a subject, a new one where there is none or it has expired.
+func (m *memory) tally(key string, now time.Time) *tally {
+	if t, ok := m.tallies.Get(key); ok && now.Before(t.expires) {
+		return t
 	}
+	t := &tally{}
+	m.tallies.Add(key, t)
 	return t
 }
 
-func (m *memory) take(_ context.Context, subjects []subject, longest, window time.Duration) (time.Duration, error) {
+func (m *memory) take(_ context.Context, subjects []subject) (verdict, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	now, wait := m.now(), time.Duration(0)
-	for _, s := range subjects {
-		wait = max(wait, m.tally(s.key).until.Sub(now))
+	now, verdicts := m.now(), make([]verdict, len(subjects))
+	for i, s := range subjects {
+		verdicts[i] = m.tally(s.key, now).judge(s, now)
 	}
-	if wait > 0 {
-		return wait, nil
-	}
+	v := worst(verdicts)
 	for _, s := range subjects {
-		t := m.tally(s.key)
-		t.n++
-		if p := pause(t.n, s.most, longest); p > 0 {
-			t.until = now.Add(p)
+		switch t := m.tally(s.key, now); {
+		case v.wait == 0:
+			t.admit(s, now)
+		case !v.line:
+			t.promise(s, now, v.wait)
 		}
-		t.expires = now.Add(window + longest)
-		m.failures.Add(s.key, t)
 	}
-	return 0, nil
+	return v, nil
 }
 
-func (m *memory) forgive(_ context.Context, subjects []subject) error {
+// each runs f for the tallies that are there.
+func (m *memory) each(subjects []subject, f func(s subject, t *tally, now time.Time)) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	now := m.now()
 	for _, s := range subjects {
-		t := m.tally(s.key)
-		t.n--
-		if t.n < s.most {
-			t.until = time.Time{}
-		}
-		if t.n <= 0 {
-			m.failures.Remove(s.key)
-			continue
-		}
-		m.failures.Add(s.key, t)
+		f(s, m.tally(s.key, now), now)
 	}
 	return nil
+}
+
+func (m *memory) fail(_ context.Context, subjects []subject) error {
+	return m.each(subjects, func(s subject, t *tally, now time.Time) { t.fail(s, m.rules, now) })
+}
+
+func (m *memory) release(_ context.Context, subjects []subject) error {
+	return m.each(subjects, func(_ subject, t *tally, _ time.Time) { t.settle() })
 }
 
 func (m *memory) forget(_ context.Context, s subject) error {
-	m.failures.Remove(s.key)
-	return nil
+	return m.each([]subject{s}, func(_ subject, t *tally, _ time.Time) {
+		t.settle()
+		*t = tally{pending: t.pending, pendingUntil: t.pendingUntil, expires: t.pendingUntil}
+	})
 }
 
 func (m *memory) known(_ context.Context, account, network string) (bool, error) {

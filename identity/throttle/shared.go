@@ -2,88 +2,76 @@ package throttle
 
 import (
 	"context"
+	_ "embed"
 	"fmt"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 )
 
-// shared counts in Redis: a hash per subject with n, the failures, and u, the end of the
-// wait in milliseconds of Redis' own clock. All keys carry one hash tag, so that a script
-// may touch several.
+// shared counts in Redis, a hash for each subject, by Redis' own clock. All keys carry one hash tag,
+// so that a script may touch several.
 type shared struct {
 	client redis.UniversalClient
 	prefix string
+	rules  rules
+	now    func() time.Time // of tests; nil: Redis' own clock
 }
 
-// The scripts are values, not state.
-func takeScript() *redis.Script {
-	return redis.NewScript(`
-local t = redis.call('TIME')
-local now = t[1] * 1000 + math.floor(t[2] / 1000)
-local longest, window, first = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local wait = 0
-for _, key in ipairs(KEYS) do
-  wait = math.max(wait, tonumber(redis.call('HGET', key, 'u') or '0') - now)
-end
-if wait > 0 then return wait end
-for i, key in ipairs(KEYS) do
-  local over = redis.call('HINCRBY', key, 'n', 1) - tonumber(ARGV[3 + i])
-  if over >= 0 then
-    redis.call('HSET', key, 'u', now + math.min(longest, first * 2 ^ math.min(over, 20)))
-  end
-  redis.call('PEXPIRE', key, window + longest)
-end
-return 0`)
-}
-
-func forgiveScript() *redis.Script {
-	return redis.NewScript(`
-for i, key in ipairs(KEYS) do
-  if redis.call('EXISTS', key) == 1 then
-    local n = redis.call('HINCRBY', key, 'n', -1)
-    if n <= 0 then redis.call('DEL', key)
-    elseif n < tonumber(ARGV[i]) then redis.call('HDEL', key, 'u') end
-  end
-end
-return 0`)
-}
+// tallyLua does what tally.go does.
+//
+//go:embed tally.lua
+var tallyLua string
 
 func (s *shared) key(name string) string { return s.prefix + "{throttle}:" + name }
 
-func (s *shared) keys(subjects []subject) []string {
+// run asks the script to do one thing to all subjects.
+func (s *shared) run(ctx context.Context, what string, subjects []subject) *redis.Cmd {
+	now := int64(0)
+	if s.now != nil {
+		now = s.now().UnixMilli()
+	}
 	keys := make([]string, len(subjects))
+	args := []any{what, now, s.rules.Longest.Milliseconds(), s.rules.Window.Milliseconds(), first.Milliseconds(), pendingLife.Milliseconds(),
+		ticketLife.Milliseconds()}
 	for i, one := range subjects {
 		keys[i] = s.key(one.key)
+		args = append(args, one.most, one.who)
 	}
-	return keys
+	return redis.NewScript(tallyLua).Run(ctx, s.client, keys, args...) // it remembers nothing but the text's digest
 }
 
-func (s *shared) take(ctx context.Context, subjects []subject, longest, window time.Duration) (time.Duration, error) {
-	args := []any{longest.Milliseconds(), window.Milliseconds(), first.Milliseconds()}
-	for _, one := range subjects {
-		args = append(args, one.most)
+func (s *shared) take(ctx context.Context, subjects []subject) (verdict, error) {
+	said, err := s.run(ctx, "take", subjects).Int64Slice()
+	if err != nil || len(said) != 3 {
+		return verdict{}, fmt.Errorf("count attempt: %w", err)
 	}
-	wait, err := takeScript().Run(ctx, s.client, s.keys(subjects), args...).Int64()
-	if err != nil {
-		return 0, fmt.Errorf("count attempt: %w", err)
+	v := verdict{wait: time.Duration(said[0]) * time.Millisecond, line: said[1] == 1, fresh: said[2] == 1}
+	if v.line {
+		v.wait = 1
 	}
-	return time.Duration(wait) * time.Millisecond, nil
+	return v, nil
 }
 
-func (s *shared) forgive(ctx context.Context, subjects []subject) error {
-	args := make([]any, len(subjects))
-	for i, one := range subjects {
-		args[i] = one.most
+func (s *shared) fail(ctx context.Context, subjects []subject) error {
+	if err := s.run(ctx, "fail", subjects).Err(); err != nil {
+		return fmt.Errorf("count failure: %w", err)
 	}
-	if err := forgiveScript().Run(ctx, s.client, s.keys(subjects), args...).Err(); err != nil {
+	return nil
+}
+
+func (s *shared) release(ctx context.Context, subjects []subject) error {
+	if len(subjects) == 0 {
+		return nil
+	}
+	if err := s.run(ctx, "release", subjects).Err(); err != nil {
 		return fmt.Errorf("take attempt back: %w", err)
 	}
 	return nil
 }
 
 func (s *shared) forget(ctx context.Context, one subject) error {
-	if err := s.client.Del(ctx, s.key(one.key)).Err(); err != nil {
+	if err := s.run(ctx, "forget", []subject{one}).Err(); err != nil {
 		return fmt.Errorf("clear failures: %w", err)
 	}
 	return nil

@@ -11,7 +11,10 @@ type Auth struct {
 	// RefreshTTL ends a refresh token that nobody uses, default 720h; SessionTTL ends a login
 	// however often it is refreshed, default 2160h.
 	RefreshTTL time.Duration `yaml:"refresh_ttl"`
-	SessionTTL time.Duration `yaml:"session_ttl"`
+	// RefreshGrace is how long a repeat of a used refresh token gets the same answer again, default
+	// 10s: two tabs at once, or a lost answer. 0: a repeat ends the login.
+	RefreshGrace time.Duration `yaml:"refresh_grace"`
+	SessionTTL   time.Duration `yaml:"session_ttl"`
 	// RotateEvery is how long a signing key signs, default 720h; 0: until told otherwise.
 	RotateEvery time.Duration `yaml:"rotate_every"`
 	// RotateAhead is how long a new signing key is published before it signs, default 2m: longer
@@ -20,6 +23,11 @@ type Auth struct {
 	// OfflineGrace is how long extauthz goes on with what it knows while identity is down, default 5m.
 	OfflineGrace time.Duration `yaml:"offline_grace"`
 	Throttle     Throttle      `yaml:"throttle"`
+	// Registration says who may make an account: RegistrationOpen (default), RegistrationInvite or
+	// RegistrationClosed.
+	Registration string `yaml:"registration"`
+	// RequireOrg lets nobody call models but for an organisation, whose limits then bind everybody.
+	RequireOrg bool `yaml:"require_org"`
 	// PublicURL is where clients reach the gateway, the iss of OAuth2 and ID tokens and the base of
 	// every endpoint in the metadata; default http://<gateway.listen>.
 	PublicURL string `yaml:"public_url"`
@@ -37,8 +45,15 @@ type Throttle struct {
 	Window    time.Duration `yaml:"window"`    // without a failure for so long all is forgotten, default 15m
 }
 
+// Who may make an account.
+const (
+	RegistrationOpen   = "open"   // everybody
+	RegistrationInvite = "invite" // who has the code of an invitation by an ADMIN
+	RegistrationClosed = "closed" // nobody
+)
+
 func defaultAuth() Auth {
-	return Auth{RefreshTTL: 720 * time.Hour, SessionTTL: 2160 * time.Hour, RotateEvery: 720 * time.Hour, RotateAhead: 2 * time.Minute,
+	return Auth{Registration: RegistrationOpen, RefreshTTL: 720 * time.Hour, RefreshGrace: 10 * time.Second, SessionTTL: 2160 * time.Hour, RotateEvery: 720 * time.Hour, RotateAhead: 2 * time.Minute,
 		OfflineGrace: 5 * time.Minute,
 		Throttle:     Throttle{Failures: 5, Addresses: 20, Registers: 100, Longest: 5 * time.Minute, Window: 15 * time.Minute}}
 }
@@ -55,6 +70,8 @@ func (a Auth) validate(v *validator) {
 	between(v, "auth.key_ttl", a.KeyTTL, time.Second, 2*time.Minute)
 	between(v, "auth.refresh_ttl", a.RefreshTTL, time.Minute, 8760*time.Hour)
 	between(v, "auth.session_ttl", a.SessionTTL, time.Minute, 8760*time.Hour)
+	between(v, "auth.refresh_grace", a.RefreshGrace, 0, time.Minute)
+	v.oneOf("auth.registration", a.Registration, RegistrationOpen, RegistrationInvite, RegistrationClosed)
 	if a.RotateEvery != 0 {
 		between(v, "auth.rotate_every", a.RotateEvery, time.Hour, 8760*time.Hour)
 	}

@@ -13,7 +13,6 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
-	"github.com/leaky-tokens/leaky-tokens/internal/wording"
 )
 
 // Kinds of models.
@@ -53,7 +52,7 @@ func (v *validator) oneOf(key, value string, allowed ...string) {
 	if slices.Contains(allowed, value) {
 		return
 	}
-	if near := wording.Nearest(value, allowed); near != "" {
+	if near := nearest(value, allowed); near != "" {
 		v.fail(key, "%q is not known; did you mean %q?", value, near)
 		return
 	}

@@ -9,8 +9,6 @@ import (
 	"net/http"
 	"strings"
 	"unicode/utf8"
-
-	"github.com/leaky-tokens/leaky-tokens/internal/wording"
 )
 
 const (
@@ -50,7 +48,7 @@ func ReadJSON(w http.ResponseWriter, r *http.Request, dst any) error {
 	if err := json.Unmarshal(body, dst); err != nil {
 		if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && wrong.Field != "" {
 			return &Error{Status: http.StatusBadRequest, Message: wrong.Field + " has the wrong type",
-				Fields: []FieldError{{Field: wrong.Field, Message: wording.Member(wrong)}}}
+				Fields: []FieldError{{Field: wrong.Field, Message: "must be a " + wrong.Type.String()}}}
 		}
 		return Fail(http.StatusBadRequest, "malformed JSON")
 	}

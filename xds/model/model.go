@@ -53,6 +53,8 @@ type Route struct {
 
 	Rule     string // facts.RulePublic, facts.RuleAuthenticated or "role:NAME"; never empty
 	Scope    string // what an OAuth2 token must be granted, as facts.ContextScope says
+	NeedsOrg bool   // only for callers who act for an organisation
+	Keys     string // what an API key may do, as attributes.ContextKeys says
 	Audience string // service the signed identity is minted for; empty: none
 	Family   string // shape of errors
 	LLM      *LLM   // nil for everything that is not an LLM call

@@ -2,6 +2,7 @@ package model
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
@@ -42,6 +43,7 @@ func (b *builder) routes() []Route {
 		unknown(),
 	)
 	for i := range routes {
+		routes[i].NeedsOrg = b.cfg.Auth.RequireOrg && routes[i].calls()
 		routes[i].Open = b.cfg.Limits.Outage.For(routes[i].LimitName()) == config.OutageOpen
 		if llm := routes[i].LLM; llm != nil && llm.Route != routeEmbeddings {
 			llm.StateMax = b.cfg.Limits.MaxTokens.For(llm.Route) == config.MaxTokensReject
@@ -197,7 +199,7 @@ func docs() []Route {
 }
 
 // service is one of the control APIs: a path, everything below a prefix, or both.
-type service struct{ path, prefix, cluster, rule, scope, audience string }
+type service struct{ path, prefix, cluster, rule, scope, keys, audience string }
 
 // readWrite is the scope of reading and of everything else.
 const readWrite = attributes.ScopeTokensRead + " " + attributes.ScopeTokensWrite
@@ -205,35 +207,63 @@ const readWrite = attributes.ScopeTokensRead + " " + attributes.ScopeTokensWrite
 // ruleAdmin keeps others out at the edge; the services ask once more.
 const ruleAdmin = "role:" + principal.RoleAdmin
 
-// services are the control APIs. A prefix without its trailing slash is a path of its own.
+// consumePath calls a provider on behalf of the caller.
+const consumePath = "/api/v1/tokens/consume"
+
+// calls says that a request on the route reaches a model, or its stub, and spends tokens.
+func (r Route) calls() bool {
+	switch r.Name {
+	case topology.StubOpenAI, topology.StubGemini, topology.StubQwen:
+		return r.Forward != nil
+	}
+	return r.LLM != nil || r.Match.Path == consumePath
+}
+
+// controlAPIs are the services' own APIs. What makes credentials, organisations or roles asks for
+// a login: neither an API key nor a token that an application was granted turns into a password,
+// a key or a member.
+func controlAPIs() []service {
+	const authenticated, none, read = attributes.RuleAuthenticated, attributes.ScopeNone, attributes.KeysRead
+	admin := func(prefix, cluster string) service {
+		return service{strings.TrimSuffix(prefix, "/"), prefix, cluster, ruleAdmin, attributes.ScopeAdmin, attributes.KeysNone, cluster}
+	}
+	login := func(path string) service {
+		return service{path, path + "/", topology.Identity, authenticated, none, attributes.KeysNone, topology.Identity}
+	}
+	return []service{
+		login("/api/v1/auth/api-keys"),
+		login("/api/v1/auth/password"),
+		// Who is not known yet may come here; identity looks after each path itself.
+		{"", "/api/v1/auth/", topology.Identity, attributes.RulePublic, none, "", topology.Identity},
+		{"", "/oauth2/", topology.Identity, attributes.RulePublic, "", "", topology.Identity},
+		{"", "/.well-known/", topology.Identity, attributes.RulePublic, "", "", topology.Identity},
+		{"/api/v1/me", "/api/v1/me/", topology.Identity, authenticated, attributes.ScopeTokensRead, read, topology.Identity},
+		{"/api/v1/orgs", "/api/v1/orgs/", topology.Identity, authenticated, none, read, topology.Identity},
+		admin("/api/v1/admin/pools/", topology.TokenSvc),
+		admin("/api/v1/admin/ledger/", topology.TokenSvc),
+		admin("/api/v1/admin/sagas/", topology.TokenSvc),
+		admin("/api/v1/admin/", topology.Identity),
+		{consumePath, "", topology.TokenSvc, authenticated, readWrite, "", topology.TokenSvc},
+		{"", "/api/v1/tokens/", topology.TokenSvc, authenticated, readWrite, "", topology.TokenSvc},
+		{"", "/api/v1/analytics/", topology.Analytics, authenticated, attributes.ScopeAnalyticsRead, "", topology.Analytics},
+		{"", "/api/v1/openai/", topology.StubOpenAI, authenticated, readWrite, "", ""},
+		{"", "/api/v1/gemini/", topology.StubGemini, authenticated, readWrite, "", ""},
+		{"", "/api/v1/qwen/", topology.StubQwen, authenticated, readWrite, "", ""},
+	}
+}
+
+// services are the routes of the control APIs. A prefix without its trailing slash is a path of its own.
 func services() []Route {
 	routes := []Route{
 		// Answers for a key given in the clear: for extauthz alone, never for callers.
 		{Name: topology.Identity, Match: Match{Path: "/api/v1/auth/api-keys/validate"}, Rule: attributes.RulePublic, Family: attributes.FamilyProblem,
 			Reply: &Reply{Status: 404, Message: "no such path"}},
 	}
-	for _, s := range []service{
-		// Who is not known yet may come here; identity looks after each path itself. A token that
-		// an application was granted must not turn into a password or a key.
-		{"", "/api/v1/auth/", topology.Identity, attributes.RulePublic, attributes.ScopeNone, topology.Identity},
-		{"", "/oauth2/", topology.Identity, attributes.RulePublic, "", topology.Identity},
-		{"", "/.well-known/", topology.Identity, attributes.RulePublic, "", topology.Identity},
-		{"/api/v1/me", "/api/v1/me/", topology.Identity, attributes.RuleAuthenticated, attributes.ScopeTokensRead, topology.Identity},
-		{"/api/v1/orgs", "/api/v1/orgs/", topology.Identity, attributes.RuleAuthenticated, attributes.ScopeNone, topology.Identity},
-		{"/api/v1/admin/pools", "/api/v1/admin/pools/", topology.TokenSvc, ruleAdmin, attributes.ScopeAdmin, topology.TokenSvc},
-		{"/api/v1/admin/ledger", "/api/v1/admin/ledger/", topology.TokenSvc, ruleAdmin, attributes.ScopeAdmin, topology.TokenSvc},
-		{"/api/v1/admin/sagas", "/api/v1/admin/sagas/", topology.TokenSvc, ruleAdmin, attributes.ScopeAdmin, topology.TokenSvc},
-		{"", "/api/v1/admin/", topology.Identity, ruleAdmin, attributes.ScopeAdmin, topology.Identity},
-		{"", "/api/v1/tokens/", topology.TokenSvc, attributes.RuleAuthenticated, readWrite, topology.TokenSvc},
-		{"", "/api/v1/analytics/", topology.Analytics, attributes.RuleAuthenticated, attributes.ScopeAnalyticsRead, topology.Analytics},
-		{"", "/api/v1/openai/", topology.StubOpenAI, attributes.RuleAuthenticated, readWrite, ""},
-		{"", "/api/v1/gemini/", topology.StubGemini, attributes.RuleAuthenticated, readWrite, ""},
-		{"", "/api/v1/qwen/", topology.StubQwen, attributes.RuleAuthenticated, readWrite, ""},
-	} {
+	for _, s := range controlAPIs() {
 		for _, m := range []Match{{Path: s.path}, {Prefix: s.prefix}} {
 			if m.Path != "" || m.Prefix != "" {
 				routes = append(routes, Route{Name: s.cluster, Match: m, Forward: &Forward{Cluster: s.cluster, Timeout: serviceTimeout},
-					Rule: s.rule, Scope: s.scope, Audience: s.audience, Family: attributes.FamilyProblem})
+					Rule: s.rule, Scope: s.scope, Keys: s.keys, Audience: s.audience, Family: attributes.FamilyProblem})
 			}
 		}
 	}

@@ -155,6 +155,12 @@ func perFilter(r model.Route, g *model.Gateway) map[string]*anypb.Any {
 	if r.Scope != "" {
 		context[attributes.ContextScope] = r.Scope
 	}
+	if r.NeedsOrg {
+		context[attributes.ContextOrg] = attributes.OrgRequired
+	}
+	if r.Keys != "" {
+		context[attributes.ContextKeys] = r.Keys
+	}
 	config := map[string]*anypb.Any{
 		filterAuthz: anyOf(&authzv3.ExtAuthzPerRoute{Override: &authzv3.ExtAuthzPerRoute_CheckSettings{
 			CheckSettings: &authzv3.CheckSettings{ContextExtensions: context, DisableRequestBodyBuffering: true}}}),

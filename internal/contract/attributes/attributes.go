@@ -90,11 +90,20 @@ const (
 	// (GET, HEAD) and one for the rest with a space between; ScopeNone: no scope will do, only
 	// a login or an API key; empty: any.
 	ContextScope = "scope"
+	// ContextOrg is OrgRequired where the caller must act for an organisation; empty: need not.
+	ContextOrg = "org"
+	// ContextKeys is what an API key may do: KeysRead or KeysNone; empty: what its owner may.
+	ContextKeys = "keys"
 
 	RulePublic        = "public"
 	RuleAuthenticated = "authenticated"
 
 	ScopeNone = "-"
+
+	OrgRequired = "required"
+
+	KeysRead = "read" // GET and HEAD
+	KeysNone = "none" // nothing: the route makes or shows credentials, roles or secrets
 
 	FamilyOpenAI  = "openai"
 	FamilyGemini  = "gemini"

@@ -82,17 +82,14 @@ func New(cfg Config) (*Demo, error) {
 // Run sets up accounts, lets the clients loose, drains, and judges. An error says that
 // the demo could not be carried out; a verdict that is not OK is none.
 func (d *Demo) Run(ctx context.Context) (v Verdict, err error) {
-	over := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: d.cfg.Clients + 8, DisableCompression: true}}
-	defer over.CloseIdleConnections()
-	gateway, err := speak(over, d.cfg.Gateway)
-	if err != nil {
-		return Verdict{}, err
-	}
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: d.cfg.Clients + 8, DisableCompression: true}}
+	defer client.CloseIdleConnections()
+	gateway := api{http: client, base: d.cfg.Gateway}
 	accounts, err := openAccounts(ctx, gateway, d.cfg.Admin, d.cfg.Tiers)
 	if err != nil {
 		return Verdict{}, err
 	}
-	stubs, restore, err := d.openStubs(ctx, over)
+	stubs, restore, err := d.openStubs(ctx, client)
 	defer func() {
 		failed := restore(context.WithoutCancel(ctx))
 		if err != nil {
@@ -116,9 +113,9 @@ func (d *Demo) Run(ctx context.Context) (v Verdict, err error) {
 	if err := d.known(before); err != nil {
 		return Verdict{}, err
 	}
-	replicas := &limiters{http: over, urls: d.cfg.Limiters}
+	replicas := &limiters{http: client, urls: d.cfg.Limiters}
 	adopted, unread := replicas.adopted(ctx)
-	outages, err := d.load(ctx, over, accounts, book, w, replicas)
+	outages, err := d.load(ctx, client, accounts, book, w, replicas)
 	if err != nil {
 		return Verdict{}, err
 	}
@@ -141,7 +138,7 @@ func (d *Demo) Run(ctx context.Context) (v Verdict, err error) {
 }
 
 // openStubs paces the stubs; restore undoes it and is never nil.
-func (d *Demo) openStubs(ctx context.Context, over *http.Client) (stubs []*stubBook, restore func(context.Context) error, err error) {
+func (d *Demo) openStubs(ctx context.Context, client *http.Client) (stubs []*stubBook, restore func(context.Context) error, err error) {
 	restore = func(ctx context.Context) error {
 		var errs []error
 		for _, s := range stubs {
@@ -150,11 +147,7 @@ func (d *Demo) openStubs(ctx context.Context, over *http.Client) (stubs []*stubB
 		return errors.Join(errs...)
 	}
 	for _, t := range d.cfg.Targets {
-		stub, err := speak(over, t.Stub)
-		if err != nil {
-			return stubs, restore, err
-		}
-		s := &stubBook{api: stub, provider: t.Provider, served: map[string]Served{}}
+		s := &stubBook{api: api{http: client, base: t.Stub}, provider: t.Provider, served: map[string]Served{}}
 		stubs = append(stubs, s)
 		if err := s.pace(ctx, int(d.cfg.ChunkDelay.Milliseconds())); err != nil {
 			return stubs, restore, err
