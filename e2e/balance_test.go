@@ -43,7 +43,7 @@ func TestQuotaLookups(t *testing.T) {
 		caller        stacktest.Account
 		status        int
 	}{
-		{"?provider=openai", `"remainingTokens":800,"resetTime":"20`, who, 200},
+		{"?provider=openai", `"remainingTokens":800,"resetTime":null`, who, 200},
 		{"?provider=%20OpenAI%20&userId=" + strings.ToUpper(who.ID), who.ID, who, 200},
 		{"?provider=openai&userId=" + who.ID, `"totalTokens":800,`, admin, 200},
 		{"?provider=openai&userId=" + who.ID, "", other, 403},
@@ -76,9 +76,9 @@ func TestQuotaLookups(t *testing.T) {
 			}
 		}
 	}
-	q := quotaOf(t, who, "?provider=openai")
+	q := quotaOf(t, who, "/org?provider=openai&orgId="+org)
 	if left := time.Until(*q.ResetTime); left < 23*time.Hour || left > 24*time.Hour || q.UpdatedAt.IsZero() {
-		t.Errorf("want a window of a day, got %+v", q)
+		t.Errorf("of what was granted: want a window of a day, got %+v", q)
 	}
 	wantProblem(t, request(t, "GET", pathQuota+"?provider=openai", "", nil), 401, "")
 }

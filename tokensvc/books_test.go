@@ -162,6 +162,33 @@ func TestAdminGrantsAdjustsAndRefunds(t *testing.T) {
 	w.balanced()
 }
 
+// A grant is a quota that refills, unless it says otherwise, and a pool keeps its way.
+func TestGrantsRefill(t *testing.T) {
+	t.Parallel()
+	w := migrated(t)
+	order := func(provider, refill string) string {
+		return fmt.Sprintf(`{"userId":"%s","provider":"%s","tokens":100,"reason":"a reason"%s}`, alice, provider, refill)
+	}
+	for _, tc := range []struct {
+		body    string
+		status  int
+		refills bool
+	}{
+		{order("openai", ""), 200, true}, {order("openai", `,"refill":"window"`), 200, true}, {order("openai", `,"refill":"never"`), 409, false},
+		{order("gemini", `,"refill":"never"`), 200, false}, {order("gemini", ""), 200, false}, {order("gemini", `,"refill":"window"`), 409, false},
+		{order("qwen", `,"refill":"daily"`), 400, false},
+	} {
+		got := w.post(grantPath, tc.body, admin(), "")
+		if got.status != tc.status || tc.status == 200 && (got.body["resetTime"] != nil) != tc.refills {
+			t.Errorf("%s: want %d, refills %t, got %d %v", tc.body, tc.status, tc.refills, got.status, got.body)
+		}
+	}
+	if got := w.post(adjustPath, `{"userId":"`+alice+`","provider":"openai","tokens":-1,"reason":"x","refill":"window"}`, admin(), ""); got.status != 400 {
+		t.Errorf("of tokens that are taken: want 400, got %d %v", got.status, got.body)
+	}
+	w.balanced()
+}
+
 func TestLedgerPages(t *testing.T) {
 	t.Parallel()
 	w := migrated(t)

@@ -34,14 +34,22 @@ func (s *guarded) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	httpapi.WriteJSON(w, http.StatusOK, map[string]bool{"ok": true})
 }
 
+// renew gives every part a new certificate now, as xds does at half of their life.
+func (g *gateway) renew(t *testing.T) {
+	t.Helper()
+	if err := g.xds.RenewCertificates(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func (s *guarded) seen() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.serials)
 }
 
-// startMutual is a gateway whose parts show each other certificates of a short life.
-func startMutual(t *testing.T, lifetime time.Duration) (*gateway, *guarded, *config.Config) {
+// startMutual is a gateway whose parts show each other certificates.
+func startMutual(t *testing.T) (*gateway, *guarded, *config.Config) {
 	t.Helper()
 	service := &guarded{serials: map[string]bool{}}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -52,7 +60,7 @@ func startMutual(t *testing.T, lifetime time.Duration) (*gateway, *guarded, *con
 	var asked *config.Config
 	var dir string
 	g := startWith(t, func(g *gateway, c *config.Config) {
-		c.TLS = config.TLS{Mode: config.TLSMutual, Lifetime: lifetime}
+		c.TLS = config.TLS{Mode: config.TLSMutual, Lifetime: time.Hour}
 		c.Services.TokenSvc.HTTP = service.address
 		asked, dir = c, g.dir
 		done := make(chan error, 1)
@@ -68,10 +76,12 @@ func startMutual(t *testing.T, lifetime time.Duration) (*gateway, *guarded, *con
 	return g, service, asked
 }
 
-// TestCertificatesRotateWithoutALostRequest under load, twice and more.
+// TestCertificatesRotateWithoutALostRequest under load, three times. They are renewed by hand:
+// on a busy machine a certificate of seconds expires before Envoy has the next one. That they
+// are renewed at half of their life is internal/mtls's to show.
 func TestCertificatesRotateWithoutALostRequest(t *testing.T) {
 	t.Parallel()
-	g, service, _ := startMutual(t, 2*time.Second)
+	g, service, _ := startMutual(t)
 	stop := make(chan struct{})
 	var clients sync.WaitGroup
 	var lost, calls atomic.Int64
@@ -91,19 +101,22 @@ func TestCertificatesRotateWithoutALostRequest(t *testing.T) {
 			}
 		})
 	}
-	testenv.Eventually(t, "two rotations", func() bool { return service.seen() >= 3 })
+	for n := range 3 {
+		g.renew(t)
+		testenv.Eventually(t, "the service sees the new certificate", func() bool { return service.seen() >= n+2 })
+	}
 	close(stop)
 	clients.Wait()
+	t.Logf("%d requests, %d certificates, %d lost", calls.Load(), service.seen(), lost.Load())
 	if lost.Load() > 0 {
 		t.Errorf("lost %d of %d requests", lost.Load(), calls.Load())
 	}
-	t.Logf("%d requests, %d certificates, none lost", calls.Load(), service.seen())
 }
 
 // TestEnvoyProvesItselfToXDS also after its certificate was renewed and xds restarted.
 func TestEnvoyProvesItselfToXDS(t *testing.T) {
 	t.Parallel()
-	g, service, cfg := startMutual(t, 3*time.Second)
+	g, service, cfg := startMutual(t)
 	if a := g.do(t, "GET", "/api/v1/tokens/quota", ""); a.status != 200 || service.calls.Load() != 1 {
 		t.Fatalf("want the service reached, got %+v", a)
 	}
@@ -119,6 +132,7 @@ func TestEnvoyProvesItselfToXDS(t *testing.T) {
 	if err == nil {
 		t.Error("xds answered a caller without a certificate")
 	}
+	g.renew(t)
 	testenv.Eventually(t, "a renewed certificate", func() bool {
 		g.do(t, "GET", "/api/v1/tokens/quota", "")
 		return service.seen() >= 2

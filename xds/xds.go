@@ -129,7 +129,8 @@ func (x *XDS) Run(ctx context.Context, ln net.Listener) error {
 		if err := x.publish(ctx, x.cfg, x.first); err != nil {
 			return fmt.Errorf("publish the first configuration: %w", err)
 		}
-		files := config.Watcher{Every: x.poll, Reload: x.reload, Files: func() []string {
+		// The built-in file never changes; any other may have since it was read.
+		files := config.Watcher{Every: x.poll, Reload: x.reload, Known: x.source.path == "", Files: func() []string {
 			return []string{x.source.path,
 				x.source.limitsFile(x.watched())}
 		}}

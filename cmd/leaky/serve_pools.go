@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go"
@@ -53,7 +54,7 @@ func openBooks(s service, db *pgxpool.Pool, nc *nats.Conn, store *tokensvc.Store
 		return nil, err
 	}
 	api, err := pools.New(pools.Config{DB: db, Ready: store.Ready, Members: members, Providers: slices.Sorted(maps.Keys(s.cfg.Providers)),
-		Policy: poolPolicy(c), Metrics: s.metrics, Log: s.log})
+		Policy: poolPolicy(c.GrantRefill, c.Window), Metrics: s.metrics, Log: s.log})
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +71,7 @@ func (b *books) Run(ctx context.Context) error {
 }
 
 // poolPolicy is how pools refill that are made from now on.
-func poolPolicy(c config.Pools) func() ledger.Policy {
-	policy := ledger.Policy{Prepaid: c.Refill == config.RefillNever, Window: c.Window}
+func poolPolicy(refill string, window time.Duration) func() ledger.Policy {
+	policy := ledger.Policy{Prepaid: refill == config.RefillNever, Window: window}
 	return func() ledger.Policy { return policy }
 }

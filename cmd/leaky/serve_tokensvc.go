@@ -35,7 +35,7 @@ func serveTokenSvc(ctx context.Context, s service) error {
 	}
 	defer nc.Close()
 	members := membership.NewClient(nc)
-	purchases, err := openPurchases(s, pool, members, poolPolicy(s.cfg.Pools))
+	purchases, err := openPurchases(s, pool, members, poolPolicy(s.cfg.Pools.Refill, s.cfg.Pools.Window))
 	if err != nil {
 		return err
 	}

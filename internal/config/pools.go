@@ -10,7 +10,8 @@ const (
 
 // Pools are the tokens that accounts own, and how they are told of.
 type Pools struct {
-	Refill        string        `yaml:"refill"`         // of new pools: window (default) or never
+	Refill        string        `yaml:"refill"`         // of pools that a purchase makes: never (default) or window
+	GrantRefill   string        `yaml:"grant_refill"`   // of pools that a grant makes: window (default) or never
 	Window        time.Duration `yaml:"window"`         // of new pools that refill, default 24h
 	ExpireEvery   time.Duration `yaml:"expire_every"`   // how often credits that are over are taken back, default 10s
 	AnnounceEvery time.Duration `yaml:"announce_every"` // how often ratelimit is told what usage has left, default 10s
@@ -26,12 +27,13 @@ type Outbox struct {
 }
 
 func defaultPools() Pools {
-	return Pools{Refill: RefillWindow, Window: 24 * time.Hour, ExpireEvery: 10 * time.Second, AnnounceEvery: 10 * time.Second,
+	return Pools{Refill: RefillNever, GrantRefill: RefillWindow, Window: 24 * time.Hour, ExpireEvery: 10 * time.Second, AnnounceEvery: 10 * time.Second,
 		Outbox: Outbox{PollEvery: 2 * time.Second, Batch: 1000, Attempts: 8, Keep: time.Hour}}
 }
 
 func (p Pools) validate(v *validator) {
 	v.oneOf("pools.refill", p.Refill, RefillWindow, RefillNever)
+	v.oneOf("pools.grant_refill", p.GrantRefill, RefillWindow, RefillNever)
 	between(v, "pools.window", p.Window, time.Minute, 366*24*time.Hour)
 	between(v, "pools.expire_every", p.ExpireEvery, 100*time.Millisecond, time.Hour)
 	between(v, "pools.announce_every", p.AnnounceEvery, 100*time.Millisecond, time.Hour)

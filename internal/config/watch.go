@@ -2,8 +2,7 @@ package config
 
 import (
 	"context"
-	"errors"
-	"io/fs"
+	"crypto/sha256"
 	"maps"
 	"os"
 	"time"
@@ -30,24 +29,28 @@ type Watcher struct {
 	Files  func() []string // asked before each look; empty names are left out
 	Every  time.Duration   // default 1s
 	Reload <-chan struct{} // counts as a change; may be nil
+	Known  bool            // what the files hold at the begin is known; else it may be newer than what was read before
 }
 
-// Run calls changed after each change until ctx ends. A file that goes away has changed,
-// and again when it is back.
+// Run calls changed once at its begin, unless that is Known, and after each change until ctx
+// ends. A file that goes away has changed, and again when it is back.
 func (w Watcher) Run(ctx context.Context, changed func()) {
 	setDefault(&w.Every, watchEvery)
 	tick := time.NewTicker(w.Every)
 	defer tick.Stop()
-	seen := w.stamps()
+	seen := w.look() // before it is read: what changes meanwhile is seen by the next look
+	if !w.Known {
+		changed()
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-w.Reload:
-			seen = w.stamps() // before it is read: what changes meanwhile is seen by the next look
+			seen = w.look()
 			changed()
 		case <-tick.C:
-			if now := w.stamps(); !same(seen, now) {
+			if now := w.look(); !maps.Equal(seen, now) {
 				seen = now
 				changed()
 			}
@@ -55,27 +58,21 @@ func (w Watcher) Run(ctx context.Context, changed func()) {
 	}
 }
 
-// stamps are the files that are there; nil stands for one that is being replaced. One
-// that stays away is reported by who reads it.
-func (w Watcher) stamps() map[string]fs.FileInfo {
-	found := map[string]fs.FileInfo{}
+// look gives what stands for each file's content: its hash, or why it cannot be read. A time
+// stamp would not do: two writes within one tick of the file system's clock have the same.
+func (w Watcher) look() map[string]string {
+	found := map[string]string{}
 	for _, path := range w.Files() {
 		if path == "" {
 			continue
 		}
-		info, err := os.Stat(path)
-		if err == nil || errors.Is(err, fs.ErrNotExist) {
-			found[path] = info
+		text, err := os.ReadFile(path)
+		if err != nil {
+			found[path] = err.Error()
+			continue
 		}
+		sum := sha256.Sum256(text)
+		found[path] = string(sum[:])
 	}
 	return found
-}
-
-func same(a, b map[string]fs.FileInfo) bool {
-	return maps.EqualFunc(a, b, func(x, y fs.FileInfo) bool {
-		if x == nil || y == nil {
-			return x == nil && y == nil
-		}
-		return os.SameFile(x, y) && x.Size() == y.Size() && x.ModTime().Equal(y.ModTime())
-	})
 }

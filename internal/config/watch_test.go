@@ -2,6 +2,7 @@ package config
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -40,6 +41,7 @@ func TestWatchTakesGoodFilesAndLeavesBadOnes(t *testing.T) {
 		})
 	}()
 	<-looked
+	<-taken // what is there at the begin
 	put("flags: {gateway: {rate_limitin: false}}\n")
 	for range 3 { // it is looked at, and not taken
 		<-looked
@@ -60,6 +62,64 @@ func TestWatchTakesGoodFilesAndLeavesBadOnes(t *testing.T) {
 	}
 	cancel()
 	<-done
+}
+
+// TestNoChangeIsMissed: neither one that comes before the first look, nor one that a file's
+// size and time stamp do not tell.
+func TestNoChangeIsMissed(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "leaky.yaml")
+	stamp := time.Now().Add(-time.Hour)
+	put := func(text string) { // in place, within one tick of the file system's clock
+		t.Helper()
+		if err := errors.Join(os.WriteFile(path, []byte(text), 0o600), os.Chtimes(path, stamp, stamp)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("a: 1")
+	before, err := os.ReadFile(path) // as a service reads it at its start
+	if err != nil {
+		t.Fatal(err)
+	}
+	put("a: 2")
+	ctx, cancel := context.WithCancel(t.Context())
+	seen, done := make(chan string, 8), make(chan struct{})
+	go func() {
+		defer close(done)
+		Watcher{Every: time.Millisecond, Files: func() []string { return []string{path} }}.Run(ctx, func() {
+			text, err := os.ReadFile(path)
+			if err == nil && len(text) == len(before) { // else it is in the middle of a write: the next look sees the rest
+				seen <- string(text)
+			}
+		})
+	}()
+	for _, want := range []string{"a: 2", "a: 3", "a: 4"} {
+		if want != "a: 2" {
+			put(want)
+		}
+		select {
+		case got := <-seen:
+			if got != want {
+				t.Errorf("want %q, got %q", want, got)
+			}
+		case <-time.After(time.Minute):
+			t.Fatalf("%q is never taken", want)
+		}
+	}
+	cancel()
+	<-done
+}
+
+// What is bought is prepaid, what is granted is a quota.
+func TestPoolsRefillByDefault(t *testing.T) {
+	t.Parallel()
+	c, err := Parse(nil)
+	if err != nil || c.Pools.Refill != RefillNever || c.Pools.GrantRefill != RefillWindow {
+		t.Errorf("want never and window, got %+v, %v", c.Pools, err)
+	}
+	if _, err := Parse([]byte("pools: {grant_refill: daily}\n")); err == nil {
+		t.Error("want a refill that there is not refused")
+	}
 }
 
 func TestSectionsOfTheGateway(t *testing.T) {

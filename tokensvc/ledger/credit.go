@@ -26,6 +26,7 @@ type Purchase struct {
 	Reason    string    // shown in the ledger; at most 500 bytes
 	ExpiresAt *time.Time
 	Policy    Policy    // of the pool if it is made now
+	Refill    string    // RefillWindow or RefillNever: the pool must refill so; empty: as Policy says, or as it does
 	Most      int64     // the pool's total may not exceed it; 0: no cap
 	At        time.Time // when it happens; zero: now, by Postgres
 }
@@ -33,16 +34,22 @@ type Purchase struct {
 // Credit adds tokens in the caller's transaction and tells ratelimit at its commit. A
 // reference that was credited before changes nothing. A refund to a pool that refills
 // lasts until its window ends, as what it gives back did. Errors are ErrInvalid,
-// ErrOverflow, ErrOverCap, ErrReferenceTaken or what Postgres says; after one of them the
+// ErrOverflow, ErrOverCap, ErrRefill, ErrReferenceTaken or what Postgres says; after one of them the
 // transaction must be rolled back.
 func Credit(ctx context.Context, tx pgx.Tx, c Purchase) error {
 	k, counter, err := c.check()
 	if err != nil {
 		return err
 	}
+	if c.Refill != "" {
+		c.Policy.Prepaid = c.Refill == RefillNever
+	}
 	b, pool, err := open(ctx, tx, k, c.Policy, c.At)
 	if err != nil {
 		return err
+	}
+	if c.Refill != "" && c.Refill != pool.Refill() {
+		return fmt.Errorf("credit %d tokens to %s: %w (%s)", c.Tokens, k.Account, ErrRefill, pool.Refill())
 	}
 	done, err := posted(ctx, b.q, c.Reference, k, c.Tokens)
 	if done || err != nil {
@@ -85,6 +92,8 @@ func (c *Purchase) check() (Key, string, error) {
 		return k, "", fmt.Errorf("%w: kind %q", ErrInvalid, c.Kind)
 	case c.Tokens < 1:
 		return k, "", fmt.Errorf("%w: %d tokens", ErrInvalid, c.Tokens)
+	case c.Refill != "" && c.Refill != RefillWindow && c.Refill != RefillNever:
+		return k, "", fmt.Errorf("%w: refill %q", ErrInvalid, c.Refill)
 	}
 	return k, counter, errors.Join(checkTexts(c.Reference, c.Reason), checkOwn(c.Reference))
 }

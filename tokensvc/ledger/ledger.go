@@ -52,10 +52,18 @@ var (
 	ErrUnknownReference = errors.New("no credit has this reference")
 	// ErrNoPool says that the account has no pool for the provider.
 	ErrNoPool = errors.New("no such pool")
+	// ErrRefill says that the pool is there and refills otherwise than was asked for.
+	ErrRefill = errors.New("the pool refills otherwise")
 	// ErrInvalid says that an order makes no sense, whatever the state of the books.
 	ErrInvalid = errors.New("invalid order")
 	// ErrCorrupt says that the books contradict themselves; nothing was written.
 	ErrCorrupt = errors.New("ledger is inconsistent")
+)
+
+// How a pool refills.
+const (
+	RefillWindow = "window" // full again at the end of each window: a quota
+	RefillNever  = "never"  // what is spent is gone: prepaid
 )
 
 // Policy is how a new pool refills; a pool that is there keeps its own.

@@ -47,6 +47,14 @@ func (p *Pool) State(at time.Time) balance.State {
 	return s
 }
 
+// Refill is RefillWindow or RefillNever.
+func (p *Pool) Refill() string {
+	if p.Window > 0 {
+		return RefillWindow
+	}
+	return RefillNever
+}
+
 func (p *Pool) unit() string { return unit(p.Provider) }
 
 // post changes what remains and notes the entry of it.

@@ -105,7 +105,7 @@ func (b *books) add(r tokensdb.ReadPoolsRow) {
 	if r.IsOrg {
 		p.Account = Account(uuid.Nil, r.Owner)
 	}
-	if r.Refill == refillWindow {
+	if r.Refill == RefillWindow {
 		p.Window, p.Anchor = time.Duration(r.WindowUs)*time.Microsecond, r.Anchor
 		if r.ResetTime != nil {
 			p.ResetTime = *r.ResetTime
@@ -136,10 +136,7 @@ func (b *books) readLots(ctx context.Context) error {
 	return nil
 }
 
-const (
-	refillWindow = "window"
-	refillNever  = "never"
-)
+const ()
 
 // open locks one pool and makes it if need be.
 func open(ctx context.Context, tx pgx.Tx, k Key, policy Policy, at time.Time) (*books, *Pool, error) {
@@ -156,7 +153,7 @@ func open(ctx context.Context, tx pgx.Tx, k Key, policy Policy, at time.Time) (*
 			return nil, nil, fmt.Errorf("ask for the time: %w", err)
 		}
 	}
-	made := tokensdb.MakeUserPoolParams{Owner: who.id, Provider: k.Provider, Refill: refillNever, WindowUs: DefaultWindow.Microseconds(),
+	made := tokensdb.MakeUserPoolParams{Owner: who.id, Provider: k.Provider, Refill: RefillNever, WindowUs: DefaultWindow.Microseconds(),
 		At: at}
 	if !policy.Prepaid {
 		window := policy.Window
@@ -164,7 +161,7 @@ func open(ctx context.Context, tx pgx.Tx, k Key, policy Policy, at time.Time) (*
 			window = DefaultWindow
 		}
 		end := at.Add(window)
-		made.Refill, made.WindowUs, made.ResetTime = refillWindow, window.Microseconds(), &end
+		made.Refill, made.WindowUs, made.ResetTime = RefillWindow, window.Microseconds(), &end
 	}
 	if who.org {
 		err = b.q.MakeOrgPool(ctx, tokensdb.MakeOrgPoolParams(made))

@@ -31,6 +31,7 @@ type order struct {
 	Reason    *string    `json:"reason"`
 	Reference *string    `json:"reference"` // makes it happen once; Idempotency-Key says the same
 	ExpiresAt *time.Time `json:"expiresAt"`
+	Refill    *string    `json:"refill"` // window or never; the pool must refill so, or be made now
 }
 
 // checked is an order that makes sense.
@@ -39,6 +40,7 @@ type checked struct {
 	tokens            int64
 	reference, reason string
 	expires           *time.Time
+	refill            string
 	actor             uuid.UUID
 }
 
@@ -104,7 +106,7 @@ func (a *API) credit(w http.ResponseWriter, r *http.Request, status int, o check
 	return a.write(w, r, status, o, func(ctx context.Context, tx pgx.Tx) error {
 		return ledger.Credit(ctx, tx, ledger.Purchase{Account: o.key().Account, UserID: o.actor, Provider: o.provider, Tokens: o.tokens,
 			Kind:      kind,
-			Reference: o.reference, Reason: o.reason, ExpiresAt: o.expires, Policy: a.cfg.Policy()})
+			Reference: o.reference, Reason: o.reason, ExpiresAt: o.expires, Policy: a.cfg.Policy(), Refill: o.refill})
 	})
 }
 
@@ -157,7 +159,7 @@ func (a *API) read(w http.ResponseWriter, r *http.Request, action string, comple
 
 // check finds what is wrong with an order, in the order of its fields.
 func (b order) check(action, key string, now time.Time) (checked, error) {
-	o := checked{reason: strings.TrimSpace(text(b.Reason)), expires: b.ExpiresAt}
+	o := checked{reason: strings.TrimSpace(text(b.Reason)), expires: b.ExpiresAt, refill: strings.TrimSpace(text(b.Refill))}
 	var err error
 	var id uuid.UUID
 	switch user, org := strings.TrimSpace(text(b.UserID)), strings.TrimSpace(text(b.OrgID)); {
@@ -188,6 +190,8 @@ func (b order) check(action, key string, now time.Time) (checked, error) {
 		return o, bad("reason must be at most %d bytes without control characters", longestReason)
 	case o.expires != nil && (*b.Tokens < 0 || !o.expires.After(now) || o.expires.Year() > 9999):
 		return o, bad("expiresAt must be in the future, and of tokens that are given")
+	case o.refill != "" && (*b.Tokens < 0 || o.refill != ledger.RefillWindow && o.refill != ledger.RefillNever):
+		return o, bad("refill must be window or never, and of tokens that are given")
 	}
 	o.tokens = *b.Tokens
 	o.reference, err = reference(action, text(b.Reference), key)

@@ -30,11 +30,11 @@ type Members interface {
 // Config is what New needs.
 type Config struct {
 	DB        *pgxpool.Pool
-	Ready     func() bool // the schema is in place
-	Members   Members     // nil: a caller belongs to the organisation that she acts for
-	Providers []string    // names, lower-case
-	Policy    func() ledger.Policy
-	Timeout   time.Duration // of one request to Postgres, default 2 s
+	Ready     func() bool          // the schema is in place
+	Members   Members              // nil: a caller belongs to the organisation that she acts for
+	Providers []string             // names, lower-case
+	Policy    func() ledger.Policy // of a pool that a grant makes; nil: windows of a day
+	Timeout   time.Duration        // of one request to Postgres, default 2 s
 	Metrics   prometheus.Registerer
 	Log       *slog.Logger
 }
@@ -101,6 +101,8 @@ func (a *API) fail(r *http.Request, err error) error {
 		return httpapi.Fail(http.StatusNotFound, "quota not found")
 	case errors.Is(err, ledger.ErrOverflow):
 		return bad("tokens exceed what a pool can hold")
+	case errors.Is(err, ledger.ErrRefill):
+		return httpapi.Fail(http.StatusConflict, "the account has a pool that refills otherwise")
 	case errors.Is(err, ledger.ErrShort):
 		return httpapi.Fail(http.StatusConflict, "the pool does not hold so many tokens")
 	case errors.Is(err, ledger.ErrReferenceTaken):

@@ -13,6 +13,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/tokensvc/ledger"
 )
 
 const (
@@ -31,6 +32,7 @@ type body struct {
 	OrgID    *string `json:"orgId"`
 	Provider *string `json:"provider"`
 	Tokens   *int64  `json:"tokens"`
+	Refill   *string `json:"refill"` // window or never: of the pool; absent: the default, or what the pool does
 }
 
 // order is a request that passed every check but whether the caller may.
@@ -39,6 +41,7 @@ type order struct {
 	org      *uuid.UUID
 	provider string
 	tokens   int64
+	refill   string // empty: not stated
 	key      string // empty: none
 }
 
@@ -59,7 +62,10 @@ func (b body) read(who principal.Principal, keys, providers []string) (order, er
 	case *b.Tokens > maxTokens:
 		return o, bad("tokens must be at most %d", maxTokens)
 	}
-	o.tokens = *b.Tokens
+	o.tokens, o.refill = *b.Tokens, strings.TrimSpace(value(b.Refill, ""))
+	if o.refill != "" && o.refill != ledger.RefillWindow && o.refill != ledger.RefillNever {
+		return o, bad("refill must be window or never")
+	}
 	var err error
 	if o.key, err = readKey(keys); err != nil {
 		return o, err
@@ -101,7 +107,11 @@ func (o order) hash() []byte {
 	if o.org != nil {
 		org = o.org.String()
 	}
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%s\n%d", o.user, org, o.provider, o.tokens))
+	text := fmt.Appendf(nil, "%s\n%s\n%s\n%d", o.user, org, o.provider, o.tokens)
+	if o.refill != "" {
+		text = fmt.Appendf(text, "\n%s", o.refill)
+	}
+	sum := sha256.Sum256(text)
 	return sum[:]
 }
 

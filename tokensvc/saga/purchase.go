@@ -16,6 +16,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/tokensvc/ledger"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/tokensdb"
 )
 
@@ -135,7 +136,7 @@ func (s *Service) draft(who principal.Principal, o order) Saga {
 	price := s.cfg.Price(o.provider)
 	row := Saga{ID: s.cfg.NewID(), UserID: o.user, OrgID: o.org, Provider: o.provider, Tokens: o.tokens, Status: string(Started),
 		CreatedAt: now, UpdatedAt: now,
-		Amount: amount(o.tokens, price), Currency: s.cfg.Currency, Price: price, QuotaMax: s.cfg.QuotaMax(who.Tier)}
+		Amount: amount(o.tokens, price), Currency: s.cfg.Currency, Price: price, QuotaMax: s.cfg.QuotaMax(who.Tier), Refill: o.refill}
 	if o.key != "" {
 		row.IdempotencyKey = &o.key
 	}
@@ -157,7 +158,7 @@ func (s *Service) write(ctx context.Context, caller uuid.UUID, row Saga, o order
 	err := db.InsertSaga(ctx, tokensdb.InsertSagaParams{ID: row.ID, UserID: row.UserID, OrgID: row.OrgID, Provider: row.Provider,
 		Tokens:         row.Tokens,
 		IdempotencyKey: row.IdempotencyKey, CreatedAt: row.CreatedAt, Amount: row.Amount, Currency: row.Currency, Price: row.Price,
-		QuotaMax: row.QuotaMax, CorrelationID: row.CorrelationID})
+		QuotaMax: row.QuotaMax, CorrelationID: row.CorrelationID, Refill: row.Refill})
 	if err != nil {
 		return fmt.Errorf("write purchase: %w", err)
 	}
@@ -195,8 +196,19 @@ func (s *Service) earlier(ctx context.Context, caller uuid.UUID, o order) (int, 
 	return int(found.Status), found.Answer, nil
 }
 
-// fits holds a purchase against the cap of the buyer's tier. The credit checks again.
+// fits holds a purchase against the pool that is there and the cap of the buyer's tier. The
+// credit checks again.
 func (s *Service) fits(ctx context.Context, row Saga) error {
+	if row.Refill != "" {
+		pool, err := ledger.Find(ctx, s.cfg.Pool, ledger.Key{Account: account(row), Provider: row.Provider})
+		switch {
+		case errors.Is(err, ledger.ErrNoPool): // it is made as stated
+		case err != nil:
+			return fmt.Errorf("read pool: %w", err)
+		case pool.Refill() != row.Refill:
+			return httpapi.Fail(http.StatusConflict, "the account has a pool that refills otherwise")
+		}
+	}
 	if row.QuotaMax <= 0 {
 		return nil
 	}

@@ -74,7 +74,7 @@ type Config struct {
 	Enabled   func() bool                 // false: purchases are refused (flags.token_service.saga_purchases)
 	Price     func(provider string) int64 // minor units per million tokens, at least 1
 	QuotaMax  func(tier string) int64     // most tokens that a buyer's pool may hold; 0: no bound
-	Policy    func() ledger.Policy        // of a pool that a purchase makes; nil: the ledger\'s own
+	Policy    func() ledger.Policy        // of a pool that a purchase makes; nil: prepaid
 	Currency  string                      // ISO 4217, lower-case
 	Owner     string                      // names this replica in leases; default host and process
 	Workers   int                         // purchases carried on at once, default 8
@@ -117,7 +117,7 @@ func New(cfg Config) (*Service, error) {
 		cfg.Boundary = func(string) {}
 	}
 	if cfg.Policy == nil {
-		cfg.Policy = func() ledger.Policy { return ledger.Policy{} }
+		cfg.Policy = func() ledger.Policy { return ledger.Policy{Prepaid: true} }
 	}
 	if cfg.NewID == nil {
 		cfg.NewID = uuid.New

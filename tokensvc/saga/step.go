@@ -180,12 +180,12 @@ func (s *Service) book(ctx context.Context, tx pgx.Tx, from Status, next Saga) e
 // against the tier's cap: of two purchases at once that fit one by one, the second is refused here.
 func (s *Service) credit(ctx context.Context, tx pgx.Tx, row Saga) error {
 	c := ledger.Purchase{UserID: row.UserID, Provider: row.Provider, Tokens: row.Tokens, Reference: row.ID.String(), Reason: "purchase",
-		Policy: s.cfg.Policy()}
+		Policy: s.cfg.Policy(), Refill: row.Refill}
 	if row.OrgID != nil {
 		c.OrgID = *row.OrgID
 	}
 	err := ledger.Credit(ctx, tx, c)
-	if errors.Is(err, ledger.ErrOverflow) {
+	if errors.Is(err, ledger.ErrOverflow) || errors.Is(err, ledger.ErrRefill) {
 		return fmt.Errorf("%w: %w", errRefused, err)
 	}
 	if err != nil {

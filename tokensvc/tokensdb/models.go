@@ -149,6 +149,7 @@ type TokenPurchaseSaga struct {
 	LeaseToken     *uuid.UUID
 	LeaseOwner     string
 	LeaseUntil     *time.Time
+	Refill         string
 }
 
 type TokenPurchaseStep struct {

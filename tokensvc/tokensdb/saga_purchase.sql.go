@@ -35,7 +35,7 @@ func (q *Queries) FindPurchaseKey(ctx context.Context, arg FindPurchaseKeyParams
 }
 
 const findSaga = `-- name: FindSaga :one
-SELECT id, user_id, org_id, provider, tokens, idempotency_key, status, created_at, updated_at, amount, currency, price, correlation_id, quota_max, backward, recovered, asks, payment_id, failure, attempts, last_error, parked_at, park_reason, next_at, lease_token, lease_owner, lease_until FROM token_purchase_saga WHERE id = $1
+SELECT id, user_id, org_id, provider, tokens, idempotency_key, status, created_at, updated_at, amount, currency, price, correlation_id, quota_max, backward, recovered, asks, payment_id, failure, attempts, last_error, parked_at, park_reason, next_at, lease_token, lease_owner, lease_until, refill FROM token_purchase_saga WHERE id = $1
 `
 
 func (q *Queries) FindSaga(ctx context.Context, id uuid.UUID) (TokenPurchaseSaga, error) {
@@ -69,14 +69,15 @@ func (q *Queries) FindSaga(ctx context.Context, id uuid.UUID) (TokenPurchaseSaga
 		&i.LeaseToken,
 		&i.LeaseOwner,
 		&i.LeaseUntil,
+		&i.Refill,
 	)
 	return i, err
 }
 
 const insertSaga = `-- name: InsertSaga :exec
 WITH written AS (
-INSERT INTO token_purchase_saga (id, user_id, org_id, provider, tokens, idempotency_key, status, created_at, updated_at, amount, currency, price, quota_max, correlation_id, next_at)
-VALUES ($1, $2, $3, $4, $5, $6, 'STARTED', $7, $7, $8, $9, $10, $11, $12, now()))
+INSERT INTO token_purchase_saga (id, user_id, org_id, provider, tokens, idempotency_key, status, created_at, updated_at, amount, currency, price, quota_max, correlation_id, refill, next_at)
+VALUES ($1, $2, $3, $4, $5, $6, 'STARTED', $7, $7, $8, $9, $10, $11, $12, $13, now()))
 SELECT pg_notify('leaky_sagas', '')
 `
 
@@ -93,6 +94,7 @@ type InsertSagaParams struct {
 	Price          int64
 	QuotaMax       int64
 	CorrelationID  string
+	Refill         string
 }
 
 // Wakes the workers at commit.
@@ -110,6 +112,7 @@ func (q *Queries) InsertSaga(ctx context.Context, arg InsertSagaParams) error {
 		arg.Price,
 		arg.QuotaMax,
 		arg.CorrelationID,
+		arg.Refill,
 	)
 	return err
 }
@@ -153,7 +156,7 @@ func (q *Queries) ListSagaSteps(ctx context.Context, sagaID uuid.UUID) ([]ListSa
 }
 
 const listSagas = `-- name: ListSagas :many
-SELECT id, user_id, org_id, provider, tokens, idempotency_key, status, created_at, updated_at, amount, currency, price, correlation_id, quota_max, backward, recovered, asks, payment_id, failure, attempts, last_error, parked_at, park_reason, next_at, lease_token, lease_owner, lease_until FROM token_purchase_saga
+SELECT id, user_id, org_id, provider, tokens, idempotency_key, status, created_at, updated_at, amount, currency, price, correlation_id, quota_max, backward, recovered, asks, payment_id, failure, attempts, last_error, parked_at, park_reason, next_at, lease_token, lease_owner, lease_until, refill FROM token_purchase_saga
 WHERE ($1::text = '' OR status = $1) AND (NOT $2::boolean OR parked_at IS NOT NULL) AND (NOT $3::boolean OR status NOT IN ('COMPLETED', 'FAILED'))
   AND (created_at, id) < ($4::timestamptz, $5::uuid)
 ORDER BY created_at DESC, id DESC LIMIT $6
@@ -213,6 +216,7 @@ func (q *Queries) ListSagas(ctx context.Context, arg ListSagasParams) ([]TokenPu
 			&i.LeaseToken,
 			&i.LeaseOwner,
 			&i.LeaseUntil,
+			&i.Refill,
 		); err != nil {
 			return nil, err
 		}
