@@ -4,10 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"runtime"
 	"runtime/debug"
 
+	"github.com/leaky-tokens/leaky-tokens/cmd/leaky/serve"
 	"github.com/leaky-tokens/leaky-tokens/envoy"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 )
@@ -37,7 +37,7 @@ func (k checkCommand) Run(c *cli) error {
 		return err
 	}
 	l := local{cfg: cfg, configPath: path, dir: config.StateDir(os.Getenv)}
-	sets, err := limitSets(l)
+	sets, err := serve.LimitSets(l.cfg, l.configPath)
 	if err != nil {
 		return err
 	}
@@ -58,15 +58,6 @@ func (k checkCommand) Run(c *cli) error {
 	}
 	fmt.Printf("%s is valid: %d models, %d providers, %d limits\n", name, len(cfg.Models), len(cfg.Providers), rules)
 	return nil
-}
-
-// limitsPath is the limits file, which stands relative to leaky.yaml; empty: the built-in one.
-func limitsPath(l local) string {
-	file := l.cfg.Limits.File
-	if file == "" || filepath.IsAbs(file) {
-		return file
-	}
-	return filepath.Join(filepath.Dir(l.configPath), file)
 }
 
 type versionCommand struct{}

@@ -3,16 +3,15 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
 
+	"github.com/leaky-tokens/leaky-tokens/cmd/leaky/serve"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit"
@@ -61,7 +60,7 @@ func (k limitsList) Run(ctx context.Context, c *cli) error {
 	if err != nil {
 		return err
 	}
-	sets, err := limitSets(l)
+	sets, err := serve.LimitSets(l.cfg, l.configPath)
 	if err != nil {
 		return err
 	}
@@ -109,27 +108,6 @@ func printLimits(out io.Writer, lines []limitLine, now time.Time) error {
 	return w.Flush()
 }
 
-// limitSets are the rules of every domain, our own first.
-func limitSets(l local) ([]*limits.Set, error) {
-	set, err := limits.Load(limitsPath(l))
-	others, otherErr := limits.LoadDomains(domainPaths(l))
-	if err := errors.Join(err, otherErr); err != nil {
-		return nil, err
-	}
-	return append([]*limits.Set{set}, others...), nil
-}
-
-// domainPaths are limits.domains, which stand relative to leaky.yaml.
-func domainPaths(l local) []string {
-	paths := make([]string, len(l.cfg.Limits.Domains))
-	for i, file := range l.cfg.Limits.Domains {
-		if paths[i] = file; !filepath.IsAbs(file) {
-			paths[i] = filepath.Join(filepath.Dir(l.configPath), file)
-		}
-	}
-	return paths
-}
-
 func describeRule(l local, set *limits.Set, rule *limits.Rule) limitLine {
 	line := limitLine{Domain: set.Domain(), Name: rule.Name, Path: rule.Path, Line: rule.Line, Counts: rule.Unit.String(),
 		Algorithm: rule.Algorithm.String(),
@@ -162,11 +140,11 @@ func describeRule(l local, set *limits.Set, rule *limits.Rule) limitLine {
 func ruleStates(ctx context.Context, l local) map[[2]string]match.RuleUsage {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, l.peers().url(l.cfg.Services.RateLimit.HTTP)+ratelimit.RulesPath, nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, l.peers().URL(l.cfg.Services.RateLimit.HTTP)+ratelimit.RulesPath, nil)
 	if err != nil {
 		return nil
 	}
-	response, err := l.peers().client(topology.RateLimit, time.Second).Do(request)
+	response, err := l.peers().Client(topology.RateLimit, time.Second).Do(request)
 	if err != nil {
 		return nil
 	}

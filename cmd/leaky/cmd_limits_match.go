@@ -12,6 +12,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/leaky-tokens/leaky-tokens/cmd/leaky/serve"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/match"
 )
@@ -91,7 +92,7 @@ func (k limitsTest) set(l local) (*limits.Set, error) {
 		}
 		return sets[0], nil
 	}
-	sets, err := limitSets(l)
+	sets, err := serve.LimitSets(l.cfg, l.configPath)
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/leaky-tokens/leaky-tokens/cmd/leaky/serve"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/smoketest"
@@ -45,7 +46,7 @@ func (u upCommand) Run(ctx context.Context, c *cli) error {
 	if err != nil {
 		return err
 	}
-	if _, err := limits.Load(limitsPath(l)); err != nil {
+	if _, err := limits.Load(serve.LimitsPath(l.cfg, l.configPath)); err != nil {
 		return err
 	}
 	if u.Clean {

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/leaky-tokens/leaky-tokens/cmd/leaky/serve"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
@@ -24,6 +25,11 @@ const (
 // errNoLimiter says that no process of ratelimit answered.
 var errNoLimiter = errors.New("no process of ratelimit answers; is the stack up (leaky up, leaky ps)?")
 
+// peers is how the command line calls services.
+func (l local) peers() serve.Peers {
+	return serve.Peers{Mutual: l.cfg.TLS.Mutual(), Dir: l.dir, Part: topology.Supervisor}
+}
+
 // eachLimiter asks every process of ratelimit in turn until one says that it is enough,
 // and then gives its error. Else the error tells of those that did not answer.
 func (l local) eachLimiter(ctx context.Context, ask func(ctx context.Context, part string, limiter limitpb.LimiterClient) (enough bool,
@@ -31,7 +37,7 @@ func (l local) eachLimiter(ctx context.Context, ask func(ctx context.Context, pa
 	var errs []error
 	for i, at := range l.cfg.Services.RateLimit.All() {
 		part := config.PartName(topology.RateLimit, i)
-		conn, err := l.peers().dialLimiter(at.GRPC)
+		conn, err := l.peers().DialLimiter(at.GRPC)
 		if err != nil {
 			return fmt.Errorf("%s: %w", part, err)
 		}

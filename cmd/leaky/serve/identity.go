@@ -1,4 +1,4 @@
-package main
+package serve
 
 import (
 	"context"
@@ -41,8 +41,8 @@ func serveIdentity(ctx context.Context, s service) error {
 		KeysSecret:    os.Getenv("LEAKY_KEYS_SECRET"),
 		AdminUsername: os.Getenv("LEAKY_ADMIN_USERNAME"),
 		AdminPassword: os.Getenv("LEAKY_ADMIN_PASSWORD"),
-		IdentityKeys:  s.peers().url(s.cfg.Services.ExtAuthz.HTTP) + "/.well-known/jwks.json",
-		KeysClient:    s.peers().client(topology.ExtAuthz, 3*time.Second),
+		IdentityKeys:  s.peers().URL(s.cfg.Services.ExtAuthz.HTTP) + "/.well-known/jwks.json",
+		KeysClient:    s.peers().Client(topology.ExtAuthz, 3*time.Second),
 		Limiter:       limitpb.NewLimiterClient(limiter),
 		Providers:     slices.Sorted(maps.Keys(s.cfg.Providers)),
 		Log:           s.log,

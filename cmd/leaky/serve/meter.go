@@ -1,4 +1,4 @@
-package main
+package serve
 
 import (
 	"context"
@@ -7,18 +7,13 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"time"
 
 	"golang.org/x/sync/errgroup"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/natsconn"
-	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
-	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 	"github.com/leaky-tokens/leaky-tokens/meter"
 )
 
@@ -70,20 +65,4 @@ func serveMeter(ctx context.Context, s service) error {
 	group.Go(func() error { return httpapi.Serve(ctx, ln, common.Wrap(http.NewServeMux())) })
 	group.Go(func() error { return m.Run(ctx) })
 	return group.Wait()
-}
-
-func dialLimiter(s service) (*grpc.ClientConn, error) {
-	return s.peers().dialLimiter(s.cfg.Services.RateLimit.GRPC)
-}
-
-// dialLimiter opens a connection to one process of ratelimit by its address in leaky.yaml.
-func (p peers) dialLimiter(at string) (*grpc.ClientConn, error) {
-	address, err := netaddr.Parse(at)
-	if err != nil {
-		return nil, err
-	}
-	return grpc.NewClient(address.In(p.dir).Target(), grpc.WithTransportCredentials(p.credentials(topology.RateLimit, address)),
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2,
-			MaxDelay: time.Second},
-			MinConnectTimeout: 2 * time.Second}))
 }

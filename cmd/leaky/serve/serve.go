@@ -1,4 +1,7 @@
-package main
+// Package serve is beside the request path: it is the composition roots of all services, one
+// file each. A root reads its part of the configuration, opens stores and connections,
+// makes the service, and runs it with its listeners until it is told to stop.
+package serve
 
 import (
 	"context"
@@ -6,10 +9,8 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"strings"
 	"sync/atomic"
 
-	"github.com/alecthomas/kong"
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -20,15 +21,6 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/telemetry"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
-
-type serveCommand struct {
-	Name string `arg:"" help:"Which: ${served}; ratelimit-2 is the first of services.ratelimit.replicas."`
-}
-
-// served is the variable of serveCommand's help.
-func served() kong.Vars {
-	return kong.Vars{"served": strings.Join(topology.Names(topology.Having(topology.Part.Served)), ", ")}
-}
 
 // service is what every composition root gets.
 type service struct {
@@ -51,19 +43,20 @@ func (l *live) flags() config.Flags { return l.now.Load().Flags }
 // info are the members of /actuator/info.
 func (s service) info() map[string]any { return map[string]any{"flags": s.live.flags().Shown()} }
 
-// Run starts the named service and blocks until it is told to stop.
-func (s serveCommand) Run(ctx context.Context, c *cli) error {
-	cfg, err := config.Load(c.Config, os.Getenv)
+// Run starts a part by its name, as topology and `leaky ps` have it, and blocks until ctx
+// ends. path is that of leaky.yaml; empty: the built-in one.
+func Run(ctx context.Context, part, path string) error {
+	cfg, err := config.Load(path, os.Getenv)
 	if err != nil {
 		return err
 	}
-	name, index := config.Instance(s.Name)
-	if _, ok := cfg.Services.Service(s.Name); !ok && index > 0 {
-		return fmt.Errorf("serve %s: leaky.yaml names no such replica; add it to services.%s.replicas", s.Name, name)
+	name, index := config.Instance(part)
+	if _, ok := cfg.Services.Service(part); !ok && index > 0 {
+		return fmt.Errorf("serve %s: leaky.yaml names no such replica; add it to services.%s.replicas", part, name)
 	}
 	cfg.Services = cfg.Services.At(name, index)
 	registry, metrics := telemetry.Registry(name)
-	log := telemetry.Logger(os.Stderr, s.Name, slog.LevelInfo)
+	log := telemetry.Logger(os.Stderr, part, slog.LevelInfo)
 	go func() {
 		if err := footprint.Keep(ctx); err != nil {
 			log.Warn("memory is not given back", slog.Any("error", err))
@@ -71,8 +64,8 @@ func (s serveCommand) Run(ctx context.Context, c *cli) error {
 	}()
 	current := &live{}
 	current.now.Store(cfg)
-	go config.Watch(ctx, c.Config, os.Getenv, func(next *config.Config) { current.now.Store(next) })
-	return serve(ctx, service{name: name, cfg: cfg, path: c.Config, dir: config.StateDir(os.Getenv), log: log, registry: registry,
+	go config.Watch(ctx, path, os.Getenv, func(next *config.Config) { current.now.Store(next) })
+	return serve(ctx, service{name: name, cfg: cfg, path: path, dir: config.StateDir(os.Getenv), log: log, registry: registry,
 		metrics: metrics, live: current})
 }
 

@@ -1,4 +1,4 @@
-package main
+package serve
 
 import (
 	"context"
@@ -19,8 +19,7 @@ import (
 // serveRateLimit runs what decides whether a request may pass.
 func serveRateLimit(ctx context.Context, s service) error {
 	store.SetLogger(s.log)
-	files := local{cfg: s.cfg, configPath: s.path}
-	policy, err := limitPolicy(files)
+	policy, err := limitPolicy(s.cfg, s.path)
 	if err != nil {
 		return err
 	}
@@ -38,8 +37,8 @@ func serveRateLimit(ctx context.Context, s service) error {
 		return err
 	}
 	balances := ratelimit.NewNATSBalances(conn, js, s.log)
-	limiter, err := ratelimit.New(ratelimit.Config{Policy: policy, Files: append(domainPaths(files), files.configPath, limitsPath(files)),
-		Reload: s.reloadLimits(files.configPath),
+	limiter, err := ratelimit.New(ratelimit.Config{Policy: policy, Files: append(domainPaths(s.cfg, s.path), s.path, LimitsPath(s.cfg, s.path)),
+		Reload: reloadLimits(s.path),
 		Holds:  s.cfg.Holds, Timeout: s.cfg.Limits.Timeout, Longest: s.cfg.HoldLife(), IdleAfter: s.cfg.Limits.Idle,
 		Explain: s.cfg.Limits.Explain, RedisURL: s.cfg.Stores.Redis,
 		Publisher: ratelimit.NewStream(publisher), Balances: balances, Follow: balances.Follow, Log: s.log, Metrics: s.metrics})
@@ -65,14 +64,14 @@ func serveRateLimit(ctx context.Context, s service) error {
 }
 
 // limitPolicy is what decisions follow, from leaky.yaml and the limits file beside it.
-func limitPolicy(l local) (ratelimit.Policy, error) {
-	sets, err := limitSets(l)
+func limitPolicy(cfg *config.Config, path string) (ratelimit.Policy, error) {
+	sets, err := LimitSets(cfg, path)
 	if err != nil {
 		return ratelimit.Policy{}, err
 	}
-	return ratelimit.Policy{Limits: sets[0], Domains: sets[1:], Tiers: l.cfg.Tiers, Providers: l.cfg.Providers, Models: l.cfg.Models,
-		Outage: l.cfg.Limits.Outage, MaxTokens: l.cfg.Limits.MaxTokens,
-		NoPools: !l.cfg.Flags.TokenService.QuotaEnforcement}, nil
+	return ratelimit.Policy{Limits: sets[0], Domains: sets[1:], Tiers: cfg.Tiers, Providers: cfg.Providers, Models: cfg.Models,
+		Outage: cfg.Limits.Outage, MaxTokens: cfg.Limits.MaxTokens,
+		NoPools: !cfg.Flags.TokenService.QuotaEnforcement}, nil
 }
 
 // rulesMux serves what the service knows of its rules, on its own port only.
@@ -85,12 +84,12 @@ func rulesMux(limiter *ratelimit.Service) *http.ServeMux {
 }
 
 // reloadLimits reads both files anew.
-func (s service) reloadLimits(configPath string) func() (ratelimit.Policy, error) {
+func reloadLimits(path string) func() (ratelimit.Policy, error) {
 	return func() (ratelimit.Policy, error) {
-		cfg, err := config.Load(configPath, os.Getenv)
+		cfg, err := config.Load(path, os.Getenv)
 		if err != nil {
 			return ratelimit.Policy{}, err
 		}
-		return limitPolicy(local{cfg: cfg, configPath: configPath})
+		return limitPolicy(cfg, path)
 	}
 }

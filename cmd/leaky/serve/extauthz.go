@@ -1,4 +1,4 @@
-package main
+package serve
 
 import (
 	"context"
@@ -24,8 +24,8 @@ func serveExtAuthz(ctx context.Context, s service) error {
 	}
 	defer limiter.Close()
 	authz, err := extauthz.New(extauthz.Config{
-		Identity:     s.peers().url(s.cfg.Services.Identity.HTTP),
-		TLS:          s.peers().tls(topology.Identity),
+		Identity:     s.peers().URL(s.cfg.Services.Identity.HTTP),
+		TLS:          s.peers().TLS(topology.Identity),
 		NATS:         s.cfg.Stores.NATS,
 		Auth:         s.cfg.Auth,
 		Tiers:        s.cfg.Tiers,

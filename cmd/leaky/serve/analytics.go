@@ -1,4 +1,4 @@
-package main
+package serve
 
 import (
 	"context"
@@ -64,6 +64,6 @@ func serveAnalytics(ctx context.Context, s service) error {
 
 // identityKeys are the keys that extauthz signs callers' identities with.
 func identityKeys(s service) (*jwks.Keys, error) {
-	return jwks.New(jwks.Config{URL: s.peers().url(s.cfg.Services.ExtAuthz.HTTP) + "/.well-known/jwks.json",
-		Client: s.peers().client(topology.ExtAuthz, 3*time.Second), RefreshEvery: 30 * time.Second, Log: s.log})
+	return jwks.New(jwks.Config{URL: s.peers().URL(s.cfg.Services.ExtAuthz.HTTP) + "/.well-known/jwks.json",
+		Client: s.peers().Client(topology.ExtAuthz, 3*time.Second), RefreshEvery: 30 * time.Second, Log: s.log})
 }

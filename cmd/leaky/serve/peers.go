@@ -1,0 +1,86 @@
+package serve
+
+import (
+	"crypto/tls"
+	"net"
+	"net/http"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
+	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
+)
+
+// Peers is how the parts of this machine call each other.
+type Peers struct {
+	Mutual bool   // with certificates (TLS mode mutual)
+	Dir    string // state folder
+	Part   string // who calls
+}
+
+func (s service) peers() Peers {
+	return Peers{Mutual: s.cfg.TLS.Mutual(), Dir: s.dir, Part: s.name}
+}
+
+// guarded puts the service's certificate before a listener on TCP; a Unix socket has the
+// mode of its file.
+func (p Peers) guarded(ln net.Listener) net.Listener {
+	callers := mtls.Callers(p.Part)
+	if !p.Mutual || callers == nil || ln.Addr().Network() == "unix" {
+		return ln
+	}
+	return tls.NewListener(ln, mtls.Server(p.Dir, p.Part, callers...))
+}
+
+// URL is the base URL of a service's HTTP side.
+func (p Peers) URL(address string) string {
+	if p.Mutual {
+		return "https://" + address
+	}
+	return "http://" + address
+}
+
+// TLS is what the HTTP side of a service is called with; nil: nothing.
+func (p Peers) TLS(service string) *tls.Config {
+	if !p.Mutual {
+		return nil
+	}
+	return mtls.Client(p.Dir, p.Part, service)
+}
+
+// Client calls the HTTP side of a service; timeout bounds a whole call.
+func (p Peers) Client(service string, timeout time.Duration) *http.Client {
+	if p.Mutual {
+		return mtls.HTTPClient(p.Dir, p.Part, service, timeout)
+	}
+	return &http.Client{Timeout: timeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+}
+
+// credentials are for the gRPC side of a service.
+func (p Peers) credentials(service string, at netaddr.Addr) credentials.TransportCredentials {
+	if !p.Mutual || at.Network == "unix" {
+		return insecure.NewCredentials()
+	}
+	return credentials.NewTLS(mtls.Client(p.Dir, p.Part, service))
+}
+
+func dialLimiter(s service) (*grpc.ClientConn, error) {
+	return s.peers().DialLimiter(s.cfg.Services.RateLimit.GRPC)
+}
+
+// DialLimiter opens a connection to one process of ratelimit by its address in leaky.yaml.
+func (p Peers) DialLimiter(at string) (*grpc.ClientConn, error) {
+	address, err := netaddr.Parse(at)
+	if err != nil {
+		return nil, err
+	}
+	return grpc.NewClient(address.In(p.Dir).Target(), grpc.WithTransportCredentials(p.credentials(topology.RateLimit, address)),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2,
+			MaxDelay: time.Second},
+			MinConnectTimeout: 2 * time.Second}))
+}
