@@ -9,7 +9,7 @@ import (
 )
 
 // Version is the one Envoy release this product is built on and tested with.
-// ai_protocol_manager is work in progress upstream, so no other is assumed to do.
+// The scripts rely on how its Lua filter hands out a body, so no other is assumed to do.
 const Version = "1.40.0"
 
 // NodeCluster is the node.cluster of every gateway; the xds server serves all nodes alike.
@@ -38,6 +38,17 @@ var SpliceLua string
 //
 //go:embed inflight.lua
 var InflightLua string
+
+//go:embed usage_scan.lua
+var usageScanLua string
+
+//go:embed usage.lua
+var usageLua string
+
+// UsageLua reads a provider's token usage while the answer passes, and takes out the usage
+// event that only the gateway asked for. Lua knows no inclusion here, so its scanner of JSON
+// stands before the part that reads lines and talks to Envoy.
+func UsageLua() string { return usageScanLua + usageLua }
 
 // ArgsConfig is what the command line of one Envoy process depends on.
 type ArgsConfig struct {

@@ -6,28 +6,36 @@ import (
 	"strings"
 	"time"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/spool"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 )
 
 // Why an event carries no count of the provider's; Event.Reason.
 const (
-	ReasonRateLimited  = "rate_limited"           // a limit refused
-	ReasonDisconnected = "client_disconnected"    // the client went away in the middle of the answer
-	ReasonCut          = "stream_cut"             // the answer broke off
-	ReasonNoUsage      = "usage_missing"          // the provider told no usage
-	ReasonPartial      = "usage_partial"          // some of the usage was lost on the way
-	ReasonNotServed    = "not_served"             // the provider was never asked or never answered
-	ReasonProvider     = "provider_status_"       // + its status
-	ReasonUndecided    = "limit_service_no_reply" // Envoy had no reply to its question; a hold may stand
+	ReasonRateLimited   = "rate_limited"           // a limit refused
+	ReasonDisconnected  = "client_disconnected"    // the client went away before the end of the answer
+	ReasonTimedOut      = "timed_out"              // the provider took longer than the gateway waits
+	ReasonCut           = "stream_cut"             // the answer broke off
+	ReasonNoAnswer      = "provider_gone"          // the request was delivered and the provider ended the connection
+	ReasonNoUsage       = "usage_missing"          // the provider told no usage
+	ReasonPartial       = "usage_partial"          // it told some, and more passed after it
+	ReasonCoded         = "answer_encoded"         // the answer had a content-encoding that nobody can read
+	ReasonNotServed     = "not_served"             // the request never reached the provider
+	ReasonProviderError = "provider_error"         // an error within an answer of status 200
+	ReasonProvider      = "provider_status_"       // + its status
+	ReasonUndecided     = "limit_service_no_reply" // Envoy had no reply to its question; a hold may stand
 )
 
 // unknownProvider stands in the event of a line without a provider: the subject needs one.
 const unknownProvider = "unknown"
 
-// judge estimates what nobody counted; bytes are bytes of a body, results are tokens.
+// answered is how much of an answer came.
+type answered struct{ bytes, events int64 }
+
+// judge estimates what nobody counted, in tokens; bytes are those of the request's body.
 type judge interface {
-	output(k kind, bytes int64, ended bool) int64
+	output(k kind, a answered, ended bool) int64
 	input(k kind, bytes int64) int64
 }
 
@@ -53,16 +61,21 @@ type verdict struct {
 	correlation, trace string // for the event's envelope
 }
 
+// Policy says what a call is charged that ended early, by the name of its route.
+type Policy func(route string) config.ChargeMode
+
 // charge decides what a request costs. It is pure: the same line and the same judge give
 // the same verdict. now stands in for a start time that does not parse.
 //
 //   - refused by a limit: nothing is settled, the event says so;
 //   - nothing was held (no credential, a bad body): neither settled nor published, unless the
 //     provider served it all the same;
-//   - the provider's usage is complete: its count, exactly, even above the hold;
-//   - bytes of an answer came, without usage or in part: an estimate, never above the hold;
-//   - nothing was served: zero, and the hold is given back.
-func charge(l *spool.Line, j judge, now time.Time) verdict {
+//   - the provider's usage covers what passed: its count, exactly, even above the hold;
+//   - the provider refused, by its status or by an error and nothing else: zero;
+//   - the request never reached the provider: zero, and the hold is given back;
+//   - it did, and no usage covers what came of it: an estimate, never above the hold, or
+//     what the policy says where the answer did not come to its end.
+func charge(l *spool.Line, j judge, policy Policy, now time.Time) verdict {
 	v := verdict{event: eventOf(l, now)}
 	e := &v.event
 	switch {
@@ -77,29 +90,61 @@ func charge(l *spool.Line, j judge, now time.Time) verdict {
 	v.outage = l.Account == "" || l.Held != nil && l.HeldIn == nil
 	e.Account = accountOf(l)
 	e.Allowed = true
-	body := max(0, l.WireRecv-l.HeaderRecv)
+	a := &l.Answer
+	e.Cached, e.Reasoning = a.CachedInput(), a.ReasonedOutput()
+	e.CacheWritten, e.ToolInput, e.AudioInput, e.AudioOutput = a.Written, a.Tools, a.AudioIn, a.AudioOut
 	switch {
-	case l.Quality == spool.Complete && l.Input != nil:
-		e.Source, e.Input, e.Output = usage.FromProvider, *l.Input, count(l.Output)
-		e.Cached, e.Reasoning = count(l.Cached), count(l.Reasoning)
-	case served(l) && body > 0:
-		e.Source, e.Reason = usage.FromEstimate, reason(l)
-		e.Input, e.Output = estimate(l, j, body)
+	case served(l) && a.Counted():
+		e.Source = usage.FromProvider
+		e.Input, e.Output = a.Tokens()
+	case refused(l) != "":
+		e.Source, e.Reason = usage.FromUnstarted, refused(l)
 	default:
-		e.Source, e.Reason = usage.FromUnstarted, ReasonNotServed
-		if status := providerStatus(l); status >= 400 && body > 0 {
-			e.Reason = ReasonProvider + strconv.Itoa(status)
+		e.Source, e.Reason = usage.FromEstimate, reason(l)
+		if e.Input, e.Output = estimate(l, j); !ended(l) {
+			byPolicy(e, l, policy(l.Route))
 		}
 	}
 	e.Charged = e.Input + e.Output
 	return v
 }
 
+// byPolicy changes what a call is charged that ended early.
+func byPolicy(e *usage.Event, l *spool.Line, mode config.ChargeMode) {
+	switch mode {
+	case config.ChargeNothing:
+		e.Source, e.Input, e.Output = usage.FromUnstarted, 0, 0
+	case config.ChargeHold:
+		if held := whole(l.Held); held > e.Input+e.Output {
+			e.Source = usage.FromHold
+			e.Input = max(e.Input, heldInput(l, e.Input))
+			e.Output = held - e.Input
+		}
+	}
+}
+
+// refused is why the provider did nothing that costs; empty when it did.
+func refused(l *spool.Line) string {
+	status, answered := providerStatus(l)
+	switch {
+	case answered && (status < 200 || status > 299):
+		return ReasonProvider + strconv.Itoa(status)
+	case answered && l.Answer.Failed && l.Answer.Events == 0 && !l.Answer.Told():
+		return ReasonProviderError
+	case !answered && !delivered(l):
+		return ReasonNotServed
+	}
+	return ""
+}
+
+// delivered says that the provider got the whole request, as far as its length tells.
+func delivered(l *spool.Line) bool { return l.WireSent > parseBytes(l.Bytes) }
+
 // unasked is a call that Envoy let pass although ratelimit did not answer, as a route does
 // whose outage mode is open. The provider served it, so it counts; the limits do not know
 // it, unless ratelimit held for it after all.
 func unasked(l *spool.Line) bool {
-	return l.User != "" && l.Bytes != "" && l.Provider != "" && l.Upstream != "" && l.Upstream != "-" && served(l)
+	return l.User != "" && l.Bytes != "" && l.Provider != "" && served(l)
 }
 
 // orphaned is a line without a hold. Where Envoy asked ratelimit and never heard the
@@ -134,7 +179,7 @@ func eventOf(l *spool.Line, now time.Time) usage.Event {
 	}
 	e := usage.Event{RequestID: l.ID, UserID: l.User, OrgID: l.Org, Team: l.Team, KeyID: l.Key, Tier: l.Tier, Account: l.Account,
 		Route: l.Route, Provider: l.Provider,
-		ModelAsked: l.Model, ModelServed: l.Served, Held: whole(l.Held), Stream: l.Stream == "true", Status: l.Status, LatencyMS: l.Millis,
+		ModelAsked: l.Model, ModelServed: l.Answer.Model, Held: whole(l.Held), Stream: l.Stream == "true", Status: l.Status, LatencyMS: l.Millis,
 		FirstByteMS: count(l.FirstByte), Timestamp: start.UTC()}
 	if e.Provider == "" || strings.ContainsAny(e.Provider, ".*> \t\r\n") {
 		e.Provider = unknownProvider
@@ -142,49 +187,64 @@ func eventOf(l *spool.Line, now time.Time) usage.Event {
 	return e
 }
 
-// estimate is input and output of an answer nobody counted in full. Each stays below what
-// was held for it, if anything was. A partial count of the provider's is a floor: it served
-// at least that.
-func estimate(l *spool.Line, j judge, body int64) (input, output int64) {
-	k := kindOf(l)
-	heldIn := whole(l.HeldIn)
-	if l.HeldIn == nil { // admitted in an outage, which tells only the sum
-		heldIn = min(whole(l.Held), j.input(k, parseBytes(l.Bytes)))
+// estimate is input and output of a call whose usage nobody told in full. Each stays below
+// what was held for it, if anything was. What the provider told is a floor, and so is a
+// token for each event that passed after it.
+func estimate(l *spool.Line, j judge) (input, output int64) {
+	k, a := kindOf(l), &l.Answer
+	input = j.input(k, parseBytes(l.Bytes))
+	output = j.output(k, passed(l), ended(l))
+	if l.Account != "" {
+		heldIn := heldInput(l, input)
+		input, output = min(input, heldIn), min(output, max(0, whole(l.Held)-heldIn))
 	}
-	input = min(j.input(k, parseBytes(l.Bytes)), heldIn)
-	output = min(j.output(k, body, ended(l)), max(0, whole(l.Held)-heldIn))
-	if l.Account == "" {
-		input, output = j.input(k, parseBytes(l.Bytes)), j.output(k, body, ended(l))
+	if !served(l) || a.Coded {
+		output = 0
 	}
-	if l.Quality == spool.Partial || l.Quality == spool.Complete {
-		output = max(output, count(l.Output))
-		if l.Input != nil {
-			input = *l.Input // told once, at the beginning or the end; never a running count
-		}
+	toldIn, toldOut := a.Tokens()
+	if toldIn > 0 {
+		input = toldIn // told once, at the beginning or the end; never a running count
 	}
-	return input, output
+	return input, max(output, toldOut+a.After)
+}
+
+// passed is how much of an answer came: body bytes, and events if it was a stream of them.
+// The reader's last report may be older than the end; the events since are taken to have
+// been as long as the ones before.
+func passed(l *spool.Line) answered {
+	body, a := max(0, l.WireRecv-l.HeaderRecv), l.Answer
+	if a.Events > 0 && a.Bytes > 0 && body > a.Bytes && !ended(l) {
+		a.Events = a.Events * body / a.Bytes
+	}
+	return answered{bytes: body, events: a.Events}
+}
+
+// heldInput is what was held for the input; in an outage the limiter tells only the sum.
+func heldInput(l *spool.Line, guess int64) int64 {
+	if l.HeldIn == nil {
+		return min(whole(l.Held), guess)
+	}
+	return whole(l.HeldIn)
 }
 
 func kindOf(l *spool.Line) kind {
 	model := l.Model
 	if model == "" {
-		model = l.Served
+		model = l.Answer.Model
 	}
 	return kind{provider: l.Provider, model: model, stream: l.Stream == "true"}
 }
 
-// served says that the provider began an answer that counts: not an error.
+// served says that the provider began an answer that is not an error.
 func served(l *spool.Line) bool {
-	status := providerStatus(l)
-	return status >= 200 && status < 300
+	status, answered := providerStatus(l)
+	return answered && status >= 200 && status < 300
 }
 
-// providerStatus is the status the provider gave, else the one the client saw.
-func providerStatus(l *spool.Line) int {
-	if status, err := strconv.Atoi(l.Upstream); err == nil {
-		return status
-	}
-	return l.Status
+// providerStatus is the status that the provider gave, if it answered at all.
+func providerStatus(l *spool.Line) (status int, answered bool) {
+	status, err := strconv.Atoi(l.Upstream)
+	return status, err == nil
 }
 
 // ended says that the answer came to its end, as far as HTTP tells.
@@ -192,14 +252,26 @@ func ended(l *spool.Line) bool { return l.Flags == "" || l.Flags == "-" }
 
 func reason(l *spool.Line) string {
 	switch {
-	case l.Quality == spool.Partial:
-		return ReasonPartial
+	case l.Answer.Coded:
+		return ReasonCoded
 	case flagged(l, "DC"):
 		return ReasonDisconnected
-	case ended(l):
-		return ReasonNoUsage
+	case timedOut(l):
+		return ReasonTimedOut
+	case !served(l):
+		return ReasonNoAnswer
+	case !ended(l):
+		return ReasonCut
+	case l.Answer.Told():
+		return ReasonPartial
 	}
-	return ReasonCut
+	return ReasonNoUsage
+}
+
+// timedOut says that the gateway ended the call: nothing moved for too long (SI), no answer
+// began (UT), or it lasted too long (DT, UMSDR).
+func timedOut(l *spool.Line) bool {
+	return flagged(l, "SI") || flagged(l, "UT") || flagged(l, "DT") || flagged(l, "UMSDR")
 }
 
 // flagged looks for one of Envoy's comma-joined response flags.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/spool"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 )
@@ -15,16 +16,19 @@ func ptr[T any](v T) *T { return &v }
 // fixed is a judge that always says the same.
 type fixed struct{ in, out int64 }
 
-func (f fixed) output(kind, int64, bool) int64 { return f.out }
-func (f fixed) input(kind, int64) int64        { return f.in }
+func (f fixed) output(kind, answered, bool) int64 { return f.out }
+func (f fixed) input(kind, int64) int64           { return f.in }
+
+// byDefault charges calls that ended early their input and what passed.
+func byDefault(string) config.ChargeMode { return config.ChargeInput }
 
 // held is a line of a request that was admitted with 44 + 256 tokens and answered in full.
 func held(change func(*spool.Line)) spool.Line {
 	l := spool.Line{ID: "6d5f9a53-5f0b-4d6e-9a43-0c1c3f1d2a10", Account: "user:u1", Held: ptr(300.0), HeldIn: ptr(44.0), User: "u1",
 		Key: "k1", Tier: "GOLD",
-		Route: "openai-chat", Provider: "openai", Model: "gpt-4o", Served: "gpt-4o-2024", Bytes: "174", Input: ptr(int64(12)),
-		Output: ptr(int64(80)),
-		Cached: ptr(int64(4)), Quality: spool.Complete, Status: 200, Flags: "-", Upstream: "200", BytesSent: 900, WireRecv: 1200,
+		Route: "openai-chat", Provider: "openai", Model: "gpt-4o", Bytes: "174",
+		Answer: spool.Answer{Whole: true, In: 12, Out: 80, Cached: 4, Model: "gpt-4o-2024"},
+		Status: 200, Flags: "-", Upstream: "200", BytesSent: 900, WireSent: 700, WireRecv: 1200,
 		HeaderRecv: 300, Millis: 812,
 		FirstByte: ptr(int64(5)), Start: "2026-11-22T11:51:54.123Z"}
 	if change != nil {
@@ -35,13 +39,19 @@ func held(change func(*spool.Line)) spool.Line {
 
 // unknownUsage takes the provider's count away.
 func unknownUsage(l *spool.Line) {
-	l.Input, l.Output, l.Cached, l.Quality, l.Served = nil, nil, nil, "", ""
+	l.Answer = spool.Answer{}
 }
 
-// refused takes the hold away.
+// unanswered is a call that the provider got whole and never answered.
+func unanswered(l *spool.Line) {
+	unknownUsage(l)
+	l.Status, l.Upstream, l.WireRecv, l.HeaderRecv = 0, "-", 0, 0
+}
+
+// refusedLine takes the hold away.
 func refusedLine(l *spool.Line) {
 	unknownUsage(l)
-	l.Account, l.Held, l.HeldIn, l.Upstream, l.WireRecv, l.HeaderRecv = "", nil, nil, "-", 0, 0
+	l.Account, l.Held, l.HeldIn, l.Upstream, l.WireSent, l.WireRecv, l.HeaderRecv = "", nil, nil, "-", 0, 0, 0
 }
 
 func TestCharge(t *testing.T) {
@@ -65,42 +75,51 @@ func TestCharge(t *testing.T) {
 	}{
 		"complete JSON": {held(nil), guess, settled(12, 80, usage.FromProvider, "")},
 		"complete SSE":  {held(func(l *spool.Line) { l.Stream = "true" }), guess, settled(12, 80, usage.FromProvider, "")},
-		"usage above the hold": {held(func(l *spool.Line) { l.Output = ptr(int64(5000)) }), guess,
+		"usage above the hold": {held(func(l *spool.Line) { l.Answer.Out = 5000 }), guess,
 			settled(12, 5000, usage.FromProvider, "")},
 		"complete and then a disconnect": {held(func(l *spool.Line) { l.Flags = "DC" }), guess, settled(12, 80, usage.FromProvider, "")},
-		"embeddings": {held(func(l *spool.Line) { l.Output, l.Cached = nil, nil }), guess,
+		"embeddings": {held(func(l *spool.Line) { l.Answer.Out, l.Answer.Cached = 0, 0 }), guess,
 			settled(12, 0, usage.FromProvider, "")},
-		"gemini thoughts": {held(func(l *spool.Line) { l.Reasoning = ptr(int64(30)) }), guess,
+		"gemini thoughts": {held(func(l *spool.Line) { l.Answer.Reasoning = 30 }), guess,
 			settled(12, 80, usage.FromProvider, "")},
 		"aborted stream": {held(func(l *spool.Line) { unknownUsage(l); l.Flags, l.Stream = "DC", "true" }), guess,
 			settled(20, 33, usage.FromEstimate, ReasonDisconnected)},
 		"estimate above the hold": {held(func(l *spool.Line) { unknownUsage(l); l.Flags = "DC" }), fixed{in: 1e6, out: 1e6},
 			settled(44, 256, usage.FromEstimate, ReasonDisconnected)},
 		"usage omitted": {held(unknownUsage), guess, settled(20, 33, usage.FromEstimate, ReasonNoUsage)},
-		"usage unread": {held(func(l *spool.Line) { unknownUsage(l); l.Quality = spool.Failed }), guess, settled(20, 33, usage.FromEstimate,
-			ReasonNoUsage)},
-		"usage partial": {held(func(l *spool.Line) { l.Quality = spool.Partial }), guess, settled(12, 80, usage.FromEstimate, ReasonPartial)},
-		"partial is low": {held(func(l *spool.Line) { l.Quality, l.Output = spool.Partial, ptr(int64(3)) }), guess,
+		"usage broken off": {held(func(l *spool.Line) { l.Answer.Whole, l.Answer.Out = false, 3 }), guess,
 			settled(12, 33, usage.FromEstimate, ReasonPartial)},
+		"what was told is a floor": {held(func(l *spool.Line) { l.Answer.Whole = false }), guess,
+			settled(12, 80, usage.FromEstimate, ReasonPartial)},
+		"more passed after it": {held(func(l *spool.Line) { l.Answer.After, l.Flags = 7, "DC" }), guess,
+			settled(12, 87, usage.FromEstimate, ReasonDisconnected)},
+		"an error and nothing else": {held(func(l *spool.Line) { l.Answer = spool.Answer{Failed: true} }), guess,
+			settled(0, 0, usage.FromUnstarted, ReasonProviderError)},
+		"an error after content": {held(func(l *spool.Line) { l.Answer = spool.Answer{Failed: true, Events: 4} }), guess,
+			settled(20, 33, usage.FromEstimate, ReasonNoUsage)},
+		"encoded": {held(func(l *spool.Line) { l.Answer = spool.Answer{Coded: true} }), guess,
+			settled(20, 0, usage.FromEstimate, ReasonCoded)},
 		"stream cut by the provider": {held(func(l *spool.Line) { unknownUsage(l); l.Flags, l.Stream = "UC", "true" }), guess,
 			settled(20, 33, usage.FromEstimate, ReasonCut)},
-		"stream too long": {held(func(l *spool.Line) { unknownUsage(l); l.Flags = "DT" }), guess, settled(20, 33, usage.FromEstimate, ReasonCut)},
+		"stream too long": {held(func(l *spool.Line) { unknownUsage(l); l.Flags = "DT" }), guess, settled(20, 33, usage.FromEstimate, ReasonTimedOut)},
 		"embeddings aborted": {held(func(l *spool.Line) { unknownUsage(l); l.Flags, l.HeldIn = "DC", ptr(300.0) }), guess,
 			settled(20, 0, usage.FromEstimate, ReasonDisconnected)},
 		"provider 500": {held(func(l *spool.Line) { unknownUsage(l); l.Status, l.Upstream = 500, "500" }), guess,
 			settled(0, 0, usage.FromUnstarted, ReasonProvider+"500")},
 		"provider 429": {held(func(l *spool.Line) { unknownUsage(l); l.Status, l.Upstream = 429, "429" }), guess,
 			settled(0, 0, usage.FromUnstarted, ReasonProvider+"429")},
-		"connect failure": {held(func(l *spool.Line) {
-			unknownUsage(l)
-			l.Status, l.Upstream, l.Flags, l.WireRecv, l.HeaderRecv = 503, "-", "UF,URX", 0, 0
-		}), guess, settled(0, 0, usage.FromUnstarted, ReasonNotServed)},
-		"disconnect before the answer": {held(func(l *spool.Line) {
-			unknownUsage(l)
-			l.Status, l.Upstream, l.Flags, l.WireRecv, l.HeaderRecv = 0, "-", "DC", 0, 0
-		}), guess, settled(0, 0, usage.FromUnstarted, ReasonNotServed)},
-		"head only": {held(func(l *spool.Line) { unknownUsage(l); l.Flags, l.WireRecv = "DC", 300 }), guess,
+		"connect failure": {held(func(l *spool.Line) { unanswered(l); l.Status, l.Flags, l.WireSent = 503, "UF,URX", 0 }), guess,
 			settled(0, 0, usage.FromUnstarted, ReasonNotServed)},
+		"half of the request was sent": {held(func(l *spool.Line) { unanswered(l); l.Status, l.Flags, l.WireSent = 503, "UC", 170 }), guess,
+			settled(0, 0, usage.FromUnstarted, ReasonNotServed)},
+		"disconnect before the answer": {held(func(l *spool.Line) { unanswered(l); l.Flags = "DC" }), guess,
+			settled(20, 0, usage.FromEstimate, ReasonDisconnected)},
+		"timed out before the answer": {held(func(l *spool.Line) { unanswered(l); l.Status, l.Flags = 504, "UT" }), guess,
+			settled(20, 0, usage.FromEstimate, ReasonTimedOut)},
+		"provider gone before the answer": {held(func(l *spool.Line) { unanswered(l); l.Status, l.Flags = 503, "UC" }), guess,
+			settled(20, 0, usage.FromEstimate, ReasonNoAnswer)},
+		"head only": {held(func(l *spool.Line) { unknownUsage(l); l.Flags, l.WireRecv = "DC", 300 }), fixed{in: 20},
+			settled(20, 0, usage.FromEstimate, ReasonDisconnected)},
 		"refused by a limit": {held(func(l *spool.Line) { refusedLine(l); l.Status, l.Flags = 429, "RL" }), guess,
 			want{Publish: true, Account: "user:u1", Source: usage.FromRefusal, Reason: ReasonRateLimited}},
 		"refused for an organisation": {held(func(l *spool.Line) { refusedLine(l); l.Status, l.Flags, l.Org = 429, "RL", "o1" }), guess,
@@ -116,7 +135,7 @@ func TestCharge(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			v := charge(&c.line, c.j, time.Unix(0, 0))
+			v := charge(&c.line, c.j, byDefault, time.Unix(0, 0))
 			e := v.event
 			got := want{}
 			if v.settle || v.publish {
@@ -146,12 +165,12 @@ func TestChargeOfOddLines(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	l := held(func(l *spool.Line) { l.Start, l.Provider, l.Held, l.HeldIn = "soon", "a.b", ptr(-5.0), nil })
-	v := charge(&l, fixed{}, now)
+	v := charge(&l, fixed{}, byDefault, now)
 	if !v.event.Timestamp.Equal(now) || v.event.Provider != unknownProvider || v.event.Held != 0 {
 		t.Errorf("want now, %q and no hold, got %+v", unknownProvider, v.event)
 	}
 	l = held(func(l *spool.Line) { unknownUsage(l); l.Flags, l.HeldIn = "DC", ptr(900.0) }) // more input than was held at all
-	if v := charge(&l, fixed{in: 10, out: 10}, now); v.event.Charged != 10 || v.event.Output != 0 {
+	if v := charge(&l, fixed{in: 10, out: 10}, byDefault, now); v.event.Charged != 10 || v.event.Output != 0 {
 		t.Errorf("want 10 + 0, got %+v", v.event)
 	}
 }

@@ -17,7 +17,7 @@ func TestAStreamCutAfterTenOfEightyChunks(t *testing.T) {
 	line := func(more string, chunks int64, flags string, recv int64) *spool.Line {
 		t.Helper()
 		l, err := spool.Parse(fmt.Appendf(nil, `{"account":"user:u-1","bytes":"162","cached":null,"corr":"c","details":"via_upstream","flags":%q,"held":344,"held_in":44,"id":"r-%d",`+
-			`"key":"k-1","model":"gpt-4o","ms":250,"org":null,"provider":"openai","recv":%d,"recv_h":250,"route":"openai-chat","sent":158,"served":null,`+
+			`"key":"k-1","model":"gpt-4o","ms":250,"org":null,"provider":"openai","recv":%d,"recv_h":250,"route":"openai-chat","sent":158,"wire":500,`+
 			`"start":"2026-11-22T16:16:23.007Z","status":200,"stream":"true","tier":"USER","trace":null,"ttfb":9,"up":"200","user":"u-1",%s}`,
 			flags, chunks, recv, more))
 		if err != nil {
@@ -33,14 +33,14 @@ func TestAStreamCutAfterTenOfEightyChunks(t *testing.T) {
 	}
 	for i := range int64(20) {
 		chunks := 5 + 7*i
-		l := line(fmt.Sprintf(`"in":13,"out":%d,"q":"COMPLETE"`, perChunk*chunks), chunks, "-",
+		l := line(fmt.Sprintf(`"answer":"whole=1,in=13,out=%d"`, perChunk*chunks), chunks, "-",
 			250+shape.head+shape.bytes(perChunk*chunks)+shape.tail)
-		if v := charge(l, m.estimator, time.Now()); v.event.Source != usage.FromProvider || v.event.Charged != 13+perChunk*chunks {
+		if v := charge(l, m.estimator, byDefault, time.Now()); v.event.Source != usage.FromProvider || v.event.Charged != 13+perChunk*chunks {
 			t.Fatalf("a call that ended: %+v", v.event)
 		}
 		m.estimator.learn(l)
 	}
-	v := charge(line(`"in":null,"out":null,"q":null`, 10, "DC", 250+shape.head+shape.bytes(perChunk*10)), m.estimator, time.Now())
+	v := charge(line(`"answer":"events=10,after=10,bytes=3800"`, 10, "DC", 250+shape.head+shape.bytes(perChunk*10)), m.estimator, byDefault, time.Now())
 	if e := v.event; !v.settle || e.Source != usage.FromEstimate || e.Reason != ReasonDisconnected || e.Output < 30 || e.Output > 33 ||
 		e.Input < 12 || e.Input > 14 {
 		t.Errorf("want 30 tokens of output within 10 %%, and 13 of input, got %+v", e)

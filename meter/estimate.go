@@ -51,23 +51,24 @@ func NewEstimator(defaults map[string]Ratio) *Estimator {
 	return &Estimator{defaults: defaults, outputs: map[kind]*fit{}, inputs: map[kind]*fit{}, ratios: map[kind]*ratios{}}
 }
 
-// learn takes in a line whose usage is complete and gives the relative error the fit had
+// learn takes in a line whose usage is told in full and gives the relative error the fit had
 // on it, NaN when there was none to test.
 func (e *Estimator) learn(l *spool.Line) float64 {
-	if l.Quality != spool.Complete || l.Input == nil || !ended(l) || !served(l) {
+	if !l.Answer.Counted() || !ended(l) || !served(l) || l.Answer.Heavy {
 		return math.NaN()
 	}
 	k, failure := kindOf(l), math.NaN()
-	if body := l.WireRecv - l.HeaderRecv; body > 0 && count(l.Output) > 0 {
+	input, output := l.Answer.Tokens()
+	if body := passed(l).bytes; body > 0 && output > 0 {
 		if slope, fixed, ok := e.fit(e.outputs, k).line(); ok {
-			failure = math.Abs((float64(body)-fixed)/slope-float64(*l.Output)) / float64(*l.Output)
+			failure = math.Abs((float64(body)-fixed)/slope-float64(output)) / float64(output)
 		}
-		e.add(e.outputs, k, float64(*l.Output), float64(body))
+		e.add(e.outputs, k, float64(output), float64(body))
 	}
-	e.learnInput(k, l)
-	if bytes := parseBytes(l.Bytes); bytes > 0 && *l.Input > 0 {
+	if bytes := parseBytes(l.Bytes); bytes > 0 {
+		e.learnInput(k, bytes, input)
 		k.stream = false
-		e.add(e.inputs, k, float64(*l.Input), float64(bytes))
+		e.add(e.inputs, k, float64(input), float64(bytes))
 	}
 	return failure
 }
@@ -96,9 +97,13 @@ func (e *Estimator) fit(fits map[kind]*fit, k kind) *fit {
 	return fits[kind{provider: k.provider, stream: k.stream}]
 }
 
-// output estimates the tokens in so many body bytes of an answer. ended: the answer came
-// to its end and only its usage is missing.
-func (e *Estimator) output(k kind, bytes int64, ended bool) int64 {
+// output estimates the tokens of an answer, or of what passed of it: one for each event at
+// least. ended: the answer came to its end and only its usage is missing.
+func (e *Estimator) output(k kind, a answered, ended bool) int64 {
+	return max(a.events, e.byBytes(k, a.bytes, ended))
+}
+
+func (e *Estimator) byBytes(k kind, bytes int64, ended bool) int64 {
 	if bytes <= 0 {
 		return 0
 	}

@@ -30,7 +30,7 @@ func (s shape) bytes(tokens int64) int64 {
 
 func (s shape) line(tokens, prompt int64) *spool.Line {
 	l := held(func(l *spool.Line) {
-		l.Stream, l.Output, l.Input = "true", ptr(tokens), ptr(prompt/4)
+		l.Stream, l.Answer.Out, l.Answer.In = "true", tokens, prompt/4
 		l.WireRecv, l.HeaderRecv = 250+s.head+s.bytes(tokens)+s.tail, 250
 		l.Bytes = strconv.FormatInt(prompt+110, 10)
 	})
@@ -49,7 +49,7 @@ func TestEstimateOfACutStream(t *testing.T) {
 			}
 			k := kind{provider: "openai", model: "gpt-4o", stream: true}
 			for _, served := range []int64{30, 60, 90, 150} {
-				got := e.output(k, s.head+s.bytes(served), false)
+				got := e.output(k, answered{bytes: s.head+s.bytes(served)}, false)
 				if failure := float64(got-served) / float64(served); failure < 0 || failure > 0.1 {
 					t.Errorf("%d tokens served: estimated %d, off by %.0f %%", served, got, 100*failure)
 				}
@@ -68,13 +68,13 @@ func TestEstimateWithLittleKnowledge(t *testing.T) {
 	t.Parallel()
 	k := kind{provider: "openai", model: "gpt-4o", stream: true}
 	cold := NewEstimator(map[string]Ratio{"openai": {BytesPerToken: 100, TokensPerByte: 0.25}})
-	if got := cold.output(k, 1000, false); got != 10 {
+	if got := cold.output(k, answered{bytes: 1000}, false); got != 10 {
 		t.Errorf("want the configured ratio, 10, got %d", got)
 	}
 	if got := cold.input(k, 1000); got != 250 {
 		t.Errorf("want the configured ratio, 250, got %d", got)
 	}
-	if got := NewEstimator(nil).output(k, 1000, false); got != 5 {
+	if got := NewEstimator(nil).output(k, answered{bytes: 1000}, false); got != 5 {
 		t.Errorf("want 200 bytes a token, got %d tokens", got)
 	}
 	same := NewEstimator(nil)
@@ -82,14 +82,14 @@ func TestEstimateWithLittleKnowledge(t *testing.T) {
 		same.learn(openaiShape.line(80, 400))
 	}
 	served := int64(30)
-	if got := same.output(k, openaiShape.head+openaiShape.bytes(served), false); got < served || got > served*5/4 {
+	if got := same.output(k, answered{bytes: openaiShape.head+openaiShape.bytes(served)}, false); got < served || got > served*5/4 {
 		t.Errorf("answers of one length: want %d or a little more, got %d", served, got)
 	}
 	other := kind{provider: "openai", model: "gpt-never-seen", stream: true}
-	if got := same.output(other, openaiShape.head+openaiShape.bytes(served), false); got < served || got > served*5/4 {
+	if got := same.output(other, answered{bytes: openaiShape.head+openaiShape.bytes(served)}, false); got < served || got > served*5/4 {
 		t.Errorf("another model of the provider: want %d or a little more, got %d", served, got)
 	}
-	if got := same.output(k, 0, false); got != 0 {
+	if got := same.output(k, answered{bytes: 0}, false); got != 0 {
 		t.Errorf("no bytes: want 0, got %d", got)
 	}
 }
@@ -102,7 +102,7 @@ func TestEstimateOfAnAnswerWithoutUsage(t *testing.T) {
 	}
 	k := kind{provider: "openai", model: "gpt-4o", stream: true}
 	whole := openaiShape.head + openaiShape.bytes(80) + openaiShape.tail - 620
-	if got := e.output(k, whole, true); got < 80 || got > 84 {
+	if got := e.output(k, answered{bytes: whole}, true); got < 80 || got > 84 {
 		t.Errorf("want 80 or a little more, got %d", got)
 	}
 }
@@ -110,7 +110,7 @@ func TestEstimateOfAnAnswerWithoutUsage(t *testing.T) {
 func TestEstimatorLearnsOnlyFromWholeAnswers(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*spool.Line){
-		"aborted": func(l *spool.Line) { l.Flags = "DC" }, "partial": func(l *spool.Line) { l.Quality = spool.Partial },
+		"aborted": func(l *spool.Line) { l.Flags = "DC" }, "partial": func(l *spool.Line) { l.Answer.Whole = false },
 		"no usage": unknownUsage, "an error": func(l *spool.Line) { l.Upstream = "500" },
 	} {
 		e := NewEstimator(nil)
@@ -153,7 +153,7 @@ func TestEstimatorSurvivesARestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	k := kind{provider: "openai", model: "gpt-4o", stream: true}
-	if want, got := e.output(k, 10_000, false), again.output(k, 10_000, false); want != got {
+	if want, got := e.output(k, answered{bytes: 10_000}, false), again.output(k, answered{bytes: 10_000}, false); want != got {
 		t.Errorf("want %d, got %d", want, got)
 	}
 	if want, got := e.input(k, 10_000), again.input(k, 10_000); want != got {

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
-	"github.com/leaky-tokens/leaky-tokens/internal/contract/spool"
 )
 
 const (
@@ -70,11 +69,7 @@ func (r *ratios) upper() (float64, bool) {
 
 // learnInput takes in a request whose input the provider counted. Streams and others are
 // one: the input is read before the answer begins.
-func (e *Estimator) learnInput(k kind, l *spool.Line) {
-	bytes := parseBytes(l.Bytes)
-	if bytes <= 0 || *l.Input <= 0 {
-		return
-	}
+func (e *Estimator) learnInput(k kind, bytes, input int64) {
 	k.stream = false
 	for _, k := range [...]kind{k, {provider: k.provider}} {
 		r := e.ratios[k]
@@ -85,7 +80,7 @@ func (e *Estimator) learnInput(k kind, l *spool.Line) {
 			r = &ratios{}
 			e.ratios[k] = r
 		}
-		r.add(*l.Input, bytes)
+		r.add(input, bytes)
 	}
 }
 

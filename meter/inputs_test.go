@@ -16,7 +16,7 @@ import (
 
 // input is a line of a call with so many input tokens in so many bytes.
 func input(tokens, bytes int64) *spool.Line {
-	l := held(func(l *spool.Line) { l.Input, l.Bytes = ptr(tokens), strconv.FormatInt(bytes, 10) })
+	l := held(func(l *spool.Line) { l.Answer.In, l.Bytes = tokens, strconv.FormatInt(bytes, 10) })
 	return &l
 }
 

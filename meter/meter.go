@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/spool"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
@@ -31,6 +32,7 @@ type Config struct {
 	Name        string                // of this meter among others, default "meter"
 	Publisher   Publisher             //
 	Providers   map[string]Ratio      // by name: what to assume before anything was learned
+	Aborted     Policy                // what a call is charged that ended early, default its input and what passed
 	ReopenURL   string                // Envoy admin's /reopen_logs; empty: never rotate
 	RotateBytes int64                 // default 64 MiB
 	Poll        time.Duration         // pause when the spool gave less than a batch, default 40 ms
@@ -86,6 +88,9 @@ func New(cfg Config) (*Meter, error) {
 	cfg.Poll = positive(cfg.Poll, 40*time.Millisecond)
 	cfg.BatchLines = positive(cfg.BatchLines, 500)
 	cfg.MaxWaiting = positive(cfg.MaxWaiting, 20_000)
+	if cfg.Aborted == nil {
+		cfg.Aborted = func(string) config.ChargeMode { return config.ChargeInput }
+	}
 	if cfg.Name == "" {
 		cfg.Name = "meter"
 	}
@@ -259,7 +264,7 @@ func (m *Meter) judge(lines [][]byte) {
 			}
 			continue
 		}
-		v := charge(&l, m.estimator, now)
+		v := charge(&l, m.estimator, m.cfg.Aborted, now)
 		m.metrics.countLine(&v)
 		if v.publish && v.event.Source == usage.FromProvider {
 			m.metrics.countError(m.estimator.learn(&l))

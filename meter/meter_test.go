@@ -189,7 +189,7 @@ func (r *rig) add(n int) []string {
 
 func spoolLine(id string, out int) string {
 	return fmt.Sprintf(`{"id":%q,"account":"user:u1","held":300,"held_in":44,"user":"u1","route":"openai-chat","provider":"openai","model":"gpt-4o","stream":"true",`+
-		`"bytes":"174","in":12,"out":%d,"q":"COMPLETE","status":200,"flags":"-","up":"200","recv":%d,"recv_h":250,"start":"2026-11-22T11:51:54.123Z"}`+"\n", id, out, 1500+340*out)
+		`"bytes":"174","answer":"whole=1,in=12,out=%d","status":200,"flags":"-","up":"200","recv":%d,"recv_h":250,"start":"2026-11-22T11:51:54.123Z"}`+"\n", id, out, 1500+340*out)
 }
 
 // events waits for n events and gives them by id; each must be there once.

@@ -47,7 +47,7 @@ func newMetrics(r prometheus.Registerer) (metrics, error) {
 			Buckets: []float64{0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1, 1.5, 2, 4}}, []string{"provider"}),
 		kinds: map[usage.Source]prometheus.Counter{}, charged: map[usage.Source]prometheus.Counter{},
 	}
-	for _, s := range []usage.Source{usage.FromProvider, usage.FromEstimate, usage.FromRefusal, usage.FromUnstarted} {
+	for _, s := range []usage.Source{usage.FromProvider, usage.FromEstimate, usage.FromHold, usage.FromRefusal, usage.FromUnstarted} {
 		m.kinds[s], m.charged[s] = m.lines.WithLabelValues(string(s)), m.tokens.WithLabelValues(string(s))
 	}
 	m.nothing, m.running = m.lines.WithLabelValues("not_held"), m.lines.WithLabelValues("running")
@@ -86,7 +86,8 @@ func (m *metrics) countError(ratio float64) {
 
 // countInput compares the input with what was held for it, where that is told.
 func (m *metrics) countInput(l *spool.Line) {
-	if held := whole(l.HeldIn); held > 0 && l.Input != nil {
-		m.inputs.WithLabelValues(l.Provider).Observe(float64(*l.Input) / float64(held))
+	if held := whole(l.HeldIn); held > 0 {
+		input, _ := l.Answer.Tokens()
+		m.inputs.WithLabelValues(l.Provider).Observe(float64(input) / float64(held))
 	}
 }

@@ -21,8 +21,8 @@ func TestSettlesACallOfAnOutageLater(t *testing.T) {
 	}
 	m := &Meter{cfg: Config{BatchLines: 10}, metrics: metrics}
 	held := 300.0
-	v := charge(&spool.Line{ID: "r", Account: "user:u", Held: &held, Provider: "openai", Bytes: "100", Status: 200, Flags: "DC",
-		WireRecv: 5000, HeaderRecv: 100}, NewEstimator(nil), time.Now())
+	v := charge(&spool.Line{ID: "r", WireSent: 400, Account: "user:u", Held: &held, Provider: "openai", Bytes: "100", Status: 200, Flags: "DC",
+		WireRecv: 5000, HeaderRecv: 100}, NewEstimator(nil), byDefault, time.Now())
 	if !v.outage || v.event.Input == 0 || v.event.Charged > 300 {
 		t.Fatalf("want a hold without input taken for one of an outage, got %+v", v)
 	}

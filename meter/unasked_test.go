@@ -38,7 +38,7 @@ func TestCallsThatNoLimiterSawAreCharged(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			v := charge(&test.line, fixed{in: 20, out: 33}, time.Now())
+			v := charge(&test.line, fixed{in: 20, out: 33}, byDefault, time.Now())
 			if v.publish != test.publish || v.event.Charged != test.charged || v.event.Source != test.source {
 				t.Errorf("want publish %v and %d tokens by %q, got %v and %+v", test.publish, test.charged, test.source, v.publish, v.event)
 			}

@@ -13,7 +13,6 @@ import (
 	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/contract/spool"
 )
 
 const (
@@ -67,11 +66,11 @@ func TestSpoolTellsTheProvidersUsage(t *testing.T) {
 			a := g.do(t, "POST", c.path, c.body, "traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "x-correlation-id",
 				"order:1")
 			raw, l := g.rawLine(t, a.header.Get("x-request-id"))
-			if l.Quality != spool.Complete || l.Input == nil || *l.Input != c.in || l.Output == nil || *l.Output != c.out || l.Cached == nil ||
-				*l.Cached != c.cached || l.Reasoning == nil || *l.Reasoning != c.reasoning {
+			if in, out := l.Answer.Tokens(); !l.Answer.Counted() || in != c.in || out != c.out || l.Answer.CachedInput() != c.cached ||
+				l.Answer.ReasonedOutput() != c.reasoning {
 				t.Errorf("want usage %d %d %d %d, got %s", c.in, c.out, c.cached, c.reasoning, raw)
 			}
-			if l.Route != c.route || l.Provider != c.provider || l.Model != c.model || l.Served != c.served {
+			if l.Route != c.route || l.Provider != c.provider || l.Model != c.model || l.Answer.Model != c.served {
 				t.Errorf("want %s %s %s %s, got %s", c.route, c.provider, c.model, c.served, raw)
 			}
 			if l.Account != "user:u-1" || l.Held == nil || *l.Held != 100 || l.HeldIn == nil || *l.HeldIn != 40 || l.User != "u-1" ||
@@ -93,18 +92,19 @@ func TestSpoolTellsWhatWentWrong(t *testing.T) {
 	t.Parallel()
 	g := start(t, func(c *config.Config) { c.Gateway.StreamIdleTimeout = 300 * time.Millisecond }, nil)
 	for name, c := range map[string]struct {
-		reply                             http.HandlerFunc
-		status                            int
-		flags, details, upstream, quality string
-		body                              bool // bytes of an answer came
+		reply                    http.HandlerFunc
+		status                   int
+		flags, details, upstream string
+		told                     bool // some usage
+		body                     bool // bytes of an answer came
 	}{
-		"no usage":     {says("text/event-stream", chatChunk, chatDone), 200, "-", "via_upstream", "200", "", true},
-		"broken json":  {says("application/json", `{"usage":{"prompt_tokens":`), 200, "-", "via_upstream", "200", spool.Failed, true},
-		"provider 500": {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, `{}`, 500) }, 500, "-", "via_upstream", "500", "", true},
-		"provider 429": {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, `{}`, 429) }, 429, "-", "via_upstream", "429", "", true},
+		"no usage":     {says("text/event-stream", chatChunk, chatDone), 200, "-", "via_upstream", "200", false, true},
+		"broken json":  {says("application/json", `{"usage":{"prompt_tokens":`), 200, "-", "via_upstream", "200", false, true},
+		"provider 500": {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, `{}`, 500) }, 500, "-", "via_upstream", "500", false, true},
+		"provider 429": {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, `{}`, 429) }, 429, "-", "via_upstream", "429", false, true},
 		"reset": {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, 503, "UC",
-			"upstream_reset_before_response_started", "-", "", false},
-		"hang": {func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, 503, "SI", "stream_idle_timeout", "-", "", false},
+			"upstream_reset_before_response_started", "-", false, false},
+		"hang": {func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, 503, "SI", "stream_idle_timeout", "-", false, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g.limit.set(admit(nil))
@@ -112,7 +112,7 @@ func TestSpoolTellsWhatWentWrong(t *testing.T) {
 			a := g.do(t, "POST", chatPath, body(""))
 			raw, l := g.rawLine(t, a.header.Get("x-request-id"))
 			if a.status != c.status || l.Status != c.status || l.Flags != c.flags || !strings.HasPrefix(l.Details, c.details) ||
-				l.Upstream != c.upstream || l.Quality != c.quality || l.WireRecv-l.HeaderRecv > 0 != c.body {
+				l.Upstream != c.upstream || l.Answer.Told() != c.told || l.WireRecv-l.HeaderRecv > 0 != c.body {
 				t.Errorf("want %+v, got %d %s %s", c, a.status, a.body, raw)
 			}
 			if l.Account != "user:u-1" || l.Held == nil {
@@ -131,7 +131,7 @@ func TestSpoolTellsWhatWentWrong(t *testing.T) {
 		id, err := g.readSome(t, t.Context(), 1<<20)
 		raw, l := g.rawLine(t, id)
 		if err == nil || l.Flags == "-" || l.Status != 200 || l.Upstream != "200" || l.WireRecv-l.HeaderRecv < int64(len(chatChunk)) ||
-			l.Input != nil {
+			l.Answer.Told() {
 			t.Errorf("want a cut stream, got %v %s", err, raw)
 		}
 	})
@@ -141,7 +141,7 @@ func TestSpoolTellsWhatWentWrong(t *testing.T) {
 			<-r.Context().Done()
 		})
 		id, err := g.readSome(t, t.Context(), 1<<20)
-		if raw, l := g.rawLine(t, id); err == nil || l.Flags != "SI" || l.Input != nil {
+		if raw, l := g.rawLine(t, id); err == nil || l.Flags != "SI" || l.Answer.Told() {
 			t.Errorf("want an idle stream ended, got %v %s", err, raw)
 		}
 	})
@@ -156,7 +156,7 @@ func TestSpoolTellsWhatWentWrong(t *testing.T) {
 		id, err := g.readSome(t, ctx, len(chatChunk))
 		cancel()
 		raw, l := g.rawLine(t, id)
-		if err != nil || l.Flags != "DC" || l.Status != 200 || l.BytesSent < int64(len(chatChunk)) || l.Input != nil {
+		if err != nil || l.Flags != "DC" || l.Status != 200 || l.BytesSent < int64(len(chatChunk)) || l.Answer.Told() {
 			t.Errorf("want flag DC, bytes and no usage, got %v %s", err, raw)
 		}
 		<-left // the abort reaches the provider

@@ -15,6 +15,7 @@ type Config struct {
 	Tiers     Tiers               `yaml:"tiers"`
 	Limits    Limits              `yaml:"limits"`
 	Holds     Holds               `yaml:"holds"`
+	Charge    Charge              `yaml:"charge"`
 	Auth      Auth                `yaml:"auth"`
 	Flags     Flags               `yaml:"flags"`
 	TLS       TLS                 `yaml:"tls"`

@@ -79,6 +79,7 @@ func defaults() *Config {
 		Purchases: defaultPurchases(),
 		Pools:     defaultPools(),
 		Holds:     Holds{Life: defaultHoldLife},
+		Charge:    Charge{Aborted: ChargeInput},
 		Limits:    Limits{Idle: defaultIdle, Explain: defaultExplain, MaxTokens: MaxTokens{Default: MaxTokensFill}, Outage: defaultOutage()},
 	}
 }

@@ -89,6 +89,7 @@ func (c *Config) validate() []Mistake {
 	between(v, "limits.timeout", c.Limits.Timeout, time.Millisecond, 10*time.Second)
 	c.Limits.Outage.validate(v)
 	c.Holds.validate(v)
+	c.Charge.validate(v)
 	c.Auth.validate(v)
 	c.TLS.validate(v)
 	c.Purchases.validate(v, c.Providers)

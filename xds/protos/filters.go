@@ -12,10 +12,11 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	ratelimitconfigv3 "github.com/envoyproxy/go-control-plane/envoy/config/ratelimit/v3"
 	matchingv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/matching/v3"
+	gzipv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/compression/gzip/decompressor/v3"
 	actionv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/common/matcher/action/v3"
-	aiv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ai_protocol_manager/v3"
 	bufferv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/buffer/v3"
 	responsev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/custom_response/v3"
+	decompressorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/decompressor/v3"
 	authzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
 	headersv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/header_mutation/v3"
 	luav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/lua/v3"
@@ -50,12 +51,13 @@ const (
 	filterOpen      = "ratelimit-open"
 	filterRateLimit = attributes.NamespaceLimit
 	filterSplice    = "splice"
+	filterUnpack    = "unpack"
 	filterUsage     = "usage"
 )
 
 // llmFilters are turned off on every route that is not an LLM call.
 func llmFilters() []string {
-	return []string{filterInflight, filterBody, filterGuard, filterSplice, filterUsage}
+	return []string{filterInflight, filterBody, filterGuard, filterSplice, filterUsage, filterUnpack}
 }
 
 // authzTimeout covers a look-up at identity when the key is not cached.
@@ -118,7 +120,8 @@ func filters(l model.Listener) []*hcmv3.HttpFilter {
 	}
 	add(filterSplice, &luav3.Lua{DefaultSourceCode: inline(envoy.SpliceLua), StatPrefix: filterSplice,
 		ClearRouteCache: wrapperspb.Bool(false)}) // it takes headers away that routes match, and the route is chosen
-	add(filterUsage, usage())
+	add(filterUsage, &luav3.Lua{DefaultSourceCode: inline(envoy.UsageLua()), StatPrefix: filterUsage})
+	add(filterUnpack, unpack())
 	add(filterAway, away())
 	add("envoy.filters.http.router", &routerv3.Router{SuppressEnvoyHeaders: true})
 	return chain
@@ -255,8 +258,12 @@ func rateLimit(l model.Listener, closed bool) *ratelimitv3.RateLimit {
 	}
 }
 
-// usage reads the provider's token counts. Its request side stays off: it would
-// re-encode every event of a stream.
-func usage() *aiv3.AiProtocolManager {
-	return &aiv3.AiProtocolManager{ResponseHandling: &aiv3.ResponseHandling{TokenUsage: &aiv3.TokenUsageExtraction{IncludeUnconfiguredRoutes: true}}}
+// unpack decodes an answer that a provider has compressed although nobody asked it to, so
+// that its usage can be read and the client gets what it can read.
+func unpack() *decompressorv3.Decompressor {
+	off := &decompressorv3.Decompressor_CommonDirectionConfig{Enabled: &corev3.RuntimeFeatureFlag{DefaultValue: wrapperspb.Bool(false)}}
+	return &decompressorv3.Decompressor{
+		DecompressorLibrary:    typed("gzip", &gzipv3.Gzip{}),
+		RequestDirectionConfig: &decompressorv3.Decompressor_RequestDirectionConfig{CommonConfig: off, AdvertiseAcceptEncoding: wrapperspb.Bool(false)},
+	}
 }

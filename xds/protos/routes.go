@@ -6,11 +6,9 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	aiv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ai_protocol_manager/v3"
 	authzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
 	luav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/lua/v3"
 	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ratelimit/v3"
-	typeaiv3 "github.com/envoyproxy/go-control-plane/envoy/type/ai/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -179,7 +177,6 @@ func perFilter(r model.Route, g *model.Gateway) map[string]*anypb.Any {
 		return config
 	}
 	config[filterAway] = anyOf(&routev3.FilterConfig{Disabled: true})
-	config[filterUsage] = anyOf(&aiv3.AiProtocolManagerPerRoute{Response: &aiv3.ResponsePerRoute{LlmProtocol: protocol(*r.LLM)}})
 	if len(r.LLM.Headers)+len(r.LLM.Query) > 0 {
 		config[filterSplice] = anyOf(&luav3.LuaPerRoute{FilterContext: spliceContext(*r.LLM)})
 	}
@@ -191,14 +188,4 @@ func perFilter(r model.Route, g *model.Gateway) map[string]*anypb.Any {
 		config[filterGuard] = anyOf(&luav3.LuaPerRoute{FilterContext: guardContext(spoken, g.Listener.MaxBodyBytes, r.LLM.StateMax)})
 	}
 	return config
-}
-
-// protocol is the shape of the provider's usage. It is stated for each route, since the
-// filter does not recognise an embeddings answer by itself. Only the response is declared:
-// a declared request would be re-encoded.
-func protocol(l model.LLM) typeaiv3.LLMProtocol {
-	if l.Gemini {
-		return typeaiv3.LLMProtocol_GEMINI_GENERATE_CONTENT
-	}
-	return typeaiv3.LLMProtocol_OPENAI_CHAT_COMPLETIONS
 }

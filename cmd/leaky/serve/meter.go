@@ -46,7 +46,7 @@ func serveMeter(ctx context.Context, s service) error {
 		return fmt.Errorf("name this meter: %w", err)
 	}
 	m, err := meter.New(meter.Config{Spool: spool, Name: host + " " + s.cfg.Services.Meter.HTTP, Limiter: limitpb.NewLimiterClient(limiter),
-		Publisher: publisher, Providers: ratios,
+		Publisher: publisher, Providers: ratios, Aborted: s.cfg.Charge.For,
 		ReopenURL: "http://" + s.cfg.Envoy.Admin + "/reopen_logs", Log: s.log, Metrics: s.metrics})
 	if err != nil {
 		return err

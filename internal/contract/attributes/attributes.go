@@ -15,6 +15,8 @@ const (
 	NamespaceRefusal = "llm.refusal"
 	// NamespaceLimit is what ratelimit answers: the hold and what to splice.
 	NamespaceLimit = "envoy.filters.http.ratelimit"
+	// NamespaceAnswer is what the usage reader found in the answer.
+	NamespaceAnswer = "llm.answer"
 )
 
 // Keys of NamespaceAuth.
@@ -42,6 +44,9 @@ const (
 
 // Bytes is the key of NamespaceBody that carries the body's length in bytes.
 const Bytes = "bytes"
+
+// Report is the key of NamespaceAnswer: package spool says how it reads.
+const Report = "report"
 
 // Keys of NamespaceLimit. Numbers are Struct numbers.
 const (

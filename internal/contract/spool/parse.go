@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"regexp"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -13,24 +14,16 @@ import (
 // MaxLine is the longest line the meter accepts, in bytes; a longer one is damage.
 const MaxLine = 64 << 10
 
-// Values of Line.Quality: extraction_status of envoy.data.ai.v3.TokenUsage.
-const (
-	Complete = "COMPLETE" // every usage the provider sent was read
-	Partial  = "PARTIAL"  // some of it was lost: the counts may be too low
-	Failed   = "FAILED"   // there was usage and none of it could be read
-)
-
-// maxTokens is the largest count that is believed, in tokens.
-const maxTokens = math.MaxInt32
-
 // ErrMalformed says a spool line is not one of ours.
 var ErrMalformed = errors.New("malformed spool line")
+
+// traceParent is version 00 of W3C Trace Context, the only one that a line carries.
+var traceParent = regexp.MustCompile(`^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$`)
 
 // Parse decodes one line, without its newline: a flat JSON object. It is written by hand
 // since every request pays for it (encoding/json takes eight times as long), and lenient
 // about types: Envoy writes a CEL result as a number or as a string, depending on the
-// operator, and "-" or null for what it does not have. Unknown members are skipped; a
-// count that is negative or above 2^31-1 is treated as not stated.
+// operator, and "-" or null for what it does not have. Unknown members are skipped.
 func Parse(line []byte) (Line, error) {
 	if len(line) > MaxLine {
 		return Line{}, fmt.Errorf("%w: %d bytes, at most %d", ErrMalformed, len(line), MaxLine)
@@ -43,8 +36,14 @@ func Parse(line []byte) (Line, error) {
 	if l.ID == "" {
 		return Line{}, fmt.Errorf("%w: no request id", ErrMalformed)
 	}
-	if l.HeaderRecv == 0 {
+	switch {
+	case l.HeaderRecv == 0:
 		l.Upstream = "-" // no header came from a provider, so the status is Envoy's own
+	case l.Answer.Status != 0:
+		l.Upstream = strconv.Itoa(l.Answer.Status) // the client may have seen another
+	}
+	if !traceParent.MatchString(l.Trace) {
+		l.Trace = ""
 	}
 	return l, nil
 }
@@ -55,17 +54,13 @@ func (l *Line) set(name string, v value) {
 		*field = v.name()
 		return
 	}
-	if field := l.countField(name); field != nil {
-		*field = v.count(maxTokens)
-		return
-	}
 	switch name {
 	case "held":
 		l.Held = v.number()
 	case "held_in":
 		l.HeldIn = v.number()
-	case "q":
-		l.Quality = quality(v.name())
+	case "answer":
+		l.Answer = ParseAnswer(v.name())
 	case "status":
 		l.Status = int(v.whole())
 	case "flags":
@@ -74,6 +69,8 @@ func (l *Line) set(name string, v value) {
 		l.Upstream = v.text
 	case "sent":
 		l.BytesSent = v.whole()
+	case "wire":
+		l.WireSent = v.whole()
 	case "recv":
 		l.WireRecv = v.whole()
 	case "recv_h":
@@ -107,8 +104,6 @@ func (l *Line) textField(name string) *string {
 		return &l.Provider
 	case "model":
 		return &l.Model
-	case "served":
-		return &l.Served
 	case "stream":
 		return &l.Stream
 	case "bytes":
@@ -125,35 +120,6 @@ func (l *Line) textField(name string) *string {
 		return &l.Type
 	}
 	return nil
-}
-
-func (l *Line) countField(name string) **int64 {
-	switch name {
-	case "in":
-		return &l.Input
-	case "out":
-		return &l.Output
-	case "cached":
-		return &l.Cached
-	case "reasoning":
-		return &l.Reasoning
-	}
-	return nil
-}
-
-// quality is the name of an extraction status, which CEL may give as its number.
-func quality(v string) string {
-	switch v {
-	case "1", "1.0":
-		return Complete
-	case "2", "2.0":
-		return Partial
-	case "3", "3.0":
-		return Failed
-	case "0", "EXTRACTION_STATUS_UNSPECIFIED":
-		return ""
-	}
-	return v
 }
 
 // value is one scalar of the line, as text; null is empty.

@@ -21,27 +21,23 @@ type Line struct {
 	Route    string   `json:"route"`
 	Provider string   `json:"provider"`
 	Model    string   `json:"model"`  // as configured: what was asked for, without its provider
-	Served   string   `json:"served"` // as the provider says
 	Stream   string   `json:"stream"` // "true" when a stream was asked for
 	Bytes    string   `json:"bytes"`  // request body length in bytes, decimal
 
-	Input     *int64 `json:"in"`        // input tokens, nil when the provider told none
-	Output    *int64 `json:"out"`       // output tokens
-	Cached    *int64 `json:"cached"`    // input tokens served from the provider's cache
-	Reasoning *int64 `json:"reasoning"` // output tokens spent on reasoning
-	Quality   string `json:"q"`         // Complete, Partial or Failed; empty when the answer ended without usage
+	Answer Answer `json:"answer"` // what the usage reader found in it
 
 	Status     int    `json:"status"`  // HTTP status sent to the client
 	Flags      string `json:"flags"`   // Envoy's response flags, "-" for none; DC: the client went away
 	Details    string `json:"details"` // Envoy's response code details
 	Upstream   string `json:"up"`      // provider's status, "-" when it never answered
 	BytesSent  int64  `json:"sent"`    // response body bytes sent to the client
-	WireRecv   int64  `json:"recv"`    // bytes received from the provider, headers included
+	WireSent   int64  `json:"wire"`    // bytes sent to the provider, headers included
+	WireRecv   int64  `json:"recv"`    // bytes received from it, headers included
 	HeaderRecv int64  `json:"recv_h"`  // of those, headers
 	Millis     int64  `json:"ms"`      // duration
 	FirstByte  *int64 `json:"ttfb"`    // milliseconds to the provider's first byte
 	Start      string `json:"start"`   // RFC 3339 with milliseconds
-	Trace      string `json:"trace"`   // traceparent
+	Trace      string `json:"trace"`   // traceparent, in its form of version 00, or empty
 	Corr       string `json:"corr"`    // x-correlation-id
 
 	// Type is Envoy's AccessLogType; empty where every line is of a request that ended.
@@ -58,9 +54,6 @@ func (l *Line) Running() bool { return l.Type != "" && l.Type != typeEnd }
 // and model come from the route's own metadata in namespace "leaky". With running, requests
 // that go on write lines too, and every line says of which kind it is.
 func Format(running bool) map[string]string {
-	usage := func(field string) string {
-		return "%CEL(metadata.typed_filter_metadata['envoy.ai.token_usage']." + field + ")%"
-	}
 	auth := func(key string) string { return "%DYNAMIC_METADATA(" + attributes.NamespaceAuth + ":" + key + ")%" }
 	limit := func(key string) string { return "%DYNAMIC_METADATA(" + attributes.NamespaceLimit + ":" + key + ")%" }
 	all := map[string]string{
@@ -69,17 +62,15 @@ func Format(running bool) map[string]string {
 		"tier":  auth(attributes.Tier),
 		"route": "%METADATA(ROUTE:leaky:route)%", "provider": "%METADATA(ROUTE:leaky:provider)%",
 		"model":  "%METADATA(ROUTE:leaky:model)%", // not ratelimit's: a refusal has one too
-		"served": usage("model"), "stream": limit(attributes.Stream),
-		"bytes": "%DYNAMIC_METADATA(" + attributes.NamespaceBody + ":" + attributes.Bytes + ")%",
-		"in":    usage("input_tokens"), "out": usage("output_tokens"),
-		"cached":    usage("input_token_details.cached_tokens"),
-		"reasoning": usage("output_token_details.reasoning_tokens"),
-		"q":         usage("extraction_status"),
-		"status":    "%RESPONSE_CODE%", "flags": "%RESPONSE_FLAGS%", "details": "%RESPONSE_CODE_DETAILS%",
+		"stream": limit(attributes.Stream),
+		"bytes":  "%DYNAMIC_METADATA(" + attributes.NamespaceBody + ":" + attributes.Bytes + ")%",
+		"answer": "%DYNAMIC_METADATA(" + attributes.NamespaceAnswer + ":" + attributes.Report + ")%",
+		"status": "%RESPONSE_CODE%", "flags": "%RESPONSE_FLAGS%", "details": "%RESPONSE_CODE_DETAILS%",
 		"up":   "%RESP(:STATUS)%",
-		"sent": "%BYTES_SENT%", "recv": "%UPSTREAM_WIRE_BYTES_RECEIVED%", "recv_h": "%UPSTREAM_HEADER_BYTES_RECEIVED%",
+		"sent": "%BYTES_SENT%", "wire": "%UPSTREAM_WIRE_BYTES_SENT%", "recv": "%UPSTREAM_WIRE_BYTES_RECEIVED%", "recv_h": "%UPSTREAM_HEADER_BYTES_RECEIVED%",
 		"ms": "%DURATION%", "ttfb": "%RESPONSE_DURATION%", "start": "%START_TIME%",
-		"trace": "%REQ(TRACEPARENT)%", "corr": "%REQ(X-CORRELATION-ID)%",
+		"trace": "%REQ(TRACEPARENT):56%", // one byte more than it may have, so that Parse sees a longer one
+		"corr":  "%REQ(X-CORRELATION-ID)%",
 	}
 	if running {
 		all["type"] = "%ACCESS_LOG_TYPE%"

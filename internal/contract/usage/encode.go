@@ -32,7 +32,10 @@ func (w *writer) event(e *Event) {
 	w.text(`,"account":`, e.Account).text(`,"route":`, e.Route).text(`,"provider":`, e.Provider).text(`,"modelAsked":`, e.ModelAsked)
 	w.optional(`,"modelServed":`, e.ModelServed)
 	w.number(`,"inputTokens":`, e.Input).number(`,"outputTokens":`, e.Output).number(`,"cachedTokens":`, e.Cached)
-	w.number(`,"reasoningTokens":`, e.Reasoning).number(`,"heldTokens":`, e.Held).number(`,"tokens":`, e.Charged)
+	w.number(`,"reasoningTokens":`, e.Reasoning)
+	w.kind(`,"cacheWrittenTokens":`, e.CacheWritten).kind(`,"toolInputTokens":`, e.ToolInput)
+	w.kind(`,"audioInputTokens":`, e.AudioInput).kind(`,"audioOutputTokens":`, e.AudioOutput)
+	w.number(`,"heldTokens":`, e.Held).number(`,"tokens":`, e.Charged)
 	w.text(`,"source":`, string(e.Source)).optional(`,"pool":`, string(e.Pool)).flag(`,"allowed":`, e.Allowed).flag(`,"stream":`, e.Stream)
 	w.number(`,"status":`, int64(e.Status)).optional(`,"reason":`, e.Reason)
 	w.number(`,"latencyMs":`, e.LatencyMS).number(`,"firstByteMs":`, e.FirstByteMS)
@@ -71,6 +74,14 @@ func (w *writer) optional(name, value string) *writer {
 func (w *writer) number(name string, value int64) *writer {
 	w.b = strconv.AppendInt(append(w.b, name...), value, 10)
 	return w
+}
+
+// kind is a number that is left out when it is zero.
+func (w *writer) kind(name string, value int64) *writer {
+	if value == 0 {
+		return w
+	}
+	return w.number(name, value)
 }
 
 func (w *writer) flag(name string, value bool) *writer {

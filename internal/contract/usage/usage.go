@@ -32,6 +32,7 @@ type Source string
 const (
 	FromProvider  Source = "provider"  // the provider's own count
 	FromEstimate  Source = "estimated" // bytes and the learned ratio; never above the hold
+	FromHold      Source = "held"      // all that was held, by the policy for calls that end early
 	FromExpiry    Source = "expired"   // the sweeper's policy, nobody settled
 	FromRefusal   Source = "refused"   // a limit said no; nothing was charged
 	FromUnstarted Source = "released"  // the provider served nothing; the hold was given back
@@ -50,21 +51,28 @@ const (
 
 // Event is the data of a usage event. Token counts are tokens, never negative.
 type Event struct {
-	RequestID   string    `json:"requestId"`
-	UserID      string    `json:"userId"`
-	OrgID       string    `json:"orgId,omitzero"`
-	Team        string    `json:"team,omitzero"`
-	KeyID       string    `json:"keyId,omitzero"`
-	Tier        string    `json:"tier,omitzero"`
-	Account     string    `json:"account"`
-	Route       string    `json:"route"`
-	Provider    string    `json:"provider"`
-	ModelAsked  string    `json:"modelAsked"`
-	ModelServed string    `json:"modelServed,omitzero"`
-	Input       int64     `json:"inputTokens"`
-	Output      int64     `json:"outputTokens"`
-	Cached      int64     `json:"cachedTokens"`
-	Reasoning   int64     `json:"reasoningTokens"`
+	RequestID   string `json:"requestId"`
+	UserID      string `json:"userId"`
+	OrgID       string `json:"orgId,omitzero"`
+	Team        string `json:"team,omitzero"`
+	KeyID       string `json:"keyId,omitzero"`
+	Tier        string `json:"tier,omitzero"`
+	Account     string `json:"account"`
+	Route       string `json:"route"`
+	Provider    string `json:"provider"`
+	ModelAsked  string `json:"modelAsked"`
+	ModelServed string `json:"modelServed,omitzero"`
+	Input       int64  `json:"inputTokens"`
+	Output      int64  `json:"outputTokens"`
+	Cached      int64  `json:"cachedTokens"`
+	Reasoning   int64  `json:"reasoningTokens"`
+	// Kinds that few providers tell, in tokens: of the input what was written to a cache, what
+	// hosted tools took and what was audio, and of the output what was audio.
+	CacheWritten int64 `json:"cacheWrittenTokens,omitzero"`
+	ToolInput    int64 `json:"toolInputTokens,omitzero"`
+	AudioInput   int64 `json:"audioInputTokens,omitzero"`
+	AudioOutput  int64 `json:"audioOutputTokens,omitzero"`
+
 	Held        int64     `json:"heldTokens"`
 	Charged     int64     `json:"tokens"` // what is charged: input + output, or the estimate
 	Source      Source    `json:"source"`

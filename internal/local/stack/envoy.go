@@ -26,7 +26,7 @@ func (p *Plan) envoy(bin string) supervisor.Part {
 	return supervisor.Part{
 		Name: topology.Envoy, Address: p.cfg.Gateway.Listen, Path: bin, Env: p.baseEnv(), After: p.behindEnvoy(),
 		Dir: p.dir, // relative socket paths are resolved against it
-		// ai_protocol_manager is work in progress upstream (docs/design says why we use it); Envoy says so per route and push.
+		// custom_response is work in progress upstream, and Envoy says so with each push.
 		Args: append(envoy.Args(envoy.ArgsConfig{Bootstrap: file, Concurrency: p.cfg.Envoy.Concurrency}), "--component-log-level",
 			"misc:error"),
 		Prepare: func(context.Context) error { return p.prepareEnvoy(file) },
