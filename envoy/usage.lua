@@ -142,8 +142,7 @@ end
 -- cuts says that the gateway asked for the usage of this stream and the caller did not.
 local function cuts(h)
   local limit = h:streamInfo():dynamicMetadata():get("envoy.filters.http.ratelimit")
-  if limit == nil then return false end
-  return limit.ask_usage ~= nil or type(limit.splice) == "string" and find(limit.splice, '"include_usage":true', 1, true) ~= nil
+  return limit ~= nil and limit.ask_usage ~= nil
 end
 
 local OPENAI_CODED = '{"error":{"message":"the provider sent an encoded answer that nobody asked for","type":"server_error","param":null,"code":"provider_encoding"}}'

@@ -193,6 +193,9 @@ func eventOf(l *spool.Line, now time.Time) usage.Event {
 func estimate(l *spool.Line, j judge) (input, output int64) {
 	k, a := kindOf(l), &l.Answer
 	input = j.input(k, parseBytes(l.Bytes))
+	if l.Parts != "" {
+		input = max(input, heldInput(l, input)) // its parts were priced there; bytes say nothing of them
+	}
 	output = j.output(k, passed(l), ended(l))
 	if l.Account != "" {
 		heldIn := heldInput(l, input)

@@ -7,13 +7,11 @@ import (
 	"io/fs"
 	"math"
 	"os"
-	"slices"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/spool"
 )
 
 const (
-	window   = 128  // samples remembered for one kind
 	maxKinds = 2000 // kinds remembered; more are served by their provider's or the default
 
 	// headShare is the part of a fit's fixed bytes that is taken to come before the text: an
@@ -37,7 +35,8 @@ type Ratio struct {
 }
 
 // Estimator learns from answers whose usage is known how many bytes a token takes, per
-// model, and tells the tokens of answers whose usage is not. One goroutine uses it.
+// model, and tells the tokens of answers whose usage is not. It does not learn from answers
+// and requests whose bytes say nothing of their tokens: log probabilities, pictures, sound. One goroutine uses it.
 type Estimator struct {
 	defaults map[string]Ratio
 	outputs  map[kind]*fit
@@ -59,22 +58,23 @@ func (e *Estimator) learn(l *spool.Line) float64 {
 	}
 	k, failure := kindOf(l), math.NaN()
 	input, output := l.Answer.Tokens()
+	owner := ownerOf(accountOf(l))
 	if body := passed(l).bytes; body > 0 && output > 0 {
 		if slope, fixed, ok := e.fit(e.outputs, k).line(); ok {
 			failure = math.Abs((float64(body)-fixed)/slope-float64(output)) / float64(output)
 		}
-		e.add(e.outputs, k, float64(output), float64(body))
+		e.add(e.outputs, k, sample{tokens: float64(output), bytes: float64(body), owner: owner})
 	}
-	if bytes := parseBytes(l.Bytes); bytes > 0 {
+	if bytes := parseBytes(l.Bytes); bytes > 0 && l.Parts == "" {
 		e.learnInput(k, bytes, input)
 		k.stream = false
-		e.add(e.inputs, k, float64(input), float64(bytes))
+		e.add(e.inputs, k, sample{tokens: float64(input), bytes: float64(bytes), owner: owner})
 	}
 	return failure
 }
 
 // add stores a sample for the model and for its provider as a whole.
-func (e *Estimator) add(fits map[kind]*fit, k kind, tokens, bytes float64) {
+func (e *Estimator) add(fits map[kind]*fit, k kind, s sample) {
 	e.changed = true
 	for _, k := range [...]kind{k, {provider: k.provider, stream: k.stream}} {
 		f := fits[k]
@@ -85,7 +85,7 @@ func (e *Estimator) add(fits map[kind]*fit, k kind, tokens, bytes float64) {
 			f = &fit{}
 			fits[k] = f
 		}
-		f.add(tokens, bytes)
+		f.add(s)
 	}
 }
 
@@ -159,75 +159,13 @@ func orElse(v, fallback float64) float64 {
 	return fallback
 }
 
-// sample is tokens and bytes of one request.
-type sample [2]float64
-
-// fit is a straight line, bytes = fixed + slope * tokens, over the last samples.
-type fit struct {
-	samples []sample
-	next    int
-	// Sums over the samples, kept up to date by add: tokens, bytes, tokens², tokens*bytes.
-	t, b, tt, tb float64
-}
-
-func (f *fit) add(tokens, bytes float64) {
-	s := sample{tokens, bytes}
-	if len(f.samples) < window {
-		f.samples = append(f.samples, s)
-	} else {
-		f.sum(f.samples[f.next], -1)
-		f.samples[f.next] = s
-		f.next = (f.next + 1) % window
-	}
-	f.sum(s, 1)
-}
-
-func (f *fit) sum(s sample, sign float64) {
-	f.t += sign * s[0]
-	f.b += sign * s[1]
-	f.tt += sign * s[0] * s[0]
-	f.tb += sign * s[0] * s[1]
-}
-
-// line is the least-squares line; not ok with too few samples, when all answers are about
-// equally long, or when the slope makes no sense.
-func (f *fit) line() (slope, fixed float64, ok bool) {
-	if f == nil || len(f.samples) < 2 {
-		return 0, 0, false
-	}
-	n := float64(len(f.samples))
-	mean := f.t / n
-	variance := f.tt/n - mean*mean
-	if variance < mean*mean*0.01 { // a spread below a tenth of the mean
-		return 0, 0, false
-	}
-	slope = (f.tb/n - mean*f.b/n) / variance
-	if slope < 0.5 || slope > 1<<16 {
-		return 0, 0, false
-	}
-	return slope, max(0, f.b/n-slope*mean), true
-}
-
-// ratio is the median of bytes per token.
-func (f *fit) ratio() (float64, bool) {
-	if f == nil || len(f.samples) == 0 {
-		return 0, false
-	}
-	ratios := make([]float64, len(f.samples))
-	for i, s := range f.samples {
-		ratios[i] = s[1] / s[0]
-	}
-	slices.Sort(ratios)
-	return ratios[len(ratios)/2], true
-}
-
 // learned is the estimator on disk.
 type learned struct {
-	Provider string   `json:"provider"`
-	Model    string   `json:"model,omitzero"`
-	Stream   bool     `json:"stream,omitzero"`
-	Input    bool     `json:"input,omitzero"`
-	Samples  []sample `json:"samples,omitempty"` // tokens, bytes
+	Provider string       `json:"provider"`
+	Model    string       `json:"model,omitzero"`
+	Stream   bool         `json:"stream,omitzero"`
+	Input    bool         `json:"input,omitzero"`
+	Samples  [][3]float64 `json:"samples,omitempty"` // tokens, bytes, hash of the account
 	// Ratios are counts of requests by what a byte of them took, instead of samples.
 	Ratios map[int]uint32 `json:"ratios,omitempty"`
 }
@@ -240,7 +178,7 @@ func (e *Estimator) Save(path string) error {
 	all := []learned{}
 	for input, fits := range map[bool]map[kind]*fit{false: e.outputs, true: e.inputs} {
 		for k, f := range fits {
-			all = append(all, learned{Provider: k.provider, Model: k.model, Stream: k.stream, Input: input, Samples: f.samples})
+			all = append(all, learned{Provider: k.provider, Model: k.model, Stream: k.stream, Input: input, Samples: f.sparse()})
 		}
 	}
 	for k, r := range e.ratios {
@@ -284,7 +222,7 @@ func (e *Estimator) Load(path string) error {
 		f := &fit{}
 		for _, s := range l.Samples {
 			if s[0] > 0 && s[1] > 0 {
-				f.add(s[0], s[1])
+				f.add(sample{tokens: s[0], bytes: s[1], owner: uint32(s[2])})
 			}
 		}
 		if len(f.samples) > 0 && len(fits) < maxKinds {

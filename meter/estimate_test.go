@@ -49,7 +49,7 @@ func TestEstimateOfACutStream(t *testing.T) {
 			}
 			k := kind{provider: "openai", model: "gpt-4o", stream: true}
 			for _, served := range []int64{30, 60, 90, 150} {
-				got := e.output(k, answered{bytes: s.head+s.bytes(served)}, false)
+				got := e.output(k, answered{bytes: s.head + s.bytes(served)}, false)
 				if failure := float64(got-served) / float64(served); failure < 0 || failure > 0.1 {
 					t.Errorf("%d tokens served: estimated %d, off by %.0f %%", served, got, 100*failure)
 				}
@@ -82,11 +82,11 @@ func TestEstimateWithLittleKnowledge(t *testing.T) {
 		same.learn(openaiShape.line(80, 400))
 	}
 	served := int64(30)
-	if got := same.output(k, answered{bytes: openaiShape.head+openaiShape.bytes(served)}, false); got < served || got > served*5/4 {
+	if got := same.output(k, answered{bytes: openaiShape.head + openaiShape.bytes(served)}, false); got < served || got > served*5/4 {
 		t.Errorf("answers of one length: want %d or a little more, got %d", served, got)
 	}
 	other := kind{provider: "openai", model: "gpt-never-seen", stream: true}
-	if got := same.output(other, answered{bytes: openaiShape.head+openaiShape.bytes(served)}, false); got < served || got > served*5/4 {
+	if got := same.output(other, answered{bytes: openaiShape.head + openaiShape.bytes(served)}, false); got < served || got > served*5/4 {
 		t.Errorf("another model of the provider: want %d or a little more, got %d", served, got)
 	}
 	if got := same.output(k, answered{bytes: 0}, false); got != 0 {

@@ -5,7 +5,6 @@
 package meter
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -21,7 +20,6 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
-	"github.com/leaky-tokens/leaky-tokens/internal/contract/spool"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 )
 
@@ -71,9 +69,11 @@ type Meter struct {
 	behind     bool     // settling went on without publishing: NATS has been down for long
 	behindFrom position // the first line that is settled and not queued
 
+	refusals refusals
 	orphans  []orphan           // sought again later
 	renewals []*limitpb.Renewal // of this batch
 	toldAt   time.Time          // when the limiter last heard what inputs take
+	roomAt   time.Time          // when the stream's room was last looked at
 
 	settleUp, publishUp atomic.Bool
 	verdicts            []verdict // reused
@@ -212,6 +212,7 @@ func (m *Meter) housekeeping(ctx context.Context, now time.Time, saved *time.Tim
 		m.quietly.warn("finished spool stays", err)
 	}
 	m.tell(ctx, now)
+	m.watchRoom(ctx, now)
 	if now.Sub(*saved) > saveEvery {
 		*saved = now
 		if err := m.estimator.Save(m.cfg.estimates()); err != nil {
@@ -233,11 +234,10 @@ func (m *Meter) step(ctx context.Context) (int, error) {
 		m.quietly.warn("the spool cannot be read", err)
 		return 0, nil
 	}
-	if err := m.damage.keep(b.damaged); err != nil {
-		m.quietly.warn("a damaged line is not kept", err)
-	}
-	m.metrics.lines.WithLabelValues("damaged").Add(float64(len(b.damaged)))
 	m.judge(b.lines)
+	for _, text := range b.damaged {
+		m.salvage(text, time.Now())
+	}
 	m.renew(ctx)
 	m.seekOrphans(time.Now())
 	settled, err := m.settleAll(ctx, m.verdicts)
@@ -253,8 +253,8 @@ func (m *Meter) judge(lines [][]byte) {
 	m.verdicts = m.verdicts[:0]
 	now := time.Now()
 	for _, text := range lines {
-		l, err := m.parse(text)
-		if err != nil {
+		l, ok := m.parse(text, now)
+		if !ok {
 			continue
 		}
 		if l.Running() {
@@ -270,30 +270,13 @@ func (m *Meter) judge(lines [][]byte) {
 			m.metrics.countError(m.estimator.learn(&l))
 			m.metrics.countInput(&l)
 		}
+		if v.event.Source == usage.FromRefusal && v.publish && !m.refusals.pass(&v.event) {
+			v.publish = false
+			m.metrics.skipped.Inc()
+		}
 		v.correlation, v.trace = l.Corr, l.Trace
 		m.verdicts = append(m.verdicts, v)
 	}
-}
-
-// parse reads a line. When Envoy dies in the middle of one, the next Envoy's first line
-// follows without a newline between them: that one is read all the same.
-func (m *Meter) parse(text []byte) (spool.Line, error) {
-	l, err := spool.Parse(text)
-	if err == nil {
-		return l, nil
-	}
-	damaged := text
-	if at := bytes.LastIndex(text, []byte(`{"`)); at > 0 {
-		if whole, again := spool.Parse(text[at:]); again == nil {
-			l, err, damaged = whole, nil, text[:at]
-		}
-	}
-	m.metrics.lines.WithLabelValues("damaged").Inc()
-	m.quietly.warn("a spool line is damaged", fmt.Errorf("%w: %d bytes", spool.ErrMalformed, len(damaged)))
-	if err := m.damage.keep([][]byte{damaged}); err != nil {
-		m.quietly.warn("a damaged line is not kept", err)
-	}
-	return l, err
 }
 
 // events encodes what the verdicts publish after the books have spoken.

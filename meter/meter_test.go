@@ -424,9 +424,12 @@ func TestEnvoyDiesInTheMiddleOfALine(t *testing.T) {
 	half, whole := uuid.NewString(), uuid.NewString()
 	write(t, r.spool, spoolLine(half, 10)[:150]+spoolLine(whole, 20))
 	r.start(nil)
-	got := r.events(1)
+	got := r.events(2)
 	if e := got[whole]; e.Charged != 32 {
 		t.Errorf("want the whole line's 32 tokens, got %+v", got)
+	}
+	if e := got[half]; e.Charged != 300 || e.Source != usage.FromHold || e.Reason != ReasonDamaged {
+		t.Errorf("want the half line's call charged what it held, got %+v", e)
 	}
 	testenv.Eventually(t, "the checkpoint", r.caughtUp)
 	kept, err := os.ReadFile(filepath.Join(filepath.Dir(r.spool), "damaged.jsonl"))

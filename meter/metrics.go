@@ -25,6 +25,9 @@ type metrics struct {
 	nothing prometheus.Counter
 	running prometheus.Counter
 	renewed prometheus.Counter
+	skipped prometheus.Counter
+
+	used, most prometheus.Gauge // bytes of the stream
 }
 
 func newMetrics(r prometheus.Registerer) (metrics, error) {
@@ -53,10 +56,16 @@ func newMetrics(r prometheus.Registerer) (metrics, error) {
 	m.nothing, m.running = m.lines.WithLabelValues("not_held"), m.lines.WithLabelValues("running")
 	m.renewed = prometheus.NewCounter(prometheus.CounterOpts{Name: "leaky_meter_renewed_total",
 		Help: "Times that the hold of a call that still ran was renewed."})
+	m.skipped = prometheus.NewCounter(prometheus.CounterOpts{Name: "leaky_meter_refusals_skipped_total",
+		Help: "Refusals without an event of their own, since the account is refused too often."})
+	m.used = prometheus.NewGauge(prometheus.GaugeOpts{Name: "leaky_meter_stream_bytes", Help: "Size of the stream of events."})
+	m.most = prometheus.NewGauge(prometheus.GaugeOpts{Name: "leaky_meter_stream_max_bytes",
+		Help: "Size at which the stream drops its oldest events, 0 without one."})
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.lines, m.settled, m.tokens, m.retries, m.published, m.lag, m.failure, m.inputs, m.renewed} {
+	for _, c := range []prometheus.Collector{m.lines, m.settled, m.tokens, m.retries, m.published, m.lag, m.failure, m.inputs, m.renewed,
+		m.skipped, m.used, m.most} {
 		if err := r.Register(c); err != nil {
 			return m, fmt.Errorf("register meter metrics: %w", err)
 		}

@@ -90,7 +90,9 @@ func TestSpoolTellsTheProvidersUsage(t *testing.T) {
 
 func TestSpoolTellsWhatWentWrong(t *testing.T) {
 	t.Parallel()
-	g := start(t, func(c *config.Config) { c.Gateway.StreamIdleTimeout = 300 * time.Millisecond }, nil)
+	g := start(t, func(c *config.Config) {
+		c.Gateway.StreamIdleTimeout, c.Gateway.FirstByteTimeout = 300*time.Millisecond, 400*time.Millisecond
+	}, nil)
 	for name, c := range map[string]struct {
 		reply                    http.HandlerFunc
 		status                   int
@@ -104,7 +106,7 @@ func TestSpoolTellsWhatWentWrong(t *testing.T) {
 		"provider 429": {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, `{}`, 429) }, 429, "-", "via_upstream", "429", false, true},
 		"reset": {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, 503, "UC",
 			"upstream_reset_before_response_started", "-", false, false},
-		"hang": {func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, 503, "SI", "stream_idle_timeout", "-", false, false},
+		"hang": {func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, 503, "UT", "upstream_per_try_timeout", "-", false, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g.limit.set(admit(nil))
@@ -118,8 +120,9 @@ func TestSpoolTellsWhatWentWrong(t *testing.T) {
 			if l.Account != "user:u-1" || l.Held == nil {
 				t.Errorf("want the hold, got %s", raw)
 			}
-			if c.status == 503 && (!strings.Contains(a.body, `"server_error"`) || a.header.Get("retry-after") == "") {
-				t.Errorf("want wire.md's 503, got %v %s", a.header, a.body)
+			again, never := a.header.Get("retry-after") != "", a.header.Get("x-should-retry") == "false"
+			if c.status == 503 && (!strings.Contains(a.body, `"server_error"`) || again == never || never != (c.flags == "UT")) {
+				t.Errorf("want 503, and no retry of a call that timed out, got %v %s", a.header, a.body)
 			}
 		})
 	}
@@ -166,7 +169,7 @@ func TestSpoolTellsWhatWentWrong(t *testing.T) {
 // readSome calls and reads at most n bytes of the answer.
 func (g *gateway) readSome(t *testing.T, ctx context.Context, n int) (id string, err error) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(ctx, "POST", g.url+chatPath, strings.NewReader(body("")))
+	req, err := http.NewRequestWithContext(ctx, "POST", g.url+chatPath, strings.NewReader(body(`,"stream":true`)))
 	if err != nil {
 		t.Fatal(err)
 	}

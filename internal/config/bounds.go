@@ -32,6 +32,7 @@ func (c *Config) validateBounds(v *validator) {
 	if c.Gateway.InflightBytes != 0 {
 		between(v, "gateway.inflight_bytes", c.Gateway.InflightBytes, max(c.Gateway.MaxBodyBytes, 1<<10), 1<<30)
 	}
+	between(v, "gateway.first_byte_timeout", c.Gateway.FirstByteTimeout, time.Second, time.Hour)
 	between(v, "gateway.stream_idle_timeout", c.Gateway.StreamIdleTimeout, time.Second, time.Hour)
 	between(v, "gateway.max_stream_duration", c.Gateway.MaxStreamDuration, time.Second, 24*time.Hour)
 	between(v, "gateway.max_request_headers", c.Gateway.RequestHeaders, 20, 1000)

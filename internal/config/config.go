@@ -29,7 +29,8 @@ type Gateway struct {
 	TrustedHops       int           `yaml:"trusted_hops"`        // proxies in front whose X-Forwarded-For counts, 0 to 10
 	MaxBodyBytes      int           `yaml:"max_body_bytes"`      // 1 KiB to 64 MiB, default 20 MiB; larger is 413
 	InflightBytes     int           `yaml:"inflight_bytes"`      // of one caller's bodies on their way at once, per worker; 0: eight times max_body_bytes
-	StreamIdleTimeout time.Duration `yaml:"stream_idle_timeout"` // no byte for so long ends a call, default 60s
+	FirstByteTimeout  time.Duration `yaml:"first_byte_timeout"`  // longest wait for a provider's answer to begin, default 10m
+	StreamIdleTimeout time.Duration `yaml:"stream_idle_timeout"` // longest silence of a streamed call, default 5m
 	MaxStreamDuration time.Duration `yaml:"max_stream_duration"` // longest call, default 10m; holds outlive it
 	RequestHeaders    int           `yaml:"max_request_headers"` // different names, default 100; more is 431
 

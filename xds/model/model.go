@@ -37,7 +37,7 @@ type Listener struct {
 	CallerBytes   int64 // of request bodies that one caller may have under way in one worker
 	AllBytes      int64 // that all callers may, beside small ones
 	MaxHeaders    uint32
-	IdleTimeout   time.Duration // of a stream on which nothing moves
+	IdleTimeout   time.Duration // of a request on which nothing moves
 	Spool         string        // absolute path of the usage log
 	RenewEvery    time.Duration // how often a running call is written to it, 0: never
 	LimitsTimeout time.Duration // how long a rate-limit decision may take
@@ -86,7 +86,10 @@ type Forward struct {
 	Path    string        // replaces the matched path; empty: as it came
 	Host    string        // replaces the authority; empty: as it came
 	Timeout time.Duration // until the whole answer is there; 0: none
-	Longest time.Duration // longest life of a stream; 0: no bound of its own
+	// FirstByte bounds the wait for the answer to begin, and Silence the time in which nothing
+	// moves; 0: the listener's bound.
+	FirstByte, Silence time.Duration
+	Longest            time.Duration // longest life of a stream; 0: no bound of its own
 }
 
 // Reply answers at once.

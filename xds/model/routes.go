@@ -21,6 +21,9 @@ const routeEmbeddings = "openai-embeddings"
 // serviceTimeout bounds a call of the control APIs, in which nothing waits for a model.
 const serviceTimeout = 15 * time.Second
 
+// serviceIdle is the longest silence of any other request than a call of a provider.
+const serviceIdle = time.Minute
+
 const kindEmbedding = "embedding"
 
 // routes is the whole table. Exact paths come first, so that an LLM call passes no
@@ -132,7 +135,9 @@ func (b *builder) gemini() []Route {
 }
 
 func (b *builder) call(p provider, path string) *Forward {
-	return &Forward{Cluster: p.cluster, Path: path, Host: p.host, Longest: b.cfg.Gateway.MaxStreamDuration}
+	g := b.cfg.Gateway
+	return &Forward{Cluster: p.cluster, Path: path, Host: p.host, Longest: g.MaxStreamDuration, FirstByte: g.FirstByteTimeout,
+		Silence: g.StreamIdleTimeout}
 }
 
 func modelList() []Route {

@@ -81,6 +81,11 @@ func refusals(l model.Listener) []refusal {
 			message: "the request's encoding or upgrade is not supported", final: true, early: true},
 		{when: `response.code == 408 && !has(upstream.address)`, title: "Request Timeout", google: "DEADLINE_EXCEEDED", kind: invalid,
 			message: "the request did not arrive in time"},
+		// It has done the work, or still does: a retry would have it done twice.
+		{when: `has(upstream.address) && response.code_details in ['upstream_per_try_timeout', 'stream_idle_timeout', ` +
+			`'max_duration_timeout', 'upstream_max_stream_duration_reached']`,
+			status: 503, title: "Service Unavailable", google: "UNAVAILABLE", kind: "server_error", code: "provider_timeout",
+			message: "the provider did not answer in time", final: true, away: true},
 		{when: `response.code >= 500 || response.code == 408`, status: 503, title: "Service Unavailable", google: "UNAVAILABLE",
 			kind:    "server_error",
 			message: unavailable, later: true, away: true},

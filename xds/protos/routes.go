@@ -10,6 +10,7 @@ import (
 	luav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/lua/v3"
 	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ratelimit/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
@@ -26,10 +27,31 @@ const Namespace = "leaky"
 func Routes(g *model.Gateway) *routev3.RouteConfiguration {
 	var routes []*routev3.Route
 	for _, r := range g.Routes {
-		routes = append(routes, route(r, g))
+		routes = append(routes, spoken(route(r, g), r)...)
 	}
 	return &routev3.RouteConfiguration{Name: RoutesName, ValidateClusters: wrapperspb.Bool(false),
 		VirtualHosts: []*routev3.VirtualHost{{Name: "gateway", Domains: []string{"*"}, Routes: routes}}}
+}
+
+// spoken tells calls that stream from others, where the path does not. Envoy has one timer
+// for silence, before an answer begins and within it: a plain answer may be silent as long as
+// its first byte may take, a stream only as long as streams may.
+func spoken(out *routev3.Route, r model.Route) []*routev3.Route {
+	if r.LLM == nil || r.Forward == nil {
+		return []*routev3.Route{out}
+	}
+	out.GetRoute().IdleTimeout = durationpb.New(r.Forward.FirstByte)
+	stream := proto.CloneOf(out)
+	stream.GetRoute().IdleTimeout = durationpb.New(r.Forward.Silence)
+	if r.LLM.Gemini {
+		if r.LLM.Stream {
+			return []*routev3.Route{stream}
+		}
+		return []*routev3.Route{out}
+	}
+	stream.Match.DynamicMetadata = append(stream.Match.DynamicMetadata, &matcherv3.MetadataMatcher{Filter: attributes.NamespaceRequest,
+		Path: metadataPath(attributes.Stream), Value: oneOf([]string{"true"})})
+	return []*routev3.Route{stream, out}
 }
 
 func route(r model.Route, g *model.Gateway) *routev3.Route {
@@ -66,6 +88,9 @@ func forward(r model.Route) *routev3.RouteAction {
 		Timeout:          durationpb.New(r.Forward.Timeout),
 		// Only before anything was sent: a call that reached a provider may have been paid.
 		RetryPolicy: &routev3.RetryPolicy{RetryOn: "connect-failure,refused-stream", NumRetries: wrapperspb.UInt32(1)},
+	}
+	if r.Forward.FirstByte > 0 { // it ends with the answer's first byte
+		a.RetryPolicy.PerTryTimeout = durationpb.New(r.Forward.FirstByte)
 	}
 	if r.Forward.Path != "" {
 		a.PrefixRewrite = r.Forward.Path

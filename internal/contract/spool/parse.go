@@ -36,6 +36,12 @@ func Parse(line []byte) (Line, error) {
 	if l.ID == "" {
 		return Line{}, fmt.Errorf("%w: no request id", ErrMalformed)
 	}
+	l.settle()
+	return l, nil
+}
+
+// settle makes the fields agree with each other.
+func (l *Line) settle() {
 	switch {
 	case l.HeaderRecv == 0:
 		l.Upstream = "-" // no header came from a provider, so the status is Envoy's own
@@ -45,7 +51,6 @@ func Parse(line []byte) (Line, error) {
 	if !traceParent.MatchString(l.Trace) {
 		l.Trace = ""
 	}
-	return l, nil
 }
 
 // set stores one member.
@@ -110,6 +115,8 @@ func (l *Line) textField(name string) *string {
 		return &l.Bytes
 	case "details":
 		return &l.Details
+	case "parts":
+		return &l.Parts
 	case "start":
 		return &l.Start
 	case "trace":

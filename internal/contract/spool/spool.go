@@ -24,6 +24,10 @@ type Line struct {
 	Stream   string   `json:"stream"` // "true" when a stream was asked for
 	Bytes    string   `json:"bytes"`  // request body length in bytes, decimal
 
+	// Parts are what the request names and its bytes do not tell, as attributes.Parts says;
+	// empty: text alone.
+	Parts string `json:"parts"`
+
 	Answer Answer `json:"answer"` // what the usage reader found in it
 
 	Status     int    `json:"status"`  // HTTP status sent to the client
@@ -64,6 +68,7 @@ func Format(running bool) map[string]string {
 		"model":  "%METADATA(ROUTE:leaky:model)%", // not ratelimit's: a refusal has one too
 		"stream": limit(attributes.Stream),
 		"bytes":  "%DYNAMIC_METADATA(" + attributes.NamespaceBody + ":" + attributes.Bytes + ")%",
+		"parts":  "%DYNAMIC_METADATA(" + attributes.NamespaceRequest + ":" + attributes.Parts + ")%",
 		"answer": "%DYNAMIC_METADATA(" + attributes.NamespaceAnswer + ":" + attributes.Report + ")%",
 		"status": "%RESPONSE_CODE%", "flags": "%RESPONSE_FLAGS%", "details": "%RESPONSE_CODE_DETAILS%",
 		"up":   "%RESP(:STATUS)%",

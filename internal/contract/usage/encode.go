@@ -38,6 +38,7 @@ func (w *writer) event(e *Event) {
 	w.number(`,"heldTokens":`, e.Held).number(`,"tokens":`, e.Charged)
 	w.text(`,"source":`, string(e.Source)).optional(`,"pool":`, string(e.Pool)).flag(`,"allowed":`, e.Allowed).flag(`,"stream":`, e.Stream)
 	w.number(`,"status":`, int64(e.Status)).optional(`,"reason":`, e.Reason)
+	w.kind(`,"skipped":`, e.Skipped)
 	w.number(`,"latencyMs":`, e.LatencyMS).number(`,"firstByteMs":`, e.FirstByteMS)
 	w.time(`,"timestamp":`, e.Timestamp)
 	w.b = append(w.b, '}')

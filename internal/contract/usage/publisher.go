@@ -87,3 +87,13 @@ func (p *Publisher) Publish(ctx context.Context, messages []Message) (rest []Mes
 	}
 	return nil, nil
 }
+
+// Room is how full the stream is and how large it may grow, in bytes; most is 0 without a bound.
+func (p *Publisher) Room(ctx context.Context) (used, most int64, err error) {
+	stream, err := p.js.Stream(ctx, Stream)
+	if err != nil {
+		return 0, 0, fmt.Errorf("look at stream %s: %w", Stream, err)
+	}
+	info := stream.CachedInfo()
+	return int64(min(info.State.Bytes, 1<<62)), max(0, info.Config.MaxBytes), nil
+}

@@ -17,6 +17,12 @@ const (
 	// StreamDead keeps what consumers could not read, apart from the stream that they read.
 	StreamDead = "LEAKY_DEAD"
 
+	// maxBytes bounds a stream on disk: when it is full, the oldest events go. At a kilobyte an
+	// event it has room for eight million, which consumers read within seconds; the meter warns
+	// before it is full.
+	maxBytes     = 8 << 30
+	maxBytesDead = 1 << 30
+
 	maxAge     = 7 * 24 * time.Hour  // long enough to mend a consumer over a weekend
 	maxAgeDead = 30 * 24 * time.Hour // a person looks at these
 )
@@ -26,11 +32,11 @@ const (
 // fine. A stream that is there keeps its operator's settings (replicas, limits) and only
 // gains subjects it lacks.
 func EnsureStream(ctx context.Context, js jetstream.JetStream) (jetstream.Stream, error) {
-	if _, err := ensure(ctx, js, jetstream.StreamConfig{Name: StreamDead, Subjects: []string{SubjectDead}, MaxAge: maxAgeDead}); err != nil {
+	if _, err := ensure(ctx, js, jetstream.StreamConfig{Name: StreamDead, Subjects: []string{SubjectDead}, MaxAge: maxAgeDead, MaxBytes: maxBytesDead}); err != nil {
 		return nil, err
 	}
 	return ensure(ctx, js, jetstream.StreamConfig{Name: Stream, Subjects: []string{SubjectsUsage, SubjectsSaga, SubjectsBalance},
-		MaxAge: maxAge, Duplicates: DuplicateWindow, AllowAtomicPublish: true})
+		MaxAge: maxAge, MaxBytes: maxBytes, Duplicates: DuplicateWindow, AllowAtomicPublish: true})
 }
 
 func ensure(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) (jetstream.Stream, error) {

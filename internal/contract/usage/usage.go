@@ -79,8 +79,9 @@ type Event struct {
 	Pool        Pool      `json:"pool,omitzero"`
 	Allowed     bool      `json:"allowed"`
 	Stream      bool      `json:"stream"`
-	Status      int       `json:"status"`          // HTTP status the client saw
-	Reason      string    `json:"reason,omitzero"` // why refused, estimated or released
+	Status      int       `json:"status"`           // HTTP status the client saw
+	Reason      string    `json:"reason,omitzero"`  // why refused, estimated or released
+	Skipped     int64     `json:"skipped,omitzero"` // refusals of the account before this one that have no event
 	LatencyMS   int64     `json:"latencyMs"`
 	FirstByteMS int64     `json:"firstByteMs"`
 	Timestamp   time.Time `json:"timestamp"` // when the request began
