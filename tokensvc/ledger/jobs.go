@@ -107,36 +107,6 @@ func job(ctx context.Context, db *pgxpool.Pool, id int64, batch func(tx pgx.Tx, 
 	}
 }
 
-// Read reads pools as they are at the moment that it answers too, those of accounts
-// without one left out. One from which time has taken something that its version does not
-// tell is written down first.
-func Read(ctx context.Context, db *pgxpool.Pool, keys []Key) (map[Key]Pool, time.Time, error) {
-	b, err := read(ctx, db, keys, time.Time{})
-	if err != nil {
-		return nil, time.Time{}, err
-	}
-	var stale []Key
-	for k, p := range b.pools {
-		if p.advance(b.now); len(p.entries) > 0 {
-			stale = append(stale, k)
-		}
-	}
-	if len(stale) > 0 {
-		if err := Touch(ctx, db, stale, time.Time{}); err != nil {
-			return nil, time.Time{}, err
-		}
-		if b, err = read(ctx, db, keys, time.Time{}); err != nil {
-			return nil, time.Time{}, err
-		}
-	}
-	found := make(map[Key]Pool, len(b.pools))
-	for k, p := range b.pools {
-		p.advance(b.now)
-		found[k] = *p
-	}
-	return found, b.now, nil
-}
-
 // Owner is the user or the organisation that the pool belongs to; the other is zero.
 func (p Pool) Owner() (user, org uuid.UUID) {
 	who, err := p.key().parse()

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/ledger"
@@ -19,7 +20,7 @@ const (
 	queue = "tokensvc"
 	// askBatch is how many questions are answered together, askPending how many may wait.
 	askBatch, askPending = 500, 8192
-	// catchUpWait and readWait bound the two parts of an answer; ratelimit waits for
+	// catchUpWait and readWait bound the parts of an answer; ratelimit waits for
 	// balance.AskTimeout.
 	catchUpWait, readWait = 180 * time.Millisecond, 100 * time.Millisecond
 )
@@ -38,8 +39,14 @@ type BalanceConfig struct {
 }
 
 // Balances answers ratelimit's questions for the state of a pool. It asks because its
-// Redis does not know the account, maybe no longer: the answer therefore waits until the
-// ledger has booked every charge that was published.
+// Redis does not know the account, maybe no longer:
+//
+//	questions -> is there a pool? -- no ---------------------------------> "none", at once
+//	                               \- yes -> the ledger catches up -> read -> the state
+//
+// The state of a pool waits until the ledger has booked every charge that was published.
+// That there is none needs no ledger: an account without a pool never waits for one that
+// lags, nor for a row that somebody has locked.
 type Balances struct{ cfg BalanceConfig }
 
 // NewBalances makes it; Run starts it.
@@ -50,43 +57,52 @@ func NewBalances(cfg BalanceConfig) (*Balances, error) {
 	return &Balances{cfg: cfg}, nil
 }
 
+// question is one that makes sense.
+type question struct {
+	msg *nats.Msg
+	key ledger.Key
+}
+
 // Run answers until ctx ends.
 func (b *Balances) Run(ctx context.Context) error {
-	questions := make(chan *nats.Msg, askPending)
+	questions, owners := make(chan *nats.Msg, askPending), make(chan question, askPending)
 	sub, err := b.cfg.NATS.ChanQueueSubscribe(balance.SubjectAsk, queue, questions)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = sub.Unsubscribe() }()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return each(ctx, questions, func(batch []*nats.Msg) { b.sort(ctx, batch, owners) }) })
+	g.Go(func() error { return each(ctx, owners, func(batch []question) { b.tell(ctx, batch) }) })
+	return g.Wait()
+}
+
+// each gives f what has come, in batches, since one look at the books serves all.
+func each[T any](ctx context.Context, from <-chan T, f func([]T)) error {
 	for {
+		var batch []T
 		select {
 		case <-ctx.Done():
 			return nil
-		case first := <-questions:
-			b.answer(ctx, gather(first, questions))
+		case first := <-from:
+			batch = append(batch, first)
 		}
+		for more := true; more && len(batch) < askBatch; {
+			select {
+			case next := <-from:
+				batch = append(batch, next)
+			default:
+				more = false
+			}
+		}
+		f(batch)
 	}
 }
 
-// gather takes what has come meanwhile, since one look at the ledger serves all.
-func gather(first *nats.Msg, questions <-chan *nats.Msg) []*nats.Msg {
-	batch := []*nats.Msg{first}
-	for len(batch) < askBatch {
-		select {
-		case next := <-questions:
-			batch = append(batch, next)
-		default:
-			return batch
-		}
-	}
-	return batch
-}
-
-// answer answers a batch, each with a state or an error.
-func (b *Balances) answer(ctx context.Context, batch []*nats.Msg) {
-	var keys []ledger.Key
-	asked := make([]ledger.Key, len(batch))
-	for i, msg := range batch {
+// sort answers those without a pool and hands the others on.
+func (b *Balances) sort(ctx context.Context, batch []*nats.Msg, owners chan<- question) {
+	keys, asked := make([]ledger.Key, 0, len(batch)), make([]question, 0, len(batch))
+	for _, msg := range batch {
 		var ask balance.Ask
 		err := json.Unmarshal(msg.Data, &ask)
 		if err == nil {
@@ -97,37 +113,76 @@ func (b *Balances) answer(ctx context.Context, batch []*nats.Msg) {
 			b.reply(msg, balance.Answer{Error: "malformed question"})
 			continue
 		}
-		asked[i] = k
-		keys = append(keys, k)
+		keys, asked = append(keys, k), append(asked, question{msg, k})
 	}
 	if len(keys) == 0 {
 		return
 	}
-	found, at, err := b.read(ctx, keys)
-	for i, msg := range batch {
-		k := asked[i]
-		pool, present := found[k]
-		switch {
-		case k == ledger.Key{}:
-		case err != nil:
-			b.reply(msg, balance.Answer{Error: "the ledger cannot tell now"})
-		case present:
-			b.reply(msg, balance.Answer{State: pool.State(at)})
-		default:
-			b.reply(msg, balance.Answer{State: balance.State{Account: k.Account, Provider: k.Provider, At: at}})
-		}
+	looking, cancel := context.WithTimeout(ctx, readWait)
+	defer cancel()
+	there, at, err := ledger.Exists(looking, b.cfg.DB, keys)
+	if err != nil {
+		b.cannotTell(ctx, asked, err)
+		return
 	}
-	if err != nil && ctx.Err() == nil {
-		b.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "balances cannot be told", slog.Int("asked", len(keys)), slog.Any("error", err))
+	for _, q := range asked {
+		if !there[q.key] {
+			b.reply(q.msg, balance.Answer{State: balance.State{Account: q.key.Account, Provider: q.key.Provider, At: at}})
+			continue
+		}
+		select {
+		case owners <- q:
+		default: // so many wait that this one would be answered too late
+			b.reply(q.msg, balance.Answer{Error: busyAnswer})
+		}
 	}
 }
 
-func (b *Balances) read(ctx context.Context, keys []ledger.Key) (map[ledger.Key]ledger.Pool, time.Time, error) {
+// busyAnswer is all that ratelimit is told of a trouble here.
+const busyAnswer = "the ledger cannot tell now"
+
+// tell answers owners of pools, each with a state or an error.
+func (b *Balances) tell(ctx context.Context, batch []question) {
+	got, err := b.read(ctx, batch)
+	if err != nil {
+		b.cannotTell(ctx, batch, err)
+		return
+	}
+	var busy []question
+	for _, q := range batch {
+		pool, present := got.Pools[q.key]
+		_, locked := got.Busy[q.key]
+		switch {
+		case locked:
+			busy, err = append(busy, q), got.Busy[q.key]
+		case present:
+			b.reply(q.msg, balance.Answer{State: pool.State(got.At)})
+		default: // it went since it was looked for
+			b.reply(q.msg, balance.Answer{State: balance.State{Account: q.key.Account, Provider: q.key.Provider, At: got.At}})
+		}
+	}
+	b.cannotTell(ctx, busy, err)
+}
+
+func (b *Balances) cannotTell(ctx context.Context, asked []question, err error) {
+	for _, q := range asked {
+		b.reply(q.msg, balance.Answer{Error: busyAnswer})
+	}
+	if len(asked) > 0 && ctx.Err() == nil {
+		b.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "balances cannot be told", slog.Int("asked", len(asked)), slog.Any("error", err))
+	}
+}
+
+func (b *Balances) read(ctx context.Context, batch []question) (ledger.Reading, error) {
 	catching, cancel := context.WithTimeout(ctx, catchUpWait)
 	err := b.cfg.Ledger.CatchUp(catching)
 	cancel()
 	if err != nil {
-		return nil, time.Time{}, err
+		return ledger.Reading{}, err
+	}
+	keys := make([]ledger.Key, len(batch))
+	for i, q := range batch {
+		keys[i] = q.key
 	}
 	reading, cancel := context.WithTimeout(ctx, readWait)
 	defer cancel()
