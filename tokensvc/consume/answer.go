@@ -85,15 +85,15 @@ func (a *API) refused(w http.ResponseWriter, r *http.Request, c call, held *limi
 	refusal := held.GetRefusal()
 	if refusal == limitpb.Refusal_REFUSAL_BALANCE || refusal == limitpb.Refusal_REFUSAL_NO_POOL {
 		a.calls.WithLabelValues(c.provider, outcomeQuota).Inc()
-		a.book(r.Context(), a.event(c, held, outcomeQuota, http.StatusPaymentRequired), c.correlation)
+		_ = a.book(r.Context(), a.event(c, held, outcomeQuota, http.StatusPaymentRequired), c.correlation)
 		return httpapi.Fail(http.StatusPaymentRequired, "insufficient token quota")
 	}
 	a.calls.WithLabelValues(c.provider, outcomeLimited).Inc()
 	if held.GetRetryAfterUs() < 0 {
-		a.book(r.Context(), a.event(c, held, outcomeLimited, http.StatusBadRequest), c.correlation)
+		_ = a.book(r.Context(), a.event(c, held, outcomeLimited, http.StatusBadRequest), c.correlation)
 		return refuse("tokens exceed bucket capacity")
 	}
-	a.book(r.Context(), a.event(c, held, outcomeLimited, http.StatusTooManyRequests), c.correlation)
+	_ = a.book(r.Context(), a.event(c, held, outcomeLimited, http.StatusTooManyRequests), c.correlation)
 	w.Header().Set("Retry-After", strconv.FormatInt(waitSeconds(held), 10))
 	httpapi.WriteJSON(w, http.StatusTooManyRequests, newResult(false, held, json.RawMessage("{}")))
 	return nil
@@ -108,17 +108,22 @@ func (a *API) failed(ctx context.Context, c call, held *limitpb.HoldResponse, ca
 	a.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "provider call failed", slog.String("provider", c.provider), slog.String("request_id", c.id),
 		slog.Any("error", cause))
 	_ = a.settle(ctx, c, held, 0) // logged; it expires and is given back
-	a.book(ctx, a.event(c, held, outcomeProvider, http.StatusBadGateway), c.correlation)
+	_ = a.book(ctx, a.event(c, held, outcomeProvider, http.StatusBadGateway), c.correlation)
 	return httpapi.Fail(http.StatusBadGateway, "%s", ErrProvider.Error())
 }
 
-// allowed books and settles. What cannot be booked is settled nevertheless: the provider
-// has answered, and the limits bind.
-func (a *API) allowed(ctx context.Context, c call, held *limitpb.HoldResponse) {
+// allowed books and settles: the event is safe before the caller has her answer. One that
+// cannot be booked anywhere is not sold: the caller gets no answer and her tokens back.
+func (a *API) allowed(ctx context.Context, c call, held *limitpb.HoldResponse) error {
+	if err := a.book(ctx, a.event(c, held, "", http.StatusOK), c.correlation); err != nil {
+		a.calls.WithLabelValues(c.provider, outcomeUnbooked).Inc()
+		_ = a.settle(ctx, c, held, 0) // logged; it expires and is given back
+		return unavailable("the call cannot be booked now")
+	}
 	a.calls.WithLabelValues(c.provider, outcomeAllowed).Inc()
 	a.spent.WithLabelValues(c.provider).Add(float64(c.tokens))
-	a.book(ctx, a.event(c, held, "", http.StatusOK), c.correlation)
 	_ = a.settle(ctx, c, held, c.tokens) // logged
+	return nil
 }
 
 // event is what the books say of the call. Of a refused one, the tokens are those asked for.
@@ -139,11 +144,14 @@ func (a *API) event(c call, held *limitpb.HoldResponse, reason string, code int)
 	return e
 }
 
-func (a *API) book(ctx context.Context, e usage.Event, correlationID string) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+// book makes an event safe. Of a refused call nothing hangs on it; the log tells what is lost.
+func (a *API) book(ctx context.Context, e usage.Event, correlationID string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bookTimeout)
 	defer cancel()
-	if err := a.cfg.Books.Book(ctx, e, correlationID); err != nil {
-		a.cfg.Log.LogAttrs(ctx, slog.LevelError, "usage event is lost", slog.String("request_id", e.RequestID), slog.Int64("tokens", e.Charged),
-			slog.Any("error", err))
+	err := a.cfg.Books.Book(ctx, e, correlationID)
+	if err != nil {
+		a.cfg.Log.LogAttrs(ctx, slog.LevelError, "call cannot be booked", slog.String("request_id", e.RequestID), slog.Bool("allowed", e.Allowed),
+			slog.Int64("tokens", e.Charged), slog.Any("error", err))
 	}
+	return err
 }

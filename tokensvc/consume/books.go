@@ -2,7 +2,9 @@ package consume
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -12,15 +14,47 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/outbox"
 )
 
+// outboxWait is how long Postgres has, so that JetStream still has some of a caller's time.
+const outboxWait = time.Second
+
+// Publisher stores usage events in the stream; those that it answers are not known to be there.
+type Publisher interface {
+	Publish(ctx context.Context, messages []usage.Message) (rest []usage.Message, err error)
+}
+
 // Outbox books through the outbox: one row, which the relay publishes even if this
-// process dies at once.
-type Outbox struct{ pool *pgxpool.Pool }
+// process dies at once. While Postgres is away it publishes past the outbox, which is as
+// safe: JetStream has stored the event when it confirms.
+type Outbox struct {
+	pool      *pgxpool.Pool
+	publisher Publisher
+}
 
-// NewOutbox books in the database of pool.
-func NewOutbox(pool *pgxpool.Pool) *Outbox { return &Outbox{pool: pool} }
+// NewOutbox books in the database of pool, or else through publisher.
+func NewOutbox(pool *pgxpool.Pool, publisher Publisher) *Outbox {
+	return &Outbox{pool: pool, publisher: publisher}
+}
 
-// Book implements Books. The request's id is the event's, so that a repeat is the same event.
+// Book implements Books. The request's id is the event's, on both ways, so that a repeat is
+// the same event, also where the row was committed and only the answer got lost.
 func (o *Outbox) Book(ctx context.Context, e usage.Event, correlationID string) error {
+	writing, cancel := context.WithTimeout(ctx, outboxWait)
+	defer cancel()
+	err := o.write(writing, e, correlationID)
+	if err == nil || errors.Is(err, outbox.ErrInvalid) {
+		return err
+	}
+	message, encodeErr := usage.MessageOf(e, "/tokensvc", correlationID, "")
+	if encodeErr != nil {
+		return errors.Join(err, encodeErr)
+	}
+	if _, publishErr := o.publisher.Publish(ctx, []usage.Message{message}); publishErr != nil {
+		return errors.Join(err, fmt.Errorf("book usage past the outbox: %w", publishErr))
+	}
+	return nil
+}
+
+func (o *Outbox) write(ctx context.Context, e usage.Event, correlationID string) error {
 	id, err := uuid.Parse(e.RequestID)
 	if err != nil {
 		return fmt.Errorf("book usage: request id: %w", err)

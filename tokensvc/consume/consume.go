@@ -77,7 +77,7 @@ func New(cfg Config) (*API, error) {
 			[]string{"provider"})}
 	cfg.Metrics.MustRegister(a.calls, a.spent)
 	for _, provider := range cfg.Providers {
-		for _, outcome := range []string{outcomeAttempt, outcomeAllowed, outcomeLimited, outcomeQuota, outcomeProvider} {
+		for _, outcome := range []string{outcomeAttempt, outcomeAllowed, outcomeLimited, outcomeQuota, outcomeProvider, outcomeUnbooked} {
 			a.calls.WithLabelValues(provider, outcome)
 		}
 		a.spent.WithLabelValues(provider)
@@ -92,6 +92,7 @@ const (
 	outcomeLimited  = "rate_limited"
 	outcomeQuota    = "quota_insufficient"
 	outcomeProvider = "provider_failure"
+	outcomeUnbooked = "unbooked"
 )
 
 // Serve is the handler; the caller is in the request's context.
@@ -128,7 +129,9 @@ func (a *API) Serve(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return a.failed(r.Context(), c, held, err)
 	}
-	a.allowed(r.Context(), c, held)
+	if err := a.allowed(r.Context(), c, held); err != nil {
+		return err
+	}
 	httpapi.WriteJSON(w, http.StatusOK, newResult(true, held, answer))
 	return nil
 }

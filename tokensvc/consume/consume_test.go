@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -45,6 +46,7 @@ type ledger struct {
 	provider error
 	answer   string
 	events   []usage.Event
+	books    error
 	members  error
 }
 
@@ -114,8 +116,10 @@ func (l *ledger) Ask(_ context.Context, in, user string) (membership.Answer, err
 func (l *ledger) Book(_ context.Context, e usage.Event, _ string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.events = append(l.events, e)
-	return nil
+	if l.books == nil {
+		l.events = append(l.events, e)
+	}
+	return l.books
 }
 
 func (l *ledger) sum() (held, settled int64) {
@@ -217,6 +221,8 @@ func TestRefusals(t *testing.T) {
 			reason: "quota_insufficient"},
 		{name: "provider fails", body: ok, set: func(w *world) { w.provider = fmt.Errorf("%w: 503", ErrProvider) }, status: 502,
 			message: "provider call failed", reason: "provider_failure"},
+		{name: "books away", body: ok, set: func(w *world) { w.books = errors.New("nobody stores it") }, status: 503,
+			message: "the call cannot be booked now"},
 		{name: "limiter away", body: ok, set: func(w *world) { w.down = true }, status: 503},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

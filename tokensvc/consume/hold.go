@@ -20,6 +20,8 @@ const (
 	limiterTimeout = time.Second
 	// settleTimeout bounds the settling of a call whose caller may have gone.
 	settleTimeout = 2 * time.Second
+	// bookTimeout bounds the booking, by Postgres or else by JetStream.
+	bookTimeout = 3 * time.Second
 )
 
 // hold takes the tokens from every limit and the pool, or from none. The limiter finds the

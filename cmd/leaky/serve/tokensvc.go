@@ -44,7 +44,7 @@ func serveTokenSvc(ctx context.Context, s service) error {
 		return err
 	}
 	defer limiter.Close()
-	spend, err := openConsume(s, pool, limiter, members)
+	spend, err := openConsume(s, pool, limiter, members, nc)
 	if err != nil {
 		return err
 	}
