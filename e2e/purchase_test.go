@@ -4,9 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -230,22 +228,6 @@ func TestPurchaseForAnOrganisation(t *testing.T) {
 // token is credited, the failure is replayed, and a reservation is released once.
 func TestDeclinedPurchaseFails(t *testing.T) {
 	t.Parallel()
-	payment := func(method, path, body string) {
-		t.Helper()
-		req, err := http.NewRequestWithContext(t.Context(), method, running.Payment+path, strings.NewReader(body))
-		if err != nil {
-			t.Fatal(err)
-		}
-		res, err := http.DefaultClient.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer res.Body.Close()
-		if text, _ := io.ReadAll(res.Body); res.StatusCode != 200 {
-			t.Fatalf("payment stub: %d %s", res.StatusCode, text)
-		}
-	}
-	payment("PUT", "/__stub/config", `{"amountRules":true}`)
 	for _, tc := range []struct {
 		name   string
 		tokens int // 10 of gemini's cost one unit

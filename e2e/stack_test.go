@@ -3,8 +3,10 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"os"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -46,12 +48,32 @@ func withStack(m *testing.M) (int, error) {
 		_, _ = s.Leaky(ctx, "down")
 		return 1, fmt.Errorf("%w\n%s", err, out)
 	}
+	if err := payByAmount(ctx, s.Payment); err != nil {
+		return 1, err
+	}
 	running = s
 	code := m.Run()
 	if out, err := s.Leaky(ctx, "down"); err != nil {
 		return 1, fmt.Errorf("%w\n%s", err, out)
 	}
 	return code, nil
+}
+
+// payByAmount makes the payment stub decline by the last digits of an amount. The stub is
+// every test's, so this holds from the start and no test changes it.
+func payByAmount(ctx context.Context, stub string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, stub+"/__stub/config", strings.NewReader(`{"amountRules":true}`))
+	if err != nil {
+		return err
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return fmt.Errorf("set the payment stub: %w", err)
+	}
+	if res.Body.Close(); res.StatusCode != http.StatusOK {
+		return fmt.Errorf("set the payment stub: status %d", res.StatusCode)
+	}
+	return nil
 }
 
 // doubled gives a service of a stack that is not up yet a second process.
