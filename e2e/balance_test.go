@@ -43,7 +43,7 @@ func TestQuotaLookups(t *testing.T) {
 		caller        stacktest.Account
 		status        int
 	}{
-		{"?provider=openai", `"remainingTokens":800,"resetTime":null`, who, 200},
+		{"?provider=openai", `"remainingTokens":800,"heldTokens":0,"bookedTokens":800,"resetTime":null`, who, 200},
 		{"?provider=%20OpenAI%20&userId=" + strings.ToUpper(who.ID), who.ID, who, 200},
 		{"?provider=openai&userId=" + who.ID, `"totalTokens":800,`, admin, 200},
 		{"?provider=openai&userId=" + who.ID, "", other, 403},

@@ -111,6 +111,7 @@ func (p *plan) readMessages(m members, w *wish) *apiError {
 			return invalid(fmt.Sprintf("messages[%d].content", i), "invalid_type",
 				"Invalid type for 'messages[%d].content': expected a string or an array of parts", i)
 		}
+		p.input += PictureTokens * pictures(messages[i].Content)
 		for _, text := range texts {
 			p.input += countTokens(text)
 			w.read(text)
@@ -128,6 +129,26 @@ func (w *wish) read(text string) {
 	if n, ok := directive(text, "thoughts"); ok {
 		w.thoughts = n
 	}
+}
+
+// PictureTokens are what a picture takes, whatever it shows: OpenAI's 1024 x 1024 in high detail.
+const PictureTokens = 85 + 4*170
+
+// pictures counts those among the parts of a message.
+func pictures(raw json.RawMessage) int {
+	var parts []struct {
+		Type string `json:"type"`
+	}
+	if json.Unmarshal(raw, &parts) != nil {
+		return 0 // a string
+	}
+	n := 0
+	for _, part := range parts {
+		if part.Type == "image_url" {
+			n++
+		}
+	}
+	return n
 }
 
 // contentTexts gives the texts of a message: a string, null, or an array of parts.

@@ -15,7 +15,9 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
 
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/membership"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
@@ -27,11 +29,18 @@ type Members interface {
 	Ask(ctx context.Context, org, user string) (membership.Answer, error)
 }
 
+// Limiter is ratelimit as pools see it: who decides with an account's pool knows what its calls
+// have taken before the ledger has booked it.
+type Limiter interface {
+	GetAccountState(context.Context, *limitpb.GetAccountStateRequest, ...grpc.CallOption) (*limitpb.GetAccountStateResponse, error)
+}
+
 // Config is what New needs.
 type Config struct {
 	DB        *pgxpool.Pool
 	Ready     func() bool          // the schema is in place
 	Members   Members              // nil: a caller belongs to the organisation that she acts for
+	Limiter   Limiter              // nil: what is told is what is booked
 	Providers []string             // names, lower-case
 	Policy    func() ledger.Policy // of a pool that a grant makes; nil: windows of a day
 	Timeout   time.Duration        // of one request to Postgres, default 2 s

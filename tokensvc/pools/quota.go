@@ -3,6 +3,7 @@ package pools
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/ledger"
@@ -48,8 +50,10 @@ type quotaAnswer struct {
 	OrgID           string     `json:"orgId,omitzero"`
 	Provider        string     `json:"provider"`
 	TotalTokens     int64      `json:"totalTokens"`
-	RemainingTokens int64      `json:"remainingTokens"`
-	ResetTime       *time.Time `json:"resetTime"` // null: never refills
+	RemainingTokens int64      `json:"remainingTokens"` // what a call may use now
+	HeldTokens      int64      `json:"heldTokens"`      // by calls that run
+	BookedTokens    int64      `json:"bookedTokens"`    // what the ledger says is left; it follows within seconds
+	ResetTime       *time.Time `json:"resetTime"`       // null: never refills
 	UpdatedAt       time.Time  `json:"updatedAt"`
 }
 
@@ -77,7 +81,9 @@ func (a *API) quota(parse func(url.Values, principal.Principal) (target, error))
 		if err != nil {
 			return a.fail(r, err)
 		}
-		httpapi.WriteJSON(w, http.StatusOK, answerOf(pool))
+		answer := answerOf(pool)
+		a.live(ctx, pool, &answer)
+		httpapi.WriteJSON(w, http.StatusOK, answer)
 		return nil
 	}
 }
@@ -89,8 +95,39 @@ func (a *API) find(ctx context.Context, t target) (ledger.Pool, error) {
 	return ledger.Find(ctx, a.cfg.DB, t.key())
 }
 
+// limiterTimeout bounds the question what calls have taken that are not booked yet.
+const limiterTimeout = 300 * time.Millisecond
+
+// live puts what ratelimit knows beside what is booked. Credits are those of the newer version:
+// ratelimit is told of a purchase a moment after it is booked, the ledger of usage. Spending only
+// grows within a window, so the greater of two numbers is the later one.
+func (a *API) live(ctx context.Context, p ledger.Pool, answer *quotaAnswer) {
+	if a.cfg.Limiter == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, limiterTimeout)
+	defer cancel()
+	state, err := a.cfg.Limiter.GetAccountState(ctx, &limitpb.GetAccountStateRequest{Account: p.Account, Providers: []string{p.Provider}})
+	if err != nil {
+		a.cfg.Log.LogAttrs(ctx, slog.LevelDebug, "ratelimit does not tell the balance", slog.Any("error", err))
+		return
+	}
+	for _, b := range state.GetBalances() {
+		if !b.GetPresent() || b.GetUnknown() {
+			continue // it asks when the next call comes
+		}
+		credits := p.Total
+		if b.GetVersion() > p.Version {
+			credits = b.GetCredits()
+		}
+		answer.HeldTokens = b.GetHeld()
+		answer.RemainingTokens = credits - max(b.GetSpent(), p.Total-p.Remaining) - b.GetHeld()
+	}
+}
+
 func answerOf(p ledger.Pool) quotaAnswer {
-	answer := quotaAnswer{Provider: p.Provider, TotalTokens: p.Total, RemainingTokens: p.Remaining, UpdatedAt: p.UpdatedAt.UTC()}
+	answer := quotaAnswer{Provider: p.Provider, TotalTokens: p.Total, RemainingTokens: p.Remaining, BookedTokens: p.Remaining,
+		UpdatedAt: p.UpdatedAt.UTC()}
 	if p.Window > 0 {
 		at := p.ResetTime.UTC()
 		answer.ResetTime = &at

@@ -28,7 +28,7 @@ type books struct {
 
 // openBooks makes the ledger's consumer, the outbox's relay, the answers to ratelimit and
 // the jobs.
-func openBooks(s service, db *pgxpool.Pool, nc *nats.Conn, store *tokensvc.Store, members pools.Members) (*books, error) {
+func openBooks(s service, db *pgxpool.Pool, nc *nats.Conn, store *tokensvc.Store, members pools.Members, limiter pools.Limiter) (*books, error) {
 	js, err := jetstream.New(nc)
 	if err != nil {
 		return nil, fmt.Errorf("open jetstream: %w", err)
@@ -53,8 +53,8 @@ func openBooks(s service, db *pgxpool.Pool, nc *nats.Conn, store *tokensvc.Store
 	if err != nil {
 		return nil, err
 	}
-	api, err := pools.New(pools.Config{DB: db, Ready: store.Ready, Members: members, Providers: slices.Sorted(maps.Keys(s.cfg.Providers)),
-		Policy: poolPolicy(c.GrantRefill, c.Window), Metrics: s.metrics, Log: s.log})
+	api, err := pools.New(pools.Config{DB: db, Ready: store.Ready, Members: members, Limiter: limiter,
+		Providers: slices.Sorted(maps.Keys(s.cfg.Providers)), Policy: poolPolicy(c.GrantRefill, c.Window), Metrics: s.metrics, Log: s.log})
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/membership"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
@@ -48,7 +49,7 @@ func serveTokenSvc(ctx context.Context, s service) error {
 	if err != nil {
 		return err
 	}
-	books, err := openBooks(s, pool, nc, store, members)
+	books, err := openBooks(s, pool, nc, store, members, limitpb.NewLimiterClient(limiter))
 	if err != nil {
 		return err
 	}
