@@ -78,10 +78,15 @@ golden: ## Rewrite the golden files of xds from the code
 	@$(GO) test ./xds/snapshot -update
 
 .PHONY: generate
-generate: ## Regenerate the limiter's gRPC code (needs python3 -m pip install grpcio-tools)
+generate: generate-client ## Regenerate the Go client and the limiter's gRPC code (needs python3 -m pip install grpcio-tools)
 	@mkdir -p bin && export GOBIN=$(CURDIR)/bin && $(GO) install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12 && $(GO) install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
 	@PATH="$(CURDIR)/bin:$$PATH" python3 -m grpc_tools.protoc -I internal/contract/limitapi --go_out=internal/contract/limitapi/gen --go_opt=paths=source_relative \
 	  --go-grpc_out=internal/contract/limitapi/gen --go-grpc_opt=paths=source_relative limit.proto
+
+.PHONY: generate-client
+generate-client: ## Regenerate the types and calls of package client from openapi.yaml
+	@$(GO) run github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen@v2.8.2 -config client/api/generate.yaml openapi.yaml
+	@sha256sum openapi.yaml client/api/*.yaml > client/api/SHA256SUMS
 
 .PHONY: sql
 sql: ## Regenerate the Go code of the SQL queries (builds sqlc the first time)

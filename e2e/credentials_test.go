@@ -1,13 +1,11 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -35,42 +33,10 @@ func (a answer) into(t *testing.T, dst any) {
 	}
 }
 
-// tryRequest sends one request as it is told. body is nil, a text as it is, or anything for JSON; the
-// last of header's pairs with the same name wins, an empty value removes it.
+// tryRequest sends one request as it is told; see stacktest's Send.
 func tryRequest(ctx context.Context, method, path, credential string, body any, header ...string) (answer, error) {
-	var text []byte
-	switch b := body.(type) {
-	case nil:
-	case string:
-		text = []byte(b)
-	default:
-		var err error
-		if text, err = json.Marshal(b); err != nil {
-			return answer{}, err
-		}
-	}
-	req, err := http.NewRequestWithContext(ctx, method, running.Gateway+path, bytes.NewReader(text))
-	if err != nil {
-		return answer{}, err
-	}
-	if body != nil {
-		req.Header.Set("Content-Type", "application/json")
-	}
-	if credential != "" {
-		req.Header.Set("Authorization", "Bearer "+credential)
-	}
-	for i := 0; i+1 < len(header); i += 2 {
-		if req.Header.Set(header[i], header[i+1]); header[i+1] == "" {
-			req.Header.Del(header[i])
-		}
-	}
-	res, err := http.DefaultTransport.RoundTrip(req) // no redirect is followed
-	if err != nil {
-		return answer{}, err
-	}
-	defer res.Body.Close()
-	got, err := io.ReadAll(res.Body)
-	return answer{res.StatusCode, res.Header, string(got)}, err
+	status, headers, text, err := running.Send(ctx, method, path, credential, body, header...)
+	return answer{status, headers, string(text)}, err
 }
 
 func request(t *testing.T, method, path, credential string, body any, header ...string) answer {

@@ -2,14 +2,19 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/apitest"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
@@ -52,11 +57,44 @@ func withStack(m *testing.M) (int, error) {
 		return 1, err
 	}
 	running = s
-	code := m.Run()
+	var wrong differences
+	checked, err := apitest.Transport(http.DefaultTransport, wrong.add)
+	if err == nil {
+		err = s.Through(checked)
+	}
+	code := 1
+	if err == nil {
+		code = m.Run()
+		err = wrong.found()
+	}
 	if out, err := s.Leaky(ctx, "down"); err != nil {
 		return 1, fmt.Errorf("%w\n%s", err, out)
 	}
-	return code, nil
+	return code, err
+}
+
+// differences are exchanges of all tests that are not as openapi.yaml has them.
+type differences struct {
+	mu  sync.Mutex
+	all map[string]error // by text, as many are alike
+}
+
+func (d *differences) add(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.all == nil {
+		d.all = map[string]error{}
+	}
+	d.all[err.Error()] = err
+}
+
+func (d *differences) found() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.all) == 0 {
+		return nil
+	}
+	return fmt.Errorf("traffic is not as openapi.yaml has it: %w", errors.Join(slices.Collect(maps.Values(d.all))...))
 }
 
 // payByAmount makes the payment stub decline by the last digits of an amount. The stub is

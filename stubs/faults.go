@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/wording"
 )
 
 // Faults is how a stub misbehaves: PUT /__stub/config replaces all of it. A request
@@ -43,6 +45,9 @@ func ParseFaults(body []byte) (Faults, error) {
 	dec := json.NewDecoder(bytes.NewReader(body))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&f); err != nil {
+		if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+			return f, errors.New(wording.Member(wrong))
+		}
 		return f, fmt.Errorf("%s", strings.TrimPrefix(err.Error(), "json: "))
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {

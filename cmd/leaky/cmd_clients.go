@@ -2,12 +2,12 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"net/http"
-	"net/url"
 	"os"
 	"strings"
 	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/client"
+	"github.com/leaky-tokens/leaky-tokens/client/api"
 )
 
 // clientsCommand is `leaky clients`: the OAuth2 clients.
@@ -16,24 +16,6 @@ type clientsCommand struct {
 	Create       clientsCreate `cmd:"" help:"Register a client; its secret is shown this once."`
 	Delete       clientsDelete `cmd:"" help:"Delete a client and end every token that it was given."`
 	RotateSecret clientsRotate `cmd:"" help:"Give a client a new secret; the old one ends at once."`
-}
-
-const clientsPath = "/api/v1/admin/clients"
-
-// oauthClient is a client as identity shows it.
-type oauthClient struct {
-	ID             string    `json:"clientId"`
-	Secret         string    `json:"clientSecret,omitzero"`
-	Name           string    `json:"name"`
-	Public         bool      `json:"public"`
-	RedirectURIs   []string  `json:"redirectUris"`
-	GrantTypes     []string  `json:"grantTypes"`
-	Scopes         []string  `json:"scopes"`
-	OwnerID        string    `json:"ownerId"`
-	OrgID          *string   `json:"orgId"`
-	ResourceServer bool      `json:"resourceServer"`
-	CreatedAt      time.Time `json:"createdAt"`
-	UpdatedAt      time.Time `json:"updatedAt"`
 }
 
 type clientsList struct{ output }
@@ -45,36 +27,39 @@ func (clientsList) Help() string {
 
 // Run prints all clients, page by page from the service.
 func (c clientsList) Run(ctx context.Context, root *cli) error {
-	admin, err := openAdmin(ctx, root)
+	admin, err := openAdmin(root)
 	if err != nil {
 		return err
 	}
-	const most = 1000
-	all := []oauthClient{}
+	const most = api.PageLimit(1000)
+	all := []api.OAuthClient{}
 	for after := ""; ; {
-		var page []oauthClient
-		query := url.Values{"after": {after}, "limit": {fmt.Sprint(most)}}
-		if err := admin.call(ctx, http.MethodGet, clientsPath+"?"+query.Encode(), nil, &page); err != nil {
+		got, err := admin.ListOAuthClientsWithResponse(ctx, &api.ListOAuthClientsParams{After: &after, Limit: new(most)})
+		if err != nil {
+			return told(err)
+		}
+		page, err := client.Answer(got.JSON200)
+		if err != nil {
 			return err
 		}
 		all = append(all, page...)
-		if len(page) < most {
+		if len(page) < int(most) {
 			break
 		}
-		after = page[len(page)-1].ID
+		after = page[len(page)-1].ClientID
 	}
 	return c.show(all)
 }
 
 // show prints clients as a table, without what is rarely looked for.
-func (c clientsList) show(all []oauthClient) error {
+func (c clientsList) show(all []api.OAuthClient) error {
 	rows := make([][]string, len(all))
 	for i, one := range all {
 		kind := "secret"
 		if one.Public {
 			kind = "public"
 		}
-		rows[i] = []string{one.ID, one.Name, kind, shortGrants(one.GrantTypes), strings.Join(one.Scopes, ","),
+		rows[i] = []string{one.ClientID, one.Name, kind, shortGrants(one.GrantTypes), strings.Join(one.Scopes, ","),
 			one.CreatedAt.Format(time.DateOnly)}
 	}
 	return c.print(os.Stdout, all, []string{"CLIENT", "NAME", "KIND", "GRANTS", "SCOPES", "CREATED"}, rows)
@@ -110,7 +95,7 @@ func (clientsCreate) Help() string {
 
 // Run registers the client and prints it with its secret.
 func (c clientsCreate) Run(ctx context.Context, root *cli) error {
-	admin, err := openAdmin(ctx, root)
+	admin, err := openAdmin(root)
 	if err != nil {
 		return err
 	}
@@ -120,18 +105,21 @@ func (c clientsCreate) Run(ctx context.Context, root *cli) error {
 			grants[i] = deviceGrant
 		}
 	}
-	in := map[string]any{"name": c.Name, "public": c.Public, "redirectUris": c.Redirect, "grantTypes": grants, "scopes": c.Scope,
-		"ownerId": c.Owner, "orgId": c.Org, "resourceServer": c.ResourceServer}
-	var made oauthClient
-	if err := admin.call(ctx, http.MethodPost, clientsPath, in, &made); err != nil {
-		return err
+	got, err := admin.CreateOAuthClientWithResponse(ctx, api.OAuthClientRequest{Name: c.Name, Public: c.Public, RedirectUris: &c.Redirect,
+		GrantTypes: &grants, Scopes: &c.Scope, OwnerID: c.Owner, OrgID: c.Org, ResourceServer: c.ResourceServer})
+	if err != nil {
+		return told(err)
 	}
-	return c.showSecret(made)
+	return c.showSecret(got.JSON201)
 }
 
 // showSecret prints a client with the secret that is shown once.
-func (o output) showSecret(c oauthClient) error {
-	return o.print(os.Stdout, c, []string{"CLIENT", "NAME", "SECRET (shown once)"}, [][]string{{c.ID, c.Name, orDash(c.Secret)}})
+func (o output) showSecret(body *api.OAuthClient) error {
+	c, err := client.Answer(body)
+	if err != nil {
+		return err
+	}
+	return o.print(os.Stdout, c, []string{"CLIENT", "NAME", "SECRET (shown once)"}, [][]string{{c.ClientID, c.Name, orDash(c.ClientSecret)}})
 }
 
 func orDash(s string) string {
@@ -142,6 +130,7 @@ func orDash(s string) string {
 }
 
 type clientsDelete struct {
+	output
 	ID string `arg:"" help:"Client id."`
 }
 
@@ -150,11 +139,14 @@ func (clientsDelete) Help() string { return "Examples:\n\n    leaky clients dele
 
 // Run deletes the client.
 func (c clientsDelete) Run(ctx context.Context, root *cli) error {
-	admin, err := openAdmin(ctx, root)
+	admin, err := openAdmin(root)
 	if err != nil {
 		return err
 	}
-	return admin.call(ctx, http.MethodDelete, clientsPath+"/"+url.PathEscape(c.ID), nil, nil)
+	if _, err := admin.DeleteOAuthClientWithResponse(ctx, c.ID); err != nil {
+		return told(err)
+	}
+	return c.print(os.Stdout, map[string]string{"deleted": c.ID}, []string{"DELETED"}, [][]string{{c.ID}})
 }
 
 type clientsRotate struct {
@@ -169,13 +161,13 @@ func (clientsRotate) Help() string {
 
 // Run replaces the secret and prints the new one.
 func (c clientsRotate) Run(ctx context.Context, root *cli) error {
-	admin, err := openAdmin(ctx, root)
+	admin, err := openAdmin(root)
 	if err != nil {
 		return err
 	}
-	var made oauthClient
-	if err := admin.call(ctx, http.MethodPost, clientsPath+"/"+url.PathEscape(c.ID)+"/secret", nil, &made); err != nil {
-		return err
+	got, err := admin.RotateOAuthClientSecretWithResponse(ctx, c.ID)
+	if err != nil {
+		return told(err)
 	}
-	return c.showSecret(made)
+	return c.showSecret(got.JSON200)
 }

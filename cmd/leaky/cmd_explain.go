@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/http"
-	"net/url"
 	"os"
 	"slices"
 	"time"
@@ -14,6 +12,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/leaky-tokens/leaky-tokens/client"
+	"github.com/leaky-tokens/leaky-tokens/client/api"
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 )
 
@@ -98,17 +98,18 @@ func recall(ctx context.Context, l local, id string) (e explained, silent, err e
 }
 
 // eventOf finds the usage event of a request; nil: there is none.
-func eventOf(ctx context.Context, c *cli, l local, id string) (*usageItem, error) {
-	a, err := openAdmin(ctx, c)
+func eventOf(ctx context.Context, c *cli, l local, id string) (*api.UsageItem, error) {
+	a, err := openAdmin(c)
 	if err != nil {
 		return nil, err
 	}
 	for _, provider := range slices.Sorted(maps.Keys(l.cfg.Providers)) {
-		var page struct {
-			Items []usageItem `json:"items"`
+		got, err := a.ListUsageWithResponse(ctx, &api.ListUsageParams{Provider: provider, RequestID: &id})
+		if err != nil {
+			return nil, told(err)
 		}
-		query := url.Values{"provider": {provider}, "requestId": {id}}
-		if err := a.call(ctx, http.MethodGet, "/api/v1/analytics/usage?"+query.Encode(), nil, &page); err != nil {
+		page, err := client.Answer(got.JSON200)
+		if err != nil {
 			return nil, err
 		}
 		if len(page.Items) > 0 {

@@ -2,10 +2,13 @@ package main
 
 import (
 	"context"
-	"net/http"
-	"net/url"
 	"os"
 	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/leaky-tokens/leaky-tokens/client"
+	"github.com/leaky-tokens/leaky-tokens/client/api"
 )
 
 // invitesCommand is `leaky invites`: who may register while auth.registration is invite.
@@ -15,20 +18,6 @@ type invitesCommand struct {
 	Revoke invitesRevoke `cmd:"" help:"Withdraw an invitation."`
 }
 
-const invitesPath = "/api/v1/admin/invitations"
-
-// invitation is one as identity shows it.
-type invitation struct {
-	ID        string    `json:"id"`
-	Code      string    `json:"code,omitzero"`
-	Email     string    `json:"email,omitzero"`
-	OrgID     *string   `json:"orgId"`
-	Role      string    `json:"role,omitzero"`
-	Team      string    `json:"team,omitzero"`
-	CreatedAt time.Time `json:"createdAt"`
-	ExpiresAt time.Time `json:"expiresAt"`
-}
-
 type invitesList struct{ output }
 
 // Help shows how it is used.
@@ -36,21 +25,25 @@ func (invitesList) Help() string { return "Examples:\n\n    leaky invites list" 
 
 // Run prints the open invitations, the newest first.
 func (c invitesList) Run(ctx context.Context, root *cli) error {
-	admin, err := openAdmin(ctx, root)
+	admin, err := openAdmin(root)
 	if err != nil {
 		return err
 	}
-	all := []invitation{}
-	if err := admin.call(ctx, http.MethodGet, invitesPath+"?limit=1000", nil, &all); err != nil {
+	got, err := admin.ListInvitationsWithResponse(ctx, &api.ListInvitationsParams{Limit: new(api.PageLimit(1000))})
+	if err != nil {
+		return told(err)
+	}
+	all, err := client.Answer(got.JSON200)
+	if err != nil {
 		return err
 	}
 	rows := make([][]string, len(all))
 	for i, one := range all {
 		org := ""
 		if one.OrgID != nil {
-			org = *one.OrgID
+			org = one.OrgID.String()
 		}
-		rows[i] = []string{one.ID, orDash(one.Email), orDash(org), orDash(one.Team), one.ExpiresAt.Format(time.RFC3339)}
+		rows[i] = []string{one.ID.String(), orDash(one.Email), orDash(org), orDash(one.Team), one.ExpiresAt.Format(time.RFC3339)}
 	}
 	return c.print(os.Stdout, all, []string{"INVITATION", "E-MAIL", "ORGANISATION", "TEAM", "EXPIRES"}, rows)
 }
@@ -76,22 +69,27 @@ Examples:
 
 // Run makes the invitation and prints it with its code.
 func (c invitesCreate) Run(ctx context.Context, root *cli) error {
-	admin, err := openAdmin(ctx, root)
+	admin, err := openAdmin(root)
 	if err != nil {
 		return err
 	}
-	in := map[string]any{"email": c.Email, "orgId": c.Org, "role": c.Role, "team": c.Team,
-		"expiresAt": time.Now().Add(c.Expires).UTC().Format(time.RFC3339)}
-	var made invitation
-	if err := admin.call(ctx, http.MethodPost, invitesPath, in, &made); err != nil {
+	in := api.InvitationRequest{Email: c.Email, OrgID: &c.Org, Role: c.Role, Team: c.Team,
+		ExpiresAt: new(time.Now().Add(c.Expires).UTC().Format(time.RFC3339))}
+	got, err := admin.CreateInvitationWithResponse(ctx, in)
+	if err != nil {
+		return told(err)
+	}
+	made, err := client.Answer(got.JSON201)
+	if err != nil {
 		return err
 	}
 	return c.print(os.Stdout, made, []string{"INVITATION", "EXPIRES", "CODE (shown once)"},
-		[][]string{{made.ID, made.ExpiresAt.Format(time.RFC3339), made.Code}})
+		[][]string{{made.ID.String(), made.ExpiresAt.Format(time.RFC3339), made.Code}})
 }
 
 type invitesRevoke struct {
-	ID string `arg:"" help:"Invitation id."`
+	output
+	ID uuid.UUID `arg:"" help:"Invitation id."`
 }
 
 // Help shows how it is used.
@@ -99,9 +97,12 @@ func (invitesRevoke) Help() string { return "Examples:\n\n    leaky invites revo
 
 // Run withdraws the invitation.
 func (c invitesRevoke) Run(ctx context.Context, root *cli) error {
-	admin, err := openAdmin(ctx, root)
+	admin, err := openAdmin(root)
 	if err != nil {
 		return err
 	}
-	return admin.call(ctx, http.MethodDelete, invitesPath+"/"+url.PathEscape(c.ID), nil, nil)
+	if _, err := admin.WithdrawInvitationWithResponse(ctx, c.ID); err != nil {
+		return told(err)
+	}
+	return c.print(os.Stdout, map[string]string{"withdrawn": c.ID.String()}, []string{"WITHDRAWN"}, [][]string{{c.ID.String()}})
 }

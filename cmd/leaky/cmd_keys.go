@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
-	"net/http"
 	"os"
 	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/client"
+	"github.com/leaky-tokens/leaky-tokens/client/api"
 )
 
 // keysCommand is `leaky keys`: the keys that sign access tokens.
@@ -31,32 +33,36 @@ Examples:
     leaky keys rotate`
 }
 
-type signingKey struct {
-	ID        string     `json:"kid"`
-	Algorithm string     `json:"alg"`
-	Signs     bool       `json:"signs"`
-	CreatedAt time.Time  `json:"createdAt"`
-	ActiveAt  time.Time  `json:"activeAt"`
-	RetireAt  *time.Time `json:"retireAt"`
-}
-
 // Run prints the keys.
 func (k keysList) Run(ctx context.Context, c *cli) error {
-	return showKeys(ctx, c, k.output, http.MethodGet, "/api/v1/admin/keys")
+	admin, err := openAdmin(c)
+	if err != nil {
+		return err
+	}
+	got, err := admin.ListSigningKeysWithResponse(ctx)
+	if err != nil {
+		return told(err)
+	}
+	return k.showKeys(got.JSON200)
 }
 
 // Run rotates and prints the keys.
 func (k keysRotate) Run(ctx context.Context, c *cli) error {
-	return showKeys(ctx, c, k.output, http.MethodPost, "/api/v1/admin/keys/rotate")
-}
-
-func showKeys(ctx context.Context, c *cli, o output, method, path string) error {
-	admin, err := openAdmin(ctx, c)
+	admin, err := openAdmin(c)
 	if err != nil {
 		return err
 	}
-	var keys []signingKey
-	if err := admin.call(ctx, method, path, nil, &keys); err != nil {
+	got, err := admin.RotateSigningKeysWithResponse(ctx)
+	if err != nil {
+		return told(err)
+	}
+	return k.showKeys(got.JSON201)
+}
+
+// showKeys prints keys.
+func (o output) showKeys(body *[]api.SigningKey) error {
+	keys, err := client.Answer(body)
+	if err != nil {
 		return err
 	}
 	rows := make([][]string, len(keys))
@@ -68,7 +74,7 @@ func showKeys(ctx context.Context, c *cli, o output, method, path string) error 
 		if k.RetireAt != nil {
 			retires = k.RetireAt.Format(time.RFC3339)
 		}
-		rows[i] = []string{k.ID, k.Algorithm, signs, k.ActiveAt.Format(time.RFC3339), retires}
+		rows[i] = []string{k.Kid, k.Alg, signs, k.ActiveAt.Format(time.RFC3339), retires}
 	}
 	return o.print(os.Stdout, keys, []string{"KID", "ALG", "SIGNS", "ACTIVE", "RETIRES"}, rows)
 }

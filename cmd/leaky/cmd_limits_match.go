@@ -32,7 +32,7 @@ Examples:
 
     leaky limits test count=tokens,user=ann,provider=openai
     leaky limits test count=requests,user=ann count=requests,remote_address=192.0.2.7
-    leaky limits test --file docs/limits/model.yaml count=tokens,user=ann,model=gpt-4o -o json
+    leaky limits test --file docs/limits/per-model.yaml count=tokens,user=ann,model=gpt-4o -o json
     leaky limits test --file mine.yaml --domain shop path=/checkout`
 }
 

@@ -30,7 +30,7 @@ Examples:
 
 // Run prints the parts in start order.
 func (p psCommand) Run(ctx context.Context) error {
-	o, err := client().Status(ctx)
+	o, err := control().Status(ctx)
 	if err != nil {
 		return err
 	}
@@ -85,7 +85,7 @@ func (downCommand) Help() string {
 
 // Run returns when no process is left.
 func (downCommand) Run(ctx context.Context) error {
-	was, err := client().Down(ctx)
+	was, err := control().Down(ctx)
 	switch {
 	case err != nil:
 		return err
@@ -121,7 +121,7 @@ func (stopCommand) Help() string { return "Examples:\n\n    leaky stop meter" }
 
 // Run stops the part.
 func (s stopCommand) Run(ctx context.Context) error {
-	if _, err := client().Stop(ctx, s.Name); err != nil {
+	if _, err := control().Stop(ctx, s.Name); err != nil {
 		return err
 	}
 	fmt.Println(s.Name, "is stopped; start it with: leaky start", s.Name)
@@ -153,7 +153,7 @@ func (killCommand) Help() string {
 
 // Run kills the part.
 func (s killCommand) Run(ctx context.Context) error {
-	if _, err := client().Kill(ctx, s.Name); err != nil {
+	if _, err := control().Kill(ctx, s.Name); err != nil {
 		return err
 	}
 	fmt.Println(s.Name, "is killed; it starts again by itself")
@@ -162,7 +162,7 @@ func (s killCommand) Run(ctx context.Context) error {
 
 // untilReady does one operation and waits until the part serves.
 func untilReady(ctx context.Context, name string, do func(*supervisor.Client, context.Context, string) (supervisor.Status, error)) error {
-	c := client()
+	c := control()
 	if _, err := do(c, ctx, name); err != nil {
 		return err
 	}

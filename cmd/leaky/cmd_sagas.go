@@ -1,15 +1,19 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-	"net/http"
-	"net/url"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/text/currency"
+
+	"github.com/leaky-tokens/leaky-tokens/client"
+	"github.com/leaky-tokens/leaky-tokens/client/api"
 )
 
 type sagasCommand struct {
@@ -19,47 +23,37 @@ type sagasCommand struct {
 	Cancel sagasCancel `cmd:"" help:"Undo a purchase that is not finished."`
 }
 
-// purchase is what the token service reports of one (GET /api/v1/admin/sagas/{id}).
-type purchase struct {
-	ID         string     `json:"id"`
-	Account    string     `json:"account"`
-	Provider   string     `json:"provider"`
-	Tokens     int64      `json:"tokens"`
-	Amount     int64      `json:"amount"`
-	Currency   string     `json:"currency"`
-	Status     string     `json:"status"`
-	Backward   bool       `json:"backward"`
-	Recovered  bool       `json:"recovered"`
-	Reason     string     `json:"reason,omitzero"`
-	PaymentID  string     `json:"paymentId,omitzero"`
-	Attempts   int        `json:"attempts"`
-	LastError  string     `json:"lastError,omitzero"`
-	ParkedAt   *time.Time `json:"parkedAt"`
-	ParkReason string     `json:"parkReason,omitzero"`
-	NextAction string     `json:"nextAction,omitzero"`
-	NextAt     *time.Time `json:"nextAt"`
-	LeaseOwner string     `json:"leaseOwner,omitzero"`
-	CreatedAt  time.Time  `json:"createdAt"`
-	UpdatedAt  time.Time  `json:"updatedAt"`
-	AgeSeconds float64    `json:"ageSeconds"`
-	Steps      []struct {
-		Status   string    `json:"status"`
-		Action   string    `json:"action"`
-		Detail   string    `json:"detail,omitzero"`
-		Attempts int       `json:"attempts"`
-		At       time.Time `json:"at"`
-	} `json:"steps,omitempty"`
+// state is the status with what a person has to know about it.
+func state(p api.Saga) string {
+	switch status := string(p.Status); {
+	case p.ParkedAt != nil:
+		return status + ", parked"
+	case p.Backward && p.NextAction != "":
+		return status + ", going back"
+	default:
+		return status
+	}
 }
 
-// state is the status with what a person has to know about it.
-func (p purchase) state() string {
-	switch {
-	case p.ParkedAt != nil:
-		return p.Status + ", parked"
-	case p.Backward && p.NextAction != "":
-		return p.Status + ", going back"
+// money writes an amount of minor units, as prices are kept, in the currency's own unit: 3 of usd are
+// 0.03 USD, 3 of jpy are 3 JPY. ISO 4217 says how many make one.
+func money(minor int64, code string) string {
+	unit, err := currency.ParseISO(code)
+	if err != nil {
+		return fmt.Sprintf("%d minor units of %q", minor, code)
 	}
-	return p.Status
+	digits, _ := currency.Standard.Rounding(unit)
+	if digits == 0 {
+		return fmt.Sprintf("%d %s", minor, unit)
+	}
+	sign, text := "", strconv.FormatInt(minor, 10)
+	if minor < 0 {
+		sign, text = "-", text[1:]
+	}
+	if missing := digits + 1 - len(text); missing > 0 {
+		text = strings.Repeat("0", missing) + text
+	}
+	return fmt.Sprintf("%s%s.%s %s", sign, text[:len(text)-digits], text[len(text)-digits:], unit)
 }
 
 type sagasList struct {
@@ -67,7 +61,7 @@ type sagasList struct {
 	Parked bool   `help:"Only those that wait for a person."`
 	Open   bool   `help:"Only those that are not finished."`
 	Status string `help:"Only those in this state, such as FAILED."`
-	Limit  int    `default:"50" help:"At most so many, 1 to 500."`
+	Limit  int32  `default:"50" help:"At most so many, 1 to 500."`
 }
 
 // Help shows how it is used.
@@ -77,30 +71,23 @@ func (sagasList) Help() string {
 
 // Run prints the purchases.
 func (l sagasList) Run(ctx context.Context, c *cli) error {
-	a, err := openAdmin(ctx, c)
+	a, err := openAdmin(c)
 	if err != nil {
 		return err
 	}
-	query := url.Values{"limit": {strconv.Itoa(l.Limit)}, "parked": {strconv.FormatBool(l.Parked)}, "open": {strconv.FormatBool(l.Open)},
-		"status": {l.Status}}
-	var page struct {
-		Items []purchase `json:"items"`
+	got, err := a.ListSagasWithResponse(ctx, &api.ListSagasParams{Limit: new(l.Limit), Parked: &l.Parked, Open: &l.Open, Status: &l.Status})
+	if err != nil {
+		return told(err)
 	}
-	if err := a.call(ctx, http.MethodGet, "/api/v1/admin/sagas?"+query.Encode(), nil, &page); err != nil {
+	page, err := client.Answer(got.JSON200)
+	if err != nil {
 		return err
 	}
 	var rows [][]string
 	for _, p := range page.Items {
-		why := p.ParkReason
-		if why == "" {
-			why = p.Reason
-		}
-		if why == "" {
-			why = p.LastError
-		}
-		rows = append(rows, []string{p.ID, p.state(), p.Account, p.Provider, strconv.FormatInt(p.Tokens, 10), fmt.Sprintf("%d %s", p.Amount,
-			p.Currency),
-			age(time.Duration(p.AgeSeconds * float64(time.Second))), strconv.Itoa(p.Attempts), why})
+		rows = append(rows, []string{p.ID.String(), state(p), p.Account, p.Provider, strconv.FormatInt(p.Tokens, 10),
+			money(p.Amount, p.Currency), age(time.Duration(p.AgeSeconds * float64(time.Second))), strconv.Itoa(int(p.Attempts)),
+			cmp.Or(p.ParkReason, p.Reason, p.LastError)})
 	}
 	return l.print(os.Stdout, page.Items, []string{"ID", "STATE", "ACCOUNT", "PROVIDER", "TOKENS", "AMOUNT", "AGE", "FAILED TRIES", "WHY"},
 		rows)
@@ -118,7 +105,7 @@ func (sagasShow) Help() string {
 
 // Run prints the purchase.
 func (s sagasShow) Run(ctx context.Context, c *cli) error {
-	return onSaga(ctx, c, s.output, s.ID, http.MethodGet, "")
+	return onSaga(ctx, c, s.output, s.ID, nil)
 }
 
 type sagasRetry struct {
@@ -133,7 +120,10 @@ func (sagasRetry) Help() string {
 
 // Run unparks the purchase.
 func (s sagasRetry) Run(ctx context.Context, c *cli) error {
-	return onSaga(ctx, c, s.output, s.ID, http.MethodPost, "/retry")
+	return onSaga(ctx, c, s.output, s.ID, func(a *client.Client, id uuid.UUID) error {
+		_, err := a.RetrySagaWithResponse(ctx, id)
+		return err
+	})
 }
 
 type sagasCancel struct {
@@ -148,44 +138,52 @@ func (sagasCancel) Help() string {
 
 // Run turns the purchase back.
 func (s sagasCancel) Run(ctx context.Context, c *cli) error {
-	return onSaga(ctx, c, s.output, s.ID, http.MethodPost, "/cancel")
+	return onSaga(ctx, c, s.output, s.ID, func(a *client.Client, id uuid.UUID) error {
+		_, err := a.CancelSagaWithResponse(ctx, id)
+		return err
+	})
 }
 
-// onSaga does one operation and prints the purchase as it is then, with the time between steps.
-func onSaga(ctx context.Context, c *cli, o output, id, method, operation string) error {
-	if _, err := uuid.Parse(id); err != nil {
-		return fmt.Errorf("%q is no purchase's id; leaky sagas list shows them", id)
+// onSaga does one operation (nil: none) and prints the purchase as it is then, with the time between
+// steps.
+func onSaga(ctx context.Context, c *cli, o output, name string, operation func(*client.Client, uuid.UUID) error) error {
+	id, err := uuid.Parse(name)
+	if err != nil {
+		return fmt.Errorf("%q is no purchase's id; leaky sagas list shows them", name)
 	}
-	a, err := openAdmin(ctx, c)
+	a, err := openAdmin(c)
 	if err != nil {
 		return err
 	}
-	path := "/api/v1/admin/sagas/" + id
-	var p purchase
-	if operation != "" {
-		if err := a.call(ctx, method, path+operation, nil, nil); err != nil {
-			return err
+	if operation != nil {
+		if err := operation(a, id); err != nil {
+			return told(err)
 		}
 	}
-	if err := a.call(ctx, http.MethodGet, path, nil, &p); err != nil {
+	got, err := a.GetSagaWithResponse(ctx, id)
+	if err != nil {
+		return told(err)
+	}
+	p, err := client.Answer(got.JSON200)
+	if err != nil {
 		return err
 	}
 	if o.Output != "json" {
-		p.describe()
+		describePurchase(p)
 	}
 	rows := [][]string{{p.CreatedAt.Format(time.RFC3339Nano), "-", "order", "STARTED", "1", ""}}
 	before := p.CreatedAt
 	for _, s := range p.Steps {
-		rows = append(rows, []string{s.At.Format(time.RFC3339Nano), s.At.Sub(before).Round(10 * time.Microsecond).String(), s.Action, s.Status,
-			strconv.Itoa(s.Attempts), s.Detail})
+		rows = append(rows, []string{s.At.Format(time.RFC3339Nano), s.At.Sub(before).Round(10 * time.Microsecond).String(), s.Action, string(s.Status),
+			strconv.Itoa(int(s.Attempts)), s.Detail})
 		before = s.At
 	}
 	return o.print(os.Stdout, p, []string{"AT", "AFTER", "STEP", "STATUS", "TRIES", "DETAIL"}, rows)
 }
 
 // describe prints what stands above the steps.
-func (p purchase) describe() {
-	fmt.Printf("%s: %s\n%d tokens of %s for %s, %d minor units of %s", p.ID, p.state(), p.Tokens, p.Provider, p.Account, p.Amount, p.Currency)
+func describePurchase(p api.Saga) {
+	fmt.Printf("%s: %s\n%d tokens of %s for %s, %s", p.ID, state(p), p.Tokens, p.Provider, p.Account, money(p.Amount, p.Currency))
 	if p.PaymentID != "" {
 		fmt.Printf(", payment %s", p.PaymentID)
 	}

@@ -35,8 +35,8 @@ func (l local) plan(secrets bool) (*stack.Plan, error) {
 	return stack.New(stack.Config{Leaky: l.cfg, StateDir: l.dir, Getenv: os.Getenv, Secrets: secrets})
 }
 
-// client talks to the running supervisor; it needs no configuration, so that a broken
+// control talks to the running supervisor; it needs no configuration, so that a broken
 // leaky.yaml does not keep anyone from stopping the stack.
-func client() *supervisor.Client {
+func control() *supervisor.Client {
 	return supervisor.NewClient(stack.RunDir(config.StateDir(os.Getenv)))
 }

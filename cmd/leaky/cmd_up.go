@@ -81,7 +81,7 @@ func (u upCommand) Run(ctx context.Context, c *cli) error {
 
 func sayRunning(ctx context.Context, out io.Writer, pid int) {
 	fmt.Fprintf(out, "Already running (supervisor %d).\n", pid)
-	o, err := client().Status(ctx)
+	o, err := control().Status(ctx)
 	if err != nil {
 		return // it is just starting, or ending
 	}

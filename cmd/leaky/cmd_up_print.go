@@ -20,7 +20,7 @@ import (
 // that ends before that is an error with the end of its log.
 func awaitReady(ctx context.Context, out io.Writer, logDir string, begun time.Time, ended <-chan error) (supervisor.Overview, error) {
 	seen := map[string]supervisor.State{}
-	c := client()
+	c := control()
 	var last supervisor.Overview
 	for {
 		if o, err := c.Status(ctx); err == nil {

@@ -8,6 +8,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/leaky-tokens/leaky-tokens/client/api"
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 )
 
@@ -31,7 +32,7 @@ type explained struct {
 	Unmatched []string          `json:"unmatched,omitempty"` // descriptors that no rule matched
 	Balance   *explainedBalance `json:"balance,omitempty"`   // after the decision
 	Hold      *explainedHold    `json:"hold,omitempty"`      // as it is now
-	Event     *usageItem        `json:"event,omitempty"`     // as analytics has it
+	Event     *api.UsageItem    `json:"event,omitempty"`     // as analytics has it
 	Note      string            `json:"note,omitzero"`
 }
 
@@ -73,30 +74,6 @@ type explainedHold struct {
 	State   string `json:"state"` // held, settled, expired or unknown
 	Held    int64  `json:"held"`
 	Charged int64  `json:"charged"`
-}
-
-// usageItem is an event as analytics answers it.
-type usageItem struct {
-	Key struct {
-		Timestamp time.Time `json:"timestamp"`
-	} `json:"key"`
-	RequestID string `json:"requestId"`
-	User      string `json:"userId"`
-	Org       string `json:"orgId,omitzero"`
-	KeyID     string `json:"keyId,omitzero"`
-	Account   string `json:"account"`
-	Provider  string `json:"provider"`
-	Route     string `json:"route"`
-	Model     string `json:"model"`
-	Tokens    int64  `json:"tokens"`
-	Input     int64  `json:"inputTokens"`
-	Output    int64  `json:"outputTokens"`
-	Held      int64  `json:"heldTokens"`
-	Source    string `json:"source"`
-	Allowed   bool   `json:"allowed"`
-	Stream    bool   `json:"stream"`
-	Status    int    `json:"status"`
-	Reason    string `json:"reason,omitzero"`
 }
 
 func (e *explained) facts(f *limitpb.Facts) {
@@ -165,9 +142,9 @@ func (e *explained) fromHold(h *limitpb.Held, now time.Time) {
 }
 
 // fromEvent takes over a call that is over.
-func (e *explained) fromEvent(u *usageItem) {
-	e.Source, e.Admitted, e.Account, e.Held, e.DecidedAt = "event", u.Allowed, u.Account, u.Held, u.Key.Timestamp
-	e.Caller = explainedCaller{User: u.User, Org: u.Org, Key: u.KeyID}
+func (e *explained) fromEvent(u *api.UsageItem) {
+	e.Source, e.Admitted, e.Account, e.Held, e.DecidedAt = "event", u.Allowed, u.Account, u.HeldTokens, u.Key.Timestamp
+	e.Caller = explainedCaller{User: u.UserID, Org: u.OrgID, Key: u.KeyID}
 	e.Call = explainedCall{Route: u.Route, Provider: u.Provider, Model: u.Model, Stream: u.Stream}
 	e.Limits, e.Event = []explainedLimit{}, u
 	e.Note = "the process that decided does not remember it any more; this is from its usage event"
@@ -202,7 +179,7 @@ func (e *explained) print(out io.Writer, now time.Time) error {
 		line("balance", "the account has no pool for the provider")
 	}
 	if u := e.Event; u != nil {
-		line("event", "status %d, charged %d (%d input, %d output), source %s %s", u.Status, u.Tokens, u.Input, u.Output, u.Source, u.Reason)
+		line("event", "status %d, charged %d (%d input, %d output), source %s %s", u.Status, u.Tokens, u.InputTokens, u.OutputTokens, u.Source, u.Reason)
 	}
 	if e.Note != "" {
 		line("note", "%s", e.Note)

@@ -48,6 +48,6 @@ func main() {
 	defer stop()
 	var c cli
 	command := kong.Parse(&c, kong.Name("leaky"), kong.Description("Meter and limit LLM tokens with Envoy."),
-		kong.UsageOnError(), served(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(&c))
+		kong.ShortUsageOnError(), served(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(&c))
 	command.FatalIfErrorf(command.Run())
 }

@@ -27,7 +27,9 @@ func TestMistakesNameLineColumnKeyAndFix(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct{ text, want string }{
 		"unknown key":        {"gateway:\n  listn: 127.0.0.1:1\n", `leaky.yaml:2:3: listn: unknown key; did you mean "listen"?`},
-		"wrong type":         {"gateway:\n  trusted_hops: many\n", "leaky.yaml:2:17: "},
+		"wrong type":         {"gateway:\n  trusted_hops: many\n", `leaky.yaml:2:17: a whole number is expected here, not "many"`},
+		"a list for a text":  {"gateway:\n  listen: [1]\n", "leaky.yaml:2:11: a text is expected here"},
+		"swapped letters":    {"tires: {}\n", `leaky.yaml:1:1: tires: unknown key; did you mean "tiers"?`},
 		"out of range":       {"gateway:\n  trusted_hops: 11\n", "leaky.yaml:2:17: gateway.trusted_hops: 11 is out of range; it must be 0 to 10"},
 		"bad duration":       {"auth:\n  token_ttl: 5 minutes\n", "leaky.yaml:2:14: "},
 		"bad address":        {"gateway: {listen: 8080}\n", "gateway.listen: address \"8080\": write host:port or unix:/path"},

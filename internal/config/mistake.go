@@ -8,10 +8,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/agnivade/levenshtein"
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/token"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/wording"
 )
 
 // Mistake is one thing wrong with a leaky.yaml.
@@ -79,9 +80,12 @@ func syntaxMistake(name string, err error) Mistake {
 	m.at(known.GetToken())
 	if _, unknown := errors.AsType[*yaml.UnknownFieldError](err); unknown && known.GetToken() != nil {
 		m.Key = known.GetToken().Value
-		m.Message = "unknown key"
-		if near := nearest(m.Key, keysOf(reflect.TypeFor[Config]())); near != "" {
-			m.Message += fmt.Sprintf("; did you mean %q?", near)
+		m.Message = "unknown key" + wording.DidYouMean(m.Key, keysOf(reflect.TypeFor[Config]()))
+	}
+	if wrong, ok := errors.AsType[*yaml.TypeError](err); ok && wrong.DstType != nil {
+		m.Message = fmt.Sprintf("%s is expected here", wording.Type(wrong.DstType))
+		if wrong.Token != nil {
+			m.Message += fmt.Sprintf(", not %.60q", wrong.Token.Value)
 		}
 	}
 	return m
@@ -136,17 +140,6 @@ func durationKeys(t reflect.Type) map[string]bool {
 		}
 	}
 	return keys
-}
-
-// nearest is the candidate within a third of the word's length in edits, or "".
-func nearest(word string, candidates []string) string {
-	best, least := "", len(word)/3+2
-	for _, c := range candidates {
-		if d := levenshtein.ComputeDistance(word, c); d < least {
-			best, least = c, d
-		}
-	}
-	return best
 }
 
 // keysOf lists every key that may stand in a leaky.yaml, at any depth.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
+	"github.com/leaky-tokens/leaky-tokens/internal/wording"
 )
 
 // Kinds of models.
@@ -52,7 +53,7 @@ func (v *validator) oneOf(key, value string, allowed ...string) {
 	if slices.Contains(allowed, value) {
 		return
 	}
-	if near := nearest(value, allowed); near != "" {
+	if near := wording.Nearest(value, allowed); near != "" {
 		v.fail(key, "%q is not known; did you mean %q?", value, near)
 		return
 	}

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/wording"
 )
 
 const (
@@ -48,7 +50,7 @@ func ReadJSON(w http.ResponseWriter, r *http.Request, dst any) error {
 	if err := json.Unmarshal(body, dst); err != nil {
 		if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && wrong.Field != "" {
 			return &Error{Status: http.StatusBadRequest, Message: wrong.Field + " has the wrong type",
-				Fields: []FieldError{{Field: wrong.Field, Message: "must be a " + wrong.Type.String()}}}
+				Fields: []FieldError{{Field: wrong.Field, Message: wording.Member(wrong)}}}
 		}
 		return Fail(http.StatusBadRequest, "malformed JSON")
 	}

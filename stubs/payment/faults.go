@@ -3,6 +3,7 @@ package payment
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/internal/wording"
 )
 
 // Faults is how the stub misbehaves: PUT /__stub/config replaces all of it. A request
@@ -63,6 +65,9 @@ func ParseFaults(body []byte) (Faults, error) {
 	dec := json.NewDecoder(bytes.NewReader(body))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&f); err != nil {
+		if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+			return f, errors.New(wording.Member(wrong))
+		}
 		return f, fmt.Errorf("%s", strings.TrimPrefix(err.Error(), "json: "))
 	}
 	return f, f.check()

@@ -3,6 +3,8 @@ package limits
 import (
 	"slices"
 	"strings"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/wording"
 )
 
 // keyCount is the first key of every path: it says what is counted.
@@ -28,7 +30,7 @@ func (p *reader) known(m map[string]field, key, value string, depth int) bool {
 	units := []string{Tokens.String(), Requests.String()}
 	switch {
 	case !slices.Contains(knownKeys(), key):
-		p.fail(m["key"].at(), "unknown key %q%s; Envoy sends %s", key, meant(key, knownKeys()), strings.Join(knownKeys(), ", "))
+		p.fail(m["key"].at(), "unknown key %q%s; Envoy sends %s", key, wording.DidYouMean(key, knownKeys()), strings.Join(knownKeys(), ", "))
 	case depth == 0 && key != keyCount:
 		p.fail(m["key"].at(), "a path begins with key: %s, which says what is counted: tokens or requests", keyCount)
 	case depth > 0 && key == keyCount:
@@ -36,7 +38,7 @@ func (p *reader) known(m map[string]field, key, value string, depth int) bool {
 	case key == keyCount && value == "":
 		p.fail(m["key"].at(), "%s needs a value: tokens or requests", keyCount)
 	case key == keyCount && !slices.Contains(units, value):
-		p.fail(m["value"].at(), "unknown value %q of %s%s; tokens or requests", value, keyCount, meant(value, units))
+		p.fail(m["value"].at(), "unknown value %q of %s%s; tokens or requests", value, keyCount, wording.DidYouMean(value, units))
 	default:
 		return true
 	}
@@ -77,7 +79,7 @@ func (p *reader) algorithm(m map[string]field, r *Rule) bool {
 			return true
 		}
 	}
-	p.fail(f.at(), "unknown algorithm %q%s; one of %s", name, meant(name, names), strings.Join(names, ", "))
+	p.fail(f.at(), "unknown algorithm %q%s; one of %s", name, wording.DidYouMean(name, names), strings.Join(names, ", "))
 	return false
 }
 
@@ -91,7 +93,7 @@ func (p *reader) unit(m map[string]field, r *Rule) bool {
 	name, names := p.text(f), []string{Tokens.String(), Requests.String()}
 	switch {
 	case !slices.Contains(names, name):
-		p.fail(f.at(), "unknown unit %q%s; tokens or requests", name, meant(name, names))
+		p.fail(f.at(), "unknown unit %q%s; tokens or requests", name, wording.DidYouMean(name, names))
 		return false
 	case name != r.Unit.String() && !p.options.AnyKeys:
 		p.fail(f.at(), "unit is %s, but the path counts %s", name, r.Unit)
@@ -128,7 +130,7 @@ func (p *reader) scale(m map[string]field, r *Rule) bool {
 		return true
 	}
 	if name := p.text(f); name != "tier" {
-		p.fail(f.at(), "unknown scale %q%s; only tier", name, meant(name, []string{"tier"}))
+		p.fail(f.at(), "unknown scale %q%s; only tier", name, wording.DidYouMean(name, []string{"tier"}))
 		return false
 	}
 	r.Scaled = true

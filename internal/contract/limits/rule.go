@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml/ast"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/wording"
 )
 
 func (p *reader) rule(m map[string]field, at *node, way trail) {
@@ -56,7 +58,7 @@ func (p *reader) rateLimit(f field, r *Rule) bool {
 	}
 	name := strings.ToLower(p.text(unit))
 	if r.Period = period(name); r.Period == 0 {
-		p.fail(unit.at(), "unknown unit %q%s; one of %s", name, meant(name, periodNames()), strings.Join(periodNames(), ", "))
+		p.fail(unit.at(), "unknown unit %q%s; one of %s", name, wording.DidYouMean(name, periodNames()), strings.Join(periodNames(), ", "))
 		return false
 	}
 	if f, ok := m["requests_per_unit"]; (!ok || f.null()) && !p.options.AnyKeys {

@@ -1,14 +1,14 @@
 package limits
 
 import (
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 
-	"github.com/agnivade/levenshtein"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/token"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/wording"
 )
 
 // field is one member of a mapping. The zero field is one that is not there.
@@ -53,7 +53,7 @@ func (p *reader) mapping(n ast.Node, what string, known ...string) (map[string]f
 			p.fail(pair.Key.GetToken(), "a key of %s must be plain text%s", what, reference(pair.Key))
 			good = false
 		case !slices.Contains(known, key):
-			p.fail(pair.Key.GetToken(), "unknown key %q in %s%s", key, what, meant(key, known))
+			p.fail(pair.Key.GetToken(), "unknown key %q in %s%s", key, what, wording.DidYouMean(key, known))
 			good = false
 		case twice:
 			p.fail(pair.Key.GetToken(), "key %q is there twice", key)
@@ -238,17 +238,3 @@ func (p *reader) number(f field, least, most float64) (float64, bool) {
 }
 
 func whole(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }
-
-// meant suggests the nearest of the known words, if one is near.
-func meant(word string, known []string) string {
-	best, at := "", 3
-	for _, k := range known {
-		if d := levenshtein.ComputeDistance(strings.ToLower(word), k); d < at && d < len(k) {
-			best, at = k, d
-		}
-	}
-	if best == "" {
-		return ""
-	}
-	return fmt.Sprintf("; did you mean %q?", best)
-}

@@ -4,9 +4,10 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
-	"net/http"
-	"net/url"
 	"strings"
+
+	"github.com/leaky-tokens/leaky-tokens/client"
+	"github.com/leaky-tokens/leaky-tokens/client/api"
 )
 
 // Credentials of the first ADMIN, as <state>/secrets/admin.json has them.
@@ -15,34 +16,28 @@ type Credentials struct {
 	Password string `json:"password"`
 }
 
-type session struct {
-	UserID string `json:"userId"`
-	Token  string `json:"token"`
-}
-
 // openAccounts registers one fresh account per tier and gives it its tier and a key.
-func openAccounts(ctx context.Context, gateway api, admin Credentials, tiers []string) ([]Account, error) {
-	var root session
-	if err := gateway.call(ctx, http.MethodPost, "/api/v1/auth/login", "", admin, &root); err != nil {
-		return nil, fmt.Errorf("log in as the first administrator: %w", err)
-	}
+func openAccounts(ctx context.Context, gateway *client.Client, admin Credentials, tiers []string) ([]Account, error) {
+	root := gateway.As(client.Login(admin.Username, admin.Password))
 	accounts := make([]Account, len(tiers))
 	for i, tier := range tiers {
-		a, err := openAccount(ctx, gateway, root.Token, tier)
+		a, err := openAccount(ctx, gateway, root, tier)
 		if err != nil {
-			return nil, err
+			return nil, unreached(err)
 		}
 		accounts[i] = a
 	}
 	return accounts, nil
 }
 
-func openAccount(ctx context.Context, gateway api, adminToken, tier string) (Account, error) {
+func openAccount(ctx context.Context, gateway, root *client.Client, tier string) (Account, error) {
 	name := "demo-" + strings.ToLower(tier) + "-" + strings.ToLower(rand.Text()[:8])
 	password := "Demo-1-" + rand.Text()
-	var who session
-	err := gateway.call(ctx, http.MethodPost, "/api/v1/auth/register", "",
-		map[string]string{"username": name, "email": name + "@example.com", "password": password}, &who)
+	registered, err := gateway.RegisterWithResponse(ctx, api.RegisterRequest{Username: name, Email: name + "@example.com", Password: password})
+	if err != nil {
+		return Account{}, fmt.Errorf("register %s: %w", name, err)
+	}
+	who, err := client.Answer(registered.JSON201)
 	if err != nil {
 		return Account{}, fmt.Errorf("register %s: %w", name, err)
 	}
@@ -50,20 +45,17 @@ func openAccount(ctx context.Context, gateway api, adminToken, tier string) (Acc
 	if tier != "USER" {
 		roles = append(roles, tier)
 	}
-	if err := gateway.call(ctx, http.MethodPut, "/api/v1/admin/users/"+url.PathEscape(who.UserID)+"/roles", adminToken,
-		map[string]any{"roles": roles}, nil); err != nil {
+	if _, err := root.SetRolesWithResponse(ctx, who.UserID, api.RolesRequest{Roles: roles}); err != nil {
 		return Account{}, fmt.Errorf("make %s a %s: %w", name, tier, err)
 	}
-	// The first token names the first roles; a fresh one names the new ones.
-	if err := gateway.call(ctx, http.MethodPost, "/api/v1/auth/login", "", Credentials{name, password}, &who); err != nil {
-		return Account{}, fmt.Errorf("log in as %s: %w", name, err)
-	}
-	var key struct {
-		APIKey string `json:"apiKey"`
-	}
-	err = gateway.call(ctx, http.MethodPost, "/api/v1/auth/api-keys", who.Token, map[string]string{"userId": who.UserID, "name": "demo"}, &key)
+	// The first token names the first roles; a fresh login names the new ones.
+	made, err := gateway.As(client.Login(name, password)).CreateAPIKeyWithResponse(ctx, api.APIKeyRequest{UserID: &who.UserID, Name: new("demo")})
 	if err != nil {
 		return Account{}, fmt.Errorf("make a key for %s: %w", name, err)
 	}
-	return Account{Name: name, User: who.UserID, Tier: tier, key: key.APIKey}, nil
+	key, err := client.Answer(made.JSON201)
+	if err != nil {
+		return Account{}, fmt.Errorf("make a key for %s: %w", name, err)
+	}
+	return Account{Name: name, User: who.UserID.String(), Tier: tier, key: key.APIKey}, nil
 }

@@ -82,14 +82,17 @@ func New(cfg Config) (*Demo, error) {
 // Run sets up accounts, lets the clients loose, drains, and judges. An error says that
 // the demo could not be carried out; a verdict that is not OK is none.
 func (d *Demo) Run(ctx context.Context) (v Verdict, err error) {
-	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: d.cfg.Clients + 8, DisableCompression: true}}
-	defer client.CloseIdleConnections()
-	gateway := api{http: client, base: d.cfg.Gateway}
+	over := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: d.cfg.Clients + 8, DisableCompression: true}}
+	defer over.CloseIdleConnections()
+	gateway, err := speak(over, d.cfg.Gateway)
+	if err != nil {
+		return Verdict{}, err
+	}
 	accounts, err := openAccounts(ctx, gateway, d.cfg.Admin, d.cfg.Tiers)
 	if err != nil {
 		return Verdict{}, err
 	}
-	stubs, restore, err := d.openStubs(ctx, client)
+	stubs, restore, err := d.openStubs(ctx, over)
 	defer func() {
 		failed := restore(context.WithoutCancel(ctx))
 		if err != nil {
@@ -113,9 +116,9 @@ func (d *Demo) Run(ctx context.Context) (v Verdict, err error) {
 	if err := d.known(before); err != nil {
 		return Verdict{}, err
 	}
-	replicas := &limiters{http: client, urls: d.cfg.Limiters}
+	replicas := &limiters{http: over, urls: d.cfg.Limiters}
 	adopted, unread := replicas.adopted(ctx)
-	outages, err := d.load(ctx, client, accounts, book, w, replicas)
+	outages, err := d.load(ctx, over, accounts, book, w, replicas)
 	if err != nil {
 		return Verdict{}, err
 	}
@@ -138,7 +141,7 @@ func (d *Demo) Run(ctx context.Context) (v Verdict, err error) {
 }
 
 // openStubs paces the stubs; restore undoes it and is never nil.
-func (d *Demo) openStubs(ctx context.Context, client *http.Client) (stubs []*stubBook, restore func(context.Context) error, err error) {
+func (d *Demo) openStubs(ctx context.Context, over *http.Client) (stubs []*stubBook, restore func(context.Context) error, err error) {
 	restore = func(ctx context.Context) error {
 		var errs []error
 		for _, s := range stubs {
@@ -147,7 +150,11 @@ func (d *Demo) openStubs(ctx context.Context, client *http.Client) (stubs []*stu
 		return errors.Join(errs...)
 	}
 	for _, t := range d.cfg.Targets {
-		s := &stubBook{api: api{http: client, base: t.Stub}, provider: t.Provider, served: map[string]Served{}}
+		stub, err := speak(over, t.Stub)
+		if err != nil {
+			return stubs, restore, err
+		}
+		s := &stubBook{api: stub, provider: t.Provider, served: map[string]Served{}}
 		stubs = append(stubs, s)
 		if err := s.pace(ctx, int(d.cfg.ChunkDelay.Milliseconds())); err != nil {
 			return stubs, restore, err

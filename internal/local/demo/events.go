@@ -9,6 +9,9 @@ import (
 	"net/url"
 	"strconv"
 	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/client"
+	"github.com/leaky-tokens/leaky-tokens/client/api"
 )
 
 // exportTimeout bounds one export of one account.
@@ -25,7 +28,7 @@ type Total struct {
 
 // eventBook reads what analytics knows, as each account's own key may read it.
 type eventBook struct {
-	gateway  api
+	gateway  *client.Client
 	accounts []Account
 	targets  []Target
 	since    time.Time
@@ -45,15 +48,11 @@ func (b *eventBook) read(ctx context.Context) (map[string]Event, error) {
 func (b *eventBook) export(ctx context.Context, a Account, into map[string]Event) error {
 	ctx, cancel := context.WithTimeout(ctx, exportTimeout)
 	defer cancel()
-	query := url.Values{"from": {b.since.UTC().Format(time.RFC3339)}}
-	resp, err := b.gateway.open(ctx, http.MethodGet, "/api/v1/analytics/export?"+query.Encode(), a.key, nil)
+	resp, err := b.gateway.As(client.Bearer(a.key)).ExportUsage(ctx, &api.ExportUsageParams{From: new(b.since.UTC().Truncate(time.Second))})
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("status %d", resp.StatusCode)
-	}
 	lines := bufio.NewScanner(resp.Body)
 	lines.Buffer(nil, maxLine)
 	for lines.Scan() {
@@ -84,7 +83,7 @@ func (b *eventBook) totals(ctx context.Context) (map[Pair]Total, error) {
 		for _, t := range b.targets {
 			query := url.Values{"provider": {t.Provider}, "windowMinutes": {strconv.Itoa(minutes)}}
 			var total Total
-			if err := b.gateway.call(ctx, http.MethodGet, "/api/v1/analytics/report?"+query.Encode(), a.key, nil, &total); err != nil {
+			if err := b.gateway.As(client.Bearer(a.key)).Call(ctx, http.MethodGet, "/api/v1/analytics/report?"+query.Encode(), nil, &total); err != nil {
 				return nil, fmt.Errorf("report on %s: %w", a.Name, err)
 			}
 			totals[Pair{i, t.Provider}] = total

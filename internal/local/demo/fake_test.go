@@ -49,12 +49,12 @@ func newFakeStack(t *testing.T, faults fakeFaults) *fakeStack {
 		config: map[string]any{"chunkDelayMs": 3.0, "delayMs": 1.0}, faults: faults}
 	gateway := http.NewServeMux()
 	gateway.HandleFunc("POST /api/v1/auth/", s.auth)
-	gateway.HandleFunc("PUT /api/v1/admin/users/{id}/roles", func(http.ResponseWriter, *http.Request) {})
+	gateway.HandleFunc("PUT /api/v1/admin/users/{id}/roles", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("{}")) })
 	gateway.HandleFunc("GET /api/v1/analytics/export", s.export)
 	gateway.HandleFunc("GET /api/v1/analytics/report", s.report)
 	gateway.HandleFunc("POST /v1/chat/completions", s.chat)
 	s.sell(gateway)
-	s.gateway = httptest.NewServer(gateway)
+	s.gateway = httptest.NewServer(sayJSON(gateway))
 	t.Cleanup(s.gateway.Close)
 	stub := http.NewServeMux()
 	stub.HandleFunc("GET /__stub/config", func(w http.ResponseWriter, _ *http.Request) { s.answer(w, s.config) })
@@ -66,9 +66,17 @@ func newFakeStack(t *testing.T, faults fakeFaults) *fakeStack {
 		s.paces = append(s.paces, s.config["chunkDelayMs"])
 	})
 	stub.HandleFunc("GET /__stub/requests", s.requests)
-	s.stub = httptest.NewServer(stub)
+	s.stub = httptest.NewServer(sayJSON(stub))
 	t.Cleanup(s.stub.Close)
 	return s
+}
+
+// sayJSON names the content type of what says none.
+func sayJSON(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		next.ServeHTTP(w, r)
+	})
 }
 
 func (s *fakeStack) answer(w http.ResponseWriter, body any) {
@@ -85,10 +93,14 @@ func (s *fakeStack) auth(w http.ResponseWriter, r *http.Request) {
 	id := uuid.NewSHA1(uuid.Nil, []byte(in.Username)).String()
 	s.users["key-"+id] = id
 	if strings.HasSuffix(r.URL.Path, "api-keys") {
+		w.WriteHeader(http.StatusCreated)
 		_ = json.NewEncoder(w).Encode(map[string]string{"apiKey": "key-" + in.UserID})
 		return
 	}
-	_ = json.NewEncoder(w).Encode(session{UserID: id, Token: "token-" + id})
+	if strings.HasSuffix(r.URL.Path, "register") {
+		w.WriteHeader(http.StatusCreated)
+	}
+	_ = json.NewEncoder(w).Encode(map[string]any{"userId": id, "token": "token-" + id, "expiresIn": 600})
 }
 
 func (s *fakeStack) caller(r *http.Request) string {

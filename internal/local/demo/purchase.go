@@ -10,6 +10,9 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/client"
+	"github.com/leaky-tokens/leaky-tokens/client/api"
 )
 
 const (
@@ -53,7 +56,7 @@ type Dry struct {
 type shopper struct {
 	caller   caller // with the account's key; copied for each client
 	account  Account
-	gateway  api
+	gateway  *client.Client
 	target   *Target
 	limiter  *limiterBook
 	progress io.Writer
@@ -70,29 +73,42 @@ func (d *Demo) Purchases(ctx context.Context, tokens int64) (v PurchaseVerdict, 
 	if at < 0 {
 		return v, errors.New("no stub speaks OpenAI's protocol, and the demo would spend real money elsewhere")
 	}
-	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 2 * dryClients, DisableCompression: true}}
-	defer client.CloseIdleConnections()
+	over := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 2 * dryClients, DisableCompression: true}}
+	defer over.CloseIdleConnections()
 	target := &d.cfg.Targets[at]
-	gateway := api{http: client, base: d.cfg.Gateway}
+	gateway, err := speak(over, d.cfg.Gateway)
+	if err != nil {
+		return v, err
+	}
+	stubClient, err := speak(over, target.Stub)
+	if err != nil {
+		return v, err
+	}
+	var payments *client.Client
+	if d.cfg.Payments != "" {
+		if payments, err = speak(over, d.cfg.Payments); err != nil {
+			return v, err
+		}
+	}
 	accounts, err := openAccounts(ctx, gateway, d.cfg.Admin, d.cfg.Tiers[:1])
 	if err != nil {
 		return v, err
 	}
-	stub := &stubBook{api: api{http: client, base: target.Stub}, provider: target.Provider, served: map[string]Served{}}
+	stub := &stubBook{api: stubClient, provider: target.Provider, served: map[string]Served{}}
 	if err := stub.skip(ctx); err != nil {
 		return v, err
 	}
 	b := newBook(1)
 	s := &shopper{account: accounts[0], gateway: gateway, target: target, limiter: &limiterBook{client: d.cfg.Limiter, accounts: accounts},
 		progress: d.cfg.Progress,
-		caller: caller{http: client, gateway: d.cfg.Gateway, key: accounts[0].key, text: filling(d.cfg.Seed), start: time.Now(),
+		caller: caller{http: over, gateway: d.cfg.Gateway, key: accounts[0].key, text: filling(d.cfg.Seed), start: time.Now(),
 			targets: []Target{*target}, book: b}}
 	e := PurchaseEvidence{Seed: d.cfg.Seed, Account: s.account, Provider: target.Provider, Price: d.cfg.Price(target.Provider)}
 	if err := s.live(ctx, tokens, &e); err != nil {
 		return v, err
 	}
 	e.Calls = b.all()
-	books := &purchaseBooks{shopper: s, stub: stub, admin: d.cfg.Admin, payments: api{http: client, base: d.cfg.Payments},
+	books := &purchaseBooks{shopper: s, stub: stub, admin: d.cfg.Admin, payments: payments,
 		events: &eventBook{gateway: gateway, accounts: accounts, targets: []Target{*target}, since: s.caller.start.Add(-time.Second)}}
 	return books.settle(ctx, e, d.cfg.Drain), ctx.Err()
 }
@@ -129,17 +145,22 @@ func (s *shopper) buy(ctx context.Context, tokens int64) (Bought, error) {
 	ctx, cancel := context.WithTimeout(ctx, purchaseWait)
 	defer cancel()
 	key := "demo-" + s.account.Name + "-" + fmt.Sprint(time.Now().UnixNano())
-	post := s.gateway
-	post.header = map[string]string{"Idempotency-Key": key}
-	order := map[string]any{"provider": s.target.Provider, "tokens": tokens}
+	own := s.gateway.As(client.Bearer(s.account.key))
 	got := Bought{posted: time.Now()}
-	if err := post.call(ctx, http.MethodPost, "/api/v1/tokens/purchase", s.account.key, order, &got); err != nil {
+	order, err := own.PurchaseTokensWithResponse(ctx, &api.PurchaseTokensParams{IdempotencyKey: &key},
+		api.PurchaseRequest{Provider: s.target.Provider, Tokens: tokens})
+	if err != nil {
 		return got, fmt.Errorf("buy tokens: %w", err)
 	}
+	accepted, err := client.Answer(order.JSON202)
+	if err != nil {
+		return got, fmt.Errorf("buy tokens: %w", err)
+	}
+	got.ID = accepted.SagaID.String()
 	taken := time.Now()
 	got.Accepted = millis(taken.Sub(got.posted))
 	for pause := purchaseEvery; ; pause = min(pause*3/2, purchaseSeldom) {
-		if err := s.gateway.call(ctx, http.MethodGet, "/api/v1/tokens/purchase/"+got.ID, s.account.key, nil, &got); err != nil {
+		if err := own.Call(ctx, http.MethodGet, "/api/v1/tokens/purchase/"+got.ID, nil, &got); err != nil {
 			return got, fmt.Errorf("ask how purchase %s stands: %w", got.ID, err)
 		}
 		switch got.Status {

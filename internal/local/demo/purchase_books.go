@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/leaky-tokens/leaky-tokens/client"
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 )
 
@@ -47,7 +48,7 @@ type purchaseBooks struct {
 	stub     *stubBook
 	events   *eventBook
 	admin    Credentials
-	payments api // base is empty when no stub takes the money
+	payments *client.Client // nil when no stub takes the money
 }
 
 // settle reads the books until they agree, at most limit, and judges what they say then.
@@ -91,7 +92,7 @@ func (b *purchaseBooks) read(ctx context.Context, e *PurchaseEvidence) {
 	totals, err := b.events.totals(ctx)
 	attempt(err)
 	e.Total = totals[Pair{0, e.Provider}]
-	if b.payments.base != "" {
+	if b.payments != nil {
 		attempt(b.paid(ctx, e))
 	}
 }
@@ -99,7 +100,7 @@ func (b *purchaseBooks) read(ctx context.Context, e *PurchaseEvidence) {
 // ledger reads the account's pool and entries, and asks whether the whole ledger balances.
 func (b *purchaseBooks) ledger(ctx context.Context, e *PurchaseEvidence) error {
 	gateway, key := b.shopper.gateway, b.shopper.account.key
-	if err := gateway.call(ctx, http.MethodGet, "/api/v1/tokens/quota?provider="+url.QueryEscape(e.Provider), key, nil, &e.Quota); err != nil {
+	if err := gateway.As(client.Bearer(key)).Call(ctx, http.MethodGet, "/api/v1/tokens/quota?provider="+url.QueryEscape(e.Provider), nil, &e.Quota); err != nil {
 		return fmt.Errorf("read the pool: %w", err)
 	}
 	e.Entries = nil
@@ -112,7 +113,7 @@ func (b *purchaseBooks) ledger(ctx context.Context, e *PurchaseEvidence) error {
 			Items      []Entry
 			NextCursor string
 		}
-		if err := gateway.call(ctx, http.MethodGet, "/api/v1/tokens/ledger?"+query.Encode(), key, nil, &page); err != nil {
+		if err := gateway.As(client.Bearer(key)).Call(ctx, http.MethodGet, "/api/v1/tokens/ledger?"+query.Encode(), nil, &page); err != nil {
 			return fmt.Errorf("read the ledger: %w", err)
 		}
 		e.Entries = append(e.Entries, page.Items...)
@@ -120,12 +121,8 @@ func (b *purchaseBooks) ledger(ctx context.Context, e *PurchaseEvidence) error {
 			break
 		}
 	}
-	var root session
-	if err := gateway.call(ctx, http.MethodPost, "/api/v1/auth/login", "", b.admin, &root); err != nil {
-		return fmt.Errorf("log in as the first administrator: %w", err)
-	}
 	e.Ledger = LedgerProof{}
-	if err := gateway.call(ctx, http.MethodGet, "/api/v1/admin/ledger/verify", root.Token, nil, &e.Ledger); err != nil {
+	if err := gateway.As(client.Login(b.admin.Username, b.admin.Password)).Call(ctx, http.MethodGet, "/api/v1/admin/ledger/verify", nil, &e.Ledger); err != nil {
 		return fmt.Errorf("verify the ledger: %w", err)
 	}
 	return nil
@@ -135,7 +132,7 @@ func (b *purchaseBooks) ledger(ctx context.Context, e *PurchaseEvidence) error {
 func (b *purchaseBooks) paid(ctx context.Context, e *PurchaseEvidence) error {
 	var book struct{ Captured map[string]int64 }
 	account := "user:" + b.shopper.account.User
-	if err := b.payments.call(ctx, http.MethodGet, "/__stub/payments?account="+url.QueryEscape(account), "", nil, &book); err != nil {
+	if err := b.payments.Call(ctx, http.MethodGet, "/__stub/payments?account="+url.QueryEscape(account), nil, &book); err != nil {
 		return fmt.Errorf("ask the payment stub: %w", err)
 	}
 	captured := book.Captured[account]

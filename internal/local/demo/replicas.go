@@ -60,7 +60,11 @@ func (l *limiters) each(ctx context.Context, see func(name, labels string, value
 }
 
 func (l *limiters) scrape(ctx context.Context, url string, see func(name, labels string, value float64)) error {
-	resp, err := api{http: l.http, base: url}.open(ctx, http.MethodGet, "/metrics", "", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/metrics", http.NoBody)
+	if err != nil {
+		return err
+	}
+	resp, err := l.http.Do(req)
 	if err != nil {
 		return err
 	}

@@ -2,7 +2,9 @@ package demo
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -25,16 +27,17 @@ func (s *fakeStack) sell(mux *http.ServeMux) {
 		b := Bought{Amount: 3, Currency: "usd", Status: "STARTED"}
 		_ = json.NewDecoder(r.Body).Decode(&b)
 		s.mu.Lock()
-		b.ID = strings.Repeat("p", len(s.shop.bought)+1)
+		b.ID = fmt.Sprintf("11111111-1111-4111-8111-%012d", len(s.shop.bought)) // its last digits are its place
 		s.shop.bought = append(s.shop.bought, b)
 		s.shop.key = r.Header.Get("Idempotency-Key")
 		s.mu.Unlock()
 		w.WriteHeader(http.StatusAccepted)
-		s.answer(w, b)
+		s.answer(w, map[string]any{"sagaId": b.ID, "status": b.Status})
 	})
 	mux.HandleFunc("GET /api/v1/tokens/purchase/{id}", func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
-		b := &s.shop.bought[len(r.PathValue("id"))-1]
+		at, _ := strconv.Atoi(r.PathValue("id")[24:])
+		b := &s.shop.bought[at]
 		if b.Status != s.shop.end {
 			b.Status = s.shop.end
 			s.shop.credits += b.Tokens
@@ -91,7 +94,7 @@ func TestPurchases(t *testing.T) {
 		"paid too little": {fakeShop{code: codeDry, end: statusCompleted, short: 1}, 1_000, fakeFaults{}, "captured 5 minor units", ""},
 		"refused as a failure": {fakeShop{code: "project_spend_limit_exceeded", end: statusCompleted}, 1_000, fakeFaults{}, "",
 			"project_spend_limit_exceeded buy some"},
-		"the purchase fails": {fakeShop{code: codeDry, end: statusFailed}, 1_000, fakeFaults{}, "", "purchase p failed; leaky sagas show p"},
+		"the purchase fails": {fakeShop{code: codeDry, end: statusFailed}, 1_000, fakeFaults{}, "", "failed; leaky sagas show 11111111"},
 		"too few":            {fakeShop{}, leastPurchase - 1, fakeFaults{}, "", "1000 to 100000 are possible"},
 		"too many":           {fakeShop{}, mostPurchase + 1, fakeFaults{}, "", "1000 to 100000 are possible"},
 	} {

@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+
+	"github.com/leaky-tokens/leaky-tokens/client"
 )
 
 // stubBook reads what one stub served, page by page, so that little is lost when the
 // stub starts anew.
 type stubBook struct {
-	api      api
+	api      *client.Client
 	provider string
 	after    uint64 // sequence number of the last record read
 	served   map[string]Served
@@ -33,7 +35,7 @@ const stubPageSize = 2000
 
 // pace sets the pause between chunks, in milliseconds, and leaves the rest as it was.
 func (b *stubBook) pace(ctx context.Context, millis int) error {
-	if err := b.api.call(ctx, http.MethodGet, "/__stub/config", "", nil, &b.before); err != nil {
+	if err := b.api.Call(ctx, http.MethodGet, "/__stub/config", nil, &b.before); err != nil {
 		return fmt.Errorf("read configuration of stub %s: %w", b.provider, err)
 	}
 	config := map[string]any{}
@@ -41,7 +43,7 @@ func (b *stubBook) pace(ctx context.Context, millis int) error {
 		return fmt.Errorf("read configuration of stub %s: %w", b.provider, err)
 	}
 	config["chunkDelayMs"] = millis
-	if err := b.api.call(ctx, http.MethodPut, "/__stub/config", "", config, nil); err != nil {
+	if err := b.api.Call(ctx, http.MethodPut, "/__stub/config", config, nil); err != nil {
 		return fmt.Errorf("pace stub %s: %w", b.provider, err)
 	}
 	return nil
@@ -52,7 +54,7 @@ func (b *stubBook) restore(ctx context.Context) error {
 	if b.before == nil {
 		return nil
 	}
-	if err := b.api.call(ctx, http.MethodPut, "/__stub/config", "", b.before, nil); err != nil {
+	if err := b.api.Call(ctx, http.MethodPut, "/__stub/config", b.before, nil); err != nil {
 		return fmt.Errorf("restore configuration of stub %s: %w", b.provider, err)
 	}
 	return nil
@@ -92,7 +94,7 @@ func (b *stubBook) read(ctx context.Context) error {
 
 func (b *stubBook) page(ctx context.Context, limit int) (stubPage, error) {
 	var page stubPage
-	err := b.api.call(ctx, http.MethodGet, fmt.Sprintf("/__stub/requests?after=%d&limit=%d", b.after, limit), "", nil, &page)
+	err := b.api.Call(ctx, http.MethodGet, fmt.Sprintf("/__stub/requests?after=%d&limit=%d", b.after, limit), nil, &page)
 	if err != nil {
 		return page, fmt.Errorf("read what stub %s served: %w", b.provider, err)
 	}

@@ -28,6 +28,7 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return
 	}
+	w.Header().Set("Content-Type", "application/json")
 	g.calls = append(g.calls, r.Method+" "+r.URL.Path+" "+r.Header.Get("Authorization"))
 	if r.URL.Path == g.refuse {
 		w.WriteHeader(http.StatusForbidden)
@@ -37,10 +38,10 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch r.Method + " " + r.URL.Path {
 	case "POST /api/v1/auth/register":
 		w.WriteHeader(http.StatusCreated)
-		fmt.Fprint(w, `{"userId":"u1","token":"jwt"}`)
+		fmt.Fprint(w, `{"userId":"11111111-1111-4111-8111-111111111111","token":"jwt"}`)
 	case "POST /api/v1/auth/api-keys":
 		w.WriteHeader(http.StatusCreated)
-		fmt.Fprint(w, `{"id":"k1","apiKey":"leaky_key"}`)
+		fmt.Fprint(w, `{"id":"22222222-2222-4222-8222-222222222222","apiKey":"leaky_key"}`)
 	case "POST /v1/chat/completions":
 		fmt.Fprint(w, `{"usage":`+g.usage+`}`)
 	case "GET /api/v1/analytics/usage":
@@ -48,9 +49,9 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			fmt.Fprint(w, `{"items":[{"userId":"someone else","tokens":1,"allowed":true}]}`)
 			return
 		}
-		fmt.Fprint(w, `{"items":[{"userId":"u1","tokens":`+g.metered+`,"allowed":true}]}`)
+		fmt.Fprint(w, `{"items":[{"userId":"11111111-1111-4111-8111-111111111111","tokens":`+g.metered+`,"allowed":true}]}`)
 	case "DELETE /api/v1/auth/api-keys":
-		if r.URL.Query().Get("apiKeyId") != "k1" || r.URL.Query().Get("userId") != "u1" {
+		if r.URL.Query().Get("apiKeyId") != "22222222-2222-4222-8222-222222222222" || r.URL.Query().Get("userId") != "11111111-1111-4111-8111-111111111111" {
 			w.WriteHeader(http.StatusBadRequest)
 			return
 		}
@@ -71,7 +72,7 @@ func TestRun(t *testing.T) {
 		{"the gateway warms up", &gateway{usage: `{"total_tokens":23}`, metered: "23", warmup: 2}, ""},
 		{"the books differ", &gateway{usage: `{"total_tokens":23}`, metered: "22"}, "the books say 22 tokens, the provider said 23"},
 		{"no usage told", &gateway{usage: `{}`, metered: "0"}, "tells no usage"},
-		{"refused", &gateway{usage: `{}`, metered: "0", refuse: "/v1/chat/completions"}, "answered 403"},
+		{"refused", &gateway{usage: `{}`, metered: "0", refuse: "/v1/chat/completions"}, "403: no"},
 		{"cannot register", &gateway{usage: `{}`, metered: "0", refuse: "/api/v1/auth/register"}, "register an account"},
 		{"broken usage", &gateway{usage: `{"total_tokens":"x"}`, metered: "0"}, "call gpt"},
 	} {

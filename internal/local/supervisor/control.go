@@ -12,9 +12,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/agnivade/levenshtein"
-
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
+	"github.com/leaky-tokens/leaky-tokens/internal/wording"
 )
 
 // Overview is what GET /v1/status answers.
@@ -116,17 +115,7 @@ func (s *Supervisor) find(name string) (*runner, error) {
 
 // UnknownPart is the error for a name that is none of names, with the nearest one.
 func UnknownPart(name string, names []string) error {
-	nearest, distance := "", max(3, len(name)/2+1)
-	for _, candidate := range names {
-		if d := levenshtein.ComputeDistance(name, candidate); d < distance {
-			nearest, distance = candidate, d
-		}
-	}
-	hint := ""
-	if nearest != "" {
-		hint = fmt.Sprintf("; did you mean %q?", nearest)
-	}
-	return fmt.Errorf("no part is named %q%s (parts: %s)", name, hint, strings.Join(names, ", "))
+	return fmt.Errorf("no part is named %q%s (parts: %s)", name, wording.DidYouMean(name, names), strings.Join(names, ", "))
 }
 
 func answer(w http.ResponseWriter, status int, body any) {

@@ -4,11 +4,8 @@
 package stacktest
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -20,7 +17,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
+	"github.com/leaky-tokens/leaky-tokens/client"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
@@ -139,6 +136,7 @@ type Stack struct {
 	// Flaky and Broken are host:port of the providers of these names, where nobody listens.
 	Flaky, Broken string
 	admin         func() (string, error)
+	client        *client.Client // of the gateway, as nobody
 }
 
 // New builds the binary below dir, which must be readable by other users since
@@ -182,7 +180,7 @@ func New(ctx context.Context, dir string, envoyThreads int, options ...Option) (
 		s.Env = append(s.Env, store.Variable("LISTEN")+"="+at[store.Name])
 	}
 	s.admin = sync.OnceValues(s.loginAdmin)
-	return s, nil
+	return s, s.Through(http.DefaultTransport)
 }
 
 // build makes the binary, unless there is one.
@@ -285,87 +283,4 @@ func (s *Stack) Leaky(ctx context.Context, args ...string) (string, error) {
 		err = fmt.Errorf("leaky %s: %w", strings.Join(args, " "), err)
 	}
 	return string(out), err
-}
-
-// Call sends one JSON request to the gateway and decodes the answer into dst, if given.
-func (s *Stack) Call(ctx context.Context, method, path, credential string, body, dst any) (int, error) {
-	text, err := json.Marshal(body)
-	if err != nil {
-		return 0, err
-	}
-	req, err := http.NewRequestWithContext(ctx, method, s.Gateway+path, bytes.NewReader(text))
-	if err != nil {
-		return 0, err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	if credential != "" {
-		req.Header.Set("Authorization", "Bearer "+credential)
-	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return 0, err
-	}
-	defer res.Body.Close()
-	answer, err := io.ReadAll(res.Body)
-	if err != nil {
-		return res.StatusCode, err
-	}
-	if dst != nil && res.StatusCode < 300 {
-		if err := json.Unmarshal(answer, dst); err != nil {
-			return res.StatusCode, fmt.Errorf("%s %s answered %d %q: %w", method, path, res.StatusCode, answer, err)
-		}
-	}
-	return res.StatusCode, nil
-}
-
-// Must is Call for a status that has to come.
-func (s *Stack) Must(ctx context.Context, want int, method, path, credential string, body, dst any) error {
-	status, err := s.Call(ctx, method, path, credential, body, dst)
-	if err == nil && status != want {
-		err = fmt.Errorf("%s %s: want %d, got %d", method, path, want, status)
-	}
-	return err
-}
-
-func (s *Stack) loginAdmin() (string, error) {
-	text, err := os.ReadFile(filepath.Join(s.Dir, "secrets", "admin.json"))
-	if err != nil {
-		return "", err
-	}
-	var got struct{ Token string }
-	err = s.Must(context.Background(), 200, "POST", "/api/v1/auth/login", "", json.RawMessage(text), &got)
-	return got.Token, err
-}
-
-// Account is one user with a key.
-type Account struct {
-	ID, JWT, Key, KeyID string
-}
-
-// NewAccount registers a user, gives it roles beside USER, and makes a key.
-func (s *Stack) NewAccount(ctx context.Context, roles ...string) (Account, error) {
-	name, password := "u"+strings.ReplaceAll(uuid.NewString(), "-", "")[:20], "correct horse 9"
-	var user struct{ UserID, Token string }
-	if err := s.Must(ctx, 201, "POST", "/api/v1/auth/register", "",
-		map[string]string{"username": name, "email": name + "@example.com", "password": password}, &user); err != nil {
-		return Account{}, err
-	}
-	if len(roles) > 0 {
-		admin, err := s.admin()
-		if err != nil {
-			return Account{}, err
-		}
-		if err := s.Must(ctx, 200, "PUT", "/api/v1/admin/users/"+user.UserID+"/roles", admin, map[string]any{"roles": append(roles, "USER")},
-			nil); err != nil {
-			return Account{}, err
-		}
-		// Her first token names the roles she had, and ended with them.
-		if err := s.Must(ctx, 200, "POST", "/api/v1/auth/login", "", map[string]string{"username": name, "password": password},
-			&user); err != nil {
-			return Account{}, err
-		}
-	}
-	var key struct{ APIKey, ID string }
-	err := s.Must(ctx, 201, "POST", "/api/v1/auth/api-keys", user.Token, map[string]string{"userId": user.UserID, "name": "sandbox"}, &key)
-	return Account{ID: user.UserID, JWT: user.Token, Key: key.APIKey, KeyID: key.ID}, err
 }
