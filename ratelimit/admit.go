@@ -130,7 +130,7 @@ func (s *Service) conclude(ctx context.Context, a *admission, t store.Taken) {
 	switch {
 	case t.Outcome == store.Refused:
 		a.refusal = a.matched.Blame(t.States, a.cost(), t.Now, soon())
-		s.metrics.refused(a.refusal.Label)
+		s.metrics.refused(a.rules.Set().Domain(), a.refusal.Label)
 	case a.late() && !t.Outcome.Refuses() && a.mode != config.OutageOpen: // there it passed all the same
 		s.giveBack(ctx, a.take)
 		a.fail(status.Error(codes.DeadlineExceeded, "the decision came too late"))

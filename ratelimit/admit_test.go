@@ -81,7 +81,7 @@ func (s *Service) decide(ctx context.Context, message string) envoyCall {
 func (s *Service) decideCall(ctx context.Context, e *envoyCall) {
 	s.admit(ctx, []*admission{&e.admission})
 	if e.err == nil && e.answer == nil {
-		e.answer = e.response()
+		e.answer = s.response(e)
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 type envoyCall struct {
 	admission
 	call   *match.Call    // nil on a route without tokens
+	others *foreign       // nil in our own domain
 	answer *wire.Response // nil until the request is decided
 }
 
@@ -38,9 +39,15 @@ func (s *Service) enterEnvoy(p *policy, c *grpcbatch.Call) envoyCall {
 func (s *Service) findLimits(p *policy, r *match.Request, out *envoyCall) {
 	rules := p.Domain(r.Domain)
 	switch {
+	case r.Domain == "":
+		out.fail(status.Error(codes.InvalidArgument, match.ErrNoDomain.Error()))
 	case rules == nil:
 		out.fail(status.Errorf(codes.InvalidArgument, "domain %q is not served here", r.Domain))
-	case rules == p.Rules && r.IsCall():
+	case rules != p.Rules:
+		s.findForeignLimits(p, rules, r, out)
+	case len(r.Descriptors) > match.MaxDescriptors:
+		out.fail(status.Error(codes.InvalidArgument, match.ErrTooMany.Error()))
+	case r.IsCall():
 		s.findCallLimits(p, r, out)
 	default:
 		org, user, tier := match.Callers(r.Descriptors)
@@ -75,24 +82,27 @@ func (s *Service) findCallLimits(p *policy, r *match.Request, out *envoyCall) {
 }
 
 // reply tells Envoy what was decided.
-func (e *envoyCall) reply() {
+func (s *Service) reply(e *envoyCall) {
 	if e.err != nil {
 		c := status.Convert(e.err)
 		e.caller.Fail(c.Code(), c.Message())
 		return
 	}
 	if e.answer == nil {
-		e.answer = e.response()
+		e.answer = s.response(e)
 	}
 	e.caller.Answer(e.answer.Message())
 }
 
 // response is the answer to a request that was decided.
-func (e *envoyCall) response() *wire.Response {
+func (s *Service) response(e *envoyCall) *wire.Response {
 	if e.blind {
 		return wire.AdmitOutage(e.call, e.mode, e.take.Input, e.taken.Output)
 	}
 	t := &e.taken
+	if e.others != nil {
+		return s.foreignResponse(e)
+	}
 	d := wire.Decision{Limits: e.matched.Limits, States: t.States, Now: t.Now, Held: t.Held, Output: t.Output,
 		Pool: wire.Pool{Present: t.Pool.Present, Left: t.Pool.Left(), Held: t.Pool.Held}}
 	switch {

@@ -1,18 +1,35 @@
 package ratelimit
 
 import (
+	"sync"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
 )
 
+// ruleHits are the counters of one rule.
+type ruleHits struct{ total, within, over, near prometheus.Counter }
+
+// hitsOf gives a rule's counters; they are looked up once.
+func (m *metrics) hitsOf(domain, rule string) *ruleHits {
+	key := [2]string{domain, rule}
+	if have, ok := m.hitsKnown.Load(key); ok {
+		return have.(*ruleHits)
+	}
+	of := func(level string) prometheus.Counter { return m.hits.WithLabelValues(domain, rule, level) }
+	one, _ := m.hitsKnown.LoadOrStore(key, &ruleHits{total: of("total"), within: of("within"), over: of("over"), near: of("near")})
+	return one.(*ruleHits)
+}
+
 // metrics of the service. Labels hold rule names and statuses, never callers.
 type metrics struct {
 	holds struct{ admitted, refused, balance, repeated, malformed, failed, abandoned prometheus.Counter }
 
-	byRule, shadow *prometheus.CounterVec
-	idleRules      *prometheus.GaugeVec
-	settles        struct {
+	byRule, shadow, hits *prometheus.CounterVec
+	idleRules            *prometheus.GaugeVec
+	hitsKnown            sync.Map // *ruleHits by domain and label
+	settles              struct {
 		settled, duplicate, late, unknown, failed prometheus.Counter
 	}
 	outage *prometheus.CounterVec
@@ -34,9 +51,12 @@ func newMetrics(r prometheus.Registerer, s *Service) *metrics {
 	m.holds.malformed, m.holds.failed = holds.WithLabelValues("malformed"), holds.WithLabelValues("failed")
 	m.holds.abandoned = holds.WithLabelValues("abandoned")
 	m.byRule = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_refusals_total",
-		Help: "Refusals by the rule that decided."}, []string{"rule"})
+		Help: "Refusals by the rule that decided."}, []string{"domain", "rule"})
 	m.shadow = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_shadow_refusals_total",
-		Help: "Calls that a rule in shadow_mode or quota_mode would have refused."}, []string{"rule"})
+		Help: "Calls that a rule in shadow_mode or quota_mode would have refused."}, []string{"domain", "rule"})
+	m.hits = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_rule_hits_total",
+		Help: "Hits in the domains of other Envoys by rule: total, and of those within the limit, over it, and near it, which is above 80 percent and counted in within or over too."},
+		[]string{"domain", "rule", "level"})
 	m.idleRules = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "leaky_ratelimit_rule_idle",
 		Help: "1 for a rule that matched nothing for limits.idle_after, else 0."}, []string{"domain", "rule"})
 	settles := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_settlements_total",
@@ -70,12 +90,12 @@ func newMetrics(r prometheus.Registerer, s *Service) *metrics {
 		}
 		return 1
 	})
-	r.MustRegister(holds, m.byRule, m.shadow, m.idleRules, settles, m.outage, asks, changes, m.expired,
+	r.MustRegister(holds, m.byRule, m.shadow, m.hits, m.idleRules, settles, m.outage, asks, changes, m.expired,
 		m.published, m.unpublished, m.live, m.learned, open)
 	return m
 }
 
-func (m *metrics) refused(rule string) { m.byRule.WithLabelValues(rule).Inc() }
+func (m *metrics) refused(domain, rule string) { m.byRule.WithLabelValues(domain, rule).Inc() }
 
 func (m *metrics) settled(s store.Status) {
 	switch s {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/match"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
 )
@@ -18,10 +19,16 @@ type policy struct {
 	parts   map[string]store.PoolPart // by tier
 	outage  config.Outage
 	noPools bool
+	silent  bool
 }
 
 func (s *Service) newPolicy(p Policy) *policy {
-	return &policy{parts: parts(p.Tiers), outage: p.Outage, noPools: p.NoPools, Policy: match.NewPolicy(match.Config{Limits: p.Limits,
+	for _, set := range append([]*limits.Set{p.Limits}, p.Domains...) {
+		for _, warning := range set.Warnings() {
+			s.log.LogAttrs(context.Background(), slog.LevelWarn, "limits are taken, but look wrong", slog.Any("warning", warning))
+		}
+	}
+	return &policy{parts: parts(p.Tiers), outage: p.Outage, noPools: p.NoPools, silent: p.Silent, Policy: match.NewPolicy(match.Config{Limits: p.Limits,
 		Domains: p.Domains, Tiers: p.Tiers, Providers: p.Providers, Models: p.Models, MaxTokens: p.MaxTokens}, &s.matching)}
 }
 

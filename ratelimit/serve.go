@@ -45,11 +45,11 @@ func (s *Service) Serve(ctx context.Context, calls []*grpcbatch.Call) {
 			later := *e
 			go func() { // asks the token service; nothing else may wait for that
 				s.admitUnknown(ctx, &later.admission)
-				later.reply()
+				s.reply(&later)
 			}()
 			continue
 		}
-		e.reply()
+		s.reply(e)
 	}
 }
 

@@ -52,6 +52,7 @@ type Policy struct {
 	Providers map[string]config.Provider
 	Models    []config.Model
 	MaxTokens config.MaxTokens
+	Silent    bool          // in the domains of other Envoys clients are told nothing: no headers, no body
 	NoPools   bool          // quota enforcement is off: no pool is asked, whatever a call requires
 	Outage    config.Outage // modes can change; the sizes of leases and timeouts are those at the start
 }

@@ -36,7 +36,7 @@ func (s *Service) recordShadow(ctx context.Context, a *admission) []string {
 	for _, i := range a.shadowed() {
 		l := a.matched.Limits[i]
 		names = append(names, l.Rule.Name)
-		s.metrics.shadow.WithLabelValues(a.matched.Label(i)).Inc()
+		s.metrics.shadow.WithLabelValues(a.rules.Set().Domain(), a.matched.Label(i)).Inc()
 		if !l.FirstLogOf(a.taken.Now / 1_000_000) {
 			continue
 		}

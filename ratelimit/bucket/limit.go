@@ -15,13 +15,19 @@ const (
 	Requests       Kind = 'r'
 	ShadowTokens   Kind = 'T'
 	ShadowRequests Kind = 'R'
+	Counted        Kind = 'c' // requests, whatever comes; refuses what is above the capacity then
+	ShadowCounted  Kind = 'C' // the same, and refuses nobody
 )
 
 // CountsTokens reports whether a hold of tokens goes into the bucket.
 func (k Kind) CountsTokens() bool { return k == Tokens || k == ShadowTokens }
 
 // Refuses reports whether the bucket can say no.
-func (k Kind) Refuses() bool { return k == Tokens || k == Requests }
+func (k Kind) Refuses() bool { return k == Tokens || k == Requests || k == Counted }
+
+// CountsAll reports whether what is refused is counted too, so that the bucket may be
+// fuller than its capacity.
+func (k Kind) CountsAll() bool { return k == Counted || k == ShadowCounted }
 
 // Limit is a bucket's kind and numbers, made once and used for every request.
 type Limit struct {

@@ -128,19 +128,19 @@ func dial(t *testing.T, addr string) rls.RateLimitServiceClient {
 }
 
 // ask asks both.
-func (p *pair) ask(t *testing.T, r *rls.RateLimitRequest) (upstream, ours answer) {
+func (p *pair) ask(t *testing.T, r *rls.RateLimitRequest) (upstream, ours *rls.RateLimitResponse) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	theirs, err := p.upstream.ShouldRateLimit(metadata.AppendToOutgoingContext(ctx, "at", strconv.FormatInt(p.at.Load(), 10)), r)
+	upstream, err := p.upstream.ShouldRateLimit(metadata.AppendToOutgoingContext(ctx, "at", strconv.FormatInt(p.at.Load(), 10)), r)
 	if err != nil {
 		t.Fatalf("upstream: %v", err)
 	}
-	mine, err := p.ours.ShouldRateLimit(ctx, r)
+	ours, err = p.ours.ShouldRateLimit(ctx, r)
 	if err != nil {
 		t.Fatalf("ours: %v", err)
 	}
-	return answerOf(theirs), answerOf(mine)
+	return upstream, ours
 }
 
 // answer is what a client sees of a decision.

@@ -10,6 +10,9 @@ import (
 // mostLabels bounds the values that detailed_metric and value_to_metric put into labels.
 const mostLabels = 1000
 
+// mostLabel bounds one label, in bytes.
+const mostLabel = 256
+
 // Labels are the metrics' labels given so far; beyond mostLabels new values become "other".
 type Labels struct {
 	mu    sync.Mutex
@@ -18,29 +21,23 @@ type Labels struct {
 
 func (l *Labels) of(rule *limits.Rule, d Descriptor) string {
 	var room [256]byte
-	text := rule.AppendLabel(room[:0], d)
+	return l.ofText(string(rule.AppendLabel(room[:0], d)), rule.Path)
+}
+
+// ofText gives the label for a text; beyond the bounds it is the other, and "other".
+func (l *Labels) ofText(text, other string) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if known, ok := l.known[string(text)]; ok {
+	if known, ok := l.known[text]; ok {
 		return known
 	}
-	if len(l.known) >= mostLabels || len(text) > cap(room) {
-		return rule.Path + " other"
+	if len(l.known) >= mostLabels || len(text) > mostLabel {
+		return other + " other"
 	}
 	if l.known == nil {
 		l.known = map[string]string{}
 	}
-	label := printable(string(text))
-	l.known[string(text)] = label
+	label := strings.ToValidUTF8(text, "\uFFFD")
+	l.known[text] = label
 	return label
-}
-
-// printable keeps what every metrics system takes in a label.
-func printable(s string) string {
-	return strings.Map(func(c rune) rune {
-		if c < ' ' || c > '~' {
-			return '?'
-		}
-		return c
-	}, s)
 }

@@ -3,6 +3,7 @@ package match
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 )
@@ -12,8 +13,9 @@ import (
 type Request struct {
 	Domain      string
 	Descriptors []Descriptor
-	Hits        uint32   // hits_addend; 0 counts as 1
-	Addends     []Addend // by descriptor, nil when none states its own; the last ones may be missing
+	Hits        uint32     // hits_addend; 0 counts as 1
+	Addends     []Addend   // by descriptor, nil when none states its own; the last ones may be missing
+	Overrides   []Override // likewise
 }
 
 // Descriptor is the entries of one descriptor.
@@ -23,6 +25,36 @@ type Descriptor []limits.Entry
 type Addend struct {
 	Stated bool
 	Hits   int64 // 0 takes nothing and asks whether there is room; negative gives back
+}
+
+// Override is a limit that an Envoy states for one descriptor (RateLimitOverride).
+type Override struct {
+	Stated   bool
+	Requests uint32 // per Unit
+	Unit     Unit
+}
+
+// Unit is envoy.type.v3.RateLimitUnit, and so RateLimitResponse's.
+type Unit uint8
+
+// period is the length of a unit, 0 for one that is not known.
+func (u Unit) period() time.Duration {
+	const day = 24 * time.Hour
+	periods := [...]time.Duration{1: time.Second, 2: time.Minute, 3: time.Hour, 4: day, 5: 30 * day, 6: 365 * day, 7: 7 * day}
+	if int(u) < len(periods) {
+		return periods[u]
+	}
+	return 0
+}
+
+// UnitOf is the unit of a rule's period.
+func UnitOf(period time.Duration) Unit {
+	for u := Unit(1); u.period() != 0; u++ {
+		if u.period() == period {
+			return u
+		}
+	}
+	return 0
 }
 
 // Counting is what a request takes from the limits it falls under.
@@ -51,8 +83,9 @@ func (c Counting) addend(i int) Addend {
 
 // Bounds on what a request may bring.
 const (
-	MaxDescriptors = 64
-	MaxEntries     = 32 // of a descriptor
+	MaxDescriptors    = 64   // in our own domain
+	MaxDescriptorsAny = 1024 // in the domains of other Envoys
+	MaxEntries        = 256  // of a descriptor
 	// MaxHits is the most that a descriptor adds or gives back, and the most tokens that one
 	// call may hold.
 	MaxHits = 1 << 50

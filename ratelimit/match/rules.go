@@ -21,8 +21,9 @@ type Limit struct {
 	// ("name";q=..;w=..) and Item the begin of an item of RateLimit ("name";r=).
 	Capacity, Policy, Item string
 
-	direct *bucket.Limit // of a limit of tokens: takes hits at once instead of holding
-	mark   *mark
+	override bool          // an Envoy stated it
+	direct   *bucket.Limit // of a limit of tokens: takes hits at once instead of holding
+	mark     *mark
 }
 
 // Rules find the limits of a request, in one domain.
@@ -35,7 +36,10 @@ type Rules struct {
 	counts   bool                               // some rule counts and refuses nobody
 	labelled bool                               // some rule's metrics carry values
 	marks    map[*limits.Rule]*mark
+	metadata bool // some rule has some to tell
 	labels   *Labels
+
+	overrides overrides
 }
 
 // Set is the file that the rules stand in.
@@ -53,7 +57,7 @@ func newRules(set *limits.Set, tiers config.Tiers, s *State) *Rules {
 		if rule.Unlimited {
 			continue
 		}
-		r.base[rule] = newLimit(rule, config.Tier{Capacity: 1, LeakRate: 1})
+		r.base[rule] = newLimit(rule, noTier)
 		r.base[rule].mark = r.marks[rule]
 		for name, tier := range tiers.Levels {
 			if r.tiers[name] == nil {
@@ -67,9 +71,13 @@ func newRules(set *limits.Set, tiers config.Tiers, s *State) *Rules {
 	}
 	r.replace = slices.ContainsFunc(set.Rules(), func(rule *limits.Rule) bool { return len(rule.Replaces) > 0 })
 	r.counts = slices.ContainsFunc(set.Rules(), (*limits.Rule).Counts)
+	r.metadata = slices.ContainsFunc(set.Rules(), func(rule *limits.Rule) bool { return rule.Metadata != nil })
 	r.labelled = slices.ContainsFunc(set.Rules(), (*limits.Rule).Labelled)
 	return r
 }
+
+// noTier scales nothing.
+var noTier = config.Tier{Capacity: 1, LeakRate: 1}
 
 // leastLeak is what a tier may scale a leak down to, per second.
 const leastLeak = 0.0001
@@ -96,6 +104,10 @@ func newLimit(rule *limits.Rule, tier config.Tier) *Limit {
 		kind, direct = bucket.ShadowRequests, bucket.ShadowRequests
 	}
 	switch {
+	case rule.CountsAll && rule.Counts():
+		kind = bucket.ShadowCounted
+	case rule.CountsAll:
+		kind = bucket.Counted
 	case rule.Unit == limits.Tokens && rule.Counts():
 		kind = bucket.ShadowTokens
 	case rule.Unit == limits.Tokens:

@@ -31,12 +31,11 @@ func RefusePlain(d *Decision, no match.Refusal) *Response {
 			r.addHeader("x-ratelimit-reset", d.resetTime(i))
 		}
 	}
-	wait := no.Wait
-	if wait < 0 {
-		wait = 3600 * second
+	var seconds int64
+	if no.Wait >= 0 { // else it never can
+		seconds = max(1, up(no.Wait, second))
+		r.addHeader("retry-after", strconv.FormatInt(seconds, 10))
 	}
-	seconds := max(1, up(wait, second))
-	r.addHeader("retry-after", strconv.FormatInt(seconds, 10))
 	body, contentType := errorbody.Body(attributes.FamilyProblem, errorbody.Refusal{Status: 429, Message: "rate limit exceeded",
 		RetryAfterSeconds: int(seconds)})
 	r.addHeader("content-type", contentType)

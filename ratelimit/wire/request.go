@@ -9,6 +9,8 @@
 package wire
 
 import (
+	"math"
+
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
@@ -25,9 +27,12 @@ const (
 	requestDescriptors = 2
 	requestHits        = 3
 	descriptorEntries  = 1
+	descriptorLimit    = 2 // RateLimitOverride
 	descriptorHits     = 3 // google.protobuf.UInt64Value
 	descriptorNegative = 4
 	uint64Value        = 1
+	overrideRequests   = 1
+	overrideUnit       = 2
 	entryKey           = 1
 	entryValue         = 2
 )
@@ -45,15 +50,19 @@ func ParseRequest(message string) (match.Request, error) {
 			p.Hits = uint32(f.Number)
 		case f.Is(requestDescriptors, protowire.BytesType):
 			begin := len(entries)
-			var own addend
+			var own stated
 			var err error
 			if entries, own, err = parseDescriptor(f.Value, entries); err != nil {
 				return p.Request, err
 			}
-			if own.stated || own.negative {
+			if own.hitsStated || own.negative {
 				p.state(own)
 			}
-			if len(p.Descriptors) == match.MaxDescriptors {
+			if own.override.Stated {
+				p.Overrides = append(p.Overrides, make([]match.Override, len(p.Descriptors)-len(p.Overrides))...)
+				p.Overrides = append(p.Overrides, own.override)
+			}
+			if len(p.Descriptors) == match.MaxDescriptorsAny {
 				return p.Request, match.ErrTooMany
 			}
 			p.Descriptors = append(p.Descriptors, entries[begin:len(entries):len(entries)])
@@ -69,22 +78,23 @@ type parser struct {
 	negative []int // descriptors that only say their hits are negative
 }
 
-// addend is a descriptor's addend as the message has it.
-type addend struct {
-	stated, negative bool
-	hits             int64
+// stated is what a descriptor states beside its entries.
+type stated struct {
+	hitsStated, negative bool
+	hits                 int64
+	override             match.Override
 }
 
 // state notes the addend of the descriptor that comes next. One that is only negative
 // waits for the request's hits, which may come after it.
-func (p *parser) state(own addend) {
+func (p *parser) state(own stated) {
 	for len(p.Addends) < len(p.Descriptors) {
 		p.Addends = append(p.Addends, match.Addend{})
 	}
-	a := match.Addend{Stated: own.stated, Hits: own.hits}
+	a := match.Addend{Stated: own.hitsStated, Hits: own.hits}
 	if own.negative {
 		a.Hits = -own.hits
-		if !own.stated {
+		if !own.hitsStated {
 			p.negative = append(p.negative, len(p.Addends))
 		}
 	}
@@ -98,11 +108,10 @@ func (p *parser) negate() {
 	}
 }
 
-// parseDescriptor appends the entries of a descriptor; its limit is not read, as we
-// decide that.
-func parseDescriptor(message string, entries []limits.Entry) ([]limits.Entry, addend, error) {
+// parseDescriptor appends the entries of a descriptor.
+func parseDescriptor(message string, entries []limits.Entry) ([]limits.Entry, stated, error) {
 	begin := len(entries)
-	var own addend
+	var own stated
 	f := grpcbatch.FieldsOf(message)
 	for f.Next() {
 		switch {
@@ -113,7 +122,11 @@ func parseDescriptor(message string, entries []limits.Entry) ([]limits.Entry, ad
 			if err != nil {
 				return nil, own, err
 			}
-			own.stated, own.hits = true, hits
+			own.hitsStated, own.hits = true, hits
+		case f.Is(descriptorLimit, protowire.BytesType):
+			if err := parseOverride(f.Value, &own.override); err != nil {
+				return nil, own, err
+			}
 		case f.Is(descriptorEntries, protowire.BytesType):
 			if len(entries)-begin == match.MaxEntries {
 				return nil, own, match.ErrTooMany
@@ -126,6 +139,21 @@ func parseDescriptor(message string, entries []limits.Entry) ([]limits.Entry, ad
 		}
 	}
 	return entries, own, f.Err
+}
+
+// parseOverride reads a RateLimitOverride; a message that comes in pieces is merged.
+func parseOverride(message string, o *match.Override) error {
+	o.Stated = true
+	f := grpcbatch.FieldsOf(message)
+	for f.Next() {
+		switch {
+		case f.Is(overrideRequests, protowire.VarintType):
+			o.Requests = uint32(f.Number)
+		case f.Is(overrideUnit, protowire.VarintType):
+			o.Unit = match.Unit(min(f.Number, math.MaxUint8))
+		}
+	}
+	return f.Err
 }
 
 func parseEntry(message string) (e limits.Entry, err error) {

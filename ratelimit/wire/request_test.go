@@ -102,6 +102,14 @@ func addendOf(r *match.Request, i int) match.Addend {
 	return match.Addend{}
 }
 
+// overrideOf is the limit that descriptor i states.
+func overrideOf(r *match.Request, i int) match.Override {
+	if i < len(r.Overrides) {
+		return r.Overrides[i]
+	}
+	return match.Override{}
+}
+
 // FuzzRequest compares with the generated types: what they refuse as malformed wire is
 // refused or read as harmless, and what they read is read the same.
 func FuzzRequest(f *testing.F) {
@@ -130,6 +138,10 @@ func FuzzRequest(f *testing.F) {
 			}
 			if got := addendOf(&r, i); got.Stated != stated || stated && got.Hits != hits {
 				t.Errorf("descriptor %d: want %d hits (stated: %t), got %+v", i, hits, stated, got)
+			}
+			if got, limit := overrideOf(&r, i), d.GetLimit(); got.Stated != (limit != nil) || got.Requests != limit.GetRequestsPerUnit() ||
+				limit.GetUnit() >= 0 && limit.GetUnit() <= 255 && got.Unit != match.Unit(limit.GetUnit()) {
+				t.Errorf("descriptor %d: want limit %v, got %+v", i, limit, got)
 			}
 			d.Limit, d.HitsAddend, d.IsNegativeHits = nil, nil, false
 			d.ProtoReflect().SetUnknown(nil)

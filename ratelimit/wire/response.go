@@ -10,6 +10,7 @@ import (
 // Fields of envoy.service.ratelimit.v3.RateLimitResponse and of what it contains.
 const (
 	responseCode     = 1
+	responseStatuses = 2
 	responseHeaders  = 3
 	responseBody     = 5
 	responseMetadata = 6
@@ -75,11 +76,14 @@ func (r *Response) setBody(b []byte) {
 // addText puts a string into the dynamic metadata. What is no UTF-8 is repaired, since
 // Envoy would refuse the whole message.
 func (r *Response) addText(key, value string) {
-	value = strings.ToValidUTF8(value, "\uFFFD")
+	value = valid(value)
 	r.beginField(key, protowire.SizeTag(valueString)+protowire.SizeBytes(len(value)))
 	r.metadata = protowire.AppendTag(r.metadata, valueString, protowire.BytesType)
 	r.metadata = protowire.AppendString(r.metadata, value)
 }
+
+// valid repairs what is no UTF-8.
+func valid(text string) string { return strings.ToValidUTF8(text, "\uFFFD") }
 
 // addNumber puts a number into the dynamic metadata.
 func (r *Response) addNumber(key string, value float64) {

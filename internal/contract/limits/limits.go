@@ -13,6 +13,7 @@
 package limits
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"slices"
@@ -67,20 +68,23 @@ func (a Algorithm) String() string {
 // Rule is one limit. It is shared and must not be changed.
 type Rule struct {
 	Name      string // rate_limit.name, else Path
+	Given     string // rate_limit.name
 	Path      string // keys with their fixed values, e.g. "count_tokens.user.provider"
 	Unit      Unit
 	Algorithm Algorithm
-	PerPeriod uint32        // requests_per_unit: what drains or is allowed in a period
-	Period    time.Duration // of unit: a second to a year (365 days; a month is 30)
-	Capacity  float64       // burst, else PerPeriod
-	Scaled    bool          // capacity and drain are multiplied by the caller's tier
-	Unlimited bool          // matches, and limits nothing
-	Shadow    bool          // counts and reports, and never refuses
-	Quota     bool          // quota_mode: as Shadow, and the answer's metadata names the rule once it is exceeded
-	Detailed  bool          // detailed_metric: its metric's label carries every value
-	Shared    bool          // no entry names a caller: one bucket for all accounts
-	Replaces  []string      // names of rules that yield to this one when both match
-	Line      int           // where its rate_limit stands in the file
+	PerPeriod uint32         // requests_per_unit: what drains or is allowed in a period
+	Period    time.Duration  // of unit: a second to a year (365 days; a month is 30)
+	Capacity  float64        // burst, else PerPeriod
+	Scaled    bool           // capacity and drain are multiplied by the caller's tier
+	Unlimited bool           // matches, and limits nothing
+	Shadow    bool           // counts and reports, and never refuses
+	Quota     bool           // quota_mode: as Shadow, and the answer's metadata names the rule once it is exceeded
+	Detailed  bool           // detailed_metric: its metric's label carries every value
+	Shared    bool           // no entry names a caller: one bucket for all accounts
+	Replaces  []string       // names of rules that yield to this one when both match
+	Line      int            // where its rate_limit stands in the file
+	CountsAll bool           // also what is refused is counted, as envoyproxy/ratelimit does it; in other domains
+	Metadata  map[string]any // of another domain: what its Envoy is told of requests that pass; JSON's types
 
 	domain string // before the bucket's name, for another domain than ours
 	steps  []step // by depth
@@ -122,10 +126,11 @@ type Entry struct {
 
 // Set is a file's rules.
 type Set struct {
-	domain string
-	root   node
-	paths  []Path
-	rules  []*Rule
+	domain   string
+	root     node
+	warnings []error
+	paths    []Path
+	rules    []*Rule
 }
 
 // Load reads the file at path; the built-in limits when path is empty.
@@ -146,6 +151,9 @@ func Load(path string) (*Set, error) {
 
 // Domain is the file's domain.
 func (s *Set) Domain() string { return s.domain }
+
+// Warnings are what is likely a mistake and does no harm, each an *Error.
+func (s *Set) Warnings() []error { return s.warnings }
 
 // Rules are all rules in file order.
 func (s *Set) Rules() []*Rule { return s.rules }
@@ -169,24 +177,20 @@ func (p Path) covers(q Path) bool {
 
 // node is one level of the tree of descriptors.
 type node struct {
-	keys []keyNode
-	rule *Rule
+	keys     []keyNode
+	patterns []pattern // in file order
+	rule     *Rule
 }
 
-// keyNode is what a level knows of one key: fixed values, prefixes, and any value.
+// keyNode is what a level knows of one key: fixed values, and any value.
 type keyNode struct {
-	key      string
-	values   map[string]*node
-	prefixes []prefixNode
-	any      *node
-}
-
-type prefixNode struct {
-	prefix string
-	node   *node
+	key    string
+	values map[string]*node
+	any    *node
 }
 
 func (n *node) find(e Entry) *node {
+	var any *node
 	for i := range n.keys {
 		k := &n.keys[i]
 		if k.key != e.Key {
@@ -195,19 +199,20 @@ func (n *node) find(e Entry) *node {
 		if next := k.values[e.Value]; next != nil {
 			return next
 		}
-		for _, p := range k.prefixes {
-			if strings.HasPrefix(e.Value, p.prefix) {
-				return p.node
-			}
-		}
-		return k.any
+		any = k.any
+		break
 	}
-	return nil
+	for i := range n.patterns {
+		if n.patterns[i].matches(e) {
+			return n.patterns[i].node
+		}
+	}
+	return any
 }
 
-// Match finds the rule for a descriptor. At each level a fixed value wins over a prefix
-// (`gpt-4*`, the first in the file that fits), and a prefix over a descriptor without a
-// value; there is no way back from a level that was entered, and only a descriptor of
+// Match finds the rule for a descriptor. At each level a fixed value wins over one with
+// wildcards (`gpt-4*`, the first in the file that fits), and that over a descriptor without
+// a value; there is no way back from a level that was entered, and only a descriptor of
 // the rule's exact depth matches: all as envoyproxy/ratelimit does it.
 func (s *Set) Match(entries []Entry) (*Rule, bool) {
 	at := &s.root
@@ -251,7 +256,7 @@ func (r *Rule) AppendAccountKey(dst []byte, account string, entries []Entry) []b
 		dst = append(appendValue(dst, e.Key), join)
 		switch {
 		case i < len(r.steps) && r.steps[i].shared:
-			dst = appendValue(dst, r.steps[i].value)
+			dst = appendValue(dst, cmp.Or(r.steps[i].value, r.steps[i].key))
 		case !r.Shared && id != "" && e.Key == kind && e.Value == id:
 			dst = append(dst, own)
 		default:
@@ -259,6 +264,11 @@ func (r *Rule) AppendAccountKey(dst []byte, account string, entries []Entry) []b
 		}
 	}
 	return dst
+}
+
+// AppendKey appends the name of a bucket for entries that no rule of the set names.
+func (s *Set) AppendKey(dst []byte, entries []Entry) []byte {
+	return (&Rule{domain: s.domain}).AppendKey(dst, entries)
 }
 
 func plain(c byte) bool {

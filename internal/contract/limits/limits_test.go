@@ -222,7 +222,7 @@ func TestMistakes(t *testing.T) {
 		"name of another world": {rule("rate_limit: {name: \"a\\r\\nb: c\", unit: day, requests_per_unit: 1}"), "the name goes into headers"},
 		"replaces itself": {rule("rate_limit: {name: a, unit: day, requests_per_unit: 1, replaces: [{name: a}]}"),
 			"a rule cannot replace itself"},
-		"threshold": {rule("share_threshold: true"), "share_threshold needs a value that ends with *"},
+		"threshold": {rule("share_threshold: true"), "share_threshold needs a value with a *"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -1,6 +1,7 @@
 package limits
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -61,6 +62,7 @@ func ParseWith(text []byte, o Options) (*Set, error) {
 		return nil, &Error{File: o.File, Line: 1, Column: 1, Message: fmt.Sprintf("the file has %d bytes, at most %d are read", len(text),
 			maxFile)}
 	}
+	text = bytes.TrimPrefix(text, []byte("\ufeff")) // of editors that begin a file with a byte order mark
 	file, err := parser.ParseBytes(text, 0)
 	if err != nil {
 		return nil, syntax(o.File, err)
@@ -117,6 +119,13 @@ func (p *reader) fail(at *token.Token, format string, args ...any) {
 	p.errs = append(p.errs, e)
 }
 
+func (p *reader) warn(at *token.Token, format string, args ...any) {
+	if len(p.set.warnings) < maxErrors && at != nil && at.Position != nil {
+		p.set.warnings = append(p.set.warnings, &Error{File: p.options.File, Line: at.Position.Line, Column: at.Position.Column,
+			Message: fmt.Sprintf(format, args...)})
+	}
+}
+
 func (p *reader) file(body ast.Node) {
 	m, ok := p.mapping(body, "the file", "domain", "descriptors")
 	if !ok {
@@ -147,7 +156,7 @@ type trail struct {
 
 func (t trail) add(s step) trail {
 	fixed := PathKey{Key: s.key}
-	if s.key == keyCount || s.key == keyRoute && !strings.HasSuffix(s.value, "*") {
+	if s.key == keyCount || s.key == keyRoute && !wildcards(s.value) {
 		fixed.Value = s.value
 	}
 	return trail{path: append(slices.Clone(t.path), fixed), steps: append(slices.Clone(t.steps), s), owned: t.owned || owner(s.key)}
@@ -208,27 +217,33 @@ func (p *reader) descriptor(item ast.Node, at *node, way trail) {
 
 func (p *reader) step(m map[string]field, key, value string) step {
 	s := step{key: key, value: value, shared: p.flag(m["share_threshold"]), valued: p.flag(m["value_to_metric"])}
-	if s.shared && !strings.HasSuffix(value, "*") {
-		p.fail(m["share_threshold"].at(), "share_threshold needs a value that ends with *")
+	if s.shared && !wildcards(value) && !wildcards(key) {
+		p.fail(m["share_threshold"].at(), "share_threshold needs a value with a *")
 	}
 	return s
 }
 
 // enter is the node for a key and value, or false when there is one already.
 func (n *node) enter(key, value string) (*node, bool) {
+	next := &node{}
+	if p, ok := newPattern(key, value); ok {
+		p.node = next
+		if slices.ContainsFunc(n.patterns, func(have pattern) bool { return have.key == key && slices.Equal(have.parts, p.parts) }) {
+			return nil, false
+		}
+		n.patterns = append(n.patterns, p)
+		return next, true
+	}
 	i := slices.IndexFunc(n.keys, func(k keyNode) bool { return k.key == key })
 	if i < 0 {
 		n.keys = append(n.keys, keyNode{key: key, values: map[string]*node{}})
 		i = len(n.keys) - 1
 	}
-	k, next := &n.keys[i], &node{}
-	prefix, isPrefix := strings.CutSuffix(value, "*")
+	k := &n.keys[i]
 	switch {
 	case value == "" && k.any == nil:
 		k.any = next
-	case isPrefix && !slices.ContainsFunc(k.prefixes, func(p prefixNode) bool { return p.prefix == prefix }):
-		k.prefixes = append(k.prefixes, prefixNode{prefix: prefix, node: next})
-	case value != "" && !isPrefix && k.values[value] == nil:
+	case value != "" && k.values[value] == nil:
 		k.values[value] = next
 	default:
 		return nil, false

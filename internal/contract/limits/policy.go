@@ -51,19 +51,54 @@ func (p *reader) policy(m map[string]field, r *Rule) bool {
 	if !ok || meta.null() {
 		return true
 	}
-	mm, ok := p.mapping(meta.value, "metadata", "rate_limit_policy")
+	f, ok := p.ownPolicy(meta)
+	if !ok || f.null() {
+		return ok
+	}
+	pm, ok := p.mapping(f.value, policyKey, "algorithm", "burst", "unit", "scale", "count")
 	if !ok {
 		return false
 	}
-	f, ok := mm["rate_limit_policy"]
-	if !ok || f.null() {
+	return p.algorithm(pm, r) && p.unit(pm, r) && p.burst(pm, r) && p.scale(pm, r) && p.count(pm, r)
+}
+
+// ownPolicy finds rate_limit_policy; in our own domain nothing else stands beside it.
+func (p *reader) ownPolicy(meta field) (field, bool) {
+	if !p.options.AnyKeys {
+		mm, ok := p.mapping(meta.value, "metadata", policyKey)
+		return mm[policyKey], ok
+	}
+	pairs, ok := p.pairs(meta.value, "metadata")
+	if !ok {
+		return field{}, false
+	}
+	for _, pair := range pairs {
+		if key, _ := scalar(pair.Key); key == policyKey {
+			return field{key: pair.Key.GetToken(), value: p.value(pair.Value)}, true
+		}
+	}
+	return field{}, true
+}
+
+// count says whether a refused request is counted: "all" is envoyproxy/ratelimit's way and
+// the default of other domains, "admitted" ours.
+func (p *reader) count(m map[string]field, r *Rule) bool {
+	f, ok := m["count"]
+	if !ok {
 		return true
 	}
-	pm, ok := p.mapping(f.value, "rate_limit_policy", "algorithm", "burst", "unit", "scale")
-	if !ok {
+	names := []string{"admitted", "all"}
+	switch name := p.text(f); {
+	case !slices.Contains(names, name):
+		p.fail(f.at(), "unknown count %q%s; admitted or all", name, wording.DidYouMean(name, names))
 		return false
+	case name == "all" && !p.options.AnyKeys:
+		p.fail(f.at(), "in domain %s only what is admitted is counted", Domain)
+		return false
+	default:
+		r.CountsAll = name == "all"
 	}
-	return p.algorithm(pm, r) && p.unit(pm, r) && p.burst(pm, r) && p.scale(pm, r)
+	return true
 }
 
 func (p *reader) algorithm(m map[string]field, r *Rule) bool {

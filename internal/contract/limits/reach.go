@@ -3,6 +3,7 @@ package limits
 import (
 	"maps"
 	"slices"
+	"strings"
 )
 
 // Reach says how far a descriptor gets that Match has no rule for: how many of its
@@ -25,9 +26,17 @@ func (s *Set) Reach(entries []Entry) (depth int, known []string) {
 	}
 	for _, k := range at.keys {
 		if k.key == wrong {
-			return depth, k.choices()
+			return depth, append(k.choices(), at.patternsOf(k.key)...)
 		}
 		known = append(known, k.key)
+	}
+	if choices := at.patternsOf(wrong); len(choices) > 0 {
+		return depth, choices
+	}
+	for _, p := range at.patterns {
+		if !slices.Contains(known, p.key) {
+			known = append(known, p.key)
+		}
 	}
 	return depth, known
 }
@@ -37,8 +46,16 @@ func (k keyNode) choices() []string {
 	for _, value := range slices.Sorted(maps.Keys(k.values)) {
 		all = append(all, k.key+"="+value)
 	}
-	for _, p := range k.prefixes {
-		all = append(all, k.key+"="+p.prefix+"*")
+	return all
+}
+
+// patternsOf are the values with wildcards of a key.
+func (n *node) patternsOf(key string) []string {
+	var all []string
+	for _, p := range n.patterns {
+		if p.key == key && !p.wild {
+			all = append(all, key+"="+strings.Join(p.parts, "*"))
+		}
 	}
 	return all
 }

@@ -14,7 +14,9 @@ import (
 func (p *reader) rule(m map[string]field, at *node, way trail) {
 	f, ok := m["rate_limit"]
 	if !ok || f.null() {
-		if meta, ok := m["metadata"]; ok {
+		if meta, ok := m["metadata"]; ok && p.options.AnyKeys {
+			p.metadata(m) // upstream's files may describe a level so
+		} else if ok {
 			p.fail(meta.at(), "metadata without rate_limit does nothing")
 		}
 		return
@@ -23,14 +25,14 @@ func (p *reader) rule(m map[string]field, at *node, way trail) {
 		Detailed: p.flag(m["detailed_metric"]), Line: f.key.Position.Line, steps: way.steps}
 	switch {
 	case p.options.AnyKeys:
-		r.domain, r.Shared = p.set.domain, true
+		r.domain, r.Shared, r.CountsAll, r.Metadata = p.set.domain, true, true, p.metadata(m)
 	case way.path[0] == (PathKey{Key: keyCount, Value: Tokens.String()}):
 		r.Unit = Tokens
 	}
 	if !p.rateLimit(f, r) || !p.policy(m, r) {
 		return
 	}
-	r.Name = cmp.Or(r.Name, r.Path)
+	r.Given, r.Name = r.Name, cmp.Or(r.Name, r.Path)
 	at.rule = r
 	p.set.rules = append(p.set.rules, r)
 	p.set.addPath(way.path)
