@@ -35,7 +35,23 @@ providers:
   qwen: {protocol: openai, url: "http://${stub-qwen}", tokens_per_byte: 0.25, fill_max_tokens: 256}
   # Nobody serves these until a test does, to misbehave there without disturbing others.
   flaky: {url: "http://${flaky}", consume_path: /api/v1/openai/chat, egress: {timeout: 1s, backoff: 20ms, max_concurrent: 4}}
+  # A test may serve this one with package rawprovider.
+  raw: {url: "http://${raw}/v1"}
+  rawg: {protocol: gemini, url: "http://${raw}/v1beta"}
   broken: {url: "http://${broken}", consume_path: /api/v1/openai/chat, egress: {timeout: 1s, backoff: 20ms}}
+models:
+  - {name: gpt-4o, provider: openai}
+  - {name: gpt-4o-mini, provider: openai}
+  - {name: gpt-4.1, provider: openai}
+  - {name: text-embedding-3-small, provider: openai, kind: embedding}
+  - {name: text-embedding-3-large, provider: openai, kind: embedding}
+  - {name: gemini-2.5-flash, provider: gemini}
+  - {name: gemini-2.5-pro, provider: gemini}
+  - {name: qwen-plus, provider: qwen}
+  - {name: qwen-max, provider: qwen}
+  - {name: raw1, provider: raw}
+  - {name: rawe, provider: raw, kind: embedding}
+  - {name: rawg1, provider: rawg}
 tiers:
   default: USER
   levels:
@@ -133,10 +149,10 @@ type Stack struct {
 	Gateway string            // http://host:port
 	Stub    map[string]string // provider -> http://host:port of its stub
 	Payment string            // http://host:port of the payment stub
-	// Flaky and Broken are host:port of the providers of these names, where nobody listens.
-	Flaky, Broken string
-	admin         func() (string, error)
-	client        *client.Client // of the gateway, as nobody
+	// Flaky, Broken and Raw are host:port of the providers of these names, where nobody listens.
+	Flaky, Broken, Raw string
+	admin              func() (string, error)
+	client             *client.Client // of the gateway, as nobody
 }
 
 // New builds the binary below dir, which must be readable by other users since
@@ -144,7 +160,7 @@ type Stack struct {
 // It starts nothing.
 func New(ctx context.Context, dir string, envoyThreads int, options ...Option) (*Stack, error) {
 	s := &Stack{Bin: filepath.Join(dir, "leaky"), Dir: filepath.Join(dir, "s"), Config: filepath.Join(dir, "leaky.yaml")}
-	at, err := takeAddresses("gateway", "admin", "flaky", "broken")
+	at, err := takeAddresses("gateway", "admin", "flaky", "broken", "raw")
 	if err != nil {
 		return nil, err
 	}
@@ -174,7 +190,8 @@ func New(ctx context.Context, dir string, envoyThreads int, options ...Option) (
 	for _, provider := range []string{"openai", "gemini", "qwen"} {
 		s.Stub[provider] = "http://" + at["stub-"+provider]
 	}
-	s.Payment, s.Flaky, s.Broken = "http://"+at[topology.StubPayment], at["flaky"], at["broken"]
+	s.Payment = "http://" + at[topology.StubPayment]
+	s.Flaky, s.Broken, s.Raw = at["flaky"], at["broken"], at["raw"]
 	s.Env = append(os.Environ(), "LEAKY_STATE_DIR="+s.Dir, "LEAKY_CONFIG="+s.Config)
 	for _, store := range topology.Of(topology.Store) {
 		s.Env = append(s.Env, store.Variable("LISTEN")+"="+at[store.Name])
