@@ -114,6 +114,48 @@ func (e OrgInvitationStatus) Valid() bool {
 	}
 }
 
+// Defines values for PoolOrderRefill.
+const (
+	PoolOrderRefillLessThanNil PoolOrderRefill = "<nil>"
+	PoolOrderRefillNever       PoolOrderRefill = "never"
+	PoolOrderRefillWindow      PoolOrderRefill = "window"
+)
+
+// Valid indicates whether the value is a known member of the PoolOrderRefill enum.
+func (e PoolOrderRefill) Valid() bool {
+	switch e {
+	case PoolOrderRefillLessThanNil:
+		return true
+	case PoolOrderRefillNever:
+		return true
+	case PoolOrderRefillWindow:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for PurchaseRequestRefill.
+const (
+	PurchaseRequestRefillLessThanNil PurchaseRequestRefill = "<nil>"
+	PurchaseRequestRefillNever       PurchaseRequestRefill = "never"
+	PurchaseRequestRefillWindow      PurchaseRequestRefill = "window"
+)
+
+// Valid indicates whether the value is a known member of the PurchaseRequestRefill enum.
+func (e PurchaseRequestRefill) Valid() bool {
+	switch e {
+	case PurchaseRequestRefillLessThanNil:
+		return true
+	case PurchaseRequestRefillNever:
+		return true
+	case PurchaseRequestRefillWindow:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for PurchaseStatus.
 const (
 	COMPLETED       PurchaseStatus = "COMPLETED"
@@ -328,6 +370,9 @@ type EnvoyClient struct {
 		Version string    `json:"version"`
 	} `json:"refused,omitempty,omitzero"`
 	Since time.Time `json:"since"`
+
+	// Unanswered Pushes that it has not answered.
+	Unanswered int `json:"unanswered,omitempty,omitzero"`
 }
 
 // EnvoyClients defines model for EnvoyClients.
@@ -723,12 +768,19 @@ type PasswordRequest struct {
 
 // PoolChange defines model for PoolChange.
 type PoolChange struct {
-	OrgID    openapi_types.UUID `json:"orgId,omitempty,omitzero"`
-	Provider string             `json:"provider"`
+	// BookedTokens What the ledger says is left; it follows within seconds.
+	BookedTokens int64 `json:"bookedTokens"`
+
+	// HeldTokens Held by calls that run.
+	HeldTokens int64              `json:"heldTokens"`
+	OrgID      openapi_types.UUID `json:"orgId,omitempty,omitzero"`
+	Provider   string             `json:"provider"`
 
 	// Reference Under which the change is in the ledger.
-	Reference       string `json:"reference"`
-	RemainingTokens int64  `json:"remainingTokens"`
+	Reference string `json:"reference"`
+
+	// RemainingTokens What a call may use now; below zero is owed.
+	RemainingTokens int64 `json:"remainingTokens"`
 
 	// ResetTime null: it never refills.
 	ResetTime   *time.Time         `json:"resetTime"`
@@ -749,11 +801,17 @@ type PoolOrder struct {
 
 	// Reference Makes it happen once; Idempotency-Key says the same. At most 100 bytes.
 	Reference *string `json:"reference,omitempty"`
-	Tokens    int64   `json:"tokens"`
+
+	// Refill How the pool refills; 409 when it is there and does otherwise.
+	Refill *PoolOrderRefill `json:"refill,omitempty"`
+	Tokens int64            `json:"tokens"`
 
 	// UserID Owner of the pool; this or orgId.
 	UserID *string `json:"userId,omitempty"`
 }
+
+// PoolOrderRefill How the pool refills; 409 when it is there and does otherwise.
+type PoolOrderRefill string
 
 // Problem A refusal (RFC 9457) with the members that older clients know.
 type Problem struct {
@@ -824,20 +882,33 @@ type PurchaseRequest struct {
 	// OrgID Organisation that buys; none when absent or blank.
 	OrgID    *string `json:"orgId,omitempty"`
 	Provider string  `json:"provider"`
-	Tokens   int64   `json:"tokens"`
+
+	// Refill How the pool refills; 409 when it is there and does otherwise.
+	Refill *PurchaseRequestRefill `json:"refill,omitempty"`
+	Tokens int64                  `json:"tokens"`
 
 	// UserID Buyer; the caller when absent.
 	UserID *string `json:"userId,omitempty"`
 }
+
+// PurchaseRequestRefill How the pool refills; 409 when it is there and does otherwise.
+type PurchaseRequestRefill string
 
 // PurchaseStatus defines model for PurchaseStatus.
 type PurchaseStatus string
 
 // Quota A pool of tokens; userId or orgId names its owner.
 type Quota struct {
-	OrgID           openapi_types.UUID `json:"orgId,omitempty,omitzero"`
-	Provider        string             `json:"provider"`
-	RemainingTokens int64              `json:"remainingTokens"`
+	// BookedTokens What the ledger says is left; it follows within seconds.
+	BookedTokens int64 `json:"bookedTokens"`
+
+	// HeldTokens Held by calls that run.
+	HeldTokens int64              `json:"heldTokens"`
+	OrgID      openapi_types.UUID `json:"orgId,omitempty,omitzero"`
+	Provider   string             `json:"provider"`
+
+	// RemainingTokens What a call may use now; below zero is owed.
+	RemainingTokens int64 `json:"remainingTokens"`
 
 	// ResetTime null: it never refills.
 	ResetTime   *time.Time         `json:"resetTime"`
