@@ -139,7 +139,7 @@ func TestRefuse(t *testing.T) {
 		headers map[string]string
 		family  string
 	}{
-		"full": {ask{user: "full", maxTokens: "10"}, `Rate limit "user-tokens" reached: 1000 of tokens`,
+		"full": {ask{user: "full", maxTokens: "10"}, `Rate limit "user-tokens" reached: holds 1000 tokens, drains 1 per day. Try again in`,
 			map[string]string{"x-should-retry": "true", "retry-after": "1", "x-ratelimit-remaining-tokens": "0", "x-leaky-policy": "user-tokens",
 				"content-type": "application/json"}, "openai"},
 		"full for gemini": {ask{user: "full", maxTokens: "10", provider: "gemini", model: "gemini-2.5-pro"}, `Rate limit "user-tokens" reached`,

@@ -145,7 +145,7 @@ func (p Params) untilSettled(s State, most float64, now int64) int64 {
 	case s.Settled <= most:
 		return 0
 	case p.Window > 0:
-		return p.windowEnd(now)
+		return p.Anew(now)
 	case p.Rate <= 0:
 		return Never
 	}
@@ -158,14 +158,20 @@ func (p Params) Reset(s State, now int64) int64 {
 	case s.Level() <= 0:
 		return 0
 	case p.Window > 0:
-		return p.windowEnd(now)
+		return p.Anew(now)
 	case p.Rate <= 0:
 		return 0
 	}
 	return ceil(s.Level() / p.Rate)
 }
 
-func (p Params) windowEnd(now int64) int64 { return p.Window - now%p.Window }
+// Anew is how long until a window starts again, in microseconds; 0 for a bucket.
+func (p Params) Anew(now int64) int64 {
+	if p.Window <= 0 {
+		return 0
+	}
+	return p.Window - now%p.Window
+}
 
 // ceil rounds up to whole microseconds and a bit more, so that rounding of the
 // drain does not refuse who came back exactly on time. It is bounded to stay an int64.

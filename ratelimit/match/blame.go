@@ -26,6 +26,7 @@ type Refusal struct {
 	Limit *Limit
 	Label string // of metrics
 	Wait  int64  // microseconds until the request may fit, bucket.Never if it cannot ever
+	Anew  int64  // microseconds until a fixed window starts again; 0: the limit is a bucket
 }
 
 // Blame finds the limit that refused a request at now (microseconds): the one with the
@@ -39,10 +40,10 @@ func (m *Matched) Blame(states []bucket.State, c Cost, now, soon int64) Refusal 
 		}
 		wait := m.wait(i, states[i], c, now, soon)
 		if wait < 0 {
-			return Refusal{Limit: l, Label: m.Label(i), Wait: wait}
+			return Refusal{Limit: l, Label: m.Label(i), Wait: wait, Anew: l.Params.Anew(now)}
 		}
 		if worst.Limit == nil || wait > worst.Wait {
-			worst = Refusal{Limit: l, Label: m.Label(i), Wait: wait}
+			worst = Refusal{Limit: l, Label: m.Label(i), Wait: wait, Anew: l.Params.Anew(now)}
 		}
 	}
 	return worst

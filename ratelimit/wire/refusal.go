@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
@@ -96,16 +97,13 @@ func (r *Response) refuse(c *match.Call, what errorbody.Refusal) {
 // explain says what was asked, what there is, and what would fit.
 func explain(c *match.Call, no match.Refusal) string {
 	l := no.Limit
-	var b strings.Builder
 	if no.Wait >= 0 {
-		fmt.Fprintf(&b, "Rate limit %q reached: %s of %s, leaking %.4g per second. Try again in %s.", l.Rule.Name, l.Capacity, l.Rule.Unit,
-			l.PerSecond(), duration(no.Wait))
-		return b.String()
+		return fmt.Sprintf("Rate limit %q reached: %s", l.Rule.Name, reached(no))
 	}
 	if l.Rule.Unit == limits.Requests {
-		fmt.Fprintf(&b, "Rate limit %q allows no requests.", l.Rule.Name)
-		return b.String()
+		return fmt.Sprintf("Rate limit %q allows no requests.", l.Rule.Name)
 	}
+	var b strings.Builder
 	fmt.Fprintf(&b, "The request may use %d tokens (%d for its input), more than rate limit %q can ever hold (%s).",
 		least(c), c.Input, l.Rule.Name, l.Capacity)
 	if fit := (int64(l.Params.Capacity) - c.Input) / c.Choices; fit > 0 {
@@ -114,6 +112,42 @@ func explain(c *match.Call, no match.Refusal) string {
 		b.WriteString(" Its input alone does not fit; send a shorter one.")
 	}
 	return b.String()
+}
+
+// reached says what a limit allows, in the words of its algorithm, and when to come back.
+func reached(no match.Refusal) string {
+	l := no.Limit
+	unit := l.Rule.Unit.String()
+	if l.Params.Capacity == 1 {
+		unit = strings.TrimSuffix(unit, "s")
+	}
+	verb := "drains"
+	switch l.Rule.Algorithm {
+	case limits.FixedWindow:
+		text := fmt.Sprintf("%s %s per %s; starts again in %s.", l.Capacity, unit, limits.PeriodName(l.Rule.Period), duration(no.Anew))
+		if no.Wait < no.Anew {
+			text += fmt.Sprintf(" Running calls may give back what they hold before: try again in %s.", duration(no.Wait))
+		}
+		return text
+	case limits.TokenBucket:
+		verb = "refills"
+	case limits.LeakyBucket:
+	}
+	return fmt.Sprintf("holds %s %s, %s %s. Try again in %s.", l.Capacity, unit, verb, pace(l.PerSecond()), duration(no.Wait))
+}
+
+// pace writes a rate in the shortest period in which it comes to one: people read "30 per day", not
+// "0.0003472 per second".
+func pace(perSecond float64) string {
+	const nearly = 1 - 1e-9 // a rate that was divided by a period lost its last digits
+	period := 24 * time.Hour
+	for _, shorter := range []time.Duration{time.Hour, time.Minute, time.Second} {
+		if perSecond*shorter.Seconds() >= nearly {
+			period = shorter
+		}
+	}
+	n := strconv.FormatFloat(perSecond*period.Seconds(), 'f', 2, 64)
+	return strings.TrimSuffix(strings.TrimRight(n, "0"), ".") + " per " + limits.PeriodName(period)
 }
 
 // retryAfter adds when to come back: SDKs read the milliseconds, others the seconds.
