@@ -218,7 +218,7 @@ func startChain(ctx context.Context, dir, bin, stub, leaky string) (system, func
 	if err != nil {
 		return system{}, stop, err
 	}
-	bootstrap, err := envoy.Bootstrap(envoy.BootstrapConfig{XDS: addr, Admin: netaddr.Addr{Network: "tcp", Host: "127.0.0.1"},
+	bootstrap, err := envoy.Bootstrap(envoy.BootstrapConfig{XDS: addr.In(stack.Dir), Admin: netaddr.Addr{Network: "tcp", Host: "127.0.0.1"},
 		NodeID: "bench"})
 	if err != nil {
 		return system{}, stop, err

@@ -24,11 +24,14 @@ const httpOptions = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 // BootstrapConfig is the little an Envoy must know before it asks xds for the rest.
 type BootstrapConfig struct {
-	XDS    netaddr.Addr // gRPC side of the xds service
-	Admin  netaddr.Addr // loopback or a Unix socket: the admin has no credentials; port 0: a free one
-	NodeID string       // names this Envoy in xds's logs and at GET /v1/clients
-	TLS    *TLS         // nil: xds is asked in the clear
-	Bounds Bounds
+	XDS   netaddr.Addr // gRPC side of the xds service
+	Admin netaddr.Addr // loopback or a Unix socket: the admin has no credentials; port 0: a free one
+	// Metrics is where GET /stats/prometheus and /ready of an admin on a Unix socket are; the zero
+	// value: nowhere.
+	Metrics netaddr.Addr
+	NodeID  string // names this Envoy in xds's logs and at GET /v1/clients
+	TLS     *TLS   // nil: xds is asked in the clear
+	Bounds  Bounds
 }
 
 // TLS is how an Envoy proves itself to xds, before xds can give it anything. The files
@@ -70,7 +73,7 @@ func Bootstrap(c BootstrapConfig) ([]byte, error) {
 	}
 	b := &bootstrapv3.Bootstrap{
 		Node:  &corev3.Node{Id: c.NodeID, Cluster: NodeCluster},
-		Admin: &bootstrapv3.Admin{Address: address(c.Admin)},
+		Admin: &bootstrapv3.Admin{Address: private(c.Admin)},
 		DynamicResources: &bootstrapv3.Bootstrap_DynamicResources{
 			AdsConfig: &corev3.ApiConfigSource{ApiType: corev3.ApiConfigSource_DELTA_GRPC, TransportApiVersion: corev3.ApiVersion_V3,
 				GrpcServices: []*corev3.GrpcService{{TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{ClusterName: xds.Name}}}}},
@@ -78,6 +81,11 @@ func Bootstrap(c BootstrapConfig) ([]byte, error) {
 		},
 		StaticResources: &bootstrapv3.Bootstrap_StaticResources{Clusters: []*clusterv3.Cluster{xds}},
 		OverloadManager: overload,
+	}
+	if c.Admin.Network == "unix" && c.Metrics.Network != "" {
+		if err := addMetrics(b.StaticResources, c); err != nil {
+			return nil, fmt.Errorf("make bootstrap: %w", err)
+		}
 	}
 	if err := b.ValidateAll(); err != nil {
 		return nil, fmt.Errorf("make bootstrap: %w", err)
@@ -93,6 +101,15 @@ func loopback(a netaddr.Addr) error {
 		return fmt.Errorf("admin address %s: it has no credentials, so it must be on loopback", a)
 	}
 	return nil
+}
+
+// private is an address to listen on; a Unix socket is for the user who runs Envoy.
+func private(a netaddr.Addr) *corev3.Address {
+	at := address(a)
+	if pipe := at.GetPipe(); pipe != nil {
+		pipe.Mode = 0o600
+	}
+	return at
 }
 
 func xdsCluster(a netaddr.Addr) (*clusterv3.Cluster, error) {

@@ -2,7 +2,6 @@ package extauthz
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -29,12 +28,8 @@ type directory struct {
 	client  *http.Client
 }
 
-func newClient(secure *tls.Config) *http.Client {
-	return &http.Client{
-		Transport: &http.Transport{TLSClientConfig: secure, MaxIdleConnsPerHost: maxLookups, MaxConnsPerHost: maxLookups,
-			IdleConnTimeout: time.Minute, DisableCompression: true},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
+func newClient(transport http.RoundTripper) *http.Client {
+	return &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }
 
 // validity is identity's answer about a key.

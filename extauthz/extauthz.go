@@ -7,7 +7,6 @@ package extauthz
 import (
 	"context"
 	"crypto/ed25519"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -31,7 +30,7 @@ type Config struct {
 	Tiers         config.Tiers       // roles to tier
 	SigningKey    ed25519.PrivateKey // signs identities; see LoadSigningKey
 	LookupTimeout time.Duration      // waiting for identity, default 1.5 s: less than Envoy waits for us
-	TLS           *tls.Config        // for calling identity over https, with the certificate we show; nil: Go's defaults
+	Transport     http.RoundTripper  // how identity is called; nil: Go's default
 	PublicIssuer  string             // iss of OAuth2 tokens beside Auth.Issuer; empty: there are none
 	Limiter       Limiter            // counts failed authentication by address; nil: nobody does
 	KeysOff       func() bool        // whether API keys are ignored, asked on every call; nil: never
@@ -74,7 +73,7 @@ func New(cfg Config) (*Service, error) {
 	if cfg.LookupTimeout <= 0 {
 		cfg.LookupTimeout = 1500 * time.Millisecond
 	}
-	issuers, err := jwks.New(jwks.Config{URL: cfg.Identity + "/oauth2/jwks", Client: newClient(cfg.TLS), Log: cfg.Log})
+	issuers, err := jwks.New(jwks.Config{URL: cfg.Identity + "/oauth2/jwks", Client: newClient(cfg.Transport), Log: cfg.Log})
 	if err != nil {
 		return nil, err
 	}
@@ -95,7 +94,7 @@ func New(cfg Config) (*Service, error) {
 
 // compose makes the parts and ties them together.
 func (s *Service) compose(cfg Config) {
-	directory := &directory{base: cfg.Identity, timeout: cfg.LookupTimeout, client: newClient(cfg.TLS)}
+	directory := &directory{base: cfg.Identity, timeout: cfg.LookupTimeout, client: newClient(cfg.Transport)}
 	grace := cfg.Auth.OfflineGrace
 	denied := newDenylist(cfg.Auth.KeyTTL + grace + cfg.LookupTimeout)
 	s.metrics = newMetrics(cfg.Metrics, s.fresh, denied)

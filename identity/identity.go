@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"path/filepath"
 	"sync/atomic"
 	"time"
@@ -50,7 +49,6 @@ type Config struct {
 	AdminUsername string       // first administrator; empty: generated into Secrets/admin.json
 	AdminPassword string       //
 	IdentityKeys  string       // URL of extauthz' key set: whose signed identities are trusted
-	KeysClient    *http.Client // fetches them; nil: a plain one
 	Limiter       Limiter      // tells callers how they stand; nil: nobody does
 	Providers     []string     // whose limits and balances GET /api/v1/me tells
 	Log           *slog.Logger
@@ -94,7 +92,7 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	callers, err := jwks.New(jwks.Config{URL: cfg.IdentityKeys, Client: cfg.KeysClient, Log: cfg.Log})
+	callers, err := jwks.New(jwks.Config{URL: cfg.IdentityKeys, Log: cfg.Log})
 	if err != nil {
 		return nil, err
 	}

@@ -32,6 +32,7 @@ type Config struct {
 	Providers   map[string]Ratio      // by name: what to assume before anything was learned
 	Aborted     Policy                // what a call is charged that ended early, default its input and what passed
 	ReopenURL   string                // Envoy admin's /reopen_logs; empty: never rotate
+	Admin       http.RoundTripper     // how that is called; nil: Go's default
 	RotateBytes int64                 // default 64 MiB
 	Poll        time.Duration         // pause when the spool gave less than a batch, default 40 ms
 	BatchLines  int                   // most lines of one settlement, default 500
@@ -98,7 +99,7 @@ func New(cfg Config) (*Meter, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	m := &Meter{cfg: cfg, tail: newTail(cfg.Spool), estimator: NewEstimator(cfg.Providers), queue: make(chan settledBatch, 256),
-		rotator: &rotator{path: cfg.Spool, bytes: cfg.RotateBytes, reopen: cfg.ReopenURL, client: &http.Client{}},
+		rotator: &rotator{path: cfg.Spool, bytes: cfg.RotateBytes, reopen: cfg.ReopenURL, client: &http.Client{Transport: cfg.Admin}},
 		damage:  damage{path: cfg.damaged()}, quietly: newSparseLog(cfg.Log)}
 	var err error
 	m.metrics, err = newMetrics(cfg.Metrics)

@@ -5,6 +5,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/envoy"
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
+	"github.com/leaky-tokens/leaky-tokens/internal/secretfile"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 	"github.com/leaky-tokens/leaky-tokens/xds/model"
 	"github.com/leaky-tokens/leaky-tokens/xds/protos"
@@ -28,7 +29,7 @@ func writeBootstrapSecrets(stateDir string, issuer *mtls.Authority) error {
 		if err != nil {
 			return fmt.Errorf("write envoy's certificate: %w", err)
 		}
-		if err := mtls.Replace(path, text); err != nil {
+		if err := secretfile.Replace(path, text); err != nil {
 			return fmt.Errorf("write envoy's certificate: %w", err)
 		}
 	}

@@ -90,7 +90,7 @@ func startWith(t *testing.T, edit func(*gateway, *config.Config), env map[string
 	host := strings.TrimPrefix(provider.URL, "http://")
 	for _, e := range []*config.Endpoint{&cfg.Services.Identity, &cfg.Services.TokenSvc, &cfg.Services.Analytics, &cfg.Services.StubOpenAI,
 		&cfg.Services.StubGemini, &cfg.Services.StubQwen} {
-		e.HTTP = host
+		e.HTTP, e.Inner = host, ""
 	}
 	cfg.Services.ExtAuthz.GRPC = serveGRPC(t, "unix:"+filepath.Join(g.dir, "a.sock"),
 		func(s *grpc.Server) { authv3.RegisterAuthorizationServer(s, g.auth) })

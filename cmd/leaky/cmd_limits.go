@@ -140,11 +140,15 @@ func describeRule(l local, set *limits.Set, rule *limits.Rule) limitLine {
 func ruleStates(ctx context.Context, l local) map[[2]string]match.RuleUsage {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, l.peers().URL(l.cfg.Services.RateLimit.HTTP)+ratelimit.RulesPath, nil)
+	base, transport, err := l.peers().API(topology.RateLimit, l.cfg.Services.RateLimit)
 	if err != nil {
 		return nil
 	}
-	response, err := l.peers().Client(topology.RateLimit, time.Second).Do(request)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, base+ratelimit.RulesPath, nil)
+	if err != nil {
+		return nil
+	}
+	response, err := transport.RoundTrip(request)
 	if err != nil {
 		return nil
 	}

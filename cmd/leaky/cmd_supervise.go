@@ -47,12 +47,17 @@ func supervise(ctx context.Context, l local, w io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("find own program: %w", err)
 	}
-	parts, err := plan.Parts(ctx, stack.Commands{Programs: programs, Self: self, Config: l.configPath})
+	log := telemetry.Logger(w, "supervisor", slog.LevelInfo)
+	commands := stack.Commands{Programs: programs, Self: self, Config: l.configPath}
+	if err := plan.Drop(ctx, commands); err != nil {
+		log.Warn("parts run as root", slog.Any("because", err))
+	}
+	parts, err := plan.Parts(ctx, commands)
 	if err != nil {
 		return err
 	}
 	s, err := supervisor.New(supervisor.Config{Parts: parts, LogDir: stack.LogDir(l.dir), RunDir: stack.RunDir(l.dir), StateDir: l.dir,
-		Log: telemetry.Logger(w, "supervisor", slog.LevelInfo)})
+		Log: log})
 	if err != nil {
 		return err
 	}

@@ -40,7 +40,8 @@ type Gateway struct {
 
 // Envoy is how Envoy runs beside us.
 type Envoy struct {
-	Admin       string `yaml:"admin"`       // loopback only, default 127.0.0.1:9901
+	Admin       string `yaml:"admin"`       // unix:path or loopback, default unix:run/admin.sock: it has no credentials
+	Metrics     string `yaml:"metrics"`     // host:port of /stats/prometheus and /ready, default 127.0.0.1:9901
 	Concurrency int    `yaml:"concurrency"` // worker threads; 0: one per core
 	Connections int    `yaml:"connections"` // clients at once, default 20000; never more than 3/4 of the descriptors
 	MaxHeap     int64  `yaml:"max_heap"`    // bytes, default 1 GiB; near it the largest streams are reset
@@ -51,6 +52,10 @@ type Envoy struct {
 type Endpoint struct {
 	HTTP string `yaml:"http"` // host:port
 	GRPC string `yaml:"grpc"` // host:port or unix:path (relative to the state folder)
+	// Inner is where other parts call the HTTP side of identity, tokensvc and analytics; what is at
+	// HTTP then is health, metrics and documents. Default unix:run/NAME.sock, and in TLS mode
+	// mutual none: certificates guard HTTP.
+	Inner string `yaml:"inner"`
 	// Replicas are further processes of the service, which share its work, if package topology
 	// says that it may have any. They are named like ratelimit-2.
 	Replicas []Replica `yaml:"replicas"`

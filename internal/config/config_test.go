@@ -56,7 +56,14 @@ func TestMistakesNameLineColumnKeyAndFix(t *testing.T) {
 		"tls mode":         {"tls: {mode: on}\n", "tls.mode: \"on\" is not known"},
 		"egress attempts": {"providers:\n  openai: {url: 'https://host', egress: {attempts: 11}}\n",
 			"providers.openai.egress.attempts: 11 is out of range"},
-		"consume path": {"providers:\n  openai: {url: 'https://host', consume_path: 'x?y'}\n", "providers.openai.consume_path"},
+		"provider's key with xds on a port": {"services: {xds: {grpc: '127.0.0.1:18000'}}\nproviders:\n  openai: {url: 'https://host', api_key_env: KEY}\n",
+			"providers.openai.api_key_env: services.xds.grpc is a port, and xds would give the key to every process"},
+		"inner port":           {"services: {identity: {inner: '127.0.0.1:1'}}\n", "services.identity.inner: nothing proves who answers on a port"},
+		"inner of none":        {"services: {meter: {inner: 'unix:x'}}\n", "services.meter.inner: no other part calls this service"},
+		"more than the bodies": {"gateway: {inflight_bytes: 1000}\n", "gateway.inflight_bytes: 1000 is out of range"},
+		"heap":                 {"envoy: {max_heap: 1000}\n", "envoy.max_heap: 1000 is out of range"},
+		"connections":          {"envoy: {connections: 1}\n", "envoy.connections: 1 is out of range"},
+		"consume path":         {"providers:\n  openai: {url: 'https://host', consume_path: 'x?y'}\n", "providers.openai.consume_path"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -71,6 +78,27 @@ func TestMistakesNameLineColumnKeyAndFix(t *testing.T) {
 				t.Fatalf("the error shows a secret: %v", err)
 			}
 		})
+	}
+}
+
+// TestSocketsAreTheDefault: each process has one of its own, and certificates need none.
+func TestSocketsAreTheDefault(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ text, identity, second, analytics string }{
+		"nothing said": {"", "unix:run/identity.sock", "", "unix:run/analytics.sock"},
+		"replicas": {"services: {identity: {replicas: [{http: '127.0.0.1:9'}]}}\n", "unix:run/identity.sock", "unix:run/identity-2.sock",
+			"unix:run/analytics.sock"},
+		"stated":       {"services: {identity: {inner: 'unix:/x.sock'}}\n", "unix:/x.sock", "", "unix:run/analytics.sock"},
+		"certificates": {"tls: {mode: mutual}\n", "127.0.0.1:8081", "", "127.0.0.1:8083"},
+	} {
+		cfg, err := Parse([]byte(c.text))
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		all := cfg.Services.Identity.All()
+		if all[0].Called() != c.identity || len(all) > 1 && all[1].Called() != c.second || cfg.Services.Analytics.Called() != c.analytics {
+			t.Errorf("%s: want %s, %s and %s, got %+v and %s", name, c.identity, c.second, c.analytics, all, cfg.Services.Analytics.Called())
+		}
 	}
 }
 

@@ -96,6 +96,7 @@ func isEmpty(file *ast.File) bool {
 // fill puts defaults where the file says nothing.
 func (c *Config) fill(builtin Config) {
 	c.fillOAuth()
+	c.fillInner()
 	if c.Providers == nil {
 		c.Providers = builtin.Providers
 	}

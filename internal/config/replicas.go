@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"reflect"
 	"strconv"
@@ -14,17 +15,36 @@ const maxReplicas = 16
 
 // Replica is where one more process of a service listens.
 type Replica struct {
-	HTTP string `yaml:"http"` // host:port
-	GRPC string `yaml:"grpc"` // as Endpoint's
+	HTTP  string `yaml:"http"`  // host:port
+	GRPC  string `yaml:"grpc"`  // as Endpoint's
+	Inner string `yaml:"inner"` // as Endpoint's
 }
 
 // All are the addresses of every process of the service, the first one first.
 func (e Endpoint) All() []Endpoint {
-	all := []Endpoint{{HTTP: e.HTTP, GRPC: e.GRPC}}
+	all := []Endpoint{{HTTP: e.HTTP, GRPC: e.GRPC, Inner: e.Inner}}
 	for _, r := range e.Replicas {
-		all = append(all, Endpoint{HTTP: r.HTTP, GRPC: r.GRPC})
+		all = append(all, Endpoint{HTTP: r.HTTP, GRPC: r.GRPC, Inner: r.Inner})
 	}
 	return all
+}
+
+// Called is where other parts call the HTTP side.
+func (e Endpoint) Called() string { return cmp.Or(e.Inner, e.HTTP) }
+
+// fillInner gives each process its socket, unless certificates guard its port.
+func (c *Config) fillInner() {
+	if c.TLS.Mutual() {
+		return
+	}
+	for _, part := range topology.Having(func(p topology.Part) bool { return p.Inner }) {
+		socket := func(i int) string { return "unix:run/" + PartName(part.Name, i) + ".sock" }
+		e := c.Services.byName(part.Name)
+		setDefault(&e.Inner, socket(0))
+		for i := range e.Replicas {
+			setDefault(&e.Replicas[i].Inner, socket(i+1))
+		}
+	}
 }
 
 // Service finds the address of a part by its name: "ratelimit", "stub-openai", or
@@ -50,7 +70,7 @@ func (s Services) Named(name string) Endpoint {
 func (s Services) At(service string, index int) Services {
 	if e := s.byName(service); e != nil && index <= len(e.Replicas) {
 		own := e.All()[index]
-		e.HTTP, e.GRPC = own.HTTP, own.GRPC
+		e.HTTP, e.GRPC, e.Inner = own.HTTP, own.GRPC, own.Inner
 	}
 	return s
 }

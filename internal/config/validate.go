@@ -82,6 +82,7 @@ func (c *Config) validate() []Mistake {
 		v.fail("envoy.spool", "must not be empty; the spool is the write-ahead log of metering")
 	}
 	c.validateServices(v)
+	c.validateSecrets(v)
 	c.validateProviders(v)
 	c.validateTiers(v)
 	c.Limits.validateRules(v)
@@ -117,7 +118,8 @@ func (c *Config) validateServices(v *validator) {
 		return addr
 	}
 	check("gateway.listen", c.Gateway.Listen, false)
-	if admin := check("envoy.admin", c.Envoy.Admin, false); admin.Host != "" && !loopback(admin.Host) {
+	check("envoy.metrics", c.Envoy.Metrics, false)
+	if admin := check("envoy.admin", c.Envoy.Admin, true); admin.Host != "" && !loopback(admin.Host) {
 		v.fail("envoy.admin", "%s is not a loopback address; Envoy's admin can stop it and must not be reachable from outside", admin.Host)
 	}
 	for _, part := range topology.Having(topology.Part.Listens) {
@@ -132,11 +134,36 @@ func (c *Config) validateServices(v *validator) {
 				key += fmt.Sprintf(".replicas[%d]", i-1)
 			}
 			check(key+".http", addr.HTTP, false)
+			c.validateInner(v, key+".inner", part, addr, check)
 			if part.GRPC {
 				check(key+".grpc", addr.GRPC, true)
 			} else if addr.GRPC != "" {
 				v.fail(key+".grpc", "this service speaks HTTP only; remove the key")
 			}
+		}
+	}
+}
+
+// validateInner wants who is trusted for its address to be one whom nobody else can stand in for:
+// any process of this machine may take a port that is free for a moment.
+func (c *Config) validateInner(v *validator, key string, part topology.Part, at Endpoint, check func(string, string, bool) netaddr.Addr) {
+	switch {
+	case at.Inner == "":
+	case !part.Inner:
+		v.fail(key, "no other part calls this service there; remove the key")
+	case check(key, at.Inner, true).Network == "tcp" && !c.TLS.Mutual():
+		v.fail(key, "nothing proves who answers on a port: write unix:path, or set tls.mode: mutual")
+	}
+}
+
+// validateSecrets refuses to hand providers' keys to whoever connects to xds.
+func (c *Config) validateSecrets(v *validator) {
+	if at, err := netaddr.Parse(c.Services.XDS.GRPC); err != nil || at.Network == "unix" || c.TLS.Mutual() {
+		return
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Providers)) {
+		if c.Providers[name].APIKeyEnv != "" {
+			v.fail("providers."+name+".api_key_env", "services.xds.grpc is a port, and xds would give the key to every process that connects: write services.xds.grpc: \"unix:run/xds.sock\", or set tls.mode: mutual")
 		}
 	}
 }

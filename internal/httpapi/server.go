@@ -78,6 +78,13 @@ func (c Common) routes() *Mux {
 	return mux
 }
 
+// Elsewhere answers for paths that are served at another address.
+func Elsewhere(log *slog.Logger, where string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		WriteError(w, r, log, Fail(http.StatusNotFound, "%s", where))
+	})
+}
+
 // unmatched turns the ServeMux's plain-text 404 and 405 into problems.
 func (c Common) unmatched(routes http.Handler) http.Handler {
 	mux, ok := routes.(interface {

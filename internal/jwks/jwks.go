@@ -20,6 +20,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -48,8 +49,8 @@ var (
 
 // Config is what New needs.
 type Config struct {
-	URL          string        // where the key set is, fixed: no token can name another
-	Client       *http.Client  // nil: one with a deadline of 3 s and no redirects
+	URL          string        // http(s) or file; where the key set is, fixed: no token can name another
+	Client       *http.Client  // nil: one with a deadline of 3 s and no redirects; a file needs none
 	RefreshEvery time.Duration // in the background, default 1 min
 	UnknownEvery time.Duration // at most one fetch for unknown ids in so long, default 5 s
 	Log          *slog.Logger
@@ -68,10 +69,16 @@ type Keys struct {
 // New checks the configuration. Nothing is fetched before Run or the first use.
 func New(cfg Config) (*Keys, error) {
 	u, err := url.Parse(cfg.URL)
-	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return nil, fmt.Errorf("key set address %q: want http(s)://host/path", cfg.URL)
+	file := err == nil && u.Scheme == "file" && u.Host == "" && filepath.IsAbs(u.Path)
+	if !file && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
+		return nil, fmt.Errorf("key set address %q: want http(s)://host/path or file:///path", cfg.URL)
 	}
-	if cfg.Client == nil {
+	switch {
+	case file:
+		files := &http.Transport{}
+		files.RegisterProtocol("file", http.NewFileTransport(http.Dir("/")))
+		cfg.Client = &http.Client{Transport: files}
+	case cfg.Client == nil:
 		cfg.Client = &http.Client{Timeout: 3 * time.Second, CheckRedirect: func(*http.Request,
 			[]*http.Request) error {
 			return http.ErrUseLastResponse

@@ -174,9 +174,9 @@ func TestParseTakesOnlySafeKeys(t *testing.T) {
 	}
 }
 
-func TestOnlyHTTPAddresses(t *testing.T) {
+func TestOnlyHTTPAddressesAndFiles(t *testing.T) {
 	t.Parallel()
-	for _, url := range []string{"", "file:///etc/passwd", "http://", "127.0.0.1:80", "://"} {
+	for _, url := range []string{"", "file://host/etc/passwd", "file:etc/passwd", "http://", "127.0.0.1:80", "://"} {
 		if _, err := New(Config{URL: url}); err == nil {
 			t.Errorf("%q was taken", url)
 		}

@@ -15,7 +15,6 @@ import (
 	"log/slog"
 	"math/big"
 	"net/url"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -62,7 +61,7 @@ func NewAuthority(stateDir string, lifetime time.Duration, log *slog.Logger) (*A
 		return nil, fmt.Errorf("root certificate: %w", err)
 	}
 	a.roots = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.root.Certificate[0]})
-	if err := Replace(RootsFile(stateDir), a.roots); err != nil {
+	if err := secretfile.Replace(RootsFile(stateDir), a.roots); err != nil {
 		return nil, fmt.Errorf("write root certificate: %w", err)
 	}
 	return a, a.renew(false)
@@ -124,7 +123,7 @@ func (a *Authority) renew(all bool) error {
 		}
 		if all || err != nil || !now.Before(half) {
 			if text, err = a.issue(part, now); err == nil {
-				err = Replace(path, text)
+				err = secretfile.Replace(path, text)
 			}
 			half, end = now.Add(a.lifetime/2), now.Add(a.lifetime)
 		}
@@ -212,25 +211,4 @@ func split(text []byte) (certificate, key []byte) {
 		return nil, nil
 	}
 	return pem.EncodeToMemory(first), rest
-}
-
-// Replace puts a file in the place of another in one step, mode 0600: a reader sees the
-// old one or the new one.
-func Replace(path string, text []byte) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	if _, err := f.Write(text); err != nil {
-		f.Close()
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }

@@ -14,12 +14,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/secretfile"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
@@ -96,17 +94,6 @@ func Client(stateDir, part, service string) *tls.Config {
 			return named(s, []string{service})
 		},
 	}
-}
-
-// HTTPClient calls one service over https with the part's certificate. timeout bounds a
-// whole call; redirects are not followed.
-func HTTPClient(stateDir, part, service string, timeout time.Duration) *http.Client {
-	return &http.Client{Timeout: timeout, Transport: &http.Transport{TLSClientConfig: Client(stateDir, part, service),
-		TLSHandshakeTimeout: timeout,
-		MaxIdleConnsPerHost: 16, IdleConnTimeout: time.Minute}, CheckRedirect: func(*http.Request,
-		[]*http.Request) error {
-		return http.ErrUseLastResponse
-	}}
 }
 
 // named wants the peer's certificate to have exactly one name, and that among the allowed.

@@ -73,7 +73,7 @@ func TestOnlyTheCallersOfAServiceConnect(t *testing.T) {
 	authority(t, other, time.Hour)
 	address := serve(t, dir)
 	client := func(dir, part, service string) *http.Client {
-		return mtls.HTTPClient(dir, part, service, 10*time.Second)
+		return httpClient(dir, part, service, 10*time.Second)
 	}
 	for _, caller := range mtls.Callers("tokensvc") {
 		if _, err := get(t, client(dir, caller, "tokensvc"), "https://"+address); err != nil {
@@ -109,7 +109,7 @@ func TestRenewalNeedsNoRestart(t *testing.T) {
 	dir := t.TempDir()
 	a := authority(t, dir, time.Hour)
 	address := serve(t, dir)
-	client := mtls.HTTPClient(dir, topology.Gateway, "tokensvc", 10*time.Second)
+	client := httpClient(dir, topology.Gateway, "tokensvc", 10*time.Second)
 	seen := map[string]bool{}
 	for range 3 {
 		serial, err := get(t, client, "https://"+address)
@@ -173,4 +173,9 @@ func TestRenewalComesAtHalfOfALife(t *testing.T) {
 	if after := a.Pair("identity"); string(after.Certificate) == string(before.Certificate) {
 		t.Error("want a new certificate")
 	}
+}
+
+// httpClient calls one service over https with the part's certificate.
+func httpClient(dir, part, service string, timeout time.Duration) *http.Client {
+	return &http.Client{Timeout: timeout, Transport: &http.Transport{TLSClientConfig: mtls.Client(dir, part, service)}}
 }

@@ -4,6 +4,7 @@
 package netaddr
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -67,6 +68,16 @@ func (a Addr) Target() string {
 		return "unix:" + a.Path
 	}
 	return "passthrough:///" + a.String()
+}
+
+// DialContext connects to the address, whatever is asked for: a Transport of net/http that calls
+// one server.
+func (a Addr) DialContext(ctx context.Context, _, _ string) (net.Conn, error) {
+	var d net.Dialer
+	if a.Network == "unix" {
+		return d.DialContext(ctx, "unix", a.Path)
+	}
+	return d.DialContext(ctx, "tcp", a.String())
 }
 
 // Listen opens the address. A stale socket file is removed first; a new one is only

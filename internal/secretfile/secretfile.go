@@ -61,3 +61,24 @@ func create(path string, content []byte) error {
 	}
 	return os.Link(f.Name(), path)
 }
+
+// Replace puts a file in the place of another in one step, mode 0600: a reader sees the
+// old one or the new one.
+func Replace(path string, content []byte) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	if _, err := f.Write(content); err != nil {
+		f.Close()
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}

@@ -78,6 +78,7 @@ type Part struct {
 	GRPC     bool     // listens for gRPC beside HTTP
 	Replicas bool     // may run in several processes, which share its work
 	Stores   []string // whose URLs it gets, and which must be ready before it; of an embedded store: itself
+	Inner    bool     // other parts call its HTTP side: by a Unix socket of its own, where no certificates are
 	Callers  []string // whose certificates it takes; nil: it speaks plainly to everybody on this machine
 	Cluster  bool     // Envoy has a cluster of its name
 	API      bool     // people call it: `leaky env` prints its URL
@@ -104,16 +105,15 @@ func Parts() []Part {
 		{Name: XDS, Kind: Service, GRPC: true, Stores: []string{NATS}, Callers: []string{Gateway, Supervisor}, API: true, GOGC: gogcSmall,
 			Data: true},
 		{Name: Identity, Kind: Service, Replicas: true, Stores: []string{Postgres, Redis, NATS},
-			Callers: []string{Gateway, Supervisor, ExtAuthz}, Cluster: true, API: true, GOGC: gogcSmall},
-		// Its keys are what the others check callers' identities with.
+			Callers: []string{Gateway, Supervisor, ExtAuthz}, Inner: true, Cluster: true, API: true, GOGC: gogcSmall},
 		{Name: ExtAuthz, Kind: Service, GRPC: true, Replicas: true, Stores: []string{NATS},
-			Callers: []string{Gateway, Supervisor, Identity, TokenSvc, Analytics}, Cluster: true, GOGC: gogcFast},
+			Callers: []string{Gateway, Supervisor}, Cluster: true, GOGC: gogcFast},
 		{Name: RateLimit, Kind: Service, GRPC: true, Replicas: true, Stores: []string{Redis, NATS},
 			Callers: []string{Gateway, Supervisor, Identity, ExtAuthz, Meter, TokenSvc}, Cluster: true, GOGC: gogcFast, Data: true},
 		{Name: TokenSvc, Kind: Service, Replicas: true, Stores: []string{Postgres, NATS}, Callers: []string{Gateway, Supervisor},
-			Cluster: true, API: true, GOGC: gogcFast},
+			Inner: true, Cluster: true, API: true, GOGC: gogcFast},
 		{Name: Analytics, Kind: Service, Replicas: true, Stores: []string{NATS, ClickHouse}, Callers: []string{Gateway, Supervisor},
-			Cluster: true, API: true, GOGC: gogcFast},
+			Inner: true, Cluster: true, API: true, GOGC: gogcFast},
 
 		{Name: StubOpenAI, Kind: Stub, Provider: "openai", Cluster: true, API: true, GOGC: gogcSmall},
 		{Name: StubGemini, Kind: Stub, Provider: "gemini", Cluster: true, API: true, GOGC: gogcSmall},

@@ -125,7 +125,7 @@ func (b *builder) addrs(key string, e config.Endpoint, grpc bool) []netaddr.Addr
 		if grpc {
 			all = append(all, reachable(b.addr(key+".grpc", at.GRPC)))
 		} else {
-			all = append(all, reachable(b.addr(key+".http", at.HTTP)))
+			all = append(all, reachable(b.addr(key+".http", at.Called())))
 		}
 	}
 	return all

@@ -43,7 +43,7 @@ func TestMistakesAreNamed(t *testing.T) {
 		"query in url":     {provider("openai", func(p *config.Provider) { p.URL = "http://x?api-version=1" }), "providers.openai.url"},
 		"key not set":      {provider("gemini", func(p *config.Provider) { p.APIKeyEnv = "MISSING" }), "MISSING is not set"},
 		"unknown provider": {func(c *config.Config) { c.Models[0].Provider = "nobody" }, `"nobody"`},
-		"bad address":      {func(c *config.Config) { c.Services.Identity.HTTP = "8081" }, "services.identity.http"},
+		"bad address":      {func(c *config.Config) { c.Services.Identity.HTTP, c.Services.Identity.Inner = "8081", "" }, "services.identity.http"},
 	} {
 		if _, _, err := build(t, c.edit, nil); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: want an error with %q, got %v", name, c.want, err)

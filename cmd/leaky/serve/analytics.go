@@ -14,7 +14,6 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/jwks"
-	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 func serveAnalytics(ctx context.Context, s service) error {
@@ -46,14 +45,9 @@ func serveAnalytics(ctx context.Context, s service) error {
 	if err != nil {
 		return err
 	}
-	ln, err := s.listen("services.analytics.http", s.cfg.Services.Analytics.HTTP)
-	if err != nil {
-		return err
-	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		return httpapi.Serve(ctx, ln, httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info,
-			Ready: api.Ready}.Wrap(api.Routes()))
+		return s.serveHTTP(ctx, httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info, Ready: api.Ready}, api.Routes())
 	})
 	g.Go(func() error { return store.Run(ctx) })
 	g.Go(func() error { return keys.Run(ctx) })
@@ -64,6 +58,5 @@ func serveAnalytics(ctx context.Context, s service) error {
 
 // identityKeys are the keys that extauthz signs callers' identities with.
 func identityKeys(s service) (*jwks.Keys, error) {
-	return jwks.New(jwks.Config{URL: s.peers().URL(s.cfg.Services.ExtAuthz.HTTP) + "/.well-known/jwks.json",
-		Client: s.peers().Client(topology.ExtAuthz, 3*time.Second), RefreshEvery: 30 * time.Second, Log: s.log})
+	return jwks.New(jwks.Config{URL: "file://" + s.callersKeys(), RefreshEvery: 30 * time.Second, Log: s.log})
 }

@@ -2,13 +2,16 @@ package serve
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 
 	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/leaky-tokens/leaky-tokens/extauthz"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/internal/secretfile"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
@@ -23,9 +26,16 @@ func serveExtAuthz(ctx context.Context, s service) error {
 		return err
 	}
 	defer limiter.Close()
+	if err := secretfile.Replace(s.callersKeys(), principal.NewSigner(key).JWKS()); err != nil {
+		return fmt.Errorf("publish the key of callers' identities: %w", err)
+	}
+	base, transport, err := s.peers().API(topology.Identity, s.cfg.Services.Identity)
+	if err != nil {
+		return err
+	}
 	authz, err := extauthz.New(extauthz.Config{
-		Identity:     s.peers().URL(s.cfg.Services.Identity.HTTP),
-		TLS:          s.peers().TLS(topology.Identity),
+		Identity:     base,
+		Transport:    transport,
 		NATS:         s.cfg.Stores.NATS,
 		Auth:         s.cfg.Auth,
 		Tiers:        s.cfg.Tiers,

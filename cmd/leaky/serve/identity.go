@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
@@ -15,7 +14,6 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/identity"
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
-	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 // serveIdentity runs users, API keys and access tokens.
@@ -41,8 +39,7 @@ func serveIdentity(ctx context.Context, s service) error {
 		KeysSecret:    os.Getenv("LEAKY_KEYS_SECRET"),
 		AdminUsername: os.Getenv("LEAKY_ADMIN_USERNAME"),
 		AdminPassword: os.Getenv("LEAKY_ADMIN_PASSWORD"),
-		IdentityKeys:  s.peers().URL(s.cfg.Services.ExtAuthz.HTTP) + "/.well-known/jwks.json",
-		KeysClient:    s.peers().Client(topology.ExtAuthz, 3*time.Second),
+		IdentityKeys:  "file://" + s.callersKeys(),
 		Limiter:       limitpb.NewLimiterClient(limiter),
 		Providers:     slices.Sorted(maps.Keys(s.cfg.Providers)),
 		Log:           s.log,
@@ -51,13 +48,9 @@ func serveIdentity(ctx context.Context, s service) error {
 	if err != nil {
 		return err
 	}
-	ln, err := s.listen("services.identity.http", s.cfg.Services.Identity.HTTP)
-	if err != nil {
-		return err
-	}
 	common := httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info, Ready: id.Ready}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return id.Run(ctx) })
-	group.Go(func() error { return httpapi.Serve(ctx, ln, common.Wrap(id.Handler())) })
+	group.Go(func() error { return s.serveHTTP(ctx, common, id.Handler()) })
 	return group.Wait()
 }

@@ -10,10 +10,12 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/leaky-tokens/leaky-tokens/envoy"
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/natsconn"
+	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 	"github.com/leaky-tokens/leaky-tokens/meter"
 )
 
@@ -41,13 +43,18 @@ func serveMeter(ctx context.Context, s service) error {
 	if !filepath.IsAbs(spool) {
 		spool = filepath.Join(s.dir, spool)
 	}
+	admin, err := netaddr.Parse(s.cfg.Envoy.Admin)
+	if err != nil {
+		return fmt.Errorf("envoy.admin: %w", err)
+	}
+	admin = admin.In(s.dir)
 	host, err := os.Hostname()
 	if err != nil {
 		return fmt.Errorf("name this meter: %w", err)
 	}
 	m, err := meter.New(meter.Config{Spool: spool, Name: host + " " + s.cfg.Services.Meter.HTTP, Limiter: limitpb.NewLimiterClient(limiter),
 		Publisher: publisher, Providers: ratios, Aborted: s.cfg.Charge.For,
-		ReopenURL: "http://" + s.cfg.Envoy.Admin + "/reopen_logs", Log: s.log, Metrics: s.metrics})
+		ReopenURL: envoy.AdminURL(admin) + "/reopen_logs", Admin: &http.Transport{DialContext: admin.DialContext}, Log: s.log, Metrics: s.metrics})
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package serve
 
 import (
 	"crypto/tls"
+	"fmt"
 	"net"
 	"net/http"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
@@ -37,29 +39,28 @@ func (p Peers) guarded(ln net.Listener) net.Listener {
 	return tls.NewListener(ln, mtls.Server(p.Dir, p.Part, callers...))
 }
 
-// URL is the base URL of a service's HTTP side.
-func (p Peers) URL(address string) string {
-	if p.Mutual {
-		return "https://" + address
+// API is how the HTTP side of a service is called: a base URL and what connects. On a Unix socket
+// the URL's host is the service's name, which nobody looks up.
+func (p Peers) API(service string, at config.Endpoint) (string, http.RoundTripper, error) {
+	addr, err := netaddr.Parse(at.Called())
+	if err != nil {
+		return "", nil, fmt.Errorf("address of %s: %w", service, err)
 	}
-	return "http://" + address
+	transport := &http.Transport{MaxIdleConnsPerHost: maxConns, MaxConnsPerHost: maxConns, IdleConnTimeout: time.Minute,
+		DisableCompression: true}
+	switch {
+	case addr.Network == "unix":
+		transport.DialContext = addr.In(p.Dir).DialContext
+		return "http://" + service, transport, nil
+	case p.Mutual:
+		transport.TLSClientConfig = mtls.Client(p.Dir, p.Part, service)
+		return "https://" + addr.String(), transport, nil
+	}
+	return "http://" + addr.String(), transport, nil
 }
 
-// TLS is what the HTTP side of a service is called with; nil: nothing.
-func (p Peers) TLS(service string) *tls.Config {
-	if !p.Mutual {
-		return nil
-	}
-	return mtls.Client(p.Dir, p.Part, service)
-}
-
-// Client calls the HTTP side of a service; timeout bounds a whole call.
-func (p Peers) Client(service string, timeout time.Duration) *http.Client {
-	if p.Mutual {
-		return mtls.HTTPClient(p.Dir, p.Part, service, timeout)
-	}
-	return &http.Client{Timeout: timeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-}
+// maxConns bounds the connections of one part to another.
+const maxConns = 64
 
 // credentials are for the gRPC side of a service.
 func (p Peers) credentials(service string, at netaddr.Addr) credentials.TransportCredentials {

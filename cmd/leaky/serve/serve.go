@@ -8,14 +8,18 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
+	"path/filepath"
 	"sync/atomic"
 
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/footprint"
+	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/natsconn"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 	"github.com/leaky-tokens/leaky-tokens/internal/telemetry"
@@ -86,6 +90,40 @@ func (s service) listen(setting, address string) (net.Listener, error) {
 func (s service) connectNATS() (*nats.Conn, error) {
 	return natsconn.Connect(natsconn.Config{URL: s.cfg.Stores.NATS, Name: s.name, Log: s.log})
 }
+
+// serveHTTP answers until ctx ends: the API where other parts call it, and what people look at
+// (health, metrics, documents) at the service's port. The port of a service that has no socket for
+// the others serves both.
+func (s service) serveHTTP(ctx context.Context, common httpapi.Common, api http.Handler) error {
+	part, _ := topology.Find(s.name)
+	at := s.cfg.Services.Named(s.name)
+	g, ctx := errgroup.WithContext(ctx)
+	open := func(setting, address string, h http.Handler) error {
+		ln, err := s.listen("services."+part.Key()+setting, address)
+		if err != nil {
+			return err
+		}
+		g.Go(func() error { return httpapi.Serve(ctx, ln, common.Wrap(h)) })
+		return nil
+	}
+	shown := api
+	var err error
+	if at.Inner != "" {
+		shown = httpapi.Elsewhere(s.log, "this port has health, metrics and documents; the API is behind the gateway")
+		err = open(".inner", at.Inner, api)
+	}
+	if err == nil {
+		err = open(".http", at.HTTP, shown)
+	}
+	if err != nil {
+		g.Go(func() error { return err })
+	}
+	return g.Wait()
+}
+
+// callersKeys is the file in the folder of secrets with the public keys that callers' identities
+// are signed by. extauthz writes it; who may write there is trusted, and no port is.
+func (s service) callersKeys() string { return filepath.Join(s.dir, "secrets", "callers-keys.json") }
 
 // roots are the composition roots, one for each part that topology says is served.
 func roots() map[string]func(context.Context, service) error {

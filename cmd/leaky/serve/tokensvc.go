@@ -64,14 +64,9 @@ func serveTokenSvc(ctx context.Context, s service) error {
 	if err != nil {
 		return err
 	}
-	ln, err := s.listen("services.tokensvc.http", s.cfg.Services.TokenSvc.HTTP)
-	if err != nil {
-		return err
-	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		return httpapi.Serve(ctx, ln, httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info,
-			Ready: api.Ready}.Wrap(api.Routes()))
+		return s.serveHTTP(ctx, httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info, Ready: api.Ready}, api.Routes())
 	})
 	g.Go(func() error {
 		if err := store.Run(ctx); err != nil { // the schema comes first

@@ -80,7 +80,8 @@ func (p *Plan) serviceEnv(part, configPath string) []string {
 			}
 		}
 	}
-	pass("LEAKY_CACHE_DIR", "LEAKY_LOG_LEVEL")
+	pass("LEAKY_LOG_LEVEL")
+	env = append(env, "LEAKY_CACHE_DIR="+config.CacheDir(p.getenv))
 	if s := p.store(name); s.Name != "" {
 		env = append(env, s.Variable("LISTEN")+"="+s.listen.String())
 		pass("LEAKY_NATS_SYNC")

@@ -2,6 +2,7 @@ package stack
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -25,15 +26,32 @@ func (p *Plan) envoy(bin string) supervisor.Part {
 	file := p.path("run", "envoy.json")
 	return supervisor.Part{
 		Name: topology.Envoy, Address: p.cfg.Gateway.Listen, Path: bin, Env: p.baseEnv(), After: p.behindEnvoy(),
-		Dir: p.dir, // relative socket paths are resolved against it
+		Dir:  p.dir, // relative socket paths are resolved against it
+		User: p.user, Caps: p.lowPort(),
 		// custom_response is work in progress upstream, and Envoy says so with each push.
 		Args: append(envoy.Args(envoy.ArgsConfig{Bootstrap: file, Concurrency: p.cfg.Envoy.Concurrency}), "--component-log-level",
 			"misc:error"),
 		Prepare: func(context.Context) error { return p.prepareEnvoy(file) },
-		Drain:   func(ctx context.Context) { drainEnvoy(ctx, p.client(), httpURL(p.cfg.Envoy.Admin)) },
+		Drain:   func(ctx context.Context) { drainEnvoy(ctx, p.adminClient(), p.adminURL()) },
 		// The admin says LIVE once the listeners are there; the second look is for one that could not bind.
-		Ready: both(httpReady(p.client(), httpURL(p.cfg.Envoy.Admin)+"/ready"), tcpOpen(dialable(p.cfg.Gateway.Listen))),
+		Ready: both(httpReady(p.adminClient(), p.adminURL()+"/ready"), tcpOpen(dialable(p.cfg.Gateway.Listen))),
 	}
+}
+
+// admin is where Envoy's admin is dialled. The configuration was checked; an address that cannot
+// be read is one where nobody answers.
+func (p *Plan) admin() netaddr.Addr {
+	a, err := netaddr.Parse(p.cfg.Envoy.Admin)
+	if err != nil {
+		return netaddr.Addr{Network: "unix"}
+	}
+	return a.In(p.dir)
+}
+
+func (p *Plan) adminURL() string { return envoy.AdminURL(p.admin()) }
+
+func (p *Plan) adminClient() *http.Client {
+	return &http.Client{Timeout: p.client().Timeout, Transport: &http.Transport{DisableKeepAlives: true, DialContext: p.admin().DialContext}}
 }
 
 // behindEnvoy are the parts that must serve before it and end after it, as far as they are there.
@@ -90,22 +108,22 @@ func ask(ctx context.Context, client *http.Client, method, url string) (string, 
 }
 
 func (p *Plan) prepareEnvoy(file string) error {
-	if err := os.MkdirAll(p.spoolDir(), 0o700); err != nil {
+	if err := errors.Join(os.MkdirAll(p.spoolDir(), 0o700), give(p.spoolDir(), p.user)); err != nil {
 		return fmt.Errorf("make spool folder: %w", err)
 	}
 	xds, err := netaddr.Parse(p.cfg.Services.XDS.GRPC)
 	if err != nil {
 		return fmt.Errorf("services.xds.grpc: %w", err)
 	}
-	admin, err := netaddr.Parse(p.cfg.Envoy.Admin)
+	metrics, err := netaddr.Parse(p.cfg.Envoy.Metrics)
 	if err != nil {
-		return fmt.Errorf("envoy.admin: %w", err)
+		return fmt.Errorf("envoy.metrics: %w", err)
 	}
 	host, err := os.Hostname()
 	if err != nil || host == "" {
 		host = "localhost"
 	}
-	bootstrap := envoy.BootstrapConfig{XDS: xds.In(p.dir), Admin: admin, NodeID: "gateway-" + host,
+	bootstrap := envoy.BootstrapConfig{XDS: xds.In(p.dir), Admin: p.admin(), Metrics: metrics, NodeID: "gateway-" + host,
 		Bounds: envoy.Bounds{Connections: p.cfg.Envoy.Connections, Heap: p.cfg.Envoy.MaxHeap, Files: descriptors()}}
 	if p.mutual(topology.XDS) && xds.Network == "tcp" {
 		bootstrap.TLS = envoy.FilesOfXDS(mtls.Dir(p.dir), mtls.ID(topology.XDS))
@@ -114,21 +132,16 @@ func (p *Plan) prepareEnvoy(file string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(file, text, 0o600); err != nil {
+	if err := hand(file, text, p.user); err != nil {
 		return fmt.Errorf("write bootstrap: %w", err)
 	}
 	return nil
 }
 
-// descriptors is how many files Envoy may have open, all that the system grants; 0: unknown. Go
-// gives a child the limit that its parent was started with, unless the parent has set one.
+// descriptors is how many files Envoy may have open: as many as the supervisor; 0: unknown.
 func descriptors() uint64 {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
-		return 0
-	}
-	limit.Cur = limit.Max
-	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		return 0
 	}
 	return limit.Cur

@@ -75,7 +75,7 @@ func hostOf(raw string) string {
 
 // leaky is one of our own services, run as `leaky serve NAME`.
 func (p *Plan) leaky(name string, c Commands) supervisor.Part {
-	part := supervisor.Part{Name: name, Path: c.Self, Args: []string{"serve", name}, Env: p.serviceEnv(name, c.Config), Dir: p.dir,
+	part := supervisor.Part{Name: name, Path: p.self(c.Self), Args: []string{"serve", name}, User: p.user, Env: p.serviceEnv(name, c.Config), Dir: p.dir,
 		After: after(name)}
 	switch s := p.store(name); name {
 	case topology.NATS:
@@ -111,7 +111,7 @@ func (p *Plan) client() *http.Client {
 func (p *Plan) redis(s store, bin string) supervisor.Part {
 	dir, conf := p.path(s.Name), p.path("run", "redis.conf")
 	prepare := func(context.Context) error {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+		if err := errors.Join(os.MkdirAll(dir, 0o700), give(dir, p.user)); err != nil {
 			return fmt.Errorf("make redis folder: %w", err)
 		}
 		secret, err := password(p.dir, s.Name, false)
@@ -124,12 +124,12 @@ func (p *Plan) redis(s store, bin string) supervisor.Part {
 		lines := []string{"bind " + s.listen.Host, fmt.Sprintf("port %d", s.listen.Port), "protected-mode yes", "requirepass " + secret,
 			"daemonize no",
 			"dir " + quoteRedis(dir), "appendonly yes", "appendfsync everysec", `save ""`, "maxmemory-policy noeviction", "loglevel notice", ""}
-		if err := os.WriteFile(conf, []byte(strings.Join(lines, "\n")), 0o600); err != nil {
+		if err := hand(conf, []byte(strings.Join(lines, "\n")), p.user); err != nil {
 			return fmt.Errorf("write redis settings: %w", err)
 		}
 		return nil
 	}
-	return supervisor.Part{Name: s.Name, Address: s.listen.String(), Path: bin, Args: []string{conf}, Env: p.baseEnv(), Dir: p.dir,
+	return supervisor.Part{Name: s.Name, Address: s.listen.String(), Path: bin, Args: []string{conf}, Env: p.baseEnv(), Dir: p.dir, User: p.user,
 		Prepare: prepare, Ready: redisReady(s.url)}
 }
 

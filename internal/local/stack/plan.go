@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"net/url"
 	"path/filepath"
+	"syscall"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
@@ -29,7 +30,8 @@ type Plan struct {
 	cfg    *config.Config
 	dir    string
 	getenv func(string) string
-	stores []store // in start order
+	stores []store             // in start order
+	user   *syscall.Credential // who parts run as; nil: ourselves
 }
 
 // store is one of the four; its URL is known to every service that needs it.

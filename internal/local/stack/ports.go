@@ -61,8 +61,12 @@ func (p *Plan) Ports() ([]Port, error) {
 			}
 		}
 	}
-	return all, errors.Join(add(topology.Envoy, p.cfg.Gateway.Listen, "gateway.listen in leaky.yaml"), add(topology.Envoy, p.cfg.Envoy.Admin,
-		"envoy.admin in leaky.yaml"))
+	err := errors.Join(add(topology.Envoy, p.cfg.Gateway.Listen, "gateway.listen in leaky.yaml"),
+		add(topology.Envoy, p.cfg.Envoy.Admin, "envoy.admin in leaky.yaml"))
+	if p.admin().Network == "unix" {
+		err = errors.Join(err, add(topology.Envoy, p.cfg.Envoy.Metrics, "envoy.metrics in leaky.yaml"))
+	}
+	return all, err
 }
 
 // CheckPorts names every port that is taken, or asked for twice, and what changes it.

@@ -220,6 +220,7 @@ func TestBusyPortIsNamedWithItsSetting(t *testing.T) {
 	for _, tc := range []struct{ name, text, setting string }{
 		{"gateway", "gateway: {listen: %q}", "gateway.listen in leaky.yaml"},
 		{"admin", "envoy: {admin: %q}", "envoy.admin in leaky.yaml"},
+		{"metrics", "envoy: {metrics: %q}", "envoy.metrics in leaky.yaml"},
 		{"service", "services: {tokensvc: {http: %q}}", "services.tokensvc.http in leaky.yaml"},
 		{"grpc", "services: {xds: {grpc: %q}}", "services.xds.grpc in leaky.yaml"},
 		{"store", "", "LEAKY_REDIS_LISTEN in the environment"},

@@ -19,6 +19,7 @@ type Part struct {
 	Env  []string // the whole environment, KEY=value; nothing is inherited
 	Dir  string   // working folder; empty: the supervisor's
 	User *syscall.Credential
+	Caps []uintptr // capabilities that it keeps when User is not root, capabilities(7)
 
 	Prepare func(context.Context) error // before each start, e.g. to make a data folder; may be nil
 	Ready   func(context.Context) error // nil error: it serves; nil func: ready once it runs

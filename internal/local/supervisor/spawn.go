@@ -69,7 +69,7 @@ func (s *spawner) spawn(ctx context.Context, p *Part, log *os.File) (*process, e
 		death = syscall.SIGKILL
 	}
 	// A process group of its own keeps a terminal's Ctrl-C from reaching parts past the supervisor's order.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: death, Credential: p.User}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: death, Credential: p.User, AmbientCaps: p.Caps}
 	if err := s.start(ctx, cmd); err != nil {
 		return nil, fmt.Errorf("start %s: %w", p.Name, err)
 	}

@@ -25,7 +25,7 @@ import (
 // configText has ${NAME} where an address goes and ${services} where each service's line does.
 const configText = `
 gateway: {listen: "${gateway}"}
-envoy: {admin: "${admin}", concurrency: ${threads}}
+envoy: {metrics: "${metrics}", concurrency: ${threads}}
 services:
 ${services}
 purchases: {payment: {url: "http://${stub-payment}"}, poll_every: 200ms, backoff: 50ms, price_per_million: {default: 1000, gemini: 100000}}
@@ -160,7 +160,7 @@ type Stack struct {
 // It starts nothing.
 func New(ctx context.Context, dir string, envoyThreads int, options ...Option) (*Stack, error) {
 	s := &Stack{Bin: filepath.Join(dir, "leaky"), Dir: filepath.Join(dir, "s"), Config: filepath.Join(dir, "leaky.yaml")}
-	at, err := takeAddresses("gateway", "admin", "flaky", "broken", "raw")
+	at, err := takeAddresses("gateway", "metrics", "flaky", "broken", "raw")
 	if err != nil {
 		return nil, err
 	}
@@ -182,7 +182,7 @@ func New(ctx context.Context, dir string, envoyThreads int, options ...Option) (
 		return nil, err
 	}
 	for path, text := range map[string]string{s.Config: made.text, filepath.Join(dir, "limits.yaml"): limitsText} {
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			return nil, err
 		}
 	}
@@ -219,15 +219,13 @@ func (s *Stack) Loaded() (*config.Config, error) {
 	return config.Load(s.Config, func(string) string { return "" })
 }
 
-// addresses are host:port of each part and of what else listens, by name; xds's gRPC side is "xds grpc".
+// addresses are host:port of each part and of what else listens, by name. What only parts call is
+// where the built-in configuration has it.
 type addresses map[string]string
-
-// gRPC of xds is on TCP, that of the other services where the built-in configuration has it.
-const xdsGRPC = topology.XDS + " grpc"
 
 // takeAddresses finds a free one for each part and each of more.
 func takeAddresses(more ...string) (addresses, error) {
-	names := append(topology.Names(topology.Parts()), append(more, xdsGRPC)...)
+	names := append(topology.Names(topology.Parts()), more...)
 	free, err := FreeAddresses(len(names))
 	if err != nil {
 		return nil, err
@@ -243,11 +241,7 @@ func takeAddresses(more ...string) (addresses, error) {
 func (a addresses) services() []string {
 	var lines []string
 	for _, part := range topology.Having(topology.Part.Listens) {
-		grpc := ""
-		if part.Name == topology.XDS {
-			grpc = fmt.Sprintf(", grpc: %q", a[xdsGRPC])
-		}
-		lines = append(lines, fmt.Sprintf("  %s: {http: %q%s}", part.Key(), a[part.Name], grpc))
+		lines = append(lines, fmt.Sprintf("  %s: {http: %q}", part.Key(), a[part.Name]))
 	}
 	return lines
 }
