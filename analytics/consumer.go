@@ -52,7 +52,7 @@ func NewConsumer(cfg ConsumerConfig) (*Consumer, error) {
 	}
 	c, err := usage.NewConsumer(usage.ConsumerConfig{JetStream: cfg.JetStream, Durable: durable, Description: "insert usage events", Linger: linger,
 		Outstanding: 4, Handler: &inserts{store: cfg.Store, metrics: cfg.Metrics, recent: newRecentIDs(remembered)},
-		Buried: cfg.Metrics.dead.Inc, Log: cfg.Log})
+		DeadLettered: cfg.Metrics.dead.Inc, Log: cfg.Log})
 	if err != nil {
 		return nil, err
 	}

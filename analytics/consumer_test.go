@@ -161,16 +161,16 @@ func TestPoisonIsBuriedAndBlocksNothing(t *testing.T) {
 	drained(t, c)
 	want := []usage.Event{event("good", alice, "openai", now, 5), event("good2", alice, "openai", now, 6)}
 	sameTotals(t, store, want, everything(now))
-	buried := len(poison) + 2
-	if got := counted(c.metrics.dead); got != buried {
-		t.Errorf("want %d buried, got %d", buried, got)
+	deadLetters := len(poison) + 2
+	if got := counted(c.metrics.dead); got != deadLetters {
+		t.Errorf("want %d dead letters, got %d", deadLetters, got)
 	}
 	dead, err := js.Stream(t.Context(), usage.StreamDead)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := dead.CachedInfo().State.Msgs; n != uint64(buried) {
-		t.Errorf("want %d dead letters kept, got %d", buried, n)
+	if n := dead.CachedInfo().State.Msgs; n != uint64(deadLetters) {
+		t.Errorf("want %d dead letters kept, got %d", deadLetters, n)
 	}
 	letter, err := dead.GetMsg(t.Context(), 1)
 	if err != nil {

@@ -106,7 +106,7 @@ func knownProvider(text string, known []string) (string, error) {
 	return name, nil
 }
 
-// scope is the user whose rows the caller may see: herself, or with ADMIN whom she
+// scope is the user whose rows the caller may see: themselves, or with ADMIN whom they
 // names, all (empty) when nobody.
 func (p params) scope(caller principal.Principal) (string, error) {
 	text, err := p.text("userId")

@@ -371,7 +371,7 @@ func TestSpendLimits(t *testing.T) {
 			t.Errorf("got %s", r.text)
 		}
 		if own := llmCall(t, member, tc.provider, 20); own.status != 200 {
-			t.Errorf("%s: her own calls are no part of it: want 200, got %d %s", tc.provider, own.status, own.text)
+			t.Errorf("%s: their own calls are no part of it: want 200, got %d %s", tc.provider, own.status, own.text)
 		}
 	}
 }

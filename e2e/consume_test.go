@@ -169,7 +169,7 @@ func TestConsumeRefusalsAreOnTheBooks(t *testing.T) {
 		number(t, r, "X-RateLimit-Limit") != 100000 {
 		t.Errorf("headers %v for %s", r.header, r.text)
 	}
-	// Who waits as long as she is told passes.
+	// Who waits as long as they are told passes.
 	r = request(t, "POST", pathConsume, "", fmt.Sprintf(`{"provider":"openai","tokens":%d}`, got.Remaining+15), byKey(who)...)
 	r.into(t, &got)
 	if r.status != 429 || got.WaitSeconds > 2 {
@@ -315,7 +315,7 @@ func TestConsumeForAnOrganisation(t *testing.T) {
 		{"owner", body(org, 1000), byToken(owner), 200},
 		{"the organisation's own bucket is full", body(org, 200), byToken(owner), 429},
 		{"stranger", body(org, 1), byToken(stranger), 403},
-		{"no pool of her own", body("", 1), byToken(member), 402},
+		{"no pool of their own", body("", 1), byToken(member), 402},
 		{"the owner's other organisation has no pool", body(other, 1), byToken(owner), 402},
 	} {
 		r := request(t, "POST", pathConsume, "", tc.body, tc.header...)

@@ -89,7 +89,7 @@ func leak(a answer) string {
 	return ""
 }
 
-// person is a user who knows her password.
+// person is a user who knows their password.
 type person struct {
 	id, name, password, jwt, refresh string
 }

@@ -241,7 +241,7 @@ func TestWhatIsReadInOneWay(t *testing.T) {
 			}
 		}
 	}
-	// Nor do such headers make an administrator of her, or anybody of an anonymous caller.
+	// Nor do such headers make an administrator of them, or anybody of an anonymous caller.
 	forged := []string{"X-User-Id", root.ID, "X-User-Roles", "ADMIN", "X-Leaky-Identity", "e30.e30."}
 	wantProblem(t, request(t, "GET", "/api/v1/admin/users", ann.Key, nil, forged...), 403, "")
 	wantProblem(t, request(t, "GET", "/api/v1/admin/users", "", nil, forged...), 401, "")

@@ -249,7 +249,7 @@ func TestDeviceFlow(t *testing.T) {
 	refusedBy(t, post(t, "/oauth2/token", poll), 400, "invalid_grant")
 }
 
-// TestScopesBind: what a token was not granted, its bearer cannot do, whoever she is.
+// TestScopesBind: what a token was not granted, its bearer cannot do, whoever they are.
 func TestScopesBind(t *testing.T) {
 	t.Parallel()
 	root := newAccount(t, "ADMIN")

@@ -208,7 +208,7 @@ func TestBreakerLeavesAProviderAlone(t *testing.T) {
 	testenv.Within(t, 20*time.Second, "a closed breaker", func() bool { return consumeAt(t, who, "broken", 100).status == 200 })
 }
 
-// hangUp: a caller who goes while her prompt is answered is charged, or she would have it
+// hangUp: a caller who goes while their prompt is answered is charged, or they would have it
 // for nothing.
 func hangUp(t *testing.T, m moody, who stacktest.Account) {
 	t.Helper()

@@ -106,7 +106,7 @@ func TestPurchaseIsIdempotent(t *testing.T) {
 	if first.status != 202 {
 		t.Fatalf("want 202, got %d %s", first.status, first.text)
 	}
-	for name, body := range map[string]map[string]any{"the same": order, "her id stated": {"userId": strings.ToUpper(who.ID), "orgId": "",
+	for name, body := range map[string]map[string]any{"the same": order, "their id stated": {"userId": strings.ToUpper(who.ID), "orgId": "",
 		"provider": "OPENAI", "tokens": 100}} {
 		if again := request(t, "POST", pathPurchase, "", body, append(byToken(who), key...)...); again.status != 202 || again.text != first.text {
 			t.Errorf("%s: want the first answer, got %d %s", name, again.status, again.text)
@@ -118,7 +118,7 @@ func TestPurchaseIsIdempotent(t *testing.T) {
 	}
 	if theirs := request(t, "POST", pathPurchase, "", map[string]any{"provider": "openai", "tokens": 7},
 		append(byKey(other), key...)...); theirs.status != 202 {
-		t.Errorf("another caller's key is her own: want 202, got %d %s", theirs.status, theirs.text)
+		t.Errorf("another caller's key is their own: want 202, got %d %s", theirs.status, theirs.text)
 	}
 	for range 2 {
 		id := ordered(t, order, append(byKey(who), "Idempotency-Key", "   ")...)
@@ -181,7 +181,7 @@ func TestParallelFirstPurchases(t *testing.T) {
 	})
 }
 
-// TestPurchaseOfAClientWhoHangsUp: her order stands once, and her next try tells her so.
+// TestPurchaseOfAClientWhoHangsUp: their order stands once, and their next try tells their so.
 func TestPurchaseOfAClientWhoHangsUp(t *testing.T) {
 	t.Parallel()
 	who := newAccount(t)

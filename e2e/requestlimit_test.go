@@ -80,7 +80,7 @@ func TestRequestsAreCountedByCallerAndRoute(t *testing.T) {
 	}
 	if r = request(t, "POST", pathQwen, "", `{"a":1}`, byKey(other)...); r.status != 200 ||
 		number(t, r, "X-RateLimit-Remaining") != perDayQwen-1 {
-		t.Errorf("another caller: want a counter of her own, got %d %v", r.status, r.header)
+		t.Errorf("another caller: want a counter of their own, got %d %v", r.status, r.header)
 	}
 }
 
@@ -102,7 +102,7 @@ func TestRequestsAreAdmittedExactly(t *testing.T) {
 }
 
 // TestAnonymousRequestsAreCountedByAddress: contract 2.3, without the port and without what
-// a client says of itself. Who is known counts for herself on the same route.
+// a client says of itself. Who is known counts for themselves on the same route.
 func TestAnonymousRequestsAreCountedByAddress(t *testing.T) {
 	t.Parallel()
 	left := int64(perDayIP)
@@ -119,7 +119,7 @@ func TestAnonymousRequestsAreCountedByAddress(t *testing.T) {
 	for i := range 3 {
 		r := onOwnConnection(t, "/api/v1/auth/api-keys?userId="+who.ID, byToken(who)...)
 		if r.status != 200 || number(t, r, "X-RateLimit-Limit") != perDayUser || number(t, r, "X-RateLimit-Remaining") > int64(perDayUser-1-i) {
-			t.Errorf("known: want her own counter, got %d %v", r.status, r.header)
+			t.Errorf("known: want their own counter, got %d %v", r.status, r.header)
 		}
 	}
 }

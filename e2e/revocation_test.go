@@ -117,7 +117,7 @@ func TestRevocationUnderLoad(t *testing.T) {
 		{"roles changed (ver)", promoted.jwt, "PUT", "/api/v1/admin/users/" + promoted.id + "/roles", root.JWT, `{"roles":["USER","GOLD"]}`},
 		{"password changed (ver)", changed.jwt, "POST", "/api/v1/auth/password", changed.jwt, map[string]string{"current": changed.password,
 			"new": "better horse 77"}},
-		{"user disabled (her key)", disabledKey, "POST", "/api/v1/admin/users/" + disabled.id + "/disable", root.JWT, nil},
+		{"user disabled (their key)", disabledKey, "POST", "/api/v1/admin/users/" + disabled.id + "/disable", root.JWT, nil},
 		{"refresh token replayed (sid)", thief.jwt, "POST", "/api/v1/auth/refresh", "", map[string]string{"refreshToken": thief.refresh}},
 	} {
 		if strings.HasPrefix(tc.kind, "refresh") {

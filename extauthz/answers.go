@@ -35,7 +35,7 @@ func anonymousAnswer(f form) *auth.CheckResponse {
 }
 
 // namedAnswer lets a caller through. The facts go to Envoy's metadata; headers that
-// name her only to our own services (minted is not empty), since a provider must not
+// name them only to our own services (minted is not empty), since a provider must not
 // learn who our users are.
 func namedAnswer(p principal.Principal, minted string, f form) *auth.CheckResponse {
 	roles := strings.Join(p.Roles, ",")

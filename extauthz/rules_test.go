@@ -126,7 +126,7 @@ func TestWhatAKeyMay(t *testing.T) {
 	}
 }
 
-// Where an organisation is required nobody calls for herself, so that no limit of an organisation
+// Where an organisation is required nobody calls for themselves, so that no limit of an organisation
 // can be stepped round.
 func TestWhereAnOrganisationIsRequired(t *testing.T) {
 	t.Parallel()

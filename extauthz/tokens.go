@@ -129,7 +129,7 @@ func (t *tokens) verify(ctx context.Context, token string, now time.Time) (*call
 }
 
 // caller is who a token stands for. An OAuth2 client that was not granted the scope
-// admin is no ADMIN, whoever let it act for her.
+// admin is no ADMIN, whoever let it act for them.
 func (t *tokens) caller(c *accessClaims, now time.Time) *caller {
 	until := now.Add(tokenTTL)
 	if end := c.ExpiresAt.Add(skew); end.Before(until) {

@@ -34,7 +34,7 @@ type userView struct {
 	DisabledAt *time.Time `json:"disabledAt,omitempty"`
 }
 
-// meView is what a user sees of herself.
+// meView is what a user sees of themselves.
 type meView struct {
 	userView
 	Organisations []orgView `json:"organisations"`
@@ -49,7 +49,7 @@ func (s *Service) view(u user) userView {
 func (s *Service) tier(roles []string) string { return principal.TierOf(roles, s.cfg.Tiers) }
 
 // me is GET /api/v1/me: who the caller is, from the database and not from the token, and
-// how she stands with her limits.
+// how they stand with their limits.
 func (s *Service) me(w http.ResponseWriter, r *http.Request, p principal.Principal) error {
 	u, err := s.self(r, p)
 	if err != nil {
@@ -166,7 +166,7 @@ func (s *Service) setRoles(w http.ResponseWriter, r *http.Request, _ principal.P
 }
 
 // setDisabled is POST /api/v1/admin/users/{id}/disable and /enable. A disabled user cannot
-// log in, and nothing she was issued works; her API keys work again once she is enabled.
+// log in, and nothing they were issued works; their API keys work again once they are enabled.
 func (s *Service) setDisabled(disabled bool) callerFunc {
 	return func(w http.ResponseWriter, r *http.Request, _ principal.Principal) error {
 		id, err := pathID(r, "id", "user")

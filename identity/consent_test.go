@@ -150,7 +150,7 @@ func TestRegistrationByInvitation(t *testing.T) {
 	}
 	wantProblem(t, register("zoe", invite(`{"email":"other@example.org"}`)), http.StatusForbidden, errBadInvitation.Error())
 	if r := register("zoe", invite(`{"email":"ZOE@example.org"}`)); r.status != http.StatusCreated {
-		t.Fatalf("her own address: %d %s", r.status, r.text)
+		t.Fatalf("their own address: %d %s", r.status, r.text)
 	}
 	boss := &principal.Principal{UserID: b.login("zoe", "correct horse").body["userId"].(string), Roles: []string{"USER"}}
 	org := b.makeOrg(boss, "ours")

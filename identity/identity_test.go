@@ -157,7 +157,7 @@ func (b *bench) send(req *http.Request) reply {
 	return r
 }
 
-// join registers a user and gives her as a caller.
+// join registers a user and gives them as a caller.
 func (b *bench) join(name string) *principal.Principal {
 	b.t.Helper()
 	r := b.call("POST", "/api/v1/auth/register", map[string]string{"username": name, "email": name + "@example.org",

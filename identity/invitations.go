@@ -180,8 +180,8 @@ func (s *Service) withdrawInvitation(w http.ResponseWriter, r *http.Request, _ p
 	return nil
 }
 
-// useInvitation spends the code that a new user came with, if she came with one, within the
-// transaction that makes her account: of many at once, one gets it.
+// useInvitation spends the code that a new user came with, if they came with one, within the
+// transaction that makes their account: of many at once, one gets it.
 func useInvitation(ctx context.Context, c *change, code string, u user) error {
 	if code == "" {
 		return nil

@@ -161,7 +161,7 @@ func TestKeyRefusals(t *testing.T) {
 		"list a malformed id":         {"GET", keysPath + "?userId=x", nil, ann, 403, ""},
 		"ADMIN lists a malformed id":  {"GET", keysPath + "?userId=x", nil, admin(), 400, "invalid userId"},
 		"list two ids":                {"GET", keysPath + "?userId=" + ann.UserID + "&userId=" + bob.UserID, nil, ann, 400, ""},
-		"revoke another's as her":     {"DELETE", keysPath + "?userId=" + bob.UserID + "&apiKeyId=" + bobs, nil, ann, 403, ""},
+		"revoke another's as them":    {"DELETE", keysPath + "?userId=" + bob.UserID + "&apiKeyId=" + bobs, nil, ann, 403, ""},
 		"revoke another's as own":     {"DELETE", keysPath + "?userId=" + ann.UserID + "&apiKeyId=" + bobs, nil, ann, 404, "api key not found"},
 		"revoke without id":           {"DELETE", keysPath + "?userId=" + ann.UserID, nil, ann, 400, "apiKeyId is required"},
 		"revoke a malformed id":       {"DELETE", keysPath + "?apiKeyId=1", nil, ann, 400, "invalid apiKeyId"},

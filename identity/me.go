@@ -54,7 +54,7 @@ type standing struct {
 	Balances []balanceView `json:"balances"`
 }
 
-// stand asks the limiter about the caller as she calls: for an organisation if her
+// stand asks the limiter about the caller as they call: for an organisation if their
 // credential is bound to one.
 func (s *Service) stand(ctx context.Context, p principal.Principal, tier string) standing {
 	out := standing{Account: "user:" + p.UserID}

@@ -61,7 +61,7 @@ func TestMeTellsLimitsAndBalances(t *testing.T) {
 	ann.OrgID, ann.KeyID, ann.Tier = uuid.NewString(), "key-1", "GOLD"
 	if r := b.call("GET", "/api/v1/me", nil, ann); r.body["account"] != "org:"+ann.OrgID || limiter.asked.GetFacts().GetOrg() != ann.OrgID ||
 		limiter.asked.GetFacts().GetTier() != "GOLD" {
-		t.Errorf("want her organisation's, got %s", r.text)
+		t.Errorf("want their organisation's, got %s", r.text)
 	}
 	limiter.mu.Lock()
 	limiter.err = errors.New("away")

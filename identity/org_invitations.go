@@ -37,7 +37,7 @@ type orgInvitationView struct {
 const statusInvited = "invited"
 
 // invite keeps a membership until its user accepts it: nobody is put into an organisation, whose
-// owners then see her usage, without her consent.
+// owners then see their usage, without their consent.
 func (s store) invite(ctx context.Context, c *change, m identitydb.SetMemberParams, by uuid.UUID) (ends time.Time, err error) {
 	open, err := c.CountOrgInvitations(ctx, m.OrgID)
 	if err != nil {

@@ -227,7 +227,7 @@ func checkMembership(role, team string) []httpapi.FieldError {
 	return bad
 }
 
-// removeMember is DELETE /api/v1/orgs/{id}/members/{userId}: by an OWNER, or by the member herself.
+// removeMember is DELETE /api/v1/orgs/{id}/members/{userId}: by an OWNER, or by the member themselves.
 func (s *Service) removeMember(w http.ResponseWriter, r *http.Request, p principal.Principal) error {
 	org, err := pathID(r, "id", "organisation")
 	if err != nil {

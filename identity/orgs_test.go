@@ -31,7 +31,7 @@ func (b *bench) setMember(org string, as, who *principal.Principal, role, team s
 	return b.call("POST", orgsPath+"/"+org+"/members", map[string]string{"userId": who.UserID, "role": role, "team": team}, as)
 }
 
-// member invites somebody and has her accept.
+// member invites somebody and has their accept.
 func (b *bench) member(org string, as, who *principal.Principal, role, team string) reply {
 	b.t.Helper()
 	if r := b.setMember(org, as, who, role, team); r.status != http.StatusAccepted || r.body["status"] != "invited" {
@@ -83,7 +83,7 @@ func TestOrganisationFromCreationToTheLastOwner(t *testing.T) {
 		t.Fatalf("change of team: %d %s", r.status, r.text)
 	}
 	if got := heard(t, sub, revocation.User); got.ID != bob.UserID || got.Generation != 1 {
-		t.Fatalf("want her keys looked up again and her tokens good, got %+v", got)
+		t.Fatalf("want their keys looked up again and their tokens good, got %+v", got)
 	}
 	if gone := b.call("DELETE", orgsPath+"/"+org+"/members/"+bob.UserID, nil, ann); gone.status != http.StatusNoContent {
 		t.Fatalf("remove: %d %s", gone.status, gone.text)
@@ -96,7 +96,7 @@ func TestOrganisationFromCreationToTheLastOwner(t *testing.T) {
 	}
 	wantProblem(t, b.validate(key, nil), http.StatusUnauthorized, "invalid api key")
 	if v := b.validate(own, nil); v.status != http.StatusOK {
-		t.Fatalf("her own key went too: %d", v.status)
+		t.Fatalf("their own key went too: %d", v.status)
 	}
 
 	leave := orgsPath + "/" + org + "/members/" + ann.UserID

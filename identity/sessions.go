@@ -144,7 +144,7 @@ func (s *Service) changePassword(w http.ResponseWriter, r *http.Request, p princ
 	return nil
 }
 
-// self is the caller as the database knows her.
+// self is the caller as the database knows them.
 func (s *Service) self(r *http.Request, p principal.Principal) (user, error) {
 	id, err := parseID(p.UserID)
 	if err != nil {

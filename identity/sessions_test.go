@@ -97,7 +97,7 @@ func TestRefreshRotatesAndReuseEndsTheLogin(t *testing.T) {
 		t.Fatalf("list: %d %s", list.status, list.text)
 	}
 	if r := b.login("ann", "correct horse"); r.status != http.StatusOK {
-		t.Fatal("she cannot log in again")
+		t.Fatal("they cannot log in again")
 	}
 }
 
@@ -281,7 +281,7 @@ func TestDisabledUsers(t *testing.T) {
 	}
 	b.login("ann", "correct horse")
 	if v := b.validate(key, nil); v.status != http.StatusOK {
-		t.Fatalf("her key: %d", v.status)
+		t.Fatalf("their key: %d", v.status)
 	}
 	first, err := b.store.userByName(t.Context(), "admin")
 	if err != nil {

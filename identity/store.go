@@ -71,7 +71,7 @@ func (s store) read(ctx context.Context) (context.Context, context.CancelFunc, *
 	return ctx, cancel, identitydb.New(s.pool)
 }
 
-// endUser revokes all that was issued to a user under an earlier generation, and her families.
+// endUser revokes all that was issued to a user under an earlier generation, and their families.
 func (s store) endUser(ctx context.Context, c *change, id uuid.UUID, generation int64, reason string) error {
 	c.revoked = append(c.revoked, s.ofUser(id, generation))
 	families, err := s.grants.EndOfUser(ctx, c, id, uuid.Nil, reason)
@@ -193,8 +193,8 @@ func guardAdmins(ctx context.Context, c *change, f func() error) error {
 	return nil
 }
 
-// setRoles replaces the roles of a user. Her access tokens end, as they carry the old
-// ones; her refresh tokens stay, as what they give carries the new ones.
+// setRoles replaces the roles of a user. Their access tokens end, as they carry the old
+// ones; their refresh tokens stay, as what they give carries the new ones.
 func (s store) setRoles(ctx context.Context, id uuid.UUID, roles []string) error {
 	return s.change(ctx, func(ctx context.Context, c *change) error {
 		return guardAdmins(ctx, c, func() error {
@@ -224,7 +224,7 @@ func (s store) ofUser(id uuid.UUID, generation int64) revocation.Revocation {
 	return revocation.Revocation{Kind: revocation.User, ID: id.String(), Generation: generation, Until: time.Now().Add(s.life).UTC()}
 }
 
-// setDisabled locks a user out, with everything she was issued, or lets her in again.
+// setDisabled locks a user out, with everything they were issued, or lets them in again.
 func (s store) setDisabled(ctx context.Context, id uuid.UUID, disabled bool) error {
 	return s.change(ctx, func(ctx context.Context, c *change) error {
 		return guardAdmins(ctx, c, func() error {

@@ -92,7 +92,7 @@ func ofKey(hash string) revocation.Revocation {
 	return revocation.Revocation{Kind: revocation.Key, ID: hash, Until: time.Now().Add(revocations.KeyLife).UTC()}
 }
 
-// keyByHash finds a key and its owner as she is now, and notes that the key was used.
+// keyByHash finds a key and its owner as they are now, and notes that the key was used.
 func (s store) keyByHash(ctx context.Context, hash string) (identitydb.KeyByHashRow, error) {
 	ctx, cancel, q := s.read(ctx)
 	defer cancel()

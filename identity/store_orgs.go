@@ -95,7 +95,7 @@ type memberChange struct {
 	invited time.Time // only invited, until then
 }
 
-// setMember changes a member's role and team, invites who is none or, for an ADMIN, adds her. may
+// setMember changes a member's role and team, invites who is none or, for an ADMIN, adds them. may
 // is asked within the transaction, so that an owner who is being removed adds nobody.
 func (s store) setMember(ctx context.Context, m identitydb.SetMemberParams, p principal.Principal, may func(context.Context,
 	*identitydb.Queries) error) (done memberChange, err error) {
@@ -149,7 +149,7 @@ func (s store) changeMember(ctx context.Context, c *change, m identitydb.SetMemb
 	return s.forget(ctx, c, m.UserID)
 }
 
-// forget makes every extauthz look a user's keys up again. Her tokens stay good.
+// forget makes every extauthz look a user's keys up again. Their tokens stay good.
 func (s store) forget(ctx context.Context, c *change, id uuid.UUID) error {
 	u, err := found(c.UserByID(ctx, id))
 	if err != nil {
@@ -171,7 +171,7 @@ func keepOwner(ctx context.Context, c *change, org uuid.UUID) error {
 }
 
 // removeMember ends a membership and every credential that acts for the organisation in
-// her name. Her other logins go on, with new access tokens.
+// their name. Their other logins go on, with new access tokens.
 func (s store) removeMember(ctx context.Context, org, id uuid.UUID, may func(context.Context, *identitydb.Queries) error) error {
 	return s.change(ctx, func(ctx context.Context, c *change) error {
 		if _, err := found(c.LockOrg(ctx, org)); err != nil {

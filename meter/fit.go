@@ -57,7 +57,7 @@ func (f *fit) add(s sample) {
 	f.samples = append(f.samples, s)
 }
 
-// place is the sample that a new one replaces: the owner's oldest when she has her share,
+// place is the sample that a new one replaces: the owner's oldest when they have their share,
 // else the oldest of all when the window is full, else none.
 func (f *fit) place(owner uint32) int {
 	own, oldest, count := -1, -1, 0

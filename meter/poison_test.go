@@ -14,7 +14,7 @@ func by(account string, l *spool.Line) *spool.Line {
 }
 
 // TestEstimatesAreNotPoisoned: one account fills the estimator with answers whose bytes say
-// nothing of their tokens. Neither she nor anybody else is then charged a fraction of a
+// nothing of their tokens. Neither they nor anybody else is then charged a fraction of a
 // stream that is cut.
 func TestEstimatesAreNotPoisoned(t *testing.T) {
 	t.Parallel()

@@ -24,7 +24,7 @@ func (p pools) Ask(_ context.Context, account, provider string) (balance.State, 
 	return balance.State{Account: account, Provider: provider, Present: credits > 0, Credits: credits, Version: 1}, nil
 }
 
-// TestLookForACaller finds every bucket and pool that her calls can fall under.
+// TestLookForACaller finds every bucket and pool that their calls can fall under.
 func TestLookForACaller(t *testing.T) {
 	t.Parallel()
 	e := start(t, `

@@ -1,5 +1,5 @@
 // Package tokensvc is beside the request's way: it keeps the pools of tokens that
-// accounts own, and tells a caller which models she may call.
+// accounts own, and tells a caller which models they may call.
 package tokensvc
 
 import (

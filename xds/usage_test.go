@@ -162,7 +162,7 @@ func each(text string) []string {
 	return steps
 }
 
-// TestUsageThatOnlyTheGatewayAskedFor: the caller did not ask for the event, so she does not
+// TestUsageThatOnlyTheGatewayAskedFor: the caller did not ask for the event, so they do not
 // get it, and gets every other byte.
 func TestUsageThatOnlyTheGatewayAskedFor(t *testing.T) {
 	t.Parallel()

@@ -38,7 +38,7 @@ func main() {
 	var seconds float64
 	flag.IntVar(&o.rounds, "rounds", 3, "rounds; in each, everything is measured once")
 	flag.Float64Var(&seconds, "seconds", 8, "seconds of one measurement of purchases; 0: only the outbox and the ledger")
-	flag.IntVar(&o.buyers, "buyers", 32, "buyers in a closed loop: each waits for the end of her purchase")
+	flag.IntVar(&o.buyers, "buyers", 32, "buyers in a closed loop: each waits for the end of their purchase")
 	flag.Float64Var(&o.rate, "rate", 40, "purchases a second where latency is measured")
 	flag.IntVar(&o.rows, "rows", 20_000, "events in the outbox, in each round")
 	flag.IntVar(&o.events, "events", 40_000, "usage events to book, in each round and kind")

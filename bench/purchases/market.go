@@ -42,7 +42,7 @@ type market struct {
 	ends map[string]chan end // by purchase; made by whoever hears of it first
 }
 
-// user is one who buys; her signed identity is minted anew before it runs out.
+// user is one who buys; their signed identity is minted anew before it runs out.
 type user struct {
 	id     string
 	mu     sync.Mutex
@@ -96,7 +96,7 @@ func (m *market) end(purchase string) chan end {
 	return c
 }
 
-// identity is what extauthz would send along with a call of hers.
+// identity is what extauthz would send along with a call of theirs.
 func (u *user) identity(s *principal.Signer) (string, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()

@@ -42,7 +42,7 @@ func (r results) reportSales(w io.Writer, o options) {
 			ms(n, inserted, 0.95),
 			rounds.Ratio(p95(answered), p95(inserted)), ms(n, completed, 0.5), ms(n, completed, 0.95))
 	}
-	fmt.Fprintf(w, "\n%d buyers in a closed loop, each waiting until the bus tells of her purchase's end:\n\n", o.buyers)
+	fmt.Fprintf(w, "\n%d buyers in a closed loop, each waiting until the bus tells of their purchase's end:\n\n", o.buyers)
 	fmt.Fprintln(w, "| replicas | purchases/s | COMPLETED after, p50 | p95 | CPU us/purchase: token service | Postgres | NATS |\n|---|---|---|---|---|---|---|")
 	for n := range r.sales {
 		cpu := func(part string) float64 { return of(n, func(s sale) float64 { return s.loop.cpuOf(part) }) }

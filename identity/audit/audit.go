@@ -31,7 +31,7 @@ const (
 // taken from the context when they are empty here (see principal.With and clientinfo.With).
 type Entry struct {
 	Actor   string            // user id, or one of the constants
-	Client  string            // OAuth2 client that acted for her, or the API key as "key:<id>"; empty: a login
+	Client  string            // OAuth2 client that acted for them, or the API key as "key:<id>"; empty: a login
 	Action  string            // such as "key.create": the kind of thing, a dot, what was done to it
 	Target  string            // id of what it was done to
 	Outcome string            // Success (default) or Failure

@@ -49,9 +49,9 @@ var (
 type Grant struct {
 	UserID   uuid.UUID
 	ClientID string // FirstParty, or the OAuth2 client
-	Scope    string // space-separated; empty: whatever her roles allow
+	Scope    string // space-separated; empty: whatever their roles allow
 	OrgID    uuid.UUID
-	AuthTime time.Time // when the user proved who she is
+	AuthTime time.Time // when the user proved who they are
 	Family   uuid.UUID // set by Rotate
 }
 

@@ -53,7 +53,7 @@ func (t *Tokens) In(tx identitydb.DBTX) *Tokens {
 }
 
 // Issue signs an access token for a grant, with what the user is now. family is the one
-// it came from, the zero UUID for none. expiresIn is in seconds. ErrGone when she is
+// it came from, the zero UUID for none. expiresIn is in seconds. ErrGone when they are
 // gone, disabled or no member of the grant's organisation.
 func (t *Tokens) Issue(ctx context.Context, g Grant, family uuid.UUID) (token string, expiresIn int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTime)

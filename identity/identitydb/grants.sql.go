@@ -202,7 +202,7 @@ type HolderRow struct {
 	Roles      []string
 }
 
-// Whom a token would be issued to, as she is now.
+// Whom a token would be issued to, as they are now.
 func (q *Queries) Holder(ctx context.Context, id uuid.UUID) (HolderRow, error) {
 	row := q.db.QueryRow(ctx, holder, id)
 	var i HolderRow

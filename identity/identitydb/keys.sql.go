@@ -134,7 +134,7 @@ type KeyByHashRow struct {
 	Roles      []string
 }
 
-// A key and its owner as she is now; member says that she still belongs to the key's organisation.
+// A key and its owner as they are now; member says that they still belong to the key's organisation.
 func (q *Queries) KeyByHash(ctx context.Context, keyValue string) (KeyByHashRow, error) {
 	row := q.db.QueryRow(ctx, keyByHash, keyValue)
 	var i KeyByHashRow

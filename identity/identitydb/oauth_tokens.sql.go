@@ -43,7 +43,7 @@ type OAuthPersonRow struct {
 	Roles      []string
 }
 
-// Whom a token speaks of, as she is now.
+// Whom a token speaks of, as they are now.
 func (q *Queries) OAuthPerson(ctx context.Context, id uuid.UUID) (OAuthPersonRow, error) {
 	row := q.db.QueryRow(ctx, oAuthPerson, id)
 	var i OAuthPersonRow

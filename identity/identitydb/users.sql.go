@@ -171,7 +171,7 @@ const nextGeneration = `-- name: NextGeneration :one
 UPDATE users SET generation = generation + 1, updated_at = now() WHERE id = $1 RETURNING generation
 `
 
-// What was issued to her before no longer counts.
+// What was issued to their before no longer counts.
 func (q *Queries) NextGeneration(ctx context.Context, id uuid.UUID) (int64, error) {
 	row := q.db.QueryRow(ctx, nextGeneration, id)
 	var generation int64

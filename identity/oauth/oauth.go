@@ -158,7 +158,7 @@ func (p *Provider) Purge(ctx context.Context, now time.Time) error {
 // errGone says that a user is not there or disabled.
 var errGone = errors.New("no such user")
 
-// person is a user as she is now; errGone when she may not be acted for.
+// person is a user as they are now; errGone when they may not be acted for.
 func (p *Provider) person(ctx context.Context, id uuid.UUID) (identitydb.OAuthPersonRow, error) {
 	who, err := p.db.OAuthPerson(ctx, id)
 	switch {

@@ -73,8 +73,8 @@ func requestedScopes(text string, allowed []string) ([]string, error) {
 	return scopes, nil
 }
 
-// grantedScopes leaves out what the user could not do herself: nobody hands on a
-// right that she does not have. An empty result must refuse the grant, because a token
+// grantedScopes leaves out what the user could not do themselves: nobody hands on a
+// right that they do not have. An empty result must refuse the grant, because a token
 // without a scope counts as a login's and is bound by the roles alone.
 func grantedScopes(scopes, roles []string) ([]string, error) {
 	granted := slices.DeleteFunc(slices.Clone(scopes), func(s string) bool {

@@ -236,7 +236,7 @@ func (p *Provider) userinfo(w http.ResponseWriter, r *http.Request) error {
 		info["preferred_username"], info["name"] = who.Username, who.Username
 	}
 	if hasScope(claims.Scope, scopeEmail) {
-		info["email"], info["email_verified"] = who.Email, false // nobody has proved that the mailbox is hers
+		info["email"], info["email_verified"] = who.Email, false // nobody has proved that the mailbox is theirs
 	}
 	writeJSON(w, http.StatusOK, info)
 	return nil

@@ -47,7 +47,7 @@ SELECT EXISTS (SELECT 1 FROM token_families WHERE id = $1 AND revoked_at IS NULL
 DELETE FROM token_families WHERE id IN (SELECT f.id FROM token_families f WHERE f.expires_at < now() - interval '7 days' LIMIT 1000);
 
 -- name: Holder :one
--- Whom a token would be issued to, as she is now.
+-- Whom a token would be issued to, as they are now.
 SELECT u.username, u.generation, (u.disabled_at IS NOT NULL)::boolean AS disabled,
     ARRAY(SELECT r.name FROM user_roles ur JOIN roles r ON r.id = ur.role_id WHERE ur.user_id = u.id ORDER BY r.name COLLATE "C")::text[] AS roles
 FROM users u WHERE u.id = $1;

@@ -17,7 +17,7 @@ DELETE FROM api_keys WHERE id = $1 AND user_id = $2 RETURNING key_value;
 DELETE FROM api_keys WHERE user_id = sqlc.arg(user_id) AND org_id = sqlc.arg(org_id)::uuid RETURNING id, key_value;
 
 -- name: KeyByHash :one
--- A key and its owner as she is now; member says that she still belongs to the key's organisation.
+-- A key and its owner as they are now; member says that they still belong to the key's organisation.
 SELECT k.id, k.user_id, k.name, k.expires_at, k.org_id, k.last_used_at, u.generation, (u.disabled_at IS NOT NULL)::boolean AS disabled,
     (m.user_id IS NOT NULL)::boolean AS member, coalesce(m.team, '')::text AS team,
     ARRAY(SELECT r.name FROM user_roles ur JOIN roles r ON r.id = ur.role_id WHERE ur.user_id = k.user_id ORDER BY r.name COLLATE "C")::text[] AS roles

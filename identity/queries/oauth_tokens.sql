@@ -1,5 +1,5 @@
 -- name: OAuthPerson :one
--- Whom a token speaks of, as she is now.
+-- Whom a token speaks of, as they are now.
 SELECT u.id, u.username, u.email, u.generation, (u.disabled_at IS NOT NULL)::bool AS disabled,
     ARRAY(SELECT r.name FROM user_roles ur JOIN roles r ON r.id = ur.role_id WHERE ur.user_id = u.id ORDER BY r.name COLLATE "C")::text[] AS roles
 FROM users u WHERE u.id = @id;

@@ -45,7 +45,7 @@ SELECT EXISTS (SELECT 1 FROM user_roles ur JOIN roles r ON r.id = ur.role_id JOI
 SELECT id FROM users WHERE id = $1 FOR NO KEY UPDATE;
 
 -- name: NextGeneration :one
--- What was issued to her before no longer counts.
+-- What was issued to their before no longer counts.
 UPDATE users SET generation = generation + 1, updated_at = now() WHERE id = $1 RETURNING generation;
 
 -- name: SetDisabled :one

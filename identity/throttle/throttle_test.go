@@ -123,7 +123,7 @@ func TestAKnownAddressIsCountedApart(t *testing.T) {
 		}
 		fail(home, t, th, "ann", 3)
 		if _, wait := th.Enter(home, "ann"); wait <= 0 {
-			t.Fatal("her own address may guess for ever")
+			t.Fatal("their own address may guess for ever")
 		}
 	})
 }

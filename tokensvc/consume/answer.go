@@ -112,8 +112,8 @@ func (a *API) failed(ctx context.Context, c call, held *limitpb.HoldResponse, ca
 	return httpapi.Fail(http.StatusBadGateway, "%s", ErrProvider.Error())
 }
 
-// allowed books and settles: the event is safe before the caller has her answer. One that
-// cannot be booked anywhere is not sold: the caller gets no answer and her tokens back.
+// allowed books and settles: the event is safe before the caller has their answer. One that
+// cannot be booked anywhere is not sold: the caller gets no answer and their tokens back.
 func (a *API) allowed(ctx context.Context, c call, held *limitpb.HoldResponse) error {
 	if err := a.book(ctx, a.event(c, held, "", http.StatusOK), c.correlation); err != nil {
 		a.calls.WithLabelValues(c.provider, outcomeUnbooked).Inc()

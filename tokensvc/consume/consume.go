@@ -123,8 +123,8 @@ func (a *API) Serve(w http.ResponseWriter, r *http.Request) error {
 	if !held.GetAdmitted() {
 		return a.refused(w, r, c, held)
 	}
-	// A caller who hangs up does not end the call: who could, would have her prompt answered
-	// and her tokens back. Envoy's deadline ends it.
+	// A caller who hangs up does not end the call: who could, would have their prompt answered
+	// and their tokens back. Envoy's deadline ends it.
 	answer, err := a.cfg.Provider.Call(context.WithoutCancel(r.Context()), o.provider, c.correlation, o.prompt)
 	if err != nil {
 		return a.failed(r.Context(), c, held, err)

@@ -39,7 +39,7 @@ type Limiter interface {
 type Config struct {
 	DB        *pgxpool.Pool
 	Ready     func() bool          // the schema is in place
-	Members   Members              // nil: a caller belongs to the organisation that she acts for
+	Members   Members              // nil: a caller belongs to the organisation that they act for
 	Limiter   Limiter              // nil: what is told is what is booked
 	Providers []string             // names, lower-case
 	Policy    func() ledger.Policy // of a pool that a grant makes; nil: windows of a day

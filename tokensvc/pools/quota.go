@@ -150,7 +150,7 @@ func outcome(err error) string {
 	return outcomeFailure
 }
 
-// mayRead refuses the pools of others: a user's are hers, an organisation's its members',
+// mayRead refuses the pools of others: a user's are theirs, an organisation's its members',
 // and an ADMIN's are all.
 func (a *API) mayRead(ctx context.Context, who principal.Principal, t target) error {
 	switch {

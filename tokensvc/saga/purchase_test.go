@@ -90,7 +90,7 @@ func TestPurchaseSucceeds(t *testing.T) {
 		"own":           {user(alice), `{"provider":" OpenAI ","tokens":1500,"extra":1}`, "user:" + alice},
 		"upper-case id": {user(alice), `{"userId":"` + strings.ToUpper(alice) + `","provider":"openai","tokens":1500}`, "user:" + alice},
 		"for another":   {admin(), `{"userId":"` + alice + `","provider":"openai","tokens":1500}`, "user:" + alice},
-		"for her org":   {user(alice), `{"provider":"openai","tokens":1500,"orgId":"` + acme + `"}`, "org:" + acme},
+		"for their org": {user(alice), `{"provider":"openai","tokens":1500,"orgId":"` + acme + `"}`, "org:" + acme},
 		"by an org's key": {principal.Principal{UserID: bob, OrgID: initech, Roles: []string{"USER"}}, `{"provider":"openai","tokens":1500}`,
 			"org:" + initech},
 		"for any org": {admin(), `{"provider":"openai","tokens":1500,"orgId":"` + initech + `"}`, "org:" + initech},
@@ -190,7 +190,7 @@ func TestIdempotency(t *testing.T) {
 	}
 	if got := w.call(t, user(bob), "POST", path, "order 1", `{"tokens":5,"provider":"qwen"}`); got.status != 202 ||
 		got.body["sagaId"] == first.body["sagaId"] {
-		t.Errorf("another user's key is her own: want a purchase, got %d %s", got.status, got.text)
+		t.Errorf("another user's key is their own: want a purchase, got %d %s", got.status, got.text)
 	}
 	for range 2 {
 		if got := w.call(t, user(alice), "POST", path, " ", order1(alice, "")); got.status != 202 || got.body["sagaId"] == first.body["sagaId"] {

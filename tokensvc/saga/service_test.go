@@ -155,7 +155,7 @@ func (w *world) run() {
 	})
 }
 
-// identified takes the caller from a header, as the signed identity's check would leave her.
+// identified takes the caller from a header, as the signed identity's check would leave them.
 func identified(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var who principal.Principal

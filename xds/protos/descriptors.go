@@ -157,7 +157,7 @@ func holdFacts(l model.LLM) []*routev3.RateLimit_Action {
 // pathActions are the entries for one limit's path, nil when the route has no such key or
 // the limit is for another route.
 // An entry without a value (a caller without an organisation) drops the descriptor:
-// such a limit does not bind her.
+// such a limit does not bind them.
 func pathActions(p limits.Path, r model.Route) []*routev3.RateLimit_Action {
 	var actions []*routev3.RateLimit_Action
 	for _, k := range p {

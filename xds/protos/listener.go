@@ -84,7 +84,7 @@ func nobody() *hcmv3.HttpConnectionManager_InternalAddressConfig {
 		PrefixLen: wrapperspb.UInt32(32)}}}
 }
 
-// strip removes what a client must not say about herself, before anything reads it.
+// strip removes what a client must not say about themselves, before anything reads it.
 func strip() *earlyv3.HeaderMutation {
 	m := &earlyv3.HeaderMutation{}
 	for _, name := range attributes.IdentityHeaders() {

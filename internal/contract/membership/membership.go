@@ -45,7 +45,7 @@ type Ask struct {
 	UserID string `json:"userId"`
 }
 
-// Answer is what she is there. With Error nothing else is set.
+// Answer is what they are there. With Error nothing else is set.
 type Answer struct {
 	Member bool   `json:"member"`
 	Role   string `json:"role,omitzero"` // Owner or Member

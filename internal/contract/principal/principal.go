@@ -35,11 +35,11 @@ const (
 // Principal is who calls.
 type Principal struct {
 	UserID string   // lower-case UUID
-	OrgID  string   // organisation she acts for, or empty
-	Team   string   // her team within it, or empty
+	OrgID  string   // organisation they act for, or empty
+	Team   string   // their team within it, or empty
 	KeyID  string   // API key that was used, or empty
-	Client string   // OAuth2 client that acts for her, or empty
-	Scope  string   // of an OAuth2 token, space-separated; empty: whatever her roles allow
+	Client string   // OAuth2 client that acts for them, or empty
+	Scope  string   // of an OAuth2 token, space-separated; empty: whatever their roles allow
 	Roles  []string // sorted
 	Tier   string
 }

@@ -39,7 +39,7 @@ const (
 	Key    Kind = "key"    // an API key; ID is its SHA-256 in hex
 	Token  Kind = "token"  // one access token; ID is its jti
 	Family Kind = "family" // all access tokens of one login or grant; ID is their sid
-	User   Kind = "user"   // all of a user's access tokens with a ver below Generation, and what is cached of her
+	User   Kind = "user"   // all of a user's access tokens with a ver below Generation, and what is cached of them
 )
 
 // maxID is the longest id, in bytes.

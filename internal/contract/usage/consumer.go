@@ -46,14 +46,14 @@ type Handler interface {
 
 // ConsumerConfig is what NewConsumer needs; every member is required.
 type ConsumerConfig struct {
-	JetStream   jetstream.JetStream
-	Durable     string        // the name that all replicas share
-	Description string        // of what the handler does, for NATS and the log: "book usage"
-	Linger      time.Duration // how long more messages are waited for after the first: larger batches, later
-	Outstanding int           // batches of all replicas together that may be unanswered
-	Handler     Handler
-	Buried      func() // counts a dead letter
-	Log         *slog.Logger
+	JetStream    jetstream.JetStream
+	Durable      string        // the name that all replicas share
+	Description  string        // of what the handler does, for NATS and the log: "book usage"
+	Linger       time.Duration // how long more messages are waited for after the first: larger batches, later
+	Outstanding  int           // batches of all replicas together that may be unanswered
+	Handler      Handler
+	DeadLettered func() // counts a dead letter
+	Log          *slog.Logger
 }
 
 // Consumer moves usage events from the stream to its handler:
@@ -72,7 +72,7 @@ type Consumer struct {
 // NewConsumer makes a consumer; Run starts it.
 func NewConsumer(cfg ConsumerConfig) (*Consumer, error) {
 	if cfg.JetStream == nil || cfg.Durable == "" || cfg.Description == "" || cfg.Linger <= 0 || cfg.Outstanding <= 0 || cfg.Handler == nil ||
-		cfg.Buried == nil || cfg.Log == nil {
+		cfg.DeadLettered == nil || cfg.Log == nil {
 		return nil, errors.New("make usage consumer: every member of its configuration is needed")
 	}
 	return &Consumer{cfg: cfg}, nil
@@ -146,7 +146,7 @@ func (c *Consumer) process(ctx context.Context, messages []jetstream.Msg) {
 	good := messages[:0:0]
 	for i, msg := range messages {
 		if reason, bad := refused[i]; bad {
-			c.bury(ctx, msg, batch[i].Sequence, reason)
+			c.deadLetter(ctx, msg, batch[i].Sequence, reason)
 			continue
 		}
 		good = append(good, msg)
@@ -177,21 +177,21 @@ func (c *Consumer) acknowledge(ctx context.Context, messages []jetstream.Msg) {
 	}
 }
 
-// bury moves a message out of the way; where that fails it comes again later.
-func (c *Consumer) bury(ctx context.Context, msg jetstream.Msg, sequence uint64, reason error) {
+// deadLetter moves a message out of the way; where that fails it comes again later.
+func (c *Consumer) deadLetter(ctx context.Context, msg jetstream.Msg, sequence uint64, reason error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askWait)
 	defer cancel()
 	// One letter for each reader that could not read it: each refuses other things.
 	id := fmt.Sprintf("dead:%s:%s:%d", c.cfg.Durable, Stream, sequence)
-	if err := Bury(ctx, c.cfg.JetStream, msg, sequence, id, reason); err != nil {
-		c.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "bury dead letter failed, it will come again", slog.Uint64("sequence", sequence),
+	if err := DeadLetter(ctx, c.cfg.JetStream, msg, sequence, id, reason); err != nil {
+		c.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "publish dead letter failed, it will come again", slog.Uint64("sequence", sequence),
 			slog.Any("error", err))
 		_ = msg.NakWithDelay(ackWait)
 		return
 	}
 	_ = msg.TermWithReason("not a usage event")
-	c.cfg.Buried()
-	c.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "buried a message that is no usage event", slog.Uint64("sequence", sequence),
+	c.cfg.DeadLettered()
+	c.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "kept as a dead letter a message that is no usage event", slog.Uint64("sequence", sequence),
 		slog.String("subject", msg.Subject()), slog.String("reason", Printable(reason.Error())))
 }
 

@@ -46,10 +46,10 @@ func (s *shelf) Store(ctx context.Context, batch []usage.Delivery) (map[int]erro
 	return refused, nil
 }
 
-func consumerOf(t *testing.T, js jetstream.JetStream, h usage.Handler, buried func()) *usage.Consumer {
+func consumerOf(t *testing.T, js jetstream.JetStream, h usage.Handler, deadLetters func()) *usage.Consumer {
 	t.Helper()
 	c, err := usage.NewConsumer(usage.ConsumerConfig{JetStream: js, Durable: "shelf", Description: "put on the shelf", Linger: 5 * time.Millisecond,
-		Outstanding: 2, Handler: h, Buried: buried, Log: slog.New(slog.DiscardHandler)})
+		Outstanding: 2, Handler: h, DeadLettered: deadLetters, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,8 +73,8 @@ func TestConsumerStoresOnceBuriesAndAcknowledges(t *testing.T) {
 		}
 	}
 	s := &shelf{away: 2, stored: map[string]int{}}
-	var buried atomic.Int32
-	c := consumerOf(t, js, s, func() { buried.Add(1) })
+	var deadLetters atomic.Int32
+	c := consumerOf(t, js, s, func() { deadLetters.Add(1) })
 	if _, err := c.Lag(t.Context()); !errors.Is(err, usage.ErrDetached) {
 		t.Errorf("lag before it runs: want %v, got %v", usage.ErrDetached, err)
 	}
@@ -101,8 +101,8 @@ func TestConsumerStoresOnceBuriesAndAcknowledges(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := dead.CachedInfo().State.Msgs; n != poison || buried.Load() != poison {
-		t.Errorf("want %d dead letters, got %d, counted %d", poison, n, buried.Load())
+	if n := dead.CachedInfo().State.Msgs; n != poison || deadLetters.Load() != poison {
+		t.Errorf("want %d dead letters, got %d, counted %d", poison, n, deadLetters.Load())
 	}
 	letter, err := dead.GetLastMsgForSubject(t.Context(), usage.SubjectDead)
 	if err != nil {

@@ -18,9 +18,9 @@ const (
 // maxReason is the longest reason that a header or a log line tells, in bytes.
 const maxReason = 300
 
-// Bury publishes what a consumer could not read to SubjectDead, with its reason, its subject
+// DeadLetter publishes what a consumer could not read to SubjectDead, with its reason, its subject
 // and its sequence in the stream. id is the letter's Nats-Msg-Id: one id, one letter.
-func Bury(ctx context.Context, js jetstream.JetStream, msg jetstream.Msg, sequence uint64, id string, reason error) error {
+func DeadLetter(ctx context.Context, js jetstream.JetStream, msg jetstream.Msg, sequence uint64, id string, reason error) error {
 	dead := nats.NewMsg(SubjectDead)
 	dead.Data = msg.Data()
 	dead.Header.Set(HeaderDeadReason, Printable(reason.Error()))

@@ -27,17 +27,19 @@ type source struct {
 	file  *ast.File
 }
 
+// root is the module's.
+func root() string { return filepath.Join("..", "..", "..") }
+
 func sources(t *testing.T) []source {
 	t.Helper()
 	var found []source
-	root := filepath.Join("..", "..", "..")
-	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(root(), func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
 		name := d.Name()
 		if d.IsDir() && (name == "gen" || name == "testdata" || strings.HasSuffix(name, "db") && name != "chdb" || strings.HasPrefix(name,
-			".") && path != root) {
+			".") && path != root()) {
 			return filepath.SkipDir
 		}
 		if !strings.HasSuffix(name, ".go") {
@@ -54,7 +56,7 @@ func sources(t *testing.T) []source {
 		if ast.IsGenerated(file) {
 			return nil
 		}
-		rel, err := filepath.Rel(root, path)
+		rel, err := filepath.Rel(root(), path)
 		found = append(found, source{path: filepath.ToSlash(rel), lines: bytes.Count(text, []byte("\n")), file: file})
 		return err
 	})

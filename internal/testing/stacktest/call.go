@@ -107,7 +107,7 @@ func (s *Stack) NewAccount(ctx context.Context, roles ...string) (Account, error
 			nil); err != nil {
 			return Account{}, err
 		}
-		// Her first token names the roles she had, and ended with them.
+		// Their first token names the roles they had, and ended with them.
 		if err := s.Must(ctx, 200, "POST", "/api/v1/auth/login", "", map[string]string{"username": name, "password": password},
 			&user); err != nil {
 			return Account{}, err

@@ -62,7 +62,7 @@ tiers:
     GOLD: {priority: 40, bucket_capacity_multiplier: 4, bucket_leak_rate_multiplier: 4}
     # VAST never refuses: what a benchmark measures is the path, not the limit.
     VAST: {priority: 50, bucket_capacity_multiplier: 1000000, bucket_leak_rate_multiplier: 1000000}
-    # CAPPED may own little, PREPAID calls only what she has bought.
+    # CAPPED may own little, PREPAID calls only what they have bought.
     CAPPED: {priority: 60, quota_max_tokens: 5000}
     PREPAID: {priority: 70, balance: required}
     ADMIN: {priority: 100, bucket_capacity_multiplier: 2, quota_max_tokens: 500000}
