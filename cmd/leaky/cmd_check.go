@@ -13,7 +13,8 @@ import (
 )
 
 type checkCommand struct {
-	File string `arg:"" optional:"" help:"leaky.yaml to check; --config or the built-in one when not given."`
+	File   string `arg:"" optional:"" help:"leaky.yaml to check; --config or the built-in one when not given."`
+	Output string `short:"o" enum:"text,json" default:"text" help:"Format of what is said of a valid file: ${enum}."`
 }
 
 // Help shows how it is used.
@@ -23,7 +24,8 @@ func (checkCommand) Help() string {
 Examples:
 
     leaky check leaky.yaml
-    leaky check && leaky restart xds`
+    leaky check && leaky restart xds
+    leaky check -o json leaky.yaml | jq .limits`
 }
 
 // Run validates the file and the limits it names.
@@ -56,19 +58,24 @@ func (k checkCommand) Run(c *cli) error {
 	if name == "" {
 		name = "the built-in leaky.yaml"
 	}
+	if k.Output == "json" {
+		return printJSON(os.Stdout, map[string]any{"file": path, "models": len(cfg.Models), "providers": len(cfg.Providers), "limits": rules})
+	}
 	fmt.Printf("%s is valid: %d models, %d providers, %d limits\n", name, len(cfg.Models), len(cfg.Providers), rules)
 	return nil
 }
 
-type versionCommand struct{}
+type versionCommand struct {
+	Output string `short:"o" enum:"text,json" default:"text" help:"Format: ${enum}."`
+}
 
 // Help says what it prints.
 func (versionCommand) Help() string {
-	return "Prints the version, the commit it was built from, and the Envoy it is made for."
+	return "Prints the version, the commit it was built from, and the Envoy it is made for.\n\nExamples:\n\n    leaky version\n    leaky version -o json | jq -r .commit"
 }
 
 // Run prints it.
-func (versionCommand) Run() error {
+func (k versionCommand) Run() error {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return errors.New("this binary has no build information")
@@ -78,6 +85,10 @@ func (versionCommand) Run() error {
 		if s.Key == "vcs.revision" {
 			commit = s.Value
 		}
+	}
+	if k.Output == "json" {
+		return printJSON(os.Stdout, map[string]string{"version": version, "commit": commit, "go": runtime.Version(),
+			"platform": runtime.GOOS + "/" + runtime.GOARCH, "envoy": envoy.Version})
 	}
 	fmt.Printf("leaky %s (commit %s, %s %s/%s, Envoy %s)\n", version, commit, runtime.Version(), runtime.GOOS, runtime.GOARCH, envoy.Version)
 	return nil

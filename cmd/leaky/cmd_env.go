@@ -8,7 +8,9 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/local/stack"
 )
 
-type envCommand struct{}
+type envCommand struct {
+	Output string `short:"o" enum:"shell,json" default:"shell" help:"Format: ${enum}."`
+}
 
 // Help shows how it is used.
 func (envCommand) Help() string {
@@ -18,11 +20,12 @@ Examples:
 
     eval "$(leaky env)"
     psql "$LEAKY_POSTGRES_URL"
-    curl -s "$LEAKY_XDS_URL/v1/services"`
+    curl -s "$LEAKY_XDS_URL/v1/services"
+    leaky env -o json | jq -r .LEAKY_GATEWAY_URL`
 }
 
 // Run prints the exports.
-func (envCommand) Run(c *cli) error {
+func (k envCommand) Run(c *cli) error {
 	l, err := openLocal(c)
 	if err != nil {
 		return err
@@ -31,10 +34,24 @@ func (envCommand) Run(c *cli) error {
 	if err != nil {
 		return err
 	}
-	if missing := printExports(os.Stdout, plan.Exports()); missing > 0 {
+	missing := 0
+	if k.Output == "json" {
+		values := map[string]string{}
+		for _, e := range plan.Exports() {
+			if e.Value == "" {
+				missing++
+				continue
+			}
+			values[e.Name] = e.Value
+		}
+		err = printJSON(os.Stdout, values)
+	} else {
+		missing = printExports(os.Stdout, plan.Exports())
+	}
+	if missing > 0 {
 		fmt.Fprintf(os.Stderr, "leaky: %d URLs are left out: their passwords are made by the first `leaky up`\n", missing)
 	}
-	return nil
+	return err
 }
 
 // printExports writes one line per variable and counts those that have no value yet.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"text/tabwriter"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/binaries"
@@ -29,17 +28,29 @@ func (c partsFetch) Run(ctx context.Context) error {
 	return store.Ensure(ctx, c.Names...)
 }
 
-type partsList struct{}
+type partsList struct{ output }
+
+// partLine is a part as JSON.
+type partLine struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
+	From    string `json:"from"` // registry
+	Package string `json:"package"`
+	Release string `json:"release"`
+	Bytes   int64  `json:"bytes"` // of the download; 0: there is no build for this platform
+	Instead string `json:"instead,omitzero"`
+	Path    string `json:"path,omitzero"` // empty: not fetched
+}
 
 // Run prints one line per part.
-func (partsList) Run() error {
+func (c partsList) Run() error {
 	store, err := partsStore()
 	if err != nil {
 		return err
 	}
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "PART\tVERSION\tFROM\tDOWNLOAD\tINSTEAD\tWHERE")
-	for _, p := range store.List() {
+	parts := store.List()
+	rows, lines := make([][]string, len(parts)), make([]partLine, len(parts))
+	for i, p := range parts {
 		where := p.Path
 		switch {
 		case p.Bytes == 0:
@@ -47,10 +58,12 @@ func (partsList) Run() error {
 		case where == "":
 			where = "not fetched"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s %s %s\t%.1f MB\t%s\t%s\n", p.Name, p.Version, p.Kind, p.Package, p.Release, float64(p.Bytes)/1e6, p.Instead,
-			where)
+		lines[i] = partLine{Name: p.Name, Version: p.Version, From: string(p.Kind), Package: p.Package, Release: p.Release, Bytes: p.Bytes,
+			Instead: p.Instead, Path: p.Path}
+		rows[i] = []string{p.Name, p.Version, fmt.Sprintf("%s %s %s", p.Kind, p.Package, p.Release), fmt.Sprintf("%.1f MB", float64(p.Bytes)/1e6),
+			p.Instead, where}
 	}
-	return w.Flush()
+	return c.print(os.Stdout, lines, []string{"PART", "VERSION", "FROM", "DOWNLOAD", "INSTEAD", "WHERE"}, rows)
 }
 
 func partsStore() (*binaries.Store, error) {

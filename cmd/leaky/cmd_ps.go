@@ -80,7 +80,7 @@ type downCommand struct{}
 
 // Help says what stays.
 func (downCommand) Help() string {
-	return "Stops every part in order and the supervisor with them. Data stays in the state folder; nothing running is no error. A part that does not end within ten seconds is killed."
+	return "Stops every part in order and the supervisor with them. Data stays in the state folder; nothing running is no error. A part that does not end within ten seconds is killed.\n\nExamples:\n\n    leaky down"
 }
 
 // Run returns when no process is left.

@@ -17,7 +17,7 @@ type superviseCommand struct{}
 
 // Help says who starts it.
 func (superviseCommand) Help() string {
-	return "`leaky up` starts this in the background; `leaky up --foreground` is what a service manager should run."
+	return "`leaky up` starts this in the background; `leaky up --foreground` is what a service manager should run.\n\nExamples:\n\n    leaky --config my.yaml supervise"
 }
 
 // Run starts every part and blocks until it is told to stop.

@@ -20,4 +20,14 @@ Examples:
 }
 
 // Help shows how it is used.
-func (partsList) Help() string { return "Examples:\n\n    leaky parts list" }
+func (partsList) Help() string {
+	return "Examples:\n\n    leaky parts list\n    leaky parts list -o json | jq -r '.[].path'"
+}
+
+// Help shows what is done most with a group of commands.
+func (partsCommand) Help() string   { return "Examples:\n\n    leaky parts list" }
+func (limitsCommand) Help() string  { return "Examples:\n\n    leaky limits list" }
+func (clientsCommand) Help() string { return "Examples:\n\n    leaky clients list" }
+func (invitesCommand) Help() string { return "Examples:\n\n    leaky invites list" }
+func (keysCommand) Help() string    { return "Examples:\n\n    leaky keys list" }
+func (sagasCommand) Help() string   { return "Examples:\n\n    leaky sagas list --parked" }

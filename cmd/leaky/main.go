@@ -4,6 +4,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
@@ -47,7 +49,25 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	var c cli
-	command := kong.Parse(&c, kong.Name("leaky"), kong.Description("Meter and limit LLM tokens with Envoy."),
-		kong.ShortUsageOnError(), served(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(&c))
+	k := kong.Must(&c, kong.Name("leaky"), kong.Description("Meter and limit LLM tokens with Envoy."),
+		served(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(&c))
+	command, err := k.Parse(os.Args[1:])
+	if err != nil {
+		refuse(k, err)
+	}
 	command.FatalIfErrorf(command.Run())
+}
+
+// refuse says in one line what is wrong with the command line, in a second where to read more.
+func refuse(k *kong.Kong, err error) {
+	k.Errorf("%s", err)
+	about := "leaky"
+	if wrong, ok := errors.AsType[*kong.ParseError](err); ok {
+		if node := wrong.Context.Selected(); node != nil {
+			about = node.FullPath()
+		}
+	}
+	fmt.Fprintf(k.Stderr, "Run \"%s --help\" for how it is used.\n", about)
+	const usage = 80 // as kong exits
+	k.Exit(usage)
 }
