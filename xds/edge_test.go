@@ -1,8 +1,10 @@
 package xds_test
 
 import (
+	"bufio"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"slices"
 	"strconv"
@@ -429,5 +431,52 @@ func TestAuthorizationDownIsClosed(t *testing.T) {
 	}
 	if g.back.count() != 0 {
 		t.Error("a call passed without authorisation")
+	}
+}
+
+// TestAProblemHasNoNull also when Envoy refuses before it has read where the request goes.
+func TestAProblemHasNoNull(t *testing.T) {
+	t.Parallel()
+	g := start(t, nil, nil)
+	for name, c := range map[string]struct {
+		head   string
+		status int
+		path   string // empty: there is none to tell
+	}{
+		"no path":      {"GET /nowhere HTTP/1.1\r\nHost: x\r\nAuthorization: " + goodKey + "\r\n", 404, "/nowhere"},
+		"bad path":     {"GET /api%2fv1 HTTP/1.1\r\nHost: x\r\n", 400, "/api/v1"},
+		"underscores":  {"GET /nowhere HTTP/1.1\r\nHost: x\r\na_b: c\r\n", 400, ""},
+		"no header":    {"GET /nowhere HTTP/1.1\r\nHost x\r\n", 400, ""},
+		"no request":   {"nonsense\r\n", 400, ""},
+		"large header": {"GET /nowhere HTTP/1.1\r\nHost: x\r\nA: " + strings.Repeat("a", 200<<10) + "\r\n", 431, "/nowhere"},
+	} {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(g.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() { _, _ = io.WriteString(conn, c.head+"\r\n") }() // Envoy may answer before it has all
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		text, err := io.ReadAll(io.LimitReader(resp.Body, resp.ContentLength))
+		conn.Close()
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		var problem map[string]any
+		if err := json.Unmarshal(text, &problem); err != nil || resp.StatusCode != c.status || problem["status"] != float64(c.status) {
+			t.Errorf("%s: want a problem of status %d, got %d %s", name, c.status, resp.StatusCode, text)
+		}
+		for _, member := range []string{"instance", "path"} {
+			if got, there := problem[member]; there != (c.path != "") || there && got != c.path {
+				t.Errorf("%s: want %s %q, or none when empty, got %s", name, member, c.path, text)
+			}
+		}
+		for _, member := range []string{"type", "title", "detail", "message", "timestamp"} {
+			if got, _ := problem[member].(string); got == "" {
+				t.Errorf("%s: want %s, got %s", name, member, text)
+			}
+		}
 	}
 }

@@ -293,6 +293,7 @@ type Balance struct {
 
 // ConfigStatus defines model for ConfigStatus.
 type ConfigStatus struct {
+	// Refused A configuration that was not taken. The last three tell what an Envoy refused; without them none was asked.
 	Refused Failure `json:"refused,omitempty,omitzero"`
 
 	// Resources How many by type.
@@ -372,7 +373,7 @@ type EnvoyClient struct {
 	Since time.Time `json:"since"`
 
 	// Unanswered Pushes that it has not answered.
-	Unanswered int `json:"unanswered,omitempty,omitzero"`
+	Unanswered int `json:"unanswered"`
 }
 
 // EnvoyClients defines model for EnvoyClients.
@@ -380,10 +381,19 @@ type EnvoyClients struct {
 	Clients *[]EnvoyClient `json:"clients"`
 }
 
-// Failure defines model for Failure.
+// Failure A configuration that was not taken. The last three tell what an Envoy refused; without them none was asked.
 type Failure struct {
-	At     time.Time `json:"at"`
-	Reason string    `json:"reason"`
+	At time.Time `json:"at"`
+
+	// Node Id of the Envoy that refused it.
+	Node   string `json:"node,omitempty,omitzero"`
+	Reason string `json:"reason"`
+
+	// Type Of the refused resources, e.g. Cluster.
+	Type string `json:"type,omitempty,omitzero"`
+
+	// Version Version that was undone.
+	Version string `json:"version,omitempty,omitzero"`
 }
 
 // Fallback What the gateway answers for a service that does not.
@@ -821,14 +831,14 @@ type Problem struct {
 	// Errors Every field at fault, when fields are.
 	Errors []FieldError `json:"errors,omitempty,omitzero"`
 
-	// Instance Path of the request.
-	Instance string `json:"instance"`
+	// Instance Path of the request; left out when the gateway could not read one.
+	Instance string `json:"instance,omitempty,omitzero"`
 
 	// Message The same as detail, for older clients.
 	Message string `json:"message"`
 
 	// Path The same as instance, for older clients.
-	Path string `json:"path"`
+	Path string `json:"path,omitempty,omitzero"`
 
 	// RequestID x-request-id of the call, when the gateway itself refused.
 	RequestID string `json:"requestId,omitempty,omitzero"`

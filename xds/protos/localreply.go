@@ -205,7 +205,9 @@ func body(family string, r refusal) *corev3.SubstitutionFormatString {
 			"message":  text(message),
 			"instance": path, "path": path, "timestamp": text(now)}
 	}
-	return &corev3.SubstitutionFormatString{ContentType: contentType,
+	// A problem has no null: a request whose head was not read has no path to tell. OpenAI's
+	// errors do have nulls.
+	return &corev3.SubstitutionFormatString{ContentType: contentType, OmitEmptyValues: family == attributes.FamilyProblem,
 		Format: &corev3.SubstitutionFormatString_JsonFormat{JsonFormat: &structpb.Struct{Fields: fields}}}
 }
 
