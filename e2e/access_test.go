@@ -304,7 +304,8 @@ func TestCredentialsAtTheGateway(t *testing.T) {
 		{"actuators, bad key", "GET", "/actuator/health", nil, []string{"X-Api-Key", "x"}, 401},
 		{"unknown, known caller", "GET", "/nope", nil, []string{"X-Api-Key", ann.Key}, 404},
 		{"unknown, anonymous", "GET", "/nope", nil, nil, 401},
-		{"wrong method", "PATCH", "/api/v1/me", nil, []string{"X-Api-Key", ann.Key}, 405},
+		{"wrong method", "PATCH", "/api/v1/me", nil, []string{"Authorization", "Bearer " + ann.JWT}, 405},
+		{"wrong method, key", "PATCH", "/api/v1/me", nil, []string{"X-Api-Key", ann.Key}, 403}, // a key changes nothing here
 	} {
 		a := request(t, tc.method, tc.path, "", tc.body, tc.header...)
 		if a.status != tc.status {

@@ -564,7 +564,8 @@ func TestHostileOAuth(t *testing.T) {
 		{"two ways to authenticate", "/oauth2/token", grant + "&client_secret=" + web.ClientSecret, web.basic(), 400, "invalid_request"},
 		{"no secret", "/oauth2/token", grant, form, 401, "invalid_client"},
 		{"NUL", "/oauth2/token", grant + "&scope=a%00", form, 400, "invalid_request"},
-		{"40 KB", "/oauth2/token", grant + "&x=" + strings.Repeat("x", 40<<10), form, 413, "invalid_request"},
+		{"a value of 40 KB", "/oauth2/token", grant + "&x=" + strings.Repeat("x", 40<<10), form, 400, "invalid_request"},
+		{"a body of 70 KB", "/oauth2/token", grant + "&x=" + strings.Repeat("x", 70<<10), form, 413, "invalid_request"},
 		{"introspect without a client", "/oauth2/introspect", "token=x", form, 401, "invalid_client"},
 		{"device for a foreign client", "/oauth2/device_authorization", "client_id=unknown", form, 401, "invalid_client"},
 	} {

@@ -104,6 +104,16 @@ func post(t *testing.T, path string, fields url.Values, header ...string) answer
 	return request(t, "POST", path, "", fields.Encode(), append([]string{"Content-Type", "application/x-www-form-urlencoded"}, header...)...)
 }
 
+// shown is the page that a form is answered with, by way of a redirect (303).
+func shown(t *testing.T, a answer) answer {
+	t.Helper()
+	to := a.header.Get("Location")
+	if a.status != 303 || !strings.HasPrefix(to, "/oauth2/") {
+		t.Fatalf("want a redirect to a page, got %d %q %s", a.status, to, a.text)
+	}
+	return request(t, "GET", to, "", nil)
+}
+
 // consent signs in on the page of an authorization request and gives what the client learns.
 func consent(t *testing.T, authorize string, who person) url.Values {
 	t.Helper()
@@ -230,12 +240,25 @@ func TestDeviceFlow(t *testing.T) {
 	if page.status != 200 || !strings.Contains(page.text, device.UserCode) {
 		t.Fatalf("%d %s", page.status, page.text)
 	}
-	page = post(t, "/oauth2/device", url.Values{"user_code": {strings.ToLower(device.UserCode)}}, "Origin", running.Gateway)
+	enter := func(code string) answer {
+		t.Helper()
+		return shown(t, post(t, "/oauth2/device", url.Values{"user_code": {code}}, "Origin", running.Gateway))
+	}
+	if a := enter("nothing"); a.status != 400 || !strings.Contains(a.text, "A code looks like") {
+		t.Errorf("a malformed code: %d %s", a.status, a.text)
+	}
+	page = enter(strings.ToLower(device.UserCode))
 	if !strings.Contains(page.text, "Web &lt;app&gt;") || !strings.Contains(page.text, "tokens.read") {
 		t.Errorf("client and scopes are not shown: %s", page.text)
 	}
-	if a := fillIn(t, page, "/oauth2/device", url.Values{"username": {ann.name}, "password": {ann.password},
-		"decision": {"allow"}}); a.status != 200 {
+	allow := func(password string) answer {
+		t.Helper()
+		return shown(t, fillIn(t, page, "/oauth2/device", url.Values{"username": {ann.name}, "password": {password}, "decision": {"allow"}}))
+	}
+	if a := allow("wrong horse 1"); a.status != 403 || !strings.Contains(a.text, "password is wrong") {
+		t.Errorf("a wrong password: %d %s", a.status, a.text)
+	}
+	if a := allow(ann.password); a.status != 200 || !strings.Contains(a.text, "The device is connected") {
 		t.Fatalf("%d %s", a.status, a.text)
 	}
 	token, err := cfg.DeviceAccessToken(context.WithoutCancel(t.Context()), device)
