@@ -166,7 +166,7 @@ func edited(t *testing.T, path string, oldNew ...string) (restore func()) {
 // replaced puts a file in place of another in one step: nobody reads half of it.
 func replaced(t *testing.T, path, text string) {
 	t.Helper()
-	if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(path+".new", []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Rename(path+".new", path); err != nil {
