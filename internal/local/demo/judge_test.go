@@ -1,6 +1,7 @@
 package demo
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -33,6 +34,29 @@ func honest() Evidence {
 			id3: {User: "u-ann", Provider: "openai", Source: "refused", Times: 1},
 		},
 		Totals: map[Pair]Total{{0, "openai"}: {Events: 3, Tokens: 74}},
+	}
+}
+
+// TestRefusalsBeyondThoseWithEvents: a missing event is excused only where the account had
+// as many refusals with one as get them in a second.
+func TestRefusalsBeyondThoseWithEvents(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct{ events, missing, skipped int }{
+		"as many as are kept": {refusalsKept, 0, 5},
+		"fewer":               {refusalsKept - 1, 6, 0},
+	} {
+		e := honest()
+		for i := range refusalsKept + 5 {
+			id := fmt.Sprintf("refusal-%d", i)
+			e.Calls = append(e.Calls, Call{Account: 1, Provider: "openai", ID: id, Outcome: Refused, Status: 429})
+			if i < tc.events {
+				e.Events[id] = Event{Times: 1}
+			}
+		}
+		e.Accounts = append(e.Accounts, Account{Name: "bea"})
+		if v := Judge(e); v.Books.Missing != tc.missing || v.Books.Skipped != tc.skipped {
+			t.Errorf("%s: want %d missing and %d skipped, got %+v", name, tc.missing, tc.skipped, v.Books)
+		}
 	}
 }
 

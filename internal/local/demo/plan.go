@@ -148,7 +148,7 @@ func (a *ask) request(t *Target, text string) (path string, body []byte) {
 	}
 	body = fmt.Appendf(body, `{"model":%s,"messages":[{"role":"user","content":"[[tokens=%d]] %s"}]`, strconv.Quote(model), a.answer, prompt)
 	if a.stream {
-		body = append(body, `,"stream":true`...)
+		body = append(body, `,"stream":true,"stream_options":{"include_usage":true}`...) // the judge compares what clients are told
 	}
 	if a.n > 0 {
 		body = fmt.Appendf(body, `,"n":%d`, a.n)

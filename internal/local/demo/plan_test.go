@@ -108,7 +108,8 @@ func TestRequestIsJSONOfItsProtocol(t *testing.T) {
 		want map[string]any
 	}{
 		"openai stream": {ask{provider: 1, stream: true, prompt: 5, answer: 9, maxTokens: 7}, "/v1/chat/completions",
-			map[string]any{"model": "gpt-4o", "stream": true, "max_tokens": 7.0}},
+			map[string]any{"model": "gpt-4o", "stream": true, "max_tokens": 7.0,
+				"stream_options": map[string]any{"include_usage": true}}},
 		"qwen with the new name and two choices": {ask{provider: 2, prompt: 5, answer: 9, maxTokens: 7, newName: true, n: 2},
 			"/compatible-mode/v1/chat/completions",
 			map[string]any{"model": "qwen-plus", "n": 2.0, "max_completion_tokens": 7.0}},

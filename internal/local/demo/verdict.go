@@ -52,6 +52,7 @@ type Books struct {
 	Expected  int `json:"eventsExpected"`
 	Found     int `json:"eventsFound"` // of the expected ones
 	Missing   int `json:"eventsMissing"`
+	Skipped   int `json:"eventsSkipped"` // of refusals, beyond those that get an event each second
 	Double    int `json:"eventsDouble"`
 	Unclaimed int `json:"eventsUnclaimed"` // of requests whose answer no client ever saw
 	Open      int `json:"openHolds"`

@@ -154,9 +154,10 @@ func (w *watcher) unserved(calls []Call) int {
 // unwritten counts the calls whose event must come and has not.
 func (w *watcher) unwritten(calls []Call) int {
 	n := 0
+	skipping := bounded(calls, w.found)
 	for i := range calls {
 		c := &calls[i]
-		due := c.Outcome == Refused || c.admitted() || w.charges[c.ID].State == Settled
+		due := c.Outcome == Refused && !skipping[c.Account] || c.admitted() || w.charges[c.ID].State == Settled
 		if c.ID != "" && due && w.found[c.ID].Times == 0 {
 			n++
 		}
