@@ -134,7 +134,10 @@ func (j *judge) admitted(c *Call) {
 		served, known = Served{Input: event.Input, Output: event.Output, Times: 1}, true
 	}
 	j.serve(c, served)
-	if !lost && (c.Outcome == Completed || event.Source == "provider") {
+	// A stream that was left in the middle is charged what had been told by then, where the
+	// provider tells a running count (Gemini): the stub may have served a token more.
+	told := event.Source == "provider" && (c.Outcome == Completed || served.total() == charge.Charged)
+	if !lost && (c.Outcome == Completed || told) {
 		j.v.Books.Compared++
 	}
 	switch {
@@ -151,7 +154,7 @@ func (j *judge) admitted(c *Call) {
 	case c.Outcome == Completed && event.Source != "provider":
 		j.differ(c, "completed, and charged as "+event.Source)
 	case lost:
-	case event.Source == "provider":
+	case told:
 		j.exact(c, served, charge, event)
 	default:
 		j.estimate(c, served, charge)
