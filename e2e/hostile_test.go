@@ -87,7 +87,7 @@ func TestHostileBodies(t *testing.T) {
 		{name: "text/plain", body: okBody, header: map[string]string{"Content-Type": "text/plain"}, status: 400},
 		{name: "no content type", body: okBody, header: map[string]string{"Content-Type": ""}, status: 400},
 		{name: "gzip", body: zipped(okBody), header: map[string]string{"Content-Encoding": "gzip"}, status: 415},
-		{name: "over the limit", body: strings.Replace(okBody, "hi", strings.Repeat("x", 5<<20), 1), status: 413},
+		{name: "over the limit", body: strings.Replace(okBody, "hi", strings.Repeat("x", 20<<20), 1), status: 413},
 		{name: "charset is fine", body: okBody, header: map[string]string{"Content-Type": "application/json; charset=utf-8"}, status: 200},
 		{name: "space after the body", body: okBody + " \r\n\t ", status: 200},
 		{name: "braces in strings", body: strings.Replace(okBody, "hi", `}{\"}"`[:5], 1), status: 200},
@@ -287,15 +287,19 @@ func TestPathTricks(t *testing.T) {
 	}
 }
 
-func TestManyHeadersAreRefused(t *testing.T) {
-	t.Parallel()
+// numbered are n headers of different names.
+func numbered(n int) string {
 	var b strings.Builder
-	b.WriteString("POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n")
-	for i := range 10_000 {
+	for i := range n {
 		fmt.Fprintf(&b, "h%d: v\r\n", i)
 	}
-	b.WriteString("\r\n")
-	if status := rawStatus(t, b.String()); status != 431 && status != 400 {
+	return b.String()
+}
+
+func TestManyHeadersAreRefused(t *testing.T) {
+	t.Parallel()
+	const head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+	if status := rawStatus(t, head+numbered(10_000)+"\r\n"); status != 431 && status != 400 {
 		t.Fatalf("want 431, got %d", status)
 	}
 }

@@ -82,7 +82,8 @@ func buy(t *testing.T, who stacktest.Account, provider string, tokens int64) {
 // quota is what GET /api/v1/tokens/quota answers.
 type quota struct {
 	UserID, OrgID, Provider      string
-	TotalTokens, RemainingTokens int64
+	TotalTokens, RemainingTokens int64 // what calls under way hold is no longer there
+	BookedTokens                 int64 // by the ledger
 	ResetTime                    *time.Time
 	UpdatedAt                    time.Time
 }

@@ -379,6 +379,7 @@ func TestMalformedRequestsAreRefused(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
 		"10 000 headers":       {head + strings.Repeat("a: b\r\n", 10000) + "\r\n", " 431 "},
 		"101 headers":          {head + numbered(101) + "\r\n", " 431 "},
+		"100 KB path":          {"GET /" + strings.Repeat("a", 100000) + strings.TrimPrefix(head, "POST /v1/chat/completions") + "\r\n", " 431 "},
 		"100 KB header":        {head + "a: " + strings.Repeat("b", 100000) + "\r\n\r\n", " 431 "},
 		"length and chunks":    {head + "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", " 400 "},
 		"two lengths":          {head + "Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello", " 400 "},

@@ -215,7 +215,7 @@ func TestSilentConnections(t *testing.T) {
 			t.Fatalf("connection %d: want it closed, got %v", i, err)
 		}
 	}
-	http.DefaultClient.CloseIdleConnections()
+	g.client.CloseIdleConnections()
 	g.served(t, 5)
 }
 

@@ -58,6 +58,7 @@ type gateway struct {
 	again bool   // startXDS takes the place of one that ended
 
 	bounds envoy.Bounds
+	client http.Client // of its own: who closes the connections of http.DefaultTransport closes other tests' too
 
 	series  *prometheus.Registry // of xds
 	stopXDS func()
@@ -76,7 +77,8 @@ func start(t *testing.T, edit func(*config.Config), env map[string]string) *gate
 // startWith is start for an edit that needs the gateway's folder.
 func startWith(t *testing.T, edit func(*gateway, *config.Config), env map[string]string) *gateway {
 	t.Helper()
-	g := &gateway{dir: shortDir(t), limit: &limiter{}, auth: &authorizer{}, back: &backend{}}
+	g := &gateway{dir: shortDir(t), limit: &limiter{}, auth: &authorizer{}, back: &backend{}, client: http.Client{Transport: &http.Transport{}}}
+	t.Cleanup(g.client.CloseIdleConnections)
 	provider := httptest.NewServer(g.back)
 	t.Cleanup(provider.Close)
 	cfg, err := config.Parse([]byte("gateway: {listen: '127.0.0.1:0'}\n"))
@@ -216,7 +218,7 @@ func (g *gateway) do(t *testing.T, method, path, body string, headers ...string)
 		}
 		req.Header.Set(headers[i], headers[i+1])
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := g.client.Do(req)
 	if err != nil {
 		t.Fatalf("%s %s: %v", method, path, err)
 	}

@@ -7,7 +7,7 @@ import (
 	mutationv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
-	inspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/http_inspector/v3"
+	inspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	earlyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/http/early_header_mutation/header_mutation/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
@@ -34,8 +34,10 @@ func Listener(l model.Listener) *listenerv3.Listener {
 		Name: ListenerName, Address: address(l.Addr), PerConnectionBufferLimitBytes: wrapperspb.UInt32(connectionBuffer),
 		// The inspector waits for the first bytes; what it finds in them is not used. A connection on
 		// which none come is ended, whereas the idle bound leaves clients time between two calls.
-		ListenerFilters: []*listenerv3.ListenerFilter{{Name: "envoy.filters.listener.http_inspector",
-			ConfigType: &listenerv3.ListenerFilter_TypedConfig{TypedConfig: anyOf(&inspectorv3.HttpInspector{})}}},
+		// That of TLS has seen enough after five bytes of anything else; that of HTTP waits for the
+		// whole request line, and hangs up without an answer on one above 64 KiB.
+		ListenerFilters: []*listenerv3.ListenerFilter{{Name: "envoy.filters.listener.tls_inspector",
+			ConfigType: &listenerv3.ListenerFilter_TypedConfig{TypedConfig: anyOf(&inspectorv3.TlsInspector{})}}},
 		ListenerFiltersTimeout: durationpb.New(firstByteTimeout),
 		FilterChains: []*listenerv3.FilterChain{{Filters: []*listenerv3.Filter{{
 			Name: "envoy.filters.network.http_connection_manager", ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: anyOf(manager(l))}}}}},
