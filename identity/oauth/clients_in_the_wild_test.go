@@ -190,7 +190,7 @@ func TestARedirectURIMayBeLeftOut(t *testing.T) {
 func TestFormsAreAnsweredByRedirects(t *testing.T) {
 	t.Parallel()
 	b := start(t)
-	b.user("ann")
+	b.user("ann.of.the.forms")
 	m := b.app(web())
 	page := b.get("/oauth2/authorize", asked(m, nil))
 	grant := b.post("/oauth2/device_authorization", url.Values{"client_id": {m.ID}, "client_secret": {m.Secret}, "scope": {"tokens.read"}})
@@ -202,19 +202,19 @@ func TestFormsAreAnsweredByRedirects(t *testing.T) {
 		status int
 		shows  string
 	}{
-		"a wrong password":           {"/oauth2/authorize", url.Values{"form": {sealedIn(t, page)}, "username": {"ann"}, "password": {"x"}, "decision": {"allow"}}, 403, wrongPassword},
+		"a wrong password":           {"/oauth2/authorize", url.Values{"form": {sealedIn(t, page)}, "username": {"ann.of.the.forms"}, "password": {"x"}, "decision": {"allow"}}, 403, wrongPassword},
 		"too many attempts":          {"/oauth2/authorize", url.Values{"form": {sealedIn(t, page)}, "username": {"throttled"}, "password": {"x"}, "decision": {"allow"}}, 429, "Try again in 7 seconds."},
 		"too busy":                   {"/oauth2/authorize", url.Values{"form": {sealedIn(t, page)}, "username": {"busy"}, "password": {"x"}, "decision": {"allow"}}, 503, "Too many people"},
 		"an unknown code":            {"/oauth2/device", url.Values{"user_code": {"BCDF-GHJK"}}, 400, "not known or has expired"},
 		"a malformed code":           {"/oauth2/device", url.Values{"user_code": {"x"}}, 400, "eight letters"},
 		"a code":                     {"/oauth2/device", url.Values{"user_code": {code}}, 200, "Connect <strong>"},
-		"a device, a wrong password": {"/oauth2/device", url.Values{"form": {sealedIn(t, device)}, "username": {"ann"}, "password": {"x"}, "decision": {"allow"}}, 403, wrongPassword},
+		"a device, a wrong password": {"/oauth2/device", url.Values{"form": {sealedIn(t, device)}, "username": {"ann.of.the.forms"}, "password": {"x"}, "decision": {"allow"}}, 403, wrongPassword},
 	} {
 		req := b.request("POST", c.path, strings.NewReader(c.form.Encode()))
 		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		r := b.send(req)
 		to := r.header.Get("Location")
-		if r.status != http.StatusSeeOther || !strings.HasPrefix(to, c.path+"?") || strings.Contains(to, "ann") {
+		if r.status != http.StatusSeeOther || !strings.HasPrefix(to, c.path+"?") || strings.Contains(to, "forms") {
 			t.Errorf("%s: %d %q", name, r.status, to)
 			continue
 		}
