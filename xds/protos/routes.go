@@ -3,6 +3,7 @@ package protos
 import (
 	"maps"
 	"slices"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -33,6 +34,10 @@ func Routes(g *model.Gateway) *routev3.RouteConfiguration {
 		VirtualHosts: []*routev3.VirtualHost{{Name: "gateway", Domains: []string{"*"}, Routes: routes}}}
 }
 
+// afterFirstByte is how much longer silence may last than the wait for the first byte: else
+// two timers of one length would race to say why a call ended.
+const afterFirstByte = time.Second
+
 // spoken tells calls that stream from others, where the path does not. Envoy has one timer
 // for silence, before an answer begins and within it: a plain answer may be silent as long as
 // its first byte may take, a stream only as long as streams may.
@@ -40,7 +45,7 @@ func spoken(out *routev3.Route, r model.Route) []*routev3.Route {
 	if r.LLM == nil || r.Forward == nil {
 		return []*routev3.Route{out}
 	}
-	out.GetRoute().IdleTimeout = durationpb.New(r.Forward.FirstByte)
+	out.GetRoute().IdleTimeout = durationpb.New(r.Forward.FirstByte + afterFirstByte)
 	stream := proto.CloneOf(out)
 	stream.GetRoute().IdleTimeout = durationpb.New(r.Forward.Silence)
 	if r.LLM.Gemini {
