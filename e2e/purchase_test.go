@@ -181,7 +181,7 @@ func TestParallelFirstPurchases(t *testing.T) {
 	})
 }
 
-// TestPurchaseOfAClientWhoHangsUp: their order stands once, and their next try tells their so.
+// TestPurchaseOfAClientWhoHangsUp: their order stands once, and their next try tells them so.
 func TestPurchaseOfAClientWhoHangsUp(t *testing.T) {
 	t.Parallel()
 	who := newAccount(t)

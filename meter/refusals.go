@@ -10,7 +10,7 @@ import (
 
 const (
 	// refusalsPerSecond is how many refusals of one account get an event of their own. A caller
-	// who is always refused costs nothing else, so nothing else would slow their down.
+	// who is always refused costs nothing else, so nothing else would slow them down.
 	refusalsPerSecond = 10
 	maxRefusing       = 10_000 // accounts remembered
 
