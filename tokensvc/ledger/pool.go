@@ -135,11 +135,12 @@ func (p *Pool) endWindow(now time.Time) {
 	p.take(owed)
 }
 
-// moveOn goes to the window that ends next.
+// moveOn goes to the window that ends next: that of now, or the last one that the next expiry
+// is not part of. A lot that expires as a window ends gives nothing to the one after.
 func (p *Pool) moveOn(now time.Time) {
 	ended, until := p.ResetTime, now
-	if due := p.nextExpiry(); due != nil && due.expires.Before(until) {
-		until = due.expires
+	if due := p.nextExpiry(); due != nil && !due.expires.After(now) {
+		until = due.expires.Add(-1)
 	}
 	p.ResetTime = p.windowEnd(until)
 	if !p.ResetTime.After(ended) {
