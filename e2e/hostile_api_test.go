@@ -140,16 +140,10 @@ func malformed(root stacktest.Account) map[string]bytesAndStatus {
 		"method in lower case":  {strings.Replace(get("/api/v1/me"), "GET", "get", 1), 400},
 		"odd method":            {strings.Replace(get("/api/v1/me"), "GET", "G(T", 1), 400},
 		"CONNECT":               {strings.Replace(get("127.0.0.1:5432"), "GET", "CONNECT", 1), 403},
-		"HTTP/0.9":              {"GET /api/v1/me\r\n\r\n", 426},
-		"HTTP/1.0":              {strings.Replace(get("/api/v1/me"), "1.1", "1.0", 1), 426},
-		"HTTP/9.9":              {strings.Replace(get("/api/v1/me"), "1.1", "9.9", 1), 426},
+		"HTTP/0.9":              {"GET /api/v1/me\r\n\r\n", 401},
 		"websocket": {"GET /api/v1/me HTTP/1.1\r\n" + host + auth +
 			"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n", 403},
 		"expects what nobody does": {with("Expect: 200-ok\r\n"), 417},
-		"x_user_id":                {with("x_user_id: " + root.ID + "\r\n"), 400},
-		"X_USER_ID":                {with("X_USER_ID: " + root.ID + "\r\n"), 400},
-		"x-user_roles":             {with("x-user_roles: ADMIN\r\n"), 400},
-		"x_leaky_identity":         {with("x_leaky_identity: e30.e30.\r\n"), 400},
 		"authorization twice":      {with(auth), 400},
 		"two schemes":              {with("Authorization: Basic YTpi\r\n"), 400},
 		"two keys":                 {login + host + "Authorization: Bearer " + root.Key + "\r\nX-Api-Key: leaky_x\r\n" + length + end + body, 400},
@@ -211,8 +205,12 @@ func TestWhatIsReadInOneWay(t *testing.T) {
 		"folded":            "GET /api/v1/me HTTP/1.1\r\nHost: x\r\nX-A: a\r\n X-User-Id: " + root.ID + "\r\n" + auth,
 		"CR within a value": "GET /api/v1/me HTTP/1.1\r\nHost: x\r\nX-A: a\rX-User-Id: " + root.ID + "\r\n" + auth,
 		"no UTF-8":          "GET /api/v1/me HTTP/1.1\r\nHost: x\r\nX-A: \xff\xfe\r\n" + auth,
-		"X-User-Id":         "GET /api/v1/me HTTP/1.1\r\nHost: x\r\nX-User-Id: " + root.ID + "\r\n" + auth,
-		"x-USER-id twice":   "GET /api/v1/me HTTP/1.1\r\nHost: x\r\nx-USER-id: " + root.ID + "\r\nX-user-ID: " + root.ID + "\r\n" + auth,
+		"HTTP/1.0":          "GET /api/v1/me HTTP/1.0\r\n" + auth,
+		"HTTP/9.9":          "GET /api/v1/me HTTP/9.9\r\nHost: x\r\n" + auth, // as if it were 1.0
+		"underscores": "GET /api/v1/me HTTP/1.1\r\nHost: x\r\nx_user_id: " + root.ID + "\r\nX_USER_ID: " + root.ID +
+			"\r\nx-user_roles: ADMIN\r\nx_leaky_identity: e30.e30.\r\n" + auth,
+		"X-User-Id":       "GET /api/v1/me HTTP/1.1\r\nHost: x\r\nX-User-Id: " + root.ID + "\r\n" + auth,
+		"x-USER-id twice": "GET /api/v1/me HTTP/1.1\r\nHost: x\r\nx-USER-id: " + root.ID + "\r\nX-user-ID: " + root.ID + "\r\n" + auth,
 		"X-User-Roles": "GET /api/v1/me HTTP/1.1\r\nHost: x\r\nX-User-Id: " + root.ID +
 			"\r\nX-User-Roles: ADMIN\r\nX-Leaky-Identity: e30.e30.\r\n" + auth,
 		"named hop by hop":      "GET /api/v1/me HTTP/1.1\r\nHost: x\r\nConnection: close, x-leaky-identity, x-user-id\r\n" + auth,

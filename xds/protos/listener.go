@@ -60,7 +60,10 @@ func manager(l model.Listener) *hcmv3.HttpConnectionManager {
 
 		NormalizePath: wrapperspb.Bool(true), MergeSlashes: true, PathWithEscapedSlashesAction: hcmv3.HttpConnectionManager_REJECT_REQUEST,
 		CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{IdleTimeout: durationpb.New(connectionIdle), MaxHeadersCount: count(codecHeaders),
-			HeadersWithUnderscoresAction: corev3.HttpProtocolOptions_REJECT_REQUEST},
+			// Proxies and CDNs add such headers. Servers that read - and _ alike shall not meet one.
+			HeadersWithUnderscoresAction: corev3.HttpProtocolOptions_DROP_HEADER},
+		// nginx speaks HTTP/1.0 to what it passes requests on to, unless it is told otherwise.
+		HttpProtocolOptions: &corev3.Http1ProtocolOptions{AcceptHttp_10: true, DefaultHostForHttp_10: ListenerName},
 		Http2ProtocolOptions: &corev3.Http2ProtocolOptions{MaxConcurrentStreams: wrapperspb.UInt32(100),
 			InitialStreamWindowSize: wrapperspb.UInt32(64 << 10), InitialConnectionWindowSize: wrapperspb.UInt32(1 << 20),
 			MaxHeaderFieldSizeKb: wrapperspb.UInt32(codecHeadersKiB)},
