@@ -42,15 +42,28 @@ type XDS struct {
 	poll   time.Duration
 	first  loaded
 
-	refreshing sync.Mutex // one at a time, so that the newest content is published last
+	work    chan struct{} // offered holds something new
+	renewal chan struct{} // Envoy's certificate is a new one
 
-	mu     sync.Mutex
-	cfg    *config.Config
-	asked  *config.Config // newest that could be read
-	live   loaded
-	before loaded // what live replaced
-	since  time.Time
-	failed *Failure
+	mu      sync.Mutex
+	cfg     *config.Config
+	asked   *config.Config // newest that could be read
+	offered *offer         // newest that waits for the one before
+	newest  *offer
+	live    loaded
+	before  loaded          // what Envoys get again if they refuse live
+	proven  string          // version of the last that an Envoy took whole
+	undone  *server.Refused // of the last change that was undone after it was published
+	since   time.Time
+	failed  *Failure
+}
+
+// offer is the files' content at one moment on its way to Envoys.
+type offer struct {
+	cfg   *config.Config
+	next  loaded
+	err   error         // why it cannot be taken
+	newer chan struct{} // closed once there is a newer one
 }
 
 // Failure is a configuration that was not taken.
@@ -62,10 +75,10 @@ type Failure struct {
 	Tried  string    `json:"version,omitempty"` // the version that was undone
 }
 
-func failure(err error, tried string) *Failure {
+func failure(err error) *Failure {
 	f := &Failure{At: time.Now().UTC(), Reason: err.Error()}
 	if refused, ok := errors.AsType[*server.Refused](err); ok {
-		f.Node, f.Type, f.Tried = refused.Node, refused.Type, tried
+		f.Node, f.Type, f.Tried = refused.Node, refused.Type, refused.Tried
 	}
 	return f
 }
@@ -78,9 +91,10 @@ func New(c Config) (*XDS, error) {
 	if c.Poll == 0 {
 		c.Poll = time.Second
 	}
-	x := &XDS{log: c.Log, reload: c.Reload, poll: c.Poll, cfg: c.Config, asked: c.Config}
+	x := &XDS{log: c.Log, reload: c.Reload, poll: c.Poll, cfg: c.Config, asked: c.Config, work: make(chan struct{}, 1),
+		renewal: make(chan struct{}, 1)}
 	var err error
-	x.server, err = server.New(server.Config{Log: c.Log, Linger: c.Linger, Metrics: c.Metrics, Undone: x.undone})
+	x.server, err = server.New(server.Config{Log: c.Log, Linger: c.Linger, Metrics: c.Metrics, Undone: x.takeBack, Proven: x.took})
 	if err != nil {
 		return nil, err
 	}
@@ -126,9 +140,13 @@ func (x *XDS) Run(ctx context.Context, ln net.Listener) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return x.server.Run(ctx, ln) })
 	g.Go(func() error {
-		if err := x.publish(ctx, x.cfg, x.first); err != nil {
+		if err := x.publish(ctx, offer{cfg: x.cfg, next: x.first}); err != nil {
 			return fmt.Errorf("publish the first configuration: %w", err)
 		}
+		g.Go(func() error {
+			x.publishOffers(ctx)
+			return nil
+		})
 		// The built-in file never changes; any other may have since it was read.
 		files := config.Watcher{Every: x.poll, Reload: x.reload, Known: x.source.path == "", Files: func() []string {
 			return []string{x.source.path,
@@ -136,111 +154,15 @@ func (x *XDS) Run(ctx context.Context, ln net.Listener) error {
 		}}
 		if x.source.issuer != nil {
 			g.Go(func() error {
-				x.source.issuer.Run(ctx, func() { x.renewed(ctx) })
+				x.source.issuer.Run(ctx, func() { wake(x.renewal) })
 				return nil
 			})
 		}
-		files.Run(ctx, func() { x.refresh(ctx) })
+		files.Run(ctx, x.refresh)
 		return nil
 	})
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
 	return nil
-}
-
-// renewed gives Envoys their new certificate, whatever the files hold by now: a mistake in
-// them must not let the certificate run out.
-func (x *XDS) renewed(ctx context.Context) {
-	x.refreshing.Lock()
-	defer x.refreshing.Unlock()
-	err := writeBootstrapSecrets(x.source.dir, x.source.issuer)
-	x.mu.Lock()
-	next, renewErr := x.live.snapshot.WithSecret(gatewaySecret(x.source.issuer))
-	if renewErr == nil {
-		x.live.snapshot, x.since = next, time.Now().UTC()
-	}
-	x.mu.Unlock()
-	if renewErr == nil {
-		renewErr = x.server.Publish(ctx, next)
-	}
-	if err = errors.Join(err, renewErr); err != nil && ctx.Err() == nil {
-		x.log.LogAttrs(ctx, slog.LevelError, "envoys keep their old certificate", slog.Any("error", err))
-	}
-}
-
-// refresh takes the files' present content, or keeps the last good one and says why.
-func (x *XDS) refresh(ctx context.Context) {
-	x.refreshing.Lock()
-	defer x.refreshing.Unlock()
-	cfg, err := config.Load(x.source.path, x.source.getenv)
-	var next loaded
-	if err == nil {
-		x.mu.Lock()
-		x.asked = cfg
-		x.mu.Unlock()
-		if next, err = x.source.load(cfg); err == nil {
-			err = x.publish(ctx, cfg, next)
-		}
-	}
-	if err != nil && ctx.Err() == nil {
-		x.fail(ctx, err, next)
-	}
-}
-
-// fail notes why a configuration is not taken.
-func (x *XDS) fail(ctx context.Context, err error, tried loaded) {
-	version := ""
-	if tried.snapshot != nil {
-		version = tried.snapshot.Version
-	}
-	x.mu.Lock()
-	x.failed = failure(err, version)
-	x.mu.Unlock()
-	x.log.LogAttrs(ctx, slog.LevelError, "configuration not taken, the last good one stays", slog.Any("error", err))
-}
-
-// publish makes a configuration live; it is not before every Envoy that answers has it.
-func (x *XDS) publish(ctx context.Context, cfg *config.Config, next loaded) error {
-	x.mu.Lock()
-	live := x.live
-	x.mu.Unlock()
-	var refused error
-	if live.snapshot == nil || live.snapshot.Version != next.snapshot.Version {
-		x.log.LogAttrs(ctx, slog.LevelInfo, "publishing configuration", slog.String("version", next.snapshot.Version),
-			slog.Int("routes", len(next.gateway.Routes)), slog.Int("clusters", len(next.gateway.Clusters)))
-		refused = x.server.Publish(ctx, next.snapshot)
-		if refused != nil && (live.snapshot != nil || ctx.Err() != nil) {
-			return refused
-		}
-	}
-	x.mu.Lock()
-	if live.snapshot == nil || live.snapshot.Version != next.snapshot.Version {
-		x.before, x.since = live, time.Now().UTC()
-	}
-	x.cfg, x.live, x.failed = cfg, next, nil
-	x.mu.Unlock()
-	if refused != nil { // the first of all stays, for an Envoy that can take it
-		x.fail(ctx, refused, next)
-	}
-	return nil
-}
-
-// undone takes back a configuration that an Envoy refused late.
-func (x *XDS) undone(refused *server.Refused) {
-	x.mu.Lock()
-	tried := x.live
-	if x.before.snapshot != nil {
-		x.live, x.since = x.before, time.Now().UTC()
-	}
-	x.mu.Unlock()
-	x.fail(context.Background(), refused, tried)
-}
-
-// watched is the configuration whose files are looked at: the newest that could be read,
-// taken or not, since the file that it lacks may still come.
-func (x *XDS) watched() *config.Config {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.asked
 }

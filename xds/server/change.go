@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -69,90 +70,154 @@ func (s *served) has(node string) *snapshot.Snapshot {
 
 // all are the connected Envoys.
 func (s *served) all() map[string]bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	here := make(map[string]bool, len(s.nodes))
-	for node := range s.nodes {
+	here := map[string]bool{}
+	for node := range s.present() {
 		here[node] = true
 	}
 	return here
 }
 
-// change takes every Envoy to final, each at its own pace, until all run it or one refuses.
-// added are those that took the first step. Who connects meanwhile comes along.
-func (s *Server) change(ctx context.Context, final *snapshot.Snapshot) (refused *Refused, added map[string]bool, err error) {
-	var mu sync.Mutex
-	added = map[string]bool{}
+// present is what each connected Envoy is served.
+func (s *served) present() map[string]*snapshot.Snapshot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.nodes)
+}
+
+// change is one change on its way to every Envoy.
+type change struct {
+	*Server
+	final *snapshot.Snapshot
+	newer <-chan struct{} // closed once a newer change waits
+
+	mu      sync.Mutex
+	refused *Refused
+	added   map[string]bool                           // who took the first step, or may have
+	ran     bool                                      // some Envoy runs final
+	adding  map[*snapshot.Snapshot]*snapshot.Snapshot // the first step from what an Envoy has
+}
+
+func (s *Server) newChange(final *snapshot.Snapshot, newer <-chan struct{}) *change {
+	return &change{Server: s, final: final, newer: newer, added: map[string]bool{}, adding: map[*snapshot.Snapshot]*snapshot.Snapshot{}}
+}
+
+// run takes every Envoy to final, each at its own pace, until all run it or one refuses. Who
+// connects meanwhile comes along.
+func (c *change) run(ctx context.Context) (*Refused, error) {
 	begun := map[string]bool{}
 	for offered := false; ; offered = true {
 		g, walking := errgroup.WithContext(ctx)
 		before := len(begun)
-		for node := range s.served.all() {
+		for node := range c.served.all() {
 			if begun[node] {
 				continue
 			}
 			begun[node] = true
-			g.Go(func() error {
-				no, took, err := s.walk(walking, node, final)
-				mu.Lock()
-				defer mu.Unlock()
-				added[node] = took
-				if no != nil {
-					refused = no
-					return no // ends the walk of the others
-				}
-				return err
-			})
+			g.Go(func() error { return c.walk(walking, node) })
 		}
 		err := g.Wait()
 		switch {
-		case refused != nil:
-			return refused, added, nil
+		case c.refused != nil:
+			return c.refused, nil
 		case err != nil:
-			return nil, added, err
+			return nil, err
 		case offered && len(begun) == before: // nobody came before final was there for newcomers
-			return nil, added, nil
+			return nil, nil
 		}
-		s.served.serve(final)
+		c.served.serve(c.final)
 	}
 }
 
-// walk takes one Envoy to final: what its routes need, then the routes.
-func (s *Server) walk(ctx context.Context, node string, final *snapshot.Snapshot) (refused *Refused, added bool, err error) {
-	had := s.served.has(node)
-	if had == nil { // it waits for its first configuration
-		return s.step(ctx, node, "all", final)
+// walk takes one Envoy to final: what its routes need, then the routes. A refusal is an error,
+// which ends the walk of the others.
+func (c *change) walk(ctx context.Context, node string) error {
+	if had := c.served.has(node); had != nil { // else it waits for its first configuration
+		adding, err := c.firstStep(had)
+		if err != nil {
+			return err
+		}
+		if next, err := c.step(ctx, node, "add", adding); !next {
+			return err
+		}
 	}
-	adding, err := had.Adding(final, pools()...)
-	if err != nil {
-		return nil, false, err
-	}
-	if refused, added, err = s.step(ctx, node, "add", adding); refused != nil || err != nil {
-		return refused, false, err
-	}
-	refused, _, err = s.step(ctx, node, "move", final)
-	return refused, added, err
+	_, err := c.step(ctx, node, "move", c.final)
+	return err
 }
 
-var errImpatient = errors.New("no answer in time")
+// firstStep is made once for all Envoys that have the same.
+func (c *change) firstStep(had *snapshot.Snapshot) (*snapshot.Snapshot, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if made := c.adding[had]; made != nil {
+		return made, nil
+	}
+	made, err := had.Adding(c.final, pools()...)
+	c.adding[had] = made
+	return made, err
+}
 
-// step serves a snapshot to one Envoy and waits for its answer. One that stays silent is
-// given the next step all the same: it may be gone, and gets everything when it is back.
-func (s *Server) step(ctx context.Context, node, name string, next *snapshot.Snapshot) (refused *Refused, took bool, err error) {
-	since := s.clients.serial()
-	silent := s.clients.silent(s.c.Patience)[node]
-	s.served.set(ctx, node, next)
+var (
+	errImpatient  = errors.New("no answer in time")
+	errSuperseded = errors.New("a newer configuration waits")
+)
+
+// step serves a snapshot to one Envoy and waits for its answer, and reports whether the next
+// step may follow. It may for one that stays silent: it may be gone, and gets everything when
+// it is back.
+func (c *change) step(ctx context.Context, node, name string, next *snapshot.Snapshot) (bool, error) {
+	since := c.clients.serial()
+	silent := c.clients.silent(c.c.Patience)[node]
+	c.served.set(ctx, node, next)
 	if silent {
-		return nil, true, ctx.Err()
+		c.took(node, false)
+		return true, ctx.Err()
 	}
-	wait, cancel := context.WithTimeoutCause(ctx, s.c.Patience, errImpatient)
+	wait, cancel := c.patience(ctx)
 	defer cancel()
-	refused, err = s.clients.wait(wait, node, next, since)
-	if errors.Is(err, errImpatient) {
-		s.log.LogAttrs(ctx, slog.LevelWarn, "an envoy has not answered in time", slog.String("node", node), slog.String("step", name))
-		err = nil
+	refused, err := c.clients.wait(wait, node, next, since)
+	switch {
+	case refused != nil:
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.refused, c.added[node] = refused, false
+		return false, refused
+	case errors.Is(err, errSuperseded):
+		c.took(node, false)
+		return false, nil
+	case errors.Is(err, errImpatient):
+		c.log.LogAttrs(ctx, slog.LevelWarn, "an envoy has not answered in time", slog.String("node", node), slog.String("step", name))
+		c.took(node, false)
+		return true, nil
+	case err == nil:
+		c.took(node, next == c.final && c.clients.runs(node, next))
 	}
-	return refused, refused == nil, err
+	return true, err
+}
+
+func (c *change) took(node string, runs bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.added[node] = true
+	c.ran = c.ran || runs
+}
+
+// patience ends when an Envoy is not waited for any longer; its cause says why.
+func (c *change) patience(ctx context.Context) (context.Context, context.CancelFunc) {
+	wait, end := context.WithTimeoutCause(ctx, c.c.Patience, errImpatient)
+	wait, cancel := context.WithCancelCause(wait)
+	go func() {
+		select {
+		case <-wait.Done():
+		case <-c.newer:
+			grace := time.AfterFunc(c.c.Grace, func() { cancel(errSuperseded) })
+			<-wait.Done()
+			grace.Stop()
+		}
+	}()
+	return wait, func() {
+		cancel(nil)
+		end()
+	}
 }
 
 // retire keeps the clusters of a configuration for as long as requests may be on their way.

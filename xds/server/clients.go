@@ -13,6 +13,7 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	resourcev3 "github.com/envoyproxy/go-control-plane/pkg/resource/v3"
 	serverv3 "github.com/envoyproxy/go-control-plane/pkg/server/v3"
 
 	"github.com/leaky-tokens/leaky-tokens/xds/snapshot"
@@ -224,13 +225,12 @@ func (c *clients) serial() int64 {
 }
 
 // wait returns once every stream of a node was sent what it takes of the snapshot and has
-// answered: nil, or the refusal that came after since. A node that is gone needs nothing.
+// answered: nil, or the refusal of a piece of it that came after since. A node that is gone
+// needs nothing.
 func (c *clients) wait(ctx context.Context, node string, want *snapshot.Snapshot, since int64) (*Refused, error) {
 	for {
-		c.mu.Lock()
+		changed := c.event()
 		refused, done := c.standing(node, want, since)
-		changed := c.changed
-		c.mu.Unlock()
 		if refused != nil || done {
 			return refused, nil
 		}
@@ -242,50 +242,69 @@ func (c *clients) wait(ctx context.Context, node string, want *snapshot.Snapshot
 	}
 }
 
+// event is closed at the next one.
+func (c *clients) event() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.changed
+}
+
 func (c *clients) standing(node string, want *snapshot.Snapshot, since int64) (refused *Refused, done bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	done = true
 	for _, s := range c.streams {
 		if s.Node != node {
 			continue
 		}
-		for kind, n := range s.Refused {
-			if n.serial > since {
-				return &Refused{Node: node, Type: kind, Version: n.Version, Reason: n.Message}, false
+		for _, t := range snapshot.Types() {
+			// A version of an earlier change may be refused only now.
+			if n, ok := s.Refused[snapshot.ShortType(t)]; ok && n.serial > since && n.Version == want.TypeVersion(t) {
+				return &Refused{Node: node, Type: snapshot.ShortType(t), Version: n.Version, Reason: n.Message}, false
 			}
 		}
-		done = done && len(s.sent) == 0
-		for typeURL, sub := range s.subs {
-			done = done && sub.settled(want.ResourceVersions(typeURL))
-		}
+		done = done && s.settled(want)
 	}
 	return nil, done
 }
 
-// nextRefusal waits for a refusal after the serial seen and gives it with its own; nil once
-// ctx ends.
-func (c *clients) nextRefusal(ctx context.Context, seen int64) (*Refused, int64) {
-	for {
-		c.mu.Lock()
-		var found *Refused
-		serial := int64(math.MaxInt64)
-		for _, s := range c.streams {
-			for kind, n := range s.Refused {
-				if n.serial > seen && n.serial < serial {
-					found, serial = &Refused{Node: s.Node, Type: kind, Version: n.Version, Reason: n.Message}, n.serial
-				}
-			}
-		}
-		changed := c.changed
-		c.mu.Unlock()
-		if found != nil {
-			return found, serial
-		}
-		select {
-		case <-ctx.Done():
-			return nil, seen
-		case <-changed:
+// settled reports whether the stream was sent all that it takes and owes no answer.
+func (s *stream) settled(want *snapshot.Snapshot) bool {
+	for typeURL, sub := range s.subs {
+		if !sub.settled(want.ResourceVersions(typeURL)) {
+			return false
 		}
 	}
+	return len(s.sent) == 0
+}
+
+// runs reports whether a stream of the node has taken the whole snapshot, the routes with it,
+// which an Envoy asks for last.
+func (c *clients) runs(node string, want *snapshot.Snapshot) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range c.streams {
+		routes := s.subs[resourcev3.RouteType]
+		if s.Node == node && want != nil && len(s.Refused) == 0 && routes != nil && len(routes.has) > 0 && s.settled(want) {
+			return true
+		}
+	}
+	return false
+}
+
+// refusalAfter is the first refusal after the serial seen, with its own; nil: there is none.
+func (c *clients) refusalAfter(seen int64) (found *Refused, serial int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	serial = math.MaxInt64
+	for _, s := range c.streams {
+		for kind, n := range s.Refused {
+			if n.serial > seen && n.serial < serial {
+				found, serial = &Refused{Node: s.Node, Type: kind, Version: n.Version, Reason: n.Message}, n.serial
+			}
+		}
+	}
+	return found, serial
 }
 
 // silent are the nodes that have owed an answer for longer than patience.

@@ -51,7 +51,7 @@ func TestARefusedClusterEndsTheChange(t *testing.T) {
 		e.next(t)
 		e.next(t)
 	}
-	err := s.Publish(t.Context(), snap(t, "two", "bad"))
+	err := s.Publish(t.Context(), snap(t, "two", "bad"), nil)
 	refused, ok := errors.AsType[*server.Refused](err)
 	if !ok || refused.Node != "picky" || refused.Type != "Cluster" || refused.Reason != "no such thing as bad" {
 		t.Fatalf("want the refusal of picky, got %v", err)
@@ -98,7 +98,7 @@ func TestARefusedRouteTableGoesBackForEverybody(t *testing.T) {
 		e.next(t)
 		e.next(t)
 	}
-	err := s.Publish(t.Context(), snap(t, "two", "b"))
+	err := s.Publish(t.Context(), snap(t, "two", "b"), nil)
 	if refused, ok := errors.AsType[*server.Refused](err); !ok || refused.Type != "RouteConfiguration" {
 		t.Fatalf("want the routes refused, got %v", err)
 	}
@@ -170,7 +170,7 @@ func TestASilentEnvoyDelaysNoOther(t *testing.T) {
 		t.Fatal(err)
 	}
 	done := make(chan error, 1)
-	go func() { done <- s.Publish(t.Context(), snap(t, "two", "b")) }()
+	go func() { done <- s.Publish(t.Context(), snap(t, "two", "b"), nil) }()
 	// The quick one goes all the way although the silent one has an hour to answer.
 	drain(t, quick, "RouteConfiguration +gateway")
 	select {
@@ -212,4 +212,106 @@ func withSecret(t *testing.T, of *snapshot.Snapshot, name string) *snapshot.Snap
 		t.Fatal(err)
 	}
 	return s
+}
+
+// TestASilentEnvoyDelaysNoLaterChange: the first change still waits for the silent Envoy when
+// the second comes, which goes to the others at once.
+func TestASilentEnvoyDelaysNoLaterChange(t *testing.T) {
+	t.Parallel()
+	s, err := server.New(server.Config{Log: slog.New(slog.DiscardHandler), Patience: time.Hour, Linger: time.Millisecond, Grace: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	publish(t, s, snap(t, "one", "a"))
+	at := serve(t, s)
+	silent, quick := connect(t, at, "silent"), connect(t, at, "quick")
+	go quick.run()
+	quick.next(t)
+	quick.next(t)
+	if _, err := silent.stream.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	newer, first := make(chan struct{}), make(chan error, 1)
+	go func() { first <- s.Publish(t.Context(), snap(t, "two", "b"), newer) }()
+	drain(t, quick, "RouteConfiguration +gateway")
+	close(newer)
+	go func() { _ = s.Publish(t.Context(), snap(t, "three", "c"), nil) }() // has an hour for the silent one
+	if err := <-first; err != nil {
+		t.Errorf("want the first change over and not refused, got %v", err)
+	}
+	for _, told := range drain(t, quick, "RouteConfiguration +gateway") {
+		if strings.Contains(told, "Cluster") && strings.Contains(told, "-b") {
+			t.Errorf("want the clusters of the change before kept until the routes moved, got %q", told)
+		}
+	}
+}
+
+// TestTheFirstEnvoyDecides: a change that nobody was there to take is undone when the first
+// Envoy that comes refuses it, however late that is; once one has taken it, it stays.
+func TestTheFirstEnvoyDecides(t *testing.T) {
+	t.Parallel()
+	undone, proven := make(chan *server.Refused, 1), make(chan string, 10)
+	s, err := server.New(server.Config{Log: slog.New(slog.DiscardHandler), Linger: time.Millisecond, Probation: time.Nanosecond,
+		Undone: func(r *server.Refused) { undone <- r }, Proven: func(version string) { proven <- version }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := snap(t, "one", "a")
+	publish(t, s, good)
+	publish(t, s, snap(t, "two", "bad"))
+	at := serve(t, s)
+	first := connect(t, at, "first")
+	first.refuse = refusing(resourcev3.ClusterType, "bad")
+	go first.run()
+	if r := <-undone; r.Node != "first" || r.Type != "Cluster" {
+		t.Errorf("want the refusal of the first Envoy, got %v", r)
+	}
+	if got := <-proven; got != good.Version {
+		t.Errorf("want the configuration before proven by the first Envoy, got %s", got)
+	}
+	other := connect(t, at, "other")
+	other.refuse = refusing(resourcev3.ClusterType, "a")
+	go other.run()
+	for other.next(t) != "Cluster +a" {
+	}
+	publish(t, s, snap(t, "three", "a", "b"))
+	if got := drain(t, first, "Cluster +b"); slices.Contains(got, "Cluster -a") {
+		t.Errorf("want what a newcomer refuses kept for the others, got %q", got)
+	}
+}
+
+// TestAnOldRefusalEndsNoNewerChange: who was left behind refuses a version of the change before.
+func TestAnOldRefusalEndsNoNewerChange(t *testing.T) {
+	t.Parallel()
+	s, err := server.New(server.Config{Log: slog.New(slog.DiscardHandler), Patience: time.Minute, Linger: time.Millisecond, Grace: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	publish(t, s, snap(t, "one", "a"))
+	slow := connect(t, serve(t, s), "slow")
+	hold, held := make(chan struct{}), make(chan struct{})
+	slow.refuse = func(r *discoveryv3.DeltaDiscoveryResponse) string {
+		reason := refusing(resourcev3.ClusterType, "bad")(r)
+		if reason != "" {
+			close(held)
+			<-hold
+		}
+		return reason
+	}
+	go slow.run()
+	slow.next(t)
+	slow.next(t)
+	newer, first := make(chan struct{}), make(chan error, 1)
+	go func() { first <- s.Publish(t.Context(), snap(t, "two", "bad"), newer) }()
+	<-held
+	close(newer)
+	if err := <-first; err != nil {
+		t.Fatalf("want the first change left behind, got %v", err)
+	}
+	second := make(chan error, 1)
+	go func() { second <- s.Publish(t.Context(), snap(t, "three", "mended"), nil) }()
+	close(hold)
+	if err := <-second; err != nil {
+		t.Errorf("want the mended configuration taken, got %v", err)
+	}
 }

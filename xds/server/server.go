@@ -15,6 +15,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -55,8 +56,14 @@ type Config struct {
 	// Probation is how long after a change a refusal still undoes it, default 5s: Envoy asks
 	// for the secrets and endpoints of a new cluster after it took the cluster.
 	Probation time.Duration
+	// Grace is how long an Envoy that has not answered yet is still waited for when a newer
+	// configuration is there, default 50ms.
+	Grace time.Duration
 	// Undone is told of a refusal that came after Publish had returned; may be nil.
 	Undone func(*Refused)
+	// Proven is told the version of a configuration once an Envoy has taken all of it; may be
+	// nil. It is called while nothing is published and must not call the server.
+	Proven func(version string)
 }
 
 // Refused is the refusal that ended a change. Every Envoy has the configuration from before.
@@ -65,6 +72,7 @@ type Refused struct {
 	Type    string // of the resources, e.g. Cluster
 	Version string // of the type's resources
 	Reason  string // Envoy's words
+	Tried   string // version of the whole configuration that is undone
 }
 
 func (r *Refused) Error() string {
@@ -80,19 +88,12 @@ type Server struct {
 
 	mu       sync.Mutex         // held while a change is published
 	current  *snapshot.Snapshot // what all Envoys are to run
+	proven   bool               // an Envoy has taken all of current
 	trial    trial              // how far current may still be undone
 	retired  []retired
 	retiring chan struct{} // there is something new in retired
 
 	served served
-}
-
-// trial is the time after a change in which a refusal still undoes it.
-type trial struct {
-	before *snapshot.Snapshot // the last good one; nil: there is nothing to go back to
-	until  time.Time
-	since  int64           // serial of the last refusal when it began
-	took   map[string]bool // the Envoys that run current; what others refuse is their own trouble
 }
 
 // retired is a configuration whose clusters are still kept.
@@ -107,10 +108,9 @@ func New(c Config) (*Server, error) {
 		return nil, errors.New("make xds server: no logger")
 	}
 	for _, d := range []*time.Duration{&c.Patience, &c.Linger, &c.Probation} {
-		if *d == 0 {
-			*d = 5 * time.Second
-		}
+		*d = cmp.Or(*d, 5*time.Second)
 	}
+	c.Grace = cmp.Or(c.Grace, 50*time.Millisecond)
 	s := &Server{c: c, log: c.Log, cache: cachev3.NewSnapshotCache(true, byNode{}, nil), clients: newClients(c.Log, newMetrics(c.Metrics)),
 		retiring: make(chan struct{}, 1)}
 	s.served = served{cache: s.cache, nodes: map[string]*snapshot.Snapshot{}}
@@ -155,85 +155,39 @@ func pools() []string {
 // Publish makes next the configuration of all Envoys and returns when they run it. A
 // *Refused says that one of them did not take it and that all have the one before again;
 // with nothing before, next stays, for an Envoy that can take it. An Envoy that does not
-// answer within Patience holds up no other, and no later change.
-func (s *Server) Publish(ctx context.Context, next *snapshot.Snapshot) error {
+// answer within Patience holds up no other, and no later change. Once newer is closed (it may
+// be nil), who has not answered is left behind: the next change takes them along.
+func (s *Server) Publish(ctx context.Context, next *snapshot.Snapshot, newer <-chan struct{}) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.clients.metrics.published.Inc()
-	good := s.current
-	s.current, s.trial = next, trial{}
-	if good == nil {
-		return s.first(ctx, next)
+	back := trial{before: s.current, proven: s.proven}
+	if s.trial.before != nil && !s.proven { // nobody runs current: what is good is older
+		back = trial{before: s.trial.before, proven: s.trial.proven}
 	}
-	s.retire(good)
+	if s.current != nil {
+		s.retire(s.current)
+	}
+	s.current, s.proven, s.trial = next, false, trial{}
 	final, err := s.kept()
 	if err != nil {
 		return err
 	}
-	refused, added, err := s.change(ctx, final)
-	if err != nil {
+	c := s.newChange(final, newer)
+	refused, err := c.run(ctx)
+	switch {
+	case err != nil:
 		return err
-	}
-	if refused != nil {
-		return s.undo(ctx, good, next, added, refused)
-	}
-	s.trial = trial{before: good, until: time.Now().Add(s.c.Probation), since: s.clients.serial(), took: added}
-	return nil
-}
-
-// first serves the first configuration to those who wait already.
-func (s *Server) first(ctx context.Context, next *snapshot.Snapshot) error {
-	refused, _, err := s.change(ctx, next)
-	if refused != nil {
+	case refused != nil && back.before == nil:
+		refused.Tried = next.Version
 		return refused
+	case refused != nil:
+		return s.undo(ctx, back, next, c.added, refused)
 	}
-	return err
-}
-
-// undo puts good back for every Envoy. Those that had taken the new clusters keep them for
-// as long as requests may be on their way there; nobody else hears of them again.
-func (s *Server) undo(ctx context.Context, good, next *snapshot.Snapshot, added map[string]bool, refused *Refused) error {
-	s.current, s.trial = good, trial{}
-	kept, err := s.kept()
-	if err != nil {
-		return errors.Join(refused, err)
+	back.until, back.since, back.took = time.Now().Add(s.c.Probation), s.clients.serial(), c.added
+	s.trial = back
+	if c.ran {
+		s.prove(next)
 	}
-	lingering, err := kept.With(next, pools()...)
-	if err != nil {
-		return errors.Join(refused, err)
-	}
-	s.served.serve(kept)
-	for node := range s.served.all() {
-		if added[node] && node != refused.Node {
-			s.served.set(ctx, node, lingering)
-		} else {
-			s.served.set(ctx, node, kept)
-		}
-	}
-	s.retire(good) // wakes the sweep, which sets everyone to what is kept then
-	s.log.LogAttrs(ctx, slog.LevelError, "change undone, the last good configuration is served again",
-		slog.String("version", next.Version), slog.String("good", good.Version), slog.String("reason", refused.Error()))
-	return refused
-}
-
-// guard undoes the current configuration when an Envoy that took part in its change refuses
-// a piece of it late.
-func (s *Server) guard(ctx context.Context) {
-	for seen := int64(0); ctx.Err() == nil; {
-		refused, serial := s.clients.nextRefusal(ctx, seen)
-		if refused == nil {
-			return
-		}
-		seen = serial
-		s.mu.Lock()
-		t := s.trial
-		late := t.before != nil && serial > t.since && t.took[refused.Node] && time.Now().Before(t.until)
-		if late {
-			_ = s.undo(ctx, t.before, s.current, t.took, refused) // it logs, and who published is told
-		}
-		s.mu.Unlock()
-		if late && s.c.Undone != nil {
-			s.c.Undone(refused)
-		}
-	}
+	return nil
 }

@@ -152,7 +152,7 @@ func newServer(t *testing.T) *server.Server {
 
 func publish(t *testing.T, s *server.Server, next *snapshot.Snapshot) {
 	t.Helper()
-	if err := s.Publish(t.Context(), next); err != nil {
+	if err := s.Publish(t.Context(), next, nil); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/envoyproxy/go-control-plane/pkg/cache/types"
 	cachev3 "github.com/envoyproxy/go-control-plane/pkg/cache/v3"
@@ -30,6 +31,7 @@ type Snapshot struct {
 	Resources map[string]Resources         // by type URL
 	versions  map[string]string            // hash of each type
 	each      map[string]map[string]string // hash of each resource, by type URL and name
+	cache     func() *cachev3.Snapshot
 }
 
 // Types are the type URLs of a snapshot, in the order in which they are pushed.
@@ -93,6 +95,7 @@ func New(r map[string]Resources, known ...*Snapshot) (*Snapshot, error) {
 		all.Write(sum)
 	}
 	s.Version = hex.EncodeToString(all.Sum(nil)[:8])
+	s.cache = sync.OnceValue(s.forCache)
 	return s, nil
 }
 
@@ -115,8 +118,10 @@ func (s *Snapshot) TypeVersion(typeURL string) string { return s.versions[typeUR
 // ResourceVersions are the hashes of one type's resources by name.
 func (s *Snapshot) ResourceVersions(typeURL string) map[string]string { return s.each[typeURL] }
 
-// Cache is the snapshot as the delta server's cache takes it.
-func (s *Snapshot) Cache() *cachev3.Snapshot {
+// Cache is the snapshot as the delta server's cache takes it: one for all Envoys, not to be changed.
+func (s *Snapshot) Cache() *cachev3.Snapshot { return s.cache() }
+
+func (s *Snapshot) forCache() *cachev3.Snapshot {
 	out := &cachev3.Snapshot{VersionMap: s.each}
 	for _, t := range Types() {
 		kind := cachev3.GetResponseType(t)

@@ -1,0 +1,166 @@
+package xds
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/xds/server"
+)
+
+// wake tells who waits on c, which has room for one, that there is something to do.
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default: // it is told already
+	}
+}
+
+// refresh offers the files' present content. What was offered before it and waits is left out,
+// and what is being published waits no longer for an Envoy that does not answer.
+func (x *XDS) refresh() {
+	cfg, err := config.Load(x.source.path, x.source.getenv)
+	var next loaded
+	if err == nil {
+		x.mu.Lock()
+		x.asked = cfg
+		x.mu.Unlock()
+		next, err = x.source.load(cfg)
+	}
+	o := &offer{cfg: cfg, next: next, err: err, newer: make(chan struct{})}
+	x.mu.Lock()
+	if x.newest != nil {
+		close(x.newest.newer)
+	}
+	x.newest, x.offered = o, o
+	x.mu.Unlock()
+	wake(x.work)
+}
+
+// publishOffers publishes what is offered, one after the other, until ctx ends.
+func (x *XDS) publishOffers(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-x.renewal:
+			x.renewed(ctx)
+		case <-x.work:
+			x.mu.Lock()
+			o := x.offered
+			x.offered = nil
+			x.mu.Unlock()
+			if o == nil {
+				continue
+			}
+			err := o.err
+			if err == nil {
+				err = x.publish(ctx, *o)
+			}
+			switch {
+			case err == nil:
+				x.taken()
+			case ctx.Err() == nil:
+				x.fail(ctx, err)
+			}
+		}
+	}
+}
+
+// renewed gives Envoys their new certificate, whatever the files hold by now: a mistake in
+// them must not let the certificate run out.
+func (x *XDS) renewed(ctx context.Context) {
+	err := writeBootstrapSecrets(x.source.dir, x.source.issuer)
+	x.mu.Lock()
+	same := offer{cfg: x.cfg, next: x.live}
+	x.mu.Unlock()
+	var renewErr error
+	if same.next.snapshot, renewErr = same.next.snapshot.WithSecret(gatewaySecret(x.source.issuer)); renewErr == nil {
+		renewErr = x.publish(ctx, same)
+	}
+	if err = errors.Join(err, renewErr); err != nil && ctx.Err() == nil {
+		x.log.LogAttrs(ctx, slog.LevelError, "envoys keep their old certificate", slog.Any("error", err))
+	}
+}
+
+// fail notes why a configuration is not taken.
+func (x *XDS) fail(ctx context.Context, err error) {
+	x.mu.Lock()
+	x.failed = failure(err)
+	x.mu.Unlock()
+	x.log.LogAttrs(ctx, slog.LevelError, "configuration not taken, the last good one stays", slog.Any("error", err))
+}
+
+// publish makes a configuration live; it is not before every Envoy that answers has it.
+func (x *XDS) publish(ctx context.Context, o offer) error {
+	x.mu.Lock()
+	live := x.live
+	x.undone = nil
+	x.mu.Unlock()
+	changes := live.snapshot == nil || live.snapshot.Version != o.next.snapshot.Version
+	var refused error
+	if changes {
+		x.log.LogAttrs(ctx, slog.LevelInfo, "publishing configuration", slog.String("version", o.next.snapshot.Version),
+			slog.Int("routes", len(o.next.gateway.Routes)), slog.Int("clusters", len(o.next.gateway.Clusters)))
+		refused = x.server.Publish(ctx, o.next.snapshot, o.newer)
+		if refused != nil && (live.snapshot != nil || ctx.Err() != nil) {
+			return refused
+		}
+	}
+	x.mu.Lock()
+	if early := x.undone; changes && early != nil && early.Tried == o.next.snapshot.Version {
+		x.undone = nil
+		x.mu.Unlock()
+		return early
+	}
+	if changes {
+		if x.before.snapshot == nil || live.snapshot.Version == x.proven { // as the server does
+			x.before = live
+		}
+		x.since = time.Now().UTC()
+	}
+	x.cfg, x.live = o.cfg, o.next
+	x.mu.Unlock()
+	if refused != nil { // the first of all stays, for an Envoy that can take it
+		x.fail(ctx, refused)
+	}
+	return nil
+}
+
+// taken notes that the files' present content is live.
+func (x *XDS) taken() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.failed = nil
+}
+
+// took notes that an Envoy runs a version.
+func (x *XDS) took(version string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.proven = version
+}
+
+// takeBack takes back a configuration that an Envoy refused late, perhaps before publish has
+// made it live here.
+func (x *XDS) takeBack(refused *server.Refused) {
+	x.mu.Lock()
+	if x.live.snapshot == nil || x.live.snapshot.Version != refused.Tried {
+		x.undone = refused
+		x.mu.Unlock()
+		return
+	}
+	x.live, x.since = x.before, time.Now().UTC()
+	x.mu.Unlock()
+	x.fail(context.Background(), refused)
+}
+
+// watched is the configuration whose files are looked at: the newest that could be read,
+// taken or not, since the file that it lacks may still come.
+func (x *XDS) watched() *config.Config {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.asked
+}
