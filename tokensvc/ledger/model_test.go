@@ -24,6 +24,7 @@ type model struct {
 	ends    time.Time
 	tokens  []*token
 	debt    int64
+	rests   []int64          // free tokens at the end of each window
 	undone  map[string]bool  // credits that are reversed
 	forever map[string]int64 // tokens of credits that never expire
 }
@@ -62,6 +63,7 @@ func (m *model) advance(now time.Time) {
 }
 
 func (m *model) endWindow() {
+	m.rests = append(m.rests, int64(len(m.inOrder())))
 	for _, t := range m.tokens {
 		if t.spent && !t.expires.IsZero() && !t.expires.After(m.ends) {
 			t.gone = true
@@ -104,6 +106,17 @@ func (m *model) pay(free []*token) {
 func (m *model) spend(n int64) {
 	m.debt += n
 	m.pay(m.inOrder())
+}
+
+// spendLate is a charge of the window so many ago: what that one and those after it had left
+// pays, and then the present.
+func (m *model) spendLate(n int64, ago int) {
+	for i := max(0, len(m.rests)-ago); i < len(m.rests); i++ {
+		part := min(n, m.rests[i])
+		m.rests[i] -= part
+		n -= part
+	}
+	m.spend(n)
 }
 
 func (m *model) credit(name string, n int64, expires time.Time) {
@@ -294,16 +307,22 @@ func (h *history) charge(rt *rapid.T) {
 	h.charges = append(h.charges, batch...)
 }
 
-// lateCharge is of a call of an earlier window, which has been refilled.
+// lateCharge is of a call of an earlier window.
 func (h *history) lateCharge(rt *rapid.T) {
 	if !h.made || h.policy.Prepaid {
 		rt.Skip()
 	}
 	h.begin()
-	c := Charge{Request: h.name("late"), Account: h.key.Account, Provider: h.key.Provider, Tokens: 7, Drawn: true,
-		At: h.model.ends.Add(-h.model.window - 1)}
-	h.apply(rt, c, Charge{Request: h.name("late"), Account: h.key.Account, Provider: h.key.Provider, Tokens: 2, Drawn: true, At: c.At})
-	h.charges = append(h.charges, c)
+	ago := rapid.IntRange(1, 4).Draw(rt, "windows ago")
+	var batch []Charge
+	for range rapid.IntRange(1, 3).Draw(rt, "calls") {
+		c := Charge{Request: h.name("late"), Account: h.key.Account, Provider: h.key.Provider, Tokens: rapid.Int64Range(1, 9).Draw(rt, "tokens"),
+			Drawn: true, At: h.model.ends.Add(-time.Duration(ago)*h.model.window - 1)}
+		batch = append(batch, c)
+		h.model.spendLate(c.Tokens, ago)
+	}
+	h.apply(rt, batch...)
+	h.charges = append(h.charges, batch...)
 }
 
 func (h *history) chargeAgain(rt *rapid.T) {

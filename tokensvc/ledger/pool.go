@@ -21,11 +21,16 @@ type Pool struct {
 	CreatedAt        time.Time
 	UpdatedAt        time.Time
 
-	announced int64 // the version that ratelimit was told last
-	lots      []lot // open credits that expire, soonest first
+	announced int64   // the version that ratelimit was told last
+	lots      []lot   // open credits that expire, soonest first
+	rests     []int64 // what the last windows that ended had left, the latest last; at most keptRests
 	dropped   []string
 	entries   []entry // posted by the changes so far
 }
+
+// keptRests is how many ended windows are remembered for charges that come late. Longer than
+// the longest call and than what JetStream keeps of usage, for windows of a day.
+const keptRests = 16
 
 // lot is a credit that expires. The pool's rest, Remaining less what its lots have,
 // never does.
@@ -120,7 +125,13 @@ func (p *Pool) endWindow(now time.Time) {
 	}
 	// The first of the windows gives a full pool, which pays what is owed, and so do the others.
 	windows := int64(p.ResetTime.Sub(ended) / p.Window)
-	owed := balance.Carried(max(0, -p.Remaining), p.Total-expired, windows-1)
+	gives, overdrawn := p.Total-expired, max(0, -p.Remaining)
+	owed := balance.Carried(overdrawn, gives, windows-1)
+	p.rests = append(p.rests, max(0, p.Remaining))
+	for w := max(1, windows-keptRests); w < windows; w++ { // those in which nothing was spent
+		p.rests = append(p.rests, max(0, gives-balance.Carried(overdrawn, gives, w-1)))
+	}
+	p.rests = p.rests[max(0, len(p.rests)-keptRests):]
 	p.post(counterRefill, KindAdjustment, refillReference(p.key(), ended), "window ended", p.Total-owed-p.Remaining, ended)
 	for _, l := range slices.Clone(p.lots) {
 		if l.expired {
@@ -173,19 +184,38 @@ func (p *Pool) credit(amount int64, reference string, expires time.Time) error {
 	return nil
 }
 
-// spend takes what a call that began at was charged; its entry is posted already. One of
-// an earlier window, which has been refilled since, draws on nothing.
-func (p *Pool) spend(amount int64, at time.Time) (late bool) {
+// spend takes what a call that began at was charged; its entry is posted already. It answers
+// how much of that windows paid that have ended: their tokens have been given anew since.
+func (p *Pool) spend(amount int64, at time.Time) (past int64) {
 	p.Remaining -= amount
-	if p.Window > 0 && at.Before(p.ResetTime.Add(-p.Window)) {
-		return true
-	}
-	p.take(amount)
-	return false
+	past = p.takePast(amount, at)
+	p.take(amount - past)
+	return past
 }
 
-// refillLate makes up for charges of windows that have ended.
-func (p *Pool) refillLate(amount int64, request string, at time.Time) {
+// takePast takes what it can from the window that at is in and those after it that have ended,
+// in their order: had the charge come in time, it would have drawn on the first of them, and
+// each would have paid what the one before was overdrawn by. A window that is too long ago to
+// be remembered is taken for the oldest that is.
+func (p *Pool) takePast(amount int64, at time.Time) (past int64) {
+	if p.Window == 0 {
+		return 0
+	}
+	begin := p.ResetTime.Add(-p.Window)
+	if !at.Before(begin) {
+		return 0
+	}
+	ago := int64((begin.Sub(at)-1)/p.Window) + 1
+	for i := max(0, int64(len(p.rests))-ago); i < int64(len(p.rests)); i++ {
+		part := min(amount-past, p.rests[i])
+		p.rests[i] -= part
+		past += part
+	}
+	return past
+}
+
+// refillPast makes up for charges that windows have paid which have ended.
+func (p *Pool) refillPast(amount int64, request string, at time.Time) {
 	p.post(counterRefill, KindAdjustment, lateReference(request), "charges of a window that has ended", amount, at)
 }
 

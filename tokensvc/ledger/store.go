@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -101,7 +103,7 @@ func (b *books) add(r tokensdb.ReadPoolsRow) {
 		b.now = r.Now
 	}
 	p := &Pool{Account: Account(r.Owner, uuid.Nil), Provider: r.Provider, Total: r.TotalTokens, Remaining: r.RemainingTokens,
-		Version: r.Version, CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt, announced: r.Announced}
+		Version: r.Version, CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt, announced: r.Announced, rests: r.Rests}
 	if r.IsOrg {
 		p.Account = Account(uuid.Nil, r.Owner)
 	}
@@ -135,8 +137,6 @@ func (b *books) readLots(ctx context.Context) error {
 	}
 	return nil
 }
-
-const ()
 
 // open locks one pool and makes it if need be.
 func open(ctx context.Context, tx pgx.Tx, k Key, policy Policy, at time.Time) (*books, *Pool, error) {
@@ -278,8 +278,8 @@ func (b *books) savePools(ctx context.Context, changed []*Pool) error {
 		}
 		p.Owners, p.Providers = append(p.Owners, who.id), append(p.Providers, pool.Provider)
 		p.Totals, p.Remainings = append(p.Totals, pool.Total), append(p.Remainings, pool.Remaining)
-		p.ResetTimes, p.Versions, p.Announceds = append(p.ResetTimes, reset), append(p.Versions, pool.Version),
-			append(p.Announceds, pool.announced)
+		p.ResetTimes, p.Rests = append(p.ResetTimes, reset), append(p.Rests, array(pool.rests))
+		p.Versions, p.Announceds = append(p.Versions, pool.Version), append(p.Announceds, pool.announced)
 	}
 	if len(users.Owners) > 0 {
 		if err := b.q.SaveUserPools(ctx, users); err != nil {
@@ -292,6 +292,15 @@ func (b *books) savePools(ctx context.Context, changed []*Pool) error {
 		}
 	}
 	return nil
+}
+
+// array is a list as Postgres reads it: lists of lists of different lengths are no parameter.
+func array(numbers []int64) string {
+	texts := make([]string, len(numbers))
+	for i, n := range numbers {
+		texts[i] = strconv.FormatInt(n, 10)
+	}
+	return "{" + strings.Join(texts, ",") + "}"
 }
 
 // tell writes the events that carry the pools' states to ratelimit.

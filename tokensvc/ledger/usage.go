@@ -119,10 +119,11 @@ func spend(ctx context.Context, tx pgx.Tx, charges []Charge, at time.Time) error
 	for _, p := range b.pools {
 		p.advance(b.now)
 	}
-	late := map[Key]Charge{} // summed, with the first one's id
+	late := map[Key]Charge{} // what ended windows paid, summed, with the first one's id
 	for _, c := range charges {
 		k := Key{c.Account, c.Provider}
-		if !b.pools[k].spend(c.Tokens, c.At) {
+		past := b.pools[k].spend(c.Tokens, c.At)
+		if past == 0 {
 			continue
 		}
 		sum, more := late[k]
@@ -130,11 +131,11 @@ func spend(ctx context.Context, tx pgx.Tx, charges []Charge, at time.Time) error
 			sum = c
 			sum.Tokens = 0
 		}
-		sum.Tokens += c.Tokens
+		sum.Tokens += past
 		late[k] = sum
 	}
 	for k, sum := range late {
-		b.pools[k].refillLate(sum.Tokens, sum.Request, sum.At)
+		b.pools[k].refillPast(sum.Tokens, sum.Request, sum.At)
 	}
 	return b.save(ctx, false)
 }

@@ -57,6 +57,7 @@ type TokenOrgPool struct {
 	Announced       int64
 	WindowUs        int64
 	Anchor          time.Time
+	Rests           []int64
 }
 
 type TokenOutbox struct {
@@ -95,6 +96,7 @@ type TokenPool struct {
 	Announced       int64
 	WindowUs        int64
 	Anchor          time.Time
+	Rests           []int64
 }
 
 type TokenPoolState struct {

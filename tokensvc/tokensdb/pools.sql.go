@@ -24,7 +24,7 @@ func (q *Queries) Clock(ctx context.Context) (time.Time, error) {
 }
 
 const lockOrgPools = `-- name: LockOrgPools :many
-SELECT true AS is_org, org_id AS owner, provider, total_tokens, remaining_tokens, refill, window_us, anchor, reset_time, version, announced, created_at, updated_at,
+SELECT true AS is_org, org_id AS owner, provider, total_tokens, remaining_tokens, refill, window_us, anchor, reset_time, rests, version, announced, created_at, updated_at,
     clock_timestamp()::timestamptz AS now
 FROM token_org_pools WHERE (org_id, provider) IN (SELECT unnest($1::uuid[]), unnest($2::text[]))
 ORDER BY org_id, provider FOR UPDATE
@@ -45,6 +45,7 @@ type LockOrgPoolsRow struct {
 	WindowUs        int64
 	Anchor          time.Time
 	ResetTime       *time.Time
+	Rests           []int64
 	Version         int64
 	Announced       int64
 	CreatedAt       time.Time
@@ -71,6 +72,7 @@ func (q *Queries) LockOrgPools(ctx context.Context, arg LockOrgPoolsParams) ([]L
 			&i.WindowUs,
 			&i.Anchor,
 			&i.ResetTime,
+			&i.Rests,
 			&i.Version,
 			&i.Announced,
 			&i.CreatedAt,
@@ -88,7 +90,7 @@ func (q *Queries) LockOrgPools(ctx context.Context, arg LockOrgPoolsParams) ([]L
 }
 
 const lockUserPools = `-- name: LockUserPools :many
-SELECT false AS is_org, user_id AS owner, provider, total_tokens, remaining_tokens, refill, window_us, anchor, reset_time, version, announced, created_at, updated_at,
+SELECT false AS is_org, user_id AS owner, provider, total_tokens, remaining_tokens, refill, window_us, anchor, reset_time, rests, version, announced, created_at, updated_at,
     clock_timestamp()::timestamptz AS now
 FROM token_pools WHERE (user_id, provider) IN (SELECT unnest($1::uuid[]), unnest($2::text[]))
 ORDER BY user_id, provider FOR UPDATE
@@ -109,6 +111,7 @@ type LockUserPoolsRow struct {
 	WindowUs        int64
 	Anchor          time.Time
 	ResetTime       *time.Time
+	Rests           []int64
 	Version         int64
 	Announced       int64
 	CreatedAt       time.Time
@@ -136,6 +139,7 @@ func (q *Queries) LockUserPools(ctx context.Context, arg LockUserPoolsParams) ([
 			&i.WindowUs,
 			&i.Anchor,
 			&i.ResetTime,
+			&i.Rests,
 			&i.Version,
 			&i.Announced,
 			&i.CreatedAt,
@@ -205,11 +209,11 @@ func (q *Queries) MakeUserPool(ctx context.Context, arg MakeUserPoolParams) erro
 }
 
 const readPools = `-- name: ReadPools :many
-SELECT false AS is_org, user_id AS owner, provider, total_tokens, remaining_tokens, refill, window_us, anchor, reset_time, version, announced, created_at, updated_at,
+SELECT false AS is_org, user_id AS owner, provider, total_tokens, remaining_tokens, refill, window_us, anchor, reset_time, rests, version, announced, created_at, updated_at,
     clock_timestamp()::timestamptz AS now
 FROM token_pools WHERE (user_id, provider) IN (SELECT unnest($1::uuid[]), unnest($2::text[]))
 UNION ALL
-SELECT true, org_id, provider, total_tokens, remaining_tokens, refill, window_us, anchor, reset_time, version, announced, created_at, updated_at,
+SELECT true, org_id, provider, total_tokens, remaining_tokens, refill, window_us, anchor, reset_time, rests, version, announced, created_at, updated_at,
     clock_timestamp()::timestamptz AS now
 FROM token_org_pools WHERE (org_id, provider) IN (SELECT unnest($3::uuid[]), unnest($4::text[]))
 `
@@ -231,6 +235,7 @@ type ReadPoolsRow struct {
 	WindowUs        int64
 	Anchor          time.Time
 	ResetTime       *time.Time
+	Rests           []int64
 	Version         int64
 	Announced       int64
 	CreatedAt       time.Time
@@ -262,6 +267,7 @@ func (q *Queries) ReadPools(ctx context.Context, arg ReadPoolsParams) ([]ReadPoo
 			&i.WindowUs,
 			&i.Anchor,
 			&i.ResetTime,
+			&i.Rests,
 			&i.Version,
 			&i.Announced,
 			&i.CreatedAt,
@@ -280,10 +286,10 @@ func (q *Queries) ReadPools(ctx context.Context, arg ReadPoolsParams) ([]ReadPoo
 
 const saveOrgPools = `-- name: SaveOrgPools :exec
 UPDATE token_org_pools p SET total_tokens = n.total, remaining_tokens = n.remaining, reset_time = nullif(n.reset_time, 'epoch'::timestamptz),
-    version = n.version, announced = n.announced, updated_at = now()
+    rests = n.rests::bigint[], version = n.version, announced = n.announced, updated_at = now()
 FROM (SELECT unnest($1::uuid[]) AS owner, unnest($2::text[]) AS provider, unnest($3::bigint[]) AS total,
-    unnest($4::bigint[]) AS remaining, unnest($5::timestamptz[]) AS reset_time, unnest($6::bigint[]) AS version,
-    unnest($7::bigint[]) AS announced) AS n
+    unnest($4::bigint[]) AS remaining, unnest($5::timestamptz[]) AS reset_time, unnest($6::text[]) AS rests, unnest($7::bigint[]) AS version,
+    unnest($8::bigint[]) AS announced) AS n
 WHERE p.org_id = n.owner AND p.provider = n.provider
 `
 
@@ -293,6 +299,7 @@ type SaveOrgPoolsParams struct {
 	Totals     []int64
 	Remainings []int64
 	ResetTimes []time.Time
+	Rests      []string
 	Versions   []int64
 	Announceds []int64
 }
@@ -304,6 +311,7 @@ func (q *Queries) SaveOrgPools(ctx context.Context, arg SaveOrgPoolsParams) erro
 		arg.Totals,
 		arg.Remainings,
 		arg.ResetTimes,
+		arg.Rests,
 		arg.Versions,
 		arg.Announceds,
 	)
@@ -312,10 +320,10 @@ func (q *Queries) SaveOrgPools(ctx context.Context, arg SaveOrgPoolsParams) erro
 
 const saveUserPools = `-- name: SaveUserPools :exec
 UPDATE token_pools p SET total_tokens = n.total, remaining_tokens = n.remaining, reset_time = nullif(n.reset_time, 'epoch'::timestamptz),
-    version = n.version, announced = n.announced, updated_at = now()
+    rests = n.rests::bigint[], version = n.version, announced = n.announced, updated_at = now()
 FROM (SELECT unnest($1::uuid[]) AS owner, unnest($2::text[]) AS provider, unnest($3::bigint[]) AS total,
-    unnest($4::bigint[]) AS remaining, unnest($5::timestamptz[]) AS reset_time, unnest($6::bigint[]) AS version,
-    unnest($7::bigint[]) AS announced) AS n
+    unnest($4::bigint[]) AS remaining, unnest($5::timestamptz[]) AS reset_time, unnest($6::text[]) AS rests, unnest($7::bigint[]) AS version,
+    unnest($8::bigint[]) AS announced) AS n
 WHERE p.user_id = n.owner AND p.provider = n.provider
 `
 
@@ -325,6 +333,7 @@ type SaveUserPoolsParams struct {
 	Totals     []int64
 	Remainings []int64
 	ResetTimes []time.Time
+	Rests      []string
 	Versions   []int64
 	Announceds []int64
 }
@@ -336,6 +345,7 @@ func (q *Queries) SaveUserPools(ctx context.Context, arg SaveUserPoolsParams) er
 		arg.Totals,
 		arg.Remainings,
 		arg.ResetTimes,
+		arg.Rests,
 		arg.Versions,
 		arg.Announceds,
 	)
