@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	common "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
 	rls "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/protobuf/proto"
@@ -14,32 +13,10 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
-	"github.com/leaky-tokens/leaky-tokens/internal/grpcbatch"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/llmcall"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/match"
-	"github.com/leaky-tokens/leaky-tokens/ratelimit/wire"
 )
-
-// llmRequest is an LLM request as Envoy sends it.
-func llmRequest() *rls.RateLimitRequest {
-	pairs := func(kv ...string) *common.RateLimitDescriptor {
-		d := &common.RateLimitDescriptor{}
-		for i := 0; i < len(kv); i += 2 {
-			d.Entries = append(d.Entries, &common.RateLimitDescriptor_Entry{Key: kv[i], Value: kv[i+1]})
-		}
-		return d
-	}
-	const user = "7b0c1f2e-0a51-4d8c-9a37-2f1f5b6c7d8e"
-	return &rls.RateLimitRequest{Domain: "leaky", HitsAddend: 1, Descriptors: []*common.RateLimitDescriptor{
-		pairs(attributes.Hold, "3d9c0f7a-33a1-4ba1-8a26-5d6f1e0c9b8a", attributes.Route, "openai-chat", attributes.Provider, "openai",
-			attributes.Model, "gpt-4o",
-			attributes.MaxTokens, "-", attributes.MaxCompletionTokens, "-", attributes.N, "-", attributes.Stream, "true", attributes.IncludeUsage,
-			"-", attributes.Bytes, "4096",
-			attributes.User, user, attributes.Org, "-", attributes.Key, "1f2e3d4c-0a51-4d8c-9a37-2f1f5b6c7d8e", attributes.Tier, "USER"),
-		pairs("count", "tokens", "user", user, "provider", "openai"),
-		pairs("count", "requests", "user", user),
-	}}
-}
 
 // benchService is a service with the built-in limits.
 func benchService(tb testing.TB) *Service {
@@ -72,7 +49,7 @@ func message(tb testing.TB, r *rls.RateLimitRequest) string {
 
 // decide decides one request as for a batch of one.
 func (s *Service) decide(ctx context.Context, message string) envoyCall {
-	e := s.enterEnvoy(s.policy.Load(), &grpcbatch.Call{Method: wire.Method, Message: message})
+	e := s.enterEnvoy(s.policy.Load(), message, nil, false)
 	s.decideCall(ctx, &e)
 	return e
 }
@@ -89,7 +66,7 @@ func (s *Service) decideCall(ctx context.Context, e *envoyCall) {
 func TestAbandonedCallGivesBack(t *testing.T) {
 	t.Parallel()
 	s := benchService(t)
-	d := s.decide(t.Context(), message(t, llmRequest()))
+	d := s.decide(t.Context(), message(t, llmcall.Request()))
 	if d.err != nil {
 		t.Fatal(d.err)
 	}
@@ -146,7 +123,7 @@ func FuzzFacts(f *testing.F) {
 // BenchmarkDecide is one LLM request from wire to wire, Redis included, gRPC not.
 func BenchmarkDecide(b *testing.B) {
 	s := benchService(b)
-	text := message(b, llmRequest())
+	text := message(b, llmcall.Request())
 	b.ReportAllocs()
 	for b.Loop() {
 		d := s.decide(b.Context(), text)

@@ -23,15 +23,19 @@ type envoyCall struct {
 	answer *wire.Response // nil until the request is decided
 }
 
-// enterEnvoy reads one of Envoy's calls and finds its limits.
-func (s *Service) enterEnvoy(p *policy, c *grpcbatch.Call) envoyCall {
+// enterEnvoy reads one of Envoy's calls and finds its limits. others says that the caller is
+// not our own Envoy and may not ask in its domain.
+func (s *Service) enterEnvoy(p *policy, message string, c *grpcbatch.Call, others bool) envoyCall {
 	out := envoyCall{admission: admission{caller: c}}
-	r, err := wire.ParseRequest(c.Message)
-	if err != nil {
+	r, err := wire.ParseRequest(message)
+	switch {
+	case err != nil:
 		out.fail(status.Error(codes.InvalidArgument, err.Error()))
-		return out
+	case others && p.Rules != nil && r.Domain == p.Rules.Set().Domain() && r.Domain != "":
+		out.fail(status.Errorf(codes.PermissionDenied, "domain %q is our own Envoy's", r.Domain))
+	default:
+		s.findLimits(p, &r, &out)
 	}
-	s.findLimits(p, &r, &out)
 	return out
 }
 

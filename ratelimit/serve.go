@@ -6,6 +6,8 @@ import (
 	"net"
 
 	"google.golang.org/grpc/codes"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
@@ -16,20 +18,46 @@ import (
 
 // Listen answers Envoy and the users of our own API on the listener until ctx ends.
 func (s *Service) Listen(ctx context.Context, ln net.Listener) error {
-	server, err := grpcbatch.New(grpcbatch.Config{Handler: s, Log: s.log})
+	methods := []string{wire.Method}
+	for _, m := range limitpb.Limiter_ServiceDesc.Methods {
+		methods = append(methods, "/"+limitpb.Limiter_ServiceDesc.ServiceName+"/"+m.MethodName)
+	}
+	return s.listen(ctx, ln, handler{Service: s}, methods)
+}
+
+// ListenOthers answers other Envoys than ours on the listener until ctx ends: what they may
+// ask is whether a request of another domain than ours may pass, and nothing else.
+func (s *Service) ListenOthers(ctx context.Context, ln net.Listener) error {
+	return s.listen(ctx, ln, handler{Service: s, others: true}, []string{wire.Method})
+}
+
+// listen serves with the health that Envoy's and Kubernetes' probes ask for, and with
+// reflection.
+func (s *Service) listen(ctx context.Context, ln net.Listener, h handler, methods []string) error {
+	server, err := grpcbatch.New(grpcbatch.Config{Handler: h, Methods: methods, Log: s.log})
 	if err != nil {
 		return fmt.Errorf("serve grpc: %w", err)
 	}
+	healthpb.RegisterHealthServer(server, s.health.states)
+	reflection.Register(server)
+	leaving := context.AfterFunc(ctx, s.health.states.Shutdown)
+	defer leaving()
 	return server.Serve(ctx, ln)
 }
 
+// handler is the service behind one listener.
+type handler struct {
+	*Service
+	others bool // who asks may not ask in our own domain
+}
+
 // Serve implements grpcbatch.Handler: calls that came together share a round trip to Redis.
-func (s *Service) Serve(ctx context.Context, calls []*grpcbatch.Call) {
+func (s handler) Serve(ctx context.Context, calls []*grpcbatch.Call) {
 	p := s.policy.Load()
 	envoys := make([]envoyCall, 0, len(calls))
 	for _, c := range calls {
 		if c.Method == wire.Method {
-			envoys = append(envoys, s.enterEnvoy(p, c))
+			envoys = append(envoys, s.enterEnvoy(p, c.Message, c, s.others))
 		} else {
 			s.serveOwn(ctx, c)
 		}
@@ -70,8 +98,6 @@ func (s *Service) serveOwn(ctx context.Context, c *grpcbatch.Call) {
 		go serveOne(ctx, c, &limitpb.ExplainRequest{}, s.Explain)
 	case limitpb.Limiter_ReportRatios_FullMethodName:
 		go serveOne(ctx, c, &limitpb.ReportRatiosRequest{}, s.ReportRatios)
-	default:
-		c.Fail(codes.Unimplemented, "no such method")
 	}
 }
 

@@ -103,6 +103,7 @@ type Service struct {
 	follow    func(context.Context, func(context.Context, balance.State) error)
 	log       *slog.Logger
 	metrics   *metrics
+	health    healthState
 }
 
 // New makes the service; it connects to nothing yet.
@@ -115,6 +116,7 @@ func New(c Config) (*Service, error) {
 	if s.timeout <= 0 {
 		s.timeout = 500 * time.Millisecond
 	}
+	s.health.states = newHealth()
 	s.memory.ring = make([]recalled, max(0, c.Explain))
 	if s.idleAfter = c.IdleAfter; s.idleAfter <= 0 {
 		s.idleAfter = defaultIdle

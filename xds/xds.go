@@ -100,7 +100,7 @@ func New(c Config) (*XDS, error) {
 	}
 	src := source{path: c.Path, dir: c.StateDir, getenv: c.Getenv, trust: systemTrust(c.Getenv)}
 	if c.Config.TLS.Mutual() {
-		if src.issuer, err = mtls.NewAuthority(c.StateDir, c.Config.TLS.Lifetime, c.Log); err != nil {
+		if src.issuer, err = mtls.NewAuthority(c.StateDir, c.Config.TLS.Lifetime, c.Log, c.Config.Limits.Envoys.Names...); err != nil {
 			return nil, err
 		}
 		if err := writeBootstrapSecrets(c.StateDir, src.issuer); err != nil {

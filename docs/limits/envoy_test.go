@@ -15,7 +15,7 @@ import (
 )
 
 // plainEnvoy runs the documented Envoy, with other addresses, before an app.
-func plainEnvoy(t *testing.T, ratelimit string) (url string) {
+func plainEnvoy(t *testing.T, ratelimit string) (url string, envoy *envoytest.Envoy) {
 	t.Helper()
 	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "served") }))
 	t.Cleanup(app.Close)
@@ -29,7 +29,8 @@ func plainEnvoy(t *testing.T, ratelimit string) (url string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return envoytest.Start(t, envoytest.Config{Bootstrap: bootstrap}).URL(t, "shop")
+	envoy = envoytest.Start(t, envoytest.Config{Bootstrap: bootstrap})
+	return envoy.URL(t, "shop"), envoy
 }
 
 func get(t *testing.T, url string, headers map[string]string) (*http.Response, string) {
@@ -57,7 +58,11 @@ func get(t *testing.T, url string, headers map[string]string) (*http.Response, s
 func TestPlainEnvoy(t *testing.T) {
 	t.Parallel()
 	s := start(t, "", "other-envoy.yaml")
-	url := plainEnvoy(t, s.addr)
+	url, envoy := plainEnvoy(t, s.addr)
+	if _, stats := get(t, envoy.Admin+"/stats?filter=cluster.ratelimit.(health_check.success|membership_healthy)", nil); !strings.Contains(stats,
+		"membership_healthy: 1") || strings.Contains(stats, "success: 0") {
+		t.Errorf("want ratelimit found healthy by gRPC, got %s", stats)
+	}
 
 	r, body := get(t, url+"/", nil)
 	if r.StatusCode != http.StatusOK || body != "served" || r.Header.Get("X-Ratelimit-Limit") != "300" ||

@@ -30,7 +30,7 @@ const noon = 1_814_400_000_000_000
 // service is a running ratelimit with a clock of its own.
 type service struct {
 	limitpb.LimiterClient
-	addr    string
+	addr    string // for other Envoys
 	metrics *prometheus.Registry
 	now     atomic.Int64 // microseconds
 }
@@ -68,18 +68,25 @@ func start(t *testing.T, file string, domains ...string) *service {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	served := make(chan error, 1)
+	served := make(chan error, 2)
 	go func() { served <- r.Listen(ctx, ln) }()
-	s.addr = ln.Addr().String()
-	conn, err := grpc.NewClient(s.addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	envoys, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { served <- r.ListenOthers(ctx, envoys) }()
+	s.addr = envoys.Addr().String()
+	conn, err := grpc.NewClient(ln.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		conn.Close()
 		stop()
-		if err := <-served; err != nil {
-			t.Error(err)
+		for range 2 {
+			if err := <-served; err != nil {
+				t.Error(err)
+			}
 		}
 		r.Close()
 	})

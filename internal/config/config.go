@@ -150,6 +150,7 @@ type Tier struct {
 type Limits struct {
 	File      string        `yaml:"file"`         // envoyproxy/ratelimit's YAML; relative to leaky.yaml; empty: the built-in deploy/limits.yaml
 	Domains   []string      `yaml:"domains"`      // files of other domains, which other Envoys ask in; relative to leaky.yaml
+	Envoys    OtherEnvoys   `yaml:"envoys"`       // where those ask
 	Idle      time.Duration `yaml:"idle_after"`   // a rule that matched nothing for so long is reported, default 1h
 	Timeout   time.Duration `yaml:"timeout"`      // Envoy waits so long for a decision, default 500ms
 	Outage    Outage        `yaml:"outage"`       // what happens while limits can't be decided

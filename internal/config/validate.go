@@ -86,6 +86,7 @@ func (c *Config) validate() []Mistake {
 	c.validateProviders(v)
 	c.validateTiers(v)
 	c.Limits.validateRules(v)
+	c.Limits.Envoys.validate(v, c.TLS)
 	c.Limits.validateExplain(v)
 	c.Limits.MaxTokens.validate(v)
 	between(v, "limits.timeout", c.Limits.Timeout, time.Millisecond, 10*time.Second)
@@ -121,6 +122,9 @@ func (c *Config) validateServices(v *validator) {
 	check("envoy.metrics", c.Envoy.Metrics, false)
 	if admin := check("envoy.admin", c.Envoy.Admin, true); admin.Host != "" && !loopback(admin.Host) {
 		v.fail("envoy.admin", "%s is not a loopback address; Envoy's admin can stop it and must not be reachable from outside", admin.Host)
+	}
+	if c.Limits.Envoys.Listen != "" {
+		check("limits.envoys.listen", c.Limits.Envoys.Listen, true)
 	}
 	for _, part := range topology.Having(topology.Part.Listens) {
 		at := c.Services.Named(part.Name)

@@ -36,9 +36,10 @@ type conn struct {
 	in       *bufio.Reader
 	framer   *http2.Framer // reads in, writes out
 	batch    []*Call
-	last     uint32 // the newest stream
-	buffered int    // bytes of unfinished requests
-	unread   uint32 // bytes taken that the peer was not told of
+	last     uint32         // the newest stream
+	buffered int            // bytes of unfinished requests
+	unread   uint32         // bytes taken that the peer was not told of
+	calls    sync.WaitGroup // of registered services
 
 	mu      sync.Mutex
 	out     bytes.Buffer
@@ -55,9 +56,14 @@ type stream struct {
 	call   Call
 	data   []byte // of the request so far
 	fault  string // why the call is refused, if its headers say so
+	gzip   bool   // its messages may be compressed
 	window int64
 	done   bool   // answered, or the peer dropped it
 	rest   []byte // of an answer that waits for room
+	parked bool   // among the connection's blocked
+	more   bool   // messages may follow rest: no trailers yet
+	block  string // the trailers; empty: trailersOK
+	own    *registeredCall
 }
 
 func newConn(s *Server, nc net.Conn) *conn {
@@ -72,6 +78,9 @@ func newConn(s *Server, nc net.Conn) *conn {
 
 // run serves until the peer leaves or breaks the protocol.
 func (c *conn) run(ctx context.Context) {
+	ctx, stop := context.WithCancel(ctx)
+	defer c.calls.Wait()
+	defer stop()
 	err := c.greet()
 	for err == nil {
 		if len(c.batch) > 0 && (len(c.batch) >= maxBatch || !c.whole()) {
@@ -79,7 +88,7 @@ func (c *conn) run(ctx context.Context) {
 		}
 		var f http2.Frame
 		if f, err = c.framer.ReadFrame(); err == nil {
-			err = c.frame(f)
+			err = c.frame(ctx, f)
 		} else if bad, ok := errors.AsType[http2.StreamError](err); ok {
 			err = c.reset(bad.StreamID, bad.Code)
 		}
@@ -166,10 +175,10 @@ func (c *conn) handle(ctx context.Context, batch []*Call) {
 }
 
 // frame acts on a frame. An error ends the connection.
-func (c *conn) frame(f http2.Frame) error {
+func (c *conn) frame(ctx context.Context, f http2.Frame) error {
 	switch f := f.(type) {
 	case *http2.MetaHeadersFrame:
-		return c.headers(f)
+		return c.headers(ctx, f)
 	case *http2.DataFrame:
 		return c.data(f)
 	case *http2.RSTStreamFrame:
@@ -189,10 +198,14 @@ func (c *conn) frame(f http2.Frame) error {
 }
 
 // headers opens a stream, or ends one by trailers.
-func (c *conn) headers(f *http2.MetaHeadersFrame) error {
-	if c.find(f.StreamID) != nil {
-		if f.StreamEnded() {
-			return c.complete(c.find(f.StreamID))
+func (c *conn) headers(ctx context.Context, f *http2.MetaHeadersFrame) error {
+	if s := c.find(f.StreamID); s != nil {
+		switch {
+		case f.StreamEnded() && s.own != nil:
+			s.own.feed(nil, true)
+			return nil
+		case f.StreamEnded():
+			return c.complete(s)
 		}
 		return c.reset(f.StreamID, http2.ErrCodeProtocol)
 	}
@@ -209,8 +222,8 @@ func (c *conn) headers(f *http2.MetaHeadersFrame) error {
 				s.call.Deadline = time.Now().Add(d)
 			}
 		case "grpc-encoding":
-			if h.Value != "identity" {
-				s.fault = "compressed messages are not read here"
+			if s.gzip = h.Value == "gzip"; !s.gzip && h.Value != "identity" {
+				s.fault = "messages may be compressed by gzip only"
 			}
 		}
 	}
@@ -227,10 +240,37 @@ func (c *conn) headers(f *http2.MetaHeadersFrame) error {
 	if full {
 		return c.reset(s.id, http2.ErrCodeRefusedStream)
 	}
+	if !c.server.batched[s.call.Method] {
+		return c.open(ctx, s, f.StreamEnded())
+	}
 	if f.StreamEnded() {
 		return c.complete(s)
 	}
 	return nil
+}
+
+// open begins a call of a registered service, or ends one of an unknown method at once: its
+// client may keep the stream open and wait.
+func (c *conn) open(ctx context.Context, s *stream, ended bool) error {
+	m, known := c.server.methods[s.call.Method]
+	switch {
+	case !known:
+		c.fail(s, codes.Unimplemented, "no such method")
+	case s.fault != "":
+		c.fail(s, codes.Unimplemented, s.fault)
+	case !c.begin(ctx, m, s):
+		c.fail(s, codes.ResourceExhausted, "too many calls of this kind on one connection")
+	default:
+		if ended {
+			s.own.feed(nil, true)
+		}
+		return nil
+	}
+	if ended {
+		return nil
+	}
+	// RFC 9113 section 8.1: the answer is whole, the rest of the request is not wanted.
+	return c.write(func() error { return c.framer.WriteRSTStream(s.id, http2.ErrCodeNo) })
 }
 
 func (c *conn) find(id uint32) *stream {
@@ -256,6 +296,12 @@ func (c *conn) data(f *http2.DataFrame) error {
 		return nil // reset before
 	}
 	piece := f.Data()
+	if s.own != nil {
+		if !s.own.feed(piece, f.StreamEnded()) {
+			c.fail(s, codes.ResourceExhausted, fmt.Sprintf("more than %d bytes wait to be read", maxRegisteredMessage))
+		}
+		return nil
+	}
 	if len(s.data)+len(piece) > prefix+maxMessage {
 		c.fail(s, codes.ResourceExhausted, fmt.Sprintf("the message is larger than %d bytes", maxMessage))
 		return nil
@@ -289,10 +335,13 @@ func (c *conn) finish(s *stream, whole []byte) error {
 		c.fail(s, codes.Unimplemented, s.fault)
 	case len(whole) < prefix || int64(len(whole)-prefix) != int64(whole[1])<<24|int64(whole[2])<<16|int64(whole[3])<<8|int64(whole[4]):
 		c.fail(s, codes.Internal, "a unary call brings one message")
-	case whole[0] != 0:
-		c.fail(s, codes.Unimplemented, "compressed messages are not read here")
 	default:
-		s.call.Message = string(whole[prefix:])
+		message, fault, code := unpack(whole[0], whole[prefix:], s.gzip)
+		if code != codes.OK {
+			c.fail(s, code, fault)
+			return nil
+		}
+		s.call.Message = message
 		c.batch = append(c.batch, &s.call)
 	}
 	return nil
@@ -306,6 +355,9 @@ func (c *conn) drop(id uint32) {
 		s.done = true
 		c.buffered -= len(s.data)
 		delete(c.streams, id)
+		if s.own != nil {
+			s.own.cancel()
+		}
 	}
 }
 

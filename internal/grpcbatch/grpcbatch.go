@@ -5,8 +5,9 @@
 // trip to its store. No goroutine is started or woken for a call.
 //
 // It speaks plain HTTP/2 with prior knowledge (RFC 9113) and gRPC's framing of it, and
-// serves any gRPC client. It is meant for peers on a Unix socket or loopback: Envoy and
-// our own services. Streaming calls, compression and TLS are not its business.
+// serves any gRPC client; a listener of crypto/tls in front gives it TLS. Services that are
+// asked rarely (health, reflection) are registered as on a server of grpc-go, streams
+// among them: each of their calls has a goroutine of its own.
 package grpcbatch
 
 import (
@@ -18,6 +19,7 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 )
 
@@ -32,6 +34,10 @@ const (
 	maxBuffered = 64 << 20
 	// writeTimeout is how long a peer may leave answers unread.
 	writeTimeout = 10 * time.Second
+	// maxRegistered is how many calls of registered services one connection may have open.
+	maxRegistered = 64
+	// maxRegisteredMessage bounds what such a call may have sent and not been read, in bytes.
+	maxRegisteredMessage = 64 << 10
 	// goodbye is how long a connection lives on after it was told to go, so that calls on
 	// their way are answered.
 	goodbye = 250 * time.Millisecond
@@ -67,13 +73,19 @@ func (c *Call) Late() bool { return !c.Deadline.IsZero() && time.Now().After(c.D
 // Config of a Server.
 type Config struct {
 	Handler Handler
+	// Methods are those that Handler answers: "/package.Service/Method". A call of any other
+	// that is not registered either ends with Unimplemented as soon as its headers are there.
+	Methods []string
 	Log     *slog.Logger
 }
 
 // Server answers calls on connections of one listener.
 type Server struct {
 	handler Handler
+	batched map[string]bool
 	log     *slog.Logger
+	methods map[string]method // registered
+	names   map[string]grpc.ServiceInfo
 
 	mu    sync.Mutex
 	conns map[*conn]struct{}
@@ -81,19 +93,25 @@ type Server struct {
 
 // New makes a server.
 func New(c Config) (*Server, error) {
-	if c.Handler == nil || c.Log == nil {
-		return nil, errors.New("make grpc server: handler and log are needed")
+	if c.Handler == nil || len(c.Methods) == 0 || c.Log == nil {
+		return nil, errors.New("make grpc server: handler, methods and log are needed")
 	}
-	return &Server{handler: c.Handler, log: c.Log, conns: map[*conn]struct{}{}}, nil
+	s := &Server{handler: c.Handler, log: c.Log, conns: map[*conn]struct{}{}, batched: map[string]bool{}, methods: map[string]method{},
+		names: map[string]grpc.ServiceInfo{}}
+	for _, full := range c.Methods {
+		s.batched[full] = true
+		s.describe(full, grpc.MethodInfo{})
+	}
+	return s, nil
 }
 
 // Serve answers on the listener until ctx ends; then peers are told to go elsewhere,
 // what is on its way is answered, and the connections are closed.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop() // after what is on its way
 	var group sync.WaitGroup
 	defer group.Wait()
-	work, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
 	left := context.AfterFunc(ctx, func() { ln.Close() })
 	defer left()
 	for {

@@ -44,6 +44,7 @@ type handler struct {
 	largest atomic.Int64 // batch
 	late    atomic.Int64
 	release chan struct{}
+	flooded chan error // why a registered service stopped sending
 }
 
 func (h *handler) Serve(ctx context.Context, calls []*grpcbatch.Call) {
@@ -73,19 +74,19 @@ func (h *handler) Serve(ctx context.Context, calls []*grpcbatch.Call) {
 			panic("on purpose")
 		case "/t/deadline":
 			c.Answer([]byte(fmt.Sprint(time.Until(c.Deadline) > 30*time.Second && !c.Late())))
-		default:
-			c.Fail(codes.Unimplemented, "no such method")
 		}
 	}
 }
 
 func start(tb testing.TB) (*handler, *grpc.ClientConn, string, context.CancelFunc) {
 	tb.Helper()
-	h := &handler{release: make(chan struct{})}
-	s, err := grpcbatch.New(grpcbatch.Config{Handler: h, Log: slog.New(slog.DiscardHandler)})
+	h := &handler{release: make(chan struct{}), flooded: make(chan error, 1)}
+	s, err := grpcbatch.New(grpcbatch.Config{Handler: h, Log: slog.New(slog.DiscardHandler),
+		Methods: []string{"/t/echo", "/t/fail", "/t/later", "/t/late", "/t/panic", "/t/deadline"}})
 	if err != nil {
 		tb.Fatal(err)
 	}
+	register(s, h.flooded)
 	path := filepath.Join(tb.TempDir(), "s")
 	ln, err := net.Listen("unix", path)
 	if err != nil {
@@ -141,8 +142,10 @@ func TestErrors(t *testing.T) {
 		"method":  {"/t/none", 1, nil, codes.Unimplemented, "no such method"},
 		"panic":   {"/t/panic", 1, nil, codes.Internal, "internal error"},
 		"large":   {"/t/echo", 4<<20 + 1, nil, codes.ResourceExhausted, "the message is larger than 4194304 bytes"},
-		"compressed": {"/t/echo", 100, []grpc.CallOption{grpc.UseCompressor(gzip.Name)}, codes.Unimplemented,
-			"compressed messages are not read here"},
+		"bomb": {"/t/echo", 5 << 20, []grpc.CallOption{grpc.UseCompressor(gzip.Name)}, codes.ResourceExhausted,
+			"the message is larger than 4194304 bytes"},
+		"other compression": {"/t/echo", 100, []grpc.CallOption{grpc.UseCompressor(strange{}.Name())}, codes.Unimplemented,
+			"messages may be compressed by gzip only"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -17,6 +17,8 @@ const (
 	headersOK = "\x88\x0f\x10\x10application/grpc"
 	// trailersOK is "grpc-status: 0".
 	trailersOK = "\x00\x0bgrpc-status\x010"
+	// accepts tells what requests may be compressed by.
+	accepts = "\x00\x14grpc-accept-encoding\x0didentity,gzip"
 )
 
 // answer sends a response unless the call is answered or dropped.
@@ -27,7 +29,7 @@ func (c *conn) answer(s *stream, message []byte) {
 		return
 	}
 	s.done = true
-	_ = c.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: s.id, BlockFragment: []byte(headersOK), EndHeaders: true})
+	_ = c.framer.WriteHeaders(headersFrame(s.id))
 	var head [prefix]byte
 	binary.BigEndian.PutUint32(head[1:], uint32(len(message)))
 	if n := int64(prefix + len(message)); n <= frameSize && n <= c.window && n <= s.window {
@@ -38,9 +40,7 @@ func (c *conn) answer(s *stream, message []byte) {
 		c.end(s)
 	} else {
 		s.rest = append(append(make([]byte, 0, n), head[:]...), message...)
-		if !c.push(s) {
-			c.blocked = append(c.blocked, s)
-		}
+		c.pushOrPark(s)
 	}
 	c.flushUnlessServing()
 }
@@ -48,6 +48,11 @@ func (c *conn) answer(s *stream, message []byte) {
 // frameHead begins a frame that is written by hand, to spare a copy.
 func (c *conn) frameHead(id uint32, kind http2.FrameType, flags http2.Flags, n int) {
 	c.out.Write([]byte{byte(n >> 16), byte(n >> 8), byte(n), byte(kind), byte(flags), byte(id >> 24), byte(id >> 16), byte(id >> 8), byte(id)})
+}
+
+// headersFrame begins a good answer.
+func headersFrame(id uint32) http2.HeadersFrameParam {
+	return http2.HeadersFrameParam{StreamID: id, BlockFragment: []byte(headersOK), EndHeaders: true}
 }
 
 // push sends as much of a large answer as the peer takes; false if some is left.
@@ -62,13 +67,27 @@ func (c *conn) push(s *stream) bool {
 		c.window -= n
 		s.window -= n
 	}
-	c.end(s)
+	if !s.more {
+		c.end(s)
+	}
 	return true
 }
 
-// end sends the trailers of a good answer.
+// pushOrPark is push, and keeps the stream until there is room for what is left.
+func (c *conn) pushOrPark(s *stream) {
+	if !c.push(s) && !s.parked {
+		s.parked = true
+		c.blocked = append(c.blocked, s)
+	}
+}
+
+// end sends the trailers, those of a good answer unless the stream has others.
 func (c *conn) end(s *stream) {
-	_ = c.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: s.id, BlockFragment: []byte(trailersOK), EndHeaders: true, EndStream: true})
+	block := s.block
+	if block == "" {
+		block = trailersOK
+	}
+	_ = c.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: s.id, BlockFragment: []byte(block), EndHeaders: true, EndStream: true})
 	delete(c.streams, s.id)
 }
 
@@ -80,17 +99,24 @@ func (c *conn) fail(s *stream, code codes.Code, message string) {
 		return
 	}
 	s.done = true
-	block := append([]byte(headersOK), "\x00\x0bgrpc-status"...)
-	block = literal(block, strconv.Itoa(int(code)))
-	block = append(block, "\x00\x0cgrpc-message"...)
-	block = literal(block, percent(message))
+	block := append([]byte(headersOK), accepts...)
+	block = append(block, trailers(code, message)...)
 	_ = c.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: s.id, BlockFragment: block, EndHeaders: true, EndStream: true})
 	if len(s.data) > 0 { // refused while it came in: only the connection's goroutine does that
 		c.buffered -= len(s.data)
 		s.data = nil
 	}
 	delete(c.streams, s.id)
+	if s.own != nil {
+		s.own.cancel()
+	}
 	c.flushUnlessServing()
+}
+
+// trailers are the status of a call as header fields.
+func trailers(code codes.Code, message string) []byte {
+	block := literal([]byte("\x00\x0bgrpc-status"), strconv.Itoa(int(code)))
+	return literal(append(block, "\x00\x0cgrpc-message"...), percent(message))
 }
 
 // literal appends an HPACK string: its length in 7 bits and more, and its bytes.
@@ -203,8 +229,9 @@ func (c *conn) unblock() {
 	waiting := c.blocked
 	c.blocked = nil
 	for _, s := range waiting {
-		if c.streams[s.id] == s && !c.push(s) {
-			c.blocked = append(c.blocked, s)
+		s.parked = false
+		if c.streams[s.id] == s {
+			c.pushOrPark(s)
 		}
 	}
 }

@@ -39,6 +39,7 @@ type Authority struct {
 	dir      string
 	lifetime time.Duration
 	log      *slog.Logger
+	parts    []string
 	root     tls.Certificate
 	roots    []byte
 
@@ -50,9 +51,12 @@ type Authority struct {
 }
 
 // NewAuthority loads the root of a state folder, or makes one, and issues what the parts
-// lack. lifetime is that of a part's certificate.
-func NewAuthority(stateDir string, lifetime time.Duration, log *slog.Logger) (*Authority, error) {
-	a := &Authority{dir: stateDir, lifetime: lifetime, log: log, pairs: map[string]Pair{}}
+// lack, and the Envoys of others by their names. lifetime is that of a part's certificate.
+func NewAuthority(stateDir string, lifetime time.Duration, log *slog.Logger, others ...string) (*Authority, error) {
+	a := &Authority{dir: stateDir, lifetime: lifetime, log: log, pairs: map[string]Pair{}, parts: Parts()}
+	for _, envoy := range others {
+		a.parts = append(a.parts, Other(envoy))
+	}
 	text, err := secretfile.LoadOrCreate(filepath.Join(Dir(stateDir), "root.pem"), newRoot)
 	if err != nil {
 		return nil, fmt.Errorf("root certificate: %w", err)
@@ -115,7 +119,7 @@ func (a *Authority) renew(all bool) error {
 	var errs []error
 	now := time.Now()
 	a.due, a.expires = now.Add(a.lifetime/2), now.Add(a.lifetime)
-	for _, part := range Parts() {
+	for _, part := range a.parts {
 		path := CertificateFile(a.dir, part)
 		text, half, end, err := a.present(path)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {

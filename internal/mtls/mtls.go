@@ -35,6 +35,9 @@ func Callers(service string) []string {
 	return part.Callers
 }
 
+// Other is the part that an Envoy of others takes, by its name in limits.envoys.names.
+func Other(envoy string) string { return topology.Envoy + "-" + envoy }
+
 // ID is the one name in a part's certificate, a URI (SPIFFE ID, section 2).
 func ID(part string) string { return "spiffe://leaky/" + part }
 

@@ -11,34 +11,13 @@ import (
 	"google.golang.org/protobuf/testing/protocmp"
 	"google.golang.org/protobuf/types/known/structpb"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/llmcall"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/match"
 )
 
-// llmRequest is an LLM request as Envoy sends it.
-func llmRequest() *rls.RateLimitRequest {
-	pairs := func(kv ...string) *common.RateLimitDescriptor {
-		d := &common.RateLimitDescriptor{}
-		for i := 0; i < len(kv); i += 2 {
-			d.Entries = append(d.Entries, &common.RateLimitDescriptor_Entry{Key: kv[i], Value: kv[i+1]})
-		}
-		return d
-	}
-	const user = "7b0c1f2e-0a51-4d8c-9a37-2f1f5b6c7d8e"
-	return &rls.RateLimitRequest{Domain: "leaky", HitsAddend: 1, Descriptors: []*common.RateLimitDescriptor{
-		pairs(attributes.Hold, "3d9c0f7a-33a1-4ba1-8a26-5d6f1e0c9b8a", attributes.Route, "openai-chat", attributes.Provider, "openai",
-			attributes.Model, "gpt-4o",
-			attributes.MaxTokens, "-", attributes.MaxCompletionTokens, "-", attributes.N, "-", attributes.Stream, "true", attributes.IncludeUsage,
-			"-", attributes.Bytes, "4096",
-			attributes.User, user, attributes.Org, "-", attributes.Key, "1f2e3d4c-0a51-4d8c-9a37-2f1f5b6c7d8e", attributes.Tier, "USER"),
-		pairs("count", "tokens", "user", user, "provider", "openai"),
-		pairs("count", "requests", "user", user),
-	}}
-}
-
 func TestRequestReadsAsGenerated(t *testing.T) {
 	t.Parallel()
-	want := llmRequest()
+	want := llmcall.Request()
 	wire, err := proto.Marshal(want)
 	if err != nil {
 		t.Fatal(err)
@@ -113,7 +92,7 @@ func overrideOf(r *match.Request, i int) match.Override {
 // FuzzRequest compares with the generated types: what they refuse as malformed wire is
 // refused or read as harmless, and what they read is read the same.
 func FuzzRequest(f *testing.F) {
-	wire, err := proto.Marshal(llmRequest())
+	wire, err := proto.Marshal(llmcall.Request())
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -158,7 +137,7 @@ func FuzzRequest(f *testing.F) {
 
 // BenchmarkCodec is the part of it that needs no Redis: read, match, price and answer.
 func BenchmarkCodec(b *testing.B) {
-	wire, err := proto.Marshal(llmRequest())
+	wire, err := proto.Marshal(llmcall.Request())
 	if err != nil {
 		b.Fatal(err)
 	}

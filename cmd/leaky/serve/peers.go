@@ -29,10 +29,9 @@ func (s service) peers() Peers {
 	return Peers{Mutual: s.cfg.TLS.Mutual(), Dir: s.dir, Part: s.name}
 }
 
-// guarded puts the service's certificate before a listener on TCP; a Unix socket has the
-// mode of its file.
-func (p Peers) guarded(ln net.Listener) net.Listener {
-	callers := mtls.Callers(p.Part)
+// guarded puts the service's certificate before a listener on TCP, and asks callers for theirs;
+// nil: everybody may call. A Unix socket has the mode of its file.
+func (p Peers) guarded(ln net.Listener, callers []string) net.Listener {
 	if !p.Mutual || callers == nil || ln.Addr().Network() == "unix" {
 		return ln
 	}

@@ -3,6 +3,7 @@ package serve
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
 )
@@ -46,21 +48,56 @@ func serveRateLimit(ctx context.Context, s service) error {
 		return err
 	}
 	defer limiter.Close()
-	grpcListener, err := s.listen("services.ratelimit.grpc", s.cfg.Services.RateLimit.GRPC)
+	listeners, err := s.openAll(limiter)
 	if err != nil {
 		return err
 	}
-	httpListener, err := s.listen("services.ratelimit.http", s.cfg.Services.RateLimit.HTTP)
-	if err != nil {
-		grpcListener.Close()
-		return err
-	}
-	common := httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info, Ready: limiter.Ready}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return limiter.Run(ctx) })
-	group.Go(func() error { return limiter.Listen(ctx, grpcListener) })
-	group.Go(func() error { return httpapi.Serve(ctx, httpListener, common.Wrap(rulesMux(limiter))) })
+	for _, one := range listeners {
+		group.Go(func() error { return one.serve(ctx, one.ln) })
+	}
 	return group.Wait()
+}
+
+// opened is a listener and what serves it.
+type opened struct {
+	ln    net.Listener
+	serve func(context.Context, net.Listener) error
+}
+
+// openAll opens ratelimit's listeners: for Envoy and the other parts, for people and probes,
+// and for Envoys that are not ours, where leaky.yaml says so.
+func (s service) openAll(limiter *ratelimit.Service) (all []opened, err error) {
+	open := func(setting, address string, callers []string, serve func(context.Context, net.Listener) error) {
+		if err != nil {
+			return
+		}
+		var ln net.Listener
+		if ln, err = s.listenFor(setting, address, callers); err == nil {
+			all = append(all, opened{ln: ln, serve: serve})
+		}
+	}
+	at, others := s.cfg.Services.RateLimit, s.cfg.Limits.Envoys
+	callers := mtls.Callers(s.name)
+	open("services.ratelimit.grpc", at.GRPC, callers, limiter.Listen)
+	common := httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info, Ready: limiter.Ready}
+	open("services.ratelimit.http", at.HTTP, callers, func(ctx context.Context, ln net.Listener) error {
+		return httpapi.Serve(ctx, ln, common.Wrap(rulesMux(limiter)))
+	})
+	if others.Listen != "" && s.index == 0 {
+		named := []string{}
+		for _, name := range others.Names {
+			named = append(named, mtls.Other(name))
+		}
+		open("limits.envoys.listen", others.Listen, named, limiter.ListenOthers)
+	}
+	if err != nil {
+		for _, one := range all {
+			one.ln.Close()
+		}
+	}
+	return all, err
 }
 
 // limitPolicy is what decisions follow, from leaky.yaml and the limits file beside it.
@@ -77,6 +114,7 @@ func limitPolicy(cfg *config.Config, path string) (ratelimit.Policy, error) {
 // rulesMux serves what the service knows of its rules, on its own port only.
 func rulesMux(limiter *ratelimit.Service) *http.ServeMux {
 	mux := http.NewServeMux()
+	limiter.Routes(mux)
 	mux.HandleFunc("GET "+ratelimit.RulesPath, func(w http.ResponseWriter, _ *http.Request) {
 		httpapi.WriteJSON(w, http.StatusOK, limiter.Rules())
 	})

@@ -20,6 +20,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/footprint"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
 	"github.com/leaky-tokens/leaky-tokens/internal/natsconn"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 	"github.com/leaky-tokens/leaky-tokens/internal/telemetry"
@@ -29,6 +30,7 @@ import (
 // service is what every composition root gets.
 type service struct {
 	name     string
+	index    int // which process of the service, 0 for the first
 	cfg      *config.Config
 	path     string // of leaky.yaml; empty: the built-in one
 	dir      string // state folder
@@ -69,12 +71,18 @@ func Run(ctx context.Context, part, path string) error {
 	current := &live{}
 	current.now.Store(cfg)
 	go config.Watch(ctx, path, os.Getenv, func(next *config.Config) { current.now.Store(next) })
-	return serve(ctx, service{name: name, cfg: cfg, path: path, dir: config.StateDir(os.Getenv), log: log, registry: registry,
+	return serve(ctx, service{name: name, index: index, cfg: cfg, path: path, dir: config.StateDir(os.Getenv), log: log, registry: registry,
 		metrics: metrics, live: current})
 }
 
 // listen opens an address of leaky.yaml; setting is its key, for the error.
 func (s service) listen(setting, address string) (net.Listener, error) {
+	return s.listenFor(setting, address, mtls.Callers(s.name))
+}
+
+// listenFor is listen for other callers than topology names; they are asked for a certificate
+// in TLS mode mutual.
+func (s service) listenFor(setting, address string, callers []string) (net.Listener, error) {
 	addr, err := netaddr.Parse(address)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", setting, err)
@@ -83,7 +91,7 @@ func (s service) listen(setting, address string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.peers().guarded(ln), nil
+	return s.peers().guarded(ln, callers), nil
 }
 
 // connectNATS connects now or as soon as NATS is there.
