@@ -7,6 +7,12 @@ GO ?= go
 LEAKY := bin/leaky
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
+# Tools that take minutes to build are kept outside the source tree, by version.
+TOOLS := $(or $(LEAKY_CACHE_DIR),$(if $(filter 0,$(shell id -u)),/var/cache/leaky-tokens,$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/leaky-tokens))/tools
+LINTPKG := github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+LINTVERSION := v2.15.0
+LINT := $(TOOLS)/golangci-lint-$(LINTVERSION)
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -54,7 +60,7 @@ test-race: parts ## Run the concurrent packages under the race detector, 20 time
 .PHONY: test-long
 test-long: parts ## The same proofs for longer: 500 schedules of purchases, thousands of random books, holds that run out (half an hour)
 	@LEAKY_LONG=1 $(GO) test -tags long -timeout 60m ./e2e/...
-	@$(GO) test -timeout 60m ./ratelimit ./ratelimit/bucket ./ratelimit/store ./tokensvc/ledger ./tokensvc/outbox ./tokensvc/saga ./internal/limits -rapid.checks=5000
+	@$(GO) test -timeout 60m ./ratelimit ./ratelimit/bucket ./ratelimit/store ./tokensvc/ledger ./tokensvc/outbox ./tokensvc/saga ./internal/contract/limits -rapid.checks=5000
 
 .PHONY: vet
 vet: ## Static checks that come with Go
@@ -62,8 +68,13 @@ vet: ## Static checks that come with Go
 	@$(GO) vet ./...
 
 .PHONY: lint
-lint: ## golangci-lint with the house rules (builds the linter the first time)
-	@$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...
+lint: ## golangci-lint with the house rules (builds the linter the first time, and keeps it in the cache)
+	@mkdir -p $(TOOLS) && { test -x $(LINT) || { GOBIN=$(TOOLS) $(GO) install $(LINTPKG)@$(LINTVERSION) && mv $(TOOLS)/golangci-lint $(LINT); }; }
+	@$(LINT) run --timeout 15m ./...
+
+.PHONY: lint-cached
+lint-cached: ## The same where the linter is in the cache already, else nothing
+	@if test -x $(LINT); then $(MAKE) --no-print-directory lint; else echo "lint skipped: 'make lint' builds the linter once"; fi
 
 # Built with the Go that it judges, and once: a scan takes a minute, building it another two.
 VULN := golang.org/x/vuln/cmd/govulncheck@v1.9.0

@@ -50,7 +50,8 @@ func NewConsumer(cfg ConsumerConfig) (*Consumer, error) {
 	if cfg.Store == nil || cfg.Metrics == nil {
 		return nil, errors.New("make usage consumer: Store and Metrics are needed")
 	}
-	c, err := usage.NewConsumer(usage.ConsumerConfig{JetStream: cfg.JetStream, Durable: durable, Description: "insert usage events", Linger: linger,
+	c, err := usage.NewConsumer(usage.ConsumerConfig{JetStream: cfg.JetStream, Durable: durable, Description: "insert usage events",
+		Linger:      linger,
 		Outstanding: 4, Handler: &inserts{store: cfg.Store, metrics: cfg.Metrics, recent: newRecentIDs(remembered)},
 		DeadLettered: cfg.Metrics.dead.Inc, Log: cfg.Log})
 	if err != nil {

@@ -150,7 +150,8 @@ static_resources:
   clusters:
   - name: stub
     type: STATIC
-    load_assignment: {cluster_name: stub, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: %s}}}}]}]}
+    load_assignment: {cluster_name: stub, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1,
+	port_value: %s}}}}]}]}
 `
 
 // startBare is an Envoy that only routes.

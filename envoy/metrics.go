@@ -39,7 +39,8 @@ func addMetrics(to *bootstrapv3.Bootstrap_StaticResources, c BootstrapConfig) er
 		RouteSpecifier: &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: &routev3.RouteConfiguration{Name: metricsName,
 			VirtualHosts: []*routev3.VirtualHost{{Name: metricsName, Domains: []string{"*"},
 				Routes: []*routev3.Route{read("/stats/prometheus"), read("/ready")}}}}},
-		HttpFilters:               []*hcmv3.HttpFilter{{Name: "envoy.filters.http.router", ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: router}}},
+		HttpFilters: []*hcmv3.HttpFilter{{Name: "envoy.filters.http.router", ConfigType: &hcmv3.HttpFilter_TypedConfig{
+			TypedConfig: router}}},
 		CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{IdleTimeout: durationpb.New(shortestIdle)}})
 	if err != nil {
 		return err
@@ -47,16 +48,19 @@ func addMetrics(to *bootstrapv3.Bootstrap_StaticResources, c BootstrapConfig) er
 	to.Listeners = append(to.Listeners, &listenerv3.Listener{Name: metricsName, Address: address(c.Metrics),
 		FilterChains: []*listenerv3.FilterChain{{Filters: []*listenerv3.Filter{{Name: "envoy.filters.network.http_connection_manager",
 			ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: manager}}}}}})
-	to.Clusters = append(to.Clusters, &clusterv3.Cluster{Name: metricsName, ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
+	to.Clusters = append(to.Clusters, &clusterv3.Cluster{Name: metricsName, ClusterDiscoveryType: &clusterv3.Cluster_Type{
+		Type: clusterv3.Cluster_STATIC},
 		LoadAssignment: &endpointv3.ClusterLoadAssignment{ClusterName: metricsName, Endpoints: []*endpointv3.LocalityLbEndpoints{{
-			LbEndpoints: []*endpointv3.LbEndpoint{{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: address(c.Admin)}}}}}}}})
+			LbEndpoints: []*endpointv3.LbEndpoint{{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{
+				Address: address(c.Admin)}}}}}}}})
 	return nil
 }
 
 // read is the route of one page, for GET alone.
 func read(path string) *routev3.Route {
 	return &routev3.Route{Match: &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Path{Path: path},
-		Headers: []*routev3.HeaderMatcher{{Name: ":method", HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: &matcherv3.StringMatcher{
-			MatchPattern: &matcherv3.StringMatcher_Exact{Exact: "GET"}}}}}},
+		Headers: []*routev3.HeaderMatcher{{Name: ":method", HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{
+			StringMatch: &matcherv3.StringMatcher{
+				MatchPattern: &matcherv3.StringMatcher_Exact{Exact: "GET"}}}}}},
 		Action: &routev3.Route_Route{Route: &routev3.RouteAction{ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: metricsName}}}}
 }

@@ -37,7 +37,8 @@ func callOf(req *auth.CheckRequest) call {
 	return call{method: http.GetMethod(), path: http.GetPath(), requestID: headers[headerRequestID], client: headers[headerClient],
 		authorization: headers[headerAuthorization], apiKey: headers[headerAPIKey], googleKey: headers[headerGoogleKey],
 		rule: extensions[attributes.ContextRule], scope: extensions[attributes.ContextScope],
-		org: extensions[attributes.ContextOrg], keys: extensions[attributes.ContextKeys], audience: extensions[attributes.ContextAudience], family: extensions[attributes.ContextFamily]}
+		org: extensions[attributes.ContextOrg], keys: extensions[attributes.ContextKeys],
+		audience: extensions[attributes.ContextAudience], family: extensions[attributes.ContextFamily]}
 }
 
 // Field numbers of CheckRequest, AttributeContext, its Request and HttpRequest

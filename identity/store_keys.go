@@ -26,17 +26,8 @@ var errNotMember = errors.New("not a member of the organisation")
 func (s store) createKey(ctx context.Context, k identitydb.AddKeyParams) error {
 	return s.change(ctx, func(ctx context.Context, c *change) error {
 		if k.OrgID != nil {
-			// The organisation's row is locked, so that a removal either sees this key or is seen here;
-			// it is locked before the user's, as everywhere.
-			if _, err := found(c.LockOrg(ctx, *k.OrgID)); errors.Is(err, errNotFound) {
-				return errNotMember
-			} else if err != nil {
+			if err := c.lockMember(ctx, *k.OrgID, k.UserID); err != nil {
 				return err
-			}
-			if _, err := c.Membership(ctx, identitydb.MembershipParams{OrgID: *k.OrgID, UserID: k.UserID}); errors.Is(err, pgx.ErrNoRows) {
-				return errNotMember
-			} else if err != nil {
-				return fmt.Errorf("read membership: %w", err)
 			}
 		}
 		if _, err := found(c.LockUser(ctx, k.UserID)); err != nil {
@@ -64,6 +55,22 @@ func (s store) createKey(ctx context.Context, k identitydb.AddKeyParams) error {
 		}
 		return audit.Record(ctx, c, audit.Entry{Action: "key.create", Target: k.ID.String(), Detail: detail})
 	})
+}
+
+// lockMember locks the organisation's row, so that a removal either sees the key that is made or
+// is seen here; it is locked before the user's, as everywhere. errNotMember: the user is none.
+func (c *change) lockMember(ctx context.Context, org, user uuid.UUID) error {
+	if _, err := found(c.LockOrg(ctx, org)); errors.Is(err, errNotFound) {
+		return errNotMember
+	} else if err != nil {
+		return err
+	}
+	if _, err := c.Membership(ctx, identitydb.MembershipParams{OrgID: org, UserID: user}); errors.Is(err, pgx.ErrNoRows) {
+		return errNotMember
+	} else if err != nil {
+		return fmt.Errorf("read membership: %w", err)
+	}
+	return nil
 }
 
 func (s store) listKeys(ctx context.Context, owner uuid.UUID) ([]identitydb.ListKeysRow, error) {

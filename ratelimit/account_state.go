@@ -32,12 +32,13 @@ func (s *Service) GetAccountState(ctx context.Context, r *limitpb.GetAccountStat
 		tier, descriptors = f.GetTier(), match.Reachable(p.Set().Paths(), f, r.GetProviders())
 		account = match.Account(f.GetOrg(), f.GetUser(), nil)
 	}
-	m := p.Match(descriptors, account, tier, match.OneCall)
+	m := p.Match(descriptors, account, tier, match.OneCall())
 	seen, err := s.store.ReadState(ctx, account, r.GetRequestIds(), m.Buckets, r.GetProviders()...)
 	if err != nil {
 		return nil, unavailable(err)
 	}
-	out := &limitpb.GetAccountStateResponse{Buckets: showBuckets(&m, seen.States, seen.Now), Holds: make([]*limitpb.HoldState, len(seen.Records)),
+	out := &limitpb.GetAccountStateResponse{Buckets: showBuckets(&m, seen.States, seen.Now), Holds: make([]*limitpb.HoldState,
+		len(seen.Records)),
 		Balances: make([]*limitpb.Balance, len(seen.Pools))}
 	for i, one := range seen.Records {
 		out.Holds[i] = &limitpb.HoldState{RequestId: r.GetRequestIds()[i], State: holdState(one.State), Held: one.Held, Charged: one.Charged}
@@ -53,9 +54,10 @@ func (s *Service) GetAccountState(ctx context.Context, r *limitpb.GetAccountStat
 }
 
 // tellDescriptors tells of each bucket by which descriptor it was found.
-func tellDescriptors(rules *match.Rules, m *match.Matched, buckets []*limitpb.Bucket, descriptors []match.Descriptor, account, tier string) {
+func tellDescriptors(rules *match.Rules, m *match.Matched, buckets []*limitpb.Bucket, descriptors []match.Descriptor, account,
+	tier string) {
 	for _, d := range descriptors {
-		alone := rules.Match([]match.Descriptor{d}, account, tier, match.OneCall)
+		alone := rules.Match([]match.Descriptor{d}, account, tier, match.OneCall())
 		for _, b := range alone.Buckets {
 			i := slices.IndexFunc(m.Buckets, func(have bucket.Bucket) bool { return have.Key == b.Key })
 			if i >= 0 && buckets[i].GetFound() == nil {
@@ -66,7 +68,8 @@ func tellDescriptors(rules *match.Rules, m *match.Matched, buckets []*limitpb.Bu
 }
 
 // askUnknown asks for the pools that Redis does not know.
-func (s *Service) askUnknown(ctx context.Context, account string, providers []string, seen store.AccountState, balances []*limitpb.Balance) {
+func (s *Service) askUnknown(ctx context.Context, account string, providers []string, seen store.AccountState,
+	balances []*limitpb.Balance) {
 	if s.asker.balances == nil {
 		return
 	}

@@ -28,8 +28,9 @@ func (s *Service) newPolicy(p Policy) *policy {
 			s.log.LogAttrs(context.Background(), slog.LevelWarn, "limits are taken, but look wrong", slog.Any("warning", warning))
 		}
 	}
-	return &policy{parts: parts(p.Tiers), outage: p.Outage, noPools: p.NoPools, silent: p.Silent, Policy: match.NewPolicy(match.Config{Limits: p.Limits,
-		Domains: p.Domains, Tiers: p.Tiers, Providers: p.Providers, Models: p.Models, MaxTokens: p.MaxTokens}, &s.matching)}
+	return &policy{parts: parts(p.Tiers), outage: p.Outage, noPools: p.NoPools, silent: p.Silent,
+		Policy: match.NewPolicy(match.Config{Limits: p.Limits,
+			Domains: p.Domains, Tiers: p.Tiers, Providers: p.Providers, Models: p.Models, MaxTokens: p.MaxTokens}, &s.matching)}
 }
 
 // watchEvery is how often the files are looked at: as often as xds does, so that Envoy's

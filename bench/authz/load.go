@@ -160,17 +160,27 @@ func (c *client) drive(ctx context.Context, next source, inFlight int, span time
 		if len(c.sent) == 0 {
 			break
 		}
-		for first := true; first || c.whole(); first = false {
-			spent, err := c.receive()
-			if err != nil {
-				return nil, err
-			}
-			if spent > 0 {
-				took = append(took, spent)
-			}
+		var err error
+		if took, err = c.receiveAll(took); err != nil {
+			return nil, err
 		}
 	}
 	return took, ctx.Err()
+}
+
+// receiveAll waits for a frame and reads it with all that have arrived behind it; it appends how
+// long the calls took that ended.
+func (c *client) receiveAll(took []time.Duration) ([]time.Duration, error) {
+	for first := true; first || c.whole(); first = false {
+		spent, err := c.receive()
+		if err != nil {
+			return nil, err
+		}
+		if spent > 0 {
+			took = append(took, spent)
+		}
+	}
+	return took, nil
 }
 
 func (c *client) send(message []byte, now time.Time) error {

@@ -152,9 +152,15 @@ func (s *stack) supervise(ctx context.Context, bin, file, state string, getenv f
 		return nil, err
 	}
 	running, end := context.WithCancel(context.WithoutCancel(ctx))
-	ended := make(chan error, 1)
-	go func() { ended <- sup.Run(running) }()
-	s.stops = append(s.stops, func() { end(); <-ended })
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = sup.Run(running) // what it says is in the parts' logs
+	}()
+	s.stops = append(s.stops, func() {
+		end()
+		<-ended
+	})
 	s.client = supervisor.NewClient(layout.RunDir(state))
 	for _, name := range names {
 		if err := s.ready(ctx, name); err != nil {

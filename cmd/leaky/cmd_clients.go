@@ -89,7 +89,8 @@ func (clientsCreate) Help() string {
 	return `Examples:
 
     leaky clients create nightly-report --grant client_credentials --scope tokens.read,analytics.read
-    leaky clients create dashboard --grant authorization_code,refresh_token --scope openid,profile,tokens.read,offline_access --redirect https://dash.example/callback
+    leaky clients create dashboard --grant authorization_code,refresh_token \
+        --scope openid,profile,tokens.read,offline_access --redirect https://dash.example/callback
     leaky clients create cli --public --grant device_code,refresh_token --scope tokens.read,tokens.write,offline_access -o json`
 }
 

@@ -31,11 +31,12 @@ type demoCommand struct {
 func (demoCommand) Help() string {
 	return `Exit code 0 only if no account went over its limit and the stubs' own counts, Redis and ClickHouse agree request by request. The stack must be up.
 
-A part that is killed (--kill) comes back by itself. While Redis is away each route does what limits.outage says, and the verdict holds what was admitted
-meanwhile against its bound: nothing (closed), what was leased before (lease), or none (open).
+A part that is killed (--kill) comes back by itself. While Redis is away each route does what limits.outage
+says, and the verdict holds what was admitted meanwhile against its bound: nothing (closed), what was
+leased before (lease), or none (open).
 
-With --purchases one account buys a small pool, spends it until it is refused with credit_balance_exhausted, and is admitted again after a top-up; then
-Redis, the ledger, ClickHouse, the stub and the payment have to agree, call by call.
+With --purchases one account buys a small pool, spends it until it is refused with credit_balance_exhausted,
+and is admitted again after a top-up; then Redis, the ledger, ClickHouse, the stub and the payment have to agree, call by call.
 
 Examples:
 

@@ -174,7 +174,8 @@ func onSaga(ctx context.Context, c *cli, o output, name string, operation func(*
 	rows := [][]string{{p.CreatedAt.Format(time.RFC3339Nano), "-", "order", "STARTED", "1", ""}}
 	before := p.CreatedAt
 	for _, s := range p.Steps {
-		rows = append(rows, []string{s.At.Format(time.RFC3339Nano), s.At.Sub(before).Round(10 * time.Microsecond).String(), s.Action, string(s.Status),
+		rows = append(rows, []string{s.At.Format(time.RFC3339Nano), s.At.Sub(before).Round(10 * time.Microsecond).String(), s.Action,
+			string(s.Status),
 			strconv.Itoa(int(s.Attempts)), s.Detail})
 		before = s.At
 	}

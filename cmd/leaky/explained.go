@@ -218,9 +218,9 @@ func (e *explained) decision() string {
 // fields are name=value for each value that is not empty.
 func fields(pairs ...string) string {
 	var out []string
-	for i := 0; i < len(pairs); i += 2 {
-		if pairs[i+1] != "" {
-			out = append(out, pairs[i]+"="+pairs[i+1])
+	for pair := range slices.Chunk(pairs, 2) {
+		if name, value := pair[0], pair[len(pair)-1]; value != "" {
+			out = append(out, name+"="+value)
 		}
 	}
 	return strings.Join(out, " ")

@@ -65,7 +65,8 @@ func (p *Provider) showAgain(w http.ResponseWriter, r *http.Request, sealed stri
 // expired, but it must be ours, and for the client that shows it.
 func (p *Provider) hinted(text, client string) (string, error) {
 	var claims jwt.RegisteredClaims
-	token, err := jwt.ParseWithClaims(text, &claims, p.cfg.Keys.Keyfunc, jwt.WithValidMethods([]string{"RS256"}), jwt.WithoutClaimsValidation())
+	token, err := jwt.ParseWithClaims(text, &claims, p.cfg.Keys.Keyfunc, jwt.WithValidMethods([]string{"RS256"}),
+		jwt.WithoutClaimsValidation())
 	if errors.Is(err, keyring.ErrNoKey) {
 		return "", err
 	}

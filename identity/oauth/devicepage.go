@@ -158,7 +158,8 @@ func (p *Provider) consentToDevice(ctx context.Context, c identitydb.OauthClient
 	}
 	scopes, err := p.consented(ctx, c, who, d.Scopes)
 	if refused, ok := errors.AsType[*protocolError](err); ok {
-		return who, nil, &loginAgain{status: http.StatusForbidden, fields: loginFields{Problem: "This cannot be allowed: " + refused.description + "."}}
+		return who, nil, &loginAgain{status: http.StatusForbidden, fields: loginFields{
+			Problem: "This cannot be allowed: " + refused.description + "."}}
 	}
 	return who, scopes, err
 }

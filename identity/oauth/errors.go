@@ -59,11 +59,6 @@ func badClient() *protocolError {
 		challenge: `Basic realm="leaky-tokens", charset="UTF-8"`}
 }
 
-func tooMany(wait time.Duration) *protocolError {
-	return &protocolError{status: http.StatusTooManyRequests, code: codeUnavailable, description: "too many attempts, try again later",
-		retryAfter: wait}
-}
-
 // seconds rounds a wait up to whole seconds, at least one.
 func seconds(wait time.Duration) int64 { return max(1, int64((wait+time.Second-1)/time.Second)) }
 

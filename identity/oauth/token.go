@@ -159,7 +159,8 @@ func (p *Provider) byCode(ctx context.Context, c identitydb.OauthClient, form pa
 		case row.ClientID == c.ID && redirect == "" && row.RedirectUri != "":
 			refused = refuse(codeInvalidRequest, "redirect_uri is required, as in the authorization request")
 			return nil
-		case row.ClientID != c.ID || !sameRedirect(c, row.RedirectUri, redirect) || !verifies(row.Challenge, verifier) || !time.Now().Before(row.ExpiresAt):
+		case row.ClientID != c.ID || !sameRedirect(c, row.RedirectUri, redirect) || !verifies(row.Challenge, verifier) ||
+			!time.Now().Before(row.ExpiresAt):
 			// Whoever presents it, it has leaked or is late: nobody gets anything for it.
 			refused = badGrant("the code")
 			return q.OAuthUseCode(ctx, identitydb.OAuthUseCodeParams{CodeHash: row.CodeHash})

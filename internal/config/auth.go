@@ -53,7 +53,8 @@ const (
 )
 
 func defaultAuth() Auth {
-	return Auth{Registration: RegistrationOpen, RefreshTTL: 720 * time.Hour, RefreshGrace: 10 * time.Second, SessionTTL: 2160 * time.Hour, RotateEvery: 720 * time.Hour, RotateAhead: 2 * time.Minute,
+	return Auth{Registration: RegistrationOpen, RefreshTTL: 720 * time.Hour, RefreshGrace: 10 * time.Second, SessionTTL: 2160 * time.Hour,
+		RotateEvery: 720 * time.Hour, RotateAhead: 2 * time.Minute,
 		OfflineGrace: 5 * time.Minute,
 		Throttle:     Throttle{Failures: 5, Addresses: 20, Registers: 100, Longest: 5 * time.Minute, Window: 15 * time.Minute}}
 }

@@ -14,7 +14,7 @@ type KeyStrategy string
 const (
 	KeyAuto   KeyStrategy = "AUTO"           // the authenticated user, else the address
 	KeyUser   KeyStrategy = "USER_HEADER"    // the authenticated user; an anonymous call is not counted
-	KeyAPIKey KeyStrategy = "API_KEY_HEADER" //nolint:gosec // a name and no secret: the API key, else as AUTO
+	KeyAPIKey KeyStrategy = "API_KEY_HEADER" // the API key, else as AUTO
 	KeyIP     KeyStrategy = "IP"             // the trusted client address, for everyone
 )
 

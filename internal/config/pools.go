@@ -27,8 +27,9 @@ type Outbox struct {
 }
 
 func defaultPools() Pools {
-	return Pools{Refill: RefillNever, GrantRefill: RefillWindow, Window: 24 * time.Hour, ExpireEvery: 10 * time.Second, AnnounceEvery: 10 * time.Second,
-		Outbox: Outbox{PollEvery: 2 * time.Second, Batch: 1000, Attempts: 8, Keep: time.Hour}}
+	return Pools{Refill: RefillNever, GrantRefill: RefillWindow, Window: 24 * time.Hour, ExpireEvery: 10 * time.Second,
+		AnnounceEvery: 10 * time.Second,
+		Outbox:        Outbox{PollEvery: 2 * time.Second, Batch: 1000, Attempts: 8, Keep: time.Hour}}
 }
 
 func (p Pools) validate(v *validator) {

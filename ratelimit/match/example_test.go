@@ -32,7 +32,7 @@ descriptors:
 		{{Key: "count", Value: "tokens"}, {Key: "user", Value: "ann"}},
 		{{Key: "count", Value: "tokens"}, {Key: "model", Value: "gpt-4o"}},
 		{{Key: "count", Value: "tokens"}, {Key: "model", Value: "o1"}},
-	}, "user:ann", "USER", match.OneCall)
+	}, "user:ann", "USER", match.OneCall())
 	for i, l := range m.Limits {
 		fmt.Printf("%s: %s of %s in %s\n", l.Rule.Name, l.Capacity, l.Rule.Unit, m.Buckets[i].Key)
 	}

@@ -158,7 +158,7 @@ func (r *Rules) override(o Override) (*Limit, error) {
 		return l, nil
 	}
 	l := newLimit(&limits.Rule{Path: "override", PerPeriod: o.Requests, Period: period, Capacity: float64(o.Requests), Shared: true,
-		CountsAll: true}, noTier)
+		CountsAll: true}, noTier())
 	l.mark, l.override = &mark{since: time.Now()}, true
 	if r.overrides.known == nil || len(r.overrides.known) >= mostOverrides {
 		r.overrides.known = map[Override]*Limit{}

@@ -66,7 +66,7 @@ type Counting struct {
 
 // OneCall is what a call takes that uses tokens: one of each limit of requests, and of
 // each limit of tokens what its hold comes to.
-var OneCall = Counting{Tokens: true, Hits: 1}
+func OneCall() Counting { return Counting{Tokens: true, Hits: 1} }
 
 // Counting is what the request takes of limits of requests.
 func (r *Request) Counting() Counting {

@@ -57,7 +57,7 @@ func newRules(set *limits.Set, tiers config.Tiers, s *State) *Rules {
 		if rule.Unlimited {
 			continue
 		}
-		r.base[rule] = newLimit(rule, noTier)
+		r.base[rule] = newLimit(rule, noTier())
 		r.base[rule].mark = r.marks[rule]
 		for name, tier := range tiers.Levels {
 			if r.tiers[name] == nil {
@@ -77,7 +77,7 @@ func newRules(set *limits.Set, tiers config.Tiers, s *State) *Rules {
 }
 
 // noTier scales nothing.
-var noTier = config.Tier{Capacity: 1, LeakRate: 1}
+func noTier() config.Tier { return config.Tier{Capacity: 1, LeakRate: 1} }
 
 // leastLeak is what a tier may scale a leak down to, per second.
 const leastLeak = 0.0001

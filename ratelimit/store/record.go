@@ -88,7 +88,8 @@ type AccountState struct {
 }
 
 // ReadState reads holds, buckets and pools as they are now; it changes nothing.
-func (s *Store) ReadState(ctx context.Context, account string, ids []string, buckets []bucket.Bucket, providers ...string) (AccountState, error) {
+func (s *Store) ReadState(ctx context.Context, account string, ids []string, buckets []bucket.Bucket,
+	providers ...string) (AccountState, error) {
 	now, err := s.Clock(ctx)
 	if err != nil {
 		return AccountState{}, err
@@ -103,7 +104,8 @@ func (s *Store) ReadState(ctx context.Context, account string, ids []string, buc
 	for _, p := range providers {
 		keys = append(keys, s.poolKey(account, p))
 	}
-	out := AccountState{Now: now, Records: make([]Record, len(ids)), States: make([]bucket.State, len(buckets)), Pools: make([]Pool, len(providers))}
+	out := AccountState{Now: now, Records: make([]Record, len(ids)), States: make([]bucket.State, len(buckets)), Pools: make([]Pool,
+		len(providers))}
 	texts, err := s.get(ctx, keys)
 	if err != nil {
 		return AccountState{}, err

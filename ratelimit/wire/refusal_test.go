@@ -44,7 +44,7 @@ func TestRefusalsSpeakOfTheirAlgorithm(t *testing.T) {
 				t.Fatal(err)
 			}
 			p := match.NewPolicy(match.Config{Limits: set, Tiers: config.Tiers{Default: "USER"}}, &match.State{})
-			m := p.Match([]match.Descriptor{{{Key: "count", Value: "tokens"}}}, "user:ann", "USER", match.OneCall)
+			m := p.Match([]match.Descriptor{{{Key: "count", Value: "tokens"}}}, "user:ann", "USER", match.OneCall())
 			states := []bucket.State{{Settled: tc.settled, Held: tc.held, At: now}}
 			no := m.Blame(states, match.Cost{Output: 1}, now, 2*second)
 			if got := explain(&match.Call{}, no); got != tc.want {

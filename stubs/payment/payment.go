@@ -72,7 +72,8 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Log == nil {
 		return nil, errors.New("make payment stub: Log is needed")
 	}
-	s := &Server{cfg: cfg, mux: http.NewServeMux(), calls: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_stub_payment_calls_total",
+	s := &Server{cfg: cfg, mux: http.NewServeMux(), calls: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "leaky_stub_payment_calls_total",
 		Help: "Calls that took effect, by operation and what the payment was afterwards."}, []string{"operation", "status"})}
 	if cfg.Metrics != nil {
 		if err := cfg.Metrics.Register(s.calls); err != nil {

@@ -140,7 +140,7 @@ func TestBusyProcess(t *testing.T) {
 	}
 	for range loops {
 		go func() {
-			for { //nolint:revive // busy on purpose
+			for { //nolint:staticcheck // busy on purpose
 			}
 		}()
 	}

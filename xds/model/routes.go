@@ -261,8 +261,9 @@ func controlAPIs() []service {
 func services() []Route {
 	routes := []Route{
 		// Answers for a key given in the clear: for extauthz alone, never for callers.
-		{Name: topology.Identity, Match: Match{Path: "/api/v1/auth/api-keys/validate"}, Rule: attributes.RulePublic, Family: attributes.FamilyProblem,
-			Reply: &Reply{Status: 404, Message: "no such path"}},
+		{Name: topology.Identity, Match: Match{Path: "/api/v1/auth/api-keys/validate"}, Rule: attributes.RulePublic,
+			Family: attributes.FamilyProblem,
+			Reply:  &Reply{Status: 404, Message: "no such path"}},
 	}
 	for _, s := range controlAPIs() {
 		for _, m := range []Match{{Path: s.path}, {Prefix: s.prefix}} {

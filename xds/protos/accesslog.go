@@ -23,10 +23,11 @@ func spoolLog(path string, renew bool) *accesslogv3.AccessLog {
 	}
 	return &accesslogv3.AccessLog{
 		Name: "spool",
-		Filter: &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_MetadataFilter{MetadataFilter: &accesslogv3.MetadataFilter{
-			Matcher: &matcherv3.MetadataMatcher{Filter: attributes.NamespaceBody, Path: metadataPath(attributes.Bytes),
-				Value: &matcherv3.ValueMatcher{MatchPattern: &matcherv3.ValueMatcher_PresentMatch{PresentMatch: true}}},
-			MatchIfKeyNotFound: wrapperspb.Bool(false)}}},
+		Filter: &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_MetadataFilter{
+			MetadataFilter: &accesslogv3.MetadataFilter{
+				Matcher: &matcherv3.MetadataMatcher{Filter: attributes.NamespaceBody, Path: metadataPath(attributes.Bytes),
+					Value: &matcherv3.ValueMatcher{MatchPattern: &matcherv3.ValueMatcher_PresentMatch{PresentMatch: true}}},
+				MatchIfKeyNotFound: wrapperspb.Bool(false)}}},
 		ConfigType: &accesslogv3.AccessLog_TypedConfig{TypedConfig: anyOf(&filev3.FileAccessLog{
 			Path: path,
 			AccessLogFormat: &filev3.FileAccessLog_LogFormat{LogFormat: &corev3.SubstitutionFormatString{

@@ -59,7 +59,8 @@ func Cluster(c model.Cluster, trust Trust) *clusterv3.Cluster {
 		// several is left alone for a while.
 		out.OutlierDetection = &clusterv3.OutlierDetection{ConsecutiveGatewayFailure: wrapperspb.UInt32(10),
 			EnforcingConsecutiveGatewayFailure: wrapperspb.UInt32(100),
-			EnforcingConsecutive_5Xx:           wrapperspb.UInt32(0), EnforcingSuccessRate: wrapperspb.UInt32(0), Interval: durationpb.New(5 * time.Second),
+			EnforcingConsecutive_5Xx:           wrapperspb.UInt32(0), EnforcingSuccessRate: wrapperspb.UInt32(0),
+			Interval:         durationpb.New(5 * time.Second),
 			BaseEjectionTime: durationpb.New(5 * time.Second)}
 	}
 	return out
@@ -124,7 +125,8 @@ func health() []*corev3.HealthCheck {
 func Endpoints(c model.Cluster) *endpointv3.ClusterLoadAssignment {
 	var all []*endpointv3.LbEndpoint
 	for _, at := range c.Addrs() {
-		all = append(all, &endpointv3.LbEndpoint{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: address(at)}}})
+		all = append(all, &endpointv3.LbEndpoint{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{
+			Address: address(at)}}})
 	}
 	return &endpointv3.ClusterLoadAssignment{ClusterName: c.Name, Endpoints: []*endpointv3.LocalityLbEndpoints{{LbEndpoints: all}}}
 }
@@ -133,13 +135,17 @@ func httpOptions(c model.Cluster) *httpv3.HttpProtocolOptions {
 	o := &httpv3.HttpProtocolOptions{CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{IdleTimeout: durationpb.New(time.Minute)}}
 	switch {
 	case c.GRPC:
-		o.UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
-			ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: &corev3.Http2ProtocolOptions{}}}}
+		o.UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{
+			ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
+				ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{
+					Http2ProtocolOptions: &corev3.Http2ProtocolOptions{}}}}
 	case c.TLS:
 		o.UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_AutoConfig{AutoConfig: &httpv3.HttpProtocolOptions_AutoHttpConfig{}}
 	default:
-		o.UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
-			ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{HttpProtocolOptions: &corev3.Http1ProtocolOptions{}}}}
+		o.UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{
+			ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
+				ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{
+					HttpProtocolOptions: &corev3.Http1ProtocolOptions{}}}}
 	}
 	if c.Credential != "" {
 		o.HttpFilters = []*hcmv3.HttpFilter{

@@ -83,8 +83,9 @@ func requestActions(p limits.Path, actions []*routev3.RateLimit_Action, r model.
 		return nil
 	}
 	if only = append(only, spared...); len(only) > 0 {
-		actions[0] = &routev3.RateLimit_Action{ActionSpecifier: &routev3.RateLimit_Action_HeaderValueMatch_{HeaderValueMatch: &routev3.RateLimit_Action_HeaderValueMatch{
-			DescriptorKey: keyCount, DescriptorValue: countRequests, Headers: only}}}
+		actions[0] = &routev3.RateLimit_Action{ActionSpecifier: &routev3.RateLimit_Action_HeaderValueMatch_{
+			HeaderValueMatch: &routev3.RateLimit_Action_HeaderValueMatch{
+				DescriptorKey: keyCount, DescriptorValue: countRequests, Headers: only}}}
 	}
 	return actions
 }
@@ -196,23 +197,27 @@ func pathActions(p limits.Path, r model.Route) []*routev3.RateLimit_Action {
 
 // fromHeader takes an entry's value from a header.
 func fromHeader(header, key string) *routev3.RateLimit_Action {
-	return &routev3.RateLimit_Action{ActionSpecifier: &routev3.RateLimit_Action_RequestHeaders_{RequestHeaders: &routev3.RateLimit_Action_RequestHeaders{HeaderName: header, DescriptorKey: key}}}
+	return &routev3.RateLimit_Action{ActionSpecifier: &routev3.RateLimit_Action_RequestHeaders_{
+		RequestHeaders: &routev3.RateLimit_Action_RequestHeaders{HeaderName: header, DescriptorKey: key}}}
 }
 
 // keyElseUser is the API key's id, or the user's without one.
 func keyElseUser() *routev3.RateLimit_Action {
 	auth := "metadata.filter_metadata['" + attributes.NamespaceAuth + "']"
 	text := fmt.Sprintf("'%s' in %s ? %s['%s'] : %s['%s']", attributes.Key, auth, auth, attributes.Key, auth, attributes.User)
-	return &routev3.RateLimit_Action{ActionSpecifier: &routev3.RateLimit_Action_Extension{Extension: typed("envoy.rate_limit_descriptors.expr", &exprv3.Descriptor{
-		DescriptorKey: attributes.User, SkipIfError: false, ExprSpecifier: &exprv3.Descriptor_Text{Text: text}})}}
+	return &routev3.RateLimit_Action{ActionSpecifier: &routev3.RateLimit_Action_Extension{Extension: typed(
+		"envoy.rate_limit_descriptors.expr", &exprv3.Descriptor{
+			DescriptorKey: attributes.User, SkipIfError: false, ExprSpecifier: &exprv3.Descriptor_Text{Text: text}})}}
 }
 
 func fixed(key, value string) *routev3.RateLimit_Action {
-	return &routev3.RateLimit_Action{ActionSpecifier: &routev3.RateLimit_Action_GenericKey_{GenericKey: &routev3.RateLimit_Action_GenericKey{DescriptorKey: key, DescriptorValue: value}}}
+	return &routev3.RateLimit_Action{ActionSpecifier: &routev3.RateLimit_Action_GenericKey_{
+		GenericKey: &routev3.RateLimit_Action_GenericKey{DescriptorKey: key, DescriptorValue: value}}}
 }
 
 func fromMetadata(namespace, key, missing string) *routev3.RateLimit_Action {
 	return &routev3.RateLimit_Action{ActionSpecifier: &routev3.RateLimit_Action_Metadata{Metadata: &routev3.RateLimit_Action_MetaData{
 		DescriptorKey: key, DefaultValue: missing,
-		MetadataKey: &metadatav3.MetadataKey{Key: namespace, Path: []*metadatav3.MetadataKey_PathSegment{{Segment: &metadatav3.MetadataKey_PathSegment_Key{Key: key}}}}}}}
+		MetadataKey: &metadatav3.MetadataKey{Key: namespace, Path: []*metadatav3.MetadataKey_PathSegment{{
+			Segment: &metadatav3.MetadataKey_PathSegment_Key{Key: key}}}}}}}
 }

@@ -142,14 +142,16 @@ func away() *responsev3.CustomResponse {
 	status := func(code string) *xdsmatcherv3.Matcher_MatcherList_Predicate {
 		return equal(xdsTyped("status", &matcherv3.HttpResponseStatusCodeMatchInput{}), code)
 	}
-	either := &xdsmatcherv3.Matcher_MatcherList_Predicate{MatchType: &xdsmatcherv3.Matcher_MatcherList_Predicate_OrMatcher{OrMatcher: list(status("503"), status("504"))}}
+	either := &xdsmatcherv3.Matcher_MatcherList_Predicate{MatchType: &xdsmatcherv3.Matcher_MatcherList_Predicate_OrMatcher{OrMatcher: list(
+		status("503"), status("504"))}}
 	empty := equal(xdsTyped("length", &matcherv3.HttpResponseHeaderMatchInput{HeaderName: "content-length"}), "0")
 	policy := &xdsmatcherv3.Matcher_OnMatch{OnMatch: &xdsmatcherv3.Matcher_OnMatch_Action{Action: xdsTyped("fallback",
 		&policyv3.LocalResponsePolicy{
 			StatusCode: count(503), Body: inline("not available"), ResponseHeadersToAdd: []*corev3.HeaderValueOption{set("retry-after", "1")}})}}
 	return &responsev3.CustomResponse{CustomResponseMatcher: &xdsmatcherv3.Matcher{MatcherType: &xdsmatcherv3.Matcher_MatcherList_{
 		MatcherList: &xdsmatcherv3.Matcher_MatcherList{Matchers: []*xdsmatcherv3.Matcher_MatcherList_FieldMatcher{{OnMatch: policy,
-			Predicate: &xdsmatcherv3.Matcher_MatcherList_Predicate{MatchType: &xdsmatcherv3.Matcher_MatcherList_Predicate_AndMatcher{AndMatcher: list(either, empty)}}}}}}}}
+			Predicate: &xdsmatcherv3.Matcher_MatcherList_Predicate{MatchType: &xdsmatcherv3.Matcher_MatcherList_Predicate_AndMatcher{
+				AndMatcher: list(either, empty)}}}}}}}}
 }
 
 // edge is first on the way in and so last on the way out: what it sets is on every
@@ -263,7 +265,8 @@ func rateLimit(l model.Listener, closed bool) *ratelimitv3.RateLimit {
 func unpack() *decompressorv3.Decompressor {
 	off := &decompressorv3.Decompressor_CommonDirectionConfig{Enabled: &corev3.RuntimeFeatureFlag{DefaultValue: wrapperspb.Bool(false)}}
 	return &decompressorv3.Decompressor{
-		DecompressorLibrary:    typed("gzip", &gzipv3.Gzip{}),
-		RequestDirectionConfig: &decompressorv3.Decompressor_RequestDirectionConfig{CommonConfig: off, AdvertiseAcceptEncoding: wrapperspb.Bool(false)},
+		DecompressorLibrary: typed("gzip", &gzipv3.Gzip{}),
+		RequestDirectionConfig: &decompressorv3.Decompressor_RequestDirectionConfig{CommonConfig: off,
+			AdvertiseAcceptEncoding: wrapperspb.Bool(false)},
 	}
 }

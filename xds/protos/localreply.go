@@ -117,9 +117,11 @@ func family(name string, prefixes ...string) string {
 // localReplies shapes every answer that Envoy makes itself.
 func localReplies(l model.Listener) *hcmv3.LocalReplyConfig {
 	c := &hcmv3.LocalReplyConfig{
-		Mappers: []*hcmv3.ResponseMapper{fine(), tooMany(), invalidCall(), { // What our own services wrote else passes as it is, with its own content type.
-			Filter:             cel(`response.code_details in ['ext_authz_denied', 'request_rate_limited']`),
-			BodyFormatOverride: &corev3.SubstitutionFormatString{Format: &corev3.SubstitutionFormatString_TextFormatSource{TextFormatSource: inline(own)}}}},
+		Mappers: []*hcmv3.ResponseMapper{fine(), tooMany(), invalidCall(), {
+			// What our own services wrote else passes as it is, with its own content type.
+			Filter: cel(`response.code_details in ['ext_authz_denied', 'request_rate_limited']`),
+			BodyFormatOverride: &corev3.SubstitutionFormatString{Format: &corev3.SubstitutionFormatString_TextFormatSource{
+				TextFormatSource: inline(own)}}}},
 	}
 	for _, f := range families() {
 		for _, r := range refusals(l) {
@@ -239,6 +241,7 @@ func object(fields map[string]*structpb.Value) *structpb.Value {
 }
 
 func cel(expression string) *accesslogv3.AccessLogFilter {
-	return &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_ExtensionFilter{ExtensionFilter: &accesslogv3.ExtensionFilter{
-		Name: "envoy.access_loggers.extension_filters.cel", ConfigType: &accesslogv3.ExtensionFilter_TypedConfig{TypedConfig: anyOf(&celv3.ExpressionFilter{Expression: expression})}}}}
+	return &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_ExtensionFilter{
+		ExtensionFilter: &accesslogv3.ExtensionFilter{
+			Name: "envoy.access_loggers.extension_filters.cel", ConfigType: &accesslogv3.ExtensionFilter_TypedConfig{TypedConfig: anyOf(&celv3.ExpressionFilter{Expression: expression})}}}}
 }

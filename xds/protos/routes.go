@@ -122,12 +122,14 @@ func match(m model.Match) *routev3.RouteMatch {
 		out.PathSpecifier = &routev3.RouteMatch_Prefix{Prefix: m.Prefix}
 	}
 	if m.Method != "" {
-		out.Headers = []*routev3.HeaderMatcher{{Name: ":method", HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: exact(m.Method)}}}
+		out.Headers = []*routev3.HeaderMatcher{{Name: ":method", HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: exact(
+			m.Method)}}}
 	}
 	if m.NotHost != "" {
 		out.Headers = append(out.Headers, &routev3.HeaderMatcher{Name: ":authority", InvertMatch: true,
 			HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{
-				StringMatch: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: m.NotHost}}}}})
+				StringMatch: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{
+					Regex: m.NotHost}}}}})
 	}
 	for _, name := range slices.Sorted(maps.Keys(m.Query)) {
 		out.QueryParameters = append(out.QueryParameters, &routev3.QueryParameterMatcher{Name: name,

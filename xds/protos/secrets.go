@@ -47,10 +47,12 @@ func mutual(c model.Cluster) *corev3.TransportSocket {
 					TlsMaximumProtocolVersion: tlsv3.TlsParameters_TLSv1_3},
 				AlpnProtocols:                  []string{protocol},
 				TlsCertificateSdsSecretConfigs: []*tlsv3.SdsSecretConfig{sds(model.SecretIdentity)},
-				ValidationContextType: &tlsv3.CommonTlsContext_CombinedValidationContext{CombinedValidationContext: &tlsv3.CommonTlsContext_CombinedCertificateValidationContext{
-					DefaultValidationContext:         &tlsv3.CertificateValidationContext{MatchTypedSubjectAltNames: []*tlsv3.SubjectAltNameMatcher{onlyPart(c.Part)}},
-					ValidationContextSdsSecretConfig: sds(model.SecretRoots),
-				}},
+				ValidationContextType: &tlsv3.CommonTlsContext_CombinedValidationContext{
+					CombinedValidationContext: &tlsv3.CommonTlsContext_CombinedCertificateValidationContext{
+						DefaultValidationContext: &tlsv3.CertificateValidationContext{MatchTypedSubjectAltNames: []*tlsv3.SubjectAltNameMatcher{
+							onlyPart(c.Part)}},
+						ValidationContextSdsSecretConfig: sds(model.SecretRoots),
+					}},
 			},
 		})}}
 }

@@ -54,7 +54,8 @@ func serveMeter(ctx context.Context, s service) error {
 	}
 	m, err := meter.New(meter.Config{Spool: spool, Name: host + " " + s.cfg.Services.Meter.HTTP, Limiter: limitpb.NewLimiterClient(limiter),
 		Publisher: publisher, Providers: ratios, Aborted: s.cfg.Charge.For,
-		ReopenURL: envoy.AdminURL(admin) + "/reopen_logs", Admin: &http.Transport{DialContext: admin.DialContext}, Log: s.log, Metrics: s.metrics})
+		ReopenURL: envoy.AdminURL(admin) + "/reopen_logs", Admin: &http.Transport{DialContext: admin.DialContext}, Log: s.log,
+		Metrics: s.metrics})
 	if err != nil {
 		return err
 	}

@@ -28,7 +28,8 @@ type books struct {
 
 // openBooks makes the ledger's consumer, the outbox's relay, the answers to ratelimit and
 // the jobs.
-func openBooks(s service, db *pgxpool.Pool, nc *nats.Conn, store *tokensvc.Store, members pools.Members, limiter pools.Limiter) (*books, error) {
+func openBooks(s service, db *pgxpool.Pool, nc *nats.Conn, store *tokensvc.Store, members pools.Members, limiter pools.Limiter) (*books,
+	error) {
 	js, err := jetstream.New(nc)
 	if err != nil {
 		return nil, fmt.Errorf("open jetstream: %w", err)

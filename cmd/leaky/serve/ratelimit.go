@@ -39,7 +39,8 @@ func serveRateLimit(ctx context.Context, s service) error {
 		return err
 	}
 	balances := ratelimit.NewNATSBalances(conn, js, s.log)
-	limiter, err := ratelimit.New(ratelimit.Config{Policy: policy, Files: append(domainPaths(s.cfg, s.path), s.path, LimitsPath(s.cfg, s.path)),
+	limiter, err := ratelimit.New(ratelimit.Config{Policy: policy, Files: append(domainPaths(s.cfg, s.path), s.path, LimitsPath(s.cfg,
+		s.path)),
 		Reload: reloadLimits(s.path),
 		Holds:  s.cfg.Holds, Timeout: s.cfg.Limits.Timeout, Longest: s.cfg.HoldLife(), IdleAfter: s.cfg.Limits.Idle,
 		Explain: s.cfg.Limits.Explain, RedisURL: s.cfg.Stores.Redis,

@@ -28,17 +28,14 @@ var files embed.FS
 // YAML is the document as it is written.
 func YAML() []byte { return document }
 
-// asJSON is the document as tools ask for it, members in the order of the file.
-var asJSON = sync.OnceValues(func() ([]byte, error) {
+// JSON is the document as tools ask for it, members in the order of the file.
+func JSON() ([]byte, error) {
 	text, err := yaml.YAMLToJSON(document)
 	if err != nil {
 		return nil, fmt.Errorf("convert openapi.yaml to JSON: %w", err)
 	}
 	return text, nil
-})
-
-// JSON is the document as JSON.
-func JSON() ([]byte, error) { return asJSON() }
+}
 
 // contentPolicy lets the page load what this service serves and nothing else. Swagger UI
 // writes style attributes and has its icons in data URLs.
@@ -49,7 +46,7 @@ const contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self' '
 // predecessor had them, by pattern.
 func Routes() map[string]http.HandlerFunc {
 	routes := map[string]http.HandlerFunc{
-		"GET " + PathJSON:               serveJSON,
+		"GET " + PathJSON:               serveJSON(),
 		"GET " + PathPage:               serveFile("page/index.html", "text/html; charset=utf-8"),
 		"GET " + PathPage + "/start.js": serveFile("page/start.js", "text/javascript; charset=utf-8"),
 	}
@@ -72,15 +69,19 @@ func Routes() map[string]http.HandlerFunc {
 // what the page loads.
 func Described(pattern string) bool { return !strings.HasPrefix(pattern, "GET "+PathPage+"/") }
 
-func serveJSON(w http.ResponseWriter, _ *http.Request) {
-	text, err := JSON()
-	if err != nil { // a test converts it, so that this is never seen
-		http.Error(w, "the document is malformed", http.StatusInternalServerError)
-		return
+// serveJSON converts the document when the first caller asks for it.
+func serveJSON() http.HandlerFunc {
+	once := sync.OnceValues(JSON)
+	return func(w http.ResponseWriter, _ *http.Request) {
+		text, err := once()
+		if err != nil { // a test converts it, so that this is never seen
+			http.Error(w, "the document is malformed", http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Cache-Control", "public, max-age=300")
+		_, _ = w.Write(text)
 	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "public, max-age=300")
-	_, _ = w.Write(text)
 }
 
 func serveFile(name, contentType string) http.HandlerFunc {

@@ -72,7 +72,8 @@ func Format(running bool) map[string]string {
 		"answer": "%DYNAMIC_METADATA(" + attributes.NamespaceAnswer + ":" + attributes.Report + ")%",
 		"status": "%RESPONSE_CODE%", "flags": "%RESPONSE_FLAGS%", "details": "%RESPONSE_CODE_DETAILS%",
 		"up":   "%RESP(:STATUS)%",
-		"sent": "%BYTES_SENT%", "wire": "%UPSTREAM_WIRE_BYTES_SENT%", "recv": "%UPSTREAM_WIRE_BYTES_RECEIVED%", "recv_h": "%UPSTREAM_HEADER_BYTES_RECEIVED%",
+		"sent": "%BYTES_SENT%", "wire": "%UPSTREAM_WIRE_BYTES_SENT%",
+		"recv": "%UPSTREAM_WIRE_BYTES_RECEIVED%", "recv_h": "%UPSTREAM_HEADER_BYTES_RECEIVED%",
 		"ms": "%DURATION%", "ttfb": "%RESPONSE_DURATION%", "start": "%START_TIME%",
 		"trace": "%REQ(TRACEPARENT):56%", // one byte more than it may have, so that Parse sees a longer one
 		"corr":  "%REQ(X-CORRELATION-ID)%",

@@ -60,7 +60,8 @@ func (p *Publisher) Publish(ctx context.Context, messages []Message) (rest []Mes
 	acks := make([]jetstream.PubAckFuture, len(messages))
 	var failure error
 	for i, m := range messages {
-		ack, err := p.js.PublishMsgAsync(&nats.Msg{Subject: m.Subject, Data: m.Data}, jetstream.WithMsgID(m.ID), jetstream.WithExpectStream(Stream))
+		ack, err := p.js.PublishMsgAsync(&nats.Msg{Subject: m.Subject, Data: m.Data}, jetstream.WithMsgID(m.ID),
+			jetstream.WithExpectStream(Stream))
 		if err != nil {
 			rest, failure = append(rest, messages[i:]...), err
 			break

@@ -32,7 +32,8 @@ const (
 // fine. A stream that is there keeps its operator's settings (replicas, limits) and only
 // gains subjects it lacks.
 func EnsureStream(ctx context.Context, js jetstream.JetStream) (jetstream.Stream, error) {
-	if _, err := ensure(ctx, js, jetstream.StreamConfig{Name: StreamDead, Subjects: []string{SubjectDead}, MaxAge: maxAgeDead, MaxBytes: maxBytesDead}); err != nil {
+	if _, err := ensure(ctx, js, jetstream.StreamConfig{Name: StreamDead, Subjects: []string{SubjectDead}, MaxAge: maxAgeDead,
+		MaxBytes: maxBytesDead}); err != nil {
 		return nil, err
 	}
 	return ensure(ctx, js, jetstream.StreamConfig{Name: Stream, Subjects: []string{SubjectsUsage, SubjectsSaga, SubjectsBalance},

@@ -167,9 +167,11 @@ func (s *Server) serve(ctx context.Context, ln net.Listener) error {
 	patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
 	defer cancel()
 	if err := srv.Shutdown(patience); err != nil {
-		srv.Close()
+		_ = srv.Close()
 	}
-	<-ended
+	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve clickhouse http: %w", err)
+	}
 	return nil
 }
 

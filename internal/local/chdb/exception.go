@@ -45,7 +45,8 @@ func parseException(text string) *exception {
 
 // fail makes an exception of our own.
 func fail(code, status int, name, format string, args ...any) *exception {
-	return &exception{code: code, status: status, text: fmt.Sprintf("Code: %d. DB::Exception: %s. (%s)", code, fmt.Sprintf(format, args...), name)}
+	return &exception{code: code, status: status, text: fmt.Sprintf("Code: %d. DB::Exception: %s. (%s)", code, fmt.Sprintf(format,
+		args...), name)}
 }
 
 // httpStatus maps as ClickHouse's HTTPHandler does, for the codes a client of ours meets.

@@ -63,7 +63,8 @@ func (s *Server) run(ctx context.Context, q request) (result, error) {
 	case s.slots <- struct{}{}:
 		defer func() { <-s.slots }()
 	case <-ctx.Done():
-		return result{}, fail(codeTooManyQueries, http.StatusServiceUnavailable, "TOO_MANY_SIMULTANEOUS_QUERIES", "Too many queries at once: %v", ctx.Err())
+		return result{}, fail(codeTooManyQueries, http.StatusServiceUnavailable, "TOO_MANY_SIMULTANEOUS_QUERIES",
+			"Too many queries at once: %v", ctx.Err())
 	}
 	c, err := s.lib.open()
 	if err != nil {

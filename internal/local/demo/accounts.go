@@ -49,7 +49,8 @@ func openAccount(ctx context.Context, gateway, root *client.Client, tier string)
 		return Account{}, fmt.Errorf("make %s a %s: %w", name, tier, err)
 	}
 	// The first token names the first roles; a fresh login names the new ones.
-	made, err := gateway.As(client.Login(name, password)).CreateAPIKeyWithResponse(ctx, api.APIKeyRequest{UserID: &who.UserID, Name: new("demo")})
+	made, err := gateway.As(client.Login(name, password)).CreateAPIKeyWithResponse(ctx, api.APIKeyRequest{UserID: &who.UserID,
+		Name: new("demo")})
 	if err != nil {
 		return Account{}, fmt.Errorf("make a key for %s: %w", name, err)
 	}

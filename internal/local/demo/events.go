@@ -83,7 +83,8 @@ func (b *eventBook) totals(ctx context.Context) (map[Pair]Total, error) {
 		for _, t := range b.targets {
 			query := url.Values{"provider": {t.Provider}, "windowMinutes": {strconv.Itoa(minutes)}}
 			var total Total
-			if err := b.gateway.As(client.Bearer(a.key)).Call(ctx, http.MethodGet, "/api/v1/analytics/report?"+query.Encode(), nil, &total); err != nil {
+			if err := b.gateway.As(client.Bearer(a.key)).Call(ctx, http.MethodGet, "/api/v1/analytics/report?"+query.Encode(), nil,
+				&total); err != nil {
 				return nil, fmt.Errorf("report on %s: %w", a.Name, err)
 			}
 			totals[Pair{i, t.Provider}] = total

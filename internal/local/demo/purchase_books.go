@@ -100,7 +100,8 @@ func (b *purchaseBooks) read(ctx context.Context, e *PurchaseEvidence) {
 // ledger reads the account's pool and entries, and asks whether the whole ledger balances.
 func (b *purchaseBooks) ledger(ctx context.Context, e *PurchaseEvidence) error {
 	gateway, key := b.shopper.gateway, b.shopper.account.key
-	if err := gateway.As(client.Bearer(key)).Call(ctx, http.MethodGet, "/api/v1/tokens/quota?provider="+url.QueryEscape(e.Provider), nil, &e.Quota); err != nil {
+	if err := gateway.As(client.Bearer(key)).Call(ctx, http.MethodGet, "/api/v1/tokens/quota?provider="+url.QueryEscape(e.Provider), nil,
+		&e.Quota); err != nil {
 		return fmt.Errorf("read the pool: %w", err)
 	}
 	e.Entries = nil
@@ -122,7 +123,8 @@ func (b *purchaseBooks) ledger(ctx context.Context, e *PurchaseEvidence) error {
 		}
 	}
 	e.Ledger = LedgerProof{}
-	if err := gateway.As(client.Login(b.admin.Username, b.admin.Password)).Call(ctx, http.MethodGet, "/api/v1/admin/ledger/verify", nil, &e.Ledger); err != nil {
+	if err := gateway.As(client.Login(b.admin.Username, b.admin.Password)).Call(ctx, http.MethodGet, "/api/v1/admin/ledger/verify", nil,
+		&e.Ledger); err != nil {
 		return fmt.Errorf("verify the ledger: %w", err)
 	}
 	return nil
@@ -151,7 +153,8 @@ func (b *limiterBook) balance(ctx context.Context, provider string) (Balance, er
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	a := b.accounts[0]
-	resp, err := b.client.GetAccountState(ctx, &limitpb.GetAccountStateRequest{Account: "user:" + a.User, Tier: a.Tier, Providers: []string{provider}})
+	resp, err := b.client.GetAccountState(ctx, &limitpb.GetAccountStateRequest{Account: "user:" + a.User, Tier: a.Tier,
+		Providers: []string{provider}})
 	if err != nil {
 		return Balance{}, fmt.Errorf("look at the balance of %s at %s: %w", a.Name, provider, err)
 	}

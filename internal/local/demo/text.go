@@ -132,7 +132,8 @@ func (v Verdict) printBooks(b *strings.Builder) {
 		thousands(int64(k.Agreed)), thousands(int64(k.Compared)), count(k.Differing, "disagreement"))
 	fmt.Fprintf(b, "events: %s of %s found, %s missing, %s double, %s of refusals in one; %s of calls no client saw answered; %s open\n",
 		thousands(int64(k.Found)), thousands(int64(k.Expected)),
-		thousands(int64(k.Missing)), thousands(int64(k.Double)), thousands(int64(k.Skipped)), thousands(int64(k.Unclaimed)), count(k.Open, "hold"))
+		thousands(int64(k.Missing)), thousands(int64(k.Double)), thousands(int64(k.Skipped)),
+		thousands(int64(k.Unclaimed)), count(k.Open, "hold"))
 	if e := v.Estimates; e.Count > 0 {
 		fmt.Fprintf(b, "estimates: %s (charged %s, served %s tokens): error mean %s, worst %s (%s), bias %+.1f%%\n",
 			count(e.Count, "aborted or broken call"), thousands(e.Charged), thousands(e.Served), percent(e.Mean), percent(e.Worst),

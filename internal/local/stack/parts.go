@@ -75,7 +75,8 @@ func hostOf(raw string) string {
 
 // leaky is one of our own services, run as `leaky serve NAME`.
 func (p *Plan) leaky(name string, c Commands) supervisor.Part {
-	part := supervisor.Part{Name: name, Path: p.self(c.Self), Args: []string{"serve", name}, User: p.user, Env: p.serviceEnv(name, c.Config), Dir: p.dir,
+	part := supervisor.Part{Name: name, Path: p.self(c.Self), Args: []string{"serve", name}, User: p.user, Env: p.serviceEnv(name,
+		c.Config), Dir: p.dir,
 		After: after(name)}
 	switch s := p.store(name); name {
 	case topology.NATS:
@@ -129,7 +130,8 @@ func (p *Plan) redis(s store, bin string) supervisor.Part {
 		}
 		return nil
 	}
-	return supervisor.Part{Name: s.Name, Address: s.listen.String(), Path: bin, Args: []string{conf}, Env: p.baseEnv(), Dir: p.dir, User: p.user,
+	return supervisor.Part{Name: s.Name, Address: s.listen.String(), Path: bin, Args: []string{conf}, Env: p.baseEnv(), Dir: p.dir,
+		User:    p.user,
 		Prepare: prepare, Ready: redisReady(s.url)}
 }
 

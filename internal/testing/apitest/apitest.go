@@ -133,7 +133,8 @@ func (d *Document) Check(ctx context.Context, e Exchange) error {
 			return fmt.Errorf("%s: the request was accepted and is not as described: %w", pattern, err)
 		}
 	}
-	answer := &openapi3filter.ResponseValidationInput{RequestValidationInput: input, Status: e.Status, Header: e.Header, Options: input.Options}
+	answer := &openapi3filter.ResponseValidationInput{RequestValidationInput: input, Status: e.Status, Header: e.Header,
+		Options: input.Options}
 	answer.SetBodyBytes(e.Body)
 	if err := openapi3filter.ValidateResponse(ctx, answer); err != nil {
 		return fmt.Errorf("%s: the answer %d is not as described: %w\n%.2000s", pattern, e.Status, err, e.Body)
