@@ -18,3 +18,8 @@ var DefaultLimits []byte
 //
 //go:embed parts.json
 var PartsLock []byte
+
+// ConfigSchema is the JSON Schema of leaky.yaml for editors, made from its structs.
+//
+//go:embed leaky.schema.json
+var ConfigSchema []byte

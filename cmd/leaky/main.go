@@ -32,6 +32,7 @@ type cli struct {
 
 	Demo    demoCommand    `cmd:"" group:"Tools" help:"Drive the running stack with parallel clients and judge the books."`
 	Check   checkCommand   `cmd:"" group:"Tools" help:"Validate leaky.yaml and the limits it names."`
+	Schema  schemaCommand  `cmd:"" group:"Tools" help:"Print the JSON Schema of leaky.yaml, for editors."`
 	Limits  limitsCommand  `cmd:"" group:"Tools" help:"List the limits, or say which one a descriptor falls under."`
 	Holds   holdsCommand   `cmd:"" group:"Tools" help:"List what running calls hold, the oldest first."`
 	Explain explainCommand `cmd:"" group:"Tools" help:"Say how one call was decided: rules, levels, what was held, why it was refused."`

@@ -25,7 +25,7 @@ type Auth struct {
 	Throttle     Throttle      `yaml:"throttle"`
 	// Registration says who may make an account: RegistrationOpen (default), RegistrationInvite or
 	// RegistrationClosed.
-	Registration string `yaml:"registration"`
+	Registration string `yaml:"registration" jsonschema:"enum=open,enum=invite,enum=closed"`
 	// RequireOrg lets nobody call models but for an organisation, whose limits then bind everybody.
 	RequireOrg bool `yaml:"require_org"`
 	// PublicURL is where clients reach the gateway, the iss of OAuth2 and ID tokens and the base of

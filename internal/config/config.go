@@ -108,12 +108,12 @@ type Provider struct {
 	OutputFill     int64         `yaml:"fill_max_tokens"` // most that is written into a call without a maximum; default the model's max_output
 	BytesPerToken  float64       `yaml:"bytes_per_token"` // answer bytes per token of a stream until one is learned, default 200
 
-	Parts         map[string]Part `yaml:"parts"`           // what a part of each kind is held at, for models that say nothing else
-	MaxTokensName string          `yaml:"max_tokens_name"` // max_tokens or max_completion_tokens; default by the model's name
-	MaxTokens     MaxTokensMode   `yaml:"max_tokens"`      // for calls without a maximum; default limits.max_tokens
-	StreamOptions *bool           `yaml:"stream_options"`  // false: it refuses stream_options, default true
-	Headers       []string        `yaml:"headers"`         // further request headers that it gets, lower-case
-	Query         []string        `yaml:"query"`           // query parameters that it gets
+	Parts         map[string]Part `yaml:"parts"`                                                                   // what a part of each kind is held at, for models that say nothing else
+	MaxTokensName string          `yaml:"max_tokens_name" jsonschema:"enum=max_tokens,enum=max_completion_tokens"` // max_tokens or max_completion_tokens; default by the model's name
+	MaxTokens     MaxTokensMode   `yaml:"max_tokens"`                                                              // for calls without a maximum; default limits.max_tokens
+	StreamOptions *bool           `yaml:"stream_options"`                                                          // false: it refuses stream_options, default true
+	Headers       []string        `yaml:"headers"`                                                                 // further request headers that it gets, lower-case
+	Query         []string        `yaml:"query"`                                                                   // query parameters that it gets
 
 	ConsumePath string         `yaml:"consume_path"` // path that POST /api/v1/tokens/consume calls, default /api/v1/NAME/chat
 	Egress      ProviderEgress `yaml:"egress"`       // bounds of those calls
@@ -123,12 +123,12 @@ type Provider struct {
 type Model struct {
 	Name      string `yaml:"name"`
 	Provider  string `yaml:"provider"`
-	MaxOutput int64  `yaml:"max_output"` // most output tokens the model gives, default by its name, else 16384
-	Kind      string `yaml:"kind"`       // "chat" (default) or "embedding"
+	MaxOutput int64  `yaml:"max_output"`                                 // most output tokens the model gives, default by its name, else 16384
+	Kind      string `yaml:"kind" jsonschema:"enum=chat,enum=embedding"` // "chat" (default) or "embedding"
 
-	Parts         map[string]Part `yaml:"parts"`           // what a part of each kind is held at; default the provider's
-	MaxTokensName string          `yaml:"max_tokens_name"` // default the provider's, else by the model's name
-	MaxTokens     MaxTokensMode   `yaml:"max_tokens"`      // for calls without a maximum; default the provider's
+	Parts         map[string]Part `yaml:"parts"`                                                                   // what a part of each kind is held at; default the provider's
+	MaxTokensName string          `yaml:"max_tokens_name" jsonschema:"enum=max_tokens,enum=max_completion_tokens"` // default the provider's, else by the model's name
+	MaxTokens     MaxTokensMode   `yaml:"max_tokens"`                                                              // for calls without a maximum; default the provider's
 }
 
 // Tiers map roles to multipliers (contract: the tier with the highest priority wins).
@@ -139,11 +139,11 @@ type Tiers struct {
 
 // Tier scales the rules that ask for it.
 type Tier struct {
-	Priority int     `yaml:"priority"`                    // >= 0
-	Capacity float64 `yaml:"bucket_capacity_multiplier"`  // > 0, default 1
-	LeakRate float64 `yaml:"bucket_leak_rate_multiplier"` // > 0, default 1
-	Balance  string  `yaml:"balance"`                     // if_present (default), required or none
-	QuotaMax int64   `yaml:"quota_max_tokens"`            // most tokens that a pool may hold after a purchase, default 0: no bound
+	Priority int     `yaml:"priority"`                                                     // >= 0
+	Capacity float64 `yaml:"bucket_capacity_multiplier"`                                   // > 0, default 1
+	LeakRate float64 `yaml:"bucket_leak_rate_multiplier"`                                  // > 0, default 1
+	Balance  string  `yaml:"balance" jsonschema:"enum=if_present,enum=required,enum=none"` // if_present (default), required or none
+	QuotaMax int64   `yaml:"quota_max_tokens"`                                             // most tokens that a pool may hold after a purchase, default 0: no bound
 }
 
 // Limits says where the descriptors are.
@@ -160,9 +160,9 @@ type Limits struct {
 
 // Holds is what happens to a hold that nobody settles.
 type Holds struct {
-	Expiry      string        `yaml:"expiry"`       // "charge" (default) or "release"
-	Life        time.Duration `yaml:"life"`         // longest that a hold lives without a sign of life, default 10m
-	Margin      time.Duration `yaml:"margin"`       // and so much more, default 1m
-	SweepEvery  time.Duration `yaml:"sweep_every"`  // default 30s
-	SettledKept time.Duration `yaml:"settled_kept"` // a settled hold is remembered so long, default 10m
+	Expiry      string        `yaml:"expiry" jsonschema:"enum=charge,enum=release"` // "charge" (default) or "release"
+	Life        time.Duration `yaml:"life"`                                         // longest that a hold lives without a sign of life, default 10m
+	Margin      time.Duration `yaml:"margin"`                                       // and so much more, default 1m
+	SweepEvery  time.Duration `yaml:"sweep_every"`                                  // default 30s
+	SettledKept time.Duration `yaml:"settled_kept"`                                 // a settled hold is remembered so long, default 10m
 }

@@ -10,11 +10,11 @@ const (
 
 // Pools are the tokens that accounts own, and how they are told of.
 type Pools struct {
-	Refill        string        `yaml:"refill"`         // of pools that a purchase makes: never (default) or window
-	GrantRefill   string        `yaml:"grant_refill"`   // of pools that a grant makes: window (default) or never
-	Window        time.Duration `yaml:"window"`         // of new pools that refill, default 24h
-	ExpireEvery   time.Duration `yaml:"expire_every"`   // how often credits that are over are taken back, default 10s
-	AnnounceEvery time.Duration `yaml:"announce_every"` // how often ratelimit is told what usage has left, default 10s
+	Refill        string        `yaml:"refill" jsonschema:"enum=never,enum=window"`       // of pools that a purchase makes: never (default) or window
+	GrantRefill   string        `yaml:"grant_refill" jsonschema:"enum=never,enum=window"` // of pools that a grant makes: window (default) or never
+	Window        time.Duration `yaml:"window"`                                           // of new pools that refill, default 24h
+	ExpireEvery   time.Duration `yaml:"expire_every"`                                     // how often credits that are over are taken back, default 10s
+	AnnounceEvery time.Duration `yaml:"announce_every"`                                   // how often ratelimit is told what usage has left, default 10s
 	Outbox        Outbox        `yaml:"outbox"`
 }
 

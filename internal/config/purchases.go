@@ -36,10 +36,10 @@ type Purchases struct {
 
 // Payment is the provider that takes the money.
 type Payment struct {
-	Protocol  string        `yaml:"protocol"`    // plain (default) or stripe
-	URL       string        `yaml:"url"`         // default the payment stub's
-	APIKeyEnv string        `yaml:"api_key_env"` // environment variable with the provider's key; empty: none is sent
-	Timeout   time.Duration `yaml:"timeout"`     // of one call, default 4s
+	Protocol  string        `yaml:"protocol" jsonschema:"enum=plain,enum=stripe"` // plain (default) or stripe
+	URL       string        `yaml:"url"`                                          // default the payment stub's
+	APIKeyEnv string        `yaml:"api_key_env"`                                  // environment variable with the provider's key; empty: none is sent
+	Timeout   time.Duration `yaml:"timeout"`                                      // of one call, default 4s
 }
 
 // priceDefault is the entry of providers without one of their own.
