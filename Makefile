@@ -9,7 +9,8 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
 # Tools that take minutes to build are kept outside the source tree, by version.
 TOOLS := $(or $(LEAKY_CACHE_DIR),$(if $(filter 0,$(shell id -u)),/var/cache/leaky-tokens,$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/leaky-tokens))/tools
-LINTPKG := github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+# $(call tool,FILE,PACKAGE,VERSION) builds FILE unless it is there.
+tool = mkdir -p $(TOOLS) && { test -x $(1) || { GOBIN=$(TOOLS)/new $(GO) install $(2)@$(3) && mv $(TOOLS)/new/$(notdir $(2)) $(1); }; }
 LINTVERSION := v2.15.0
 LINT := $(TOOLS)/golangci-lint-$(LINTVERSION)
 
@@ -69,7 +70,7 @@ vet: ## Static checks that come with Go
 
 .PHONY: lint
 lint: ## golangci-lint with the house rules (builds the linter the first time, and keeps it in the cache)
-	@mkdir -p $(TOOLS) && { test -x $(LINT) || { GOBIN=$(TOOLS) $(GO) install $(LINTPKG)@$(LINTVERSION) && mv $(TOOLS)/golangci-lint $(LINT); }; }
+	@$(call tool,$(LINT),github.com/golangci/golangci-lint/v2/cmd/golangci-lint,$(LINTVERSION))
 	@$(LINT) run --timeout 15m ./...
 
 .PHONY: lint-cached
@@ -77,15 +78,17 @@ lint-cached: ## The same where the linter is in the cache already, else nothing
 	@if test -x $(LINT); then $(MAKE) --no-print-directory lint; else echo "lint skipped: 'make lint' builds the linter once"; fi
 
 # Built with the Go that it judges, and once: a scan takes a minute, building it another two.
-VULN := golang.org/x/vuln/cmd/govulncheck@v1.9.0
-VULNDB := golang.org/x/vulndb@v0.0.0-20261105234957-e22db6528018
+VULNVERSION := v1.9.0
+VULNDBVERSION := v0.0.0-20261105234957-e22db6528018
+VULN := $(TOOLS)/govulncheck-$(VULNVERSION)-$(GOTOOLCHAIN)
+INDEXDB := $(TOOLS)/indexdb-$(VULNDBVERSION)
 
 .PHONY: vuln
 vuln: ## Scan what is reachable for known vulnerabilities, with the database as a module (no network service)
-	@mkdir -p bin && export GOBIN=$(CURDIR)/bin && { test -x bin/govulncheck || $(GO) install $(VULN); } \
-	  && { test -x bin/indexdb || $(GO) install $(subst vulndb@,vulndb/cmd/indexdb@,$(VULNDB)); }
-	@rm -rf bin/vulndb && bin/indexdb -out bin/vulndb -vulns "$$(cd / && $(GO) mod download -json $(VULNDB) | sed -n 's/^.*"Dir": "\(.*\)".*$$/\1/p')/data/osv"
-	@bin/govulncheck -db "file://$(CURDIR)/bin/vulndb" ./...
+	@$(call tool,$(VULN),golang.org/x/vuln/cmd/govulncheck,$(VULNVERSION))
+	@$(call tool,$(INDEXDB),golang.org/x/vulndb/cmd/indexdb,$(VULNDBVERSION))
+	@rm -rf bin/vulndb && mkdir -p bin && $(INDEXDB) -out bin/vulndb -vulns "$$(cd / && $(GO) mod download -json golang.org/x/vulndb@$(VULNDBVERSION) | sed -n 's/^.*"Dir": "\(.*\)".*$$/\1/p')/data/osv"
+	@$(VULN) -db "file://$(CURDIR)/bin/vulndb" ./...
 
 .PHONY: bench
 bench: build parts ## Measure path, checks, limits and purchases in one run; writes docs/benchmarks.md (13 minutes)
@@ -110,10 +113,13 @@ generate-client: ## Regenerate the types and calls of package client from openap
 	@$(GO) run github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen@v2.8.2 -config client/api/generate.yaml openapi.yaml
 	@$(GO) test ./client/api -run TestTheCodeIsThatOfTheDocument -update
 
+SQLCVERSION := v1.30.0
+SQLC := $(TOOLS)/sqlc-$(SQLCVERSION)
+
 .PHONY: sql
 sql: ## Regenerate the Go code of the SQL queries (builds sqlc the first time)
-	@mkdir -p bin && test -x bin/sqlc || GOBIN=$(CURDIR)/bin $(GO) install github.com/sqlc-dev/sqlc/cmd/sqlc@v1.30.0
-	@bin/sqlc generate
+	@$(call tool,$(SQLC),github.com/sqlc-dev/sqlc/cmd/sqlc,$(SQLCVERSION))
+	@$(SQLC) generate
 
 .PHONY: clean
 clean: ## Remove what the build made; the cache and the state folder stay
