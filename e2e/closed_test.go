@@ -27,6 +27,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 const (
@@ -284,15 +285,10 @@ func TestAFreedPortGivesNobodyTrust(t *testing.T) {
 // kill ends a part, which may still be on its way up.
 func kill(t *testing.T, s *stacktest.Stack, part string) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
-		out, err := s.Leaky(t.Context(), "kill", part)
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%v\n%s", err, out)
-		}
-	}
+	testenv.Eventually(t, part+" killed", func() bool {
+		_, err := s.Leaky(t.Context(), "kill", part)
+		return err == nil
+	})
 }
 
 // squat takes the port as soon as it is free, and answers everything with a key set.

@@ -88,11 +88,7 @@ func start(t *testing.T) *bench {
 
 func (b *bench) waitReady() {
 	b.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); b.Ready(b.t.Context()) != nil; time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			b.t.Fatal("identity did not get ready")
-		}
-	}
+	testenv.Eventually(b.t, "identity ready", func() bool { return b.Ready(b.t.Context()) == nil })
 }
 
 // reply is an answer with its body both as text and as JSON.

@@ -465,7 +465,7 @@ func TestRotationUnderWrites(t *testing.T) {
 	defer admin.Close()
 	r.start(func(c *Config) { c.RotateBytes, c.ReopenURL = 4000, admin.URL+"/reopen_logs" })
 	want := 0
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	testenv.Eventually(t, "the file reopened four times", func() bool {
 		mu.Lock()
 		_, err := out.WriteString(spoolLine(uuid.NewString(), 10))
 		done := reopened >= 4
@@ -473,10 +473,9 @@ func TestRotationUnderWrites(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if want++; done {
-			break
-		}
-	}
+		want++
+		return done
+	})
 	r.events(want)
 	testenv.Eventually(t, "the checkpoint", r.caughtUp)
 	testenv.Eventually(t, "finished files to go", func() bool {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/spool"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 // write appends to a file, which it makes if need be.
@@ -27,7 +28,7 @@ func write(t *testing.T, path, text string) {
 // read takes batches until the lines are there, and gives them with the last position.
 func read(t *testing.T, tl *tail, want int) (lines []string, damaged int, at position) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+	testenv.Eventually(t, fmt.Sprintf("%d lines", want), func() bool {
 		b, err := tl.next(3)
 		if err != nil {
 			t.Fatal(err)
@@ -35,14 +36,10 @@ func read(t *testing.T, tl *tail, want int) (lines []string, damaged int, at pos
 		for _, l := range b.lines {
 			lines = append(lines, string(l))
 		}
-		damaged += len(b.damaged)
-		if at = b.end; len(lines)+damaged >= want {
-			return lines, damaged, at
-		}
-		time.Sleep(time.Millisecond)
-	}
-	t.Fatalf("want %d lines, got %q and %d damaged", want, lines, damaged)
-	return nil, 0, position{}
+		damaged, at = damaged+len(b.damaged), b.end
+		return len(lines)+damaged >= want
+	})
+	return lines, damaged, at
 }
 
 func expect(t *testing.T, got []string, want ...string) {

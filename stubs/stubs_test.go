@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 	"github.com/openai/openai-go/v3"
 	"github.com/openai/openai-go/v3/option"
 	"github.com/prometheus/client_golang/prometheus"
@@ -58,16 +60,12 @@ func do(t *testing.T, method, url, body string, header ...string) (int, string) 
 // served waits until the stub has finished n requests and gives the newest.
 func served(t *testing.T, s *Server, n uint64) Served {
 	t.Helper()
-	deadline := time.Now().Add(5 * time.Second)
-	for time.Now().Before(deadline) {
-		if c, _ := s.recorder.totals(); c.Total >= n && c.Open == 0 {
-			all := s.recorder.list("", 0, maxPageSize)
-			return all[len(all)-1]
-		}
-		time.Sleep(time.Millisecond)
-	}
-	t.Fatalf("the stub has not finished %d requests", n)
-	return Served{}
+	testenv.Eventually(t, fmt.Sprintf("%d requests finished", n), func() bool {
+		c, _ := s.recorder.totals()
+		return c.Total >= n && c.Open == 0
+	})
+	all := s.recorder.list("", 0, maxPageSize)
+	return all[len(all)-1]
 }
 
 func TestOpenAIClient(t *testing.T) {

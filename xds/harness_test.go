@@ -34,6 +34,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/envoytest"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 	"github.com/leaky-tokens/leaky-tokens/xds"
 )
 
@@ -230,26 +231,22 @@ func (g *gateway) do(t *testing.T, method, path, body string, headers ...string)
 	return answer{resp.StatusCode, resp.Header, string(text)}
 }
 
-func (g *gateway) rawLine(t *testing.T, id string) (string, spool.Line) {
+func (g *gateway) rawLine(t *testing.T, id string) (raw string, l spool.Line) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	for time.Now().Before(deadline) {
-		text, err := os.ReadFile(g.spool)
-		if err == nil {
-			for raw := range strings.Lines(string(text)) {
-				if strings.Contains(raw, id) && strings.HasSuffix(raw, "\n") {
-					l, err := spool.Parse([]byte(strings.TrimSuffix(raw, "\n")))
-					if err != nil {
-						t.Fatalf("parse %s: %v", raw, err)
-					}
-					return raw, l
-				}
+	testenv.Eventually(t, "a spool line of "+id, func() bool {
+		text, _ := os.ReadFile(g.spool) // not there before the first line
+		for raw = range strings.Lines(string(text)) {
+			if strings.Contains(raw, id) && strings.HasSuffix(raw, "\n") {
+				return true
 			}
 		}
-		time.Sleep(5 * time.Millisecond)
+		return false
+	})
+	l, err := spool.Parse([]byte(strings.TrimSuffix(raw, "\n")))
+	if err != nil {
+		t.Fatalf("parse %s: %v", raw, err)
 	}
-	t.Fatalf("no spool line for %q", id)
-	return "", spool.Line{}
+	return raw, l
 }
 
 // authorizer knows one credential.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/spool"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 // TestALongStreamGivesSignsOfLife in the spool, each with the hold that is to be renewed,
@@ -46,25 +47,16 @@ func TestALongStreamGivesSignsOfLife(t *testing.T) {
 		}
 		return n, ended
 	}
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	testenv.Eventually(t, "three signs of life", func() bool {
 		n, ended := running()
 		if ended {
 			t.Fatal("the request ended early")
 		}
-		if n >= 3 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("want three signs of life, got %d", n)
-		}
-	}
+		return n >= 3
+	})
 	close(end)
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		if _, ended := running(); ended {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("want the line of its end")
-		}
-	}
+	testenv.Eventually(t, "the line of its end", func() bool {
+		_, ended := running()
+		return ended
+	})
 }

@@ -17,6 +17,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 // server serves a key set that a test changes.
@@ -136,15 +138,9 @@ func TestRunWaitsForTheIssuer(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- k.Run(ctx) }()
-	for s.fetches.Load() < 2 {
-		time.Sleep(time.Millisecond)
-	}
+	testenv.Eventually(t, "two fetches", func() bool { return s.fetches.Load() >= 2 })
 	s.status.Store(0)
-	for deadline := time.Now().Add(10 * time.Second); k.Ready() != nil; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("not ready in time")
-		}
-	}
+	testenv.Eventually(t, "keys ready", func() bool { return k.Ready() == nil })
 	stop()
 	if err := <-done; err != nil {
 		t.Fatal(err)

@@ -207,13 +207,8 @@ func TestConsumerThroughFaults(t *testing.T) {
 	if killed == 0 {
 		t.Error("want at least one batch killed, got none")
 	}
-	deadline := time.Now().Add(time.Minute)
-	for find(t, db, account, "openai").Remaining != 1_000_000-2*events && time.Now().Before(deadline) {
-		time.Sleep(20 * time.Millisecond)
-	}
-	if p := find(t, db, account, "openai"); p.Remaining != 1_000_000-2*events {
-		t.Errorf("want every event booked once, %d left, got %d", 1_000_000-2*events, p.Remaining)
-	}
+	testenv.Eventually(t, fmt.Sprintf("every event booked once, %d left", 1_000_000-2*events),
+		func() bool { return find(t, db, account, "openai").Remaining == 1_000_000-2*events })
 	caughtUp, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	for err := first.CatchUp(caughtUp); err != nil; err = first.CatchUp(caughtUp) { // it may be waiting to attach again

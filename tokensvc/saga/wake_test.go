@@ -5,6 +5,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 // A replica that stops gives its purchases back, and another one hears of it: the next poll
@@ -29,12 +31,10 @@ func TestReleasedPurchaseWakesAnotherReplica(t *testing.T) {
 	<-claimed
 	w.attach(quiet)
 	w.run()
-	for deadline := time.Now().Add(time.Minute); w.number(`SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-		AND query = 'LISTEN leaky_sagas' AND state = 'idle'`) < 2; {
-		if time.Now().After(deadline) {
-			t.Fatal("gave up waiting: the second replica listens")
-		}
-	}
+	testenv.Eventually(t, "the second replica listens", func() bool {
+		return w.number(`SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+			AND query = 'LISTEN leaky_sagas' AND state = 'idle'`) >= 2
+	})
 	stop()
 	close(goOn)
 	first.Wait()

@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 // TestFetchDropsNothing fetches with waits that are over before a process could read what
@@ -83,15 +84,13 @@ func TestFetchTakesWhatComesAfterAStop(t *testing.T) {
 		}
 		got <- len(messages)
 	}()
-	for deadline := time.Now().Add(30 * time.Second); ; { // until the request stands
+	testenv.Eventually(t, "a waiting request", func() bool {
 		info, err := consumer.Info(t.Context())
-		if err != nil || time.Now().After(deadline) {
-			t.Fatalf("want a waiting request, got %+v, %v", info, err)
+		if err != nil {
+			t.Fatal(err)
 		}
-		if info.NumWaiting > 0 {
-			break
-		}
-	}
+		return info.NumWaiting > 0
+	})
 	stop()
 	if _, err := js.Publish(t.Context(), usage.Subject("openai"), nil); err != nil {
 		t.Fatal(err)
