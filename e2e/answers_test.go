@@ -2,40 +2,19 @@ package e2e
 
 import (
 	"context"
-	"net"
-	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/google/uuid"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/rawprovider"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
-// serveRaw is the provider that sends what each request tells it.
-func serveRaw(t *testing.T) {
-	t.Helper()
-	raw := &rawprovider.Provider{}
-	ln, err := net.Listen("tcp", running.Raw)
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := httptest.NewUnstartedServer(raw)
-	server.Listener.Close()
-	server.Listener = ln
-	server.Start()
-	t.Cleanup(func() { raw.Close(); server.Close() })
-}
-
 // TestBooksHoldWhatProvidersTell: whatever a provider sends and however the call ends, the
 // books say what it told, or an estimate of what was done.
 func TestBooksHoldWhatProvidersTell(t *testing.T) {
 	t.Parallel()
-	serveRaw(t)
 	send, script := rawprovider.Send, rawprovider.Script
 	json, sse := send(rawprovider.JSON), send(rawprovider.SSE)
 	const told = `"usage":{"prompt_tokens":100,"completion_tokens":40,"total_tokens":140}`
@@ -57,6 +36,16 @@ func TestBooksHoldWhatProvidersTell(t *testing.T) {
 			script(json, send(`{"usage":{"prompt_tokens":100,"completion_tokens":10,"total_tokens":410}}`)), "", 0, 410, 410, "provider", ""},
 		{"above 2^31", chatPath, plain, script(json, send(`{"usage":{"prompt_tokens":3000000000,"completion_tokens":1}}`)), "", 0,
 			3_000_000_001, 3_000_000_001, "provider", ""},
+		{"gives up, and the policy is hold", rawGemini, `{"contents":[{"parts":[{"text":"Hello"}]}],"generationConfig":{"maxOutputTokens":500}}`,
+			script("~3", json, send("{}")), "", 500 * time.Millisecond, 500, 700, "held", "client_disconnected"},
+		{"the provider goes, and the policy is hold", rawGemini, `{"contents":[],"generationConfig":{"maxOutputTokens":500}}`,
+			script(rawprovider.Reset), "", 0, 500, 700, "held", "provider_gone"},
+		{"gives up, and the policy is nothing", "/v1/embeddings", `{"model":"rawe","input":"hello"}`, script("~3", json, send("{}")), "",
+			500 * time.Millisecond, 0, 0, "released", "client_disconnected"},
+		{"told, whatever the policy", rawGemini, `{"contents":[]}`, script(sse, send(`data: {"usageMetadata":{"promptTokenCount":5,`+
+			`"candidatesTokenCount":6}}`+"\n\n"), "~3"), "6}}", 0, 11, 11, "provider", ""},
+		{"refused, whatever the policy", rawGemini, `{"contents":[]}`, script(send("HTTP/1.1 429 No\r\ncontent-length: 2\r\n\r\n{}")), "", 0, 0, 0,
+			"released", "provider_status_429"},
 		{"gives up before the answer", chatPath, plain, script("~3", json, send("{"+told+"}")), "", 500 * time.Millisecond, 1, 100,
 			"estimated", "client_disconnected"},
 		// At least a token for each event, and never more than was held: the other cases teach
@@ -79,41 +68,16 @@ func TestBooksHoldWhatProvidersTell(t *testing.T) {
 				ctx, leave = context.WithTimeout(ctx, tc.patience)
 				defer leave()
 			}
-			callRaw(ctx, t, who, tc.path, tc.body, tc.script, tc.until)
-			row := onlyRow(t, who, "raw")
+			callRaw(ctx, t, who, tc.path, tc.body, tc.script, reading(tc.until))
+			provider := "raw"
+			if tc.path == rawGemini {
+				provider = "rawg"
+			}
+			row := onlyRow(t, who, provider)
 			if row.Tokens < tc.low || row.Tokens > tc.high || row.Source != tc.source || row.Reason != tc.reason {
 				t.Errorf("want %d to %d tokens, %s, %q, got %+v", tc.low, tc.high, tc.source, tc.reason, row)
 			}
 		})
-	}
-}
-
-const chatPath = "/v1/chat/completions"
-
-// callRaw calls and closes its connection when it has read until, or everything.
-func callRaw(ctx context.Context, t *testing.T, who stacktest.Account, path, body, script, until string) {
-	t.Helper()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, running.Gateway+path, strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Authorization", "Bearer "+who.Key)
-	req.Header.Set("X-Correlation-Id", uuid.NewString())
-	req.Header.Set(rawprovider.Header, script)
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	res, err := client.Do(req)
-	if err != nil {
-		return // as some cases want it
-	}
-	defer res.Body.Close()
-	var text strings.Builder
-	for piece := make([]byte, 4096); until == "" || !strings.Contains(text.String(), until); {
-		n, err := res.Body.Read(piece)
-		text.Write(piece[:n])
-		if err != nil {
-			return
-		}
 	}
 }
 

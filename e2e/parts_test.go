@@ -18,6 +18,11 @@ func pictures(n int) string {
 	return `{"model":"gpt-4o","max_tokens":10,"messages":[{"role":"user","content":[` + strings.TrimSuffix(strings.Repeat(part+",", n), ",") + `]}]}`
 }
 
+// cheap makes the pictures of a body ones in low detail, for a model whose price is that.
+func cheap(body string) string {
+	return strings.NewReplacer(`"gpt-4o"`, `"gpt-4o-cheap"`, `a.png"`, `a.png","detail":"low"`).Replace(body)
+}
+
 // served makes 30 calls at once and sums what the provider says that they took.
 func served(t *testing.T, who stacktest.Account, body string) (tokens int64, calls int) {
 	t.Helper()
@@ -63,6 +68,11 @@ func TestPicturesStayWithinThePool(t *testing.T) {
 	tokens, calls := served(t, who, pictures(1))
 	if tokens > bought || calls == 0 {
 		t.Errorf("want at most %d tokens served and some, got %d in %d calls", bought, tokens, calls)
+	}
+	other := newAccount(t)
+	buy(t, other, "openai", bought)
+	if tokens, calls := served(t, other, cheap(pictures(8))); tokens > bought || tokens < bought/2 {
+		t.Errorf("of calls with eight pictures in low detail: want at most %d tokens served and most of them, got %d in %d calls", bought, tokens, calls)
 	}
 	testenv.Within(t, 15*time.Second, "the live balance is what is left", func() bool {
 		return quotaOf(t, who, "?provider=openai").RemainingTokens == bought-tokens

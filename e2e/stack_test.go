@@ -57,7 +57,7 @@ func withStack(m *testing.M) (int, error) {
 		_, _ = s.Leaky(ctx, "down")
 		return 1, fmt.Errorf("%w\n%s", err, out)
 	}
-	if err := payByAmount(ctx, s.Payment); err != nil {
+	if err := errors.Join(payByAmount(ctx, s.Payment), serveRaw(s.Raw)); err != nil {
 		return 1, err
 	}
 	running = s

@@ -111,7 +111,7 @@ func (p *plan) readMessages(m members, w *wish) *apiError {
 			return invalid(fmt.Sprintf("messages[%d].content", i), "invalid_type",
 				"Invalid type for 'messages[%d].content': expected a string or an array of parts", i)
 		}
-		p.input += PictureTokens * pictures(messages[i].Content)
+		p.input += pictureTokens(messages[i].Content)
 		for _, text := range texts {
 			p.input += countTokens(text)
 			w.read(text)
@@ -131,24 +131,34 @@ func (w *wish) read(text string) {
 	}
 }
 
-// PictureTokens are what a picture takes, whatever it shows: OpenAI's 1024 x 1024 in high detail.
-const PictureTokens = 85 + 4*170
+// What a picture takes, whatever it shows: OpenAI's 1024 x 1024, in high and in low detail.
+const (
+	highPicture = 85 + 4*170
+	lowPicture  = 85
+)
 
-// pictures counts those among the parts of a message.
-func pictures(raw json.RawMessage) int {
+// pictureTokens is what the pictures among the parts of a message take.
+func pictureTokens(raw json.RawMessage) int {
 	var parts []struct {
-		Type string `json:"type"`
+		Type  string `json:"type"`
+		Image struct {
+			Detail string `json:"detail"`
+		} `json:"image_url"`
 	}
 	if json.Unmarshal(raw, &parts) != nil {
 		return 0 // a string
 	}
-	n := 0
+	tokens := 0
 	for _, part := range parts {
-		if part.Type == "image_url" {
-			n++
+		switch {
+		case part.Type != "image_url":
+		case part.Image.Detail == "low":
+			tokens += lowPicture
+		default:
+			tokens += highPicture
 		}
 	}
-	return n
+	return tokens
 }
 
 // contentTexts gives the texts of a message: a string, null, or an array of parts.

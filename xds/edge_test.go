@@ -145,6 +145,8 @@ func TestErrorsHaveTheShapeOfTheirFamily(t *testing.T) {
 		"openai path":      {"GET", "/v1/nowhere", "", attributes.FamilyOpenAI, "invalid_request_error", "", 404},
 		"openai method":    {"GET", chatPath, "", attributes.FamilyOpenAI, "invalid_request_error", "", 405},
 		"gemini model":     {"POST", "/v1beta/models/gemini-9:generateContent", "{}", attributes.FamilyGemini, "NOT_FOUND", "", 404},
+		"gemini model, v1": {"POST", "/v1/models/gemini-9:generateContent", "{}", attributes.FamilyGemini, "NOT_FOUND", "", 404},
+		"gemini, v1, GET":  {"GET", "/v1/models/gemini-2.5-flash:generateContent", "", attributes.FamilyGemini, "UNIMPLEMENTED", "", 405},
 		"gemini verb":      {"POST", "/v1beta/models/gemini-2.5-flash:countTokens", "{}", attributes.FamilyGemini, "NOT_FOUND", "", 404},
 		"gemini no sse":    {"POST", streaming, "{}", attributes.FamilyGemini, "INVALID_ARGUMENT", "", 400},
 		"gemini down":      {"POST", genPath, "{}", attributes.FamilyGemini, "UNAVAILABLE", "", 503},

@@ -82,6 +82,8 @@ func TestProviderPathsFollowTheBaseURL(t *testing.T) {
 		"gemini, none":    {"gemini", "", genPath, `{}`, genPath},
 		"gemini, prefix":  {"gemini", "/google", streaming + "?alt=sse", `{}`, "/google" + streaming + "?alt=sse"},
 		"gemini, version": {"gemini", "/google/v1beta", genPath, `{}`, "/google" + genPath},
+		"gemini by v1":    {"gemini", "", strings.Replace(genPath, "v1beta", "v1", 1), `{}`, genPath},
+		"v1 throughout":   {"gemini", "/v1", strings.Replace(streaming, "v1beta", "v1", 1) + "?alt=sse", `{}`, strings.Replace(streaming, "v1beta", "v1", 1) + "?alt=sse"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -256,97 +257,20 @@ func TestUsageOfCallsThatEndEarly(t *testing.T) {
 func TestUsageOfAnyAnswer(t *testing.T) {
 	t.Parallel()
 	g := startRaw(t, nil)
-	for seed := range uint64(60) {
-		r := rand.New(rand.NewPCG(seed, 11))
-		a := generate(r)
-		got := g.raw(t, t.Context(), chatPath, body(""), a.script, "")
-		raw, l := g.rawLine(t, got.id)
-		if in, out := l.Answer.Tokens(); in != a.in || out != a.out || got.text != a.text && a.text != "" {
-			t.Errorf("seed %d: want %d and %d, got %d and %d in %s", seed, a.in, a.out, in, out, raw)
-		}
+	var all sync.WaitGroup
+	for worker := range uint64(8) { // what takes time is the access log's buffer
+		all.Go(func() {
+			for n := range uint64(16) {
+				seed := worker<<32 + n
+				a := rawprovider.Generate(rand.New(rand.NewPCG(seed, 11)))
+				got := g.raw(t, t.Context(), chatPath, body(""), a.Script, "")
+				raw, l := g.rawLine(t, got.id)
+				if in, out := l.Answer.Tokens(); in != a.In || out != a.Out || l.Answer.Counted() != a.Counted() ||
+					l.Answer.Events != a.Events && !a.Cut || got.text != a.Text && a.Text != "" {
+					t.Errorf("seed %d: want %+v, got %q and %s", seed, a, got.text, raw)
+				}
+			}
+		})
 	}
-}
-
-// generated is an answer and what it tells.
-type generated struct {
-	script, text string
-	in, out      int64
-}
-
-// generate makes an event stream or a JSON answer with usage anywhere, told once or often,
-// in any order, with any line ends, split anywhere, now and then cut, and up to 10 MB.
-func generate(r *rand.Rand) generated {
-	var a generated
-	var text strings.Builder
-	tell := func() string { // a usage object, maybe of one half
-		half := r.IntN(3)
-		var members []string
-		if half != 1 {
-			a.in = 1 + r.Int64N(5000)
-			members = append(members, fmt.Sprintf(`"prompt_tokens":%d`, a.in))
-		} else {
-			members = append(members, `"prompt_tokens":`+[]string{"0", "null"}[r.IntN(2)])
-		}
-		if half != 2 {
-			a.out = 1 + r.Int64N(5000)
-			members = append(members, fmt.Sprintf(`"completion_tokens":"%d"`, a.out))
-		}
-		r.Shuffle(len(members), func(i, j int) { members[i], members[j] = members[j], members[i] })
-		return `"usage": {` + strings.Join(members, " , ") + `}`
-	}
-	words := func() string { // text that looks like usage
-		return []string{`word`, `\"usage\":{\"prompt_tokens\":7}`, `\\`, `\n\ndata: {\"usage\"`, `usage`, `}]}`}[r.IntN(6)]
-	}
-	size := 0
-	if r.IntN(6) == 0 {
-		size = r.IntN(10 << 20)
-	}
-	if r.IntN(3) == 0 { // JSON
-		members := []string{`"id":"` + words() + `"`, `"choices":[{"message":{"content":"` + words() + `","tool":{` +
-			`"usage":{"prompt_tokens":1}}}}]`, tell()}
-		r.Shuffle(len(members), func(i, j int) { members[i], members[j] = members[j], members[i] })
-		text.WriteString("{" + strings.Join(members, ",") + `,"pad":"`)
-		a.text = text.String()
-		a.script = rawprovider.Script(rawprovider.Send(rawprovider.JSON), pieces(r, a.text), rawprovider.Fill(size), rawprovider.Send(`"}`))
-		a.text = ""
-		return a
-	}
-	end := []string{"\n", "\r", "\r\n"}[r.IntN(3)]
-	for range 1 + r.IntN(30) {
-		event := `{"choices":[{"delta":{"content":"` + words() + `"}}]`
-		switch r.IntN(5) {
-		case 0:
-			event += "," + tell()
-		case 1:
-			event += `,"usage":null`
-		case 2:
-			text.WriteString(": comment" + end + end)
-		}
-		event += "}"
-		if at := strings.IndexByte(event, ','); r.IntN(4) == 0 && at > 0 { // over two lines
-			event = event[:at] + end + "data: " + event[at:]
-		}
-		text.WriteString("data: " + event + end + end)
-	}
-	tail := "data: {" + tell() + "}"
-	text.WriteString(tail + strings.Repeat(end, r.IntN(3)))
-	a.text = text.String()
-	a.script = rawprovider.Script(rawprovider.Send(rawprovider.SSE), pieces(r, a.text))
-	if size > 0 {
-		a.text = ""
-		a.script = rawprovider.Script(rawprovider.Send(rawprovider.SSE), rawprovider.Send(`data: {"pad":"`), rawprovider.Fill(size),
-			rawprovider.Send(`"}`+end+end), pieces(r, text.String()))
-	}
-	return a
-}
-
-// pieces sends a text in a few pieces.
-func pieces(r *rand.Rand, text string) string {
-	var steps []string
-	for text != "" {
-		n := min(len(text), 1+r.IntN(400))
-		steps = append(steps, rawprovider.Send(text[:n]))
-		text = text[n:]
-	}
-	return strings.Join(steps, ",")
+	all.Wait()
 }

@@ -89,7 +89,17 @@ func (b *builder) openAI(path, operation, name string, serves func(config.Model)
 		notAllowed(path, attributes.FamilyOpenAI, "POST"))
 }
 
-// gemini is two exact paths for each model; the model is in the path.
+// geminiVersions are the versions of Gemini's API whose paths are served: its SDKs ask for the
+// one or the other. What a provider is asked for is its URL's.
+func geminiVersions() []string { return []string{"/v1beta", "/v1"} }
+
+// geminiVerb is a way to call a Gemini model: an operation of its path, and the query it needs.
+type geminiVerb struct {
+	verb, name string
+	query      map[string]string
+}
+
+// gemini is two exact paths for each model and version; the model is in the path.
 func (b *builder) gemini() []Route {
 	var routes []Route
 	for _, m := range b.cfg.Models {
@@ -97,41 +107,47 @@ func (b *builder) gemini() []Route {
 		if !ok || p.Protocol != config.ProtocolGemini {
 			continue
 		}
-		operation := "/models/" + m.Name
-		for _, o := range []struct {
-			verb, name string
-			query      map[string]string
-		}{
-			{":generateContent", "gemini-generate", nil},
-			{":streamGenerateContent", "gemini-stream", map[string]string{"alt": "sse"}},
-		} {
-			path := "/v1beta" + operation + o.verb
-			llm := LLM{Route: o.name, Provider: m.Provider, Model: m.Name, Gemini: true, Stream: o.query != nil, Headers: p.Headers, Query: p.Query}
-			if llm.Stream {
-				llm.Query = append([]string{"alt=sse"}, p.Query...)
-			}
-			before := llm
-			before.Provider, before.Model = "", ""
-			route := func(match Match) Route {
-				match.Path, match.Method, match.Query = path, "POST", o.query
-				return Route{Name: o.name + ":" + m.Provider + "/" + m.Name, Match: match, Rule: attributes.RuleAuthenticated,
-					Scope: attributes.ScopeTokensWrite, Family: attributes.FamilyGemini}
-			}
-			guarded, plain := route(Match{Guarded: true}), route(Match{})
-			guarded.Forward, guarded.LLM = b.call(p, p.base+operation+o.verb), &llm
-			plain.Reply, plain.LLM = &Reply{Status: 400, Message: "the body was not accepted"}, &before
-			routes = append(routes, guarded, plain)
-			if o.query != nil {
-				routes = append(routes, Route{Name: o.name, Match: Match{Path: path, Method: "POST"}, Rule: attributes.RuleAuthenticated,
-					Family: attributes.FamilyGemini,
-					Reply:  &Reply{Status: 400, Message: "streamGenerateContent is served as server-sent events only: add ?alt=sse"}})
-			}
-			routes = append(routes, notAllowed(path, attributes.FamilyGemini, "POST"))
+		for _, version := range geminiVersions() {
+			routes = slices.Concat(routes, b.geminiModel(version, m, p, geminiVerb{":generateContent", "gemini-generate", nil}),
+				b.geminiModel(version, m, p, geminiVerb{":streamGenerateContent", "gemini-stream", map[string]string{"alt": "sse"}}))
 		}
 	}
-	return append(routes, Route{Name: "gemini-models", Match: Match{Prefix: "/v1beta/models/"}, Rule: attributes.RuleAuthenticated,
-		Family: attributes.FamilyGemini,
-		Reply:  &Reply{Status: 404, Code: errorbody.CodeModelNotFound, Message: "no such model or operation"}})
+	for _, version := range geminiVersions() {
+		match := Match{Prefix: version + "/models/"}
+		if version == "/v1" {
+			match.Method = "POST" // the rest is OpenAI's
+		}
+		routes = append(routes, Route{Name: "gemini-models", Match: match, Rule: attributes.RuleAuthenticated, Family: attributes.FamilyGemini,
+			Reply: &Reply{Status: 404, Code: errorbody.CodeModelNotFound, Message: "no such model or operation"}})
+	}
+	return routes
+}
+
+// geminiModel is one path of one model.
+func (b *builder) geminiModel(version string, m config.Model, p provider, o geminiVerb) []Route {
+	operation := "/models/" + m.Name + o.verb
+	path := version + operation
+	llm := LLM{Route: o.name, Provider: m.Provider, Model: m.Name, Gemini: true, Stream: o.query != nil, Headers: p.Headers, Query: p.Query}
+	if llm.Stream {
+		llm.Query = append([]string{"alt=sse"}, p.Query...)
+	}
+	before := llm
+	before.Provider, before.Model = "", ""
+	route := func(match Match) Route {
+		match.Path, match.Method, match.Query = path, "POST", o.query
+		return Route{Name: o.name + ":" + m.Provider + "/" + m.Name, Match: match, Rule: attributes.RuleAuthenticated,
+			Scope: attributes.ScopeTokensWrite, Family: attributes.FamilyGemini}
+	}
+	guarded, plain := route(Match{Guarded: true}), route(Match{})
+	guarded.Forward, guarded.LLM = b.call(p, p.base+operation), &llm
+	plain.Reply, plain.LLM = &Reply{Status: 400, Message: "the body was not accepted"}, &before
+	routes := []Route{guarded, plain}
+	if o.query != nil {
+		routes = append(routes, Route{Name: o.name, Match: Match{Path: path, Method: "POST"}, Rule: attributes.RuleAuthenticated,
+			Family: attributes.FamilyGemini,
+			Reply:  &Reply{Status: 400, Message: "streamGenerateContent is served as server-sent events only: add ?alt=sse"}})
+	}
+	return append(routes, notAllowed(path, attributes.FamilyGemini, "POST"))
 }
 
 func (b *builder) call(p provider, path string) *Forward {

@@ -51,8 +51,8 @@ type Provider struct {
 
 // Call is one request that arrived in full.
 type Call struct {
-	Path   string // with its query
-	Header http.Header
+	Path   string      // with its query
+	Header http.Header // without the script
 	Body   string
 }
 
@@ -80,8 +80,10 @@ func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return // the caller left
 	}
+	header := r.Header.Clone()
+	header.Del(Header)
 	p.mu.Lock()
-	p.calls = append(p.calls, Call{Path: r.URL.RequestURI(), Header: r.Header.Clone(), Body: string(body)})
+	p.calls = append(p.calls, Call{Path: r.URL.RequestURI(), Header: header, Body: string(body)})
 	p.mu.Unlock()
 	conn, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {

@@ -38,6 +38,7 @@ providers:
   # A test may serve this one with package rawprovider.
   raw: {url: "http://${raw}/v1"}
   rawg: {protocol: gemini, url: "http://${raw}/v1beta"}
+  strict: {url: "http://${raw}/v1", stream_options: false}
   broken: {url: "http://${broken}", consume_path: /api/v1/openai/chat, egress: {timeout: 1s, backoff: 20ms}}
 models:
   - {name: gpt-4o, provider: openai}
@@ -52,6 +53,12 @@ models:
   - {name: raw1, provider: raw}
   - {name: rawe, provider: raw, kind: embedding}
   - {name: rawg1, provider: rawg}
+  - {name: gpt-5-raw, provider: raw}
+  - {name: strict1, provider: strict}
+  # What the stub bills for a picture, so that a pool has room for some calls with eight.
+  - {name: gpt-4o-cheap, provider: openai, parts: {image: 85}}
+# The routes of whole answers have one policy each; the others have the default.
+charge: {routes: {gemini-generate: hold, openai-embeddings: nothing}}
 tiers:
   default: USER
   levels:
