@@ -14,17 +14,15 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/envoytest"
 )
 
-// plainEnvoy runs the documented Envoy, with other addresses, before an app.
-func plainEnvoy(t *testing.T, ratelimit string) (url string, envoy *envoytest.Envoy) {
+// plainEnvoy runs a documented Envoy, with other addresses, before an app.
+func plainEnvoy(t *testing.T, file, app, ratelimit string) (url string, envoy *envoytest.Envoy) {
 	t.Helper()
-	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "served") }))
-	t.Cleanup(app.Close)
-	text, err := os.ReadFile("envoy.yaml")
+	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	port := func(address string) string { return "port_value: " + address[strings.LastIndex(address, ":")+1:] }
-	bootstrap, err := yaml.YAMLToJSON([]byte(strings.NewReplacer("port_value: 10000", "port_value: 0", "port_value: 10001", port(app.URL),
+	bootstrap, err := yaml.YAMLToJSON([]byte(strings.NewReplacer("port_value: 10000", "port_value: 0", "port_value: 10001", port(app),
 		"port_value: 10002", port(ratelimit)).Replace(string(text))))
 	if err != nil {
 		t.Fatal(err)
@@ -58,7 +56,9 @@ func get(t *testing.T, url string, headers map[string]string) (*http.Response, s
 func TestPlainEnvoy(t *testing.T) {
 	t.Parallel()
 	s := start(t, "", "other-envoy.yaml")
-	url, envoy := plainEnvoy(t, s.addr)
+	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "served") }))
+	t.Cleanup(app.Close)
+	url, envoy := plainEnvoy(t, "envoy.yaml", app.URL, s.addr)
 	if _, stats := get(t, envoy.Admin+"/stats?filter=cluster.ratelimit.(health_check.success|membership_healthy)", nil); !strings.Contains(stats,
 		"membership_healthy: 1") || strings.Contains(stats, "success: 0") {
 		t.Errorf("want ratelimit found healthy by gRPC, got %s", stats)

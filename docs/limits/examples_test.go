@@ -138,7 +138,7 @@ func TestEveryExampleIsTested(t *testing.T) {
 		t.Fatal(err)
 	}
 	tested := slices.Collect(maps.Keys(examples()))
-	tested = append(tested, "envoy.yaml", "other-envoy.yaml") // TestPlainEnvoy's
+	tested = append(tested, "envoy.yaml", "other-envoy.yaml", "tokens-envoy.yaml", "tokens.yaml") // behind an Envoy
 	slices.Sort(tested)
 	if !slices.Equal(files, tested) {
 		t.Errorf("files %v, tested %v", files, tested)
@@ -174,8 +174,8 @@ func TestLabelsCarryValues(t *testing.T) {
 	}
 }
 
-// counter reads a metric of the service.
-func (s *service) counter(t *testing.T, name, rule string) float64 {
+// counter reads a metric of the service with these values of labels, 0 if there is none.
+func (s *service) counter(t *testing.T, name string, values ...string) float64 {
 	t.Helper()
 	families, err := s.metrics.Gather()
 	if err != nil {
@@ -186,10 +186,12 @@ func (s *service) counter(t *testing.T, name, rule string) float64 {
 			continue
 		}
 		for _, m := range f.GetMetric() {
+			labels := map[string]bool{}
 			for _, l := range m.GetLabel() {
-				if l.GetName() == "rule" && l.GetValue() == rule {
-					return m.GetCounter().GetValue()
-				}
+				labels[l.GetValue()] = true
+			}
+			if !slices.ContainsFunc(values, func(v string) bool { return !labels[v] }) {
+				return m.GetCounter().GetValue()
 			}
 		}
 	}
