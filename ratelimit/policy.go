@@ -3,9 +3,6 @@ package ratelimit
 import (
 	"context"
 	"log/slog"
-	"maps"
-	"os"
-	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
@@ -33,51 +30,24 @@ func (s *Service) newPolicy(p Policy) *policy {
 			Domains: p.Domains, Tiers: p.Tiers, Providers: p.Providers, Models: p.Models, MaxTokens: p.MaxTokens}, &s.matching)}
 }
 
-// watchEvery is how often the files are looked at: as often as xds does, so that Envoy's
-// descriptors and the limits they meet change together.
-const watchEvery = time.Second
-
-// watch replaces the policy when its files change. A file with a mistake is told and the
-// policy stays; xds refuses the same file.
+// watch replaces the policy when its files change. A content that is not taken is told and the
+// policy stays; xds refuses the same one.
 func (s *Service) watch(ctx context.Context) {
 	if s.reload == nil {
 		return
 	}
-	ticker := time.NewTicker(watchEvery)
-	defer ticker.Stop()
-	for seen := s.seen; ; {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-		now := stamps(s.files)
-		if maps.Equal(seen, now) {
-			continue
-		}
-		seen = now
+	given := s.policy.Load().Set()
+	config.Watcher{Files: s.files}.Run(ctx, func() {
 		p, err := s.reload()
 		if err != nil {
 			s.log.LogAttrs(ctx, slog.LevelError, "new limits are not taken", slog.Any("error", err))
-			continue
+			return
 		}
+		if p.Limits == given {
+			return // nothing changed since the start
+		}
+		given = p.Limits
 		s.policy.Store(s.newPolicy(p))
 		s.log.LogAttrs(ctx, slog.LevelInfo, "new limits", slog.Int("rules", len(p.Limits.Rules())))
-	}
-}
-
-// stamp changes when a file does.
-type stamp struct {
-	size int64
-	time int64 // nanoseconds
-}
-
-func stamps(files []string) map[string]stamp {
-	found := map[string]stamp{}
-	for _, file := range files {
-		if info, err := os.Stat(file); err == nil {
-			found[file] = stamp{size: info.Size(), time: info.ModTime().UnixNano()}
-		}
-	}
-	return found
+	})
 }

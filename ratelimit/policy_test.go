@@ -25,7 +25,7 @@ func TestNewLimitsAreTakenWhileRunning(t *testing.T) {
 	refused := make(chan error, 10)
 	e := start(t, thousand, func(c *ratelimit.Config) {
 		before := c.Policy
-		c.Files = []string{file}
+		c.Files = func() []string { return []string{file} }
 		c.Reload = func() (ratelimit.Policy, error) {
 			set, err := limits.Load(file)
 			if err != nil {

@@ -165,7 +165,7 @@ func TestDeletedLimitsStay(t *testing.T) {
 	write(watched)
 	log := &lockedLog{}
 	s := watchedService(t, log, func(c *Config) {
-		c.Files = []string{file}
+		c.Files = func() []string { return []string{file} }
 		c.Reload = func() (Policy, error) {
 			set, err := limits.Load(file)
 			return Policy{Limits: set}, err

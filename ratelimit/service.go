@@ -60,9 +60,10 @@ type Policy struct {
 // Config of the service.
 type Config struct {
 	Policy
-	// Reload reads the policy anew when one of Files changed; nil: never.
+	// Reload reads the policy anew when one of Files changed; nil: never. The same Limits say that
+	// nothing did.
 	Reload func() (Policy, error)
-	Files  []string
+	Files  func() []string
 	Holds  config.Holds
 	// Timeout is how long Envoy waits for a decision; a call that takes longer is given up.
 	Timeout time.Duration
@@ -89,8 +90,7 @@ type Config struct {
 type Service struct {
 	policy    atomic.Pointer[policy]
 	reload    func() (Policy, error)
-	files     []string
-	seen      map[string]stamp // of the files, as the service was made
+	files     func() []string
 	holds     config.Holds
 	timeout   time.Duration
 	store     *store.Store
@@ -111,7 +111,7 @@ func New(c Config) (*Service, error) {
 	if c.Limits == nil || c.Publisher == nil || c.Log == nil || c.Metrics == nil {
 		return nil, errors.New("make ratelimit: limits, publisher, log and metrics are needed")
 	}
-	s := &Service{reload: c.Reload, files: c.Files, seen: stamps(c.Files), holds: c.Holds, timeout: c.Timeout, publisher: c.Publisher,
+	s := &Service{reload: c.Reload, files: c.Files, holds: c.Holds, timeout: c.Timeout, publisher: c.Publisher,
 		asker: asker{balances: c.Balances}, follow: c.Follow, log: c.Log}
 	if s.timeout <= 0 {
 		s.timeout = 500 * time.Millisecond

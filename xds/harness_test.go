@@ -30,9 +30,11 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/envoy"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/spool"
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
+	"github.com/leaky-tokens/leaky-tokens/internal/settings"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/envoytest"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 	"github.com/leaky-tokens/leaky-tokens/xds"
@@ -54,9 +56,10 @@ type gateway struct {
 	limit *limiter
 	auth  *authorizer
 	back  *backend
-	path  string // leaky.yaml, may be empty
-	at    string // where xds listens
-	again bool   // startXDS takes the place of one that ended
+	path  string           // leaky.yaml, may be empty
+	files *settings.Source // of path
+	at    string           // where xds listens
+	again bool             // startXDS takes the place of one that ended
 
 	bounds envoy.Bounds
 	client http.Client // of its own: who closes the connections of http.DefaultTransport closes other tests' too
@@ -107,8 +110,20 @@ func startWith(t *testing.T, edit func(*gateway, *config.Config), env map[string
 
 func (g *gateway) startXDS(t *testing.T, cfg *config.Config, env map[string]string) {
 	t.Helper()
-	x, err := xds.New(xds.Config{Config: cfg, Path: g.path, StateDir: g.dir, Poll: 20 * time.Millisecond, Linger: 700 * time.Millisecond,
-		Getenv: func(k string) string { return env[k] }, Metrics: g.registry(), Log: slog.New(slog.NewTextHandler(testWriter{t}, nil))})
+	getenv, log := func(k string) string { return env[k] }, slog.New(slog.NewTextHandler(testWriter{t}, nil))
+	set := &settings.Settings{Config: cfg}
+	var err error
+	if g.path == "" {
+		set.Limits, err = limits.Load(cfg.Limits.File)
+	} else {
+		g.files = settings.New(g.path, g.dir, getenv, log)
+		set, err = g.files.Open()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, err := xds.New(xds.Config{Settings: set, Files: g.files, StateDir: g.dir, Poll: 20 * time.Millisecond, Linger: 700 * time.Millisecond,
+		Getenv: getenv, Metrics: g.registry(), Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}

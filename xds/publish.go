@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/xds/server"
 )
 
@@ -21,15 +20,14 @@ func wake(c chan struct{}) {
 // refresh offers the files' present content. What was offered before it and waits is left out,
 // and what is being published waits no longer for an Envoy that does not answer.
 func (x *XDS) refresh() {
-	cfg, err := config.Load(x.source.path, x.source.getenv)
+	set, err := x.files.Refresh()
 	var next loaded
 	if err == nil {
-		x.mu.Lock()
-		x.asked = cfg
-		x.mu.Unlock()
-		next, err = x.source.load(cfg)
+		if next, err = x.source.load(set); err != nil {
+			x.goBack(loaded{settings: set}, err)
+		}
 	}
-	o := &offer{cfg: cfg, next: next, err: err, newer: make(chan struct{})}
+	o := &offer{next: next, err: err, newer: make(chan struct{})}
 	x.mu.Lock()
 	if x.newest != nil {
 		close(x.newest.newer)
@@ -63,6 +61,9 @@ func (x *XDS) publishOffers(ctx context.Context) {
 			case err == nil:
 				x.taken()
 			case ctx.Err() == nil:
+				if refused, ok := errors.AsType[*server.Refused](err); ok {
+					x.goBack(o.next, refused)
+				}
 				x.fail(ctx, err)
 			}
 		}
@@ -74,7 +75,7 @@ func (x *XDS) publishOffers(ctx context.Context) {
 func (x *XDS) renewed(ctx context.Context) {
 	err := writeBootstrapSecrets(x.source.dir, x.source.issuer)
 	x.mu.Lock()
-	same := offer{cfg: x.cfg, next: x.live}
+	same := offer{next: x.live}
 	x.mu.Unlock()
 	var renewErr error
 	if same.next.snapshot, renewErr = same.next.snapshot.WithSecret(gatewaySecret(x.source.issuer)); renewErr == nil {
@@ -121,7 +122,7 @@ func (x *XDS) publish(ctx context.Context, o offer) error {
 		}
 		x.since = time.Now().UTC()
 	}
-	x.cfg, x.live = o.cfg, o.next
+	x.live = o.next
 	x.mu.Unlock()
 	if refused != nil { // the first of all stays, for an Envoy that can take it
 		x.fail(ctx, refused)
@@ -152,15 +153,19 @@ func (x *XDS) takeBack(refused *server.Refused) {
 		x.mu.Unlock()
 		return
 	}
+	tried := x.live
 	x.live, x.since = x.before, time.Now().UTC()
 	x.mu.Unlock()
+	x.goBack(tried, refused)
 	x.fail(context.Background(), refused)
 }
 
-// watched is the configuration whose files are looked at: the newest that could be read,
-// taken or not, since the file that it lacks may still come.
-func (x *XDS) watched() *config.Config {
+// goBack makes what is live the last good content, for the other parts and for the next start.
+func (x *XDS) goBack(tried loaded, because error) {
 	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.asked
+	live := x.live.settings
+	x.mu.Unlock()
+	if x.files != nil && tried.settings != nil {
+		x.files.Refuse(tried.settings.Hash, live, because)
+	}
 }

@@ -3,6 +3,7 @@ package xds_test
 import (
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/settings"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/apitest"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 	"github.com/leaky-tokens/leaky-tokens/xds"
@@ -232,7 +234,14 @@ func TestARefusedConfigurationIsUndone(t *testing.T) {
 	before := g.status(t)
 	good := g.yamlFor("http://127.0.0.1:9", "")
 	rewrite(t, path, strings.Replace(good, `gateway: {listen: "127.0.0.1:0"}`, "gateway: {listen: \"192.0.2.77:8080\"}", 1))
-	testenv.Eventually(t, "the refusal is shown", func() bool { return g.status(t).Refused != nil })
+	testenv.Eventually(t, "a listener that moves is held", func() bool {
+		f := g.status(t).Refused
+		return f != nil && f.Node == "" && strings.Contains(f.Reason, "gateway.listen moves")
+	})
+	if _, err := g.files.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	testenv.Eventually(t, "the refusal is shown", func() bool { f := g.status(t).Refused; return f != nil && f.Node != "" })
 	after := g.status(t)
 	if after.Version != before.Version || after.Refused.Type != "Listener" || after.Refused.Node != t.Name() ||
 		!strings.Contains(after.Refused.Reason, "192.0.2.77") || after.Refused.Tried == before.Version {
@@ -248,6 +257,10 @@ func TestARefusedConfigurationIsUndone(t *testing.T) {
 	})
 	if a := g.do(t, "POST", chatPath, body("")); a.status == 0 {
 		t.Error("want the gateway to go on")
+	}
+	if again, err := settings.New(path, g.dir, func(string) string { return "" }, slog.New(slog.DiscardHandler)).Open(); err != nil ||
+		again.Config.Gateway.Listen != "127.0.0.1:0" {
+		t.Errorf("a part that starts now would follow what the Envoy refused: %+v, %v", again, err)
 	}
 	if got := g.metric(t, `leaky_xds_answers_total{answer="nack",type="Listener"}`); got != 1 {
 		t.Errorf("want one refusal counted, got %v", got)

@@ -6,8 +6,8 @@ import (
 	"path/filepath"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
+	"github.com/leaky-tokens/leaky-tokens/internal/settings"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 	"github.com/leaky-tokens/leaky-tokens/xds/model"
 	"github.com/leaky-tokens/leaky-tokens/xds/protos"
@@ -16,7 +16,6 @@ import (
 
 // source is the files that the configuration comes from.
 type source struct {
-	path   string // leaky.yaml; empty: the built-in one
 	dir    string // state folder
 	getenv func(string) string
 	trust  protos.Trust
@@ -25,19 +24,16 @@ type source struct {
 
 // loaded is one good configuration.
 type loaded struct {
+	settings *settings.Settings
 	gateway  *model.Gateway
 	snapshot *snapshot.Snapshot
 }
 
-// load reads, translates and checks; nothing of a bad configuration takes effect.
-func (s source) load(cfg *config.Config) (loaded, error) {
-	set, err := limits.Load(s.limitsFile(cfg))
-	if err != nil {
-		return loaded{}, err
-	}
-	asked := *cfg
+// load translates and checks; nothing of a bad configuration takes effect.
+func (s source) load(set *settings.Settings) (loaded, error) {
+	asked := *set.Config
 	asked.TLS.Mode = config.TLSOff // as at start: each part reads the mode once
-	in := model.Input{Config: &asked, StateDir: s.dir, Limits: set.Paths(), Getenv: s.getenv}
+	in := model.Input{Config: &asked, StateDir: s.dir, Limits: set.Limits.Paths(), Getenv: s.getenv}
 	if s.issuer != nil {
 		asked.TLS.Mode = config.TLSMutual
 		in.Identity, in.Roots = s.issuer.Pair(topology.Gateway), s.issuer.Roots()
@@ -60,15 +56,7 @@ func (s source) load(cfg *config.Config) (loaded, error) {
 			return loaded{}, fmt.Errorf("make a folder for envoy: %w", err)
 		}
 	}
-	return loaded{gateway: g, snapshot: snap}, nil
-}
-
-func (s source) limitsFile(cfg *config.Config) string {
-	file := cfg.Limits.File
-	if file == "" || filepath.IsAbs(file) || s.path == "" {
-		return file
-	}
-	return filepath.Join(filepath.Dir(s.path), file)
+	return loaded{settings: set, gateway: g, snapshot: snap}, nil
 }
 
 // systemTrust finds the machine's root certificates: SSL_CERT_FILE, else where the

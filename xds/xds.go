@@ -17,13 +17,14 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
+	"github.com/leaky-tokens/leaky-tokens/internal/settings"
 	"github.com/leaky-tokens/leaky-tokens/xds/server"
 )
 
 // Config is what the control plane needs.
 type Config struct {
-	Config   *config.Config      // as loaded at start
-	Path     string              // leaky.yaml, for reloads; empty: the built-in one, which never changes
+	Settings *settings.Settings  // to start with
+	Files    *settings.Source    // where Settings are from, to follow their changes; nil: there are none
 	StateDir string              //
 	Getenv   func(string) string // provider keys and URL overrides
 	Log      *slog.Logger
@@ -36,6 +37,7 @@ type Config struct {
 // XDS is the control plane.
 type XDS struct {
 	source source
+	files  *settings.Source // nil: nothing changes
 	server *server.Server
 	log    *slog.Logger
 	reload <-chan struct{}
@@ -46,9 +48,7 @@ type XDS struct {
 	renewal chan struct{} // Envoy's certificate is a new one
 
 	mu      sync.Mutex
-	cfg     *config.Config
-	asked   *config.Config // newest that could be read
-	offered *offer         // newest that waits for the one before
+	offered *offer // newest that waits for the one before
 	newest  *offer
 	live    loaded
 	before  loaded          // what Envoys get again if they refuse live
@@ -60,7 +60,6 @@ type XDS struct {
 
 // offer is the files' content at one moment on its way to Envoys.
 type offer struct {
-	cfg   *config.Config
 	next  loaded
 	err   error         // why it cannot be taken
 	newer chan struct{} // closed once there is a newer one
@@ -85,22 +84,22 @@ func failure(err error) *Failure {
 
 // New translates and checks the configuration; it starts nothing.
 func New(c Config) (*XDS, error) {
-	if c.Config == nil || c.Log == nil || c.Getenv == nil {
-		return nil, errors.New("make xds: the configuration, the logger and the environment are needed")
+	if c.Settings == nil || c.Log == nil || c.Getenv == nil {
+		return nil, errors.New("make xds: settings, the logger and the environment are needed")
 	}
 	if c.Poll == 0 {
 		c.Poll = time.Second
 	}
-	x := &XDS{log: c.Log, reload: c.Reload, poll: c.Poll, cfg: c.Config, asked: c.Config, work: make(chan struct{}, 1),
+	x := &XDS{log: c.Log, files: c.Files, reload: c.Reload, poll: c.Poll, work: make(chan struct{}, 1),
 		renewal: make(chan struct{}, 1)}
 	var err error
 	x.server, err = server.New(server.Config{Log: c.Log, Linger: c.Linger, Metrics: c.Metrics, Undone: x.takeBack, Proven: x.took})
 	if err != nil {
 		return nil, err
 	}
-	src := source{path: c.Path, dir: c.StateDir, getenv: c.Getenv, trust: systemTrust(c.Getenv)}
-	if c.Config.TLS.Mutual() {
-		if src.issuer, err = mtls.NewAuthority(c.StateDir, c.Config.TLS.Lifetime, c.Log, c.Config.Limits.Envoys.Names...); err != nil {
+	src, cfg := source{dir: c.StateDir, getenv: c.Getenv, trust: systemTrust(c.Getenv)}, c.Settings.Config
+	if cfg.TLS.Mutual() {
+		if src.issuer, err = mtls.NewAuthority(c.StateDir, cfg.TLS.Lifetime, c.Log, cfg.Limits.Envoys.Names...); err != nil {
 			return nil, err
 		}
 		if err := writeBootstrapSecrets(c.StateDir, src.issuer); err != nil {
@@ -108,7 +107,7 @@ func New(c Config) (*XDS, error) {
 		}
 	}
 	x.source = src
-	if x.first, err = src.load(c.Config); err != nil {
+	if x.first, err = src.load(c.Settings); err != nil {
 		return nil, err
 	}
 	if c.Metrics != nil {
@@ -140,25 +139,22 @@ func (x *XDS) Run(ctx context.Context, ln net.Listener) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return x.server.Run(ctx, ln) })
 	g.Go(func() error {
-		if err := x.publish(ctx, offer{cfg: x.cfg, next: x.first}); err != nil {
+		if err := x.publish(ctx, offer{next: x.first}); err != nil {
 			return fmt.Errorf("publish the first configuration: %w", err)
 		}
 		g.Go(func() error {
 			x.publishOffers(ctx)
 			return nil
 		})
-		// The built-in file never changes; any other may have since it was read.
-		files := config.Watcher{Every: x.poll, Reload: x.reload, Known: x.source.path == "", Files: func() []string {
-			return []string{x.source.path,
-				x.source.limitsFile(x.watched())}
-		}}
 		if x.source.issuer != nil {
 			g.Go(func() error {
 				x.source.issuer.Run(ctx, func() { wake(x.renewal) })
 				return nil
 			})
 		}
-		files.Run(ctx, x.refresh)
+		if x.files != nil {
+			config.Watcher{Every: x.poll, Reload: x.reload, Files: x.files.Files}.Run(ctx, x.refresh)
+		}
 		return nil
 	})
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {

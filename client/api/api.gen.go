@@ -423,6 +423,9 @@ type Health struct {
 	// Reason What is missing.
 	Reason string       `json:"reason,omitempty,omitzero"`
 	Status HealthStatus `json:"status"`
+
+	// Warning What a person should look at, though it serves.
+	Warning string `json:"warning,omitempty,omitzero"`
 }
 
 // HealthStatus defines model for Health.Status.

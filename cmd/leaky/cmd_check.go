@@ -3,11 +3,12 @@ package main
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 
-	"github.com/leaky-tokens/leaky-tokens/cmd/leaky/serve"
 	"github.com/leaky-tokens/leaky-tokens/envoy"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 )
@@ -19,7 +20,7 @@ type checkCommand struct {
 
 // Help shows how it is used.
 func (checkCommand) Help() string {
-	return `Prints every mistake with line and column. Exit code 1 if there is one.
+	return `Prints every mistake with line and column. Exit code 1 if there is one. What is legal and likely not meant is a warning.
 
 Examples:
 
@@ -39,13 +40,24 @@ func (k checkCommand) Run(c *cli) error {
 		return err
 	}
 	l := local{cfg: cfg, configPath: path, dir: config.StateDir(os.Getenv)}
-	sets, err := serve.LimitSets(l.cfg, l.configPath)
+	if path != "" {
+		if l.configPath, err = filepath.Abs(path); err != nil {
+			return err
+		}
+	}
+	sets, err := l.limitSets()
 	if err != nil {
 		return err
 	}
-	rules := 0
+	rules, warnings := 0, l.files(slog.New(slog.DiscardHandler)).Lost()
+	for i, gone := range warnings {
+		warnings[i] = "beside what runs: " + gone + "; running parts hold it until `leaky accept`"
+	}
 	for _, set := range sets {
 		rules += len(set.Rules())
+		for _, w := range set.Warnings() {
+			warnings = append(warnings, w.Error())
+		}
 	}
 	plan, err := l.plan(false)
 	if err != nil {
@@ -54,12 +66,17 @@ func (k checkCommand) Run(c *cli) error {
 	if _, err := plan.Ports(); err != nil {
 		return err
 	}
+	warnings = append(warnings, plan.Unwanted()...)
 	name := path
 	if name == "" {
 		name = "the built-in leaky.yaml"
 	}
 	if k.Output == "json" {
-		return printJSON(os.Stdout, map[string]any{"file": path, "models": len(cfg.Models), "providers": len(cfg.Providers), "limits": rules})
+		return printJSON(os.Stdout, map[string]any{"file": path, "models": len(cfg.Models), "providers": len(cfg.Providers), "limits": rules,
+			"warnings": append([]string{}, warnings...)})
+	}
+	for _, w := range warnings {
+		fmt.Fprintln(os.Stderr, "warning:", w)
 	}
 	fmt.Printf("%s is valid: %d models, %d providers, %d limits\n", name, len(cfg.Models), len(cfg.Providers), rules)
 	return nil

@@ -11,7 +11,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/leaky-tokens/leaky-tokens/cmd/leaky/serve"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit"
@@ -60,7 +59,7 @@ func (k limitsList) Run(ctx context.Context, c *cli) error {
 	if err != nil {
 		return err
 	}
-	sets, err := serve.LimitSets(l.cfg, l.configPath)
+	sets, err := l.limitSets()
 	if err != nil {
 		return err
 	}

@@ -12,7 +12,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/leaky-tokens/leaky-tokens/cmd/leaky/serve"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/match"
 )
@@ -92,7 +91,7 @@ func (k limitsTest) set(l local) (*limits.Set, error) {
 		}
 		return sets[0], nil
 	}
-	sets, err := serve.LimitSets(l.cfg, l.configPath)
+	sets, err := l.limitSets()
 	if err != nil {
 		return nil, err
 	}

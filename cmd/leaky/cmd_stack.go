@@ -1,12 +1,15 @@
 package main
 
 import (
+	"log/slog"
 	"os"
 	"path/filepath"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/stack"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/supervisor"
+	"github.com/leaky-tokens/leaky-tokens/internal/settings"
 )
 
 // local is the stack of this user on this machine, as every command about it sees it.
@@ -17,17 +20,55 @@ type local struct {
 }
 
 func openLocal(c *cli) (local, error) {
-	cfg, err := config.Load(c.Config, os.Getenv)
+	l, err := whereLocal(c)
+	if err == nil {
+		l.cfg, err = config.Load(c.Config, os.Getenv)
+	}
+	return l, err
+}
+
+// whereLocal is where its files are.
+func whereLocal(c *cli) (local, error) {
+	l := local{dir: config.StateDir(os.Getenv)}
+	if c.Config == "" {
+		return l, nil
+	}
+	var err error
+	l.configPath, err = filepath.Abs(c.Config)
+	return l, err
+}
+
+// files is where the stack's parts have their settings from.
+func (l local) files(log *slog.Logger) *settings.Source {
+	return settings.New(l.configPath, l.dir, os.Getenv, log)
+}
+
+// openLastGood is openLocal for the stack itself: nobody may be there to mend a file that is wrong,
+// so that it starts from the last good content, and says so in the log.
+func openLastGood(c *cli, log *slog.Logger) (local, error) {
+	l, err := whereLocal(c)
 	if err != nil {
-		return local{}, err
+		return l, err
 	}
-	path := c.Config
-	if path != "" {
-		if path, err = filepath.Abs(path); err != nil {
-			return local{}, err
-		}
+	files := l.files(log)
+	now, err := files.Open()
+	if err != nil {
+		return l, err
 	}
-	return local{cfg: cfg, configPath: path, dir: config.StateDir(os.Getenv)}, nil
+	if because := files.Problem(); because != nil {
+		log.Error("starting from the last good configuration", slog.Any("because", because))
+	}
+	l.cfg = now.Config
+	return l, nil
+}
+
+// limitSets are the rules of every domain, our own first.
+func (l local) limitSets() ([]*limits.Set, error) {
+	now, err := settings.Load(l.configPath, os.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	return now.Sets(), nil
 }
 
 // plan reads where everything listens; with secrets it makes the passwords that are not there yet.

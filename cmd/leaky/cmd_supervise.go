@@ -22,7 +22,7 @@ func (superviseCommand) Help() string {
 
 // Run starts every part and blocks until it is told to stop.
 func (superviseCommand) Run(ctx context.Context, c *cli) error {
-	l, err := openLocal(c)
+	l, err := openLastGood(c, supervisorLog(os.Stderr))
 	if err != nil {
 		return err
 	}
@@ -47,7 +47,7 @@ func supervise(ctx context.Context, l local, w io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("find own program: %w", err)
 	}
-	log := telemetry.Logger(w, "supervisor", slog.LevelInfo)
+	log := supervisorLog(w)
 	commands := stack.Commands{Programs: programs, Self: self, Config: l.configPath}
 	if err := plan.Drop(ctx, commands); err != nil {
 		log.Warn("parts run as root", slog.Any("because", err))
@@ -62,6 +62,10 @@ func supervise(ctx context.Context, l local, w io.Writer) error {
 		return err
 	}
 	return s.Run(ctx)
+}
+
+func supervisorLog(w io.Writer) *slog.Logger {
+	return telemetry.Logger(w, "supervisor", slog.LevelInfo)
 }
 
 // raiseFileLimit lets children open as many files as the system allows: Go raises its own

@@ -9,12 +9,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
-	"github.com/leaky-tokens/leaky-tokens/cmd/leaky/serve"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/smoketest"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/stack"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/supervisor"
@@ -42,11 +41,9 @@ Examples:
 
 // Run brings the stack up; it returns nil only when every part serves and the proof holds.
 func (u upCommand) Run(ctx context.Context, c *cli) error {
-	l, err := openLocal(c)
+	out := os.Stdout
+	l, err := u.open(out, c)
 	if err != nil {
-		return err
-	}
-	if _, err := limits.Load(serve.LimitsPath(l.cfg, l.configPath)); err != nil {
 		return err
 	}
 	if u.Clean {
@@ -55,7 +52,6 @@ func (u upCommand) Run(ctx context.Context, c *cli) error {
 		}
 	}
 	begun := time.Now()
-	out := os.Stdout
 	if pid, err := supervisor.Holder(stack.RunDir(l.dir)); err != nil {
 		return err
 	} else if pid != 0 {
@@ -63,11 +59,12 @@ func (u upCommand) Run(ctx context.Context, c *cli) error {
 			return errors.New("already running in the background: `leaky down` first")
 		}
 		sayRunning(ctx, out, pid)
-		return u.finish(ctx, out, l, begun, nil)
+		return errors.Join(u.finish(ctx, out, l, begun, nil), notFollowed(ctx))
 	}
 	if err := prepare(ctx, l); err != nil {
 		return err
 	}
+	u.accept(out, l)
 	begun = time.Now()
 	if u.Foreground {
 		return u.stay(ctx, out, l, begun)
@@ -79,6 +76,33 @@ func (u upCommand) Run(ctx context.Context, c *cli) error {
 	return u.finish(ctx, out, l, begun, ended)
 }
 
+// open reads the files. What is wrong with them is for the person who starts the stack to mend; a
+// service manager gets the last good content, lest a restart of the machine stops the gateway.
+func (u upCommand) open(out io.Writer, c *cli) (local, error) {
+	l, err := openLocal(c)
+	if err == nil {
+		_, err = l.limitSets()
+	}
+	if err == nil || !u.Foreground {
+		return l, err
+	}
+	last, lastErr := openLastGood(c, supervisorLog(io.Discard))
+	if lastErr != nil {
+		return l, err
+	}
+	fmt.Fprintf(out, "Starting from the last good configuration, since the present one is wrong:\n%v\n", err)
+	return last, nil
+}
+
+// accept says that what the files hold is meant, as somebody starts the stack with it. Files that
+// are wrong are left alone.
+func (u upCommand) accept(out io.Writer, l local) {
+	gone, err := l.files(supervisorLog(io.Discard)).Accept()
+	if err == nil && len(gone) > 0 {
+		fmt.Fprintf(out, "%s is other than before: %s.\n", l.configPath, strings.Join(gone, "; "))
+	}
+}
+
 func sayRunning(ctx context.Context, out io.Writer, pid int) {
 	fmt.Fprintf(out, "Already running (supervisor %d).\n", pid)
 	o, err := control().Status(ctx)
@@ -88,6 +112,15 @@ func sayRunning(ctx context.Context, out io.Writer, pid int) {
 	if built, err := builtAt(); err == nil && built.After(o.Started) {
 		fmt.Fprintln(out, "This binary is newer: `leaky restart NAME` takes it for one part, `leaky down` and `leaky up` for all.")
 	}
+}
+
+// notFollowed is why the running stack does not follow the files as they are; nil: it does.
+func notFollowed(ctx context.Context) error {
+	o, err := control().Status(ctx)
+	if err != nil {
+		return err
+	}
+	return warned(o.Parts)
 }
 
 func builtAt() (time.Time, error) {

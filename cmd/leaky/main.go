@@ -22,6 +22,7 @@ type cli struct {
 	Up      upCommand      `cmd:"" group:"The stack" help:"Start everything in the background and prove it with one real call."`
 	Down    downCommand    `cmd:"" group:"The stack" help:"Stop everything; data stays."`
 	Ps      psCommand      `cmd:"" group:"The stack" help:"List the parts and how they are."`
+	Status  statusCommand  `cmd:"" group:"The stack" help:"Say whether all is well; the exit code tells."`
 	Logs    logsCommand    `cmd:"" group:"The stack" help:"Print the log of one part."`
 	Start   startCommand   `cmd:"" group:"The stack" help:"Start a stopped part and wait until it is ready."`
 	Stop    stopCommand    `cmd:"" group:"The stack" help:"Stop one part; it stays down until started."`
@@ -33,6 +34,7 @@ type cli struct {
 	Demo    demoCommand    `cmd:"" group:"Tools" help:"Drive the running stack with parallel clients and judge the books."`
 	Check   checkCommand   `cmd:"" group:"Tools" help:"Validate leaky.yaml and the limits it names."`
 	Schema  schemaCommand  `cmd:"" group:"Tools" help:"Print the JSON Schema of leaky.yaml, for editors."`
+	Accept  acceptCommand  `cmd:"" group:"Tools" help:"Say that a configuration is meant which lacks what the last one had."`
 	Limits  limitsCommand  `cmd:"" group:"Tools" help:"List the limits, or say which one a descriptor falls under."`
 	Holds   holdsCommand   `cmd:"" group:"Tools" help:"List what running calls hold, the oldest first."`
 	Explain explainCommand `cmd:"" group:"Tools" help:"Say how one call was decided: rules, levels, what was held, why it was refused."`

@@ -134,6 +134,9 @@ func TestLifeOfAPart(t *testing.T) {
 	if !ok || !strings.HasPrefix(table, "PART") || !strings.Contains(table, "127.0.0.1:6379") {
 		t.Errorf("ps: want a table with the address, got %q", table)
 	}
+	if out, errs, ok := leaky(t, dir, nil, "status"); !ok || !strings.Contains(out, "All 2 parts are ready.") {
+		t.Errorf("status: want all well, got %q %q", out, errs)
+	}
 	if _, errs, ok := leaky(t, dir, nil, "restart", "redos"); ok || !strings.Contains(errs, `did you mean "redis"?`) {
 		t.Errorf("unknown part: want a suggestion, got %v %q", ok, errs)
 	}
@@ -170,6 +173,8 @@ func TestWithoutAStack(t *testing.T) {
 		want      string // in stdout or stderr
 	}{
 		{"ps", []string{"ps"}, nil, false, "nothing is running"},
+		{"status", []string{"status"}, nil, false, "nothing is running"},
+		{"accept of a mistake", []string{"--config", bad, "accept"}, nil, false, "bad.yaml:2:3"},
 		{"stop", []string{"stop", "nats"}, nil, false, "nothing is running"},
 		{"logs", []string{"logs", "nats", "-n", "1"}, nil, true, "two\n"},
 		{"logs of a part that never ran", []string{"logs", "redis"}, nil, false, "never ran"},

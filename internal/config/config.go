@@ -4,7 +4,7 @@ package config
 
 import "time"
 
-// Config is the whole of leaky.yaml. Every key has a default; an empty file is valid.
+// Config is the whole of leaky.yaml. Every key has a default; {} is a whole file.
 type Config struct {
 	Gateway   Gateway             `yaml:"gateway"`
 	Envoy     Envoy               `yaml:"envoy"`

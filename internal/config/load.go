@@ -18,15 +18,23 @@ import (
 // and checks the whole. An error lists every mistake as file:line:column: key: what
 // is wrong and what would be right.
 func Load(path string, getenv func(string) string) (*Config, error) {
-	text, name := deploy.DefaultConfig, "built-in leaky.yaml"
-	if path != "" {
-		var err error
-		if text, err = os.ReadFile(path); err != nil {
-			return nil, fmt.Errorf("read configuration: %w", err)
-		}
-		name = path
+	if path == "" {
+		return parse("built-in leaky.yaml", deploy.DefaultConfig, getenv)
 	}
-	return parse(name, text, getenv)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
+	return Read(path, text, getenv)
+}
+
+// Read is Load of a text that was read from path. An empty one is what a full disk or a cut copy
+// leaves of a file, and so a mistake.
+func Read(path string, text []byte, getenv func(string) string) (*Config, error) {
+	if file, err := parser.ParseBytes(text, 0); err == nil && isEmpty(file) {
+		return nil, &Error{Mistakes: []Mistake{{file: path, line: 1, column: 1, Message: "the file says nothing; write {} if the defaults alone are meant"}}}
+	}
+	return parse(path, text, getenv)
 }
 
 // Parse reads the text of a leaky.yaml as Load does, without an environment.

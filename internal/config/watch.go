@@ -11,17 +11,8 @@ import (
 // watchEvery is how often a file is looked at when nothing else is said.
 const watchEvery = time.Second
 
-// Watch follows leaky.yaml at path until ctx ends and calls taken with each new content
-// that is good. A bad one is left alone: the last good one stays, and xds says where the
-// mistake is. An empty path is the built-in file, which never changes.
-func Watch(ctx context.Context, path string, getenv func(string) string, taken func(*Config)) {
-	w := Watcher{Files: func() []string { return []string{path} }}
-	w.Run(ctx, func() {
-		if c, err := Load(path, getenv); err == nil {
-			taken(c)
-		}
-	})
-}
+// confirmations is how much sooner than usual the look comes that confirms a change.
+const confirmations = 4
 
 // Watcher notices that files changed. It looks instead of asking the kernel, which tells
 // nothing about a file that is replaced, mounted or on another machine.
@@ -33,12 +24,14 @@ type Watcher struct {
 }
 
 // Run calls changed once at its begin, unless that is Known, and after each change until ctx
-// ends. A file that goes away has changed, and again when it is back.
+// ends. A file that goes away has changed, and again when it is back. A change counts once two
+// looks in a row see the same: in between a file may be half-written.
 func (w Watcher) Run(ctx context.Context, changed func()) {
 	setDefault(&w.Every, watchEvery)
 	tick := time.NewTicker(w.Every)
 	defer tick.Stop()
 	seen := w.look() // before it is read: what changes meanwhile is seen by the next look
+	before := seen
 	if !w.Known {
 		changed()
 	}
@@ -50,10 +43,19 @@ func (w Watcher) Run(ctx context.Context, changed func()) {
 			seen = w.look()
 			changed()
 		case <-tick.C:
-			if now := w.look(); !maps.Equal(seen, now) {
-				seen = now
-				changed()
+			now := w.look()
+			stands := maps.Equal(before, now)
+			if before = now; maps.Equal(seen, now) {
+				tick.Reset(w.Every)
+				continue
 			}
+			if !stands {
+				tick.Reset(w.Every / confirmations)
+				continue
+			}
+			seen = now
+			changed()
+			tick.Reset(w.Every)
 		}
 	}
 }

@@ -29,6 +29,7 @@ type Common struct {
 	Log     *slog.Logger                //
 	Metrics *prometheus.Registry        // served at /metrics
 	Ready   func(context.Context) error // nil error: ready to serve; may be nil
+	Warn    func() error                // what a person should look at though it serves; may be nil
 	Info    func() map[string]any       // more members of /actuator/info; may be nil
 }
 
@@ -50,6 +51,12 @@ func (c Common) routes() *Mux {
 		if c.Ready != nil {
 			if err := c.Ready(r.Context()); err != nil {
 				WriteJSON(w, http.StatusServiceUnavailable, map[string]string{"status": "DOWN", "reason": err.Error()})
+				return
+			}
+		}
+		if c.Warn != nil {
+			if err := c.Warn(); err != nil {
+				WriteJSON(w, http.StatusOK, map[string]string{"status": "UP", "warning": err.Error()})
 				return
 			}
 		}

@@ -12,7 +12,6 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/analytics"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
-	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/jwks"
 )
 
@@ -47,7 +46,7 @@ func serveAnalytics(ctx context.Context, s service) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		return s.serveHTTP(ctx, httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info, Ready: api.Ready}, api.Routes())
+		return s.serveHTTP(ctx, s.common(api.Ready), api.Routes())
 	})
 	g.Go(func() error { return store.Run(ctx) })
 	g.Go(func() error { return keys.Run(ctx) })

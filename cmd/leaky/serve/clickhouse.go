@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
-	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/binaries"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/chdb"
 )
@@ -33,8 +32,7 @@ func serveClickHouse(ctx context.Context, s service) error {
 		return errors.New("LEAKY_CLICKHOUSE_URL is not a URL") // the error itself would show the password
 	}
 	var server *chdb.Server
-	common := httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info,
-		Ready: func(ctx context.Context) error { return server.Answers(ctx) }}
+	common := s.common(func(ctx context.Context) error { return server.Answers(ctx) })
 	server, err = chdb.New(chdb.Config{Lib: lib, Path: filepath.Join(s.dir, "clickhouse"),
 		Listen: cmp.Or(os.Getenv("LEAKY_CLICKHOUSE_LISTEN"), "127.0.0.1:8123"), Log: s.log,
 		Wrap: func(statements http.Handler) http.Handler { return common.Wrap(onlyFor(at.User, statements)) }})

@@ -58,7 +58,7 @@ func serveExtAuthz(ctx context.Context, s service) error {
 		grpcListener.Close()
 		return err
 	}
-	common := httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info, Ready: authz.Ready}
+	common := s.common(authz.Ready)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return authz.Run(ctx) })
 	group.Go(func() error { return authz.Serve(ctx, grpcListener) })

@@ -13,7 +13,6 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/identity"
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
-	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 )
 
 // serveIdentity runs users, API keys and access tokens.
@@ -48,7 +47,7 @@ func serveIdentity(ctx context.Context, s service) error {
 	if err != nil {
 		return err
 	}
-	common := httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info, Ready: id.Ready}
+	common := s.common(id.Ready)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return id.Run(ctx) })
 	group.Go(func() error { return s.serveHTTP(ctx, common, id.Handler()) })

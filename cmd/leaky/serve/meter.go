@@ -63,12 +63,12 @@ func serveMeter(ctx context.Context, s service) error {
 	if err != nil {
 		return fmt.Errorf("listen for %s: %w", s.name, err)
 	}
-	common := httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info, Ready: func(ctx context.Context) error {
+	common := s.common(func(ctx context.Context) error {
 		if !nc.IsConnected() {
 			return errors.New("nats is not connected; the spool keeps the events")
 		}
 		return m.Ready(ctx)
-	}}
+	})
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return httpapi.Serve(ctx, ln, common.Wrap(http.NewServeMux())) })
 	group.Go(func() error { return m.Run(ctx) })

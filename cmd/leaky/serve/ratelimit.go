@@ -5,15 +5,14 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
+	"github.com/leaky-tokens/leaky-tokens/internal/settings"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
 )
@@ -21,10 +20,6 @@ import (
 // serveRateLimit runs what decides whether a request may pass.
 func serveRateLimit(ctx context.Context, s service) error {
 	store.SetLogger(s.log)
-	policy, err := limitPolicy(s.cfg, s.path)
-	if err != nil {
-		return err
-	}
 	conn, err := s.connectNATS()
 	if err != nil {
 		return err
@@ -39,10 +34,8 @@ func serveRateLimit(ctx context.Context, s service) error {
 		return err
 	}
 	balances := ratelimit.NewNATSBalances(conn, js, s.log)
-	limiter, err := ratelimit.New(ratelimit.Config{Policy: policy, Files: append(domainPaths(s.cfg, s.path), s.path, LimitsPath(s.cfg,
-		s.path)),
-		Reload: reloadLimits(s.path),
-		Holds:  s.cfg.Holds, Timeout: s.cfg.Limits.Timeout, Longest: s.cfg.HoldLife(), IdleAfter: s.cfg.Limits.Idle,
+	limiter, err := ratelimit.New(ratelimit.Config{Policy: limitPolicy(s.first), Files: s.files.Files, Reload: s.reloadLimits,
+		Holds: s.cfg.Holds, Timeout: s.cfg.Limits.Timeout, Longest: s.cfg.HoldLife(), IdleAfter: s.cfg.Limits.Idle,
 		Explain: s.cfg.Limits.Explain, RedisURL: s.cfg.Stores.Redis,
 		Publisher: ratelimit.NewStream(publisher), Balances: balances, Follow: balances.Follow, Log: s.log, Metrics: s.metrics})
 	if err != nil {
@@ -82,7 +75,7 @@ func (s service) openAll(limiter *ratelimit.Service) (all []opened, err error) {
 	at, others := s.cfg.Services.RateLimit, s.cfg.Limits.Envoys
 	callers := mtls.Callers(s.name)
 	open("services.ratelimit.grpc", at.GRPC, callers, limiter.Listen)
-	common := httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info, Ready: limiter.Ready}
+	common := s.common(limiter.Ready)
 	open("services.ratelimit.http", at.HTTP, callers, func(ctx context.Context, ln net.Listener) error {
 		return httpapi.Serve(ctx, ln, common.Wrap(rulesMux(limiter)))
 	})
@@ -101,15 +94,21 @@ func (s service) openAll(limiter *ratelimit.Service) (all []opened, err error) {
 	return all, err
 }
 
-// limitPolicy is what decisions follow, from leaky.yaml and the limits file beside it.
-func limitPolicy(cfg *config.Config, path string) (ratelimit.Policy, error) {
-	sets, err := LimitSets(cfg, path)
+// limitPolicy is what decisions follow.
+func limitPolicy(from *settings.Settings) ratelimit.Policy {
+	cfg := from.Config
+	return ratelimit.Policy{Limits: from.Limits, Domains: from.Domains, Tiers: cfg.Tiers, Providers: cfg.Providers, Models: cfg.Models,
+		Outage: cfg.Limits.Outage, MaxTokens: cfg.Limits.MaxTokens,
+		NoPools: !cfg.Flags.TokenService.QuotaEnforcement}
+}
+
+// reloadLimits reads the files anew.
+func (s service) reloadLimits() (ratelimit.Policy, error) {
+	next, err := s.files.Refresh()
 	if err != nil {
 		return ratelimit.Policy{}, err
 	}
-	return ratelimit.Policy{Limits: sets[0], Domains: sets[1:], Tiers: cfg.Tiers, Providers: cfg.Providers, Models: cfg.Models,
-		Outage: cfg.Limits.Outage, MaxTokens: cfg.Limits.MaxTokens,
-		NoPools: !cfg.Flags.TokenService.QuotaEnforcement}, nil
+	return limitPolicy(next), nil
 }
 
 // rulesMux serves what the service knows of its rules, on its own port only.
@@ -120,15 +119,4 @@ func rulesMux(limiter *ratelimit.Service) *http.ServeMux {
 		httpapi.WriteJSON(w, http.StatusOK, limiter.Rules())
 	})
 	return mux
-}
-
-// reloadLimits reads both files anew.
-func reloadLimits(path string) func() (ratelimit.Policy, error) {
-	return func() (ratelimit.Policy, error) {
-		cfg, err := config.Load(path, os.Getenv)
-		if err != nil {
-			return ratelimit.Policy{}, err
-		}
-		return limitPolicy(cfg, path)
-	}
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
 	"github.com/leaky-tokens/leaky-tokens/internal/natsconn"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
+	"github.com/leaky-tokens/leaky-tokens/internal/settings"
 	"github.com/leaky-tokens/leaky-tokens/internal/telemetry"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
@@ -32,7 +33,8 @@ type service struct {
 	name     string
 	index    int // which process of the service, 0 for the first
 	cfg      *config.Config
-	path     string // of leaky.yaml; empty: the built-in one
+	files    *settings.Source // cfg's
+	first    *settings.Settings
 	dir      string // state folder
 	log      *slog.Logger
 	registry *prometheus.Registry  // served at /metrics
@@ -49,20 +51,30 @@ func (l *live) flags() config.Flags { return l.now.Load().Flags }
 // info are the members of /actuator/info.
 func (s service) info() map[string]any { return map[string]any{"flags": s.live.flags().Shown()} }
 
+// common is what its HTTP side has beside its own routes; ready may be nil.
+func (s service) common(ready func(context.Context) error) httpapi.Common {
+	return httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info, Ready: ready, Warn: s.files.Problem}
+}
+
 // Run starts a part by its name, as topology and `leaky ps` have it, and blocks until ctx
 // ends. path is that of leaky.yaml; empty: the built-in one.
 func Run(ctx context.Context, part, path string) error {
-	cfg, err := config.Load(path, os.Getenv)
+	log := telemetry.Logger(os.Stderr, part, slog.LevelInfo)
+	files := settings.New(path, config.StateDir(os.Getenv), os.Getenv, log)
+	first, err := files.Open()
 	if err != nil {
 		return err
 	}
+	if because := files.Problem(); because != nil {
+		log.Warn("starting from the last good configuration", slog.Any("because", because))
+	}
+	cfg := first.Config
 	name, index := config.Instance(part)
 	if _, ok := cfg.Services.Service(part); !ok && index > 0 {
 		return fmt.Errorf("serve %s: leaky.yaml names no such replica; add it to services.%s.replicas", part, name)
 	}
 	cfg.Services = cfg.Services.At(name, index)
 	registry, metrics := telemetry.Registry(name)
-	log := telemetry.Logger(os.Stderr, part, slog.LevelInfo)
 	go func() {
 		if err := footprint.Keep(ctx); err != nil {
 			log.Warn("memory is not given back", slog.Any("error", err))
@@ -70,9 +82,13 @@ func Run(ctx context.Context, part, path string) error {
 	}()
 	current := &live{}
 	current.now.Store(cfg)
-	go config.Watch(ctx, path, os.Getenv, func(next *config.Config) { current.now.Store(next) })
-	return serve(ctx, service{name: name, index: index, cfg: cfg, path: path, dir: config.StateDir(os.Getenv), log: log, registry: registry,
-		metrics: metrics, live: current})
+	go config.Watcher{Files: files.Files}.Run(ctx, func() {
+		next, _ := files.Refresh() // what is wrong stands in readyz
+		current.now.Store(next.Config)
+	})
+	return serve(ctx, service{name: name, index: index, cfg: cfg, files: files, first: first, dir: config.StateDir(os.Getenv), log: log,
+		registry: registry,
+		metrics:  metrics, live: current})
 }
 
 // listen opens an address of leaky.yaml; setting is its key, for the error.

@@ -27,7 +27,7 @@ func serveStub(ctx context.Context, s service) error {
 	if err != nil {
 		return fmt.Errorf("listen for %s: %w", s.name, err)
 	}
-	common := httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info}
+	common := s.common(nil)
 	return httpapi.Serve(ctx, ln, common.Wrap(stub.Handler()))
 }
 
@@ -46,5 +46,5 @@ func serveStubPayment(ctx context.Context, s service) error {
 	if err != nil {
 		return err
 	}
-	return httpapi.Serve(ctx, ln, httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry}.Wrap(stub.Handler()))
+	return httpapi.Serve(ctx, ln, s.common(nil).Wrap(stub.Handler()))
 }

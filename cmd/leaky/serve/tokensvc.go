@@ -13,7 +13,6 @@ import (
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/membership"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
-	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc"
 )
 
@@ -66,7 +65,7 @@ func serveTokenSvc(ctx context.Context, s service) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		return s.serveHTTP(ctx, httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info, Ready: api.Ready}, api.Routes())
+		return s.serveHTTP(ctx, s.common(api.Ready), api.Routes())
 	})
 	g.Go(func() error {
 		if err := store.Run(ctx); err != nil { // the schema comes first

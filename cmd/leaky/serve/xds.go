@@ -14,7 +14,7 @@ import (
 
 // serveXDS runs the control plane. SIGHUP reloads the files at once.
 func serveXDS(ctx context.Context, s service) error {
-	x, err := xds.New(xds.Config{Config: s.cfg, Path: s.path, StateDir: s.dir, Getenv: os.Getenv, Log: s.log, Metrics: s.metrics,
+	x, err := xds.New(xds.Config{Settings: s.first, Files: s.files, StateDir: s.dir, Getenv: os.Getenv, Log: s.log, Metrics: s.metrics,
 		Reload: hangups(ctx)})
 	if err != nil {
 		return err
@@ -27,7 +27,7 @@ func serveXDS(ctx context.Context, s service) error {
 	if err != nil {
 		return err
 	}
-	common := httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info, Ready: x.Ready}
+	common := s.common(x.Ready)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return x.Run(ctx, grpcListener) })
 	g.Go(func() error { return httpapi.Serve(ctx, httpListener, common.Wrap(x.Handler())) })

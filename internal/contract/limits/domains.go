@@ -9,13 +9,21 @@ import (
 // LoadDomains reads files of domains that other Envoys ask in: their keys are whatever
 // those send. Each file is one domain, and none is Domain.
 func LoadDomains(paths []string) ([]*Set, error) {
+	return ReadDomains(paths, func(path string) (string, error) {
+		text, err := os.ReadFile(path)
+		return string(text), err
+	})
+}
+
+// ReadDomains is LoadDomains of what open gives for each path.
+func ReadDomains(paths []string, open func(path string) (string, error)) ([]*Set, error) {
 	var (
 		sets []*Set
 		errs []error
 		from = map[string]string{}
 	)
 	for _, path := range paths {
-		set, err := loadDomain(path)
+		set, err := readDomain(path, open)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -31,13 +39,13 @@ func LoadDomains(paths []string) ([]*Set, error) {
 	return sets, errors.Join(errs...)
 }
 
-func loadDomain(path string) (*Set, error) {
-	text, err := os.ReadFile(path)
+func readDomain(path string, open func(path string) (string, error)) (*Set, error) {
+	text, err := open(path)
 	if err != nil {
 		return nil, fmt.Errorf("read limits: %w", err)
 	}
-	set, err := ParseWith(text, Options{AnyKeys: true, File: path})
-	if err != nil {
+	set, err := ParseWith([]byte(text), Options{AnyKeys: true, File: path})
+	if set, err = ruled(path, set, err); err != nil {
 		return nil, err
 	}
 	if set.domain == Domain {

@@ -146,7 +146,24 @@ func Load(path string) (*Set, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read limits: %w", err)
 	}
-	return ParseWith(text, Options{File: path})
+	return Read(path, text)
+}
+
+// Read is Load of a text that was read from path.
+func Read(path string, text []byte) (*Set, error) {
+	set, err := ParseWith(text, Options{File: path})
+	return ruled(path, set, err)
+}
+
+// ruled refuses a file without rules: it would admit everything, and is what a cut file looks like.
+func ruled(path string, set *Set, err error) (*Set, error) {
+	if err == nil && len(set.rules) == 0 {
+		err = &Error{File: path, Line: 1, Column: 1, Message: "no descriptor has a rate_limit; write one, if only rate_limit: {unlimited: true}"}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return set, nil
 }
 
 // Domain is the file's domain.

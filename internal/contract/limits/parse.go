@@ -210,8 +210,12 @@ func (p *reader) descriptor(item ast.Node, at *node, way trail) {
 	}
 	way = way.add(p.step(m, key, value))
 	p.rule(m, next, way)
-	if f, ok := m["descriptors"]; ok {
+	f, deeper := m["descriptors"]
+	if deeper {
 		p.descriptors(f, next, way)
+	}
+	if m["rate_limit"].null() && !deeper && !p.options.AnyKeys {
+		p.warn(m["key"].at(), "a descriptor without rate_limit and without descriptors limits nothing")
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/local/supervisor"
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
@@ -35,13 +36,20 @@ func httpReady(client *http.Client, url string) probe {
 		}
 		defer resp.Body.Close()
 		body, err := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
-		if err != nil || resp.StatusCode == http.StatusOK {
+		if err != nil {
 			return err
 		}
 		var told struct {
-			Reason string `json:"reason"`
+			Reason  string `json:"reason"`
+			Warning string `json:"warning"`
 		}
-		if json.Unmarshal(body, &told) == nil && told.Reason != "" {
+		readable := json.Unmarshal(body, &told) == nil
+		switch {
+		case resp.StatusCode == http.StatusOK && told.Warning != "":
+			return supervisor.Warning(told.Warning)
+		case resp.StatusCode == http.StatusOK:
+			return nil
+		case readable && told.Reason != "":
 			return errors.New(told.Reason)
 		}
 		return fmt.Errorf("%s: %.80s", resp.Status, strings.TrimSpace(string(body)))

@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/secretfile"
+	"github.com/leaky-tokens/leaky-tokens/internal/settings"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
@@ -22,7 +23,7 @@ const marker = ".leaky-tokens"
 // ours tells whether an entry of this name in the state folder is made by us.
 func ours(name string) bool {
 	part, _ := topology.Find(name)
-	return part.Data || slices.Contains([]string{"logs", "run", "secrets", "spool"}, name)
+	return part.Data || slices.Contains([]string{"logs", "run", "secrets", "spool", settings.Folder}, name)
 }
 
 // OpenStateDir makes the state folder, or checks that an existing one is ours.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
+	"github.com/leaky-tokens/leaky-tokens/internal/settings"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
@@ -114,7 +115,7 @@ func openToOthers(path string) error {
 
 // ownedByParts are the folders of the state folder that parts write.
 func ownedByParts() []string {
-	folders := []string{"run", "secrets", "spool"}
+	folders := []string{"run", "secrets", "spool", settings.Folder}
 	for _, part := range topology.Having(func(p topology.Part) bool { return p.Data && p.Name != topology.Postgres }) {
 		folders = append(folders, part.Name)
 	}

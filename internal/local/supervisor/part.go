@@ -22,12 +22,17 @@ type Part struct {
 	Caps []uintptr // capabilities that it keeps when User is not root, capabilities(7)
 
 	Prepare func(context.Context) error // before each start, e.g. to make a data folder; may be nil
-	Ready   func(context.Context) error // nil error: it serves; nil func: ready once it runs
+	Ready   func(context.Context) error // nil error or a Warning: it serves; nil func: ready once it runs
 
 	Drain       func(context.Context) // before StopSignal: let work in progress end; may be nil; ctx gives half the grace
 	StopSignal  syscall.Signal        // asks for a graceful end, default SIGTERM
 	DeathSignal syscall.Signal        // what the kernel sends when the supervisor dies, default SIGKILL
 }
+
+// Warning is what Ready says of a part that serves and needs a person's eye.
+type Warning string
+
+func (w Warning) Error() string { return string(w) }
 
 // State is where a part is in its life.
 type State string
@@ -54,7 +59,7 @@ type Status struct {
 	Address  string    `json:"address,omitempty"`
 	RSS      int64     `json:"rssBytes,omitempty"` // resident memory of the process itself, bytes
 	PSS      int64     `json:"pssBytes,omitempty"` // the same with shared pages (the one binary) shared out
-	Message  string    `json:"message,omitempty"`  // why it is not ready
+	Message  string    `json:"message,omitempty"`  // why it is not ready, or what is wrong though it is
 }
 
 // Up tells whether nothing is left to wait for.

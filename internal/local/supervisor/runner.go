@@ -258,9 +258,15 @@ func (r *runner) stopSignal() syscall.Signal {
 // judge turns a probe's result into a state.
 func (r *runner) judge(proc *process, err error) {
 	before, pid := r.snapshot().State, proc.cmd.Process.Pid
+	warning, warned := errors.AsType[Warning](err)
+	if warned {
+		err = nil
+	}
 	switch {
-	case err == nil && before != StateReady:
-		r.enter(StateReady, pid, "")
+	case err == nil && before == StateReady:
+		r.enter(StateReady, pid, string(warning))
+	case err == nil:
+		r.enter(StateReady, pid, string(warning))
 		if r.readyAt.IsZero() {
 			r.readyAt = time.Now()
 		}
@@ -294,7 +300,7 @@ func (r *runner) probe(ctx context.Context, results chan<- error) {
 			cancel()
 		}
 		every = probeReady
-		if err != nil {
+		if _, warned := errors.AsType[Warning](err); err != nil && !warned {
 			every = probeStarting
 		}
 		select {

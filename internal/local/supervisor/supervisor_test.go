@@ -352,3 +352,21 @@ func TestNewRefusesWrongOrder(t *testing.T) {
 		})
 	}
 }
+
+// TestAWarningIsShownBesideReady: a part that serves and needs a person's eye is up, and says why.
+func TestAWarningIsShownBesideReady(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	part := child(dir, "warned", "obey")
+	probe := part.Ready
+	part.Ready = func(ctx context.Context) error {
+		if err := probe(ctx); err != nil {
+			return err
+		}
+		return Warning("leaky.yaml is held")
+	}
+	client := begin(t, dir, part)
+	if s := client.awaitState(t, "warned", StateReady); !s.Up() || s.Message != "leaky.yaml is held" {
+		t.Errorf("want ready with a message, got %+v", s)
+	}
+}

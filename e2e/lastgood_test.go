@@ -1,0 +1,70 @@
+package e2e
+
+import (
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
+)
+
+// TestACutFileIsNotFollowed empties and closes leaky.yaml and cuts the limits while the stack runs,
+// and restarts parts meanwhile: the gateway goes on as before, and `leaky status` says why.
+func TestACutFileIsNotFollowed(t *testing.T) {
+	who := newAccount(t)
+	whole := map[string]string{}
+	for _, path := range []string{running.Config, limitsFile()} {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole[path] = string(text)
+	}
+	mended := func(path string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(whole[path]), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		testenv.Within(t, 15*time.Second, "all is well again", func() bool {
+			_, err := running.Leaky(t.Context(), "status")
+			return err == nil
+		})
+	}
+	limits := whole[limitsFile()]
+	for _, tc := range []struct {
+		name, path, text string
+		mode             os.FileMode
+		restarted        string
+		told             string
+	}{
+		{"an empty leaky.yaml", running.Config, "", 0o644, "xds", "the file says nothing"},
+		{"a cut leaky.yaml", running.Config, whole[running.Config][:strings.Index(whole[running.Config], "providers:")], 0o644, "ratelimit", "ends after"},
+		{"a closed leaky.yaml", running.Config, whole[running.Config], 0o600, "extauthz", "permission denied"},
+		{"limits without a rule", limitsFile(), limits[:strings.Index(limits, "    descriptors:")], 0o644, "ratelimit", "no descriptor has a rate_limit"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if err := os.WriteFile(tc.path, []byte(tc.text), tc.mode); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Chmod(tc.path, tc.mode); err != nil {
+				t.Fatal(err)
+			}
+			defer mended(tc.path)
+			if out, err := running.Leaky(t.Context(), "restart", tc.restarted); err != nil {
+				t.Fatalf("a part does not start from what was good: %s", out)
+			}
+			testenv.Within(t, 15*time.Second, "a word about it and exit code 1", func() bool {
+				out, err := running.Leaky(t.Context(), "status")
+				return err != nil && strings.Contains(out, tc.told)
+			})
+			if r := request(t, "GET", "/api/v1/auth/api-keys?userId="+who.ID, "", nil, byToken(who)...); r.status != 200 ||
+				r.header.Get("X-RateLimit-Limit") == "" {
+				t.Errorf("want the gateway and its limits to go on, got %d %s", r.status, r.text)
+			}
+		})
+	}
+}

@@ -1,0 +1,63 @@
+package stack
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"net/url"
+	"slices"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
+)
+
+// Unwanted are what a configuration says that is legal and surely not meant.
+func (p *Plan) Unwanted() []string {
+	var found []string
+	say := func(format string, args ...any) { found = append(found, fmt.Sprintf(format, args...)) }
+	if pay := p.cfg.Purchases.Payment; ownMachine(pay.URL) && !p.included(topology.StubPayment) {
+		say("purchases.payment.url is %s, but services.stub_payment.http is %s: the stub does not run, and purchases go to whoever listens there",
+			pay.URL, p.cfg.Services.StubPayment.HTTP)
+	}
+	defaults, err := config.Parse(nil)
+	if err != nil {
+		return found
+	}
+	served := map[string]bool{}
+	for _, m := range p.cfg.Models {
+		served[m.Provider] = true
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.cfg.Providers)) {
+		provider := p.cfg.Providers[name]
+		for _, stub := range topology.Of(topology.Stub) {
+			at := p.cfg.Services.Named(stub.Name).HTTP
+			if usual := defaults.Services.Named(stub.Name).HTTP; at != usual && pointsAt(provider.URL, usual) && !pointsAt(provider.URL, at) {
+				say("providers.%s.url is %s, but services.%s.http is %s: the stub is not where the calls go", name, provider.URL, stub.Key(), at)
+			}
+		}
+		if !served[name] {
+			say("providers.%s serves no model: nothing is routed to it", name)
+		}
+		if key := provider.APIKeyEnv; key != "" && p.getenv(key) == "" {
+			say("providers.%s.api_key_env: %s is not set here, and xds takes no configuration without it", name, key)
+		}
+	}
+	if !p.cfg.Flags.TokenService.QuotaEnforcement {
+		for _, name := range slices.Sorted(maps.Keys(p.cfg.Tiers.Levels)) {
+			if p.cfg.Tiers.Levels[name].Balance == config.BalanceRequired {
+				say("tiers.levels.%s.balance is required, but flags.token_service.quota_enforcement is off: nobody's balance is asked", name)
+			}
+		}
+	}
+	return found
+}
+
+// ownMachine reports whether a URL is on loopback.
+func ownMachine(raw string) bool {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(u.Hostname())
+	return u.Hostname() == "localhost" || err == nil && ip.IsLoopback()
+}

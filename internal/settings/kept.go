@@ -1,0 +1,167 @@
+package settings
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/secretfile"
+)
+
+// Folder is where the state folder keeps what was good.
+const Folder = "config"
+
+// Files of the folder. leaky.yaml may hold passwords, so only their owner reads them.
+const (
+	lastGoodFile = "last-good.json"
+	acceptedFile = "accepted" // hash of the content that is meant
+	refusedFile  = "refused"  // hash of the content that an Envoy refused, and why
+)
+
+// formers is how many earlier contents are known again: who goes back to one means it.
+const formers = 32
+
+// memory is what is kept of a good content.
+type memory struct {
+	Path   string   `json:"path"`   // of leaky.yaml
+	Hash   string   `json:"sha256"` // of Files
+	Files  text     `json:"files"`
+	Former []string `json:"former"` // hashes, the newest last
+
+	settings *Settings
+}
+
+func (s *Source) kept(name string) string { return filepath.Join(s.dir, Folder, name) }
+
+// lastGood is what the state folder remembers; nil: nothing of this leaky.yaml that reads well.
+func (s *Source) lastGood() (*memory, error) {
+	m, err := s.remembered()
+	if m == nil || err != nil {
+		return nil, err
+	}
+	m.settings, err = s.parse(func(path string) (string, error) {
+		content, ok := m.Files[path]
+		if !ok {
+			return "", fmt.Errorf("%s: %w", path, fs.ErrNotExist)
+		}
+		return content, nil
+	})
+	if err != nil { // it was good to another version of us
+		return nil, fmt.Errorf("%s: %w", s.kept(lastGoodFile), err)
+	}
+	m.settings.text, m.settings.Hash = m.Files, m.Hash
+	return m, nil
+}
+
+// remembered reads the memory, and takes one that is cut or of another leaky.yaml for none.
+func (s *Source) remembered() (*memory, error) {
+	if s.path == "" {
+		return nil, nil
+	}
+	content, err := os.ReadFile(s.kept(lastGoodFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	m := &memory{}
+	if err := json.Unmarshal(content, m); err != nil || m.Hash != m.Files.hash() {
+		return nil, fmt.Errorf("%s is damaged", s.kept(lastGoodFile))
+	}
+	if m.Path != s.path {
+		return nil, nil
+	}
+	return m, nil
+}
+
+// keep writes a content down for the next start.
+func (s *Source) keep(next *Settings) {
+	m := memory{Path: s.path, Hash: next.Hash, Files: next.text}
+	if before, err := s.remembered(); err == nil && before != nil {
+		if before.Hash == next.Hash {
+			return
+		}
+		m.Former = slices.DeleteFunc(append(before.Former, before.Hash), func(hash string) bool { return hash == next.Hash })
+		m.Former = m.Former[max(0, len(m.Former)-formers):]
+	}
+	content, err := json.Marshal(m)
+	if err == nil {
+		err = s.write(lastGoodFile, content)
+	}
+	if err != nil {
+		s.log.Warn("the configuration is not kept for the next start", slog.Any("error", err))
+	}
+}
+
+func (s *Source) write(name string, content []byte) error {
+	return secretfile.Replace(s.kept(name), content)
+}
+
+// accepted reports whether somebody said that a content is meant, or whether it was good before.
+func (s *Source) accepted(hash string) bool {
+	if content, err := os.ReadFile(s.kept(acceptedFile)); err == nil && strings.TrimSpace(string(content)) == hash {
+		return true
+	}
+	m, err := s.remembered()
+	return err == nil && m != nil && (m.Hash == hash || slices.Contains(m.Former, hash))
+}
+
+// refused tells why an Envoy refused a content.
+func (s *Source) refused(hash string) (because string, refused bool) {
+	content, err := os.ReadFile(s.kept(refusedFile))
+	if err != nil {
+		return "", false
+	}
+	of, because, _ := strings.Cut(strings.TrimSpace(string(content)), " ")
+	return because, of == hash
+}
+
+// Accept says that the files' present content is meant, whatever it lacks and whoever refused it
+// before. It returns what it lacks of the last good one. A content that does not read well is an
+// error.
+func (s *Source) Accept() (gone []string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.path == "" {
+		return nil, nil
+	}
+	next, err := s.read()
+	if err != nil {
+		return nil, err
+	}
+	before, err := s.lastGood()
+	if err == nil && before != nil {
+		gone = lost(before.settings, next)
+	}
+	if err := s.write(acceptedFile, []byte(next.Hash+"\n")); err != nil {
+		return nil, fmt.Errorf("accept configuration: %w", err)
+	}
+	if _, refused := s.refused(next.Hash); refused {
+		if err := os.Remove(s.kept(refusedFile)); err != nil {
+			return nil, fmt.Errorf("accept configuration: %w", err)
+		}
+	}
+	return gone, nil
+}
+
+// Lost is what the files' present content lacks of the last good one, for people to look at.
+func (s *Source) Lost() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before, err := s.lastGood()
+	if err != nil || before == nil {
+		return nil
+	}
+	next, err := s.read()
+	if err != nil || s.accepted(next.Hash) {
+		return nil
+	}
+	return lost(before.settings, next)
+}

@@ -1,0 +1,103 @@
+package settings
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
+)
+
+// lost is what of weight the next content lacks, in words; empty: nothing. It is what a file that
+// was cut, copied half-way or overwritten by another lacks, so that it is no harm to ask.
+func lost(before, next *Settings) []string {
+	var gone []string
+	say := func(format string, args ...any) { gone = append(gone, fmt.Sprintf(format, args...)) }
+	for _, path := range slices.Sorted(maps.Keys(before.text)) {
+		if now, there := next.text[path]; there && cut(now, before.text[path]) {
+			say("%s ends after %d of its %d lines", path, lines(now), lines(before.text[path]))
+		}
+	}
+	if sections := missing(sectionsOf(before), sectionsOf(next)); len(sections) > 0 {
+		say("gone: %s", strings.Join(sections, ", "))
+	}
+	if from, to := before.Config.Gateway.Listen, next.Config.Gateway.Listen; from != to {
+		say("gateway.listen moves from %s to %s", from, to)
+	}
+	if providers := missing(slices.Sorted(maps.Keys(before.Config.Providers)), slices.Sorted(maps.Keys(next.Config.Providers))); len(providers) > 0 {
+		say("providers are gone: %s", strings.Join(providers, ", "))
+	}
+	var had, has []string
+	for _, m := range before.Config.Models {
+		had = append(had, m.Name)
+	}
+	for _, m := range next.Config.Models {
+		has = append(has, m.Name)
+	}
+	if n := len(missing(had, has)); 2*n > len(had) {
+		say("%d of %d models are gone", n, len(had))
+	}
+	return append(gone, lostLimits(before, next)...)
+}
+
+// lostLimits compares rules, unless another file was named for them.
+func lostLimits(before, next *Settings) []string {
+	from, to := before.Config.Limits.File, next.Config.Limits.File
+	if from != to && to == "" {
+		return []string{fmt.Sprintf("limits.file %s is not named any more, and the built-in limits would bind", from)}
+	}
+	var gone []string
+	if had := ruleNames(before.Limits); from == to {
+		if n := len(missing(had, ruleNames(next.Limits))); 2*n > len(had) {
+			gone = append(gone, fmt.Sprintf("%d of %d limits are gone", n, len(had)))
+		}
+	}
+	var had, has []string
+	for _, set := range before.Domains {
+		had = append(had, set.Domain())
+	}
+	for _, set := range next.Domains {
+		has = append(has, set.Domain())
+	}
+	if domains := missing(had, has); len(domains) > 0 {
+		gone = append(gone, "domains are gone: "+strings.Join(domains, ", "))
+	}
+	return gone
+}
+
+func ruleNames(set *limits.Set) []string {
+	var names []string
+	for _, r := range set.Rules() {
+		names = append(names, r.Name)
+	}
+	return names
+}
+
+// cut reports whether now looks like the beginning of a whole text: it is one, or its last line
+// has no end and it is shorter.
+func cut(now, whole string) bool {
+	if len(now) < len(whole) && strings.HasSuffix(whole, "\n") && !strings.HasSuffix(now, "\n") {
+		return true
+	}
+	now, whole = strings.TrimRight(now, " \t\r\n"), strings.TrimRight(whole, " \t\r\n")
+	return now != whole && strings.HasPrefix(whole, now)
+}
+
+func lines(text string) int { return strings.Count(strings.TrimRight(text, "\n"), "\n") + 1 }
+
+// missing are the names that are not there any more.
+func missing(had, has []string) []string {
+	return slices.DeleteFunc(slices.Clone(had), func(name string) bool { return slices.Contains(has, name) })
+}
+
+// sectionsOf are the top-level keys of leaky.yaml.
+func sectionsOf(s *Settings) []string {
+	var top map[string]any
+	if err := yaml.Unmarshal([]byte(s.text[s.path]), &top); err != nil {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(top))
+}
