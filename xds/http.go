@@ -28,6 +28,7 @@ func (x *XDS) Handler() *httpapi.Mux {
 	handle("/v1/config", func(*http.Request) any { return x.status() })
 	handle("/v1/clients", func(*http.Request) any { return map[string]any{"clients": x.server.Clients()} })
 	handle("/v1/services", func(r *http.Request) any { return map[string]any{"services": x.services(r.Context())} })
+	x.serveConfig(mux)
 	return mux
 }
 

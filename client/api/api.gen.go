@@ -1114,6 +1114,22 @@ type SigningKey struct {
 	Signs bool `json:"signs"`
 }
 
+// SpringEnvironment defines model for SpringEnvironment.
+type SpringEnvironment struct {
+	Label           *string  `json:"label"`
+	Name            string   `json:"name"`
+	Profiles        []string `json:"profiles"`
+	PropertySources []struct {
+		Name string `json:"name"`
+
+		// Source Value by key: gateway.listen, models[0].name.
+		Source map[string]interface{} `json:"source"`
+	} `json:"propertySources"`
+
+	// Version Hash of what Envoys run.
+	Version string `json:"version"`
+}
+
 // Status defines model for Status.
 type Status struct {
 	Service   string       `json:"service"`

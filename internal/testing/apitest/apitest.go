@@ -24,7 +24,9 @@ import (
 // Document is the API's document, ready to validate exchanges.
 type Document struct {
 	spec       *openapi3.T
-	operations *http.ServeMux // finds the operation of a request
+	operations *http.ServeMux  // finds the operation of a request
+	wide       *http.ServeMux  // those that begin with a parameter
+	folders    map[string]bool // first elements of the paths of all others
 	routes     map[string]*routers.Route
 }
 
@@ -41,11 +43,17 @@ var Load = sync.OnceValues(func() (*Document, error) {
 	for _, contentType := range []string{"text/html", "application/x-ndjson"} {
 		openapi3filter.RegisterBodyDecoder(contentType, openapi3filter.PlainBodyDecoder)
 	}
-	d := &Document{spec: spec, operations: http.NewServeMux(), routes: map[string]*routers.Route{}}
+	d := &Document{spec: spec, operations: http.NewServeMux(), wide: http.NewServeMux(), folders: map[string]bool{}, routes: map[string]*routers.Route{}}
 	for path, item := range spec.Paths.Map() {
 		for method, operation := range item.Operations() {
 			pattern := Pattern(method, path, operation)
-			d.operations.HandleFunc(pattern, func(http.ResponseWriter, *http.Request) {})
+			mux := d.operations
+			if strings.HasPrefix(path, "/{") {
+				mux = d.wide
+			} else {
+				d.folders[folder(path)] = true
+			}
+			mux.HandleFunc(pattern, func(http.ResponseWriter, *http.Request) {})
 			for _, answer := range operation.Responses.Map() {
 				for _, media := range answer.Value.Content {
 					closeObjects(media.Schema.Value)
@@ -115,7 +123,7 @@ func (d *Document) Check(ctx context.Context, e Exchange) error {
 	if request.Method == http.MethodHead || request.Method == http.MethodConnect || !strings.HasPrefix(request.URL.Path, "/") {
 		return nil
 	}
-	_, pattern := d.operations.Handler(request)
+	pattern := d.pattern(request)
 	route := d.routes[pattern]
 	if route == nil {
 		if e.Status >= http.StatusBadRequest || e.Status/100 == 3 {
@@ -140,6 +148,21 @@ func (d *Document) Check(ctx context.Context, e Exchange) error {
 		return fmt.Errorf("%s: the answer %d is not as described: %w\n%.2000s", pattern, e.Status, err, e.Body)
 	}
 	return nil
+}
+
+// pattern is that of the request's operation; empty: there is none.
+func (d *Document) pattern(r *http.Request) string {
+	_, found := d.operations.Handler(r)
+	if found == "" && !d.folders[folder(r.URL.Path)] {
+		_, found = d.wide.Handler(r)
+	}
+	return found
+}
+
+// folder is the first element of a path.
+func folder(path string) string {
+	first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	return first
 }
 
 // withoutEmpty leaves parameters out that have no value: the API takes them for absent.

@@ -94,7 +94,7 @@ type transport struct {
 
 // RoundTrip passes a request on and validates the answer.
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
-	_, pattern := t.document.operations.Handler(r)
+	pattern := t.document.pattern(r)
 	if t.document.routes[pattern] == nil {
 		return t.next.RoundTrip(r)
 	}
