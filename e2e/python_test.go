@@ -32,17 +32,7 @@ print("python is served")
 // TestPythonSDK needs nothing but the base URL and the key in the environment.
 func TestPythonSDK(t *testing.T) {
 	t.Parallel()
-	dir := filepath.Join(config.CacheDir(os.Getenv), "python-"+pythonSDK)
-	if _, err := os.Stat(filepath.Join(dir, "openai")); err != nil {
-		staging := dir + ".new"
-		install := exec.CommandContext(t.Context(), "python3", "-m", "pip", "install", "--quiet", "--target", staging, pythonSDK)
-		if out, err := install.CombinedOutput(); err != nil {
-			t.Fatalf("install %s: %v\n%s", pythonSDK, err, out)
-		}
-		if err := os.Rename(staging, dir); err != nil {
-			t.Fatal(err)
-		}
-	}
+	dir := pythonPackage(t, pythonSDK)
 	who := newAccount(t)
 	script := exec.CommandContext(t.Context(), "python3", "-c", pythonScript)
 	script.Env = append(os.Environ(), "PYTHONPATH="+dir, "OPENAI_BASE_URL="+running.Gateway+"/v1", "OPENAI_API_KEY="+who.Key)
@@ -50,4 +40,25 @@ func TestPythonSDK(t *testing.T) {
 	if err != nil || !strings.Contains(string(out), "python is served") {
 		t.Fatalf("%v\n%s", err, out)
 	}
+}
+
+// pythonPackage installs name==version once into the cache, and gives the folder for PYTHONPATH.
+func pythonPackage(t *testing.T, release string) string {
+	t.Helper()
+	dir := filepath.Join(config.CacheDir(os.Getenv), "python-"+release)
+	if _, err := os.Stat(dir); err == nil {
+		return dir
+	}
+	staging, err := os.MkdirTemp(filepath.Dir(dir), "python-new-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	install := exec.CommandContext(t.Context(), "python3", "-m", "pip", "install", "--quiet", "--target", staging, release)
+	if out, err := install.CombinedOutput(); err != nil {
+		t.Fatalf("install %s: %v\n%s", release, err, out)
+	}
+	if err := os.Rename(staging, dir); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
