@@ -384,8 +384,8 @@ func TestDiscovery(t *testing.T) {
 			if !strings.HasSuffix(name, "_endpoint") && name != "jwks_uri" {
 				continue
 			}
-			if a := request(t, "OPTIONS", pathOf(t, address.(string)), "", nil); a.status != 405 {
-				t.Errorf("%s: want 405 for OPTIONS, got %d", name, a.status)
+			if a := request(t, "PATCH", pathOf(t, address.(string)), "", nil); a.status != 405 {
+				t.Errorf("%s: want it served, and 405 for PATCH, got %d", name, a.status)
 			}
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/counted"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/jwks"
@@ -32,7 +33,7 @@ type Config struct {
 	LookupTimeout time.Duration      // waiting for identity, default 1.5 s: less than Envoy waits for us
 	Transport     http.RoundTripper  // how identity is called; nil: Go's default
 	PublicIssuer  string             // iss of OAuth2 tokens beside Auth.Issuer; empty: there are none
-	Limiter       Limiter            // counts failed authentication by address; nil: nobody does
+	Limiter       counted.Limiter    // counts failed authentication by address; nil: nobody does
 	KeysOff       func() bool        // whether API keys are ignored, asked on every call; nil: never
 	Log           *slog.Logger
 	Metrics       prometheus.Registerer

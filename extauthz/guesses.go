@@ -4,34 +4,23 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
-	commonv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
-	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	lru "github.com/hashicorp/golang-lru/v2"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/counted"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/errorbody"
-	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 )
-
-// Limiter counts failed authentication by address: Envoy's rate-limit service, which
-// shares the count among all replicas.
-type Limiter interface {
-	ShouldRateLimit(ctx context.Context, in *rlsv3.RateLimitRequest, opts ...grpc.CallOption) (*rlsv3.RateLimitResponse, error)
-}
 
 // routeFailures is what the rule for failed authentication calls its route: a path
 // "count: requests, route: failed-auth, remote_address" in the limits.
 const routeFailures = "failed-auth"
 
 const (
-	maxWaiting    = 1024 // failures that wait to be counted; more are not counted
-	countTimeout  = time.Second
-	longestRefuse = 24 * time.Hour // whatever the limiter says
+	maxWaiting   = 1024 // failures that wait to be counted; more are not counted
+	countTimeout = time.Second
 )
 
 // guesses makes guessing credentials expensive: an address that failed too often gets no
@@ -39,13 +28,13 @@ const (
 // and what can't be counted is let be: a credential cannot be guessed, but each try costs
 // identity a look-up.
 type guesses struct {
-	limiter Limiter // nil: nobody counts
+	limiter counted.Limiter // nil: nobody counts
 	waiting chan string
 	barred  *lru.Cache[string, time.Time] // addresses, until when
 	log     *slog.Logger
 }
 
-func newGuesses(limiter Limiter, log *slog.Logger) *guesses {
+func newGuesses(limiter counted.Limiter, log *slog.Logger) *guesses {
 	barred, err := lru.New[string, time.Time](cacheSize)
 	if err != nil {
 		panic(err) // only for a size that is not positive
@@ -88,35 +77,14 @@ func (g *guesses) run(ctx context.Context) error {
 func (g *guesses) count(ctx context.Context, address string) {
 	ctx, cancel := context.WithTimeout(ctx, countTimeout)
 	defer cancel()
-	entry := func(key, value string) *commonv3.RateLimitDescriptor_Entry {
-		return &commonv3.RateLimitDescriptor_Entry{Key: key, Value: value}
-	}
-	answer, err := g.limiter.ShouldRateLimit(ctx, &rlsv3.RateLimitRequest{Domain: limits.Domain, Descriptors: []*commonv3.RateLimitDescriptor{{
-		Entries: []*commonv3.RateLimitDescriptor_Entry{entry("count", limits.Requests.String()), entry("route", routeFailures),
-			entry("remote_address", address)}}}})
+	wait, err := counted.Request(ctx, g.limiter, routeFailures, "remote_address", address)
 	if err != nil {
 		g.log.LogAttrs(ctx, slog.LevelDebug, "failed authentication is not counted", slog.Any("error", err))
 		return
 	}
-	if answer.GetOverallCode() != rlsv3.RateLimitResponse_OVER_LIMIT {
-		return
+	if wait > 0 {
+		g.barred.Add(address, time.Now().Add(wait))
 	}
-	g.barred.Add(address, time.Now().Add(min(untilReset(answer), longestRefuse)))
-}
-
-// untilReset is how long the limiter refuses: to the end of a window, or until a bucket has room.
-// Ours says so in the header that clients get, upstream's in the statuses.
-func untilReset(answer *rlsv3.RateLimitResponse) time.Duration {
-	wait := time.Second
-	for _, s := range answer.GetStatuses() {
-		wait = max(wait, s.GetDurationUntilReset().AsDuration())
-	}
-	for _, h := range answer.GetResponseHeadersToAdd() {
-		if seconds, err := strconv.Atoi(h.GetValue()); err == nil && strings.EqualFold(h.GetKey(), "retry-after") {
-			wait = max(wait, time.Duration(seconds)*time.Second)
-		}
-	}
-	return wait
 }
 
 // denyGuessing refuses an address that has to wait.

@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -69,26 +68,5 @@ func TestAnAddressThatGuessesHasToWait(t *testing.T) {
 	}
 	if n := limiter.counted.Load(); n != 6 {
 		t.Errorf("want the 6 failures counted and nothing else, got %d", n)
-	}
-}
-
-// TestABarLastsToTheEndOfTheWindow, however the limiter says when that is.
-func TestABarLastsToTheEndOfTheWindow(t *testing.T) {
-	t.Parallel()
-	header := func(key, value string) []*corev3.HeaderValue { return []*corev3.HeaderValue{{Key: key, Value: value}} }
-	for name, c := range map[string]struct {
-		answer *rlsv3.RateLimitResponse
-		want   time.Duration
-	}{
-		"header":        {&rlsv3.RateLimitResponse{ResponseHeadersToAdd: header("retry-after", "41")}, 41 * time.Second},
-		"status":        {&rlsv3.RateLimitResponse{Statuses: []*rlsv3.RateLimitResponse_DescriptorStatus{{DurationUntilReset: durationpb.New(42 * time.Second)}}}, 42 * time.Second},
-		"an hour":       {&rlsv3.RateLimitResponse{ResponseHeadersToAdd: header("Retry-After", "3600")}, time.Hour},
-		"nothing":       {&rlsv3.RateLimitResponse{}, time.Second},
-		"no number":     {&rlsv3.RateLimitResponse{ResponseHeadersToAdd: header("retry-after", "soon")}, time.Second},
-		"other headers": {&rlsv3.RateLimitResponse{ResponseHeadersToAdd: header("x-ratelimit-reset", "99")}, time.Second},
-	} {
-		if got := untilReset(c.answer); got != c.want {
-			t.Errorf("%s: want %v, got %v", name, c.want, got)
-		}
 	}
 }

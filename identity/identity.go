@@ -25,6 +25,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/identity/revocations"
 	"github.com/leaky-tokens/leaky-tokens/identity/throttle"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/counted"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
@@ -39,18 +40,20 @@ const Audience = topology.Identity
 // Config is what New needs. Pool may not be connected yet: Run waits for Postgres.
 type Config struct {
 	Pool          *pgxpool.Pool
-	NATS          string       // nats://..., where revocations are announced; empty: nowhere
-	Redis         string       // redis://..., where failed logins are counted; empty: by this process alone
-	RedisPrefix   string       // of its keys
-	Auth          config.Auth  //
-	Tiers         config.Tiers // their names become roles
-	Secrets       string       // folder of generated secrets
-	KeysSecret    string       // LEAKY_KEYS_SECRET: seals signing keys; empty: a generated file
-	AdminUsername string       // first administrator; empty: generated into Secrets/admin.json
-	AdminPassword string       //
-	IdentityKeys  string       // URL of extauthz' key set: whose signed identities are trusted
-	Limiter       Limiter      // tells callers how they stand; nil: nobody does
-	Providers     []string     // whose limits and balances GET /api/v1/me tells
+	NATS          string          // nats://..., where revocations are announced; empty: nowhere
+	Redis         string          // redis://..., where failed logins are counted; empty: by this process alone
+	RedisPrefix   string          // of its keys
+	Auth          config.Auth     //
+	Tiers         config.Tiers    // their names become roles
+	Secrets       string          // folder of generated secrets
+	KeysSecret    string          // LEAKY_KEYS_SECRET: seals signing keys; empty: a generated file
+	AdminUsername string          // first administrator; empty: generated into Secrets/admin.json
+	AdminPassword string          //
+	IdentityKeys  string          // URL of extauthz' key set: whose signed identities are trusted
+	Limiter       Limiter         // tells callers how they stand; nil: nobody does
+	Requests      counted.Limiter // counts requests of OAuth2 clients; nil: nobody does
+	LimitsOff     func() bool     // whether requests are not counted now; nil: they are
+	Providers     []string        // whose limits and balances GET /api/v1/me tells
 	Log           *slog.Logger
 	Metrics       prometheus.Registerer
 }
@@ -209,7 +212,7 @@ func (s *Service) prepareOnce(ctx context.Context) error {
 // Handler is the API: /api/v1/auth/**, /api/v1/me, /api/v1/orgs/**, /api/v1/admin/**,
 // /oauth2/** and /.well-known/**, and what extauthz alone asks for.
 func (s *Service) Handler() *httpapi.Mux {
-	mux := &httpapi.Mux{}
+	mux := &httpapi.Mux{Unmatched: s.oauth.Unmatched}
 	handle := func(pattern string, h httpapi.HandlerFunc) {
 		mux.Handle(pattern, httpapi.Handle(s.log, s.whenReady(h)))
 	}
@@ -244,7 +247,6 @@ func (s *Service) Handler() *httpapi.Mux {
 	handle("GET /api/v1/admin/keys", s.known(s.admin(s.listSigningKeys)))
 	handle("POST /api/v1/admin/keys/rotate", s.known(s.admin(s.rotateSigningKeys)))
 	handle("GET "+revocation.Path, s.inside(s.listRevocations))
-	handle("GET /oauth2/jwks", s.jwks)
 	s.mountOAuth(mux, func(pattern string, h callerFunc) { handle(pattern, s.known(h)) })
 	return mux
 }

@@ -184,18 +184,6 @@ func (s *Service) checkPassword(ctx context.Context, u user, password string) (o
 	return true, nil
 }
 
-// jwks is A7: GET /oauth2/jwks.
-func (s *Service) jwks(w http.ResponseWriter, _ *http.Request) error {
-	text, err := s.keys.JWKS()
-	if err != nil {
-		return err
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "public, max-age=60")
-	_, _ = w.Write(text)
-	return nil
-}
-
 // writeSecret answers with a body that no cache may keep.
 func writeSecret(w http.ResponseWriter, status int, body any) error {
 	w.Header().Set("Cache-Control", "no-store")

@@ -31,7 +31,7 @@ func (s *Service) newOAuth(sealer *keyring.Sealer) (*oauth.Provider, error) {
 			}
 			return id, err
 		},
-		Throttle: s.throttle, Grants: s.grants, Keys: s.keys, Announce: s.announcer.Announce,
+		Throttle: s.throttle, Limiter: s.cfg.Requests, LimitsOff: s.cfg.LimitsOff, Grants: s.grants, Keys: s.keys, Announce: s.announcer.Announce,
 		Tokens: &grants.Tokens{DB: s.cfg.Pool, Signer: s.keys, Issuer: s.cfg.Auth.PublicURL, Audience: s.cfg.Auth.Audience,
 			TTL: s.cfg.Auth.TokenTTL},
 		Ready:   s.prepared.Load,

@@ -127,6 +127,7 @@ func TestErrorsHaveTheShapeOfTheirFamily(t *testing.T) {
 			c.Providers[name] = p
 		}
 		c.Services.Analytics.HTTP = "127.0.0.1:1"
+		c.Services.Identity.HTTP = "127.0.0.1:1"
 	}, nil)
 	for name, c := range map[string]struct {
 		method, path, body, family, kind, code string
@@ -155,6 +156,11 @@ func TestErrorsHaveTheShapeOfTheirFamily(t *testing.T) {
 		"fallback":         {"DELETE", "/fallback/tokensvc", "", familyFallback, "", "tokensvc", 503},
 		"fallback of old":  {"GET", "/fallback/token-service?x=1", "", familyFallback, "", "token-service", 503},
 		"fallback of none": {"GET", "/fallback/nobody", "", attributes.FamilyProblem, "", "", 404},
+		"oauth down":       {"POST", "/oauth2/token", "", attributes.FamilyOAuth, "", "temporarily_unavailable", 503},
+		"key set down":     {"GET", "/oauth2/jwks?x=1", "", attributes.FamilyOAuth, "", "temporarily_unavailable", 503},
+		"metadata down":    {"GET", "/.well-known/openid-configuration", "", attributes.FamilyOAuth, "", "temporarily_unavailable", 503},
+		"sign-in down":     {"GET", "/oauth2/authorize?x=1", "", attributes.FamilyPage, "", "", 503},
+		"device page down": {"POST", "/oauth2/device", "", attributes.FamilyPage, "", "", 503},
 		"case matters":     {"POST", "/V1/chat/completions", body(""), attributes.FamilyProblem, "", "", 404},
 		"validate is ours": {"GET", "/api/v1/auth/api-keys/validate", "", attributes.FamilyProblem, "", "", 404},
 	} {
@@ -199,6 +205,16 @@ func TestAnUnknownModelIsNamed(t *testing.T) {
 
 func checkShape(t *testing.T, a answer, family, kind, code, path string) {
 	t.Helper()
+	switch family {
+	case attributes.FamilyPage:
+		if !strings.Contains(a.body, "<h1>"+http.StatusText(a.status)) || a.header.Get("content-type") != "text/html; charset=utf-8" {
+			t.Errorf("want a page, got %s", a.body)
+		}
+		return
+	case attributes.FamilyOAuth:
+		checkOAuth(t, a, code, path)
+		return
+	}
 	var b struct {
 		Error struct {
 			Message, Type, Status string
@@ -233,6 +249,21 @@ func checkShape(t *testing.T, a answer, family, kind, code, path string) {
 	}
 	if !strings.Contains(a.body, a.header.Get("x-request-id")) {
 		t.Errorf("want the request id in %s", a.body)
+	}
+}
+
+func checkOAuth(t *testing.T, a answer, code, path string) {
+	t.Helper()
+	var b struct {
+		Error       string
+		Description string `json:"error_description"`
+		Path        string
+		Status      int
+	}
+	path, _, _ = strings.Cut(path, "?")
+	if err := json.Unmarshal([]byte(a.body), &b); err != nil || b.Error != code || b.Description == "" || b.Path != path ||
+		b.Status != a.status || a.header.Get("content-type") != "application/json" {
+		t.Errorf("want the error %s of OAuth2 with a problem's members, got %v %s", code, a.header, a.body)
 	}
 }
 

@@ -9,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 )
@@ -181,5 +184,41 @@ func TestOtherMethods(t *testing.T) {
 		if a := g.do(t, c.method, c.path, "", "Authorization", ""); a.status != 401 {
 			t.Errorf("%s: want 401 for an unknown caller, got %d", name, a.status)
 		}
+	}
+}
+
+// TestSignInHasLimitsOfItsOwn: what is fetched, what is asked and what people see are told apart, and a
+// refusal speaks to whoever asked.
+func TestSignInHasLimitsOfItsOwn(t *testing.T) {
+	t.Parallel()
+	g := start(t, nil, nil)
+	full := func(*rlsv3.RateLimitRequest) (*rlsv3.RateLimitResponse, error) {
+		return &rlsv3.RateLimitResponse{OverallCode: rlsv3.RateLimitResponse_OVER_LIMIT, RawBody: []byte(`{"message":"rate limit exceeded"}`),
+			ResponseHeadersToAdd: []*corev3.HeaderValue{{Key: "retry-after", Value: "7"}, {Key: "content-type", Value: "application/problem+json"}}}, nil
+	}
+	for path, c := range map[string]struct{ route, family string }{
+		"/oauth2/token":                     {"sign-in-oauth", attributes.FamilyOAuth},
+		"/oauth2/introspect":                {"sign-in-oauth", attributes.FamilyOAuth},
+		"/oauth2/device_authorization":      {"sign-in-oauth", attributes.FamilyOAuth},
+		"/oauth2/jwks":                      {"sign-in-keys", attributes.FamilyOAuth},
+		"/.well-known/openid-configuration": {"sign-in-keys", attributes.FamilyOAuth},
+		"/oauth2/authorize?client_id=x":     {"sign-in-pages", attributes.FamilyPage},
+		"/oauth2/device":                    {"sign-in-pages", attributes.FamilyPage},
+		"/api/v1/auth/login":                {"identity", attributes.FamilyProblem},
+	} {
+		g.limit.set(admit(nil))
+		if a := g.do(t, "GET", path, "", "Authorization", ""); a.status != 200 || !slices.Contains(g.limit.last(),
+			"count=requests,route="+c.route+",remote_address=127.0.0.1") {
+			t.Errorf("%s: want it counted as %s, got %d %v", path, c.route, a.status, g.limit.last())
+		}
+		g.limit.set(full)
+		a := g.do(t, "GET", path, "", "Authorization", "")
+		if a.status != 429 || a.header.Get("retry-after") != "7" || c.family == attributes.FamilyPage && !strings.Contains(a.body, "in 7 s.") {
+			t.Errorf("%s: got %d %v %s", path, a.status, a.header, a.body)
+		}
+		if c.family == attributes.FamilyOAuth && !strings.Contains(a.body, `"retryAfterSeconds":7`) {
+			t.Errorf("%s: want the wait, got %s", path, a.body)
+		}
+		checkShape(t, a, c.family, "", "temporarily_unavailable", path)
 	}
 }

@@ -216,7 +216,7 @@ func (q *Queries) Holder(ctx context.Context, id uuid.UUID) (HolderRow, error) {
 }
 
 const lockFamily = `-- name: LockFamily :one
-SELECT id, user_id, client_id, scope, org_id, auth_time, created_at, expires_at, revoked_at, reason FROM token_families WHERE id = $1 FOR UPDATE
+SELECT id, user_id, client_id, scope, org_id, auth_time, created_at, expires_at, revoked_at, reason, resources FROM token_families WHERE id = $1 FOR UPDATE
 `
 
 // The row lock makes rotations of one family wait for each other.
@@ -234,6 +234,7 @@ func (q *Queries) LockFamily(ctx context.Context, id uuid.UUID) (TokenFamily, er
 		&i.ExpiresAt,
 		&i.RevokedAt,
 		&i.Reason,
+		&i.Resources,
 	)
 	return i, err
 }

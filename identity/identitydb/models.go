@@ -61,6 +61,7 @@ type OauthClient struct {
 	Family         uuid.UUID
 	CreatedAt      time.Time
 	UpdatedAt      time.Time
+	Origins        []string
 }
 
 type OauthCode struct {
@@ -75,6 +76,7 @@ type OauthCode struct {
 	ExpiresAt   time.Time
 	UsedAt      *time.Time
 	Family      *uuid.UUID
+	Resources   []string
 }
 
 type OauthDevice struct {
@@ -88,6 +90,7 @@ type OauthDevice struct {
 	PollInterval int32
 	PolledAt     *time.Time
 	ExpiresAt    time.Time
+	Resources    []string
 }
 
 type Org struct {
@@ -138,12 +141,13 @@ type Role struct {
 }
 
 type SigningKey struct {
-	Kid        string
-	PublicKey  []byte
-	PrivateKey []byte
-	CreatedAt  time.Time
-	RetireAt   *time.Time
-	ActiveAt   time.Time
+	Kid         string
+	PublicKey   []byte
+	PrivateKey  []byte
+	CreatedAt   time.Time
+	RetireAt    *time.Time
+	ActiveAt    time.Time
+	WithdrawnAt *time.Time
 }
 
 type TokenFamily struct {
@@ -157,6 +161,7 @@ type TokenFamily struct {
 	ExpiresAt time.Time
 	RevokedAt *time.Time
 	Reason    string
+	Resources []string
 }
 
 type User struct {

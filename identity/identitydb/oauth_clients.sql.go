@@ -12,7 +12,7 @@ import (
 )
 
 const oAuthClient = `-- name: OAuthClient :one
-SELECT id, name, secret_hash, redirect_uris, grant_types, scopes, owner_id, org_id, resource_server, family, created_at, updated_at FROM oauth_clients WHERE id = $1
+SELECT id, name, secret_hash, redirect_uris, grant_types, scopes, owner_id, org_id, resource_server, family, created_at, updated_at, origins FROM oauth_clients WHERE id = $1
 `
 
 func (q *Queries) OAuthClient(ctx context.Context, id string) (OauthClient, error) {
@@ -31,6 +31,7 @@ func (q *Queries) OAuthClient(ctx context.Context, id string) (OauthClient, erro
 		&i.Family,
 		&i.CreatedAt,
 		&i.UpdatedAt,
+		&i.Origins,
 	)
 	return i, err
 }
@@ -46,7 +47,7 @@ func (q *Queries) OAuthClientTurn(ctx context.Context) error {
 }
 
 const oAuthClients = `-- name: OAuthClients :many
-SELECT id, name, secret_hash, redirect_uris, grant_types, scopes, owner_id, org_id, resource_server, family, created_at, updated_at FROM oauth_clients WHERE id > $1 ORDER BY id LIMIT $2
+SELECT id, name, secret_hash, redirect_uris, grant_types, scopes, owner_id, org_id, resource_server, family, created_at, updated_at, origins FROM oauth_clients WHERE id > $1 ORDER BY id LIMIT $2
 `
 
 type OAuthClientsParams struct {
@@ -76,6 +77,7 @@ func (q *Queries) OAuthClients(ctx context.Context, arg OAuthClientsParams) ([]O
 			&i.Family,
 			&i.CreatedAt,
 			&i.UpdatedAt,
+			&i.Origins,
 		); err != nil {
 			return nil, err
 		}
@@ -100,8 +102,8 @@ func (q *Queries) OAuthDeleteClient(ctx context.Context, id string) (int64, erro
 }
 
 const oAuthInsertClient = `-- name: OAuthInsertClient :exec
-INSERT INTO oauth_clients (id, name, secret_hash, redirect_uris, grant_types, scopes, owner_id, org_id, resource_server, family)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+INSERT INTO oauth_clients (id, name, secret_hash, redirect_uris, origins, grant_types, scopes, owner_id, org_id, resource_server, family)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 `
 
 type OAuthInsertClientParams struct {
@@ -109,6 +111,7 @@ type OAuthInsertClientParams struct {
 	Name           string
 	SecretHash     []byte
 	RedirectUris   []string
+	Origins        []string
 	GrantTypes     []string
 	Scopes         []string
 	OwnerID        uuid.UUID
@@ -123,6 +126,7 @@ func (q *Queries) OAuthInsertClient(ctx context.Context, arg OAuthInsertClientPa
 		arg.Name,
 		arg.SecretHash,
 		arg.RedirectUris,
+		arg.Origins,
 		arg.GrantTypes,
 		arg.Scopes,
 		arg.OwnerID,
@@ -152,8 +156,20 @@ func (q *Queries) OAuthInsertServiceAccount(ctx context.Context, arg OAuthInsert
 	return err
 }
 
+const oAuthKnownOrigin = `-- name: OAuthKnownOrigin :one
+SELECT EXISTS (SELECT 1 FROM oauth_clients WHERE origins && $1::text[])
+`
+
+// Whether some client has a redirect URI at one of the origins.
+func (q *Queries) OAuthKnownOrigin(ctx context.Context, origins []string) (bool, error) {
+	row := q.db.QueryRow(ctx, oAuthKnownOrigin, origins)
+	var exists bool
+	err := row.Scan(&exists)
+	return exists, err
+}
+
 const oAuthLockClient = `-- name: OAuthLockClient :one
-SELECT id, name, secret_hash, redirect_uris, grant_types, scopes, owner_id, org_id, resource_server, family, created_at, updated_at FROM oauth_clients WHERE id = $1 FOR UPDATE
+SELECT id, name, secret_hash, redirect_uris, grant_types, scopes, owner_id, org_id, resource_server, family, created_at, updated_at, origins FROM oauth_clients WHERE id = $1 FOR UPDATE
 `
 
 func (q *Queries) OAuthLockClient(ctx context.Context, id string) (OauthClient, error) {
@@ -172,6 +188,7 @@ func (q *Queries) OAuthLockClient(ctx context.Context, id string) (OauthClient, 
 		&i.Family,
 		&i.CreatedAt,
 		&i.UpdatedAt,
+		&i.Origins,
 	)
 	return i, err
 }
@@ -179,7 +196,7 @@ func (q *Queries) OAuthLockClient(ctx context.Context, id string) (OauthClient, 
 const oAuthSetSecret = `-- name: OAuthSetSecret :one
 UPDATE oauth_clients SET secret_hash = $1, family = $2, updated_at = now()
 WHERE id = $3 AND secret_hash IS NOT NULL
-RETURNING id, name, secret_hash, redirect_uris, grant_types, scopes, owner_id, org_id, resource_server, family, created_at, updated_at
+RETURNING id, name, secret_hash, redirect_uris, grant_types, scopes, owner_id, org_id, resource_server, family, created_at, updated_at, origins
 `
 
 type OAuthSetSecretParams struct {
@@ -204,6 +221,7 @@ func (q *Queries) OAuthSetSecret(ctx context.Context, arg OAuthSetSecretParams) 
 		&i.Family,
 		&i.CreatedAt,
 		&i.UpdatedAt,
+		&i.Origins,
 	)
 	return i, err
 }

@@ -45,7 +45,7 @@ func (q *Queries) OAuthInsertCode(ctx context.Context, arg OAuthInsertCodeParams
 }
 
 const oAuthLockCode = `-- name: OAuthLockCode :one
-SELECT code_hash, client_id, user_id, redirect_uri, challenge, scope, nonce, auth_time, expires_at, used_at, family FROM oauth_codes WHERE code_hash = $1 FOR UPDATE
+SELECT code_hash, client_id, user_id, redirect_uri, challenge, scope, nonce, auth_time, expires_at, used_at, family, resources FROM oauth_codes WHERE code_hash = $1 FOR UPDATE
 `
 
 func (q *Queries) OAuthLockCode(ctx context.Context, codeHash []byte) (OauthCode, error) {
@@ -63,6 +63,7 @@ func (q *Queries) OAuthLockCode(ctx context.Context, codeHash []byte) (OauthCode
 		&i.ExpiresAt,
 		&i.UsedAt,
 		&i.Family,
+		&i.Resources,
 	)
 	return i, err
 }

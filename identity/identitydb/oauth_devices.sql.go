@@ -40,7 +40,7 @@ func (q *Queries) OAuthDecideDevice(ctx context.Context, arg OAuthDecideDevicePa
 }
 
 const oAuthDeviceByUserCode = `-- name: OAuthDeviceByUserCode :one
-SELECT device_hash, user_hash, client_id, scope, state, user_id, auth_time, poll_interval, polled_at, expires_at FROM oauth_devices WHERE user_hash = $1 AND state = 'pending' AND expires_at > now()
+SELECT device_hash, user_hash, client_id, scope, state, user_id, auth_time, poll_interval, polled_at, expires_at, resources FROM oauth_devices WHERE user_hash = $1 AND state = 'pending' AND expires_at > now()
 `
 
 func (q *Queries) OAuthDeviceByUserCode(ctx context.Context, userHash []byte) (OauthDevice, error) {
@@ -57,6 +57,7 @@ func (q *Queries) OAuthDeviceByUserCode(ctx context.Context, userHash []byte) (O
 		&i.PollInterval,
 		&i.PolledAt,
 		&i.ExpiresAt,
+		&i.Resources,
 	)
 	return i, err
 }
@@ -88,7 +89,7 @@ func (q *Queries) OAuthInsertDevice(ctx context.Context, arg OAuthInsertDevicePa
 }
 
 const oAuthLockDevice = `-- name: OAuthLockDevice :one
-SELECT device_hash, user_hash, client_id, scope, state, user_id, auth_time, poll_interval, polled_at, expires_at FROM oauth_devices WHERE device_hash = $1 FOR UPDATE
+SELECT device_hash, user_hash, client_id, scope, state, user_id, auth_time, poll_interval, polled_at, expires_at, resources FROM oauth_devices WHERE device_hash = $1 FOR UPDATE
 `
 
 func (q *Queries) OAuthLockDevice(ctx context.Context, deviceHash []byte) (OauthDevice, error) {
@@ -105,6 +106,7 @@ func (q *Queries) OAuthLockDevice(ctx context.Context, deviceHash []byte) (Oauth
 		&i.PollInterval,
 		&i.PolledAt,
 		&i.ExpiresAt,
+		&i.Resources,
 	)
 	return i, err
 }

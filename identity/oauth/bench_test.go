@@ -108,7 +108,7 @@ func start(t *testing.T) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mux := http.NewServeMux()
+	mux := &httpapi.Mux{Unmatched: b.Unmatched}
 	b.Routes(func(pattern string, h http.Handler) { mux.Handle(pattern, clientinfo.Handler(h)) })
 	b.AdminRoutes(func(pattern string, h AdminFunc) {
 		mux.Handle(pattern, httpapi.Handle(b.log, func(w http.ResponseWriter, r *http.Request) error {
@@ -116,14 +116,6 @@ func start(t *testing.T) *bench {
 			p := principal.Principal{UserID: id, Roles: []string{principal.RoleAdmin}}
 			return h(w, r.WithContext(principal.With(r.Context(), p)), p)
 		}))
-	})
-	mux.HandleFunc("GET /oauth2/jwks", func(w http.ResponseWriter, _ *http.Request) {
-		text, err := ring.JWKS()
-		if err != nil {
-			t.Error(err)
-		}
-		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write(text)
 	})
 	server.Config.Handler = apitest.Handler(t, httpapi.Common{Name: "identity", Log: b.log, Metrics: prometheus.NewRegistry()}.Wrap(mux))
 	server.Start()

@@ -102,13 +102,31 @@ func clientCredentials(r *http.Request, form params) (credentials, error) {
 	return credentials{id: id, secret: secret, basic: true}, nil
 }
 
-// authenticate finds out which client calls. A public client names itself, with an empty secret or
+// authenticate finds out which client calls, and whether it may call once more.
+func (p *Provider) authenticate(r *http.Request, form params) (identitydb.OauthClient, error) {
+	c, err := p.prove(r, form)
+	if refused, ok := errors.AsType[*protocolError](err); err != nil && !ok {
+		return c, err
+	} else if ok && refused.code != codeInvalidClient {
+		return c, err // it was not looked for
+	}
+	proven := ""
+	if err == nil && !public(c) {
+		proven = c.ID
+	}
+	if wait := p.pace(r.Context(), proven); wait != nil {
+		return identitydb.OauthClient{}, wait
+	}
+	return c, err
+}
+
+// prove checks a client's credentials. A public client names itself, with an empty secret or
 // none (RFC 6749 section 2.3.1); what it presents next (a code with its verifier, a refresh token, a
 // device code) is bound to it.
 //
-// Failures are not throttled: a secret is 256 random bits, which nobody guesses, and whoever asks
-// from the address of somebody who tries must not be turned away.
-func (p *Provider) authenticate(r *http.Request, form params) (identitydb.OauthClient, error) {
+// Failures are not throttled as guesses: a secret is 256 random bits, which nobody guesses, and
+// whoever asks from the address of somebody who tries must not be turned away.
+func (p *Provider) prove(r *http.Request, form params) (identitydb.OauthClient, error) {
 	given, err := clientCredentials(r, form)
 	if err != nil {
 		return identitydb.OauthClient{}, err

@@ -7,8 +7,11 @@ import (
 	"log/slog"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/errorbody"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 )
 
@@ -104,6 +107,27 @@ func (p *Provider) endpoint(h httpapi.HandlerFunc) http.Handler {
 		}
 		writeJSON(w, shown.status, map[string]string{"error": shown.code, "error_description": shown.description})
 	})
+}
+
+// Unmatched answers for what is not served here in the words of OAuth2, and to people by a page; false
+// for a path of others.
+func (p *Provider) Unmatched(w http.ResponseWriter, r *http.Request, e *httpapi.Error) bool {
+	if !strings.HasPrefix(r.URL.Path, "/oauth2/") && !strings.HasPrefix(r.URL.Path, "/.well-known/") {
+		return false
+	}
+	for name, values := range e.Header {
+		w.Header()[name] = values
+	}
+	if r.URL.Path == authorizePath || r.URL.Path == devicePath {
+		return p.pages.write(w, e.Status, "message", pageData{Title: "This does not work", Message: "There is no such page.",
+			Problem: e.Message}, here) == nil
+	}
+	noStore(w)
+	body, contentType := errorbody.Body(attributes.FamilyOAuth, errorbody.Refusal{Status: e.Status, Message: e.Message, Path: r.URL.Path})
+	w.Header().Set("Content-Type", contentType)
+	w.WriteHeader(e.Status)
+	_, _ = w.Write(body)
+	return true
 }
 
 // whenReady refuses until the database is prepared.

@@ -2,6 +2,8 @@ package oauth
 
 import (
 	"net/http"
+	"strconv"
+	"time"
 )
 
 // metadata is RFC 8414 and OpenID Connect Discovery in one document, as the two agree
@@ -9,8 +11,7 @@ import (
 func (p *Provider) metadata(w http.ResponseWriter, _ *http.Request) error {
 	at := func(path string) string { return p.cfg.Issuer + path }
 	secret := []string{"client_secret_basic", "client_secret_post"}
-	w.Header().Set("Cache-Control", "public, max-age=300")
-	w.Header().Del("Pragma")
+	cached(w, 5*time.Minute)
 	writeJSON(w, http.StatusOK, map[string]any{
 		"issuer":                                        p.cfg.Issuer,
 		"authorization_endpoint":                        at("/oauth2/authorize"),
@@ -39,4 +40,22 @@ func (p *Provider) metadata(w http.ResponseWriter, _ *http.Request) error {
 		"claims_parameter_supported":                     false,
 	})
 	return nil
+}
+
+// keySet is GET /oauth2/jwks: the keys that access tokens and ID tokens are checked with (RFC 7517).
+func (p *Provider) keySet(w http.ResponseWriter, _ *http.Request) error {
+	text, err := p.cfg.Keys.JWKS()
+	if err != nil {
+		return err
+	}
+	cached(w, time.Minute)
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(text)
+	return nil
+}
+
+// cached lets everybody keep an answer for a while.
+func cached(w http.ResponseWriter, d time.Duration) {
+	w.Header().Set("Cache-Control", "public, max-age="+strconv.FormatInt(int64(d/time.Second), 10))
+	w.Header().Del("Pragma")
 }

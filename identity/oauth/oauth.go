@@ -29,7 +29,9 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/identity/grants"
 	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
 	"github.com/leaky-tokens/leaky-tokens/identity/throttle"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/counted"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
+	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 )
 
 // SignIn checks a password and gives the user's id. It throttles and audits as a login
@@ -40,25 +42,28 @@ type SignIn func(ctx context.Context, username, password string) (uuid.UUID, err
 type Keys interface {
 	Sign(typ string, claims jwt.Claims) (string, error)
 	Keyfunc(t *jwt.Token) (any, error)
+	JWKS() ([]byte, error) // the key set as it is published
 }
 
-// Config is what New needs. All but Interval, Ready, Outage and Metrics is required.
+// Config is what New needs. All but Interval, Limiter, LimitsOff, Ready, Outage and Metrics is required.
 type Config struct {
-	Pool     *pgxpool.Pool
-	Issuer   string        // public URL of the gateway, without a slash at the end: iss of what is issued here
-	Login    string        // iss of the tokens of a plain login, which introspection knows too
-	Interval time.Duration // between two polls of a device, whole seconds; default 5s (RFC 8628 section 3.2)
-	FormKey  []byte        // 32 bytes: seals what pages remember; the same for all replicas
-	SignIn   SignIn
-	Throttle *throttle.Throttle // slows down guessing of client secrets and user codes
-	Grants   *grants.Store
-	Tokens   *grants.Tokens // issues with Issuer as iss
-	Keys     Keys
-	Announce func(...revocation.Revocation) // tells every extauthz; after the commit
-	Ready    func() bool                    // whether the database is prepared; nil: it is
-	Outage   func(error) bool               // whether an error is a database that is away, so that callers retry
-	Log      *slog.Logger
-	Metrics  prometheus.Registerer
+	Pool      *pgxpool.Pool
+	Issuer    string        // public URL of the gateway, without a slash at the end: iss of what is issued here
+	Login     string        // iss of the tokens of a plain login, which introspection knows too
+	Interval  time.Duration // between two polls of a device, whole seconds; default 5s (RFC 8628 section 3.2)
+	FormKey   []byte        // 32 bytes: seals what pages remember; the same for all replicas
+	SignIn    SignIn
+	Throttle  *throttle.Throttle // slows down guessing of client secrets and user codes
+	Limiter   counted.Limiter    // counts requests of clients; nil: nobody does
+	Grants    *grants.Store
+	Tokens    *grants.Tokens // issues with Issuer as iss
+	Keys      Keys
+	Announce  func(...revocation.Revocation) // tells every extauthz; after the commit
+	LimitsOff func() bool                    // whether requests are not counted now; nil: they are
+	Ready     func() bool                    // whether the database is prepared; nil: it is
+	Outage    func(error) bool               // whether an error is a database that is away, so that callers retry
+	Log       *slog.Logger
+	Metrics   prometheus.Registerer
 }
 
 // Provider is the OAuth2 server.
@@ -100,18 +105,22 @@ func New(cfg Config) (*Provider, error) {
 
 // Routes gives every public endpoint to handle, which mounts them.
 func (p *Provider) Routes(handle func(pattern string, h http.Handler)) {
-	handle("POST /oauth2/token", p.endpoint(p.token))
+	for path, h := range map[string]httpapi.HandlerFunc{"/.well-known/openid-configuration": p.metadata,
+		"/.well-known/oauth-authorization-server": p.metadata, "/oauth2/jwks": p.keySet} {
+		handle("GET "+path, anyOrigin(p.endpoint(h)))
+		handle("OPTIONS "+path, preflight("GET", everybody))
+	}
+	for path, h := range map[string]httpapi.HandlerFunc{"/oauth2/token": p.token, "/oauth2/revoke": p.revoke,
+		"/oauth2/device_authorization": p.deviceAuthorization, "/oauth2/userinfo": p.userinfo} {
+		handle("POST "+path, p.ofClients(p.endpoint(h)))
+		handle("OPTIONS "+path, preflight("GET, POST", p.allowOrigin))
+	}
+	handle("GET /oauth2/userinfo", p.ofClients(p.endpoint(p.userinfo))) // OpenID Connect Core section 5.3.1
 	handle("POST /oauth2/introspect", p.endpoint(p.introspect))
-	handle("POST /oauth2/revoke", p.endpoint(p.revoke))
-	handle("POST /oauth2/device_authorization", p.endpoint(p.deviceAuthorization))
-	handle("GET /oauth2/userinfo", p.endpoint(p.userinfo))
-	handle("POST /oauth2/userinfo", p.endpoint(p.userinfo)) // OpenID Connect Core section 5.3.1
 	handle("GET /oauth2/authorize", p.page(p.showAuthorize))
 	handle("POST /oauth2/authorize", p.page(p.decideAuthorize))
 	handle("GET /oauth2/device", p.page(p.showDevice))
 	handle("POST /oauth2/device", p.page(p.decideDevice))
-	handle("GET /.well-known/openid-configuration", p.endpoint(p.metadata))
-	handle("GET /.well-known/oauth-authorization-server", p.endpoint(p.metadata))
 }
 
 // Run removes what has expired, now and then, until ctx ends. Several replicas may.

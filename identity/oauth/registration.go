@@ -200,8 +200,8 @@ func addServiceAccount(ctx context.Context, q *identitydb.Queries, c identitydb.
 
 func insertClient(ctx context.Context, tx pgx.Tx, c identitydb.OauthClient) error {
 	err := identitydb.New(tx).OAuthInsertClient(ctx, identitydb.OAuthInsertClientParams{ID: c.ID, Name: c.Name, SecretHash: c.SecretHash,
-		RedirectUris: c.RedirectUris,
-		GrantTypes:   c.GrantTypes, Scopes: c.Scopes, OwnerID: c.OwnerID, OrgID: c.OrgID, ResourceServer: c.ResourceServer, Family: c.Family})
+		RedirectUris: c.RedirectUris, Origins: originsOf(c.RedirectUris),
+		GrantTypes: c.GrantTypes, Scopes: c.Scopes, OwnerID: c.OwnerID, OrgID: c.OrgID, ResourceServer: c.ResourceServer, Family: c.Family})
 	if err != nil {
 		return fmt.Errorf("add client: %w", err)
 	}

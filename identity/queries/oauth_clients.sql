@@ -1,6 +1,10 @@
 -- name: OAuthInsertClient :exec
-INSERT INTO oauth_clients (id, name, secret_hash, redirect_uris, grant_types, scopes, owner_id, org_id, resource_server, family)
-VALUES (@id, @name, @secret_hash, @redirect_uris, @grant_types, @scopes, @owner_id, @org_id, @resource_server, @family);
+INSERT INTO oauth_clients (id, name, secret_hash, redirect_uris, origins, grant_types, scopes, owner_id, org_id, resource_server, family)
+VALUES (@id, @name, @secret_hash, @redirect_uris, @origins, @grant_types, @scopes, @owner_id, @org_id, @resource_server, @family);
+
+-- name: OAuthKnownOrigin :one
+-- Whether some client has a redirect URI at one of the origins.
+SELECT EXISTS (SELECT 1 FROM oauth_clients WHERE origins && @origins::text[]);
 
 -- name: OAuthClient :one
 SELECT * FROM oauth_clients WHERE id = @id;

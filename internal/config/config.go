@@ -36,6 +36,7 @@ type Gateway struct {
 
 	Egress    string           `yaml:"egress"` // where tokensvc's calls to providers enter Envoy: unix:path or loopback, default unix:run/egress.sock
 	RateLimit GatewayRateLimit `yaml:"rate_limit"`
+	CORS      CORS             `yaml:"cors"` // web pages that may call models and the API
 }
 
 // Envoy is how Envoy runs beside us.

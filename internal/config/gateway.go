@@ -36,7 +36,7 @@ type ProviderEgress struct {
 }
 
 func defaultGateway() Gateway {
-	return Gateway{Egress: "unix:run/egress.sock", RateLimit: GatewayRateLimit{KeyStrategy: KeyAuto, Whitelist: []string{"/actuator/**"}}}
+	return Gateway{Egress: "unix:run/egress.sock", CORS: defaultCORS(), RateLimit: GatewayRateLimit{KeyStrategy: KeyAuto, Whitelist: []string{"/actuator/**"}}}
 }
 
 // fillEgress puts the defaults of provider name where the file says nothing.
@@ -52,6 +52,7 @@ func (p *Provider) fillEgress(name string) {
 var plainPath = regexp.MustCompile(`^/[A-Za-z0-9._~:@/-]*$`)
 
 func (c *Config) validateGateway(v *validator) {
+	c.Gateway.CORS.validate(v)
 	if addr := v.address("gateway.egress", c.Gateway.Egress, true); addr.Host != "" && !loopback(addr.Host) {
 		v.fail("gateway.egress", "%s is not a loopback address; who reaches this listener calls providers with our keys", addr.Host)
 	}

@@ -10,6 +10,8 @@ import (
 type Mux struct {
 	http.ServeMux
 	patterns []string
+	// Unmatched answers for a path or method that is not there; false: a problem will do. May be nil.
+	Unmatched func(w http.ResponseWriter, r *http.Request, err *Error) bool
 }
 
 // Handle registers a handler.

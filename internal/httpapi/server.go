@@ -113,6 +113,9 @@ func (c Common) unmatched(routes http.Handler) http.Handler {
 			err = Fail(probe.status, "method %s is not allowed here", r.Method)
 			err.Header = http.Header{"Allow": probe.header["Allow"]}
 		}
+		if m, ok := routes.(*Mux); ok && m.Unmatched != nil && m.Unmatched(w, r, err) {
+			return
+		}
 		WriteError(w, r, c.Log, err)
 	})
 }

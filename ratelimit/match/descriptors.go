@@ -112,7 +112,8 @@ func Route(descriptors []Descriptor) string {
 	return ""
 }
 
-// Account names whose buckets hold: the organisation, else the user, else the address.
+// Account names whose buckets hold: the organisation, else the user, else the OAuth2 client or the
+// address.
 func Account(org, user string, descriptors []Descriptor) string {
 	switch {
 	case org != "":
@@ -122,8 +123,12 @@ func Account(org, user string, descriptors []Descriptor) string {
 	}
 	for _, d := range descriptors {
 		for _, e := range d {
-			if e.Key == "remote_address" && e.Value != "" && e.Value != attributes.Absent {
+			switch {
+			case e.Value == "" || e.Value == attributes.Absent:
+			case e.Key == "remote_address":
 				return "ip:" + HashTag(e.Value)
+			case e.Key == limits.KeyClient:
+				return "client:" + HashTag(e.Value)
 			}
 		}
 	}

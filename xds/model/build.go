@@ -35,7 +35,7 @@ type Input struct {
 func Build(in Input) (*Gateway, []Secret, error) {
 	b := &builder{cfg: in.Config, dir: in.StateDir, getenv: in.Getenv, providers: map[string]provider{}}
 	g := &Gateway{Limits: in.Limits, Requests: Requests{Off: !in.Config.Flags.Gateway.RateLimiting,
-		Key: in.Config.Gateway.RateLimit.KeyStrategy, Whitelist: in.Config.Gateway.RateLimit.Whitelist}}
+		Key: in.Config.Gateway.RateLimit.KeyStrategy, Whitelist: in.Config.Gateway.RateLimit.Whitelist}, CORS: in.Config.Gateway.CORS}
 	if in.Config.TLS.Mutual() {
 		if len(in.Identity.Key) == 0 || len(in.Roots) == 0 {
 			b.fail("tls.mode: mutual, and there is no certificate for the gateway")
@@ -94,7 +94,7 @@ func (b *builder) listener() Listener {
 		Addr: b.addr("gateway.listen", g.Listen), TrustedHops: uint32(g.TrustedHops), MaxBodyBytes: uint32(g.MaxBodyBytes),
 		CallerBytes: int64(g.CallerBytes()), AllBytes: b.cfg.Envoy.BodyBytes(),
 		MaxHeaders: uint32(g.RequestHeaders), IdleTimeout: serviceIdle, Spool: spool, RenewEvery: b.cfg.RenewEvery(),
-		LimitsTimeout: b.cfg.Limits.Timeout,
+		LimitsTimeout: b.cfg.Limits.Timeout, Pages: g.CORS.Origins,
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/envoy"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 )
@@ -20,6 +21,7 @@ type Gateway struct {
 	Clusters []Cluster
 	Limits   []limits.Path // one descriptor is sent for each
 	Requests Requests      // how requests are counted
+	CORS     config.CORS   // pages of other origins that may call
 }
 
 // Requests is whom the gateway's request limiter tells apart, and what it leaves alone.
@@ -41,7 +43,13 @@ type Listener struct {
 	Spool         string        // absolute path of the usage log
 	RenewEvery    time.Duration // how often a running call is written to it, 0: never
 	LimitsTimeout time.Duration // how long a rate-limit decision may take
+	Pages         []string      // origins whose pages may read answers; * alone: every one
 	Open          bool          // some route stays open without decisions
+}
+
+// ReadsOrigin says that who answers decides itself which pages of other origins may read the answer.
+func (r Route) ReadsOrigin() bool {
+	return r.Family == attributes.FamilyOAuth || r.Family == attributes.FamilyPage
 }
 
 // Route is one match and what happens to it.
@@ -74,6 +82,7 @@ type Match struct {
 	Path, Prefix, Regex string
 	Connect             bool              // the method CONNECT, which has no path
 	Method              string            // empty: any
+	Preflight           bool              // only what a browser asks before a page's request (Fetch standard, 4.8)
 	NotHost             string            // only an authority that this expression does not match; empty: any
 	Query               map[string]string // exact values of query parameters
 	Models              []string          // spellings of the model in the body; empty: any

@@ -1,6 +1,7 @@
 package model
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"time"
@@ -31,6 +32,7 @@ const kindEmbedding = "embedding"
 // route would not pass ext_authz.
 func (b *builder) routes() []Route {
 	routes := slices.Concat(
+		preflights(),
 		b.openAI("/v1/chat/completions", "/chat/completions", "openai-chat", func(m config.Model) bool { return m.Kind != kindEmbedding }),
 		b.openAI("/v1/embeddings", "/embeddings", routeEmbeddings, func(m config.Model) bool { return m.Kind == kindEmbedding }),
 		b.openAI("/compatible-mode/v1/chat/completions", "/chat/completions", "qwen-chat", func(m config.Model) bool {
@@ -220,7 +222,10 @@ func docs() []Route {
 }
 
 // service is one of the control APIs: a path, everything below a prefix, or both.
-type service struct{ path, prefix, cluster, rule, scope, keys, audience string }
+type service struct {
+	path, prefix, cluster, rule, scope, keys, audience string
+	name, family                                       string // of its routes; empty: that of the cluster, a problem
+}
 
 // readWrite is the scope of reading and of everything else.
 const readWrite = attributes.ScopeTokensRead + " " + attributes.ScopeTokensWrite
@@ -246,31 +251,42 @@ func (r Route) calls() bool {
 func controlAPIs() []service {
 	const authenticated, none, read = attributes.RuleAuthenticated, attributes.ScopeNone, attributes.KeysRead
 	admin := func(prefix, cluster string) service {
-		return service{strings.TrimSuffix(prefix, "/"), prefix, cluster, ruleAdmin, attributes.ScopeAdmin, attributes.KeysNone, cluster}
+		return service{path: strings.TrimSuffix(prefix, "/"), prefix: prefix, cluster: cluster, rule: ruleAdmin, scope: attributes.ScopeAdmin,
+			keys: attributes.KeysNone, audience: cluster}
 	}
 	login := func(path string) service {
-		return service{path, path + "/", topology.Identity, authenticated, none, attributes.KeysNone, topology.Identity}
+		return service{path: path, prefix: path + "/", cluster: topology.Identity, rule: authenticated, scope: none, keys: attributes.KeysNone,
+			audience: topology.Identity}
 	}
-	return []service{
+	identity := func(path, prefix, rule, scope, keys string) service {
+		return service{path: path, prefix: prefix, cluster: topology.Identity, rule: rule, scope: scope, keys: keys, audience: topology.Identity}
+	}
+	tokens := func(path, prefix string) service {
+		return service{path: path, prefix: prefix, cluster: topology.TokenSvc, rule: authenticated, scope: readWrite, audience: topology.TokenSvc}
+	}
+	stub := func(prefix, cluster string) service {
+		return service{prefix: prefix, cluster: cluster, rule: authenticated, scope: readWrite}
+	}
+	return slices.Concat([]service{
 		login("/api/v1/auth/api-keys"),
 		login("/api/v1/auth/password"),
 		// Who is not known yet may come here; identity looks after each path itself.
-		{"", "/api/v1/auth/", topology.Identity, attributes.RulePublic, none, "", topology.Identity},
-		{"", "/oauth2/", topology.Identity, attributes.RulePublic, "", "", topology.Identity},
-		{"", "/.well-known/", topology.Identity, attributes.RulePublic, "", "", topology.Identity},
-		{"/api/v1/me", "/api/v1/me/", topology.Identity, authenticated, attributes.ScopeTokensRead, read, topology.Identity},
-		{"/api/v1/orgs", "/api/v1/orgs/", topology.Identity, authenticated, none, read, topology.Identity},
+		identity("", "/api/v1/auth/", attributes.RulePublic, none, ""),
+	}, signIn(), []service{
+		identity("/api/v1/me", "/api/v1/me/", authenticated, attributes.ScopeTokensRead, read),
+		identity("/api/v1/orgs", "/api/v1/orgs/", authenticated, none, read),
 		admin("/api/v1/admin/pools/", topology.TokenSvc),
 		admin("/api/v1/admin/ledger/", topology.TokenSvc),
 		admin("/api/v1/admin/sagas/", topology.TokenSvc),
 		admin("/api/v1/admin/", topology.Identity),
-		{consumePath, "", topology.TokenSvc, authenticated, readWrite, "", topology.TokenSvc},
-		{"", "/api/v1/tokens/", topology.TokenSvc, authenticated, readWrite, "", topology.TokenSvc},
-		{"", "/api/v1/analytics/", topology.Analytics, authenticated, attributes.ScopeAnalyticsRead, "", topology.Analytics},
-		{"", "/api/v1/openai/", topology.StubOpenAI, authenticated, readWrite, "", ""},
-		{"", "/api/v1/gemini/", topology.StubGemini, authenticated, readWrite, "", ""},
-		{"", "/api/v1/qwen/", topology.StubQwen, authenticated, readWrite, "", ""},
-	}
+		tokens(consumePath, ""),
+		tokens("", "/api/v1/tokens/"),
+		{prefix: "/api/v1/analytics/", cluster: topology.Analytics, rule: authenticated, scope: attributes.ScopeAnalyticsRead,
+			audience: topology.Analytics},
+		stub("/api/v1/openai/", topology.StubOpenAI),
+		stub("/api/v1/gemini/", topology.StubGemini),
+		stub("/api/v1/qwen/", topology.StubQwen),
+	})
 }
 
 // services are the routes of the control APIs. A prefix without its trailing slash is a path of its own.
@@ -284,8 +300,8 @@ func services() []Route {
 	for _, s := range controlAPIs() {
 		for _, m := range []Match{{Path: s.path}, {Prefix: s.prefix}} {
 			if m.Path != "" || m.Prefix != "" {
-				routes = append(routes, Route{Name: s.cluster, Match: m, Forward: &Forward{Cluster: s.cluster, Timeout: serviceTimeout},
-					Rule: s.rule, Scope: s.scope, Keys: s.keys, Audience: s.audience, Family: attributes.FamilyProblem})
+				routes = append(routes, Route{Name: cmp.Or(s.name, s.cluster), Match: m, Forward: &Forward{Cluster: s.cluster, Timeout: serviceTimeout},
+					Rule: s.rule, Scope: s.scope, Keys: s.keys, Audience: s.audience, Family: cmp.Or(s.family, attributes.FamilyProblem)})
 			}
 		}
 	}

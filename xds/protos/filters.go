@@ -15,6 +15,7 @@ import (
 	gzipv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/compression/gzip/decompressor/v3"
 	actionv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/common/matcher/action/v3"
 	bufferv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/buffer/v3"
+	corsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cors/v3"
 	responsev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/custom_response/v3"
 	decompressorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/decompressor/v3"
 	authzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
@@ -45,11 +46,14 @@ const (
 	filterAuthz     = attributes.NamespaceAuth
 	filterAway      = "away"
 	filterBody      = "body"
+	filterCORS      = "cors"
 	filterGuard     = "guard"
 	filterHeaders   = "headers"
 	filterInflight  = "inflight"
 	filterOpen      = "ratelimit-open"
+	filterPage      = "page"
 	filterRateLimit = attributes.NamespaceLimit
+	filterReadable  = "readable"
 	filterSplice    = "splice"
 	filterUnpack    = "unpack"
 	filterUsage     = "usage"
@@ -109,6 +113,11 @@ func filters(l model.Listener) []*hcmv3.HttpFilter {
 	add("edge", edge())
 	add("network", network())
 	add(filterHeaders, headerBounds(l))
+	if len(l.Pages) > 0 {
+		add(filterPage, origin())
+		add(filterReadable, readable(l.Pages))
+	}
+	add(filterCORS, &corsv3.Cors{})
 	add(filterAuthz, authz())
 	add(filterInflight, inflight(l))
 	add(filterBody, &bufferv3.Buffer{MaxRequestBytes: count(max(l.MaxBodyBytes, leastBuffer))})
@@ -197,18 +206,23 @@ func change(h *corev3.HeaderValueOption) *headersv3.HeaderMutation {
 // expression as a whole. The expression is compiled once, which a condition in a format string
 // would not be; the others do not even make the filter.
 func unless(header, expression, name string, filter proto.Message) *matchingv3.ExtensionWithMatcher {
-	good := &xdsmatcherv3.Matcher_MatcherList_Predicate{MatchType: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate_{
-		SinglePredicate: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate{
-			Input: xdsTyped("request-headers", &matcherv3.HttpRequestHeaderMatchInput{HeaderName: header}),
-			Matcher: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate_ValueMatch{ValueMatch: &xdsmatcherv3.StringMatcher{
-				MatchPattern: &xdsmatcherv3.StringMatcher_SafeRegex{SafeRegex: &xdsmatcherv3.RegexMatcher{Regex: expression,
-					EngineType: &xdsmatcherv3.RegexMatcher_GoogleRe2{GoogleRe2: &xdsmatcherv3.RegexMatcher_GoogleRE2{}}}}}}}}}
+	good := headerMatches(header, expression)
 	skip := &xdsmatcherv3.Matcher_OnMatch{OnMatch: &xdsmatcherv3.Matcher_OnMatch_Action{Action: xdsTyped("skip", &actionv3.SkipFilter{})}}
 	return &matchingv3.ExtensionWithMatcher{
 		XdsMatcher: &xdsmatcherv3.Matcher{MatcherType: &xdsmatcherv3.Matcher_MatcherList_{MatcherList: &xdsmatcherv3.Matcher_MatcherList{
 			Matchers: []*xdsmatcherv3.Matcher_MatcherList_FieldMatcher{{Predicate: good, OnMatch: skip}}}}},
 		ExtensionConfig: typed(name, filter),
 	}
+}
+
+// headerMatches holds for requests in which a header is there and matches as a whole.
+func headerMatches(header, expression string) *xdsmatcherv3.Matcher_MatcherList_Predicate {
+	return &xdsmatcherv3.Matcher_MatcherList_Predicate{MatchType: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate_{
+		SinglePredicate: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate{
+			Input: xdsTyped("request-headers", &matcherv3.HttpRequestHeaderMatchInput{HeaderName: header}),
+			Matcher: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate_ValueMatch{ValueMatch: &xdsmatcherv3.StringMatcher{
+				MatchPattern: &xdsmatcherv3.StringMatcher_SafeRegex{SafeRegex: &xdsmatcherv3.RegexMatcher{Regex: expression,
+					EngineType: &xdsmatcherv3.RegexMatcher_GoogleRe2{GoogleRe2: &xdsmatcherv3.RegexMatcher_GoogleRE2{}}}}}}}}}
 }
 
 func xdsTyped(name string, m proto.Message) *xdscorev3.TypedExtensionConfig {

@@ -2,6 +2,7 @@ package protos
 
 import (
 	"fmt"
+	"net/http"
 	"strings"
 
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
@@ -33,6 +34,14 @@ type refusal struct {
 	blames  bool // the guard names the member to blame
 	away    bool // a service does not answer: problem routes get the fallback body
 	model   bool // no such model: the message names what was asked for, and where the list is
+}
+
+// oauth is the error of OAuth2 that a refusal is.
+func (r refusal) oauth() string {
+	if r.later || r.away {
+		return errorbody.OAuthCode(http.StatusServiceUnavailable)
+	}
+	return errorbody.OAuthCode(http.StatusBadRequest)
 }
 
 // routeCode is the code that a route states for its own reply; null without one.
@@ -99,6 +108,8 @@ func families() []struct{ name, when string } {
 	return []struct{ name, when string }{
 		{attributes.FamilyOpenAI, family(attributes.FamilyOpenAI, "/v1/", "/compatible-mode/")},
 		{attributes.FamilyGemini, family(attributes.FamilyGemini, "/v1beta/")},
+		{attributes.FamilyPage, family(attributes.FamilyPage, "/oauth2/authorize")},
+		{attributes.FamilyOAuth, family(attributes.FamilyOAuth, "/oauth2/")},
 		{attributes.FamilyProblem, `true`},
 	}
 }
@@ -117,11 +128,12 @@ func family(name string, prefixes ...string) string {
 // localReplies shapes every answer that Envoy makes itself.
 func localReplies(l model.Listener) *hcmv3.LocalReplyConfig {
 	c := &hcmv3.LocalReplyConfig{
-		Mappers: []*hcmv3.ResponseMapper{fine(), tooMany(), invalidCall(), {
-			// What our own services wrote else passes as it is, with its own content type.
-			Filter: cel(`response.code_details in ['ext_authz_denied', 'request_rate_limited']`),
-			BodyFormatOverride: &corev3.SubstitutionFormatString{Format: &corev3.SubstitutionFormatString_TextFormatSource{
-				TextFormatSource: inline(own)}}}},
+		Mappers: []*hcmv3.ResponseMapper{fine(), tooMany(attributes.FamilyProblem), tooMany(attributes.FamilyOAuth),
+			tooMany(attributes.FamilyPage), invalidCall(), {
+				// What our own services wrote else passes as it is, with its own content type.
+				Filter: cel(`response.code_details in ['ext_authz_denied', 'request_rate_limited']`),
+				BodyFormatOverride: &corev3.SubstitutionFormatString{Format: &corev3.SubstitutionFormatString_TextFormatSource{
+					TextFormatSource: inline(own)}}}},
 	}
 	for _, f := range families() {
 		for _, r := range refusals(l) {
@@ -140,13 +152,18 @@ func fine() *hcmv3.ResponseMapper {
 
 // tooMany is the refusal of the control APIs' limits. The rate limit service does not know
 // the path that was asked, so the body is made here; the wait is the service's.
-func tooMany() *hcmv3.ResponseMapper {
-	format := body(attributes.FamilyProblem, refusal{title: "Too Many Requests", message: "rate limit exceeded", early: true})
-	fields := format.GetJsonFormat().GetFields()
-	fields["retryAfterSeconds"] = structpb.NewStringValue("%TYPED_CEL(int(response.headers['retry-after']))%")
-	fields["requestId"] = structpb.NewStringValue("%REQ(X-REQUEST-ID)%")
+func tooMany(family string) *hcmv3.ResponseMapper {
+	no := refusal{later: true, title: "Too Many Requests", message: "rate limit exceeded", early: true}
+	if family == attributes.FamilyPage {
+		no.message = "Too many requests came from your network. Try again in %RESP(RETRY-AFTER)% s"
+	}
+	format := body(family, no)
+	if fields := format.GetJsonFormat().GetFields(); fields != nil {
+		fields["retryAfterSeconds"] = structpb.NewStringValue("%TYPED_CEL(int(response.headers['retry-after']))%")
+		fields["requestId"] = structpb.NewStringValue("%REQ(X-REQUEST-ID)%")
+	}
 	return &hcmv3.ResponseMapper{BodyFormatOverride: format, Filter: cel(fmt.Sprintf(
-		`response.code_details == 'request_rate_limited' && xds.route_metadata.filter_metadata['%s']['family'] == '%s' && 'retry-after' in response.headers`, Namespace, attributes.FamilyProblem))}
+		`response.code_details == 'request_rate_limited' && xds.route_metadata.filter_metadata['%s']['family'] == '%s' && 'retry-after' in response.headers`, Namespace, family))}
 }
 
 // invalidCall is a call that ratelimit refuses for what it says. The filter has one status for
@@ -164,7 +181,7 @@ func mapper(family, when string, r refusal) *hcmv3.ResponseMapper {
 	if r.status != 0 {
 		m.StatusCode = count(r.status)
 	}
-	if r.final && family != attributes.FamilyProblem {
+	if r.final && (family == attributes.FamilyOpenAI || family == attributes.FamilyGemini) {
 		m.HeadersToAdd = append(m.HeadersToAdd, set("x-should-retry", "false"))
 	}
 	if r.later {
@@ -197,20 +214,37 @@ func body(family string, r refusal) *corev3.SubstitutionFormatString {
 		fields["error"] = object(map[string]*structpb.Value{"message": text(message), "type": text(r.kind), "param": param, "code": code})
 	case attributes.FamilyGemini:
 		fields["error"] = object(map[string]*structpb.Value{"code": status, "message": text(message), "status": text(r.google)})
+	case attributes.FamilyPage:
+		return page(r.title, message)
+	case attributes.FamilyOAuth:
+		fields = problem(r.title, message)
+		fields["error"], fields["error_description"] = text(r.oauth()), text(message)
 	default:
 		if r.away {
 			return fallback()
 		}
-		contentType = "application/problem+json"
-		path := text("%PATH(NQ:PATH)%")
-		fields = map[string]*structpb.Value{"type": text("about:blank"), "title": text(r.title), "status": status, "detail": text(message),
-			"message":  text(message),
-			"instance": path, "path": path, "timestamp": text(now)}
+		contentType, fields = errorbody.ContentProblem, problem(r.title, message)
 	}
 	// A problem has no null: a request whose head was not read has no path to tell. OpenAI's
 	// errors do have nulls.
-	return &corev3.SubstitutionFormatString{ContentType: contentType, OmitEmptyValues: family == attributes.FamilyProblem,
-		Format: &corev3.SubstitutionFormatString_JsonFormat{JsonFormat: &structpb.Struct{Fields: fields}}}
+	return &corev3.SubstitutionFormatString{ContentType: contentType,
+		OmitEmptyValues: family == attributes.FamilyProblem || family == attributes.FamilyOAuth,
+		Format:          &corev3.SubstitutionFormatString_JsonFormat{JsonFormat: &structpb.Struct{Fields: fields}}}
+}
+
+// problem is an error as RFC 9457 has it, with the contract's members.
+func problem(title, message string) map[string]*structpb.Value {
+	text := structpb.NewStringValue
+	path := text("%PATH(NQ:PATH)%")
+	return map[string]*structpb.Value{"type": text("about:blank"), "title": text(title), "status": text("%RESPONSE_CODE%"),
+		"detail": text(message), "message": text(message), "instance": path, "path": path, "timestamp": text(now)}
+}
+
+// page is an error for a person.
+func page(title, message string) *corev3.SubstitutionFormatString {
+	html := strings.NewReplacer("{title}", title, "{text}", message+".").Replace(errorbody.PageText)
+	return &corev3.SubstitutionFormatString{ContentType: errorbody.ContentPage,
+		Format: &corev3.SubstitutionFormatString_TextFormatSource{TextFormatSource: inline(html)}}
 }
 
 // noSuchModel names what was asked for, at most a hundred bytes of it: the body's model, or

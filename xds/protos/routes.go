@@ -125,6 +125,12 @@ func match(m model.Match) *routev3.RouteMatch {
 		out.Headers = []*routev3.HeaderMatcher{{Name: ":method", HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: exact(
 			m.Method)}}}
 	}
+	if m.Preflight {
+		for _, name := range []string{"origin", "access-control-request-method"} {
+			out.Headers = append(out.Headers, &routev3.HeaderMatcher{Name: name,
+				HeaderMatchSpecifier: &routev3.HeaderMatcher_PresentMatch{PresentMatch: true}})
+		}
+	}
 	if m.NotHost != "" {
 		out.Headers = append(out.Headers, &routev3.HeaderMatcher{Name: ":authority", InvertMatch: true,
 			HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{
@@ -194,6 +200,12 @@ func perFilter(r model.Route, g *model.Gateway) map[string]*anypb.Any {
 	config := map[string]*anypb.Any{
 		filterAuthz: anyOf(&authzv3.ExtAuthzPerRoute{Override: &authzv3.ExtAuthzPerRoute_CheckSettings{
 			CheckSettings: &authzv3.CheckSettings{ContextExtensions: context, DisableRequestBodyBuffering: true}}}),
+	}
+	if r.ReadsOrigin() && len(g.CORS.Origins) > 0 {
+		config[filterReadable] = anyOf(&routev3.FilterConfig{Disabled: true})
+	}
+	if r.Match.Preflight && !r.ReadsOrigin() {
+		config[filterCORS] = anyOf(preflightPolicy(g.CORS))
 	}
 	asked := filterRateLimit
 	if r.Open {

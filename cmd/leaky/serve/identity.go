@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
@@ -40,6 +41,8 @@ func serveIdentity(ctx context.Context, s service) error {
 		AdminPassword: os.Getenv("LEAKY_ADMIN_PASSWORD"),
 		IdentityKeys:  "file://" + s.callersKeys(),
 		Limiter:       limitpb.NewLimiterClient(limiter),
+		Requests:      rlsv3.NewRateLimitServiceClient(limiter),
+		LimitsOff:     func() bool { return !s.live.flags().Gateway.RateLimiting },
 		Providers:     slices.Sorted(maps.Keys(s.cfg.Providers)),
 		Log:           s.log,
 		Metrics:       s.metrics,

@@ -89,7 +89,7 @@ const (
 	ContextRule = "rule"
 	// ContextAudience is the service the signed identity is minted for; empty for providers.
 	ContextAudience = "audience"
-	// ContextFamily is the shape of errors on the route: FamilyOpenAI, FamilyGemini or FamilyProblem.
+	// ContextFamily is the shape of errors on the route: one of the Family constants.
 	ContextFamily = "family"
 	// ContextScope is what an OAuth2 token must be granted: one scope, or one for reading
 	// (GET, HEAD) and one for the rest with a space between; ScopeNone: no scope will do, only
@@ -113,6 +113,8 @@ const (
 	FamilyOpenAI  = "openai"
 	FamilyGemini  = "gemini"
 	FamilyProblem = "problem"
+	FamilyOAuth   = "oauth" // a problem with the members error and error_description
+	FamilyPage    = "page"  // HTML: a person is there
 )
 
 // Scopes that an OAuth2 client can be granted. Without ScopeAdmin a token carries no

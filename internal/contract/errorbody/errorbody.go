@@ -1,6 +1,6 @@
 // Package errorbody writes the body of an answer that ends a request before it reaches
 // a provider or a service: extauthz (who are you), ratelimit (not now) and whatever
-// else says no use the same three shapes, so that no route mixes them.
+// else says no use the same shapes, so that no route mixes them.
 package errorbody
 
 import (
@@ -32,6 +32,7 @@ const (
 const (
 	ContentJSON    = "application/json"
 	ContentProblem = "application/problem+json"
+	ContentPage    = "text/html; charset=utf-8"
 )
 
 // Refusal is what the caller is told. Empty fields are left out or null, as the shape has it.
@@ -47,8 +48,8 @@ type Refusal struct {
 	Now               time.Time // problem only: timestamp; zero: the present
 }
 
-// Body renders r in the shape of a route's family (attributes.FamilyOpenAI,
-// attributes.FamilyGemini, anything else is RFC 9457) and names its content type.
+// Body renders r in the shape of a route's family (attributes.FamilyOpenAI, FamilyGemini,
+// FamilyOAuth or FamilyPage; anything else is RFC 9457) and names its content type.
 func Body(family string, r Refusal) (body []byte, contentType string) {
 	b := make([]byte, 0, 384)
 	switch family {
@@ -56,6 +57,10 @@ func Body(family string, r Refusal) (body []byte, contentType string) {
 		return r.openAI(b), ContentJSON
 	case attributes.FamilyGemini:
 		return r.gemini(b), ContentJSON
+	case attributes.FamilyOAuth:
+		return r.oauth(b), ContentJSON
+	case attributes.FamilyPage:
+		return r.page(b), ContentPage
 	}
 	return r.problem(b), ContentProblem
 }

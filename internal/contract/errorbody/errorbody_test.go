@@ -2,6 +2,7 @@ package errorbody_test
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
@@ -34,6 +35,10 @@ func TestBody(t *testing.T) {
 		"problem": {attributes.FamilyProblem, errorbody.ContentProblem,
 			`{"type":"about:blank","title":"Too Many Requests","status":429,"detail":"slow down","instance":"/api/v1/tokens","message":"slow down",` +
 				`"timestamp":"1970-01-01T00:00:00Z","path":"/api/v1/tokens","requestId":"id-1","retryAfterSeconds":3}`, limited},
+		"oauth": {attributes.FamilyOAuth, errorbody.ContentJSON,
+			`{"error":"temporarily_unavailable","error_description":"slow down","type":"about:blank","title":"Too Many Requests","status":429,` +
+				`"detail":"slow down","instance":"/api/v1/tokens","message":"slow down","timestamp":"1970-01-01T00:00:00Z","path":"/api/v1/tokens",` +
+				`"requestId":"id-1","retryAfterSeconds":3}`, limited},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -48,13 +53,44 @@ func TestBody(t *testing.T) {
 	}
 }
 
+func TestAPageIsForPeople(t *testing.T) {
+	t.Parallel()
+	body, contentType := errorbody.Body(attributes.FamilyPage, errorbody.Refusal{Status: 503, Message: "later <b>", RequestID: "<id>"})
+	for _, part := range []string{"<h1>Service Unavailable</h1>", "<p>later &lt;b&gt;.</p>", "Request &lt;id&gt;", `<html lang="en">`} {
+		if !strings.Contains(string(body), part) {
+			t.Errorf("want %s in %s", part, body)
+		}
+	}
+	if contentType != errorbody.ContentPage {
+		t.Errorf("content type %s", contentType)
+	}
+}
+
+func TestErrorsOfOAuthByStatus(t *testing.T) {
+	t.Parallel()
+	for status, want := range map[int]string{400: "invalid_request", 404: "invalid_request", 405: "invalid_request", 413: "invalid_request",
+		401: "invalid_token", 403: "insufficient_scope", 429: "temporarily_unavailable", 503: "temporarily_unavailable",
+		504: "temporarily_unavailable", 500: "server_error"} {
+		if got := errorbody.OAuthCode(status); got != want {
+			t.Errorf("%d: want %s, got %s", status, want, got)
+		}
+	}
+}
+
 func FuzzBody(f *testing.F) {
 	f.Add("openai", "plain", "id")
 	f.Add("gemini", "quote \" back \\ line\n\x00\xff", "id")
 	f.Add("problem", "<script>", "\u2028")
+	f.Add("oauth", "\"", "id")
 	f.Fuzz(func(t *testing.T, family, message, id string) {
 		body, _ := errorbody.Body(family, errorbody.Refusal{Status: 429, Message: message, Code: message, Param: message, Type: message,
 			RequestID: id, Path: message})
+		if family == attributes.FamilyPage {
+			if strings.Contains(string(body), "<script") {
+				t.Fatalf("not escaped: %q", body)
+			}
+			return
+		}
 		if !json.Valid(body) {
 			t.Fatalf("not JSON: %q", body)
 		}

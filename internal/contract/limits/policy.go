@@ -13,9 +13,12 @@ const keyCount = "count"
 // keyRoute is the route's name, which xds knows when it makes the route.
 const keyRoute = "route"
 
-// knownKeys are the entries our Envoy can send.
+// KeyClient is an OAuth2 client that has proved who it is. Identity counts by it; Envoy cannot know.
+const KeyClient = "client"
+
+// knownKeys are the entries that our Envoy and identity can send.
 func knownKeys() []string {
-	return []string{keyCount, "tier", "user", "org", "team", "key", "role", "model", "provider", keyRoute, "remote_address"}
+	return []string{keyCount, "tier", "user", "org", "team", "key", "role", "model", "provider", keyRoute, "remote_address", KeyClient}
 }
 
 // owner reports whether a key names a caller, so that its buckets belong to an account. A

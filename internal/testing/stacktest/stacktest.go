@@ -136,6 +136,11 @@ descriptors:
           - key: remote_address
             rate_limit: {name: identity-requests-per-address, unit: day, requests_per_unit: 50000}
       - key: route
+        value: sign-in-client
+        descriptors:
+          - key: client
+            rate_limit: {name: sign-in-requests-per-client, unit: day, requests_per_unit: 200}
+      - key: route
         value: stub-qwen
         descriptors:
           - key: user
