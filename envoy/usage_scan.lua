@@ -62,7 +62,7 @@ local function reader(cuts)
     kind = nil, -- "json" or "sse", once the first byte is seen
     bytes = 0, events = 0, after = 0, -- body bytes; data lines with content, and those since usage was last told
     told = {}, model = nil, whole = false, failed = false, heavy = false, -- what was found
-    dirty = false, mark = 1, -- to be written into the metadata: told something new, or events reached mark
+    dirty = false, mark = 1, beyond = 1, -- to be written into the metadata: told something new, or events reached mark, or after beyond
     -- the scanner
     depth = 0, nodes = {}, lists = {}, skip = 0, node = nil, key = false, inside = nil, escaped = false, text = "",
     usage = false, -- the document has a usage object
@@ -268,8 +268,10 @@ local function count(r, content)
   if content then
     r.events, r.after = r.events + 1, r.after + 1
     if r.events >= r.mark then r.dirty, r.mark = true, r.events + floor(r.events / 2) + 1 end
+    -- What was told covers no longer what passed, so that is told at once.
+    if r.whole and r.after >= r.beyond then r.dirty, r.beyond = true, r.after + floor(r.after / 2) + 1 end
   end
-  if r.now then r.after, r.now, r.dirty = 0, false, true end
+  if r.now then r.after, r.now, r.dirty, r.beyond = 0, false, true, 1 end
 end
 
 -- end_line takes in the end of a line whose bytes are scanned.

@@ -198,6 +198,7 @@ func cut(r *rand.Rand, body []piece) []piece {
 	kept := append([]piece(nil), body[:n]...)
 	if n < len(body) && body[n].in+body[n].out == 0 {
 		p := piece{text: body[n].text[:r.IntN(len(body[n].text))]}
+		p.content = body[n].content && strings.ContainsAny(p.text, "\r\n") // its line came to its end
 		return append(kept, p)
 	}
 	return kept
