@@ -8,10 +8,11 @@ import (
 	"testing"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
 )
 
 // pythonSDK is the release of the Python package that is tested.
-const pythonSDK = "openai==3.54.0"
+const pythonSDK = "openai==3.57.0"
 
 const pythonScript = `
 from openai import OpenAI, NotFoundError
@@ -32,33 +33,53 @@ print("python is served")
 // TestPythonSDK needs nothing but the base URL and the key in the environment.
 func TestPythonSDK(t *testing.T) {
 	t.Parallel()
-	dir := pythonPackage(t, pythonSDK)
 	who := newAccount(t)
-	script := exec.CommandContext(t.Context(), "python3", "-c", pythonScript)
-	script.Env = append(os.Environ(), "PYTHONPATH="+dir, "OPENAI_BASE_URL="+running.Gateway+"/v1", "OPENAI_API_KEY="+who.Key)
-	out, err := script.CombinedOutput()
-	if err != nil || !strings.Contains(string(out), "python is served") {
-		t.Fatalf("%v\n%s", err, out)
+	if out := runSDK(t, who, []string{"PYTHONPATH=" + pythonPackage(t, pythonSDK)}, "", "python3", "-c", pythonScript); !strings.Contains(out, "python is served") {
+		t.Fatal(out)
 	}
 }
 
-// pythonPackage installs name==version once into the cache, and gives the folder for PYTHONPATH.
+// runSDK runs a script with the base URL and the key where OpenAI's SDKs look for them.
+func runSDK(t *testing.T, who stacktest.Account, env []string, dir string, command ...string) string {
+	t.Helper()
+	script := exec.CommandContext(t.Context(), command[0], command[1:]...)
+	script.Dir = dir
+	script.Env = append(append(os.Environ(), "OPENAI_BASE_URL="+running.Gateway+"/v1", "OPENAI_API_KEY="+who.Key), env...)
+	out, err := script.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return string(out)
+}
+
+// pythonPackage is a folder with a release, for PYTHONPATH, from the cache after the first time.
 func pythonPackage(t *testing.T, release string) string {
 	t.Helper()
-	dir := filepath.Join(config.CacheDir(os.Getenv), "python-"+release)
+	return cached(t, "python-"+release, func(dir string) []string {
+		return []string{"python3", "-m", "pip", "install", "--quiet", "--target", dir, release}
+	})
+}
+
+// cached is a folder of the cache that a command fills the first time.
+func cached(t *testing.T, name string, install func(dir string) []string) string {
+	t.Helper()
+	dir := filepath.Join(config.CacheDir(os.Getenv), name)
 	if _, err := os.Stat(dir); err == nil {
 		return dir
 	}
-	staging, err := os.MkdirTemp(filepath.Dir(dir), "python-new-")
+	staging, err := os.MkdirTemp(filepath.Dir(dir), name+".*") // two tests may install at once
 	if err != nil {
 		t.Fatal(err)
 	}
-	install := exec.CommandContext(t.Context(), "python3", "-m", "pip", "install", "--quiet", "--target", staging, release)
-	if out, err := install.CombinedOutput(); err != nil {
-		t.Fatalf("install %s: %v\n%s", release, err, out)
+	command := install(staging)
+	if out, err := exec.CommandContext(t.Context(), command[0], command[1:]...).CombinedOutput(); err != nil {
+		t.Fatalf("install %s: %v\n%s", name, err, out)
 	}
 	if err := os.Rename(staging, dir); err != nil {
-		t.Fatal(err)
+		if _, there := os.Stat(dir); there != nil {
+			t.Fatal(err)
+		}
+		os.RemoveAll(staging) // somebody was faster
 	}
 	return dir
 }
