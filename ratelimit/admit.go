@@ -22,7 +22,8 @@ import (
 //
 //	entrance        makes take: whose buckets, which, and how much of each
 //	admit           one round trip to Redis for all that came together
-//	admitUnknown    asks the token service first, where Redis does not know the pool
+//	admitUnknown    asks the token service first, where Redis does not know the pool, is not
+//	                believed about it, or refuses for want of money
 //	withoutRedis    lets leases or the route's outage mode decide
 //	conclude        counts, and finds what refused
 type admission struct {
@@ -39,16 +40,23 @@ type admission struct {
 	refusal match.Refusal // of taken's outcome Refused
 	shadow  []string      // rules in shadow or quota mode that would have refused
 	unknown bool          // the token service must be asked what the account owns
-	blind   bool          // admitted without Redis, with taken's Output granted
-	err     error         // a gRPC status; makes Envoy answer as the route's failure mode says
+	dry     *store.Taken  // Redis' refusal for want of money, which that is asked about
+
+	doubtful bool  // what Redis decided is not believed, and undone first
+	blind    bool  // admitted without Redis, with taken's Output granted
+	err      error // a gRPC status; makes Envoy answer as the route's failure mode says
 }
 
 // admit decides about all that are not decided yet, in one round trip to Redis. Those whose
 // account's pool is not known there are left unknown: admitUnknown takes longer.
 func (s *Service) admit(ctx context.Context, all []*admission) {
+	begun := s.trust.begun()
 	takes := make([]store.Take, 0, len(all))
 	for _, a := range all {
-		if !a.decided {
+		if a.decided {
+			continue
+		}
+		if a.unknown = s.doubts(&a.take); !a.unknown {
 			takes = append(takes, a.take)
 		}
 	}
@@ -60,7 +68,7 @@ func (s *Service) admit(ctx context.Context, all []*admission) {
 	taken, err := s.store.HoldAll(bounded, takes)
 	next := 0
 	for _, a := range all {
-		if a.decided {
+		if a.decided || a.unknown {
 			continue
 		}
 		if err != nil {
@@ -75,8 +83,13 @@ func (s *Service) admit(ctx context.Context, all []*admission) {
 		case t.Err != nil:
 			s.metrics.holds.failed.Inc()
 			a.fail(unavailable(t.Err))
-		case t.Outcome == store.Missing:
+		case a.take.Pool != store.PoolNone && s.trust.begun() != begun: // the call itself found another Redis
+			a.unknown, a.doubtful = true, true
+		case s.checks(&a.take, t.Outcome):
 			a.unknown = true
+			if dry(t.Outcome) {
+				a.dry = &t
+			}
 		default:
 			s.conclude(ctx, a, t)
 		}
@@ -88,7 +101,7 @@ func (s *Service) admitUnknown(ctx context.Context, a *admission) {
 	bounded, cancel := context.WithTimeout(ctx, balance.AskTimeout+s.timeout)
 	defer cancel()
 	a.unknown = false
-	t, err := s.holdKnown(bounded, a.take)
+	t, err := s.holdChecked(bounded, a)
 	// Redis may have gone away meanwhile. A route that is open would get through Envoy whatever
 	// is answered, so who owns what is not waited for either: else nobody would count the call.
 	if errors.Is(err, store.ErrUnavailable) && (a.mode == config.OutageOpen || !errors.Is(err, errBalance)) {

@@ -92,22 +92,58 @@ func (s *Service) fetchBalance(ctx context.Context, account, provider string) er
 			return nil, fmt.Errorf("%w: asked for %s at %s, told of %s at %s", errBalance, account, provider, state.Account, state.Provider)
 		}
 		s.metrics.asks.answered.Inc()
-		_, err = s.store.SetBalance(ctx, state)
+		if _, err = s.store.SetBalance(ctx, state); err == nil {
+			s.trust.answered(account, provider)
+		}
 		return nil, err
 	})
 	return err
 }
 
-// holdKnown is the store's Hold after the pool was asked for where Redis does not know it.
-func (s *Service) holdKnown(ctx context.Context, take store.Take) (store.Taken, error) {
-	t, err := s.store.Hold(ctx, take)
-	if err != nil || t.Outcome != store.Missing {
-		return t, err
+// dry reports whether a call is refused for want of money.
+func dry(o store.Outcome) bool { return o == store.Short || o == store.NoPool }
+
+// doubts reports whether Redis is not believed about the pool of a call.
+func (s *Service) doubts(take *store.Take) bool {
+	return take.Pool != store.PoolNone && !s.trust.believes(take.Account, take.Provider)
+}
+
+// checks reports whether the token service is to be asked before an outcome counts.
+func (s *Service) checks(take *store.Take, o store.Outcome) bool {
+	return o == store.Missing || dry(o) && s.asker.balances != nil && s.trust.mayAsk(take.Account, take.Provider)
+}
+
+// holdChecked is a hold of a call whose account's pool Redis does not know, is not believed about,
+// or refused it for want of money; that refusal stands where the token service is away.
+func (s *Service) holdChecked(ctx context.Context, a *admission) (store.Taken, error) {
+	if begun := s.trust.begun(); a.dry == nil && !a.doubtful && !s.doubts(&a.take) {
+		t, err := s.store.Hold(ctx, a.take)
+		a.doubtful = a.take.Pool != store.PoolNone && s.trust.begun() != begun
+		if err != nil || !a.doubtful && !s.checks(&a.take, t.Outcome) {
+			return t, err
+		}
+		if !a.doubtful && dry(t.Outcome) {
+			a.dry = &t
+		}
 	}
+	if a.doubtful {
+		if err := s.store.Forget(ctx, a.take.Account, a.take.ID); err != nil {
+			return store.Taken{}, err
+		}
+	}
+	t, err := s.holdKnown(ctx, a.take)
+	if a.dry != nil && errors.Is(err, errBalance) {
+		return *a.dry, nil
+	}
+	return t, err
+}
+
+// holdKnown is the store's Hold after the pool was asked for.
+func (s *Service) holdKnown(ctx context.Context, take store.Take) (store.Taken, error) {
 	if err := s.fetchBalance(ctx, take.Account, take.Provider); err != nil {
 		return store.Taken{}, err
 	}
-	t, err = s.store.Hold(ctx, take)
+	t, err := s.store.Hold(ctx, take)
 	if err == nil && t.Outcome == store.Missing { // flushed just now
 		return store.Taken{}, errBalance
 	}

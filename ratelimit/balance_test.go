@@ -110,7 +110,7 @@ func TestPoolIsDrawnOnAndRunsDry(t *testing.T) {
 	if r := e.ask(t, ask{maxTokens: "700"}); r.GetOverallCode() != rls.RateLimitResponse_OK || headers(r)["x-leaky-balance"] != "150" {
 		t.Errorf("want it admitted with 150 left, got %v", r)
 	}
-	if l.questions() != 1 {
+	if l.questions() != 1 { // the refusal came within seconds of the first question
 		t.Errorf("want the token service asked once, got %d", l.questions())
 	}
 }

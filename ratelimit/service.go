@@ -99,6 +99,7 @@ type Service struct {
 	idleAfter time.Duration
 	publisher Publisher
 	asker     asker
+	trust     *trust
 	leases    *lease.Keeper
 	follow    func(context.Context, func(context.Context, balance.State) error)
 	log       *slog.Logger
@@ -112,7 +113,7 @@ func New(c Config) (*Service, error) {
 		return nil, errors.New("make ratelimit: limits, publisher, log and metrics are needed")
 	}
 	s := &Service{reload: c.Reload, files: c.Files, holds: c.Holds, timeout: c.Timeout, publisher: c.Publisher,
-		asker: asker{balances: c.Balances}, follow: c.Follow, log: c.Log}
+		asker: asker{balances: c.Balances}, trust: newTrust(), follow: c.Follow, log: c.Log}
 	if s.timeout <= 0 {
 		s.timeout = 500 * time.Millisecond
 	}
@@ -124,7 +125,7 @@ func New(c Config) (*Service, error) {
 	s.policy.Store(s.newPolicy(c.Policy))
 	var err error
 	if s.store, err = store.New(store.Config{URL: c.RedisURL, Prefix: c.Prefix, Now: c.Now, Lifetime: c.Longest + c.Holds.Margin,
-		SettledKept: c.Holds.SettledKept,
+		SettledKept: c.Holds.SettledKept, Changed: s.trust.changed,
 		DialTimeout: c.Outage.DialTimeout, Timeout: c.Outage.Timeout}); err != nil {
 		return nil, fmt.Errorf("make ratelimit: %w", err)
 	}

@@ -32,6 +32,7 @@ func (s *Service) Run(ctx context.Context) error {
 	group.Go(func() { s.leases.Run(ctx) })
 	group.Go(func() { s.watchRules(ctx) })
 	group.Go(func() { s.ratiosLoop(ctx) })
+	group.Go(func() { s.keepTrust(ctx) })
 	if s.follow != nil {
 		group.Go(func() { s.follow(ctx, s.SetBalance) })
 	}

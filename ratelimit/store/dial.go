@@ -23,8 +23,8 @@ var errURL = errors.New("write redis://host:port[/db], unix:///path, redis+clust
 	"with user:password@ before the host if need be and rediss for TLS")
 
 // dial makes a client for a URL; it does not connect. cluster tells that keys of
-// different accounts may be on different servers.
-func dial(c Config) (client redis.UniversalClient, cluster bool, err error) {
+// different accounts may be on different servers. Each new connection is given to connected first.
+func dial(c Config, connected func(context.Context, *redis.Conn) error) (client redis.UniversalClient, cluster bool, err error) {
 	scheme, rest, _ := strings.Cut(c.URL, "://")
 	secure, kind, many := strings.Cut(scheme, "+")
 	if !many {
@@ -36,13 +36,13 @@ func dial(c Config) (client redis.UniversalClient, cluster bool, err error) {
 		o.DialerRetries, o.MaxRetries = 1, retries
 		o.MinRetryBackoff, o.MaxRetryBackoff = retryLeast, retryMost
 		o.PoolSize, o.MaxIdleConns = poolConns, poolIdle
-		o.ContextTimeoutEnabled, o.DisableIdentity = true, true
+		o.ContextTimeoutEnabled, o.DisableIdentity, o.OnConnect = true, true, connected
 		return redis.NewClient(o), false, nil
 	}
 	u := redis.UniversalOptions{DialTimeout: c.DialTimeout, ReadTimeout: c.Timeout, WriteTimeout: c.Timeout, PoolTimeout: c.Timeout,
 		MaxRetries:    retries,
 		DialerRetries: 1, MinRetryBackoff: retryLeast, MaxRetryBackoff: retryMost, PoolSize: poolConns, MaxIdleConns: poolIdle,
-		ContextTimeoutEnabled: true, DisableIdentity: true}
+		ContextTimeoutEnabled: true, DisableIdentity: true, OnConnect: connected}
 	switch secure {
 	case "redis":
 	case "rediss":

@@ -216,6 +216,9 @@ func (s *Store) Sweep(ctx context.Context, visit func(Hold) error) (live int, er
 	return live, err
 }
 
+// Holds gives each hold that is held, or expired and not published, to visit.
+func (s *Store) Holds(ctx context.Context, visit func(Hold) error) error { return s.walk(ctx, visit) }
+
 // walk goes through all keys and gives each hold that is held, or expired and not
 // published, to visit. It rests between steps for as long as a step took, so that it
 // takes a bounded share of the server. An error ends it after the step.
@@ -233,16 +236,21 @@ func (s *Store) walk(ctx context.Context, visit func(Hold) error) error {
 }
 
 func (s *Store) walkServer(ctx context.Context, server redis.Cmdable, visit func(Hold) error) error {
+	return s.scan(ctx, server, "{*}:h:*", func(keys []string) error { return s.walkKeys(ctx, keys, visit) })
+}
+
+// scan gives the keys of a server that match, step by step.
+func (s *Store) scan(ctx context.Context, server redis.Cmdable, match string, step func(keys []string) error) error {
 	var cursor uint64
 	for {
 		began := time.Now()
 		var keys []string
 		var err error
-		keys, cursor, err = server.Scan(ctx, cursor, s.config.Prefix+"{*}:h:*", scanCount).Result()
+		keys, cursor, err = server.Scan(ctx, cursor, s.config.Prefix+match, scanCount).Result()
 		if err := s.verdict(err); err != nil {
 			return err
 		}
-		if err := s.walkKeys(ctx, keys, visit); err != nil || cursor == 0 {
+		if err := step(keys); err != nil || cursor == 0 {
 			return err
 		}
 		select {

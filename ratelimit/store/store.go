@@ -77,6 +77,9 @@ type Config struct {
 	ExpiredKept time.Duration
 	// DialTimeout and Timeout bound a connection attempt and a round trip; default 50 ms and 100 ms.
 	DialTimeout, Timeout time.Duration
+	// Changed hears that the server's data is not what it was: it started anew or another took over.
+	// older says that it lacks what was there before. It must not block. May be nil.
+	Changed func(older bool)
 	// Now gives the time in microseconds; nil: the server's clock. For tests.
 	Now func() int64
 }
@@ -86,17 +89,18 @@ type Store struct {
 	config Config
 	client redis.UniversalClient
 	// cluster says that keys of different hash tags may be on different servers.
-	cluster bool
-	life    float64 // microseconds
-	kept    float64 // milliseconds
-	breaker breaker
-	hold    script
-	settle  script
-	expire  script
-	finish  script
-	pool    script
-	late    script
-	renew   script
+	cluster  bool
+	life     float64 // microseconds
+	kept     float64 // milliseconds
+	breaker  breaker
+	identity identity
+	hold     script
+	settle   script
+	expire   script
+	finish   script
+	pool     script
+	late     script
+	renew    script
 }
 
 // New makes a store; it does not connect.
@@ -107,15 +111,16 @@ func New(c Config) (*Store, error) {
 	setDefault(&c.ExpiredKept, 24*time.Hour)
 	setDefault(&c.DialTimeout, 50*time.Millisecond)
 	setDefault(&c.Timeout, 100*time.Millisecond)
-	client, cluster, err := dial(c)
-	if err != nil {
-		return nil, err
-	}
-	return &Store{config: c, client: client, cluster: cluster, life: float64(c.Lifetime.Microseconds()), kept: millis(c.SettledKept),
+	s := &Store{config: c, identity: identity{changed: c.Changed}, life: float64(c.Lifetime.Microseconds()), kept: millis(c.SettledKept),
 		breaker: breaker{now: time.Now},
 		hold:    newScript(common + holdLua), settle: newScript(common + releaseLua + settleLua), expire: newScript(common + releaseLua +
 			expireLua), finish: newScript(finishLua), pool: newScript(balanceLua), late: newScript(common + releaseLua + lateLua),
-		renew: newScript(common + releaseLua + renewLua)}, nil
+		renew: newScript(common + releaseLua + renewLua)}
+	var err error
+	if s.client, s.cluster, err = dial(c, s.onConnect); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 func setDefault(d *time.Duration, to time.Duration) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -81,6 +82,25 @@ func (s *RedisProcess) Restart() {
 		s.tb.Fatalf("testenv: restart redis: %v", err)
 	}
 	s.tb.Cleanup(s.process.kill)
+}
+
+// Snapshot copies the server's data as they are; restore starts the server with that copy in place
+// of what it has by then, as who falls back to a backup does.
+func (s *RedisProcess) Snapshot() (restore func()) {
+	s.tb.Helper()
+	const data = "appendonlydir"
+	kept := s.tb.TempDir()
+	if err := os.CopyFS(kept, os.DirFS(filepath.Join(s.dir, data))); err != nil {
+		s.tb.Fatalf("testenv: copy redis' data: %v", err)
+	}
+	return func() {
+		s.tb.Helper()
+		s.process.kill()
+		if err := errors.Join(os.RemoveAll(filepath.Join(s.dir, data)), os.CopyFS(filepath.Join(s.dir, data), os.DirFS(kept))); err != nil {
+			s.tb.Fatalf("testenv: restore redis' data: %v", err)
+		}
+		s.Restart()
+	}
 }
 
 type sharedServer struct {
