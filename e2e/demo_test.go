@@ -19,6 +19,21 @@ func TestDemoAgreesWithItself(t *testing.T) {
 	}
 }
 
+// TestBooksOfRudeClientsAndProvidersAgree: whoever leaves or fails, and however, nothing goes
+// over a limit and what was told is charged.
+func TestBooksOfRudeClientsAndProvidersAgree(t *testing.T) {
+	out, err := running.Leaky(t.Context(), "demo", "--rude", "--for", "12s")
+	if err != nil || !strings.Contains(out, "tokens over the limit: 0") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, manner := range []string{"left at the end of the stream", "left before the first byte", "left in the middle", "provider hangs",
+		"provider refuses or fails", "provider fails in a 200", "provider cuts its answer", "provider tells no usage", "pictures"} {
+		if !strings.Contains(out, "\n"+manner) {
+			t.Errorf("no call was made in this manner: %s\n%s", manner, out)
+		}
+	}
+}
+
 // TestDemoSeesABrokenSettle takes the settle step away: the verdict must notice.
 func TestDemoSeesABrokenSettle(t *testing.T) {
 	must(t, "stop", "meter")

@@ -68,7 +68,9 @@ func (s *Server) get(render renderer, h func(*call) error) http.Handler {
 			}
 		}
 		if err == nil {
-			err = h(c)
+			if err = h(c); err == nil {
+				c.sleep(time.Duration(c.faults.LingerMS) * time.Millisecond)
+			}
 		}
 		if refusal, ok := errors.AsType[*apiError](err); ok && !c.begun {
 			c.got.Status, c.got.Input, c.got.Generated, c.begun = refusal.status, 0, 0, true
@@ -102,23 +104,32 @@ func (c *call) read() error {
 	return nil
 }
 
-// misbehave applies the faults that come before an answer.
+// misbehave applies the faults by which a provider refuses.
 func (s *Server) misbehave(c *call) error {
+	if status := s.failure(&c.faults); status != 0 {
+		if !c.think() {
+			return errGone
+		}
+		return forced(status)
+	}
+	if c.faults.ErrorInside {
+		return &apiError{status: http.StatusOK, kind: "server_error", message: "The server is overloaded"}
+	}
+	return nil
+}
+
+// think is what passes before an answer begins. The request is read by then, so its input counts
+// though its reader may be gone; false: they are.
+func (c *call) think() bool {
 	if c.faults.Hang {
 		select {
 		case <-c.r.Context().Done():
 		case <-c.done:
 		}
 		c.got.Aborted = true
-		return errGone
+		return false
 	}
-	if !c.sleep(c.faults.delay()) {
-		return errGone
-	}
-	if status := s.failure(&c.faults); status != 0 {
-		return forced(status)
-	}
-	return nil
+	return c.sleep(c.faults.delay())
 }
 
 // sleep waits; false: the reader went away.
@@ -149,9 +160,6 @@ func (c *call) gone() bool {
 
 // finish stores what was served. It runs deferred, so it also sees the panic of cut.
 func (s *Server) finish(c *call) {
-	if c.got.Output == 0 && !c.begun {
-		c.got.Input = 0
-	}
 	s.recorder.end(c.got)
 	s.metrics.requests.WithLabelValues(strconv.Itoa(c.got.Status)).Inc()
 	s.metrics.tokens.WithLabelValues("input").Add(float64(c.got.Input))
@@ -161,13 +169,17 @@ func (s *Server) finish(c *call) {
 	}
 }
 
-// start sends the status line of a stream.
-func (c *call) start(contentType string) {
+// start sends the status line of a stream; false: the reader went away before.
+func (c *call) start(contentType string) bool {
+	if !c.think() {
+		return false
+	}
 	h := c.w.Header()
 	h.Set("Content-Type", contentType)
 	h.Set("Cache-Control", "no-cache")
 	c.w.WriteHeader(http.StatusOK)
 	c.begun, c.got.Status = true, http.StatusOK
+	return true
 }
 
 // chunk writes one piece of a stream and flushes it; tokens are what it carries. False:
@@ -190,7 +202,7 @@ func (c *call) chunk(piece []byte, tokens int) bool {
 
 // whole answers a JSON body that carries all tokens.
 func (c *call) whole(body []byte) error {
-	if c.gone() {
+	if !c.think() {
 		return errGone
 	}
 	if c.faults.BrokenJSON {

@@ -28,8 +28,7 @@ func (s *Server) streamChat(c *call, p *plan) error {
 	}
 	t.prefix = fmt.Appendf(nil, `data: {"id":"chatcmpl-%s","object":"chat.completion.chunk","created":%d,"model":%s,"service_tier":"default","system_fingerprint":"fp_leakystub","choices":[`,
 		strings.ReplaceAll(uuid.NewString(), "-", ""), unixNow(), quoted(p.model))
-	c.start("text/event-stream; charset=utf-8")
-	if !t.roles() || !t.pieces() || !t.ends() {
+	if !c.start("text/event-stream; charset=utf-8") || !t.roles() || !t.pieces() || !t.ends() {
 		return errGone
 	}
 	if p.usage && !c.faults.OmitUsage {

@@ -174,12 +174,12 @@ func (g *geminiAnswer) appendEnd(b []byte, thoughts, candidates int) []byte {
 func (g *geminiAnswer) stream() error {
 	c, p := g.c, g.p
 	sse := c.r.URL.Query().Get("alt") == "sse"
-	before, between, after := "data: ", "data: ", "\r\n\r\n"
-	if sse {
-		c.start("text/event-stream")
-	} else {
-		before, between, after = "[", ",\r\n", ""
-		c.start("application/json; charset=UTF-8")
+	before, between, after, label := "data: ", "data: ", "\r\n\r\n", "text/event-stream"
+	if !sse {
+		before, between, after, label = "[", ",\r\n", "", "application/json; charset=UTF-8"
+	}
+	if !c.start(label) {
+		return errGone
 	}
 	size := c.faults.TokensPerChunk * bytesPerToken
 	pause := time.Duration(c.faults.ChunkDelayMS) * time.Millisecond

@@ -367,14 +367,54 @@ func TestHang(t *testing.T) {
 	s, url := start(t, Config{Flavour: Gemini})
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	req, _ := http.NewRequestWithContext(ctx, "POST", url+"/v1beta/models/m:generateContent", strings.NewReader(`{"contents":[]}`))
+	req, _ := http.NewRequestWithContext(ctx, "POST", url+"/v1beta/models/m:generateContent", strings.NewReader(`{"contents":[{"parts":[{"text":"four"}]}]}`))
 	req.Header.Set("X-Stub-Hang", "true")
 	if resp, err := http.DefaultClient.Do(req); err == nil {
 		resp.Body.Close()
 		t.Fatal("want no answer")
 	}
-	if got := served(t, s, 1); got.Status != 0 || got.Input != 0 || got.Output != 0 || !got.Aborted {
-		t.Errorf("want nothing served, got %+v", got)
+	if got := served(t, s, 1); got.Status != 0 || got.Input != 1 || got.Output != 0 || !got.Aborted {
+		t.Errorf("want the input read and nothing answered, got %+v", got)
+	}
+}
+
+// TestErrorInside answers 200 and serves nothing.
+func TestErrorInside(t *testing.T) {
+	t.Parallel()
+	s, url := start(t, Config{Flavour: OpenAI})
+	status, body := do(t, "POST", url+"/v1/chat/completions", `{"model":"gpt-4o","messages":[{"role":"user","content":"hi"}]}`,
+		"X-Stub-Error-Inside", "true")
+	if status != 200 || !strings.Contains(body, `"error":{`) {
+		t.Errorf("want an error in a 200, got %d %s", status, body)
+	}
+	if record := served(t, s, 1); record.Status != 200 || record.Input+record.Output != 0 {
+		t.Errorf("want nothing served, got %+v", record)
+	}
+}
+
+// TestLinger ends the answer later than its last byte comes.
+func TestLinger(t *testing.T) {
+	t.Parallel()
+	s, url := start(t, Config{Flavour: OpenAI})
+	ctx, leave := context.WithTimeout(t.Context(), 10*time.Second)
+	defer leave()
+	req, _ := http.NewRequestWithContext(ctx, "POST", url+"/v1/chat/completions",
+		strings.NewReader(`{"model":"gpt-4o","stream":true,"messages":[{"role":"user","content":"hi"}]}`))
+	req.Header.Set("X-Stub-Linger-Ms", "60000")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
+	for lines.Scan() && lines.Text() != "data: [DONE]" {
+	}
+	if lines.Text() != "data: [DONE]" {
+		t.Fatalf("want the last event at once, got %q, %v", lines.Text(), lines.Err())
+	}
+	leave()
+	if got := served(t, s, 1); got.Output != got.Generated || !got.Aborted {
+		t.Errorf("want everything served and its end not waited for, got %+v", got)
 	}
 }
 

@@ -22,6 +22,7 @@ type demoCommand struct {
 	Seed      uint64        `help:"Makes the clients ask the same again; 0: a fresh one, which is printed."`
 	Drain     time.Duration `help:"Longest wait for the books to be complete afterwards." default:"30s"`
 	Purchases bool          `help:"Instead, buy tokens, spend them until a call is refused, top up, and spend on." xor:"kind"`
+	Rude      bool          `help:"Clients and providers misbehave: they leave at [DONE], before the first byte and in the middle, hang, refuse, fail, cut, tell nothing, and send pictures." xor:"kind"`
 	Tokens    int64         `help:"How many tokens are bought each time, with --purchases." default:"3000"`
 	Kill      []demo.Break  `help:"Kill a part while the clients ask, such as redis@10s, or redis@10s+3s to keep it down for 3 s." placeholder:"PART@WHEN[+DOWN]" xor:"kind"`
 	Output    string        `short:"o" help:"What to print in the end: ${enum}." enum:"text,json" default:"text"`
@@ -35,6 +36,9 @@ A part that is killed (--kill) comes back by itself. While Redis is away each ro
 says, and the verdict holds what was admitted meanwhile against its bound: nothing (closed), what was
 leased before (lease), or none (open).
 
+With --rude the books have to equal the stubs' count for every call whose usage was told, and estimates
+have to charge nine tenths of what was served, in sum.
+
 With --purchases one account buys a small pool, spends it until it is refused with credit_balance_exhausted,
 and is admitted again after a top-up; then Redis, the ledger, ClickHouse, the stub and the payment have to agree, call by call.
 
@@ -43,6 +47,7 @@ Examples:
     leaky demo
     leaky demo --for 15s
     leaky demo --for 30s --kill redis@10s+5s --kill ratelimit-2@20s
+    leaky demo --rude --for 20s
     leaky demo --purchases
     leaky demo --seed 4711 -o json | jq .tokensOverLimit`
 }
@@ -61,7 +66,7 @@ func (d demoCommand) Run(ctx context.Context, c *cli) error {
 		return err
 	}
 	run.For, run.Clients, run.Seed, run.Drain, run.ChunkDelay = d.For, d.Clients, d.Seed, d.Drain, 5*time.Millisecond
-	run.Breaks = d.Kill
+	run.Breaks, run.Rude = d.Kill, d.Rude
 	if run.Seed == 0 {
 		run.Seed = rand.Uint64N(1 << 32)
 	}

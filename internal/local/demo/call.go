@@ -14,6 +14,7 @@ const (
 	Broken     Outcome = "broken"     // 200, and the answer stopped before its end
 	Refused    Outcome = "refused"    // 429: a limit said no
 	Failed     Outcome = "failed"     // no answer, or 5xx
+	Declined   Outcome = "declined"   // the provider refused or failed, as it was told to
 	Unexpected Outcome = "unexpected" // an answer that the demo never asks for, such as 401
 )
 
@@ -31,6 +32,8 @@ type Call struct {
 	Output     int64         // tokens as the answer told, -1 when it told none
 	RetryAfter time.Duration // of a refusal; below zero when a retry never fits
 	Type, Code string        // of a refusal in OpenAI's shape
+	Manner     string        // of a call in a rude demo
+	Untold     bool          // the stub was told to leave the usage out
 	Problem    string        // what was wrong, for all but Completed and Aborted
 	Sent       time.Duration // just before the request left
 	Answered   time.Duration // when the head of the answer was there
@@ -65,7 +68,9 @@ func (b *book) add(c Call) {
 	case Completed:
 		t.Admitted++
 	case Aborted:
-		t.Admitted++
+		if c.admitted() {
+			t.Admitted++
+		}
 		t.Aborted++
 	case Broken:
 		t.Admitted++

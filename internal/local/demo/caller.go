@@ -72,19 +72,30 @@ func wait(ctx context.Context, d time.Duration) {
 
 // call carries out one ask.
 func (c *caller) call(ctx context.Context, a ask) Call {
-	ctx, hangUp := context.WithTimeout(ctx, callTimeout)
+	patience := callTimeout
+	if a.manner.patience > 0 {
+		patience = a.manner.patience
+	}
+	ctx, hangUp := context.WithTimeout(ctx, patience)
 	defer hangUp() // before the end of an answer it closes the connection
 	target := &c.targets[a.provider]
 	path, body := a.request(target, c.text)
-	got := Call{Account: c.account, Provider: target.Provider, Stream: a.stream, Input: -1, Output: -1, Sent: time.Since(c.start)}
+	got := Call{Account: c.account, Provider: target.Provider, Stream: a.stream, Manner: a.manner.name, Untold: a.manner.untold, Input: -1, Output: -1,
+		Sent: time.Since(c.start)}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.gateway+path, bytes.NewReader(body))
 	if err != nil {
 		return c.ended(got, Failed, err.Error())
 	}
 	req.Header.Set("Content-Type", "application/json")
 	c.authorize(req, target, a.offset)
+	for i := 0; i+1 < len(a.manner.faults); i += 2 {
+		req.Header.Set(a.manner.faults[i], a.manner.faults[i+1])
+	}
 	resp, err := c.http.Do(req)
 	got.Answered = time.Since(c.start)
+	if err != nil && a.manner.patience > 0 && ctx.Err() != nil {
+		return c.ended(got, Aborted, "")
+	}
 	if err != nil {
 		return c.ended(got, Failed, err.Error())
 	}
@@ -99,9 +110,11 @@ func (c *caller) call(ctx context.Context, a ask) Call {
 	got.Held, _ = strconv.ParseInt(resp.Header.Get("X-Leaky-Hold"), 10, 64)
 	switch {
 	case got.Status == http.StatusOK && a.stream:
-		return c.listen(got, resp.Body, target.Protocol, a.hangUp)
+		return c.listen(ctx, got, resp.Body, target.Protocol, &a)
 	case got.Status == http.StatusOK:
-		return c.read(got, resp.Body, target.Protocol)
+		return c.read(ctx, got, resp.Body, target.Protocol, &a)
+	case a.manner.declined && got.Status != http.StatusTooManyRequests:
+		return c.ended(got, Declined, "")
 	}
 	return c.refused(got, resp)
 }
@@ -160,30 +173,42 @@ func retryAfter(h http.Header) time.Duration {
 }
 
 // read takes a JSON answer.
-func (c *caller) read(got Call, body io.Reader, p Protocol) Call {
+func (c *caller) read(ctx context.Context, got Call, body io.Reader, p Protocol, a *ask) Call {
 	text, err := io.ReadAll(io.LimitReader(body, maxAnswer))
-	if err != nil {
-		return c.ended(got, Broken, fmt.Sprintf("read answer: %v", err))
+	if err == nil {
+		got.Input, got.Output, err = parseUsage(text, p)
 	}
-	if got.Input, got.Output, err = parseUsage(text, p); err != nil {
-		return c.ended(got, Broken, err.Error())
-	}
-	return c.ended(got, Completed, "")
+	return c.over(ctx, got, err == nil, err, a)
 }
 
 // listen takes an SSE answer and hangs up after so many chunks when told to.
-func (c *caller) listen(got Call, body io.Reader, p Protocol, hangUp int) Call {
+func (c *caller) listen(ctx context.Context, got Call, body io.Reader, p Protocol, a *ask) Call {
 	s := newSSE(body, p)
 	for chunks := 1; ; chunks++ {
 		err := s.next()
 		got.Input, got.Output = s.input, s.output
 		switch {
-		case errors.Is(err, io.EOF) && s.complete:
-			return c.ended(got, Completed, "")
+		case s.complete && (errors.Is(err, io.EOF) || err == nil && a.manner.hastily):
+			return c.over(ctx, got, true, nil, a)
 		case err != nil:
-			return c.ended(got, Broken, fmt.Sprintf("read stream: %v", err))
-		case hangUp > 0 && chunks >= hangUp:
+			return c.over(ctx, got, false, err, a)
+		case a.hangUp > 0 && chunks >= a.hangUp:
 			return c.ended(got, Aborted, "")
 		}
 	}
+}
+
+// over sorts an answer that has ended, by itself or since its client lost patience.
+func (c *caller) over(ctx context.Context, got Call, complete bool, err error, a *ask) Call {
+	switch {
+	case a.manner.declined:
+		return c.ended(got, Declined, "")
+	case complete:
+		return c.ended(got, Completed, "")
+	case a.manner.patience > 0 && ctx.Err() != nil:
+		return c.ended(got, Aborted, "")
+	case errors.Is(err, errNoUsage) && a.manner.untold:
+		return c.ended(got, Completed, "")
+	}
+	return c.ended(got, Broken, fmt.Sprintf("read answer: %v", err))
 }

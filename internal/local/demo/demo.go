@@ -32,6 +32,8 @@ type Config struct {
 	MaxBody    int                                            // bytes the gateway takes, default 4 MiB; no prompt is larger than half of it
 	Drain      time.Duration                                  // longest wait for the books after the load, default 30 s
 	ChunkDelay time.Duration                                  // between the chunks of a stub's stream
+	Rude       bool                                           // clients and providers misbehave
+	FirstByte  time.Duration                                  // how long the gateway waits for a provider, for Rude
 	Breaks     []Break                                        // what is killed meanwhile
 	Control    Control                                        // of the supervisor, for Breaks
 	Limiters   []string                                       // URL of every process of ratelimit, for its metrics
@@ -127,8 +129,9 @@ func (d *Demo) Run(ctx context.Context) (v Verdict, err error) {
 	}
 	calls := book.all()
 	say := newTeller(d.cfg.Progress)
+	w.strays = d.cfg.Rude
 	w.drain(ctx, calls, d.cfg.Drain, say)
-	e := Evidence{Seed: d.cfg.Seed, Elapsed: elapsed(calls), Accounts: accounts, Targets: d.cfg.Targets, Calls: calls, Outages: outages}
+	e := Evidence{Seed: d.cfg.Seed, Rude: d.cfg.Rude, Elapsed: elapsed(calls), Accounts: accounts, Targets: d.cfg.Targets, Calls: calls, Outages: outages}
 	w.gather(ctx, &e)
 	if len(outages) > 0 && unread == nil {
 		e.Adopted = grown(ctx, replicas, adopted)
@@ -185,6 +188,12 @@ func grown(ctx context.Context, replicas *limiters, before map[string]int) map[s
 func (d *Demo) load(ctx context.Context, client *http.Client, accounts []Account, b *book, w *watcher, replicas *limiters) ([]Outage,
 	error) {
 	text := filling(d.cfg.Seed)
+	var rude []Protocol
+	for _, t := range d.cfg.Targets {
+		if d.cfg.Rude {
+			rude = append(rude, t.Protocol)
+		}
+	}
 	start := time.Now()
 	asking, stop := context.WithTimeout(ctx, d.cfg.For)
 	defer stop()
@@ -195,6 +204,7 @@ func (d *Demo) load(ctx context.Context, client *http.Client, accounts []Account
 		scale := promptScale(w.limits[Pair{account, d.cfg.Targets[0].Provider}], d.cfg.For, share, len(d.cfg.Targets), d.cfg.MaxBody)
 		c := &caller{http: client, gateway: d.cfg.Gateway, account: account, key: accounts[account].key, text: text, start: start,
 			targets: d.cfg.Targets, plan: newPlanner(d.cfg.Seed, i, d.cfg.Targets, w.tooLarge(account), scale), book: b}
+		c.plan.rude, c.plan.firstByte = rude, d.cfg.FirstByte
 		clients.Go(func() { c.run(asking, ctx) })
 	}
 	breaks := &breaker{control: d.cfg.Control, breaks: d.cfg.Breaks, leased: replicas.leased, start: start}

@@ -79,6 +79,7 @@ type Event struct {
 // Evidence is everything Judge looks at. Maps are by request id.
 type Evidence struct {
 	Seed     uint64
+	Rude     bool          // calls have manners
 	Elapsed  time.Duration // from the first request to the last answer
 	Accounts []Account
 	Targets  []Target

@@ -14,7 +14,7 @@ const PartEnvoy = topology.Envoy
 // Judge compares the books and says whether anything went over a limit.
 func Judge(e Evidence) Verdict {
 	j := &judge{e: &e, lines: map[Pair]*Line{}, servings: map[Pair][]serving{}, seen: map[string]bool{}, unexpected: map[string]int{},
-		failures: map[string]int{}, parts: map[string]string{}, skipping: bounded(e.Calls, e.Events)}
+		failures: map[string]int{}, parts: map[string]string{}, manners: map[string]*MannerVerdict{}, skipping: bounded(e.Calls, e.Events)}
 	for _, t := range e.Targets {
 		j.parts[t.Provider] = t.Part
 	}
@@ -28,6 +28,9 @@ func Judge(e Evidence) Verdict {
 	j.limits()
 	j.outages()
 	j.estimates()
+	for _, name := range slices.Sorted(maps.Keys(j.manners)) {
+		j.v.Manners = append(j.v.Manners, *j.manners[name])
+	}
 	j.reasons()
 	return j.v
 }
@@ -47,6 +50,7 @@ type judge struct {
 	lost       int               // admitted calls a restarted stub forgot
 	parts      map[string]string // the stub of each provider
 	skipping   map[int]bool      // accounts with more refusals than get events
+	manners    map[string]*MannerVerdict
 }
 
 func (j *judge) line(p Pair) *Line {
@@ -64,11 +68,17 @@ func (j *judge) call(c *Call) {
 		j.differ(c, "two answers carry this request id")
 	}
 	j.seen[c.ID] = true
+	j.behaved(c)
 	switch c.Outcome {
 	case Refused:
 		l.Refused++
 		j.refused(c)
 		return
+	case Declined:
+		if l.Declined++; c.ID != "" && j.e.Served[c.ID].Times > 0 { // else the gateway did
+			j.declined(c)
+			return
+		}
 	case Aborted:
 		l.Aborted++
 	case Failed, Broken:
@@ -137,7 +147,7 @@ func (j *judge) admitted(c *Call) {
 	// A stream that was left in the middle is charged what had been told by then, where the
 	// provider tells a running count (Gemini): the stub may have served a token more.
 	told := event.Source == "provider" && (c.Outcome == Completed || served.total() == charge.Charged)
-	if !lost && (c.Outcome == Completed || told) {
+	if !lost && (c.Outcome == Completed && !c.Untold || told) {
 		j.v.Books.Compared++
 	}
 	switch {
@@ -151,7 +161,7 @@ func (j *judge) admitted(c *Call) {
 		j.differ(c, "admitted, and the event says refused")
 	case charge.Charged != event.Charged:
 		j.differ(c, "Redis and ClickHouse differ")
-	case c.Outcome == Completed && event.Source != "provider":
+	case c.Outcome == Completed && event.Source != "provider" && !c.Untold:
 		j.differ(c, "completed, and charged as "+event.Source)
 	case lost:
 	case told:
@@ -302,6 +312,9 @@ func (j *judge) unclaimed() {
 		if known && charge.State == Settled {
 			j.account(c, charge, event)
 		}
+		if j.e.Rude && j.e.Served[id].total() > 0 { // its client left before the first byte
+			j.estimate(c, j.e.Served[id], charge)
+		}
 		if event.Times > 1 {
 			j.v.Books.Double++
 		}
@@ -356,6 +369,9 @@ func (j *judge) estimates() {
 	sum := 0.0
 	for _, err := range j.errors {
 		sum += err
+	}
+	if j.e.Rude && float64(e.Charged) < leastEstimate*float64(e.Served) {
+		j.fail("estimates charge %d tokens for %d that were served, less than nine tenths", e.Charged, e.Served)
 	}
 	e.Mean = sum / float64(e.Count)
 	e.Bias = float64(e.Charged-e.Served) / float64(max(e.Served, 1))

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -30,16 +31,19 @@ type ask struct {
 	newName   bool // say max_completion_tokens instead of max_tokens
 	n         int  // choices; 0: not stated
 	hangUp    int  // after so many chunks; 0: listen to the end
+	manner    manner
 }
 
 // planner makes the sequence of one client: the same seed and client give the same one.
 type planner struct {
-	rng      *rand.Rand
-	hangsUp  bool
-	targets  int
-	models   []int // per target
-	tooLarge int   // a max_tokens that no bucket of the account can hold; 0: never ask
-	scale    float64
+	rng       *rand.Rand
+	hangsUp   bool
+	targets   int
+	models    []int // per target
+	tooLarge  int   // a max_tokens that no bucket of the account can hold; 0: never ask
+	scale     float64
+	rude      []Protocol    // of the targets, where calls have manners
+	firstByte time.Duration // the gateway's patience with a provider, for those
 }
 
 func newPlanner(seed uint64, client int, targets []Target, tooLarge int, scale float64) *planner {
@@ -79,6 +83,9 @@ func (p *planner) next() ask {
 	}
 	if p.hangsUp {
 		a.hangUp = 1 + r.IntN(a.answer)
+	}
+	if p.rude != nil {
+		p.misbehave(&a, p.rude[a.provider])
 	}
 	return a
 }
@@ -146,7 +153,11 @@ func (a *ask) request(t *Target, text string) (path string, body []byte) {
 		}
 		return path, append(body, '}')
 	}
-	body = fmt.Appendf(body, `{"model":%s,"messages":[{"role":"user","content":"[[tokens=%d]] %s"}]`, strconv.Quote(model), a.answer, prompt)
+	content := fmt.Sprintf(`"[[tokens=%d]] %s"`, a.answer, prompt)
+	if a.manner.pictures > 0 {
+		content = a.withPictures(content)
+	}
+	body = fmt.Appendf(body, `{"model":%s,"messages":[{"role":"user","content":%s}]`, strconv.Quote(model), content)
 	if a.stream {
 		body = append(body, `,"stream":true,"stream_options":{"include_usage":true}`...) // the judge compares what clients are told
 	}
@@ -161,4 +172,17 @@ func (a *ask) request(t *Target, text string) (path string, body []byte) {
 		body = fmt.Appendf(body, `,%q:%d`, name, a.maxTokens)
 	}
 	return t.Path, append(body, '}')
+}
+
+// withPictures is the content of a message of parts.
+func (a *ask) withPictures(text string) string {
+	url, detail := "https://example.com/a.png", "high"
+	if a.manner.inline > 0 {
+		url = "data:image/png;base64," + strings.Repeat("A", a.manner.inline)
+	}
+	if a.manner.low {
+		detail = "low"
+	}
+	picture := fmt.Sprintf(`,{"type":"image_url","image_url":{"url":%q,"detail":%q}}`, url, detail)
+	return `[{"type":"text","text":` + text + `}` + strings.Repeat(picture, a.manner.pictures) + `]`
 }

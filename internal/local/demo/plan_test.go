@@ -29,7 +29,7 @@ func asks(seed uint64, client, n int) []ask {
 
 func TestPlanFollowsTheSeed(t *testing.T) {
 	t.Parallel()
-	same := cmp.AllowUnexported(ask{})
+	same := cmp.AllowUnexported(ask{}, manner{})
 	if diff := cmp.Diff(asks(1, 3, 100), asks(1, 3, 100), same); diff != "" {
 		t.Errorf("the same seed and client ask other things: %s", diff)
 	}

@@ -39,8 +39,9 @@ func Stack(cfg *config.Config, dir string) (Config, error) {
 	}
 	parts := supervisor.NewClient(filepath.Join(dir, "run"))
 	return Config{Gateway: "http://" + reachable(cfg.Gateway.Listen), Targets: targets(cfg), Limiter: limitpb.NewLimiterClient(conn),
-		Admin:   admin,
-		MaxBody: cfg.Gateway.MaxBodyBytes, Tiers: []string{"USER", "SILVER", "GOLD"}, Parts: partsOf(parts), Control: parts,
+		Admin:     admin,
+		FirstByte: cfg.Gateway.FirstByteTimeout,
+		MaxBody:   cfg.Gateway.MaxBodyBytes, Tiers: []string{"USER", "SILVER", "GOLD"}, Parts: partsOf(parts), Control: parts,
 		Limiters: limiterURLs(cfg),
 		Price:    cfg.Purchases.Price, Payments: paymentStub(cfg)}, nil
 }

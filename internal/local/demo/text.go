@@ -79,6 +79,7 @@ func (v Verdict) Print(to io.Writer) error {
 	fmt.Fprintf(&b, "\n%s requests in %.1f s, seed %d\n\n", thousands(int64(v.Requests)), v.Seconds, v.Seed)
 	v.printAccounts(&b)
 	v.printOutages(&b)
+	v.printManners(&b)
 	v.printBooks(&b)
 	for _, d := range v.Disagreements {
 		fmt.Fprintf(&b, "  %s %s at %s: %s (stub %s, Redis %s, ClickHouse %s)\n", d.ID, d.Account, d.Provider, d.Why, told(d.Stub),
@@ -119,6 +120,21 @@ func (v Verdict) printAccounts(b *strings.Builder) {
 	b.WriteString(t.String())
 	b.WriteString("Columns from held on are tokens, with the number of calls in brackets; served is the stub's own count with aborted\n" +
 		"streams, allowed is capacity + leak * time.\n\n")
+}
+
+func (v Verdict) printManners(b *strings.Builder) {
+	if len(v.Manners) == 0 {
+		return
+	}
+	var t table
+	t.add("manner", "calls", "refused", "told", "estimated", "free", "charged", "served")
+	for _, m := range v.Manners {
+		t.add(m.Manner, thousands(int64(m.Calls)), thousands(int64(m.Refused)), thousands(int64(m.Told)), thousands(int64(m.Estimated)),
+			thousands(int64(m.Free)), thousands(m.Charged), thousands(m.Served))
+	}
+	b.WriteString(t.String())
+	b.WriteString("Told are calls charged by the provider's count, free those that cost nothing. Who left before the first byte has no\n" +
+		"id to look for; the books know them.\n\n")
 }
 
 func (v Verdict) printBooks(b *strings.Builder) {

@@ -13,7 +13,8 @@ type Verdict struct {
 	Accounts      []AccountVerdict `json:"accounts"`
 	Books         Books            `json:"books"`
 	Estimates     Estimates        `json:"estimates"`
-	Disagreements []Disagreement   `json:"disagreements"` // at most maxShown of them
+	Manners       []MannerVerdict  `json:"manners,omitempty"` // of a rude demo
+	Disagreements []Disagreement   `json:"disagreements"`     // at most maxShown of them
 	Restarts      map[string]int   `json:"restarts,omitempty"`
 	Outages       []OutageVerdict  `json:"outages,omitempty"`
 	Adopted       map[string]int   `json:"adopted,omitempty"` // calls of outages, by how they were written down afterwards: lease, forced, known, failed
@@ -31,7 +32,8 @@ type Line struct {
 	Admitted  int     `json:"admitted"` // completed, aborted and broken ones
 	Refused   int     `json:"refused"`
 	Aborted   int     `json:"aborted"`
-	Failed    int     `json:"failed"` // no answer, 5xx, or broken off; counted, no fault of the books
+	Declined  int     `json:"declined,omitempty"` // the provider refused or failed, as it was told to
+	Failed    int     `json:"failed"`             // no answer, 5xx, or broken off; counted, no fault of the books
 	Held      int64   `json:"heldTokens"`
 	Settled   int64   `json:"settledTokens"` // charged for settled holds
 	Estimated int     `json:"estimated"`     // calls charged by estimate

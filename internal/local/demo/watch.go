@@ -27,6 +27,7 @@ type watcher struct {
 	charges map[string]Charge
 	limits  map[Pair]Limit
 	found   map[string]Event
+	strays  bool // clients leave before they know their call's id, so the stubs' records are waited for too
 }
 
 func newWatcher(b *book, stubs []*stubBook, limiter *limiterBook, events *eventBook) *watcher {
@@ -117,11 +118,21 @@ func (w *watcher) drain(ctx context.Context, calls []Call, limit time.Duration, 
 			say(fmt.Sprintf("waiting for the stubs' word on %s", count(records, "call")))
 		case events > 0:
 			say(fmt.Sprintf("waiting for %s", count(events, "usage event")))
-		default:
+		case !w.strays || w.stray(ctx, calls):
 			return
 		}
 		wait(ctx, drainEvery)
 	}
+}
+
+// stray reports whether every call of ours is on the books whose client left before it knew its id.
+func (w *watcher) stray(ctx context.Context, calls []Call) bool {
+	known := map[string]bool{}
+	for i := range calls {
+		known[calls[i].ID] = true
+	}
+	e := Evidence{Accounts: w.limiter.accounts, Events: w.found, Charges: map[string]Charge{}}
+	return w.orphans(ctx, &e, known) == nil && len(e.Orphans) == 0
 }
 
 func (w *watcher) unsettled() int {

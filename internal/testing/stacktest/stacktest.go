@@ -24,7 +24,7 @@ import (
 
 // configText has ${NAME} where an address goes and ${services} where each service's line does.
 const configText = `
-gateway: {listen: "${gateway}"}
+gateway: {listen: "${gateway}", first_byte_timeout: 8s}
 envoy: {metrics: "${metrics}", concurrency: ${threads}}
 services:
 ${services}
