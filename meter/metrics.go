@@ -28,6 +28,9 @@ type metrics struct {
 	skipped prometheus.Counter
 
 	used, most prometheus.Gauge // bytes of the stream
+
+	held, overshoot *prometheus.CounterVec // by provider
+	genAI           *genAI
 }
 
 func newMetrics(r prometheus.Registerer) (metrics, error) {
@@ -61,11 +64,14 @@ func newMetrics(r prometheus.Registerer) (metrics, error) {
 	m.used = prometheus.NewGauge(prometheus.GaugeOpts{Name: "leaky_meter_stream_bytes", Help: "Size of the stream of events."})
 	m.most = prometheus.NewGauge(prometheus.GaugeOpts{Name: "leaky_meter_stream_max_bytes",
 		Help: "Size at which the stream drops its oldest events, 0 without one."})
+	m.held = counter("leaky_meter_held_tokens_total", "Tokens that were held for calls that are charged now.", "provider")
+	m.overshoot = counter("leaky_meter_overshoot_tokens_total", "Tokens charged above what was held for the call.", "provider")
+	m.genAI = newGenAI()
 	if r == nil {
 		return m, nil
 	}
 	for _, c := range []prometheus.Collector{m.lines, m.settled, m.tokens, m.retries, m.published, m.lag, m.failure, m.inputs, m.renewed,
-		m.skipped, m.used, m.most} {
+		m.skipped, m.used, m.most, m.held, m.overshoot, m.genAI.tokens, m.genAI.duration, m.genAI.firstByte, m.genAI.perToken} {
 		if err := r.Register(c); err != nil {
 			return m, fmt.Errorf("register meter metrics: %w", err)
 		}
@@ -84,6 +90,11 @@ func (m *metrics) countLine(v *verdict) {
 func (m *metrics) countEvent(e *usage.Event) {
 	if c := m.charged[e.Source]; c != nil {
 		c.Add(float64(e.Charged))
+	}
+	if e.Allowed {
+		m.held.WithLabelValues(e.Provider).Add(float64(e.Held))
+		m.overshoot.WithLabelValues(e.Provider).Add(float64(max(0, e.Charged-e.Held)))
+		m.genAI.observe(e)
 	}
 }
 

@@ -94,6 +94,9 @@ func (s *Service) reply(e *envoyCall) {
 	}
 	if e.answer == nil {
 		e.answer = s.response(e)
+		if e.others == nil {
+			s.metrics.ofGateway(e.taken.Outcome)
+		}
 	}
 	e.caller.Answer(e.answer.Message())
 }

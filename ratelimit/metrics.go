@@ -39,6 +39,8 @@ type metrics struct {
 
 	expired, published, unpublished prometheus.Counter
 	live, learned                   prometheus.Gauge
+	heldTokens, oldestHold          prometheus.Gauge
+	gateway                         struct{ allowed, blocked prometheus.Counter }
 }
 
 func newMetrics(r prometheus.Registerer, s *Service) *metrics {
@@ -81,6 +83,14 @@ func newMetrics(r prometheus.Registerer, s *Service) *metrics {
 		Help: "Attempts to publish such an event that failed; the next sweep tries again."})
 	m.live = prometheus.NewGauge(prometheus.GaugeOpts{Name: "leaky_ratelimit_holds_live",
 		Help: "Holds not settled yet, as of the last sweep."})
+	m.heldTokens = prometheus.NewGauge(prometheus.GaugeOpts{Name: "leaky_ratelimit_held_tokens",
+		Help: "Tokens in holds that are not settled yet, as of the last sweep; each replica tells the whole."})
+	m.oldestHold = prometheus.NewGauge(prometheus.GaugeOpts{Name: "leaky_ratelimit_oldest_hold_seconds",
+		Help: "Age of the oldest hold that is not settled yet, as of the last sweep; 0 without one."})
+	gateway := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "gateway_rate_limit_total",
+		Help: "Requests that our own Envoy asked about, by what a limit or a balance said; those that are not counted at all are not here."},
+		[]string{"outcome"})
+	m.gateway.allowed, m.gateway.blocked = gateway.WithLabelValues("allowed"), gateway.WithLabelValues("blocked")
 	m.learned = prometheus.NewGauge(prometheus.GaugeOpts{Name: "leaky_ratelimit_learned_models",
 		Help: "Models whose input ratio is known from settled calls; held by it where providers.NAME.learn_input is on."})
 	open := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "leaky_ratelimit_redis_open",
@@ -91,11 +101,20 @@ func newMetrics(r prometheus.Registerer, s *Service) *metrics {
 		return 1
 	})
 	r.MustRegister(holds, m.byRule, m.shadow, m.hits, m.idleRules, settles, m.outage, asks, changes, m.expired,
-		m.published, m.unpublished, m.live, m.learned, open)
+		m.published, m.unpublished, m.live, m.learned, open, m.heldTokens, m.oldestHold, gateway)
 	return m
 }
 
 func (m *metrics) refused(domain, rule string) { m.byRule.WithLabelValues(domain, rule).Inc() }
+
+// ofGateway counts a request of our own Envoy.
+func (m *metrics) ofGateway(o store.Outcome) {
+	if o.Refuses() {
+		m.gateway.blocked.Inc()
+		return
+	}
+	m.gateway.allowed.Inc()
+}
 
 func (m *metrics) settled(s store.Status) {
 	switch s {

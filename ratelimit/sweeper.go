@@ -75,7 +75,9 @@ func (s *Service) Sweep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.metrics.live.Set(float64(live))
+	s.metrics.live.Set(float64(live.Holds))
+	s.metrics.heldTokens.Set(float64(live.Tokens))
+	s.metrics.oldestHold.Set(live.Oldest.Seconds())
 	return nil
 }
 

@@ -51,8 +51,8 @@ func TestAProcessClockChangesNothing(t *testing.T) {
 			t.Errorf("a running call is overdue: %+v", h)
 			return nil
 		})
-		if err != nil || live != 2 {
-			t.Errorf("want two running calls, got %d, %v", live, err)
+		if err != nil || live.Holds != 2 || live.Tokens != 800 {
+			t.Errorf("want two running calls of 400 tokens each, got %+v, %v", live, err)
 		}
 	})
 	hold(t, right, "c", store.Refused, 800)

@@ -199,16 +199,27 @@ type Hold struct {
 // tenth of a millisecond of its only thread.
 const scanCount = 500
 
+// Standing is what a sweep saw of the holds that are neither settled nor overdue.
+type Standing struct {
+	Holds  int
+	Tokens int64         // held by them; parts in shared buckets are those of other holds and not counted
+	Oldest time.Duration // since the oldest of them was taken; 0 without one
+}
+
 // Sweep gives each hold that is overdue, or expired and not published, to visit. It
-// returns how many holds it saw alive.
-func (s *Store) Sweep(ctx context.Context, visit func(Hold) error) (live int, err error) {
+// returns what it saw of the others.
+func (s *Store) Sweep(ctx context.Context, visit func(Hold) error) (live Standing, err error) {
 	now, err := s.Clock(ctx)
 	if err != nil {
-		return 0, err
+		return Standing{}, err
 	}
 	err = s.walk(ctx, func(h Hold) error {
 		if h.Record.State == StateHeld && h.Record.Expires > now {
-			live++
+			live.Holds++
+			live.Oldest = max(live.Oldest, time.Duration(now-h.Record.Taken)*time.Microsecond)
+			if h.Account != SharedAccount {
+				live.Tokens += h.Record.Held
+			}
 			return nil
 		}
 		return visit(h)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
@@ -118,12 +119,7 @@ func (a *API) verify(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), verifyTimeout)
 	defer cancel()
-	var differences []string
-	// One moment for all queries, while others write.
-	err := pgx.BeginTxFunc(ctx, a.cfg.DB, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) (err error) {
-		differences, err = ledger.Verify(ctx, tx)
-		return err
-	})
+	differences, err := proof(ctx, a.cfg.DB)
 	if err != nil {
 		return a.fail(r, err)
 	}
@@ -135,4 +131,13 @@ func (a *API) verify(w http.ResponseWriter, r *http.Request) error {
 		Differences []string `json:"differences"`
 	}{len(differences) == 0, differences})
 	return nil
+}
+
+// proof is ledger.Verify of one moment, while others write.
+func proof(ctx context.Context, db *pgxpool.Pool) (differences []string, err error) {
+	err = pgx.BeginTxFunc(ctx, db, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) (err error) {
+		differences, err = ledger.Verify(ctx, tx)
+		return err
+	})
+	return differences, err
 }

@@ -16,6 +16,9 @@ import (
 // jobTimeout bounds one run of a job.
 const jobTimeout = time.Minute
 
+// mostLogged bounds the lines about one proof of the books.
+const mostLogged = 20
+
 // JobsConfig is what NewJobs needs.
 type JobsConfig struct {
 	DB     *pgxpool.Pool
@@ -24,6 +27,7 @@ type JobsConfig struct {
 	}
 	ExpireEvery   time.Duration // default 10 s
 	AnnounceEvery time.Duration // default 10 s
+	VerifyEvery   time.Duration // default 10 min; it reads all entries
 	Metrics       prometheus.Registerer
 	Log           *slog.Logger
 }
@@ -33,6 +37,8 @@ type Jobs struct {
 	cfg  JobsConfig
 	runs *prometheus.CounterVec
 	lag  prometheus.Gauge
+
+	drift, verified prometheus.Gauge
 }
 
 // NewJobs makes them; Run starts them.
@@ -45,11 +51,18 @@ func NewJobs(cfg JobsConfig) (*Jobs, error) {
 			*every = 10 * time.Second
 		}
 	}
+	if cfg.VerifyEvery <= 0 {
+		cfg.VerifyEvery = 10 * time.Minute
+	}
 	j := &Jobs{cfg: cfg,
 		runs: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "token_pool_jobs_total", Help: "Pools that a job has touched."},
 			[]string{"job"}),
-		lag: prometheus.NewGauge(prometheus.GaugeOpts{Name: "token_ledger_lag_events", Help: "Usage events published and not yet booked."})}
-	cfg.Metrics.MustRegister(j.runs, j.lag)
+		lag: prometheus.NewGauge(prometheus.GaugeOpts{Name: "token_ledger_lag_events", Help: "Usage events published and not yet booked."}),
+		drift: prometheus.NewGauge(prometheus.GaugeOpts{Name: "token_ledger_drift",
+			Help: "Differences that the last proof of the books found: units that do not sum to zero, pools that are not the fold of their entries, lots that promise too much."}),
+		verified: prometheus.NewGauge(prometheus.GaugeOpts{Name: "token_ledger_verified_timestamp_seconds",
+			Help: "When the books were proven last by this replica; 0: not since it started."})}
+	cfg.Metrics.MustRegister(j.runs, j.lag, j.drift, j.verified)
 	return j, nil
 }
 
@@ -74,7 +87,22 @@ func (j *Jobs) Run(ctx context.Context) error {
 			return 0, nil // the last known value stands while NATS does not answer
 		})
 	})
+	g.Go(func() error { return j.every(ctx, "verify", j.cfg.VerifyEvery, j.verify) })
 	return g.Wait()
+}
+
+// verify proves the books and tells how many differences there are; they are named in the log.
+func (j *Jobs) verify(ctx context.Context) (int, error) {
+	differences, err := proof(ctx, j.cfg.DB)
+	if err != nil {
+		return 0, err
+	}
+	for _, difference := range differences[:min(len(differences), mostLogged)] {
+		j.cfg.Log.LogAttrs(ctx, slog.LevelError, "the books differ", slog.String("difference", difference))
+	}
+	j.drift.Set(float64(len(differences)))
+	j.verified.SetToCurrentTime()
+	return 0, nil
 }
 
 func (j *Jobs) every(ctx context.Context, name string, every time.Duration, f func(context.Context) (int, error)) error {

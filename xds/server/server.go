@@ -113,6 +113,11 @@ func New(c Config) (*Server, error) {
 	c.Grace = cmp.Or(c.Grace, 50*time.Millisecond)
 	s := &Server{c: c, log: c.Log, cache: cachev3.NewSnapshotCache(true, byNode{}, nil), clients: newClients(c.Log, newMetrics(c.Metrics)),
 		retiring: make(chan struct{}, 1)}
+	if c.Metrics != nil {
+		if err := c.Metrics.Register(newStanding(s.clients.list)); err != nil {
+			return nil, fmt.Errorf("register xds metrics: %w", err)
+		}
+	}
 	s.served = served{cache: s.cache, nodes: map[string]*snapshot.Snapshot{}}
 	s.clients.join, s.clients.leave = s.served.join, s.served.leave
 	return s, nil
