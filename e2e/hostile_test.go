@@ -184,7 +184,7 @@ func TestCredentials(t *testing.T) {
 			if status != tc.want && !(tc.want == 200 && status == 200) {
 				t.Fatalf("want %d, got %d %s", tc.want, status, body)
 			}
-			if status == 401 && header.Get("WWW-Authenticate") != "Bearer" {
+			if status == 401 && !strings.Contains(header.Get("WWW-Authenticate"), `resource_metadata="`+running.Gateway+`/.well-known/oauth`) {
 				t.Errorf("WWW-Authenticate is %q", header.Get("WWW-Authenticate"))
 			}
 			if strings.Contains(string(body), who.Key) {

@@ -86,8 +86,7 @@ type denial struct {
 	kind    string // OpenAI error.type
 	code    string // OpenAI error.code
 	message string
-	retry   int    // seconds, 0: do not
-	scope   string // that would do, with codeScope
+	retry   int // seconds, 0: do not
 }
 
 // codeScope says that a token was not granted what the route asks for.
@@ -145,7 +144,7 @@ func (s *Service) refuse(c *call, d *denial) (*reply, error) {
 	body, content := errorbody.Body(c.family, errorbody.Refusal{Status: d.status, Message: d.message,
 		Type: d.kind, Code: d.code, RequestID: c.requestID, Path: path, RetryAfterSeconds: d.retry})
 	headers := []*core.HeaderValueOption{overwrite("content-type", content)}
-	if challenge := d.challenge(); challenge != "" {
+	if challenge := s.challenge(c, d); challenge != "" {
 		headers = append(headers, overwrite("www-authenticate", challenge))
 	}
 	if d.retry > 0 {
@@ -157,15 +156,32 @@ func (s *Service) refuse(c *call, d *denial) (*reply, error) {
 				Body: string(body)}}})
 }
 
-// challenge is WWW-Authenticate (RFC 6750, 3; wire.md has the bare scheme for a 401).
-func (d *denial) challenge() string {
-	switch {
-	case d.status == http.StatusUnauthorized:
-		return "Bearer"
-	case d.code != codeScope:
-		return ""
-	case d.scope == "":
-		return `Bearer error="insufficient_scope"`
+// challenge is WWW-Authenticate (RFC 6750 section 3): what is wrong with the token, what scope would do, and
+// where a client learns how to get one (RFC 9728 section 5.1). It is the bare scheme where no token of
+// an application would do.
+func (s *Service) challenge(c *call, d *denial) string {
+	wanted := ""
+	if c.scope != "" {
+		wanted = scopeFor(c.scope, c.method)
 	}
-	return `Bearer error="insufficient_scope", scope="` + d.scope + `"`
+	var parts []string
+	add := func(name, value string) {
+		if value != "" && value != attributes.ScopeNone {
+			parts = append(parts, name+`="`+value+`"`)
+		}
+	}
+	switch {
+	case d == &denyInvalid:
+		add("error", "invalid_token")
+	case d.status == http.StatusUnauthorized:
+	case d.code == codeScope:
+		add("error", codeScope)
+	default:
+		return ""
+	}
+	if wanted != attributes.ScopeNone {
+		add("scope", wanted)
+		add("resource_metadata", s.metadata)
+	}
+	return strings.TrimSpace("Bearer " + strings.Join(parts, ", "))
 }

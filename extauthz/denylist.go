@@ -3,6 +3,7 @@ package extauthz
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,6 +32,7 @@ type names struct {
 	key    name // of an API key
 	token  name
 	family name
+	signer name // the key that signed it
 	user   name
 	ver    int64 // of an access token
 	issued time.Time
@@ -59,14 +61,15 @@ type denylist struct {
 	keyFor time.Duration // for so long a looked-up key may be remembered
 	most   int
 
-	mu    sync.RWMutex
-	until map[name]time.Time // of keys, tokens, families and users; when to drop them
-	users map[name]mark
-	floor time.Time // what was issued or asked before is not known to be good
+	mu      sync.RWMutex
+	until   map[name]time.Time // of keys, tokens, families, signers and users; when to drop them
+	signers map[name]bool      // of until, which the floor does not stand for: who has the key writes any time
+	users   map[name]mark
+	floor   time.Time // what was issued or asked before is not known to be good
 }
 
 func newDenylist(keyFor time.Duration) *denylist {
-	d := &denylist{keyFor: keyFor, most: maxRevoked, until: map[name]time.Time{}, users: map[name]mark{}}
+	d := &denylist{keyFor: keyFor, most: maxRevoked, until: map[name]time.Time{}, signers: map[name]bool{}, users: map[name]mark{}}
 	d.grown.Store(1)
 	return d
 }
@@ -106,6 +109,9 @@ func (d *denylist) add(r revocation.Revocation, now time.Time) bool {
 		d.overflow(now)
 	}
 	d.until[n] = until
+	if r.Kind == revocation.Signer {
+		d.signers[n] = true
+	}
 	if r.Kind == revocation.User {
 		d.users[n] = mark{generation: r.Generation, since: now, until: r.Until}
 	}
@@ -124,7 +130,7 @@ func later(a, b time.Time) time.Time {
 // older than now has to be issued or looked up anew. mu is held.
 func (d *denylist) overflow(now time.Time) {
 	d.floor = now
-	clear(d.until)
+	maps.DeleteFunc(d.until, func(n name, _ time.Time) bool { return !d.signers[n] })
 	clear(d.users)
 }
 
@@ -135,6 +141,7 @@ func (d *denylist) drop(now time.Time) {
 	for n, until := range d.until {
 		if !now.Before(until) {
 			delete(d.until, n)
+			delete(d.signers, n)
 			delete(d.users, n)
 		}
 	}
@@ -175,7 +182,7 @@ func (d *denylist) compare(c *caller) verdict {
 	if m, ok := d.users[c.names.user]; ok && c.names.ver < m.generation || c.names.issued.Before(d.floor) {
 		return revoked
 	}
-	for _, n := range [...]name{c.names.token, c.names.family} {
+	for _, n := range [...]name{c.names.token, c.names.family, c.names.signer} {
 		if _, ok := d.until[n]; ok {
 			return revoked
 		}

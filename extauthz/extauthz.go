@@ -57,6 +57,7 @@ type Service struct {
 	guesses   *guesses
 	metrics   *metrics
 	keysOff   func() bool
+	metadata  string             // where clients learn how to get a token (RFC 9728); may be empty
 	anonymous [1 << forms]*reply // by form, for calls without credentials
 }
 
@@ -84,6 +85,9 @@ func New(cfg Config) (*Service, error) {
 	if s.keysOff = cfg.KeysOff; s.keysOff == nil {
 		s.keysOff = func() bool { return false }
 	}
+	if cfg.PublicIssuer != "" {
+		s.metadata = cfg.PublicIssuer + config.ResourceMetadata
+	}
 	s.compose(cfg)
 	for f := range s.anonymous {
 		if s.anonymous[f], err = newReply(anonymousAnswer(form(f))); err != nil {
@@ -100,8 +104,8 @@ func (s *Service) compose(cfg Config) {
 	denied := newDenylist(cfg.Auth.KeyTTL + grace + cfg.LookupTimeout)
 	s.metrics = newMetrics(cfg.Metrics, s.fresh, denied)
 	s.tokens = &tokens{tiers: cfg.Tiers, keys: s.issuers, issuer: cfg.Auth.Issuer, public: cfg.PublicIssuer,
-		validator: newValidator(cfg.Auth.Audience),
-		denied:    denied, fresh: s.fresh, cache: newTokenCache()}
+		validator: newValidator(), audience: cfg.Auth.Audience,
+		denied: denied, fresh: s.fresh, cache: newTokenCache()}
 	s.keys = &keys{directory: directory, ttl: cfg.Auth.KeyTTL, grace: grace, tiers: cfg.Tiers, denied: denied, fresh: s.fresh,
 		cache: newCache(), unknown: newUnknown(), slots: make(chan struct{}, maxLookups), metrics: s.metrics}
 	if cfg.pace == (pace{}) {

@@ -107,6 +107,7 @@ func TestEveryKindOfRevocationReachesEveryReplica(t *testing.T) {
 		{"a key", i.revoke(key), []string{key}, []string{other, later, kept}},
 		{"a generation", revocation.Revocation{Kind: revocation.User, ID: ann, Generation: 2, Until: soon}, []string{first, sibling, other,
 			key}, []string{later, kept}},
+		{"a signing key", revocation.Revocation{Kind: revocation.Signer, ID: issuerKID, Until: soon}, []string{later}, []string{kept}},
 	} {
 		announce(t, conn, c.revoke)
 		for _, s := range replicas {
@@ -315,6 +316,16 @@ func TestDenylist(t *testing.T) {
 	}
 	if d.size() > 2 || d.judge(token("1", 9)) != revoked || d.judge(token("fine", 9)) != revoked {
 		t.Errorf("full: want everything older refused, and %d kept at most; got %d", d.most, d.size())
+	}
+	forged := token("forged", 9) // by who holds a withdrawn key, and so with any time
+	forged.names.signer, forged.names.issued = nameOf(revocation.Signer, "kid"), now.Add(time.Hour)
+	d.most = 3
+	d.add(revocation.Revocation{Kind: revocation.Signer, ID: "kid", Until: hour}, now.Add(time.Second))
+	for _, jti := range []string{"4", "5", "6", "7"} {
+		d.add(revocation.Revocation{Kind: revocation.Token, ID: jti, Until: hour}, now.Add(time.Second))
+	}
+	if d.judge(forged) != revoked {
+		t.Error("full: a withdrawn key was forgotten")
 	}
 	younger := token("new", 9)
 	younger.names.issued = now.Add(time.Minute)

@@ -40,9 +40,7 @@ func (s *Service) permit(who *caller, c *call) *denial {
 	if granted(who.who.Scope, wanted) {
 		return nil
 	}
-	denied := denyScope
-	denied.scope = wanted
-	return &denied
+	return &denyScope
 }
 
 // keyMay says whether an API key will do: what makes credentials, organisations or roles asks

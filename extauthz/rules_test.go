@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	auth "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"github.com/golang-jwt/jwt/v5"
@@ -82,8 +83,47 @@ func TestScopes(t *testing.T) {
 				challenge = h.GetHeader().GetValue()
 			}
 		}
-		if challenge != c.challenge {
-			t.Errorf("%s: challenge: want %q, got %q", name, c.challenge, challenge)
+		want := c.challenge
+		if strings.Contains(want, "scope=") {
+			want += metadataParam
+		}
+		if challenge != want {
+			t.Errorf("%s: challenge: want %q, got %q", name, want, challenge)
+		}
+	}
+}
+
+// metadataParam is how a challenge ends that a token of an application would answer.
+const metadataParam = `, resource_metadata="` + publicIssuer + `/.well-known/oauth-protected-resource"`
+
+// TestA401LeadsToAToken: what is wrong, what scope would do, and where to learn how to get one.
+func TestA401LeadsToAToken(t *testing.T) {
+	t.Parallel()
+	i := newIssuer(t)
+	s := ready(t, launch(t, i, ""))
+	expired := claimsOf(uuid.NewString(), "USER")
+	expired["exp"] = time.Now().Add(-time.Hour).Unix()
+	bad, wrongKey := sign(t, expired, nil), "leaky_"+uuid.NewString()+"_"+strings.Repeat("0", 48)
+	for name, c := range map[string]struct{ credential, scope, want string }{
+		"none":                        {"", attributes.ScopeTokensWrite, `Bearer scope="tokens.write"` + metadataParam},
+		"none, any scope":             {"", "", strings.Replace("Bearer"+metadataParam, ",", "", 1)},
+		"expired":                     {bad, attributes.ScopeTokensWrite, `Bearer error="invalid_token", scope="tokens.write"` + metadataParam},
+		"a key that is none":          {wrongKey, "", `Bearer error="invalid_token"` + metadataParam},
+		"none where no client may":    {"", attributes.ScopeNone, "Bearer"},
+		"expired where no client may": {bad, attributes.ScopeNone, `Bearer error="invalid_token"`},
+	} {
+		headers := map[string]string{}
+		if c.credential != "" {
+			headers = bearer(c.credential)
+		}
+		resp, err := s.Check(t.Context(), request("/v1/x", headers, attributes.ContextScope, c.scope, attributes.ContextFamily, attributes.FamilyOpenAI))
+		if err != nil || resp.GetDeniedResponse().GetStatus().GetCode() != 401 {
+			t.Fatalf("%s: %v, %v", name, resp, err)
+		}
+		for _, h := range resp.GetDeniedResponse().GetHeaders() {
+			if h.GetHeader().GetKey() == "www-authenticate" && h.GetHeader().GetValue() != c.want {
+				t.Errorf("%s: want %q, got %q", name, c.want, h.GetHeader().GetValue())
+			}
 		}
 	}
 }

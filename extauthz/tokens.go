@@ -43,13 +43,14 @@ type tokens struct {
 	issuer    string // of our own logins
 	public    string // of what OAuth2 clients get; may be empty
 	validator *jwt.Validator
+	audience  string // of what no other resource was named for
 	denied    *denylist
 	fresh     *freshness
 	cache     tokenCache
 }
 
-func newValidator(audience string) *jwt.Validator {
-	return jwt.NewValidator(jwt.WithAudience(audience), jwt.WithExpirationRequired(), jwt.WithIssuedAt(), jwt.WithLeeway(skew))
+func newValidator() *jwt.Validator {
+	return jwt.NewValidator(jwt.WithExpirationRequired(), jwt.WithIssuedAt(), jwt.WithLeeway(skew))
 }
 
 // recall answers from memory; errUnknown for a token that has to be verified.
@@ -119,13 +120,24 @@ func (t *tokens) verify(ctx context.Context, token string, now time.Time) (*call
 	if err := t.validator.Validate(claims); err != nil {
 		return nil, fmt.Errorf("%w: %w", errInvalid, err)
 	}
+	if !slices.ContainsFunc(claims.Audience, t.meant) {
+		return nil, fmt.Errorf("%w: for another resource", errInvalid)
+	}
 	if claims.Issuer != t.issuer && (t.public == "" || claims.Issuer != t.public) {
 		return nil, fmt.Errorf("%w: another issuer", errInvalid)
 	}
 	if err := claims.check(); err != nil {
 		return nil, err
 	}
-	return t.caller(claims, now), nil
+	found := t.caller(claims, now)
+	found.names.signer = nameOf(revocation.Signer, header.kid)
+	return found, nil
+}
+
+// meant says whether a token with an audience may be used here: one for the gateway, or for a path of it,
+// which OAuth2 clients may name (RFC 8707).
+func (t *tokens) meant(audience string) bool {
+	return audience == t.audience || config.AtGateway(t.public, audience)
 }
 
 // caller is who a token stands for. An OAuth2 client that was not granted the scope

@@ -40,6 +40,33 @@ func TestAGoodTokenNamesTheCaller(t *testing.T) {
 	}
 }
 
+// TestATokenIsForTheResourcesThatItNames: the gateway and its paths, or others, where it is no good here.
+func TestATokenIsForTheResourcesThatItNames(t *testing.T) {
+	t.Parallel()
+	s := ready(t, launch(t, newIssuer(t), ""))
+	for name, c := range map[string]struct {
+		audience any
+		want     int
+	}{
+		"the audience of old":       {"leaky-tokens", 200},
+		"the gateway":               {publicIssuer, 200},
+		"with a slash":              {publicIssuer + "/", 200},
+		"a path":                    {publicIssuer + "/v1", 200},
+		"one of several":            {[]string{"https://mcp.example", publicIssuer}, 200},
+		"another":                   {"https://mcp.example", 401},
+		"a longer host":             {publicIssuer + ".evil.example", 401},
+		"a longer port":             {publicIssuer + "0", 401},
+		"nothing":                   {[]string{}, 401},
+		"the name of the audience?": {"leaky-tokens/x", 401},
+	} {
+		claims := claimsOf(uuid.NewString(), "USER")
+		claims["iss"], claims["aud"], claims["client_id"], claims["scope"] = publicIssuer, c.audience, "app", "tokens.read"
+		if got := statusOf(t, s, request("/v1/models", bearer(sign(t, claims, nil)))); got != c.want {
+			t.Errorf("%s: want %d, got %d", name, c.want, got)
+		}
+	}
+}
+
 func TestTokenAttacks(t *testing.T) {
 	t.Parallel()
 	i := newIssuer(t)
@@ -319,7 +346,7 @@ func FuzzParseClaims(f *testing.F) {
 	f.Add([]byte(`{"sub":"a","exp":1,"aud":["a"],"roles":["USER"],"ver":3,"scope":""}`))
 	f.Add([]byte(`{"sub":"a","sub":"b"}`))
 	f.Add([]byte(`{"exp":1e300,"nbf":-1e300,"iat":0.1}`))
-	validator := newValidator("leaky-tokens")
+	validator := newValidator()
 	f.Fuzz(func(t *testing.T, text []byte) {
 		c, err := parseClaims(text)
 		if err != nil {

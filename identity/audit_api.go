@@ -16,6 +16,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/identity/keyring"
 	"github.com/leaky-tokens/leaky-tokens/identity/revocations"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 )
 
@@ -127,6 +128,30 @@ func (s *Service) rotateSigningKeys(w http.ResponseWriter, r *http.Request, _ pr
 	httpapi.WriteJSON(w, http.StatusCreated, infos)
 	return nil
 }
+
+// withdrawSigningKey is POST /api/v1/admin/keys/{id}/withdraw, for a key that has leaked: 200 with the keys
+// that are published now. Every token that it signed ends, on every extauthz and within a second.
+func (s *Service) withdrawSigningKey(w http.ResponseWriter, r *http.Request, _ principal.Principal) error {
+	kid := r.PathValue("id")
+	ended := revocation.Revocation{Kind: revocation.Signer, ID: kid, Until: time.Now().Add(withdrawnFor).UTC()}
+	err := s.keys.Withdraw(r.Context(), kid, func(tx pgx.Tx) error {
+		if err := revocations.Record(r.Context(), tx, ended); err != nil {
+			return err
+		}
+		return audit.Record(r.Context(), tx, audit.Entry{Action: "signing_key.withdraw", Target: kid})
+	})
+	if errors.Is(err, keyring.ErrUnknownKey) {
+		return httpapi.Fail(http.StatusNotFound, "no such key is published")
+	}
+	if err != nil {
+		return err
+	}
+	s.announcer.Announce(ended)
+	return s.listSigningKeys(w, r, principal.Principal{})
+}
+
+// withdrawnFor is how long a withdrawn key is remembered: longer than anybody keeps a key set.
+const withdrawnFor = 24 * time.Hour
 
 // listRevocations is GET /internal/revocations, for extauthz alone.
 func (s *Service) listRevocations(w http.ResponseWriter, r *http.Request) error {

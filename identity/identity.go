@@ -246,6 +246,9 @@ func (s *Service) Handler() *httpapi.Mux {
 	handle("GET /api/v1/admin/audit", s.known(s.admin(s.listAudit)))
 	handle("GET /api/v1/admin/keys", s.known(s.admin(s.listSigningKeys)))
 	handle("POST /api/v1/admin/keys/rotate", s.known(s.admin(s.rotateSigningKeys)))
+	handle("POST /api/v1/admin/keys/{id}/withdraw", s.known(s.admin(s.withdrawSigningKey)))
+	handle("GET /api/v1/auth/grants", s.loggedIn(s.listGrants))
+	handle("DELETE /api/v1/auth/grants", s.loggedIn(s.endGrant))
 	handle("GET "+revocation.Path, s.inside(s.listRevocations))
 	s.mountOAuth(mux, func(pattern string, h callerFunc) { handle(pattern, s.known(h)) })
 	return mux

@@ -342,13 +342,16 @@ func TestWithoutPostgresEverythingIs503(t *testing.T) {
 	b := launch(t, cfg, signer)
 	for _, r := range []reply{
 		b.call("POST", "/api/v1/auth/login", map[string]string{"username": "a", "password": "b"}, nil),
-		b.call("GET", "/oauth2/jwks", nil, nil),
 		b.call("GET", "/api/v1/auth/api-keys", nil, admin()),
 	} {
 		wantProblem(t, r, http.StatusServiceUnavailable, "")
 		if r.header.Get("Retry-After") == "" {
 			t.Error("no Retry-After")
 		}
+	}
+	if r := b.call("GET", "/oauth2/jwks", nil, nil); r.status != http.StatusServiceUnavailable || r.body["error"] != "temporarily_unavailable" ||
+		r.header.Get("Retry-After") == "" {
+		t.Errorf("key set: %d %v %s", r.status, r.header, r.text)
 	}
 	if r := b.call("GET", "/readyz", nil, nil); r.status != http.StatusServiceUnavailable {
 		t.Errorf("readyz: want 503, got %d", r.status)

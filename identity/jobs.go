@@ -7,11 +7,13 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/leaky-tokens/leaky-tokens/identity/audit"
 	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/membership"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
 	"github.com/leaky-tokens/leaky-tokens/internal/natsconn"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
@@ -36,7 +38,36 @@ func (s *Service) link(ctx context.Context) error {
 	if _, err := membership.Serve(ctx, conn, s.lookMembership); err != nil {
 		return err
 	}
-	return s.announcer.Run(ctx, conn)
+	// A key that another replica withdrew signs no more here either.
+	reload := make(chan struct{}, 1)
+	if _, err := conn.Subscribe(revocation.Subject, func(m *nats.Msg) {
+		if r, err := revocation.Decode(m.Data); err == nil && r.Kind == revocation.Signer {
+			select {
+			case reload <- struct{}{}:
+			default: // one reload waits, and will see this too
+			}
+		}
+	}); err != nil {
+		return fmt.Errorf("follow revocations: %w", err)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.announcer.Run(ctx, conn) })
+	group.Go(func() error { return s.reloadKeys(ctx, reload) })
+	return group.Wait()
+}
+
+// reloadKeys reads the keys each time that it is told to, until ctx ends.
+func (s *Service) reloadKeys(ctx context.Context, told <-chan struct{}) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-told:
+			if err := s.keys.Load(ctx); err != nil && ctx.Err() == nil {
+				s.log.Warn("signing keys not reloaded, the next turn tries again", slog.Any("error", err))
+			}
+		}
+	}
 }
 
 // jobs keep signing keys fresh and delete what has expired, until ctx ends.

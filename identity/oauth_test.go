@@ -28,6 +28,9 @@ func (b *bench) form(path string, values url.Values) reply {
 	return b.send(req)
 }
 
+// hiddenForm is what a page remembers.
+var hiddenForm = regexp.MustCompile(`name="form" value="([^"]+)"`)
+
 func TestOAuthPagesTakeThePasswordsOfLogins(t *testing.T) {
 	t.Parallel()
 	b := start(t)
@@ -43,10 +46,9 @@ func TestOAuthPagesTakeThePasswordsOfLogins(t *testing.T) {
 	client, _ := made.body["clientId"].(string)
 	device := b.form("/oauth2/device_authorization", url.Values{"client_id": {client}})
 	user, _ := device.body["user_code"].(string)
-	sealed := regexp.MustCompile(`name="form" value="([^"]+)"`)
 	answer := func(password string) reply {
 		page := b.form("/oauth2/device", url.Values{"user_code": {user}})
-		m := sealed.FindStringSubmatch(page.text)
+		m := hiddenForm.FindStringSubmatch(page.text)
 		if m == nil {
 			t.Fatalf("no form: %d %s", page.status, page.text)
 		}

@@ -117,7 +117,7 @@ func TestRotation(t *testing.T) {
 	if kid, err := b.verifies(b.token("ann")); err != nil || kid != old {
 		t.Fatalf("before its time the new key does not sign: %s, %v", kid, err)
 	}
-	if _, err := b.store.pool.Exec(t.Context(), `UPDATE signing_keys SET active_at = active_at - interval '1 h'`); err != nil {
+	if _, err := b.store.pool.Exec(t.Context(), `UPDATE signing_keys SET active_at = active_at - interval '2 h'`); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.keys.Load(t.Context()); err != nil {
@@ -138,6 +138,69 @@ func TestRotation(t *testing.T) {
 	}
 	if got := b.published(); len(got) != 1 || got[fresh] == nil {
 		t.Fatalf("want only %s published after the overlap, got %v", fresh, got)
+	}
+}
+
+// TestAWithdrawnKeyEndsAtOnce: another signs, on every replica, and what it signed is revoked by its kid.
+func TestAWithdrawnKeyEndsAtOnce(t *testing.T) {
+	t.Parallel()
+	cfg, signer := settings(t, testenv.Postgres(t))
+	cfg.NATS = testenv.NATS(t)
+	b := launch(t, cfg, signer)
+	b.waitReady()
+	second := cfg
+	second.Metrics = prometheus.NewRegistry()
+	other := launch(t, second, signer)
+	other.waitReady()
+	b.join("ann")
+	before := b.token("ann")
+	old, err := b.verifies(before)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := "/api/v1/admin/keys/" + old + "/withdraw"
+	wantProblem(t, b.call("POST", path, nil, nil), http.StatusUnauthorized, "")
+	wantProblem(t, b.call("POST", path, nil, b.join("bob")), http.StatusForbidden, "")
+	wantProblem(t, b.call("POST", "/api/v1/admin/keys/none/withdraw", nil, admin()), http.StatusNotFound, "")
+	wantProblem(t, b.call("POST", "/api/v1/admin/keys/%00/withdraw", nil, admin()), http.StatusNotFound, "")
+	if r := b.call("POST", path, nil, admin()); r.status != http.StatusOK {
+		t.Fatalf("withdraw: %d %s", r.status, r.text)
+	}
+	if _, err := b.verifies(before); err == nil {
+		t.Error("a token of the withdrawn key is good by the key set")
+	}
+	for name, replica := range map[string]*bench{"the one that was asked": b, "another": other} {
+		testenv.Eventually(t, name+" signs by another key", func() bool {
+			kid, err := b.verifies(replica.token("ann"))
+			return err == nil && kid != old && len(replica.published()) == 1
+		})
+	}
+	var listed int
+	if err := b.store.pool.QueryRow(t.Context(), `SELECT count(*) FROM revocations WHERE kind = 'signer' AND id = $1`, old).Scan(&listed); err != nil ||
+		listed != 1 {
+		t.Errorf("want the key among the revocations, got %d, %v", listed, err)
+	}
+	wantProblem(t, b.call("POST", path, nil, admin()), http.StatusNotFound, "")
+}
+
+// TestWithdrawingTheSignerBringsTheNextOneForward, if one waits for its turn.
+func TestWithdrawingTheSignerBringsTheNextOneForward(t *testing.T) {
+	t.Parallel()
+	b := start(t)
+	b.join("ann")
+	old, err := b.verifies(b.token("ann"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := b.call("POST", "/api/v1/admin/keys/rotate", nil, admin()); r.status != http.StatusCreated {
+		t.Fatalf("rotate: %d %s", r.status, r.text)
+	}
+	if r := b.call("POST", "/api/v1/admin/keys/"+old+"/withdraw", nil, admin()); r.status != http.StatusOK {
+		t.Fatalf("withdraw: %d %s", r.status, r.text)
+	}
+	left := b.published()
+	if kid, err := b.verifies(b.token("ann")); err != nil || kid == old || left[kid] == nil || len(left) != 1 {
+		t.Errorf("want the waiting key to sign, got %s of %v, %v", kid, left, err)
 	}
 }
 

@@ -168,6 +168,13 @@ func TestABadFileKeepsTheLastGoodConfiguration(t *testing.T) {
 		got := g.limit.last()
 		return len(got) == 2 && strings.HasPrefix(got[1], "count=requests,remote_address=127.0.0.1")
 	})
+	// The limits file was named while running: its later edits count too, with leaky.yaml as it is.
+	rewrite(t, filepath.Join(g.dir, "limits.yaml"), "domain: leaky\ndescriptors:\n  - {key: count, value: requests, descriptors: [{key: user, rate_limit: {unit: minute, requests_per_unit: 5}}]}\n")
+	testenv.Eventually(t, "its next edit is live", func() bool {
+		g.do(t, "POST", chatPath, body(""))
+		got := g.limit.last()
+		return len(got) == 2 && strings.HasPrefix(got[1], "count=requests,user=")
+	})
 }
 
 func (g *gateway) status(t *testing.T) xds.Status {

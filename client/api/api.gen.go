@@ -257,6 +257,26 @@ type APIKeyValidity struct {
 	UserID     openapi_types.UUID `json:"userId"`
 }
 
+// ApplicationGrant defines model for ApplicationGrant.
+type ApplicationGrant struct {
+	ClientID string `json:"clientId"`
+
+	// ExpiresAt At the latest.
+	ExpiresAt     time.Time `json:"expiresAt"`
+	GrantedAt     time.Time `json:"grantedAt"`
+	LastGrantedAt time.Time `json:"lastGrantedAt"`
+
+	// Name Empty when the application is gone.
+	Name string `json:"name"`
+
+	// OrgIds Organisations that it acts for.
+	OrgIds []openapi_types.UUID `json:"orgIds"`
+
+	// Resources Where its tokens may be used beside the gateway (RFC 8707).
+	Resources []string `json:"resources"`
+	Scopes    []string `json:"scopes"`
+}
+
 // AuditEntry defines model for AuditEntry.
 type AuditEntry struct {
 	Action string `json:"action"`
@@ -723,11 +743,24 @@ type OAuthClientRequest struct {
 
 // OAuthError A refusal of an OAuth2 endpoint (RFC 6749 section 5.2).
 type OAuthError struct {
+	Detail string `json:"detail,omitempty,omitzero"`
+
 	// Error Code of RFC 6749, RFC 6750 or RFC 8628.
 	Error string `json:"error"`
 
 	// ErrorDescription For developers.
-	ErrorDescription string `json:"error_description,omitempty,omitzero"`
+	ErrorDescription  string    `json:"error_description,omitempty,omitzero"`
+	Instance          string    `json:"instance,omitempty,omitzero"`
+	Message           string    `json:"message,omitempty,omitzero"`
+	Path              string    `json:"path,omitempty,omitzero"`
+	RequestID         string    `json:"requestId,omitempty,omitzero"`
+	RetryAfterSeconds int       `json:"retryAfterSeconds,omitempty,omitzero"`
+	Status            int       `json:"status,omitempty,omitzero"`
+	Timestamp         time.Time `json:"timestamp,omitempty,omitzero"`
+	Title             string    `json:"title,omitempty,omitzero"`
+
+	// Type This and the following as in a Problem, where the gateway refuses.
+	Type string `json:"type,omitempty,omitzero"`
 }
 
 // OrgInvitation defines model for OrgInvitation.
@@ -962,6 +995,16 @@ type RegisteredService struct {
 // RegisteredServices defines model for RegisteredServices.
 type RegisteredServices struct {
 	Services *[]RegisteredService `json:"services"`
+}
+
+// ResourceMetadata RFC 9728.
+type ResourceMetadata struct {
+	AuthorizationServers   []string `json:"authorization_servers"`
+	BearerMethodsSupported []string `json:"bearer_methods_supported"`
+	Resource               string   `json:"resource"`
+	ResourceDocumentation  string   `json:"resource_documentation,omitempty,omitzero"`
+	ResourceName           string   `json:"resource_name,omitempty,omitzero"`
+	ScopesSupported        []string `json:"scopes_supported"`
 }
 
 // Revocations defines model for Revocations.
@@ -1523,6 +1566,21 @@ type RevokeAPIKeyParams struct {
 
 // ListAPIKeysParams defines parameters for ListAPIKeys.
 type ListAPIKeysParams struct {
+	// UserID Whose; the caller when absent. Others for an ADMIN only.
+	UserID *UserID `form:"userId,omitempty" json:"userId,omitempty"`
+}
+
+// EndGrantParams defines parameters for EndGrant.
+type EndGrantParams struct {
+	// UserID Whose; the caller when absent. Others for an ADMIN only.
+	UserID *UserID `form:"userId,omitempty" json:"userId,omitempty"`
+
+	// ClientID Application.
+	ClientID string `form:"clientId" json:"clientId"`
+}
+
+// ListGrantsParams defines parameters for ListGrants.
+type ListGrantsParams struct {
 	// UserID Whose; the caller when absent. Others for an ADMIN only.
 	UserID *UserID `form:"userId,omitempty" json:"userId,omitempty"`
 }
@@ -2191,6 +2249,16 @@ type ClientInterface interface {
 	// Corresponds with GET /.well-known/oauth-authorization-server (the `GetServerMetadata` operationId).
 	GetServerMetadata(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// GetResourceMetadata Tell where to get a token for the gateway (RFC 9728)
+	//
+	// Corresponds with GET /.well-known/oauth-protected-resource (the `GetResourceMetadata` operationId).
+	GetResourceMetadata(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetResourceMetadataOfPath Tell where to get a token for a path of the gateway (RFC 9728)
+	//
+	// Corresponds with GET /.well-known/oauth-protected-resource/{path} (the `GetResourceMetadataOfPath` operationId).
+	GetResourceMetadataOfPath(ctx context.Context, path string, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// GetOpenIDConfiguration Describe the authorization server (OpenID Connect)
 	//
 	// Corresponds with GET /.well-known/openid-configuration (the `GetOpenIDConfiguration` operationId).
@@ -2268,6 +2336,11 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /api/v1/admin/keys/rotate (the `RotateSigningKeys` operationId).
 	RotateSigningKeys(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// WithdrawSigningKey End a leaked signing key and every token that it signed
+	//
+	// Corresponds with POST /api/v1/admin/keys/{id}/withdraw (the `WithdrawSigningKey` operationId).
+	WithdrawSigningKey(ctx context.Context, id string, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// VerifyLedger Check that the books balance
 	//
@@ -2408,6 +2481,16 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /api/v1/auth/api-keys (the `CreateAPIKey` operationId).
 	CreateAPIKey(ctx context.Context, body CreateAPIKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// EndGrant Take back what a user granted to an application
+	//
+	// Corresponds with DELETE /api/v1/auth/grants (the `EndGrant` operationId).
+	EndGrant(ctx context.Context, params *EndGrantParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListGrants List the applications that a user granted something
+	//
+	// Corresponds with GET /api/v1/auth/grants (the `ListGrants` operationId).
+	ListGrants(ctx context.Context, params *ListGrantsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// LoginWithBody Log in
 	//
@@ -2719,6 +2802,36 @@ func (c *Client) GetServerMetadata(ctx context.Context, reqEditors ...RequestEdi
 	return c.Client.Do(req)
 }
 
+// GetResourceMetadata Tell where to get a token for the gateway (RFC 9728)
+//
+// Corresponds with GET /.well-known/oauth-protected-resource (the `GetResourceMetadata` operationId).
+func (c *Client) GetResourceMetadata(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetResourceMetadataRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetResourceMetadataOfPath Tell where to get a token for a path of the gateway (RFC 9728)
+//
+// Corresponds with GET /.well-known/oauth-protected-resource/{path} (the `GetResourceMetadataOfPath` operationId).
+func (c *Client) GetResourceMetadataOfPath(ctx context.Context, path string, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetResourceMetadataOfPathRequest(c.Server, path)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // GetOpenIDConfiguration Describe the authorization server (OpenID Connect)
 //
 // Corresponds with GET /.well-known/openid-configuration (the `GetOpenIDConfiguration` operationId).
@@ -2927,6 +3040,21 @@ func (c *Client) ListSigningKeys(ctx context.Context, reqEditors ...RequestEdito
 // Corresponds with POST /api/v1/admin/keys/rotate (the `RotateSigningKeys` operationId).
 func (c *Client) RotateSigningKeys(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewRotateSigningKeysRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// WithdrawSigningKey End a leaked signing key and every token that it signed
+//
+// Corresponds with POST /api/v1/admin/keys/{id}/withdraw (the `WithdrawSigningKey` operationId).
+func (c *Client) WithdrawSigningKey(ctx context.Context, id string, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewWithdrawSigningKeyRequest(c.Server, id)
 	if err != nil {
 		return nil, err
 	}
@@ -3307,6 +3435,36 @@ func (c *Client) CreateAPIKeyWithBody(ctx context.Context, contentType string, b
 // Corresponds with POST /api/v1/auth/api-keys (the `CreateAPIKey` operationId).
 func (c *Client) CreateAPIKey(ctx context.Context, body CreateAPIKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewCreateAPIKeyRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// EndGrant Take back what a user granted to an application
+//
+// Corresponds with DELETE /api/v1/auth/grants (the `EndGrant` operationId).
+func (c *Client) EndGrant(ctx context.Context, params *EndGrantParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewEndGrantRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListGrants List the applications that a user granted something
+//
+// Corresponds with GET /api/v1/auth/grants (the `ListGrants` operationId).
+func (c *Client) ListGrants(ctx context.Context, params *ListGrantsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListGrantsRequest(c.Server, params)
 	if err != nil {
 		return nil, err
 	}
@@ -4098,6 +4256,67 @@ func NewGetServerMetadataRequest(server string) (*http.Request, error) {
 	return req, nil
 }
 
+// NewGetResourceMetadataRequest constructs an http.Request for the GetResourceMetadata method
+func NewGetResourceMetadataRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/.well-known/oauth-protected-resource")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetResourceMetadataOfPathRequest constructs an http.Request for the GetResourceMetadataOfPath method
+func NewGetResourceMetadataOfPathRequest(server string, path string) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "path", path, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/.well-known/oauth-protected-resource/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewGetOpenIDConfigurationRequest constructs an http.Request for the GetOpenIDConfiguration method
 func NewGetOpenIDConfigurationRequest(server string) (*http.Request, error) {
 	var err error
@@ -4624,6 +4843,40 @@ func NewRotateSigningKeysRequest(server string) (*http.Request, error) {
 	}
 
 	operationPath := fmt.Sprintf("/api/v1/admin/keys/rotate")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewWithdrawSigningKeyRequest constructs an http.Request for the WithdrawSigningKey method
+func NewWithdrawSigningKeyRequest(server string, id string) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/admin/keys/%s/withdraw", pathParam0)
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -5790,6 +6043,122 @@ func NewCreateAPIKeyRequestWithBody(server string, contentType string, body io.R
 	}
 
 	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewEndGrantRequest constructs an http.Request for the EndGrant method
+func NewEndGrantRequest(server string, params *EndGrantParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/auth/grants")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.UserID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "userId", *params.UserID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "uuid"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "clientId", params.ClientID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListGrantsRequest constructs an http.Request for the ListGrants method
+func NewListGrantsRequest(server string, params *ListGrantsParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/auth/grants")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.UserID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "userId", *params.UserID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "uuid"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
 
 	return req, nil
 }
@@ -7174,6 +7543,20 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /.well-known/oauth-authorization-server (the `GetServerMetadata` operationId).
 	GetServerMetadataWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetServerMetadataResponse, error)
 
+	// GetResourceMetadataWithResponse Tell where to get a token for the gateway (RFC 9728)
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /.well-known/oauth-protected-resource (the `GetResourceMetadata` operationId).
+	GetResourceMetadataWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetResourceMetadataResponse, error)
+
+	// GetResourceMetadataOfPathWithResponse Tell where to get a token for a path of the gateway (RFC 9728)
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /.well-known/oauth-protected-resource/{path} (the `GetResourceMetadataOfPath` operationId).
+	GetResourceMetadataOfPathWithResponse(ctx context.Context, path string, reqEditors ...RequestEditorFn) (*GetResourceMetadataOfPathResponse, error)
+
 	// GetOpenIDConfigurationWithResponse Describe the authorization server (OpenID Connect)
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -7271,6 +7654,13 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /api/v1/admin/keys/rotate (the `RotateSigningKeys` operationId).
 	RotateSigningKeysWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*RotateSigningKeysResponse, error)
+
+	// WithdrawSigningKeyWithResponse End a leaked signing key and every token that it signed
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/admin/keys/{id}/withdraw (the `WithdrawSigningKey` operationId).
+	WithdrawSigningKeyWithResponse(ctx context.Context, id string, reqEditors ...RequestEditorFn) (*WithdrawSigningKeyResponse, error)
 
 	// VerifyLedgerWithResponse Check that the books balance
 	//
@@ -7439,6 +7829,20 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /api/v1/auth/api-keys (the `CreateAPIKey` operationId).
 	CreateAPIKeyWithResponse(ctx context.Context, body CreateAPIKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateAPIKeyResponse, error)
+
+	// EndGrantWithResponse Take back what a user granted to an application
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /api/v1/auth/grants (the `EndGrant` operationId).
+	EndGrantWithResponse(ctx context.Context, params *EndGrantParams, reqEditors ...RequestEditorFn) (*EndGrantResponse, error)
+
+	// ListGrantsWithResponse List the applications that a user granted something
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/auth/grants (the `ListGrants` operationId).
+	ListGrantsWithResponse(ctx context.Context, params *ListGrantsParams, reqEditors ...RequestEditorFn) (*ListGrantsResponse, error)
 
 	// LoginWithBodyWithResponse Log in
 	//
@@ -7806,6 +8210,88 @@ func (r GetServerMetadataResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r GetServerMetadataResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetResourceMetadataResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ResourceMetadata
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetResourceMetadataResponse) GetJSON200() *ResourceMetadata {
+	return r.JSON200
+}
+
+// GetBody returns the raw response body bytes
+func (r GetResourceMetadataResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetResourceMetadataResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetResourceMetadataResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetResourceMetadataResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetResourceMetadataOfPathResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ResourceMetadata
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetResourceMetadataOfPathResponse) GetJSON200() *ResourceMetadata {
+	return r.JSON200
+}
+
+// GetBody returns the raw response body bytes
+func (r GetResourceMetadataOfPathResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetResourceMetadataOfPathResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetResourceMetadataOfPathResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetResourceMetadataOfPathResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -8305,6 +8791,47 @@ func (r RotateSigningKeysResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r RotateSigningKeysResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type WithdrawSigningKeyResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *[]SigningKey
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r WithdrawSigningKeyResponse) GetJSON200() *[]SigningKey {
+	return r.JSON200
+}
+
+// GetBody returns the raw response body bytes
+func (r WithdrawSigningKeyResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r WithdrawSigningKeyResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r WithdrawSigningKeyResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r WithdrawSigningKeyResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -9084,6 +9611,81 @@ func (r CreateAPIKeyResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r CreateAPIKeyResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type EndGrantResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+}
+
+// GetBody returns the raw response body bytes
+func (r EndGrantResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r EndGrantResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r EndGrantResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r EndGrantResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListGrantsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *[]ApplicationGrant
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListGrantsResponse) GetJSON200() *[]ApplicationGrant {
+	return r.JSON200
+}
+
+// GetBody returns the raw response body bytes
+func (r ListGrantsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListGrantsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListGrantsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListGrantsResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -10404,6 +11006,32 @@ func (c *ClientWithResponses) GetServerMetadataWithResponse(ctx context.Context,
 	return ParseGetServerMetadataResponse(rsp)
 }
 
+// GetResourceMetadataWithResponse Tell where to get a token for the gateway (RFC 9728)
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /.well-known/oauth-protected-resource (the `GetResourceMetadata` operationId).
+func (c *ClientWithResponses) GetResourceMetadataWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetResourceMetadataResponse, error) {
+	rsp, err := c.GetResourceMetadata(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetResourceMetadataResponse(rsp)
+}
+
+// GetResourceMetadataOfPathWithResponse Tell where to get a token for a path of the gateway (RFC 9728)
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /.well-known/oauth-protected-resource/{path} (the `GetResourceMetadataOfPath` operationId).
+func (c *ClientWithResponses) GetResourceMetadataOfPathWithResponse(ctx context.Context, path string, reqEditors ...RequestEditorFn) (*GetResourceMetadataOfPathResponse, error) {
+	rsp, err := c.GetResourceMetadataOfPath(ctx, path, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetResourceMetadataOfPathResponse(rsp)
+}
+
 // GetOpenIDConfigurationWithResponse Describe the authorization server (OpenID Connect)
 //
 // Returns a wrapper object for the known response body format(s).
@@ -10584,6 +11212,19 @@ func (c *ClientWithResponses) RotateSigningKeysWithResponse(ctx context.Context,
 		return nil, err
 	}
 	return ParseRotateSigningKeysResponse(rsp)
+}
+
+// WithdrawSigningKeyWithResponse End a leaked signing key and every token that it signed
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/admin/keys/{id}/withdraw (the `WithdrawSigningKey` operationId).
+func (c *ClientWithResponses) WithdrawSigningKeyWithResponse(ctx context.Context, id string, reqEditors ...RequestEditorFn) (*WithdrawSigningKeyResponse, error) {
+	rsp, err := c.WithdrawSigningKey(ctx, id, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseWithdrawSigningKeyResponse(rsp)
 }
 
 // VerifyLedgerWithResponse Check that the books balance
@@ -10896,6 +11537,32 @@ func (c *ClientWithResponses) CreateAPIKeyWithResponse(ctx context.Context, body
 		return nil, err
 	}
 	return ParseCreateAPIKeyResponse(rsp)
+}
+
+// EndGrantWithResponse Take back what a user granted to an application
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /api/v1/auth/grants (the `EndGrant` operationId).
+func (c *ClientWithResponses) EndGrantWithResponse(ctx context.Context, params *EndGrantParams, reqEditors ...RequestEditorFn) (*EndGrantResponse, error) {
+	rsp, err := c.EndGrant(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseEndGrantResponse(rsp)
+}
+
+// ListGrantsWithResponse List the applications that a user granted something
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/auth/grants (the `ListGrants` operationId).
+func (c *ClientWithResponses) ListGrantsWithResponse(ctx context.Context, params *ListGrantsParams, reqEditors ...RequestEditorFn) (*ListGrantsResponse, error) {
+	rsp, err := c.ListGrants(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListGrantsResponse(rsp)
 }
 
 // LoginWithBodyWithResponse Log in
@@ -11530,6 +12197,58 @@ func ParseGetServerMetadataResponse(rsp *http.Response) (*GetServerMetadataRespo
 	return response, nil
 }
 
+// ParseGetResourceMetadataResponse parses an HTTP response from a GetResourceMetadataWithResponse call
+func ParseGetResourceMetadataResponse(rsp *http.Response) (*GetResourceMetadataResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetResourceMetadataResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ResourceMetadata
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetResourceMetadataOfPathResponse parses an HTTP response from a GetResourceMetadataOfPathWithResponse call
+func ParseGetResourceMetadataOfPathResponse(rsp *http.Response) (*GetResourceMetadataOfPathResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetResourceMetadataOfPathResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ResourceMetadata
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseGetOpenIDConfigurationResponse parses an HTTP response from a GetOpenIDConfigurationWithResponse call
 func ParseGetOpenIDConfigurationResponse(rsp *http.Response) (*GetOpenIDConfigurationResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -11855,6 +12574,32 @@ func ParseRotateSigningKeysResponse(rsp *http.Response) (*RotateSigningKeysRespo
 			return nil, err
 		}
 		response.JSON201 = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseWithdrawSigningKeyResponse parses an HTTP response from a WithdrawSigningKeyWithResponse call
+func ParseWithdrawSigningKeyResponse(rsp *http.Response) (*WithdrawSigningKeyResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &WithdrawSigningKeyResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest []SigningKey
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
 
 	}
 
@@ -12355,6 +13100,48 @@ func ParseCreateAPIKeyResponse(rsp *http.Response) (*CreateAPIKeyResponse, error
 			return nil, err
 		}
 		response.JSON201 = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseEndGrantResponse parses an HTTP response from a EndGrantWithResponse call
+func ParseEndGrantResponse(rsp *http.Response) (*EndGrantResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &EndGrantResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	return response, nil
+}
+
+// ParseListGrantsResponse parses an HTTP response from a ListGrantsWithResponse call
+func ParseListGrantsResponse(rsp *http.Response) (*ListGrantsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListGrantsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest []ApplicationGrant
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
 
 	}
 

@@ -11,8 +11,9 @@ import (
 
 // keysCommand is `leaky keys`: the keys that sign access tokens.
 type keysCommand struct {
-	List   keysList   `cmd:"" help:"List the published signing keys."`
-	Rotate keysRotate `cmd:"" help:"Publish a new signing key, which signs once everybody has fetched it."`
+	List     keysList     `cmd:"" help:"List the published signing keys."`
+	Rotate   keysRotate   `cmd:"" help:"Publish a new signing key, which signs once everybody has fetched it."`
+	Withdraw keysWithdraw `cmd:"" help:"End a leaked signing key and every token that it signed, at once."`
 }
 
 type keysList struct{ output }
@@ -31,6 +32,33 @@ func (keysRotate) Help() string {
 Examples:
 
     leaky keys rotate`
+}
+
+type keysWithdraw struct {
+	output
+	ID string `arg:"" name:"kid" help:"Id of the key, as leaky keys list prints it."`
+}
+
+// Help shows how it is used.
+func (keysWithdraw) Help() string {
+	return `Another key signs at once. Every token that this one signed is refused within a second: who has a refresh token gets a new one, the others log in again.
+
+Examples:
+
+    leaky keys withdraw 1WxgTlazlPNSTrVU9ec86Q`
+}
+
+// Run withdraws a key and prints those that are published now.
+func (k keysWithdraw) Run(ctx context.Context, c *cli) error {
+	admin, err := openAdmin(c)
+	if err != nil {
+		return err
+	}
+	got, err := admin.WithdrawSigningKeyWithResponse(ctx, k.ID)
+	if err != nil {
+		return told(err)
+	}
+	return k.showKeys(got.JSON200)
 }
 
 // Run prints the keys.

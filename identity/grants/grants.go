@@ -11,6 +11,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -50,9 +51,11 @@ type Grant struct {
 	UserID   uuid.UUID
 	ClientID string // FirstParty, or the OAuth2 client
 	Scope    string // space-separated; empty: whatever their roles allow
-	OrgID    uuid.UUID
-	AuthTime time.Time // when the user proved who they are
-	Family   uuid.UUID // set by Rotate
+	// Resources are where its tokens may be used beside here, space-separated URIs (RFC 8707); empty: here.
+	Resources string
+	OrgID     uuid.UUID
+	AuthTime  time.Time // when the user proved who they are
+	Family    uuid.UUID // set by Rotate
 }
 
 // Announcer tells every extauthz of revocations.
@@ -95,7 +98,8 @@ func (s *Store) BeginIn(ctx context.Context, tx identitydb.DBTX, g Grant) (uuid.
 	ends := now.Add(s.cfg.Longest)
 	q := identitydb.New(tx)
 	if err := q.AddFamily(ctx, identitydb.AddFamilyParams{ID: family, UserID: g.UserID, ClientID: g.ClientID, Scope: g.Scope,
-		OrgID: optional(g.OrgID), AuthTime: g.AuthTime, ExpiresAt: ends}); err != nil {
+		OrgID: optional(g.OrgID), AuthTime: g.AuthTime, ExpiresAt: ends,
+		Resources: strings.Fields(g.Resources)}); err != nil {
 		return uuid.UUID{}, "", fmt.Errorf("begin token family: %w", err)
 	}
 	if err := q.AddRefreshToken(ctx, identitydb.AddRefreshTokenParams{Hash: hash(refresh), FamilyID: family,
@@ -198,6 +202,12 @@ func (s *Store) EndOfMember(ctx context.Context, tx identitydb.DBTX, user, org u
 	return s.recordAll(ctx, tx, ids, err)
 }
 
+// EndGrant ends what a user granted to an OAuth2 client, as EndOfUser does.
+func (s *Store) EndGrant(ctx context.Context, tx identitydb.DBTX, user uuid.UUID, clientID, reason string) ([]revocation.Revocation, error) {
+	ids, err := identitydb.New(tx).EndGrantsOfUser(ctx, identitydb.EndGrantsOfUserParams{UserID: user, ClientID: clientID, Reason: reason})
+	return s.recordAll(ctx, tx, ids, err)
+}
+
 // EndOfClient ends the families of an OAuth2 client, as EndOfUser does.
 func (s *Store) EndOfClient(ctx context.Context, tx identitydb.DBTX, clientID, reason string) ([]revocation.Revocation, error) {
 	ids, err := identitydb.New(tx).EndFamiliesOfClient(ctx, identitydb.EndFamiliesOfClientParams{ClientID: clientID, Reason: reason})
@@ -230,7 +240,8 @@ func (s *Store) Purge(ctx context.Context) error {
 }
 
 func grantOf(row identitydb.TokenFamily) Grant {
-	g := Grant{UserID: row.UserID, ClientID: row.ClientID, Scope: row.Scope, AuthTime: row.AuthTime, Family: row.ID}
+	g := Grant{UserID: row.UserID, ClientID: row.ClientID, Scope: row.Scope, AuthTime: row.AuthTime, Family: row.ID,
+		Resources: strings.Join(row.Resources, " ")}
 	if row.OrgID != nil {
 		g.OrgID = *row.OrgID
 	}

@@ -67,8 +67,12 @@ func (t *Tokens) Issue(ctx context.Context, g Grant, family uuid.UUID) (token st
 		return "", 0, fmt.Errorf("read token holder: %w", err)
 	}
 	now := time.Now()
+	audience := jwt.ClaimStrings{t.Audience}
+	if g.Resources != "" {
+		audience = strings.Fields(g.Resources) // RFC 8707, 2
+	}
 	claims := Claims{ClientID: g.ClientID, Scope: g.Scope, Roles: Allowed(user.Roles, g.Scope), Generation: user.Generation,
-		RegisteredClaims: jwt.RegisteredClaims{Issuer: t.Issuer, Audience: jwt.ClaimStrings{t.Audience}, Subject: g.UserID.String(),
+		RegisteredClaims: jwt.RegisteredClaims{Issuer: t.Issuer, Audience: audience, Subject: g.UserID.String(),
 			ID:       uuid.NewString(),
 			IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(t.TTL))}}
 	if family != uuid.Nil {

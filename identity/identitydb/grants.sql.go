@@ -13,8 +13,8 @@ import (
 )
 
 const addFamily = `-- name: AddFamily :exec
-INSERT INTO token_families (id, user_id, client_id, scope, org_id, auth_time, expires_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7)
+INSERT INTO token_families (id, user_id, client_id, scope, org_id, auth_time, expires_at, resources)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8::text[])
 `
 
 type AddFamilyParams struct {
@@ -25,6 +25,7 @@ type AddFamilyParams struct {
 	OrgID     *uuid.UUID
 	AuthTime  time.Time
 	ExpiresAt time.Time
+	Resources []string
 }
 
 func (q *Queries) AddFamily(ctx context.Context, arg AddFamilyParams) error {
@@ -36,6 +37,7 @@ func (q *Queries) AddFamily(ctx context.Context, arg AddFamilyParams) error {
 		arg.OrgID,
 		arg.AuthTime,
 		arg.ExpiresAt,
+		arg.Resources,
 	)
 	return err
 }
@@ -178,6 +180,37 @@ func (q *Queries) EndFamily(ctx context.Context, arg EndFamilyParams) (int64, er
 	return result.RowsAffected(), nil
 }
 
+const endGrantsOfUser = `-- name: EndGrantsOfUser :many
+UPDATE token_families SET revoked_at = now(), reason = $1
+WHERE user_id = $2 AND client_id = $3 AND revoked_at IS NULL AND expires_at > now() RETURNING id
+`
+
+type EndGrantsOfUserParams struct {
+	Reason   string
+	UserID   uuid.UUID
+	ClientID string
+}
+
+func (q *Queries) EndGrantsOfUser(ctx context.Context, arg EndGrantsOfUserParams) ([]uuid.UUID, error) {
+	rows, err := q.db.Query(ctx, endGrantsOfUser, arg.Reason, arg.UserID, arg.ClientID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []uuid.UUID
+	for rows.Next() {
+		var id uuid.UUID
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		items = append(items, id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const familyLives = `-- name: FamilyLives :one
 SELECT EXISTS (SELECT 1 FROM token_families WHERE id = $1 AND revoked_at IS NULL AND expires_at > now())
 `
@@ -187,6 +220,65 @@ func (q *Queries) FamilyLives(ctx context.Context, id uuid.UUID) (bool, error) {
 	var exists bool
 	err := row.Scan(&exists)
 	return exists, err
+}
+
+const grantsOfUser = `-- name: GrantsOfUser :many
+SELECT f.client_id, coalesce(c.name, '')::text AS name, string_agg(DISTINCT f.scope, ' ')::text AS scope,
+    coalesce(string_agg(DISTINCT nullif(array_to_string(f.resources, ' '), ''), ' '), '')::text AS resources,
+    array_remove(array_agg(DISTINCT f.org_id), NULL)::uuid[] AS orgs, min(f.created_at)::timestamptz AS first_at,
+    max(f.created_at)::timestamptz AS last_at, max(f.expires_at)::timestamptz AS expires_at
+FROM token_families f LEFT JOIN oauth_clients c ON c.id = f.client_id
+WHERE f.user_id = $1 AND f.client_id <> $2 AND f.revoked_at IS NULL AND f.expires_at > now()
+    AND (f.scope ~ '(^| )offline_access( |$)' OR f.created_at > now() - make_interval(secs => $3::float8))
+GROUP BY f.client_id, c.name ORDER BY max(f.created_at) DESC, f.client_id LIMIT 1000
+`
+
+type GrantsOfUserParams struct {
+	UserID     uuid.UUID
+	FirstParty string
+	TokenLife  float64
+}
+
+type GrantsOfUserRow struct {
+	ClientID  string
+	Name      string
+	Scope     string
+	Resources string
+	Orgs      []uuid.UUID
+	FirstAt   time.Time
+	LastAt    time.Time
+	ExpiresAt time.Time
+}
+
+// What a user granted to applications and what still gives them tokens, by application. A family without
+// offline_access gave none that outlives its access token.
+func (q *Queries) GrantsOfUser(ctx context.Context, arg GrantsOfUserParams) ([]GrantsOfUserRow, error) {
+	rows, err := q.db.Query(ctx, grantsOfUser, arg.UserID, arg.FirstParty, arg.TokenLife)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []GrantsOfUserRow
+	for rows.Next() {
+		var i GrantsOfUserRow
+		if err := rows.Scan(
+			&i.ClientID,
+			&i.Name,
+			&i.Scope,
+			&i.Resources,
+			&i.Orgs,
+			&i.FirstAt,
+			&i.LastAt,
+			&i.ExpiresAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const holder = `-- name: Holder :one

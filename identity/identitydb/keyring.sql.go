@@ -10,6 +10,15 @@ import (
 	"time"
 )
 
+const activateSigningKey = `-- name: ActivateSigningKey :exec
+UPDATE signing_keys SET active_at = now() WHERE kid = $1
+`
+
+func (q *Queries) ActivateSigningKey(ctx context.Context, kid string) error {
+	_, err := q.db.Exec(ctx, activateSigningKey, kid)
+	return err
+}
+
 const addSigningKey = `-- name: AddSigningKey :exec
 INSERT INTO signing_keys (kid, public_key, private_key, active_at) VALUES ($1, $2, $3, now() + make_interval(secs => $4::float8))
 `
@@ -110,4 +119,13 @@ func (q *Queries) SigningKeys(ctx context.Context) ([]SigningKeysRow, error) {
 		return nil, err
 	}
 	return items, nil
+}
+
+const withdrawSigningKey = `-- name: WithdrawSigningKey :exec
+UPDATE signing_keys SET withdrawn_at = now(), retire_at = now() WHERE kid = $1
+`
+
+func (q *Queries) WithdrawSigningKey(ctx context.Context, kid string) error {
+	_, err := q.db.Exec(ctx, withdrawSigningKey, kid)
+	return err
 }

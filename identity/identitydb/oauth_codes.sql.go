@@ -13,8 +13,8 @@ import (
 )
 
 const oAuthInsertCode = `-- name: OAuthInsertCode :exec
-INSERT INTO oauth_codes (code_hash, client_id, user_id, redirect_uri, challenge, scope, nonce, auth_time, expires_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+INSERT INTO oauth_codes (code_hash, client_id, user_id, redirect_uri, challenge, scope, nonce, auth_time, expires_at, resources)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 `
 
 type OAuthInsertCodeParams struct {
@@ -27,6 +27,7 @@ type OAuthInsertCodeParams struct {
 	Nonce       string
 	AuthTime    time.Time
 	ExpiresAt   time.Time
+	Resources   []string
 }
 
 func (q *Queries) OAuthInsertCode(ctx context.Context, arg OAuthInsertCodeParams) error {
@@ -40,6 +41,7 @@ func (q *Queries) OAuthInsertCode(ctx context.Context, arg OAuthInsertCodeParams
 		arg.Nonce,
 		arg.AuthTime,
 		arg.ExpiresAt,
+		arg.Resources,
 	)
 	return err
 }

@@ -63,8 +63,8 @@ func (q *Queries) OAuthDeviceByUserCode(ctx context.Context, userHash []byte) (O
 }
 
 const oAuthInsertDevice = `-- name: OAuthInsertDevice :exec
-INSERT INTO oauth_devices (device_hash, user_hash, client_id, scope, poll_interval, expires_at)
-VALUES ($1, $2, $3, $4, $5, $6)
+INSERT INTO oauth_devices (device_hash, user_hash, client_id, scope, poll_interval, expires_at, resources)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
 `
 
 type OAuthInsertDeviceParams struct {
@@ -74,6 +74,7 @@ type OAuthInsertDeviceParams struct {
 	Scope        string
 	PollInterval int32
 	ExpiresAt    time.Time
+	Resources    []string
 }
 
 func (q *Queries) OAuthInsertDevice(ctx context.Context, arg OAuthInsertDeviceParams) error {
@@ -84,6 +85,7 @@ func (q *Queries) OAuthInsertDevice(ctx context.Context, arg OAuthInsertDevicePa
 		arg.Scope,
 		arg.PollInterval,
 		arg.ExpiresAt,
+		arg.Resources,
 	)
 	return err
 }

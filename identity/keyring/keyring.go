@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -156,6 +157,48 @@ func (r *Ring) rotate(ctx context.Context, age time.Duration, also func(pgx.Tx, 
 		return "", fmt.Errorf("rotate signing keys: %w", err)
 	}
 	return fresh.Kid, r.Load(ctx)
+}
+
+// Withdraw ends a published key at once: it is in no key set any longer, and another signs. What it
+// signed is for also to revoke, in the same transaction. ErrUnknownKey if no such key is published.
+func (r *Ring) Withdraw(ctx context.Context, kid string, also func(pgx.Tx) error) error {
+	err := r.alone(ctx, func(tx pgx.Tx, have []identitydb.SigningKeysRow) error {
+		q := identitydb.New(tx)
+		left := slices.DeleteFunc(slices.Clone(have), func(k identitydb.SigningKeysRow) bool { return k.Kid == kid })
+		if len(left) == len(have) {
+			return ErrUnknownKey
+		}
+		if err := q.WithdrawSigningKey(ctx, kid); err != nil {
+			return err
+		}
+		if err := r.ensureSigner(ctx, q, left); err != nil {
+			return err
+		}
+		return also(tx)
+	})
+	if err != nil {
+		return fmt.Errorf("withdraw signing key: %w", err)
+	}
+	return r.Load(ctx)
+}
+
+// ensureSigner sees to it that a key signs that does not end: one that waits for its turn, or a new one.
+// One that others have not fetched yet is looked up by its kid when they first meet it.
+func (r *Ring) ensureSigner(ctx context.Context, q *identitydb.Queries, have []identitydb.SigningKeysRow) error {
+	for _, k := range have {
+		switch {
+		case k.RetireAt != nil:
+		case k.ActiveAt.After(k.Now):
+			return q.ActivateSigningKey(ctx, k.Kid)
+		default:
+			return nil
+		}
+	}
+	fresh, err := r.generate()
+	if err != nil {
+		return err
+	}
+	return q.AddSigningKey(ctx, fresh)
 }
 
 // alone runs f with the published keys while no other replica changes them.

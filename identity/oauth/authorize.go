@@ -30,6 +30,7 @@ type request struct {
 	Redirect  string   `json:"redirect"`
 	Left      bool     `json:"left,omitzero"` // the client left redirect_uri out
 	Scopes    []string `json:"scopes"`
+	Resources string   `json:"resources,omitzero"`
 	State     string   `json:"state,omitzero"`
 	Nonce     string   `json:"nonce,omitzero"`
 	Challenge string   `json:"challenge"`
@@ -85,6 +86,9 @@ func (p *Provider) ask(w http.ResponseWriter, r *http.Request, form params, malf
 // fill checks what comes after client and redirect URI.
 func (p *Provider) fill(r *http.Request, c identitydb.OauthClient, form params, req *request, login *loginFields) (err error) {
 	if req.Scopes, err = checkRequest(c, form); err != nil {
+		return err
+	}
+	if req.Resources, err = p.knownResources(form[paramResource]); err != nil {
 		return err
 	}
 	if form["id_token_hint"] == "" {
@@ -257,7 +261,7 @@ func (p *Provider) grantCode(ctx context.Context, req request, c identitydb.Oaut
 	err = pgx.BeginFunc(ctx, p.cfg.Pool, func(tx pgx.Tx) error {
 		err := identitydb.New(tx).OAuthInsertCode(ctx, identitydb.OAuthInsertCodeParams{CodeHash: hashed(code), ClientID: c.ID, UserID: who.ID,
 			RedirectUri: redirect, Challenge: req.Challenge, Scope: strings.Join(scopes, " "), Nonce: req.Nonce, AuthTime: now,
-			ExpiresAt: now.Add(codeLife)})
+			ExpiresAt: now.Add(codeLife), Resources: strings.Fields(req.Resources)})
 		if err != nil {
 			return fmt.Errorf("store code: %w", err)
 		}

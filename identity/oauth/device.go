@@ -50,11 +50,16 @@ func (p *Provider) deviceAuthorization(w http.ResponseWriter, r *http.Request) e
 	if err != nil {
 		return err
 	}
+	resources, err := p.knownResources(form[paramResource])
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(r.Context(), queryTime)
 	defer cancel()
 	device, user := token(), userCode()
 	err = p.db.OAuthInsertDevice(ctx, identitydb.OAuthInsertDeviceParams{DeviceHash: hashed(device), UserHash: hashed(user), ClientID: c.ID,
-		Scope: strings.Join(scopes, " "), PollInterval: int32(p.cfg.Interval / time.Second), ExpiresAt: time.Now().Add(deviceLife)})
+		Scope: strings.Join(scopes, " "), PollInterval: int32(p.cfg.Interval / time.Second), ExpiresAt: time.Now().Add(deviceLife),
+		Resources: strings.Fields(resources)})
 	if err != nil {
 		return fmt.Errorf("store device code: %w", err)
 	}
@@ -72,8 +77,9 @@ func (p *Provider) byDevice(ctx context.Context, c identitydb.OauthClient, form 
 		return answer{}, refuse(codeInvalidRequest, "device_code is required")
 	}
 	var row identitydb.OauthDevice
+	var grant grants.Grant
 	var family uuid.UUID
-	var refresh string
+	var refresh, resources string
 	var refused error
 	err := pgx.BeginFunc(ctx, p.cfg.Pool, func(tx pgx.Tx) error {
 		q := identitydb.New(tx)
@@ -90,7 +96,11 @@ func (p *Provider) byDevice(ctx context.Context, c identitydb.OauthClient, form 
 		if refused = pollRefusal(row, now); refused != nil {
 			return p.polled(ctx, q, row, refused, now)
 		}
-		family, refresh, err = p.cfg.Grants.BeginIn(ctx, tx, p.deviceGrant(c, row))
+		grant = p.deviceGrant(c, row)
+		if resources, refused = p.fewerResources(form[paramResource], grant.Resources); refused != nil {
+			return nil
+		}
+		family, refresh, err = p.cfg.Grants.BeginIn(ctx, tx, grant)
 		if err != nil {
 			return err
 		}
@@ -102,11 +112,14 @@ func (p *Provider) byDevice(ctx context.Context, c identitydb.OauthClient, form 
 	if err != nil {
 		return answer{}, err
 	}
-	return p.complete(ctx, c, p.deviceGrant(c, row), family, refresh, "")
+	grant.Resources = resources
+	return p.complete(ctx, c, grant, family, refresh, "")
 }
 
 func (p *Provider) deviceGrant(c identitydb.OauthClient, row identitydb.OauthDevice) grants.Grant {
-	return p.grantOf(c, *row.UserID, row.Scope, *row.AuthTime)
+	g := p.grantOf(c, *row.UserID, row.Scope, *row.AuthTime)
+	g.Resources = strings.Join(row.Resources, " ")
+	return g
 }
 
 // pollRefusal is why a device gets no token yet, or nil. Its order matters: a device

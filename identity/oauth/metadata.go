@@ -3,7 +3,10 @@ package oauth
 import (
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
 )
 
 // metadata is RFC 8414 and OpenID Connect Discovery in one document, as the two agree
@@ -38,6 +41,21 @@ func (p *Provider) metadata(w http.ResponseWriter, _ *http.Request) error {
 		"request_parameter_supported":                    false,
 		"request_uri_parameter_supported":                false,
 		"claims_parameter_supported":                     false,
+	})
+	return nil
+}
+
+// protectedResource tells a client that met a 401 where to get a token (RFC 9728): the gateway, and each
+// path of it, is one resource with one authorization server.
+func (p *Provider) protectedResource(w http.ResponseWriter, r *http.Request) error {
+	cached(w, 5*time.Minute)
+	writeJSON(w, http.StatusOK, map[string]any{
+		"resource":                 p.cfg.Issuer + strings.TrimPrefix(r.URL.EscapedPath(), config.ResourceMetadata),
+		"resource_name":            "Leaky Tokens",
+		"resource_documentation":   p.cfg.Issuer + "/docs",
+		"authorization_servers":    []string{p.cfg.Issuer},
+		"bearer_methods_supported": []string{"header"},
+		"scopes_supported":         apiScopes(),
 	})
 	return nil
 }

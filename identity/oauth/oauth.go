@@ -29,6 +29,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/identity/grants"
 	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
 	"github.com/leaky-tokens/leaky-tokens/identity/throttle"
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/counted"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
@@ -50,6 +51,7 @@ type Config struct {
 	Pool      *pgxpool.Pool
 	Issuer    string        // public URL of the gateway, without a slash at the end: iss of what is issued here
 	Login     string        // iss of the tokens of a plain login, which introspection knows too
+	Resources []string      // resource servers beside the gateway that tokens may be for
 	Interval  time.Duration // between two polls of a device, whole seconds; default 5s (RFC 8628 section 3.2)
 	FormKey   []byte        // 32 bytes: seals what pages remember; the same for all replicas
 	SignIn    SignIn
@@ -106,7 +108,8 @@ func New(cfg Config) (*Provider, error) {
 // Routes gives every public endpoint to handle, which mounts them.
 func (p *Provider) Routes(handle func(pattern string, h http.Handler)) {
 	for path, h := range map[string]httpapi.HandlerFunc{"/.well-known/openid-configuration": p.metadata,
-		"/.well-known/oauth-authorization-server": p.metadata, "/oauth2/jwks": p.keySet} {
+		"/.well-known/oauth-authorization-server": p.metadata, "/oauth2/jwks": p.keySet,
+		config.ResourceMetadata: p.protectedResource, config.ResourceMetadata + "/{path...}": p.protectedResource} {
 		handle("GET "+path, anyOrigin(p.endpoint(h)))
 		handle("OPTIONS "+path, preflight("GET", everybody))
 	}

@@ -19,8 +19,12 @@ const (
 	maxValue  = 32 << 10 // bytes of one decoded value
 )
 
-// params are the parameters of one request, each at most once.
+// params are the parameters of one request, each at most once but for paramResource, whose values stand
+// with spaces between.
 type params map[string]string
+
+// paramResource may come several times (RFC 8707 section 2), each a URI and so without a space.
+const paramResource = "resource"
 
 // parseParams reads x-www-form-urlencoded text. A parameter that is given twice is
 // refused (RFC 6749 sections 3.1 and 3.2: two readers may pick different ones), one
@@ -55,6 +59,10 @@ func parseParams(text string) (params, error) {
 			continue
 		}
 		switch {
+		case name == paramResource:
+			if why := found.addResource(value, valueErr); why != nil && first == nil {
+				first = why
+			}
 		case seen[name]:
 			delete(found, name)
 			fail("a parameter is given more than once")

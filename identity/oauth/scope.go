@@ -22,6 +22,11 @@ func knownScopes() []string {
 		attributes.ScopeAnalyticsRead, attributes.ScopeAdmin, scopeOffline}
 }
 
+// apiScopes are those of the API.
+func apiScopes() []string {
+	return withoutScopes(knownScopes(), scopeOpenID, scopeProfile, scopeEmail, scopeOffline)
+}
+
 // meaning is what a person reads on the consent page.
 func meaning(scope string) string {
 	switch scope {

@@ -108,7 +108,11 @@ func (p *Provider) byClient(ctx context.Context, c identitydb.OauthClient, form 
 	if scopes, err = grantedScopes(scopes, owner.Roles); err != nil {
 		return answer{}, err
 	}
-	return p.issue(ctx, p.grantOf(c, c.OwnerID, strings.Join(scopes, " "), time.Time{}), c.Family)
+	g := p.grantOf(c, c.OwnerID, strings.Join(scopes, " "), time.Time{})
+	if g.Resources, err = p.knownResources(form[paramResource]); err != nil {
+		return answer{}, err
+	}
+	return p.issue(ctx, g, c.Family)
 }
 
 func withoutScopes(scopes []string, out ...string) []string {
@@ -139,8 +143,9 @@ func (p *Provider) byCode(ctx context.Context, c identitydb.OauthClient, form pa
 		return answer{}, refuse(codeInvalidRequest, "code_verifier is required: 43 to 128 unreserved characters (RFC 7636)")
 	}
 	var row identitydb.OauthCode
+	var grant grants.Grant
 	var family uuid.UUID
-	var refresh string
+	var refresh, resources string
 	var replayed *uuid.UUID
 	var refused error
 	err := pgx.BeginFunc(ctx, p.cfg.Pool, func(tx pgx.Tx) error {
@@ -165,7 +170,11 @@ func (p *Provider) byCode(ctx context.Context, c identitydb.OauthClient, form pa
 			refused = badGrant("the code")
 			return q.OAuthUseCode(ctx, identitydb.OAuthUseCodeParams{CodeHash: row.CodeHash})
 		}
-		family, refresh, err = p.cfg.Grants.BeginIn(ctx, tx, p.grantOf(c, row.UserID, row.Scope, row.AuthTime))
+		grant = p.codeGrant(c, row)
+		if resources, refused = p.fewerResources(form[paramResource], grant.Resources); refused != nil {
+			return nil
+		}
+		family, refresh, err = p.cfg.Grants.BeginIn(ctx, tx, grant)
 		if err != nil {
 			return err
 		}
@@ -180,7 +189,14 @@ func (p *Provider) byCode(ctx context.Context, c identitydb.OauthClient, form pa
 	if err != nil {
 		return answer{}, err
 	}
-	return p.complete(ctx, c, p.grantOf(c, row.UserID, row.Scope, row.AuthTime), family, refresh, row.Nonce)
+	grant.Resources = resources // of this token; the grant keeps its own
+	return p.complete(ctx, c, grant, family, refresh, row.Nonce)
+}
+
+func (p *Provider) codeGrant(c identitydb.OauthClient, row identitydb.OauthCode) grants.Grant {
+	g := p.grantOf(c, row.UserID, row.Scope, row.AuthTime)
+	g.Resources = strings.Join(row.Resources, " ")
+	return g
 }
 
 // sameRedirect says whether a code is redeemed with the redirect URI of its authorization request. A
@@ -230,6 +246,10 @@ func (p *Provider) byRefresh(ctx context.Context, c identitydb.OauthClient, form
 		}
 	}
 	text, err := p.cfg.Grants.Rotate(ctx, given, c.ID, func(ctx context.Context, tx pgx.Tx, g grants.Grant, next string) ([]byte, error) {
+		var err error
+		if g.Resources, err = p.fewerResources(form[paramResource], g.Resources); err != nil {
+			return nil, err
+		}
 		return p.refreshed(ctx, tx, c, g, next, form["scope"])
 	})
 	if errors.Is(err, grants.ErrUnknown) || errors.Is(err, grants.ErrReused) || errors.Is(err, grants.ErrExpired) ||

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,16 +16,18 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/identity/grants"
 	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
 	"github.com/leaky-tokens/leaky-tokens/identity/keyring"
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
 )
 
 // errDead says that a token is not good (any longer), whatever the reason.
 var errDead = errors.New("the token is not valid")
 
-// read checks an access token by itself: signature, type, issuer, audience, times.
+// read checks an access token by itself: signature, type, issuer, times. Where it may be used is for the
+// one who is shown it to say.
 func (p *Provider) read(access string) (grants.Claims, error) {
 	var claims grants.Claims
 	token, err := jwt.ParseWithClaims(access, &claims, p.cfg.Keys.Keyfunc, jwt.WithValidMethods([]string{"RS256"}),
-		jwt.WithAudience(p.cfg.Tokens.Audience), jwt.WithExpirationRequired(), jwt.WithIssuedAt())
+		jwt.WithExpirationRequired(), jwt.WithIssuedAt())
 	switch {
 	case errors.Is(err, keyring.ErrNoKey):
 		return claims, err
@@ -213,23 +216,26 @@ func (p *Provider) revokeAccess(ctx context.Context, c identitydb.OauthClient, t
 // userinfo is GET and POST /oauth2/userinfo (OpenID Connect Core section 5.3): who the
 // access token speaks of, by its scopes. Its errors are those of RFC 6750.
 func (p *Provider) userinfo(w http.ResponseWriter, r *http.Request) error {
-	text, err := bearer(r)
+	text, err := p.bearer(r)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), queryTime)
 	defer cancel()
 	claims, who, err := p.live(ctx, text)
+	if err == nil && !p.forUs(claims.Audience) {
+		err = errDead // a resource server that was shown it must not act with it here
+	}
 	if errors.Is(err, errDead) {
 		return &protocolError{status: http.StatusUnauthorized, code: codeInvalidToken, description: "the access token is not valid",
-			challenge: `Bearer realm="leaky-tokens", error="invalid_token"`}
+			challenge: `Bearer realm="leaky-tokens", error="invalid_token", ` + p.resourceMetadata()}
 	}
 	if err != nil {
 		return err
 	}
 	if !hasScope(claims.Scope, scopeOpenID) {
 		return &protocolError{status: http.StatusForbidden, code: codeInsufficientScope, description: "the access token lacks the scope openid",
-			challenge: `Bearer realm="leaky-tokens", error="insufficient_scope", scope="openid"`}
+			challenge: `Bearer realm="leaky-tokens", error="insufficient_scope", scope="openid", ` + p.resourceMetadata()}
 	}
 	info := map[string]any{"sub": claims.Subject}
 	if hasScope(claims.Scope, scopeProfile) {
@@ -243,9 +249,9 @@ func (p *Provider) userinfo(w http.ResponseWriter, r *http.Request) error {
 }
 
 // bearer is the token of the Authorization header, the one way that RFC 9700 leaves.
-func bearer(r *http.Request) (string, error) {
+func (p *Provider) bearer(r *http.Request) (string, error) {
 	none := &protocolError{status: http.StatusUnauthorized, code: codeInvalidToken, description: "an access token is required",
-		challenge: `Bearer realm="leaky-tokens"`}
+		challenge: `Bearer realm="leaky-tokens", ` + p.resourceMetadata()}
 	headers := r.Header.Values("Authorization")
 	if len(headers) > 1 {
 		return "", refuse(codeInvalidRequest, "more than one Authorization header")
@@ -258,4 +264,15 @@ func bearer(r *http.Request) (string, error) {
 		return "", none
 	}
 	return strings.TrimSpace(text), nil
+}
+
+// resourceMetadata is the parameter of a challenge by which a client finds the way to a token (RFC 9728
+// section 5.1).
+func (p *Provider) resourceMetadata() string {
+	return `resource_metadata="` + p.cfg.Issuer + config.ResourceMetadata + `"`
+}
+
+// forUs says whether a token may be used here.
+func (p *Provider) forUs(audience []string) bool {
+	return slices.ContainsFunc(audience, func(a string) bool { return a == p.cfg.Tokens.Audience || p.ours(a) })
 }

@@ -1,6 +1,18 @@
 -- name: AddFamily :exec
-INSERT INTO token_families (id, user_id, client_id, scope, org_id, auth_time, expires_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7);
+INSERT INTO token_families (id, user_id, client_id, scope, org_id, auth_time, expires_at, resources)
+VALUES ($1, $2, $3, $4, $5, $6, $7, sqlc.arg(resources)::text[]);
+
+-- name: GrantsOfUser :many
+-- What a user granted to applications and what still gives them tokens, by application. A family without
+-- offline_access gave none that outlives its access token.
+SELECT f.client_id, coalesce(c.name, '')::text AS name, string_agg(DISTINCT f.scope, ' ')::text AS scope,
+    coalesce(string_agg(DISTINCT nullif(array_to_string(f.resources, ' '), ''), ' '), '')::text AS resources,
+    array_remove(array_agg(DISTINCT f.org_id), NULL)::uuid[] AS orgs, min(f.created_at)::timestamptz AS first_at,
+    max(f.created_at)::timestamptz AS last_at, max(f.expires_at)::timestamptz AS expires_at
+FROM token_families f LEFT JOIN oauth_clients c ON c.id = f.client_id
+WHERE f.user_id = sqlc.arg(user_id) AND f.client_id <> sqlc.arg(first_party) AND f.revoked_at IS NULL AND f.expires_at > now()
+    AND (f.scope ~ '(^| )offline_access( |$)' OR f.created_at > now() - make_interval(secs => sqlc.arg(token_life)::float8))
+GROUP BY f.client_id, c.name ORDER BY max(f.created_at) DESC, f.client_id LIMIT 1000;
 
 -- name: AddRefreshToken :exec
 INSERT INTO refresh_tokens (hash, family_id, expires_at) VALUES ($1, $2, $3);
@@ -34,6 +46,10 @@ WHERE user_id = sqlc.arg(user_id) AND revoked_at IS NULL AND expires_at > now() 
 -- name: EndFamiliesOfMember :many
 UPDATE token_families SET revoked_at = now(), reason = sqlc.arg(reason)
 WHERE user_id = sqlc.arg(user_id) AND org_id = sqlc.arg(org_id)::uuid AND revoked_at IS NULL AND expires_at > now() RETURNING id;
+
+-- name: EndGrantsOfUser :many
+UPDATE token_families SET revoked_at = now(), reason = sqlc.arg(reason)
+WHERE user_id = sqlc.arg(user_id) AND client_id = sqlc.arg(client_id) AND revoked_at IS NULL AND expires_at > now() RETURNING id;
 
 -- name: EndFamiliesOfClient :many
 UPDATE token_families SET revoked_at = now(), reason = sqlc.arg(reason)

@@ -14,5 +14,11 @@ INSERT INTO signing_keys (kid, public_key, private_key, active_at) VALUES ($1, $
 -- All but one get an end, unless they have one.
 UPDATE signing_keys SET retire_at = now() + make_interval(secs => sqlc.arg(after)::float8) WHERE kid <> sqlc.arg(kid) AND retire_at IS NULL;
 
+-- name: WithdrawSigningKey :exec
+UPDATE signing_keys SET withdrawn_at = now(), retire_at = now() WHERE kid = $1;
+
+-- name: ActivateSigningKey :exec
+UPDATE signing_keys SET active_at = now() WHERE kid = $1;
+
 -- name: PurgeSigningKeys :execrows
 DELETE FROM signing_keys WHERE retire_at < now() - interval '1 day';

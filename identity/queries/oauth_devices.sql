@@ -1,6 +1,6 @@
 -- name: OAuthInsertDevice :exec
-INSERT INTO oauth_devices (device_hash, user_hash, client_id, scope, poll_interval, expires_at)
-VALUES (@device_hash, @user_hash, @client_id, @scope, @poll_interval, @expires_at);
+INSERT INTO oauth_devices (device_hash, user_hash, client_id, scope, poll_interval, expires_at, resources)
+VALUES (@device_hash, @user_hash, @client_id, @scope, @poll_interval, @expires_at, @resources);
 
 -- name: OAuthDeviceByUserCode :one
 SELECT * FROM oauth_devices WHERE user_hash = @user_hash AND state = 'pending' AND expires_at > now();

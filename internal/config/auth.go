@@ -17,7 +17,7 @@ type Auth struct {
 	SessionTTL   time.Duration `yaml:"session_ttl"`
 	// RotateEvery is how long a signing key signs, default 720h; 0: until told otherwise.
 	RotateEvery time.Duration `yaml:"rotate_every"`
-	// RotateAhead is how long a new signing key is published before it signs, default 2m: longer
+	// RotateAhead is how long a new signing key is published before it signs, default 1h: longer
 	// than extauthz and other replicas need to fetch it.
 	RotateAhead time.Duration `yaml:"rotate_ahead"`
 	// OfflineGrace is how long extauthz goes on with what it knows while identity is down, default 5m.
@@ -31,6 +31,9 @@ type Auth struct {
 	// PublicURL is where clients reach the gateway, the iss of OAuth2 and ID tokens and the base of
 	// every endpoint in the metadata; default http://<gateway.listen>.
 	PublicURL string `yaml:"public_url"`
+	// Resources are resource servers beside the gateway that a token may be asked for (RFC 8707): URIs,
+	// compared exactly. Such a token is no good here.
+	Resources []string `yaml:"resources"`
 	// Development makes the OAuth2 client leaky-client, whose generated secret is in
 	// secrets/leaky-client.json; default true when every listener is on loopback.
 	Development *bool `yaml:"development"`
@@ -54,7 +57,7 @@ const (
 
 func defaultAuth() Auth {
 	return Auth{Registration: RegistrationOpen, RefreshTTL: 720 * time.Hour, RefreshGrace: 10 * time.Second, SessionTTL: 2160 * time.Hour,
-		RotateEvery: 720 * time.Hour, RotateAhead: 2 * time.Minute,
+		RotateEvery: 720 * time.Hour, RotateAhead: time.Hour,
 		OfflineGrace: 5 * time.Minute,
 		Throttle:     Throttle{Failures: 5, Addresses: 20, Registers: 100, Longest: 5 * time.Minute, Window: 15 * time.Minute}}
 }
@@ -76,7 +79,7 @@ func (a Auth) validate(v *validator) {
 	if a.RotateEvery != 0 {
 		between(v, "auth.rotate_every", a.RotateEvery, time.Hour, 8760*time.Hour)
 	}
-	between(v, "auth.rotate_ahead", a.RotateAhead, 0, time.Hour)
+	between(v, "auth.rotate_ahead", a.RotateAhead, 0, 24*time.Hour)
 	between(v, "auth.offline_grace", a.OfflineGrace, 0, 24*time.Hour)
 	between(v, "auth.throttle.failures", a.Throttle.Failures, 1, 1000)
 	between(v, "auth.throttle.addresses", a.Throttle.Addresses, 1, 1_000_000)

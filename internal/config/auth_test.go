@@ -14,7 +14,7 @@ func TestAuthDefaults(t *testing.T) {
 	}
 	a := c.Auth
 	if a.Throttle.Failures != 9 || a.Throttle.Addresses != 20 || a.RefreshTTL != 720*time.Hour || a.TokenTTL != time.Hour ||
-		a.RotateAhead != 2*time.Minute {
+		a.RotateAhead != time.Hour {
 		t.Fatalf("got %+v", a)
 	}
 }
@@ -24,7 +24,7 @@ func TestAuthMistakes(t *testing.T) {
 	for text, key := range map[string]string{
 		"issuer: \"\"": "auth.issuer", "audience: \"\"": "auth.audience", "token_ttl: 1s": "auth.token_ttl", "key_ttl: 3m": "auth.key_ttl",
 		"refresh_ttl: 1s": "auth.refresh_ttl", "session_ttl: 9999h": "auth.session_ttl", "rotate_every: 1m": "auth.rotate_every",
-		"rotate_ahead: 2h":   "auth.rotate_ahead",
+		"rotate_ahead: 25h":  "auth.rotate_ahead",
 		"offline_grace: 25h": "auth.offline_grace", "throttle: {failures: 0}": "auth.throttle.failures",
 		"throttle: {addresses: 0}":  "auth.throttle.addresses",
 		"throttle: {registers: -1}": "auth.throttle.registers", "throttle: {longest: 1ms}": "auth.throttle.longest",

@@ -16,6 +16,16 @@ func (a Auth) Issuers() []string {
 	return slices.Compact([]string{a.Issuer, a.PublicURL})
 }
 
+// ResourceMetadata is the path of the gateway's metadata as a protected resource (RFC 9728 section 3), by
+// which a client that met a 401 finds the way to a token. That of a path of it stands with it behind.
+const ResourceMetadata = "/.well-known/oauth-protected-resource"
+
+// AtGateway says whether an audience is the gateway at a URL, or a path at it (RFC 8707, RFC 9728).
+func AtGateway(publicURL, audience string) bool {
+	rest, found := strings.CutPrefix(audience, publicURL)
+	return publicURL != "" && found && (rest == "" || rest[0] == '/')
+}
+
 // fillOAuth needs the whole configuration, since the defaults follow the listeners.
 func (c *Config) fillOAuth() {
 	if c.Auth.PublicURL == "" {
@@ -56,5 +66,11 @@ func (a Auth) validateOAuth(v *validator) {
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" ||
 		u.User != nil || u.Path != "" || strings.HasSuffix(a.PublicURL, "#") || strings.HasSuffix(a.PublicURL, "?") {
 		v.fail("auth.public_url", "write http(s)://host[:port] as clients reach the gateway, without a path")
+	}
+	for _, resource := range a.Resources {
+		u, err := url.Parse(resource)
+		if err != nil || !u.IsAbs() || strings.ContainsAny(resource, "# \t") || len(resource) > 500 {
+			v.fail("auth.resources", "%q: write an absolute URI without a fragment, of at most 500 bytes", resource)
+		}
 	}
 }

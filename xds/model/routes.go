@@ -269,6 +269,7 @@ func controlAPIs() []service {
 	}
 	return slices.Concat([]service{
 		login("/api/v1/auth/api-keys"),
+		login("/api/v1/auth/grants"),
 		login("/api/v1/auth/password"),
 		// Who is not known yet may come here; identity looks after each path itself.
 		identity("", "/api/v1/auth/", attributes.RulePublic, none, ""),

@@ -39,6 +39,7 @@ const (
 	Key    Kind = "key"    // an API key; ID is its SHA-256 in hex
 	Token  Kind = "token"  // one access token; ID is its jti
 	Family Kind = "family" // all access tokens of one login or grant; ID is their sid
+	Signer Kind = "signer" // all tokens that one of identity's keys signed; ID is its kid
 	User   Kind = "user"   // all of a user's access tokens with a ver below Generation, and what is cached of them
 )
 
@@ -81,7 +82,7 @@ func Decode(message []byte) (Revocation, error) {
 // Check is ErrMalformed for what cannot be one.
 func (r Revocation) Check() error {
 	switch r.Kind {
-	case Key, Token, Family, User:
+	case Key, Token, Family, Signer, User:
 	default:
 		return fmt.Errorf("%w: kind %.32q", ErrMalformed, r.Kind)
 	}

@@ -16,6 +16,7 @@ func TestWhatIsEncodedDecodes(t *testing.T) {
 		{Kind: revocation.Key, ID: strings.Repeat("a", 64), Until: until},
 		{Kind: revocation.Token, ID: "jti", Until: until},
 		{Kind: revocation.Family, ID: "sid", Until: until},
+		{Kind: revocation.Signer, ID: "kid", Until: until},
 		{Kind: revocation.User, ID: "user", Generation: 7, Until: until},
 	} {
 		got, err := revocation.Decode(revocation.Encode(want))
