@@ -17,20 +17,24 @@ const (
 // defaultMaxOutput is max_output of a model that the table does not know.
 const defaultMaxOutput = 16384
 
-// What a part takes at most, by the providers' public rules (read 2026-11).
+// What a part takes at most, by the providers' public rules as they were read in November 2026.
 //
 // OpenAI (platform.openai.com/docs/guides/images-vision, "Calculating costs"): a picture in high
 // detail is fit into 2048 x 2048 and then to a shorter side of 768, so that it has at most 2 x 4
 // tiles of 512: base + 8 x tile. Models that count patches of 32 x 32 take 1536 of them at most,
-// times a factor; from gpt-5.4 on up to 10 000 in the original detail. Sound is 10 tokens a
-// second, and no format they take has less than 8 kbit/s: 0.01 a byte, 0.0075 a byte of base64.
+// times 1.62 (gpt-4.1-mini, gpt-5-mini), 2.46 (the nano ones) or 1.72 (o4-mini). gpt-5.4 takes
+// 10 000 in the original detail. Users measured 1.2 for gpt-5.2 and later, and 2500 patches where
+// the guide says 1536 (community.openai.com/t/1377015): of what is told and what is measured the
+// larger counts here. Sound is 10 tokens a second, and no format they take has less than
+// 8 kbit/s: 0.01 a byte, 0.0075 a byte of base64.
 //
 // Gemini (ai.google.dev/gemini-api/docs/tokens and .../media-resolution): 258 tokens for each
 // tile of a picture. A tile's side is two thirds of the shorter side, so 4:3 is 4 tiles, 16:9 is 6
 // and 12 is one that is five times as long as high. Gemini 3 takes at most 2240. Sound is 32
 // tokens a second: at 8 kbit/s 0.024 a byte of base64.
 //
-// Qwen-VL (help.aliyun.com/zh/model-studio/vision): 16 384 tokens in high resolution.
+// Qwen (help.aliyun.com/zh/model-studio/vision, huggingface.co/Qwen/Qwen2-VL-7B-Instruct): at most
+// 16 384 tokens, in high resolution. Models without VL in their names read pictures too.
 const (
 	openAIImage = 85 + 8*170
 	openAIAudio = 0.0075
@@ -52,12 +56,13 @@ type knownModel struct {
 // platform.openai.com/docs/api-reference/chat/create.
 func knownModels() []knownModel {
 	return []knownModel{
-		{"gpt-5*-chat*", 16_384, 10_000, MaxCompletionTokensMember},
+		{"gpt-5*-chat*", 16_384, 12_000, MaxCompletionTokensMember},
 		{"gpt-5-mini*", 128_000, 2489, MaxCompletionTokensMember},
 		{"gpt-5-nano*", 128_000, 3779, MaxCompletionTokensMember},
-		{"gpt-5.[4-9]*", 128_000, 10_000, MaxCompletionTokensMember},
+		{"gpt-5.[23]*", 128_000, 3000, MaxCompletionTokensMember},
+		{"gpt-5.[4-9]*", 128_000, 12_000, MaxCompletionTokensMember},
 		{"gpt-5*", 128_000, 70 + 8*140, MaxCompletionTokensMember},
-		{"gpt-[6-9]*", 128_000, 10_000, MaxCompletionTokensMember},
+		{"gpt-[6-9]*", 128_000, 12_000, MaxCompletionTokensMember},
 		{"o4-mini*", 100_000, 2642, MaxCompletionTokensMember},
 		{"o[134]", 100_000, 75 + 8*150, MaxCompletionTokensMember},
 		{"o1-preview*", 32_768, 0, MaxCompletionTokensMember},
@@ -75,9 +80,9 @@ func knownModels() []knownModel {
 		{"gemini-2.0*", 8192, 0, ""},
 		{"gemini-*", 65_536, 0, ""},
 		{"qwen*vl*", 8192, 16_384, MaxTokensMember},
-		{"qwen-max*", 8192, 0, MaxTokensMember},
-		{"qwen-plus*", 32_768, 0, MaxTokensMember},
-		{"qwen*", 8192, 0, MaxTokensMember},
+		{"qwen-max*", 8192, 16_384, MaxTokensMember},
+		{"qwen-plus*", 32_768, 16_384, MaxTokensMember},
+		{"qwen*", 8192, 16_384, MaxTokensMember},
 	}
 }
 
