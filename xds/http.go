@@ -44,7 +44,9 @@ func (x *XDS) Ready(context.Context) error {
 
 // Status is the live configuration.
 type Status struct {
-	Version   string            `json:"version"` // hash of everything
+	Path      string            `json:"path,omitempty"`    // of leaky.yaml; empty: the built-in one
+	Version   string            `json:"version"`           // hash of all that Envoys run
+	Content   string            `json:"content,omitempty"` // hash of the files it was made from
 	Since     time.Time         `json:"since"`
 	Versions  map[string]string `json:"versions"`          // hash by type
 	Resources map[string]int    `json:"resources"`         // how many by type
@@ -58,7 +60,7 @@ func (x *XDS) status() Status {
 	if x.live.snapshot == nil {
 		return s
 	}
-	s.Version = x.live.snapshot.Version
+	s.Version, s.Path, s.Content = x.live.snapshot.Version, x.live.settings.Path(), x.live.settings.Hash
 	for _, t := range snapshot.Types() {
 		s.Versions[snapshot.ShortType(t)] = x.live.snapshot.TypeVersion(t)
 		s.Resources[snapshot.ShortType(t)] = len(x.live.snapshot.Resources[t])

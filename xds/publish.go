@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/settings"
+	"github.com/leaky-tokens/leaky-tokens/xds/history"
 	"github.com/leaky-tokens/leaky-tokens/xds/server"
 )
 
@@ -21,13 +23,22 @@ func wake(c chan struct{}) {
 // and what is being published waits no longer for an Envoy that does not answer.
 func (x *XDS) refresh() {
 	set, err := x.files.Refresh()
+	if refused, ok := errors.AsType[*settings.RefusedError](err); ok && x.told(refused.Hash) {
+		return // we said so ourselves
+	}
 	var next loaded
 	if err == nil {
 		if next, err = x.source.load(set); err != nil {
-			x.goBack(loaded{settings: set}, err)
+			next.settings = set
+			x.goBack(next, err)
 		}
 	}
-	o := &offer{next: next, err: err, newer: make(chan struct{})}
+	x.offer(&offer{next: next, err: err})
+}
+
+// offer puts one in the place of that which waits.
+func (x *XDS) offer(o *offer) {
+	o.newer = make(chan struct{})
 	x.mu.Lock()
 	if x.newest != nil {
 		close(x.newest.newer)
@@ -35,6 +46,13 @@ func (x *XDS) refresh() {
 	x.newest, x.offered = o, o
 	x.mu.Unlock()
 	wake(x.work)
+}
+
+// told reports whether it is known why a content is not taken.
+func (x *XDS) told(hash string) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.failed != nil && x.failed.Content == hash
 }
 
 // publishOffers publishes what is offered, one after the other, until ctx ends.
@@ -46,27 +64,33 @@ func (x *XDS) publishOffers(ctx context.Context) {
 		case <-x.renewal:
 			x.renewed(ctx)
 		case <-x.work:
-			x.mu.Lock()
-			o := x.offered
-			x.offered = nil
-			x.mu.Unlock()
-			if o == nil {
-				continue
-			}
-			err := o.err
-			if err == nil {
-				err = x.publish(ctx, *o)
-			}
-			switch {
-			case err == nil:
-				x.taken()
-			case ctx.Err() == nil:
-				if refused, ok := errors.AsType[*server.Refused](err); ok {
-					x.goBack(o.next, refused)
-				}
-				x.fail(ctx, err)
-			}
+			x.takeOffer(ctx)
 		}
+		x.keepProven(ctx)
+	}
+}
+
+// takeOffer publishes what is offered, if there is something.
+func (x *XDS) takeOffer(ctx context.Context) {
+	x.mu.Lock()
+	o := x.offered
+	x.offered = nil
+	x.mu.Unlock()
+	if o == nil {
+		return
+	}
+	err := o.err
+	if err == nil {
+		err = x.publish(ctx, *o)
+	}
+	switch {
+	case err == nil:
+		x.taken(o.next)
+	case ctx.Err() == nil:
+		if refused, ok := errors.AsType[*server.Refused](err); ok {
+			x.goBack(o.next, refused)
+		}
+		x.fail(ctx, err, o.next)
 	}
 }
 
@@ -87,10 +111,11 @@ func (x *XDS) renewed(ctx context.Context) {
 }
 
 // fail notes why a configuration is not taken.
-func (x *XDS) fail(ctx context.Context, err error) {
+func (x *XDS) fail(ctx context.Context, err error, tried loaded) {
 	x.mu.Lock()
-	x.failed = failure(err)
+	x.failed = failure(err, tried)
 	x.mu.Unlock()
+	x.note(tried, err)
 	x.log.LogAttrs(ctx, slog.LevelError, "configuration not taken, the last good one stays", slog.Any("error", err))
 }
 
@@ -117,31 +142,52 @@ func (x *XDS) publish(ctx context.Context, o offer) error {
 		return early
 	}
 	if changes {
-		if x.before.snapshot == nil || live.snapshot.Version == x.proven { // as the server does
-			x.before = live
+		if x.back.snapshot == nil || live.snapshot.Version == x.proven { // as the server does
+			x.back = live
 		}
 		x.since = time.Now().UTC()
 	}
 	x.live = o.next
 	x.mu.Unlock()
 	if refused != nil { // the first of all stays, for an Envoy that can take it
-		x.fail(ctx, refused)
+		x.fail(ctx, refused, o.next)
 	}
 	return nil
 }
 
 // taken notes that the files' present content is live.
-func (x *XDS) taken() {
+func (x *XDS) taken(now loaded) {
 	x.mu.Lock()
-	defer x.mu.Unlock()
 	x.failed = nil
+	x.mu.Unlock()
+	x.note(now, nil)
+}
+
+// note tells the history what became of a configuration: it is live, or refused for a reason.
+func (x *XDS) note(tried loaded, because error) {
+	if x.record == nil {
+		return
+	}
+	v, files := history.Version{State: history.Taken}, history.Files{}
+	if because != nil {
+		f := failure(because, tried)
+		v.State, v.Reason, v.Node, v.Type = history.Refused, f.Reason, f.Node, f.Type
+	}
+	if tried.settings != nil {
+		v.Hash, files = tried.settings.Hash, history.FilesOf(tried.settings.Path(), tried.settings.Texts())
+	}
+	if tried.snapshot != nil {
+		v.Envoy = tried.snapshot.Version
+	}
+	x.record.Note(v, files)
 }
 
 // took notes that an Envoy runs a version.
 func (x *XDS) took(version string) {
 	x.mu.Lock()
-	defer x.mu.Unlock()
 	x.proven = version
+	x.mu.Unlock()
+	wake(x.work)
 }
 
 // takeBack takes back a configuration that an Envoy refused late, perhaps before publish has
@@ -154,10 +200,10 @@ func (x *XDS) takeBack(refused *server.Refused) {
 		return
 	}
 	tried := x.live
-	x.live, x.since = x.before, time.Now().UTC()
+	x.live, x.since = x.back, time.Now().UTC()
 	x.mu.Unlock()
 	x.goBack(tried, refused)
-	x.fail(context.Background(), refused)
+	x.fail(context.Background(), refused, tried)
 }
 
 // goBack makes what is live the last good content, for the other parts and for the next start.

@@ -31,6 +31,24 @@ type loaded struct {
 
 // load translates and checks; nothing of a bad configuration takes effect.
 func (s source) load(set *settings.Settings) (loaded, error) {
+	next, err := s.translate(set)
+	if err != nil {
+		return loaded{}, err
+	}
+	// Envoy makes no folders, and refuses a whole listener without them.
+	folders := []string{filepath.Dir(next.gateway.Listener.Spool)}
+	if egress := next.gateway.Egress.Addr; egress.Network == "unix" {
+		folders = append(folders, filepath.Dir(egress.Path))
+	}
+	for _, folder := range folders {
+		if err := os.MkdirAll(folder, 0o700); err != nil {
+			return loaded{}, fmt.Errorf("make a folder for envoy: %w", err)
+		}
+	}
+	return next, nil
+}
+
+func (s source) translate(set *settings.Settings) (loaded, error) {
 	asked := *set.Config
 	asked.TLS.Mode = config.TLSOff // as at start: each part reads the mode once
 	in := model.Input{Config: &asked, StateDir: s.dir, Limits: set.Limits.Paths(), Getenv: s.getenv}
@@ -43,20 +61,15 @@ func (s source) load(set *settings.Settings) (loaded, error) {
 		return loaded{}, err
 	}
 	snap, err := snapshot.Build(g, secrets, s.trust)
-	if err != nil {
-		return loaded{}, err
-	}
-	// Envoy makes no folders, and refuses a whole listener without them.
-	folders := []string{filepath.Dir(g.Listener.Spool)}
-	if g.Egress.Addr.Network == "unix" {
-		folders = append(folders, filepath.Dir(g.Egress.Addr.Path))
-	}
-	for _, folder := range folders {
-		if err := os.MkdirAll(folder, 0o700); err != nil {
-			return loaded{}, fmt.Errorf("make a folder for envoy: %w", err)
-		}
-	}
-	return loaded{settings: set, gateway: g, snapshot: snap}, nil
+	return loaded{settings: set, gateway: g, snapshot: snap}, err
+}
+
+// Preview is what a configuration would be for an Envoy, for people to look at: without
+// certificates, and with keyless in the place of each provider's key.
+func Preview(set *settings.Settings, stateDir string) (*model.Gateway, *snapshot.Snapshot, error) {
+	const keyless = "not shown"
+	made, err := source{dir: stateDir, getenv: func(string) string { return keyless }}.translate(set)
+	return made.gateway, made.snapshot, err
 }
 
 // systemTrust finds the machine's root certificates: SSL_CERT_FILE, else where the

@@ -18,6 +18,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
 	"github.com/leaky-tokens/leaky-tokens/internal/settings"
+	"github.com/leaky-tokens/leaky-tokens/xds/history"
 	"github.com/leaky-tokens/leaky-tokens/xds/server"
 )
 
@@ -32,6 +33,12 @@ type Config struct {
 	Reload   <-chan struct{}       // reload now; may be nil
 	Poll     time.Duration         // how often the files are looked at, default 1s
 	Linger   time.Duration         // how long clusters that are no longer named are kept, default 5s
+	Recorder Recorder              // is told what becomes of each configuration; may be nil
+}
+
+// Recorder keeps what became of configurations, and must not block; *history.Recorder does.
+type Recorder interface {
+	Note(history.Version, history.Files)
 }
 
 // XDS is the control plane.
@@ -42,7 +49,11 @@ type XDS struct {
 	log    *slog.Logger
 	reload <-chan struct{}
 	poll   time.Duration
+	record Recorder
 	first  loaded
+	before loaded // what Envoys ran last, if that is not first
+
+	keptProven string // hash of the files that are kept on disk as proven
 
 	work    chan struct{} // offered holds something new
 	renewal chan struct{} // Envoy's certificate is a new one
@@ -51,7 +62,7 @@ type XDS struct {
 	offered *offer // newest that waits for the one before
 	newest  *offer
 	live    loaded
-	before  loaded          // what Envoys get again if they refuse live
+	back    loaded          // what Envoys get again if they refuse live
 	proven  string          // version of the last that an Envoy took whole
 	undone  *server.Refused // of the last change that was undone after it was published
 	since   time.Time
@@ -60,7 +71,7 @@ type XDS struct {
 
 // offer is the files' content at one moment on its way to Envoys.
 type offer struct {
-	next  loaded
+	next  loaded        // without a snapshot if it cannot be taken
 	err   error         // why it cannot be taken
 	newer chan struct{} // closed once there is a newer one
 }
@@ -72,10 +83,18 @@ type Failure struct {
 	Node   string    `json:"node,omitempty"`    // the Envoy that refused it; empty: no Envoy was asked
 	Type   string    `json:"type,omitempty"`    // of the refused resources, e.g. Cluster
 	Tried  string    `json:"version,omitempty"` // the version that was undone
+	// Content is the hash of the files; empty: they could not be read.
+	Content string `json:"content,omitempty"`
 }
 
-func failure(err error) *Failure {
+func failure(err error, tried loaded) *Failure {
 	f := &Failure{At: time.Now().UTC(), Reason: err.Error()}
+	if tried.settings != nil {
+		f.Content = tried.settings.Hash
+	}
+	if before, ok := errors.AsType[*settings.RefusedError](err); ok {
+		f.Content = before.Hash
+	}
 	if refused, ok := errors.AsType[*server.Refused](err); ok {
 		f.Node, f.Type, f.Tried = refused.Node, refused.Type, refused.Tried
 	}
@@ -90,7 +109,7 @@ func New(c Config) (*XDS, error) {
 	if c.Poll == 0 {
 		c.Poll = time.Second
 	}
-	x := &XDS{log: c.Log, files: c.Files, reload: c.Reload, poll: c.Poll, work: make(chan struct{}, 1),
+	x := &XDS{log: c.Log, files: c.Files, reload: c.Reload, poll: c.Poll, record: c.Recorder, work: make(chan struct{}, 1),
 		renewal: make(chan struct{}, 1)}
 	var err error
 	x.server, err = server.New(server.Config{Log: c.Log, Linger: c.Linger, Metrics: c.Metrics, Undone: x.takeBack, Proven: x.took})
@@ -107,8 +126,14 @@ func New(c Config) (*XDS, error) {
 		}
 	}
 	x.source = src
-	if x.first, err = src.load(c.Settings); err != nil {
+	if x.before, err = src.lastProven(c.Settings); err != nil {
+		c.Log.Warn("what Envoys ran last is not known", slog.Any("error", err))
+	}
+	if x.first, err = src.load(c.Settings); err != nil && x.before.snapshot == nil {
 		return nil, err
+	} else if err != nil {
+		x.first, x.before = x.before, loaded{}
+		x.offer(&offer{next: loaded{settings: c.Settings}, err: err})
 	}
 	if c.Metrics != nil {
 		x.register(c.Metrics)
@@ -139,8 +164,19 @@ func (x *XDS) Run(ctx context.Context, ln net.Listener) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return x.server.Run(ctx, ln) })
 	g.Go(func() error {
-		if err := x.publish(ctx, offer{next: x.first}); err != nil {
+		begin := x.first
+		if x.before.snapshot != nil {
+			begin = x.before
+			x.offer(&offer{next: x.first})
+		}
+		if err := x.publish(ctx, offer{next: begin}); err != nil {
 			return fmt.Errorf("publish the first configuration: %w", err)
+		}
+		x.mu.Lock()
+		failed := x.failed != nil
+		x.mu.Unlock()
+		if !failed {
+			x.note(begin, nil)
 		}
 		g.Go(func() error {
 			x.publishOffers(ctx)

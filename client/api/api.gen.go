@@ -313,6 +313,12 @@ type Balance struct {
 
 // ConfigStatus defines model for ConfigStatus.
 type ConfigStatus struct {
+	// Content Hash of the files it was made from.
+	Content string `json:"content,omitempty,omitzero"`
+
+	// Path That of leaky.yaml; absent for the built-in one.
+	Path string `json:"path,omitempty,omitzero"`
+
 	// Refused A configuration that was not taken. The last three tell what an Envoy refused; without them none was asked.
 	Refused Failure `json:"refused,omitempty,omitzero"`
 
@@ -320,7 +326,7 @@ type ConfigStatus struct {
 	Resources map[string]int `json:"resources"`
 	Since     time.Time      `json:"since"`
 
-	// Version Hash of everything.
+	// Version Hash of all that Envoys run.
 	Version string `json:"version"`
 
 	// Versions Hash by type.
@@ -404,6 +410,9 @@ type EnvoyClients struct {
 // Failure A configuration that was not taken. The last three tell what an Envoy refused; without them none was asked.
 type Failure struct {
 	At time.Time `json:"at"`
+
+	// Content Hash of the files; absent if they could not be read.
+	Content string `json:"content,omitempty,omitzero"`
 
 	// Node Id of the Envoy that refused it.
 	Node   string `json:"node,omitempty,omitzero"`

@@ -11,6 +11,9 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/envoy"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/settings"
+	"github.com/leaky-tokens/leaky-tokens/xds"
+	"github.com/leaky-tokens/leaky-tokens/xds/advice"
 )
 
 type checkCommand struct {
@@ -67,6 +70,11 @@ func (k checkCommand) Run(c *cli) error {
 		return err
 	}
 	warnings = append(warnings, plan.Unwanted()...)
+	doubts, err := l.doubts()
+	if err != nil {
+		return err
+	}
+	warnings = append(warnings, doubts...)
 	name := path
 	if name == "" {
 		name = "the built-in leaky.yaml"
@@ -80,6 +88,23 @@ func (k checkCommand) Run(c *cli) error {
 	}
 	fmt.Printf("%s is valid: %d models, %d providers, %d limits\n", name, len(cfg.Models), len(cfg.Providers), rules)
 	return nil
+}
+
+// doubts are what is legal and does not do what it says.
+func (l local) doubts() ([]string, error) {
+	set, err := settings.Load(l.configPath, os.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	gateway, _, err := xds.Preview(set, l.dir)
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	for _, d := range advice.Look(advice.Input{Config: set.Config, Gateway: gateway, Limits: set.Limits}) {
+		found = append(found, d.String())
+	}
+	return found, nil
 }
 
 type versionCommand struct {

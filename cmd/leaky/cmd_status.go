@@ -16,7 +16,7 @@ type statusCommand struct {
 
 // Help shows how it is used.
 func (statusCommand) Help() string {
-	return `Exit code 0: every part serves and follows the files as they are. Else 1, and each reason in a line.
+	return `Exit code 0: every part serves and follows the files as they are, and every Envoy has taken them. Else 1, and each reason in a line. Which configuration is live, and what became of the last push, is told in either case.
 
 Examples:
 
@@ -25,8 +25,8 @@ Examples:
     leaky status -o json | jq -r '.reasons[]'`
 }
 
-// Run says in one line that all is well, or why it is not.
-func (k statusCommand) Run(ctx context.Context) error {
+// Run says that all is well, or why it is not.
+func (k statusCommand) Run(ctx context.Context, c *cli) error {
 	o, err := control().Status(ctx)
 	if err != nil {
 		return err
@@ -37,14 +37,16 @@ func (k statusCommand) Run(ctx context.Context) error {
 			reasons = append(reasons, fmt.Errorf("%s is %s: %s", p.Name, p.State, strings.TrimSpace(p.Message)))
 		}
 	}
-	err = errors.Join(append(reasons, warned(o.Parts))...)
+	config, problem := configuration(ctx, c)
+	err = errors.Join(append(reasons, warned(o.Parts), problem)...)
 	if k.Output == "json" {
-		told := map[string]any{"ready": err == nil, "parts": len(o.Parts), "reasons": []string{}}
+		told := map[string]any{"ready": err == nil, "parts": len(o.Parts), "reasons": []string{}, "configuration": config}
 		if err != nil {
 			told["reasons"] = strings.Split(err.Error(), "\n")
 		}
 		return errors.Join(printJSON(os.Stdout, told), err)
 	}
+	config.print(os.Stdout)
 	if err != nil {
 		return err
 	}

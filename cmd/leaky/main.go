@@ -31,6 +31,11 @@ type cli struct {
 	Env     envCommand     `cmd:"" group:"The stack" help:"Print every URL as shell exports."`
 	Parts   partsCommand   `cmd:"" group:"The stack" help:"Fetch or list the programs that are not ours."`
 
+	Diff     diffCommand     `cmd:"" group:"Configuration" help:"Show what a leaky.yaml would change in Envoy, resource by resource."`
+	Push     pushCommand     `cmd:"" group:"Configuration" help:"Give a leaky.yaml to every Envoy, or change nothing and say why."`
+	History  historyCommand  `cmd:"" group:"Configuration" help:"List the versions of the configuration, or print one."`
+	Rollback rollbackCommand `cmd:"" group:"Configuration" help:"Go back to an earlier version."`
+
 	Demo    demoCommand    `cmd:"" group:"Tools" help:"Drive the running stack with parallel clients and judge the books."`
 	Check   checkCommand   `cmd:"" group:"Tools" help:"Validate leaky.yaml and the limits it names."`
 	Schema  schemaCommand  `cmd:"" group:"Tools" help:"Print the JSON Schema of leaky.yaml, for editors."`

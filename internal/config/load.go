@@ -3,7 +3,6 @@ package config
 import (
 	"cmp"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -21,7 +20,7 @@ func Load(path string, getenv func(string) string) (*Config, error) {
 	if path == "" {
 		return parse("built-in leaky.yaml", deploy.DefaultConfig, getenv)
 	}
-	text, err := os.ReadFile(path)
+	text, err := ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
 	}
@@ -31,6 +30,9 @@ func Load(path string, getenv func(string) string) (*Config, error) {
 // Read is Load of a text that was read from path. An empty one is what a full disk or a cut copy
 // leaves of a file, and so a mistake.
 func Read(path string, text []byte, getenv func(string) string) (*Config, error) {
+	if message, line := unparseable(text); message != "" {
+		return nil, &Error{Mistakes: []Mistake{{file: path, line: line, column: 1, Message: message}}}
+	}
 	if file, err := parser.ParseBytes(text, 0); err == nil && isEmpty(file) {
 		return nil, &Error{Mistakes: []Mistake{{file: path, line: 1, column: 1, Message: "the file says nothing; write {} if the defaults alone are meant"}}}
 	}
@@ -46,6 +48,9 @@ func parse(name string, text []byte, getenv func(string) string) (*Config, error
 	file, err := parser.ParseBytes(text, 0)
 	if err != nil {
 		return nil, &Error{Mistakes: []Mistake{syntaxMistake(name, err)}}
+	}
+	if mistake, several := secondDocument(name, file); several {
+		return nil, &Error{Mistakes: []Mistake{mistake}}
 	}
 	c := defaults()
 	if err := yaml.UnmarshalWithOptions(deploy.DefaultConfig, c, yaml.Strict()); err != nil {
@@ -99,6 +104,22 @@ func isEmpty(file *ast.File) bool {
 		}
 	}
 	return true
+}
+
+// secondDocument is a document after the first: the library would read one and leave the other.
+func secondDocument(name string, file *ast.File) (m Mistake, found bool) {
+	bodies := 0
+	for _, doc := range file.Docs {
+		if doc.Body == nil || doc.Body.Type() == ast.CommentType {
+			continue
+		}
+		if bodies++; bodies == 2 {
+			m = Mistake{file: name, Message: "the file holds more than one YAML document; take the line --- away"}
+			m.at(doc.Body.GetToken())
+			return m, true
+		}
+	}
+	return m, false
 }
 
 // fill puts defaults where the file says nothing.

@@ -172,6 +172,20 @@ func (c *Config) validateSecrets(v *validator) {
 	}
 }
 
+// closedAddress reports whether a host is one that is never called: link-local (RFC 3927, RFC
+// 4291 2.5.6), where the metadata services of clouds are, multicast, or none at all.
+func closedAddress(host string) bool {
+	if strings.TrimSuffix(strings.ToLower(host), ".") == "metadata.google.internal" {
+		return true
+	}
+	addr, err := netip.ParseAddr(host)
+	if err != nil {
+		return false
+	}
+	addr = addr.Unmap()
+	return addr.IsLinkLocalUnicast() || addr.IsMulticast() || addr.IsUnspecified()
+}
+
 func (c *Config) validateProviders(v *validator) {
 	for _, name := range slices.Sorted(maps.Keys(c.Providers)) {
 		p, key := c.Providers[name], "providers."+name
@@ -182,6 +196,9 @@ func (c *Config) validateProviders(v *validator) {
 		if u, err := url.Parse(p.URL); err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || u.RawQuery != "" ||
 			u.Fragment != "" || u.User != nil {
 			v.fail(key+".url", "write http(s)://host[:port][/prefix], without credentials, query or fragment (or set %s)", providerVariable(name))
+		}
+		if u, err := url.Parse(p.URL); err == nil && closedAddress(u.Hostname()) {
+			v.fail(key+".url", "no provider is at %s: link-local addresses are where a cloud keeps its machines' credentials", u.Hostname())
 		}
 		between(v, key+".connect_timeout", p.ConnectTimeout, 10*time.Millisecond, time.Minute)
 		between(v, key+".max_requests", p.MaxRequests, 1, 1_000_000)

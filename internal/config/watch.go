@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"maps"
-	"os"
 	"time"
 )
 
@@ -68,7 +67,7 @@ func (w Watcher) look() map[string]string {
 		if path == "" {
 			continue
 		}
-		text, err := os.ReadFile(path)
+		text, err := ReadFile(path)
 		if err != nil {
 			found[path] = err.Error()
 			continue

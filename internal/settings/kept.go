@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/secretfile"
 )
@@ -45,17 +46,10 @@ func (s *Source) lastGood() (*memory, error) {
 	if m == nil || err != nil {
 		return nil, err
 	}
-	m.settings, err = s.parse(func(path string) (string, error) {
-		content, ok := m.Files[path]
-		if !ok {
-			return "", fmt.Errorf("%s: %w", path, fs.ErrNotExist)
-		}
-		return content, nil
-	})
+	m.settings, err = Of(s.path, m.Files, s.getenv)
 	if err != nil { // it was good to another version of us
 		return nil, fmt.Errorf("%s: %w", s.kept(lastGoodFile), err)
 	}
-	m.settings.text, m.settings.Hash = m.Files, m.Hash
 	return m, nil
 }
 
@@ -100,8 +94,21 @@ func (s *Source) keep(next *Settings) {
 	}
 }
 
+// write leaves the file to the owner of its folder: a person's command may run as root, and the parts
+// do not.
 func (s *Source) write(name string, content []byte) error {
-	return secretfile.Replace(s.kept(name), content)
+	path := s.kept(name)
+	if err := secretfile.Replace(path, content); err != nil {
+		return err
+	}
+	folder, err := os.Stat(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	if of, ok := folder.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 && of.Uid != 0 {
+		return os.Chown(path, int(of.Uid), int(of.Gid))
+	}
+	return nil
 }
 
 // accepted reports whether somebody said that a content is meant, or whether it was good before.
@@ -136,6 +143,17 @@ func (s *Source) Accept() (gone []string, err error) {
 	if err != nil {
 		return nil, err
 	}
+	return s.accept(next)
+}
+
+// Expect is Accept of a content that will be written into the files.
+func (s *Source) Expect(next *Settings) (gone []string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.accept(next)
+}
+
+func (s *Source) accept(next *Settings) (gone []string, err error) {
 	before, err := s.lastGood()
 	if err == nil && before != nil {
 		gone = lost(before.settings, next)

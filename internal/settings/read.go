@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 
@@ -37,7 +36,7 @@ func (s *Source) limitsPath(file string) string {
 func (s *Source) read() (*Settings, error) {
 	found := text{}
 	next, err := s.parse(func(path string) (string, error) {
-		content, err := os.ReadFile(path)
+		content, err := config.ReadFile(path)
 		found[path] = string(content)
 		return found[path], err
 	})

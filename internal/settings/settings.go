@@ -149,7 +149,7 @@ func (s *Source) judge(next *Settings) error {
 		return nil
 	}
 	if reason, refused := s.refused(next.Hash); refused {
-		return fmt.Errorf("%s was refused by an Envoy, the last good content stays: %s (mend it, or try again with `leaky accept`)", s.path, reason)
+		return &RefusedError{Path: s.path, Hash: next.Hash, Reason: reason}
 	}
 	if s.now == nil || next.Hash == s.now.Hash || s.accepted(next.Hash) {
 		return nil
@@ -169,6 +169,16 @@ type HeldError struct {
 func (e *HeldError) Error() string {
 	return fmt.Sprintf("%s is held, the last good content stays: %s (mend it, or run `leaky accept` if it is meant)", e.Path,
 		strings.Join(e.Lost, "; "))
+}
+
+// RefusedError is a content that an Envoy did not take.
+type RefusedError struct {
+	Path, Hash string
+	Reason     string
+}
+
+func (e *RefusedError) Error() string {
+	return fmt.Sprintf("%s was refused by an Envoy, the last good content stays: %s (mend it, or try again with `leaky accept`)", e.Path, e.Reason)
 }
 
 // errChanging is a file in the middle of a write.

@@ -10,12 +10,23 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/xds"
+	"github.com/leaky-tokens/leaky-tokens/xds/history"
 )
 
-// serveXDS runs the control plane. SIGHUP reloads the files at once.
+// serveXDS runs the control plane. SIGHUP reloads the files at once. NATS has the history of what was
+// published; without it the control plane goes on, and writes it down later.
 func serveXDS(ctx context.Context, s service) error {
+	nc, err := s.connectNATS()
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	recorder, err := history.NewRecorder(history.RecorderConfig{Conn: nc, Log: s.log})
+	if err != nil {
+		return err
+	}
 	x, err := xds.New(xds.Config{Settings: s.first, Files: s.files, StateDir: s.dir, Getenv: os.Getenv, Log: s.log, Metrics: s.metrics,
-		Reload: hangups(ctx)})
+		Reload: hangups(ctx), Recorder: recorder})
 	if err != nil {
 		return err
 	}
@@ -30,6 +41,10 @@ func serveXDS(ctx context.Context, s service) error {
 	common := s.common(x.Ready)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return x.Run(ctx, grpcListener) })
+	g.Go(func() error {
+		recorder.Run(ctx)
+		return nil
+	})
 	g.Go(func() error { return httpapi.Serve(ctx, httpListener, common.Wrap(x.Handler())) })
 	return g.Wait()
 }
