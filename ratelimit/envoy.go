@@ -45,6 +45,10 @@ func (s *Service) findLimits(p *policy, r *match.Request, out *envoyCall) {
 	switch {
 	case r.Domain == "":
 		out.fail(status.Error(codes.InvalidArgument, match.ErrNoDomain.Error()))
+	case rules == nil && p.unknown != nil:
+		s.metrics.unknownDomains.WithLabelValues(s.matching.Labels.Domain(r.Domain)).Inc()
+		r.Overrides = nil
+		s.findForeignLimits(p, p.unknown, r, out)
 	case rules == nil:
 		out.fail(status.Errorf(codes.InvalidArgument, "domain %q is not served here", r.Domain))
 	case rules != p.Rules:

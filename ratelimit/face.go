@@ -24,15 +24,15 @@ const maxJSON = 4 << 20
 // Routes adds envoyproxy/ratelimit's paths to a mux: POST /json for callers without gRPC,
 // /healthcheck, and /rlconfig.
 func (s *Service) Routes(mux *http.ServeMux) {
-	mux.HandleFunc("POST /json", s.serveJSON)
-	mux.Handle("GET /healthcheck", s.health)
-	mux.HandleFunc("GET /rlconfig", s.showRules)
+	mux.HandleFunc("POST /json", s.ServeJSON)
+	mux.HandleFunc("GET /healthcheck", s.ServeHealth)
+	mux.HandleFunc("GET /rlconfig", s.ServeRules)
 }
 
-// serveJSON decides about a RateLimitRequest in protobuf's JSON form, of another domain than
+// ServeJSON decides about a RateLimitRequest in protobuf's JSON form, of another domain than
 // our own: 200 when it is admitted, 429 when it is refused, both with the RateLimitResponse.
 // 400 says what is wrong with the request.
-func (s *Service) serveJSON(w http.ResponseWriter, r *http.Request) {
+func (s *Service) ServeJSON(w http.ResponseWriter, r *http.Request) {
 	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxJSON))
 	if large, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		http.Error(w, fmt.Sprintf("the request is larger than %d bytes", large.Limit), http.StatusRequestEntityTooLarge)
@@ -94,9 +94,9 @@ func (s *Service) decideOther(ctx context.Context, request *rls.RateLimitRequest
 	return answer, nil
 }
 
-// showRules prints the rules that decide, a line each and as envoyproxy/ratelimit does it;
+// ServeRules prints the rules that decide, a line each and as envoyproxy/ratelimit does it;
 // what it has no word for comes at the end of a line.
-func (s *Service) showRules(w http.ResponseWriter, _ *http.Request) {
+func (s *Service) ServeRules(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	var b strings.Builder
 	for _, rules := range s.policy.Load().All() {

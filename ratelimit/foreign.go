@@ -17,7 +17,7 @@ type foreign struct {
 	matched  match.Foreign
 	verdicts []match.Verdict
 	refused  bool
-	silent   bool // the client is told nothing
+	how      *Others
 	metadata bool // rules' metadata is told
 }
 
@@ -34,7 +34,7 @@ func (s *Service) findForeignLimits(p *policy, rules *match.Rules, r *match.Requ
 		out.fail(status.Error(codes.InvalidArgument, err.Error()))
 		return
 	}
-	out.others = &foreign{request: *r, matched: matched, silent: p.silent, metadata: rules.HasMetadata()}
+	out.others = &foreign{request: *r, matched: matched, how: &p.others, metadata: p.others.Metadata || rules.HasMetadata()}
 	out.rules, out.asked, out.matched = rules, r.Descriptors, matched.Matched
 	out.take = store.Take{Account: account, Buckets: matched.Buckets, Requests: r.Counting().Hits}
 	out.mode = p.outage.For(match.Route(r.Descriptors))
@@ -42,7 +42,8 @@ func (s *Service) findForeignLimits(p *policy, rules *match.Rules, r *match.Requ
 
 // judge tells how each descriptor stands after a decision, and counts its hits.
 func (s *Service) judge(o *foreign, a *admission) {
-	o.verdicts, o.refused = o.matched.Judge(a.taken.States, a.taken.Outcome == store.Admitted)
+	o.verdicts, o.refused = o.matched.Judge(a.taken.States, a.taken.Outcome == store.Admitted, o.how.Quota)
+	o.refused = o.refused && !o.how.Shadow
 	domain := a.rules.Set().Domain()
 	for i := range o.verdicts {
 		v := &o.verdicts[i]
@@ -50,11 +51,14 @@ func (s *Service) judge(o *foreign, a *admission) {
 			continue
 		}
 		count := s.metrics.hitsOf(domain, a.matched.Label(v.Bucket))
-		within, over, near := v.Levels()
+		within, over, near := v.Levels(o.how.NearLimit)
 		count.total.Add(float64(v.Hits))
 		count.within.Add(within)
 		count.over.Add(over)
 		count.near.Add(near)
+		if v.Limit.Rule.Shadow {
+			count.shadow.Add(over)
+		}
 	}
 }
 
@@ -62,7 +66,8 @@ func (s *Service) judge(o *foreign, a *admission) {
 func (s *Service) foreignResponse(e *envoyCall) *wire.Response {
 	t, o := &e.taken, e.others
 	s.judge(o, &e.admission)
-	f := wire.Foreign{Request: &o.request, States: t.States, Now: t.Now, Headers: !o.silent, Metadata: o.metadata, Wait: bucket.Never}
+	f := wire.Foreign{Request: &o.request, States: t.States, Now: t.Now, Metadata: o.metadata, Wait: bucket.Never,
+		Silent: o.how.Silent, Headers: o.how.Headers}
 	f.Verdicts, f.Refused = o.verdicts, o.refused
 	if f.Refused {
 		f.Wait = o.matched.Wait(f.Verdicts, t.States, t.Now)

@@ -258,10 +258,11 @@ func TestForeignMetrics(t *testing.T) {
 		e.asked(t, of("k", "x", hits))
 	}
 	const want = `
-		# HELP leaky_ratelimit_rule_hits_total Hits in the domains of other Envoys by rule: total, and of those within the limit, over it, and near it, which is above 80 percent and counted in within or over too.
+		# HELP leaky_ratelimit_rule_hits_total Hits in the domains of other Envoys by rule: total, and of those within the limit, over it, near it, which is above 80 percent and counted in within or over too, and over it in shadow_mode.
 		# TYPE leaky_ratelimit_rule_hits_total counter
 		leaky_ratelimit_rule_hits_total{domain="shop",level="near",rule="é"} 2
 		leaky_ratelimit_rule_hits_total{domain="shop",level="over",rule="é"} 3
+leaky_ratelimit_rule_hits_total{domain="shop",level="shadow",rule="é"} 0
 		leaky_ratelimit_rule_hits_total{domain="shop",level="total",rule="é"} 13
 		leaky_ratelimit_rule_hits_total{domain="shop",level="within",rule="é"} 9
 	`

@@ -9,7 +9,7 @@ import (
 )
 
 // ruleHits are the counters of one rule.
-type ruleHits struct{ total, within, over, near prometheus.Counter }
+type ruleHits struct{ total, within, over, near, shadow prometheus.Counter }
 
 // hitsOf gives a rule's counters; they are looked up once.
 func (m *metrics) hitsOf(domain, rule string) *ruleHits {
@@ -18,7 +18,8 @@ func (m *metrics) hitsOf(domain, rule string) *ruleHits {
 		return have.(*ruleHits)
 	}
 	of := func(level string) prometheus.Counter { return m.hits.WithLabelValues(domain, rule, level) }
-	one, _ := m.hitsKnown.LoadOrStore(key, &ruleHits{total: of("total"), within: of("within"), over: of("over"), near: of("near")})
+	one, _ := m.hitsKnown.LoadOrStore(key, &ruleHits{total: of("total"), within: of("within"), over: of("over"), near: of("near"),
+		shadow: of("shadow")})
 	return one.(*ruleHits)
 }
 
@@ -27,6 +28,7 @@ type metrics struct {
 	holds struct{ admitted, refused, balance, repeated, malformed, failed, abandoned prometheus.Counter }
 
 	byRule, shadow, hits *prometheus.CounterVec
+	unknownDomains       *prometheus.CounterVec
 	idleRules            *prometheus.GaugeVec
 	hitsKnown            sync.Map // *ruleHits by domain and label
 	settles              struct {
@@ -57,8 +59,10 @@ func newMetrics(r prometheus.Registerer, s *Service) *metrics {
 	m.shadow = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_shadow_refusals_total",
 		Help: "Calls that a rule in shadow_mode or quota_mode would have refused."}, []string{"domain", "rule"})
 	m.hits = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_rule_hits_total",
-		Help: "Hits in the domains of other Envoys by rule: total, and of those within the limit, over it, and near it, which is above 80 percent and counted in within or over too."},
+		Help: "Hits in the domains of other Envoys by rule: total, and of those within the limit, over it, near it, which is above 80 percent and counted in within or over too, and over it in shadow_mode."},
 		[]string{"domain", "rule", "level"})
+	m.unknownDomains = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_unknown_domains_total",
+		Help: "Requests that passed because no file has their domain, where that is allowed."}, []string{"domain"})
 	m.idleRules = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "leaky_ratelimit_rule_idle",
 		Help: "1 for a rule that matched nothing for limits.idle_after, else 0."}, []string{"domain", "rule"})
 	settles := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_settlements_total",
@@ -100,7 +104,7 @@ func newMetrics(r prometheus.Registerer, s *Service) *metrics {
 		}
 		return 1
 	})
-	r.MustRegister(holds, m.byRule, m.shadow, m.hits, m.idleRules, settles, m.outage, asks, changes, m.expired,
+	r.MustRegister(holds, m.byRule, m.shadow, m.hits, m.unknownDomains, m.idleRules, settles, m.outage, asks, changes, m.expired,
 		m.published, m.unpublished, m.live, m.learned, open, m.heldTokens, m.oldestHold, gateway)
 	return m
 }

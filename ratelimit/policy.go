@@ -16,7 +16,8 @@ type policy struct {
 	parts   map[string]store.PoolPart // by tier
 	outage  config.Outage
 	noPools bool
-	silent  bool
+	others  Others
+	unknown *match.Rules // of a domain that no file has; nil: it is not served
 }
 
 func (s *Service) newPolicy(p Policy) *policy {
@@ -25,10 +26,24 @@ func (s *Service) newPolicy(p Policy) *policy {
 			s.log.LogAttrs(context.Background(), slog.LevelWarn, "limits are taken, but look wrong", slog.Any("warning", warning))
 		}
 	}
-	return &policy{parts: parts(p.Tiers), outage: p.Outage, noPools: p.NoPools, silent: p.Silent,
-		Policy: match.NewPolicy(match.Config{Limits: p.Limits,
-			Domains: p.Domains, Tiers: p.Tiers, Providers: p.Providers, Models: p.Models, MaxTokens: p.MaxTokens}, &s.matching)}
+	made := &policy{parts: parts(p.Tiers), outage: p.Outage, noPools: p.NoPools, others: p.Others,
+		Policy: match.NewPolicy(match.Config{Limits: p.Limits, Domains: p.Domains, Tiers: p.Tiers, Providers: p.Providers, Models: p.Models,
+			MaxTokens: p.MaxTokens}, &s.matching)}
+	if made.others.NearLimit <= 0 {
+		made.others.NearLimit = defaultNear
+	}
+	if p.Others.AdmitUnknown {
+		made.unknown = match.NoRules()
+	}
+	return made
 }
+
+// defaultNear is the share of a limit above which hits are near it.
+const defaultNear = 0.8
+
+// SetPolicy replaces the policy. Requests that are being decided go on with the one they
+// began with.
+func (s *Service) SetPolicy(p Policy) { s.policy.Store(s.newPolicy(p)) }
 
 // watch replaces the policy when its files change. A content that is not taken is told and the
 // policy stays; xds refuses the same one.
@@ -47,7 +62,7 @@ func (s *Service) watch(ctx context.Context) {
 			return // nothing changed since the start
 		}
 		given = p.Limits
-		s.policy.Store(s.newPolicy(p))
+		s.SetPolicy(p)
 		s.log.LogAttrs(ctx, slog.LevelInfo, "new limits", slog.Int("rules", len(p.Limits.Rules())))
 	})
 }

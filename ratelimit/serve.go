@@ -38,9 +38,9 @@ func (s *Service) listen(ctx context.Context, ln net.Listener, h handler, method
 	if err != nil {
 		return fmt.Errorf("serve grpc: %w", err)
 	}
-	healthpb.RegisterHealthServer(server, s.health.states)
+	healthpb.RegisterHealthServer(server, s.health)
 	reflection.Register(server)
-	leaving := context.AfterFunc(ctx, s.health.states.Shutdown)
+	leaving := context.AfterFunc(ctx, s.health.Shutdown)
 	defer leaving()
 	return server.Serve(ctx, ln)
 }

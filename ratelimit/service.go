@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/health"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
@@ -36,6 +37,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/lease"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/match"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/wire"
 )
 
 // Publisher publishes the event of an expired hold. It returns nil only when the event
@@ -52,9 +54,25 @@ type Policy struct {
 	Providers map[string]config.Provider
 	Models    []config.Model
 	MaxTokens config.MaxTokens
-	Silent    bool          // in the domains of other Envoys clients are told nothing: no headers, no body
+	Others    Others        // how requests in Domains are answered
 	NoPools   bool          // quota enforcement is off: no pool is asked, whatever a call requires
 	Outage    config.Outage // modes can change; the sizes of leases and timeouts are those at the start
+}
+
+// Headers are the names of headers.
+type Headers = wire.Headers
+
+// Others is how requests of other Envoys are answered. The zero value is our own way: clients
+// are told by x-ratelimit-* headers, retry-after and a body, and a domain that no file has is
+// an error.
+type Others struct {
+	Silent       bool     // clients are told nothing: no headers, no body
+	Headers      *Headers // the only headers that clients get, and no body; nil: as above
+	Metadata     bool     // dynamic metadata comes also where no rule has some
+	AdmitUnknown bool     // a domain that no file has has no limits
+	Shadow       bool     // nothing is refused
+	Quota        bool     // every rule is in quota mode
+	NearLimit    float64  // share of a limit above which hits count as near it; 0: 0.8
 }
 
 // Config of the service.
@@ -77,9 +95,10 @@ type Config struct {
 	// Now gives the time in microseconds; nil: Redis' clock. For tests.
 	Now       func() int64
 	RedisURL  string
-	Prefix    string // before every Redis key; for tests that share a server
-	Publisher Publisher
-	Balances  Balances // nil: no account has a pool
+	Redis     store.Extra // what the URL does not say
+	Prefix    string      // before every Redis key
+	Publisher Publisher   // nil: nobody holds, so that no hold expires and nothing is swept
+	Balances  Balances    // nil: no account has a pool
 	// Follow gives every change of a pool to apply until ctx ends; nil: there are none.
 	Follow  func(ctx context.Context, apply func(context.Context, balance.State) error)
 	Log     *slog.Logger
@@ -104,27 +123,27 @@ type Service struct {
 	follow    func(context.Context, func(context.Context, balance.State) error)
 	log       *slog.Logger
 	metrics   *metrics
-	health    healthState
+	health    *health.Server
 }
 
 // New makes the service; it connects to nothing yet.
 func New(c Config) (*Service, error) {
-	if c.Limits == nil || c.Publisher == nil || c.Log == nil || c.Metrics == nil {
-		return nil, errors.New("make ratelimit: limits, publisher, log and metrics are needed")
+	if c.Limits == nil || c.Log == nil || c.Metrics == nil {
+		return nil, errors.New("make ratelimit: limits, log and metrics are needed")
 	}
 	s := &Service{reload: c.Reload, files: c.Files, holds: c.Holds, timeout: c.Timeout, publisher: c.Publisher,
 		asker: asker{balances: c.Balances}, trust: newTrust(), follow: c.Follow, log: c.Log}
 	if s.timeout <= 0 {
 		s.timeout = 500 * time.Millisecond
 	}
-	s.health.states = newHealth()
+	s.health = newHealth()
 	s.memory.ring = make([]recalled, max(0, c.Explain))
 	if s.idleAfter = c.IdleAfter; s.idleAfter <= 0 {
 		s.idleAfter = defaultIdle
 	}
 	s.policy.Store(s.newPolicy(c.Policy))
 	var err error
-	if s.store, err = store.New(store.Config{URL: c.RedisURL, Prefix: c.Prefix, Now: c.Now, Lifetime: c.Longest + c.Holds.Margin,
+	if s.store, err = store.New(store.Config{URL: c.RedisURL, Extra: c.Redis, Prefix: c.Prefix, Now: c.Now, Lifetime: c.Longest + c.Holds.Margin,
 		SettledKept: c.Holds.SettledKept, Changed: s.trust.changed,
 		DialTimeout: c.Outage.DialTimeout, Timeout: c.Outage.Timeout}); err != nil {
 		return nil, fmt.Errorf("make ratelimit: %w", err)

@@ -37,6 +37,10 @@ func (s *Service) Run(ctx context.Context) error {
 		group.Go(func() { s.follow(ctx, s.SetBalance) })
 	}
 	defer group.Wait()
+	if s.publisher == nil {
+		<-ctx.Done()
+		return nil
+	}
 	every := s.holds.SweepEvery
 	if every <= 0 {
 		every = 30 * time.Second

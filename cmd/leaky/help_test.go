@@ -10,7 +10,8 @@ import (
 
 // acts are the commands that do something and have nothing to show, or show a log.
 func acts() []string {
-	return []string{"up", "down", "logs", "start", "stop", "restart", "kill", "accept", "schema", "push", "rollback", "parts fetch", "serve", "supervise"}
+	return []string{"up", "down", "logs", "start", "stop", "restart", "kill", "accept", "schema", "push", "rollback", "parts fetch", "ratelimit", "serve",
+		"supervise"}
 }
 
 // TestEveryCommandIsExplained: --help of each command shows how it is used, and whatever prints

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -49,6 +50,7 @@ type cli struct {
 	Sagas   sagasCommand   `cmd:"" group:"Tools" help:"List, show, retry or cancel purchases."`
 	Version versionCommand `cmd:"" group:"Tools" help:"Print the version."`
 
+	RateLimit ratelimitCommand `cmd:"" name:"ratelimit" group:"Services" help:"Run the limiter alone, in envoyproxy/ratelimit's place, from its environment variables."`
 	Serve     serveCommand     `cmd:"" group:"Services" help:"Run one service in the foreground."`
 	Supervise superviseCommand `cmd:"" hidden:"" help:"Run the supervisor in the foreground (what up starts)."`
 }
@@ -56,10 +58,18 @@ type cli struct {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	args := os.Args[1:]
+	if filepath.Base(os.Args[0]) == alone { // what envoyproxy/ratelimit's image starts
+		args = append([]string{alone}, args...)
+	}
+	if len(args) > 0 && args[0] == alone {
+		runAlone(ctx, args[1:])
+		return
+	}
 	var c cli
 	k := kong.Must(&c, kong.Name("leaky"), kong.Description("Meter and limit LLM tokens with Envoy."),
 		served(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(&c))
-	command, err := k.Parse(os.Args[1:])
+	command, err := k.Parse(args)
 	if err != nil {
 		refuse(k, err)
 	}

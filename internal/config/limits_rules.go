@@ -14,8 +14,9 @@ const defaultIdle = time.Hour
 // OtherEnvoys is where Envoys that are not ours ask about requests in limits.domains, and
 // nothing else. The first process of ratelimit listens there.
 type OtherEnvoys struct {
-	Listen string   `yaml:"listen"` // host:port or unix:path (relative to the state folder); empty: nowhere
-	Names  []string `yaml:"names"`  // in TLS mode mutual xds issues a certificate for each, secrets/tls/envoy-NAME.pem
+	Listen  string   `yaml:"listen"`  // host:port or unix:path (relative to the state folder); empty: nowhere
+	Headers bool     `yaml:"headers"` // their clients get x-ratelimit-* and retry-after, and a body of refusals; default true
+	Names   []string `yaml:"names"`   // in TLS mode mutual xds issues a certificate for each, secrets/tls/envoy-NAME.pem
 }
 
 func (o OtherEnvoys) validate(v *validator, t TLS) {

@@ -176,15 +176,12 @@ type Verdict struct {
 	level float64 // of the bucket, with this descriptor's hits
 }
 
-// nearLimit is the share of a limit above which hits are near it.
-const nearLimit = 0.8
-
 // Levels tells how many of the hits were within the limit and how many above it, as
 // envoyproxy/ratelimit counts: all hits are within, or if the last of them is above, those
-// above are over. near are those of them between 80 percent and the limit.
-func (v *Verdict) Levels() (within, over, near float64) {
+// above are over. near are those of them between a share of the limit and the limit.
+func (v *Verdict) Levels(share float64) (within, over, near float64) {
 	limit, hits := v.Limit.Params.Capacity, float64(v.Hits)
-	begin, mark := v.level-hits, math.Floor(limit*nearLimit)
+	begin, mark := v.level-hits, math.Floor(limit*share)
 	if v.Over {
 		if begin >= limit {
 			return 0, hits, 0
@@ -197,8 +194,8 @@ func (v *Verdict) Levels() (within, over, near float64) {
 // Judge tells how each descriptor stands, and whether the request is refused: by a limit
 // that is over, or when all limits in quota mode are. states are those of the buckets
 // after the decision; taken says that nothing refused, so that rules which count only
-// what is admitted took their hits.
-func (f *Foreign) Judge(states []bucket.State, taken bool) (all []Verdict, refused bool) {
+// what is admitted took their hits. quota puts every limit in quota mode.
+func (f *Foreign) Judge(states []bucket.State, taken, quota bool) (all []Verdict, refused bool) {
 	all = make([]Verdict, len(f.Hits))
 	later := make([]int64, len(f.Buckets)) // hits of descriptors after this one, in each bucket
 	quotas, over := 0, 0
@@ -218,7 +215,7 @@ func (f *Foreign) Judge(states []bucket.State, taken bool) (all []Verdict, refus
 		v.Over = level > v.Limit.Params.Capacity
 		v.Remaining = int64(max(0, v.Limit.Params.Capacity-level))
 		switch rule, counts := v.Limit.Rule, v.Over && !v.Limit.Rule.Shadow; {
-		case rule.Quota:
+		case rule.Quota || quota:
 			quotas++
 			if counts {
 				over++

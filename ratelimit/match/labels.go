@@ -41,3 +41,6 @@ func (l *Labels) ofText(text, other string) string {
 	l.known[text] = label
 	return label
 }
+
+// Domain is the label for a domain that an Envoy asked in and that no file has.
+func (l *Labels) Domain(name string) string { return l.ofText(name, "domain") }

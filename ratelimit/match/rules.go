@@ -76,6 +76,9 @@ func newRules(set *limits.Set, tiers config.Tiers, s *State) *Rules {
 	return r
 }
 
+// NoRules are those of a domain without any.
+func NoRules() *Rules { return newRules(limits.Empty(""), config.Tiers{}, &State{}) }
+
 // noTier scales nothing.
 func noTier() config.Tier { return config.Tier{Capacity: 1, LeakRate: 1} }
 

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -35,18 +36,24 @@ func dial(c Config, connected func(context.Context, *redis.Conn) error) (client 
 		o.DialTimeout, o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = c.DialTimeout, c.Timeout, c.Timeout, c.Timeout
 		o.DialerRetries, o.MaxRetries = 1, retries
 		o.MinRetryBackoff, o.MaxRetryBackoff = retryLeast, retryMost
-		o.PoolSize, o.MaxIdleConns = poolConns, poolIdle
+		o.PoolSize, o.MaxIdleConns = cmp.Or(c.PoolSize, poolConns), poolIdle
+		if o.TLSConfig != nil && c.TLS != nil {
+			o.TLSConfig = c.TLS
+		}
 		o.ContextTimeoutEnabled, o.DisableIdentity, o.OnConnect = true, true, connected
 		return redis.NewClient(o), false, nil
 	}
 	u := redis.UniversalOptions{DialTimeout: c.DialTimeout, ReadTimeout: c.Timeout, WriteTimeout: c.Timeout, PoolTimeout: c.Timeout,
 		MaxRetries:    retries,
-		DialerRetries: 1, MinRetryBackoff: retryLeast, MaxRetryBackoff: retryMost, PoolSize: poolConns, MaxIdleConns: poolIdle,
+		DialerRetries: 1, MinRetryBackoff: retryLeast, MaxRetryBackoff: retryMost, PoolSize: cmp.Or(c.PoolSize, poolConns), MaxIdleConns: poolIdle,
+		SentinelUsername: c.SentinelUser, SentinelPassword: c.SentinelPassword,
 		ContextTimeoutEnabled: true, DisableIdentity: true, OnConnect: connected}
 	switch secure {
 	case "redis":
 	case "rediss":
-		u.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+		if u.TLSConfig = c.TLS; u.TLSConfig == nil {
+			u.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+		}
 	default:
 		return nil, false, fmt.Errorf("redis url: %w", errURL)
 	}

@@ -16,6 +16,7 @@ package store
 
 import (
 	"context"
+	"crypto/tls"
 	_ "embed"
 	"errors"
 	"fmt"
@@ -67,6 +68,7 @@ type Config struct {
 	// redis+cluster://host:port[,host:port...] or
 	// redis+sentinel://host:port[,host:port...]/master[/db].
 	URL string
+	Extra
 	// Prefix goes before every key; for tests that share a server.
 	Prefix string
 	// Lifetime is how long a hold may stay unsettled, > 0.
@@ -82,6 +84,14 @@ type Config struct {
 	Changed func(older bool)
 	// Now gives the time in microseconds; nil: the server's clock. For tests.
 	Now func() int64
+}
+
+// Extra is what a URL does not say of the connections.
+type Extra struct {
+	TLS              *tls.Config // of rediss; nil: the system's roots
+	PoolSize         int         // connections to a server at most; 0: 32
+	SentinelUser     string
+	SentinelPassword string
 }
 
 // Store is the limiter's state.

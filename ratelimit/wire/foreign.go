@@ -34,11 +34,18 @@ type Foreign struct {
 	Now      int64          // microseconds
 	Refused  bool
 	Wait     int64 // until a refused request may fit, in microseconds; bucket.Never: it cannot ever
-	// Headers says that the client is told too, by headers and a body: else only Envoy is.
-	Headers bool
+	// Silent says that the client is told nothing: only Envoy is.
+	Silent bool
+	// Headers are the only ones that the client gets then, and no body; nil: x-ratelimit-*, and
+	// of a refusal retry-after and a body.
+	Headers *Headers
 	// Metadata says that the metadata of rules that have room is told.
 	Metadata bool
 }
+
+// Headers are the names of what a client is told of the tightest limit; an empty one is not
+// sent.
+type Headers struct{ Limit, Remaining, Reset string }
 
 // AnswerForeign answers another Envoy: how each descriptor stands, as
 // envoyproxy/ratelimit does it.
@@ -51,7 +58,7 @@ func AnswerForeign(f *Foreign) *Response {
 	for i := range f.Verdicts {
 		r.addStatus(f, &f.Verdicts[i])
 	}
-	if f.Headers {
+	if !f.Silent {
 		r.tellClient(f)
 	}
 	if f.Metadata {
@@ -128,23 +135,22 @@ func (f *Foreign) resetSeconds(v *match.Verdict) int64 {
 	return up(p.Reset(f.States[v.Bucket], f.Now), second)
 }
 
-// tellClient adds x-ratelimit-* of the limit with the least left, or of one that refused,
-// and to a refusal when to come back and a body.
+// tellClient adds headers of the limit with the least left, or of one that refused, and in
+// our own way when to come back from a refusal and a body.
 func (r *Response) tellClient(f *Foreign) {
-	var least *match.Verdict
-	for i := range f.Verdicts {
-		v := &f.Verdicts[i]
-		if v.Limit == nil || least != nil && least.Remaining <= v.Remaining && !(f.Refused && v.Over && !v.Limit.Rule.Counts()) {
-			continue
+	names := f.Headers
+	if names == nil {
+		names = &Headers{Limit: "x-ratelimit-limit", Remaining: "x-ratelimit-remaining", Reset: "x-ratelimit-reset"}
+	}
+	if v := f.tightest(); v != nil {
+		for _, h := range [][2]string{{names.Limit, v.Limit.Capacity}, {names.Remaining, strconv.FormatInt(v.Remaining, 10)},
+			{names.Reset, strconv.FormatInt(f.resetSeconds(v), 10)}} {
+			if h[0] != "" {
+				r.addHeader(h[0], h[1])
+			}
 		}
-		least = v
 	}
-	if least != nil {
-		r.addHeader("x-ratelimit-limit", least.Limit.Capacity)
-		r.addHeader("x-ratelimit-remaining", strconv.FormatInt(least.Remaining, 10))
-		r.addHeader("x-ratelimit-reset", strconv.FormatInt(f.resetSeconds(least), 10))
-	}
-	if !f.Refused {
+	if !f.Refused || f.Headers != nil {
 		return
 	}
 	var seconds int64
@@ -156,6 +162,19 @@ func (r *Response) tellClient(f *Foreign) {
 		RetryAfterSeconds: int(seconds)})
 	r.addHeader("content-type", contentType)
 	r.setBody(body)
+}
+
+// tightest is the verdict with the least left, of a refusal one that refused.
+func (f *Foreign) tightest() *match.Verdict {
+	var least *match.Verdict
+	for i := range f.Verdicts {
+		v := &f.Verdicts[i]
+		if v.Limit == nil || least != nil && least.Remaining <= v.Remaining && !(f.Refused && v.Over && !v.Limit.Rule.Counts()) {
+			continue
+		}
+		least = v
+	}
+	return least
 }
 
 // addForeignMetadata adds what envoyproxy/ratelimit tells with RESPONSE_DYNAMIC_METADATA: the

@@ -6,6 +6,44 @@ import (
 	"os"
 )
 
+// Empty is a set without rules.
+func Empty(domain string) *Set { return &Set{domain: domain} }
+
+// Text is a file of another domain, wherever it came from.
+type Text struct {
+	Name string // for errors
+	YAML []byte
+}
+
+// ParseDomains reads texts of other domains. With merge several texts may make one domain,
+// in their order; else each has its own.
+func ParseDomains(texts []Text, merge bool) ([]*Set, error) {
+	var (
+		sets  []*Set
+		errs  []error
+		known = map[string]*Set{}
+		from  = map[string]string{}
+	)
+	for _, text := range texts {
+		o := Options{AnyKeys: true, File: text.Name}
+		if merge {
+			o.into = known
+		}
+		set, err := ParseWith(text.YAML, o)
+		switch {
+		case err != nil:
+			errs = append(errs, err)
+		case known[set.domain] == nil:
+			known[set.domain], from[set.domain] = set, text.Name
+			sets = append(sets, set)
+		case !merge:
+			errs = append(errs, &Error{File: text.Name, Line: 1, Column: 1,
+				Message: fmt.Sprintf("the domain %q is %s's already; one file for each domain, or let them be merged", set.domain, from[set.domain])})
+		}
+	}
+	return sets, errors.Join(errs...)
+}
+
 // LoadDomains reads files of domains that other Envoys ask in: their keys are whatever
 // those send. Each file is one domain, and none is Domain.
 func LoadDomains(paths []string) ([]*Set, error) {

@@ -50,6 +50,8 @@ type Options struct {
 	AnyKeys bool
 	// File is the text's path, for errors.
 	File string
+
+	into map[string]*Set // by domain, those that a file of the same domain adds to; nil: none
 }
 
 // Parse reads the text of a limits file. The error joins an *Error for each mistake,
@@ -141,6 +143,10 @@ func (p *reader) file(body ast.Node) {
 		p.fail(m["domain"].at(), "domain is empty; write domain: %s", Domain)
 	case !p.options.AnyKeys && p.set.domain != Domain:
 		p.fail(m["domain"].at(), "domain is %q, but Envoy asks in domain %q", p.set.domain, Domain)
+	}
+	if have := p.options.into[p.set.domain]; have != nil {
+		have.warnings = append(have.warnings, p.set.warnings...)
+		p.set = have
 	}
 	if f, ok := m["descriptors"]; ok {
 		p.descriptors(f, &p.set.root, trail{})

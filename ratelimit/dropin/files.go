@@ -1,0 +1,77 @@
+package dropin
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
+)
+
+// Values of CONFIG_TYPE.
+const (
+	fileConfig = "FILE"
+	xdsConfig  = "GRPC_XDS_SOTW"
+)
+
+// lookEvery is how often the folder is looked at.
+const lookEvery = 400 * time.Millisecond
+
+// folder is where FILE's rules are.
+func (s *Settings) folder() string { return filepath.Join(s.RuntimeRoot, s.RuntimeSub, s.RuntimeApp) }
+
+// files are the folder's files as envoyproxy/ratelimit finds them: every file is rules, a link
+// to a file too, one to a folder is passed over (Kubernetes' ..data).
+func (s *Settings) files() (found []string, err error) {
+	err = filepath.WalkDir(s.folder(), func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && path != s.folder():
+			return nil // gone since it was listed
+		case err != nil:
+			return err
+		case s.IgnoreDotFiles && strings.HasPrefix(d.Name(), ".") && path != s.folder():
+			if d.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
+		case d.IsDir():
+			return nil
+		}
+		if info, err := os.Stat(path); err == nil && !info.IsDir() {
+			found = append(found, path)
+		}
+		return nil
+	})
+	return found, err
+}
+
+// read reads the rules of all files.
+func (s *Settings) read() ([]*limits.Set, error) {
+	files, err := s.files()
+	if err != nil {
+		return nil, err
+	}
+	texts := make([]limits.Text, len(files))
+	for i, path := range files {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		texts[i] = limits.Text{Name: path, YAML: text}
+	}
+	return limits.ParseDomains(texts, s.Merge)
+}
+
+// watchFiles gives the folder's rules to take, now and after each change, until ctx ends.
+func (s *Settings) watchFiles(ctx context.Context, take func([]*limits.Set, error)) {
+	list := func() []string {
+		files, _ := s.files() // read tells why
+		return files
+	}
+	config.Watcher{Files: list, Every: lookEvery}.Run(ctx, func() { take(s.read()) })
+}
