@@ -121,6 +121,14 @@ sql: ## Regenerate the Go code of the SQL queries (builds sqlc the first time)
 	@$(call tool,$(SQLC),github.com/sqlc-dev/sqlc/cmd/sqlc,$(SQLCVERSION))
 	@$(SQLC) generate
 
+IMAGE ?= leaky-tokens:$(VERSION)
+
+.PHONY: image
+image: ## Build the container image for amd64 and arm64 without a daemon: bin/image/layout, and a .tar for docker load
+	@mkdir -p bin/image && for arch in amd64 arm64; do \
+	  GOOS=linux GOARCH=$$arch $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)" -o bin/image/leaky-$$arch ./cmd/leaky || exit 1; done
+	@$(GO) run ./deploy/image -tag $(IMAGE)
+
 .PHONY: clean
 clean: ## Remove what the build made; the cache and the state folder stay
 	@rm -rf bin

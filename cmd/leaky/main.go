@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+	_ "golang.org/x/crypto/x509roots/fallback" // for machines without certificates of their own, as in our image
 )
 
 // version is set by the linker (see the Makefile).
@@ -52,12 +53,18 @@ type cli struct {
 
 	RateLimit ratelimitCommand `cmd:"" name:"ratelimit" group:"Services" help:"Run the limiter alone, in envoyproxy/ratelimit's place, from its environment variables."`
 	Serve     serveCommand     `cmd:"" group:"Services" help:"Run one service in the foreground."`
+	Probe     probeCommand     `cmd:"" group:"Services" help:"Ask one service on this machine whether it is ready; the exit code tells."`
+	Bootstrap bootstrapCommand `cmd:"" group:"Services" help:"Write the bootstrap file of an Envoy, for where leaky up does not start it."`
 	Supervise superviseCommand `cmd:"" hidden:"" help:"Run the supervisor in the foreground (what up starts)."`
 }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if err := readFiles(); err != nil {
+		fmt.Fprintln(os.Stderr, "leaky: error:", err)
+		os.Exit(1)
+	}
 	args := os.Args[1:]
 	if filepath.Base(os.Args[0]) == alone { // what envoyproxy/ratelimit's image starts
 		args = append([]string{alone}, args...)

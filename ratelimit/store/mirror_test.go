@@ -21,7 +21,7 @@ func newStore(tb testing.TB, now func() int64) *store.Store {
 	tb.Helper()
 	client, prefix := testenv.Redis(tb)
 	s, err := store.New(store.Config{URL: "redis://" + client.Options().Addr, Prefix: prefix, Lifetime: time.Minute, SettledKept: time.Hour,
-		Timeout: 10 * time.Second, DialTimeout: 10 * time.Second, Now: now})
+		Timeout: time.Minute, DialTimeout: time.Minute, Now: now})
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/envoy"
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/supervisor"
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
@@ -38,14 +39,16 @@ func (p *Plan) envoy(bin string) supervisor.Part {
 	}
 }
 
-// admin is where Envoy's admin is dialled. The configuration was checked; an address that cannot
-// be read is one where nobody answers.
-func (p *Plan) admin() netaddr.Addr {
-	a, err := netaddr.Parse(p.cfg.Envoy.Admin)
+func (p *Plan) admin() netaddr.Addr { return adminAddress(p.cfg, p.dir) }
+
+// adminAddress is where Envoy's admin is dialled. The configuration was checked; an address that
+// cannot be read is one where nobody answers.
+func adminAddress(cfg *config.Config, dir string) netaddr.Addr {
+	a, err := netaddr.Parse(cfg.Envoy.Admin)
 	if err != nil {
 		return netaddr.Addr{Network: "unix"}
 	}
-	return a.In(p.dir)
+	return a.In(dir)
 }
 
 func (p *Plan) adminURL() string { return envoy.AdminURL(p.admin()) }
@@ -111,24 +114,7 @@ func (p *Plan) prepareEnvoy(file string) error {
 	if err := errors.Join(os.MkdirAll(p.spoolDir(), 0o700), give(p.spoolDir(), p.user)); err != nil {
 		return fmt.Errorf("make spool folder: %w", err)
 	}
-	xds, err := netaddr.Parse(p.cfg.Services.XDS.GRPC)
-	if err != nil {
-		return fmt.Errorf("services.xds.grpc: %w", err)
-	}
-	metrics, err := netaddr.Parse(p.cfg.Envoy.Metrics)
-	if err != nil {
-		return fmt.Errorf("envoy.metrics: %w", err)
-	}
-	host, err := os.Hostname()
-	if err != nil || host == "" {
-		host = "localhost"
-	}
-	bootstrap := envoy.BootstrapConfig{XDS: xds.In(p.dir), Admin: p.admin(), Metrics: metrics, NodeID: "gateway-" + host,
-		Bounds: envoy.Bounds{Connections: p.cfg.Envoy.Connections, Heap: p.cfg.Envoy.MaxHeap, Files: descriptors()}}
-	if p.mutual(topology.XDS) && xds.Network == "tcp" {
-		bootstrap.TLS = envoy.FilesOfXDS(mtls.Dir(p.dir), mtls.ID(topology.XDS))
-	}
-	text, err := envoy.Bootstrap(bootstrap)
+	text, err := Bootstrap(p.cfg, p.dir)
 	if err != nil {
 		return err
 	}
@@ -136,6 +122,29 @@ func (p *Plan) prepareEnvoy(file string) error {
 		return fmt.Errorf("write bootstrap: %w", err)
 	}
 	return nil
+}
+
+// Bootstrap is the bootstrap file, as JSON, of an Envoy that works in the state folder dir. It is
+// bound to as many files as this process may open.
+func Bootstrap(cfg *config.Config, dir string) ([]byte, error) {
+	xds, err := netaddr.Parse(cfg.Services.XDS.GRPC)
+	if err != nil {
+		return nil, fmt.Errorf("services.xds.grpc: %w", err)
+	}
+	metrics, err := netaddr.Parse(cfg.Envoy.Metrics)
+	if err != nil {
+		return nil, fmt.Errorf("envoy.metrics: %w", err)
+	}
+	host, err := os.Hostname()
+	if err != nil || host == "" {
+		host = "localhost"
+	}
+	bootstrap := envoy.BootstrapConfig{XDS: xds.In(dir), Admin: adminAddress(cfg, dir), Metrics: metrics, NodeID: "gateway-" + host,
+		Bounds: envoy.Bounds{Connections: cfg.Envoy.Connections, Heap: cfg.Envoy.MaxHeap, Files: descriptors()}}
+	if cfg.TLS.Mutual() && xds.Network == "tcp" {
+		bootstrap.TLS = envoy.FilesOfXDS(mtls.Dir(dir), mtls.ID(topology.XDS))
+	}
+	return envoy.Bootstrap(bootstrap)
 }
 
 // descriptors is how many files Envoy may have open: as many as the supervisor; 0: unknown.
@@ -147,11 +156,14 @@ func descriptors() uint64 {
 	return limit.Cur
 }
 
-// spoolDir is where Envoy writes its usage log; Envoy makes no folders.
-func (p *Plan) spoolDir() string {
-	spool := p.cfg.Envoy.Spool
+func (p *Plan) spoolDir() string { return SpoolDir(p.cfg, p.dir) }
+
+// SpoolDir is where an Envoy that works in the state folder dir writes its usage log; Envoy makes
+// no folders.
+func SpoolDir(cfg *config.Config, dir string) string {
+	spool := cfg.Envoy.Spool
 	if !filepath.IsAbs(spool) {
-		spool = p.path(spool)
+		spool = filepath.Join(dir, spool)
 	}
 	return filepath.Dir(spool)
 }

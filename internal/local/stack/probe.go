@@ -56,6 +56,22 @@ func httpReady(client *http.Client, url string) probe {
 	}
 }
 
+// Probe tells whether Envoy or one of our services, on this machine, serves.
+func (p *Plan) Probe(ctx context.Context, part string) error {
+	if part == topology.Envoy {
+		return p.envoy("").Ready(ctx)
+	}
+	e, ok := p.service(part)
+	if !ok {
+		return fmt.Errorf("%q is none of the services", part)
+	}
+	err := p.serviceReady(part, e.HTTP)(ctx)
+	if _, good := errors.AsType[supervisor.Warning](err); good {
+		return nil
+	}
+	return err
+}
+
 // serviceReady asks one of our services, with the supervisor's certificate where services
 // want one.
 func (p *Plan) serviceReady(part, address string) probe {
