@@ -15,28 +15,42 @@ type item struct {
 		Provider  string    `json:"provider"`
 		Timestamp time.Time `json:"timestamp"`
 	} `json:"key"`
-	RequestID       string       `json:"requestId"`
-	UserID          string       `json:"userId"`
-	OrgID           string       `json:"orgId,omitzero"`
-	KeyID           string       `json:"keyId,omitzero"`
-	Account         string       `json:"account"`
-	Provider        string       `json:"provider"`
-	Route           string       `json:"route"`
-	Model           string       `json:"model"`
-	ModelServed     string       `json:"modelServed,omitzero"`
-	Tokens          int64        `json:"tokens"`
-	InputTokens     int64        `json:"inputTokens"`
-	OutputTokens    int64        `json:"outputTokens"`
-	CachedTokens    int64        `json:"cachedTokens"`
-	ReasoningTokens int64        `json:"reasoningTokens"`
-	HeldTokens      int64        `json:"heldTokens"`
-	Source          usage.Source `json:"source"`
-	Allowed         bool         `json:"allowed"`
-	Stream          bool         `json:"stream"`
-	Status          int          `json:"status"`
-	Reason          string       `json:"reason,omitzero"`
-	LatencyMS       int64        `json:"latencyMs"`
-	FirstByteMS     int64        `json:"firstByteMs"`
+	RequestID       string            `json:"requestId"`
+	UserID          string            `json:"userId"`
+	OrgID           string            `json:"orgId,omitzero"`
+	Team            string            `json:"team,omitzero"`
+	KeyID           string            `json:"keyId,omitzero"`
+	Account         string            `json:"account"`
+	EndUser         string            `json:"endUser,omitzero"`
+	Session         string            `json:"session,omitzero"`
+	Tags            map[string]string `json:"tags,omitempty"`
+	Version         int64             `json:"version"` // of what is said of the call; 0: never corrected
+	Provider        string            `json:"provider"`
+	Route           string            `json:"route"`
+	Model           string            `json:"model"`
+	ModelServed     string            `json:"modelServed,omitzero"`
+	Tokens          int64             `json:"tokens"`
+	InputTokens     int64             `json:"inputTokens"`
+	OutputTokens    int64             `json:"outputTokens"`
+	CachedTokens    int64             `json:"cachedTokens"`
+	ReasoningTokens int64             `json:"reasoningTokens"`
+	CacheWrite5m    int64             `json:"cacheWrite5mTokens"`
+	CacheWrite1h    int64             `json:"cacheWrite1hTokens"`
+	ToolInput       int64             `json:"toolInputTokens"`
+	Audio           int64             `json:"audioTokens"`
+	AudioOutput     int64             `json:"audioOutputTokens"`
+	HeldTokens      int64             `json:"heldTokens"`
+	PriceVersion    string            `json:"priceVersion,omitzero"` // without one the call is unpriced
+	CostMicros      *int64            `json:"costMicros"`            // null: unpriced
+	Currency        string            `json:"currency,omitzero"`
+	Source          usage.Source      `json:"source"`
+	Allowed         bool              `json:"allowed"`
+	Stream          bool              `json:"stream"`
+	Status          int               `json:"status"`
+	Reason          string            `json:"reason,omitzero"`
+	Attempts        int64             `json:"attempts"`
+	LatencyMS       int64             `json:"latencyMs"`
+	FirstByteMS     int64             `json:"firstByteMs"`
 }
 
 func newItem(r Row) item {
@@ -46,6 +60,11 @@ func newItem(r Row) item {
 		ReasoningTokens: r.Reasoning, HeldTokens: r.Held, Source: r.Source, Allowed: r.Allowed, Stream: r.Stream, Status: r.Status,
 		Reason:    r.Reason,
 		LatencyMS: r.LatencyMS, FirstByteMS: r.FirstByteMS}
+	i.Team, i.EndUser, i.Session, i.Tags, i.Version, i.Attempts = r.Team, r.EndUser, r.Session, r.Tags, r.Version, r.Attempts
+	i.CacheWrite5m, i.CacheWrite1h, i.ToolInput, i.Audio, i.AudioOutput = r.CacheWrite5m, r.CacheWrite1h, r.ToolInput, r.Audio, r.AudioOutput
+	if i.PriceVersion, i.Currency = r.PriceVersion, r.Currency; r.PriceVersion != "" {
+		i.CostMicros = &r.CostMicros
+	}
 	i.Key.Provider, i.Key.Timestamp = r.Provider, r.Timestamp.UTC()
 	return i
 }
@@ -77,23 +96,25 @@ func (a *API) usage(w http.ResponseWriter, r *http.Request, who principal.Princi
 // reportAnswer: totals are exact over the window [windowStart, windowEnd); totalTokens =
 // consumedTokens + deniedTokens. PendingEvents is null when NATS does not tell.
 type reportAnswer struct {
-	Provider              string      `json:"provider"`
-	WindowStart           time.Time   `json:"windowStart"`
-	WindowEnd             time.Time   `json:"windowEnd"`
-	TotalEvents           int64       `json:"totalEvents"`
-	AllowedEvents         int64       `json:"allowedEvents"`
-	DeniedEvents          int64       `json:"deniedEvents"`
-	TotalTokens           int64       `json:"totalTokens"`
-	ConsumedTokens        int64       `json:"consumedTokens"`
-	DeniedTokens          int64       `json:"deniedTokens"`
-	InputTokens           int64       `json:"inputTokens"`
-	OutputTokens          int64       `json:"outputTokens"`
-	EstimatedTokens       int64       `json:"estimatedTokens"`
-	AverageTokensPerEvent float64     `json:"averageTokensPerEvent"`
-	UniqueUsers           int64       `json:"uniqueUsers"`
-	SampleLimit           int         `json:"sampleLimit"`
-	TopUsers              []UserTotal `json:"topUsers"`
-	PendingEvents         *int64      `json:"pendingEvents"`
+	Provider              string           `json:"provider"`
+	WindowStart           time.Time        `json:"windowStart"`
+	WindowEnd             time.Time        `json:"windowEnd"`
+	TotalEvents           int64            `json:"totalEvents"`
+	AllowedEvents         int64            `json:"allowedEvents"`
+	DeniedEvents          int64            `json:"deniedEvents"`
+	TotalTokens           int64            `json:"totalTokens"`
+	ConsumedTokens        int64            `json:"consumedTokens"`
+	DeniedTokens          int64            `json:"deniedTokens"`
+	InputTokens           int64            `json:"inputTokens"`
+	OutputTokens          int64            `json:"outputTokens"`
+	EstimatedTokens       int64            `json:"estimatedTokens"`
+	UnpricedTokens        int64            `json:"unpricedTokens"` // no price was known; costs are without them
+	CostMicros            map[string]int64 `json:"costMicros"`     // by currency
+	AverageTokensPerEvent float64          `json:"averageTokensPerEvent"`
+	UniqueUsers           int64            `json:"uniqueUsers"`
+	SampleLimit           int              `json:"sampleLimit"`
+	TopUsers              []UserTotal      `json:"topUsers"`
+	PendingEvents         *int64           `json:"pendingEvents"`
 }
 
 func (a *API) report(w http.ResponseWriter, r *http.Request, who principal.Principal) error {
@@ -110,6 +131,7 @@ func (a *API) report(w http.ResponseWriter, r *http.Request, who principal.Princ
 		TotalEvents: sum.Events, AllowedEvents: sum.Allowed, DeniedEvents: sum.Events - sum.Allowed,
 		TotalTokens: sum.Tokens, ConsumedTokens: sum.Consumed, DeniedTokens: sum.Tokens - sum.Consumed,
 		InputTokens: sum.Input, OutputTokens: sum.Output, EstimatedTokens: sum.Estimated,
+		UnpricedTokens: sum.Unpriced, CostMicros: sum.Costs,
 		UniqueUsers: sum.Users, SampleLimit: p.limit, TopUsers: sum.Top, PendingEvents: pending}
 	if sum.Events > 0 {
 		answer.AverageTokensPerEvent = float64(sum.Tokens) / float64(sum.Events)

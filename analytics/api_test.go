@@ -109,7 +109,7 @@ func insert(t *testing.T, store *Store, events ...usage.Event) {
 	t.Helper()
 	rows := make([]Row, len(events))
 	for i, e := range events {
-		rows[i] = Row{e, uint64(i + 1)}
+		rows[i] = Row{Event: e, Seq: uint64(i + 1)}
 	}
 	if err := store.Insert(t.Context(), token("test", rows), rows); err != nil {
 		t.Fatal(err)

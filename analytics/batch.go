@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 )
@@ -16,9 +17,9 @@ type batch struct {
 	duplicates int           // events that are in rows already, or were inserted lately
 }
 
-// sortDeliveries decodes. An event whose id is in recent, or comes twice, counts once:
-// the earlier in the stream stands, as in the ledger.
-func sortDeliveries(deliveries []usage.Delivery, recent *recentIDs) batch {
+// sortDeliveries decodes. An event whose id is in recent, or comes twice, counts once: the earlier in
+// the stream stands, as in the ledger, and a correction before what it corrects.
+func sortDeliveries(deliveries []usage.Delivery, recent *recentIDs, now time.Time) batch {
 	b := batch{refused: map[int]error{}}
 	at := make(map[string]int, len(deliveries))
 	for i, d := range deliveries {
@@ -27,17 +28,17 @@ func sortDeliveries(deliveries []usage.Delivery, recent *recentIDs) batch {
 			b.refused[i] = err
 			continue
 		}
-		row, err := newRow(event, d.Sequence)
+		row, err := newRow(event, d.Sequence, now)
 		if err != nil {
 			b.refused[i] = err
 			continue
 		}
 		earlier, twice := at[row.RequestID]
 		switch {
-		case twice && row.Seq < b.rows[earlier].Seq:
+		case twice && row.precedence() > b.rows[earlier].precedence():
 			b.rows[earlier] = row
 			b.duplicates++
-		case twice || recent.has(row.RequestID):
+		case twice || recent.has(row.ID()):
 			b.duplicates++
 		default:
 			at[row.RequestID] = len(b.rows)
@@ -59,7 +60,7 @@ func token(stream string, rows []Row) string {
 		first, last = min(first, r.Seq), max(last, r.Seq)
 		binary.BigEndian.PutUint64(seq[:], r.Seq)
 		digest.Write(seq[:])
-		digest.Write([]byte(r.RequestID))
+		digest.Write([]byte(r.ID()))
 		digest.Write([]byte{0})
 	}
 	return fmt.Sprintf("%s:%d:%d:%s", stream, first, last, hex.EncodeToString(digest.Sum(nil)[:12]))

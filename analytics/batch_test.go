@@ -28,7 +28,7 @@ func TestSortDeliveries(t *testing.T) {
 		{Sequence: 4, Data: []byte("{")},
 		{Sequence: 5, Data: encoded(t, event("known", alice, "openai", at, 1))},
 		{Sequence: 6, Data: encoded(t, event("b", bob, "qwen", at, 2))},
-	}, recent)
+	}, recent, at)
 	if len(b.rows) != 2 || b.rows[0].Seq != 3 || b.rows[0].Charged != 30 || b.rows[1].RequestID != "b" {
 		t.Errorf("want a of sequence 3 and b, got %+v", b.rows)
 	}

@@ -69,7 +69,7 @@ type inserts struct {
 
 // Store implements usage.Handler. The store bounds its inserts.
 func (i *inserts) Store(ctx context.Context, batch []usage.Delivery) (map[int]error, error) {
-	b := sortDeliveries(batch, i.recent)
+	b := sortDeliveries(batch, i.recent, time.Now())
 	if len(b.rows) > 0 {
 		start := time.Now()
 		if err := i.store.Insert(ctx, token(usage.Stream, b.rows), b.rows); err != nil {
@@ -79,7 +79,7 @@ func (i *inserts) Store(ctx context.Context, batch []usage.Delivery) (map[int]er
 		i.metrics.insertSeconds.Observe(time.Since(start).Seconds())
 	}
 	for _, row := range b.rows {
-		i.recent.add(row.RequestID)
+		i.recent.add(row.ID())
 	}
 	i.metrics.inserted.Add(float64(len(b.rows)))
 	i.metrics.duplicates.Add(float64(b.duplicates))

@@ -106,7 +106,7 @@ func TestCrashBetweenInsertAndAck(t *testing.T) {
 		}
 		deliveries = append(deliveries, usage.Delivery{Sequence: meta.Sequence.Stream, Data: msg.Data()})
 	}
-	rows := sortDeliveries(deliveries, newRecentIDs(10)).rows
+	rows := sortDeliveries(deliveries, newRecentIDs(10), now).rows
 	if err := store.Insert(t.Context(), token(usage.Stream, rows), rows); err != nil {
 		t.Fatal(err)
 	}
@@ -219,7 +219,7 @@ func TestFirstInTheStreamStands(t *testing.T) {
 	now := time.Now()
 	store := openStore(t, testenv.ClickHouse(t))
 	first, second := event("r", alice, "openai", now, 10), event("r", alice, "openai", now, 99)
-	for i, rows := range [][]Row{{{second, 9}}, {{first, 3}}, {{second, 12}}} {
+	for i, rows := range [][]Row{{{Event: second, Seq: 9}}, {{Event: first, Seq: 3}}, {{Event: second, Seq: 12}}} {
 		if err := store.Insert(t.Context(), fmt.Sprint("t", i), rows); err != nil {
 			t.Fatal(err)
 		}
@@ -227,18 +227,123 @@ func TestFirstInTheStreamStands(t *testing.T) {
 	sameTotals(t, store, []usage.Event{first}, everything(now))
 }
 
+func TestACorrectionReplacesAndNeverDoubles(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 3, 5, 0, 0, 0, 2e6, time.UTC)
+	swept := event("r", alice, "openai", now.Add(-4*time.Millisecond), 1008) // by the limiter's clock, on the day before
+	swept.Source = usage.FromExpiry
+	told := event("r", alice, "openai", now, 69)
+	told.Version, told.PriceVersion, told.CostMicros, told.Currency = 1, "7.0", 42, "USD"
+	again := told
+	again.Version, again.Charged, again.Input, again.Output = 2, 70, 30, 40
+	for name, order := range map[string][]usage.Event{
+		"as they happened":         {swept, told, again},
+		"the other way round":      {again, told, swept},
+		"the sweeper comes late":   {told, swept, again, swept, told},
+		"again and again":          {swept, swept, told, told, again, again, swept, told},
+		"a correction of nothing":  {again},
+		"the first from a replay":  {swept, again, swept},
+		"a correction in between":  {told, again, swept},
+		"all after the last":       {again, swept, told, swept},
+		"the last after the first": {swept, again},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			store, js := openStore(t, testenv.ClickHouse(t)), jetStream(t, testenv.NATS(t))
+			for _, e := range order { // each by a consumer that remembers nothing
+				publish(t, js, e)
+				c, stop := running(t, js, store)
+				drained(t, c)
+				stop()
+			}
+			got, err := store.Totals(t.Context(), everything(time.Now()), 1)
+			if err != nil || got.Events != 1 || got.Tokens != 70 || got.Costs["USD"] != 42 {
+				t.Errorf("want one call of 70 tokens, got %+v, %v", got, err)
+			}
+		})
+	}
+	t.Run("in one batch", func(t *testing.T) {
+		t.Parallel()
+		store, js := openStore(t, testenv.ClickHouse(t)), jetStream(t, testenv.NATS(t))
+		publish(t, js, told, again, swept, told)
+		c, _ := running(t, js, store)
+		drained(t, c)
+		publish(t, js, swept, told, again)
+		drained(t, c)
+		got, err := store.Totals(t.Context(), everything(time.Now()), 1)
+		if err != nil || got.Events != 1 || got.Tokens != 70 {
+			t.Errorf("want one call of 70 tokens, got %+v, %v", got, err)
+		}
+	})
+}
+
+func TestTheOldTableIsTakenOver(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	store := openStore(t, testenv.ClickHouse(t))
+	old := func(id string, tokens int64, seq uint64) string {
+		return fmt.Sprintf(`INSERT INTO usage_events (request_id, user_id, account, route, provider, tokens, source, allowed, status, timestamp,
+			precedence) VALUES ('%s', '%s', 'user:x', 'openai-chat', 'openai', %d, 'provider', true, 200, fromUnixTimestamp64Milli(%d, 'UTC'), %d)`,
+			id, alice, tokens, now.UnixMilli(), ^seq)
+	}
+	for _, statement := range []string{"DROP TABLE usage_events_forward", old("a", 5, 7), old("a", 6, 9), old("b", 7, 10),
+		"TRUNCATE TABLE analytics_schema_version", old("c", 8, 11)} {
+		if err := store.conn.Exec(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 { // two replicas at once do it twice
+		if err := store.Migrate(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := store.conn.Exec(t.Context(), old("d", 9, 12)); err != nil { // by a process of before
+		t.Fatal(err)
+	}
+	correction := event("a", alice, "openai", now.Add(time.Second), 100)
+	correction.Version = 1
+	if err := store.Insert(t.Context(), "t", []Row{{Event: correction, Seq: 13}, {Event: event("b", alice, "openai", now, 700), Seq: 14}}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := store.Totals(t.Context(), everything(now), 1)
+	if err != nil || got.Events != 4 || got.Tokens != 100+7+8+9 || got.Unpriced != got.Tokens {
+		t.Errorf("want four calls with the corrected one, all unpriced, got %+v, %v", got, err)
+	}
+}
+
+func TestEventsKeepEverything(t *testing.T) {
+	t.Parallel()
+	want := Row{Event: event("r", alice, "openai", time.Now().UTC().Truncate(time.Millisecond), 10), Seq: 5, Entry: entryCall}
+	want.Version, want.OrgID, want.Team, want.KeyID, want.Tier, want.EndUser, want.Session = 3, "o", "t", "k", "GOLD", "e'\\", "s;\"é"
+	want.Tags = map[string]string{"a": "1,2", "b": "x=y&z"}
+	want.Cached, want.CacheWrite5m, want.CacheWrite1h, want.ToolInput, want.Reasoning, want.Audio, want.AudioOutput = 1, 2, 3, 4, 5, 6, 7
+	want.PriceVersion, want.CostMicros, want.Currency, want.Attempts, want.Skipped, want.Pool = "7.0", 8, "EUR", 2, 9, usage.PoolDrawn
+	want.Reason, want.LatencyMS, want.FirstByteMS, want.Stream = "why", 10, 11, true
+	store := openStore(t, testenv.ClickHouse(t))
+	if err := store.Insert(t.Context(), "t", []Row{want}); err != nil {
+		t.Fatal(err)
+	}
+	rows, err := store.latest(t.Context(), Filter{}, 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]Row{want}, rows); diff != "" {
+		t.Errorf("row differs (-want +got):\n%s", diff)
+	}
+}
+
 func TestSameTokenWritesOnce(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	store := openStore(t, testenv.ClickHouse(t))
-	rows := []Row{{event("r", alice, "openai", now, 10), 1}, {event("s", alice, "openai", now.Add(-200*24*time.Hour), 10), 2}}
+	rows := []Row{{Event: event("r", alice, "openai", now, 10), Seq: 1}, {Event: event("s", alice, "openai", now.Add(-200*24*time.Hour), 10), Seq: 2}}
 	for range 3 {
 		if err := store.Insert(t.Context(), token("LEAKY", rows), rows); err != nil {
 			t.Fatal(err)
 		}
 	}
 	var n uint64
-	if err := store.conn.QueryRow(t.Context(), "SELECT count() FROM usage_events").Scan(&n); err != nil || n != 2 {
+	if err := store.conn.QueryRow(t.Context(), "SELECT count() FROM usage").Scan(&n); err != nil || n != 2 {
 		t.Errorf("want 2 rows on disk, got %d, %v", n, err)
 	}
 }
@@ -247,7 +352,7 @@ func TestInsertAfterTheDatabaseWasMadeAnew(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	store := openStore(t, testenv.ClickHouse(t))
-	for _, table := range []string{"usage_events", "analytics_schema_version"} {
+	for _, table := range []string{"usage_events_forward", "usage", "usage_events", "analytics_schema_version"} {
 		if err := store.conn.Exec(t.Context(), "DROP TABLE "+table); err != nil {
 			t.Fatal(err)
 		}
@@ -267,7 +372,7 @@ func TestBacklogOverManyDays(t *testing.T) {
 	var events []usage.Event
 	for i := range 150 { // more days than max_partitions_per_insert_block allows by default
 		e := event(fmt.Sprint("r", i), alice, "openai", now.Add(-time.Duration(i)*24*time.Hour), int64(i))
-		events, rows = append(events, e), append(rows, Row{e, uint64(i + 1)})
+		events, rows = append(events, e), append(rows, Row{Event: e, Seq: uint64(i + 1)})
 	}
 	if err := store.Insert(t.Context(), "t", rows); err != nil {
 		t.Fatal(err)

@@ -87,7 +87,7 @@ func (s *Store) rows(ctx context.Context, f Filter, tail string) iter.Seq2[Row, 
 		}
 		where, args := f.where()
 		found, err := s.conn.Query(ctx, "SELECT "+strings.Join(names,
-			", ")+", status, precedence FROM usage_events FINAL WHERE "+where+tail+settings, args...)
+			", ")+", status, version, precedence FROM usage FINAL WHERE entry = 'call' AND "+where+tail+settings, args...)
 		if err != nil {
 			yield(Row{}, fmt.Errorf("query events: %w", err))
 			return
@@ -105,11 +105,12 @@ func (s *Store) rows(ctx context.Context, f Filter, tail string) iter.Seq2[Row, 
 	}
 }
 
-// scan reads one row: the columns that can be read in place, then the two that cannot.
+// scan reads one row: the columns that can be read in place, then those that cannot.
 func (s *Store) scan(found interface{ Scan(...any) error }) (Row, error) {
 	var (
 		row        Row
 		status     int32
+		version    uint32
 		precedence uint64
 		into       = make([]any, 0, len(s.columns))
 	)
@@ -118,10 +119,13 @@ func (s *Store) scan(found interface{ Scan(...any) error }) (Row, error) {
 			into = append(into, c.into(&row))
 		}
 	}
-	if err := found.Scan(append(into, &status, &precedence)...); err != nil {
+	if err := found.Scan(append(into, &status, &version, &precedence)...); err != nil {
 		return Row{}, fmt.Errorf("scan event: %w", err)
 	}
-	row.Status, row.Seq = int(status), ^precedence
+	row.Status, row.Version, row.Seq = int(status), int64(version), mostSequence-precedence&mostSequence
+	if len(row.Tags) == 0 {
+		row.Tags = nil
+	}
 	return row, nil
 }
 
@@ -132,45 +136,22 @@ type UserTotal struct {
 	Events      int64  `json:"events"`
 }
 
-// Totals are exact sums over a filter. Tokens are what was charged.
+// Totals are exact sums over a filter, with who used most.
 type Totals struct {
-	Events, Allowed                 int64
-	Tokens, Consumed, Input, Output int64 // Consumed: of allowed events
-	Estimated                       int64 // of Tokens: by estimate or by the expiry policy, not by a provider's count
-	Users                           int64
-	Top                             []UserTotal // by tokens, largest first, then by id
+	Sums
+	Users int64
+	Top   []UserTotal // by tokens, largest first, then by id
 }
 
-// Totals sums the filter and names the top users. It is one query, so that the sums and
-// the list are of one moment.
+// Totals sums the filter and names the top users.
 func (s *Store) Totals(ctx context.Context, f Filter, top int) (Totals, error) {
-	if !s.ready.Load() {
-		return Totals{}, errNotReady
-	}
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
-	where, args := f.where()
-	found, err := s.conn.Query(ctx, `SELECT user_id, e, t,
-			sum(e) OVER (), sum(a) OVER (), sum(t) OVER (), sum(c) OVER (), sum(i) OVER (), sum(o) OVER (), sum(g) OVER (), toInt64(count() OVER ())
-		FROM (SELECT user_id, toInt64(count()) AS e, toInt64(countIf(allowed)) AS a, sum(tokens) AS t, sumIf(tokens, allowed) AS c,
-				sum(input_tokens) AS i, sum(output_tokens) AS o, sumIf(tokens, source IN ('estimated', 'expired')) AS g
-			FROM usage_events FINAL WHERE `+where+` GROUP BY user_id)
-		ORDER BY t DESC, user_id LIMIT `+fmt.Sprint(top)+settings, args...)
+	found, err := s.Group(ctx, f, []string{"user_id"}, top, false)
 	if err != nil {
-		return Totals{}, fmt.Errorf("query totals: %w", err)
+		return Totals{}, err
 	}
-	defer found.Close()
-	var sum Totals
-	for found.Next() {
-		var u UserTotal
-		if err := found.Scan(&u.UserID, &u.Events, &u.TotalTokens, &sum.Events, &sum.Allowed, &sum.Tokens, &sum.Consumed, &sum.Input, &sum.Output,
-			&sum.Estimated, &sum.Users); err != nil {
-			return Totals{}, fmt.Errorf("scan totals: %w", err)
-		}
-		sum.Top = append(sum.Top, u)
-	}
-	if err := found.Err(); err != nil {
-		return Totals{}, fmt.Errorf("read totals: %w", err)
+	sum := Totals{Sums: found.Total, Users: found.Count}
+	for _, g := range found.Groups {
+		sum.Top = append(sum.Top, UserTotal{UserID: g.Key[0], TotalTokens: g.Sums.Tokens, Events: g.Sums.Events})
 	}
 	return sum, nil
 }
@@ -184,7 +165,7 @@ func (s *Store) Windows(ctx context.Context, f Filter, split time.Time) (current
 	defer cancel()
 	where, args := f.where()
 	row := s.conn.QueryRow(ctx, `SELECT sumIf(tokens, is_current), sumIf(tokens, NOT is_current)
-		FROM (SELECT tokens, timestamp >= fromUnixTimestamp64Milli(?, 'UTC') AS is_current FROM usage_events FINAL WHERE `+where+`)`+settings,
+		FROM (SELECT tokens, timestamp >= fromUnixTimestamp64Milli(?, 'UTC') AS is_current FROM usage FINAL WHERE `+where+`)`+settings,
 		append([]any{split.UnixMilli()}, args...)...)
 	if err := row.Scan(&current, &before); err != nil {
 		return 0, 0, fmt.Errorf("query windows: %w", err)

@@ -13,6 +13,7 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 )
 
@@ -74,10 +75,13 @@ func (s *Store) Run(ctx context.Context) error {
 	return nil
 }
 
+// migrateTimes is how many times as long as a query a migration may take: it may copy a table.
+const migrateTimes = 60
+
 // Migrate applies the migrations that are missing. Each is idempotent, so that two
 // replicas may do it at once.
 func (s *Store) Migrate(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 3*s.timeout)
+	ctx, cancel := context.WithTimeout(ctx, migrateTimes*s.timeout)
 	defer cancel()
 	const versions = `CREATE TABLE IF NOT EXISTS analytics_schema_version
 		(version UInt32, applied_at DateTime DEFAULT now()) ENGINE = ReplacingMergeTree ORDER BY version`
@@ -112,6 +116,48 @@ func (s *Store) Migrate(ctx context.Context) error {
 	return nil
 }
 
+// key is what a stored row is sorted by, beside the call's id.
+type key struct {
+	provider, user string
+	at             time.Time
+}
+
+// settle gives the rows of calls that may be stored already the key that they have there, so that
+// they replace and never double. Only two kinds can have another one: what the sweeper says of a
+// call that nobody settled, whose clock is the limiter's, and corrections.
+func (s *Store) settle(ctx context.Context, rows []Row) error {
+	var ids []string
+	for i := range rows {
+		if r := &rows[i]; r.Version > 0 || r.Source == usage.FromExpiry {
+			ids = append(ids, r.RequestID)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	found, err := s.conn.Query(ctx, `SELECT request_id, provider, user_id, timestamp FROM usage
+		WHERE request_id IN (?) AND entry = 'call' ORDER BY inserted_at DESC, precedence`, ids)
+	if err != nil {
+		return fmt.Errorf("query stored calls: %w", err)
+	}
+	defer found.Close()
+	stored := map[string]key{}
+	for found.Next() { // the oldest of a call comes last, and stands
+		var id string
+		var k key
+		if err := found.Scan(&id, &k.provider, &k.user, &k.at); err != nil {
+			return fmt.Errorf("scan stored call: %w", err)
+		}
+		stored[id] = k
+	}
+	for i := range rows {
+		if k, there := stored[rows[i].RequestID]; there {
+			rows[i].Provider, rows[i].UserID, rows[i].Timestamp = k.provider, k.user, k.at
+		}
+	}
+	return found.Err()
+}
+
 // Insert writes the rows as one block. The same token with the same rows is written
 // once, also when the answer to the first attempt was lost.
 func (s *Store) Insert(ctx context.Context, token string, rows []Row) error {
@@ -120,17 +166,31 @@ func (s *Store) Insert(ctx context.Context, token string, rows []Row) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
+	err := s.settle(ctx, rows)
+	if err == nil {
+		err = s.insert(ctx, token, rows)
+	}
+	if gone, ok := errors.AsType[*clickhouse.Exception](err); ok && gone.Code == codeUnknownTable {
+		err = errors.Join(err, s.Migrate(ctx)) // the database was made anew; the next attempt finds the table
+	}
+	if err != nil {
+		return fmt.Errorf("insert batch of %d: %w", len(rows), err)
+	}
+	return nil
+}
+
+func (s *Store) insert(ctx context.Context, token string, rows []Row) error {
 	names := make([]string, len(s.columns))
 	for i, c := range s.columns {
 		names[i] = c.name
 	}
 	// The settings are in the text, since a setting beside the query is lost on engines
 	// that take only text. A backlog may span more days than the default 100 partitions.
-	query := fmt.Sprintf("INSERT INTO usage_events (%s) SETTINGS insert_deduplication_token = '%s', max_partitions_per_insert_block = 0",
+	query := fmt.Sprintf("INSERT INTO usage (%s) SETTINGS insert_deduplication_token = '%s', max_partitions_per_insert_block = 0",
 		strings.Join(names, ", "), strings.NewReplacer(`'`, "", `\`, "").Replace(token))
 	batch, err := s.conn.PrepareBatch(clickhouse.Context(ctx, clickhouse.WithColumnNamesAndTypes(columnTypes(s.columns))), query)
 	if err != nil {
-		return fmt.Errorf("prepare batch: %w", err)
+		return fmt.Errorf("prepare: %w", err)
 	}
 	defer batch.Close()
 	values := make([]any, len(s.columns))
@@ -139,16 +199,10 @@ func (s *Store) Insert(ctx context.Context, token string, rows []Row) error {
 			values[j] = c.value(&rows[i])
 		}
 		if err := batch.Append(values...); err != nil {
-			return fmt.Errorf("append to batch: %w", err)
+			return fmt.Errorf("append: %w", err)
 		}
 	}
-	if err := batch.Send(); err != nil {
-		if gone, ok := errors.AsType[*clickhouse.Exception](err); ok && gone.Code == codeUnknownTable {
-			err = errors.Join(err, s.Migrate(ctx)) // the database was made anew; the next attempt finds the table
-		}
-		return fmt.Errorf("send batch of %d: %w", len(rows), err)
-	}
-	return nil
+	return batch.Send()
 }
 
 // codeUnknownTable is ClickHouse's UNKNOWN_TABLE.

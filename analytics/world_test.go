@@ -118,9 +118,14 @@ func randomEvents(rng *rand.Rand, n int, now time.Time) []usage.Event {
 		user := fmt.Sprintf("%08d-0000-4000-8000-000000000000", rng.IntN(5))
 		e := event(fmt.Sprintf("%08x-%04x", rng.Uint32(), i), user, []string{"openai", "gemini", "qwen"}[rng.IntN(3)],
 			now.Add(-time.Duration(rng.Int64N(int64(48*time.Hour)))), rng.Int64N(5000))
+		e.Cached, e.Reasoning, e.CacheWrite1h = rng.Int64N(100), rng.Int64N(100), rng.Int64N(100)
+		e.EndUser, e.Session, e.Tags = fmt.Sprint("c", rng.IntN(3)), fmt.Sprint("s", rng.IntN(3)), map[string]string{"project": "a,b;'\"", "n": fmt.Sprint(rng.IntN(2))}
+		if rng.IntN(4) > 0 {
+			e.PriceVersion, e.CostMicros, e.Currency = "7.0", rng.Int64N(1_000_000), "USD"
+		}
 		switch rng.IntN(10) {
 		case 0:
-			e.Allowed, e.Source, e.Charged, e.Input, e.Output, e.Status = false, usage.FromRefusal, 0, 0, 0, 429
+			e.Allowed, e.Source, e.Charged, e.Input, e.Output, e.Status, e.CostMicros = false, usage.FromRefusal, 0, 0, 0, 429, 0
 		case 1:
 			e.Source, e.Stream, e.Reason = usage.FromEstimate, true, "client closed: \"\\' \n?"
 		case 2:
@@ -133,7 +138,7 @@ func randomEvents(rng *rand.Rand, n int, now time.Time) []usage.Event {
 
 // model is what the store should say of events, from memory.
 func model(events []usage.Event, f Filter, top int) Totals {
-	var sum Totals
+	sum := Totals{Sums: Sums{Costs: map[string]int64{}}}
 	users := map[string]*UserTotal{}
 	for _, e := range events {
 		at := e.Timestamp.Truncate(time.Millisecond)
@@ -149,6 +154,14 @@ func model(events []usage.Event, f Filter, top int) Totals {
 		sum.Tokens += e.Charged
 		sum.Input += e.Input
 		sum.Output += e.Output
+		sum.Cached += e.Cached
+		sum.Reasoning += e.Reasoning
+		sum.CacheWrite1h += e.CacheWrite1h
+		if e.PriceVersion != "" {
+			sum.Costs[e.Currency] += e.CostMicros
+		} else if e.Allowed {
+			sum.Unpriced += e.Charged
+		}
 		if e.Allowed {
 			sum.Allowed++
 			sum.Consumed += e.Charged

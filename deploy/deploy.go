@@ -1,5 +1,5 @@
 // Package deploy holds what ships beside the binary: the default configuration,
-// the default limits and the pinned parts, each also embedded in the binary.
+// the default limits, the default prices and the pinned parts, each also embedded in the binary.
 package deploy
 
 import _ "embed"
@@ -23,3 +23,8 @@ var PartsLock []byte
 //
 //go:embed leaky.schema.json
 var ConfigSchema []byte
+
+// DefaultPrices is the list of prices used when leaky.yaml names none.
+//
+//go:embed prices.yaml
+var DefaultPrices []byte

@@ -19,6 +19,12 @@ local MAX_CHOICES = 128
 local MAX_MODEL = 256
 local MAX_MEMBERS = 256
 local BOM = "\239\187\191"
+local LONGEST_LABEL = 128
+
+-- What a call says of itself beside what is decided on (leaky.yaml's dimensions). wanted_members
+-- are names of the document's members to note in told_members; one script runs at a time, and
+-- nothing yields between the start of a parse and its end.
+local wanted_members, told_members = nil, nil
 
 local OPENAI = {
   model = TEXT, max_tokens = TOKENS, max_completion_tokens = TOKENS, n = COUNT, best_of = COUNT,
@@ -91,6 +97,9 @@ local function members(s, i, wanted, found, at, tally, gemini)
     from, c = space(s, i + 1)
     if tally then to = scan(s, from, c, key, tally, gemini) else to = value_end(s, from, c) end
     if not to then return nil, nil, name end
+    if tally and wanted_members and wanted_members[name] and byte(s, from) == QUOTE then
+      told_members[name] = sub(s, from + 1, from + LONGEST_LABEL + 2)
+    end
     if wanted[key] then
       at[key] = { from, to, before + 1, e - 1 }
       local message = member(s, key, name, from, to, wanted[key], found)
@@ -189,6 +198,53 @@ local function positions(at)
   return table.concat(all, ";")
 end
 
+-- dimensions of a route, as xds writes them: NAME|HEADER|MEMBER;... Read once for each text.
+local known_dimensions = {}
+
+local function dimensions(text)
+  local all = known_dimensions[text]
+  if all then return all end
+  all = { members = {} }
+  for name, header, member_name in string.gmatch(text, "([^|;]+)|([^|;]*)|([^|;]*)") do
+    all[#all + 1] = { name = name, header = header ~= "" and header, member = member_name ~= "" and member_name }
+    if member_name ~= "" then all.members[member_name] = true end
+  end
+  known_dimensions = { [text] = all } -- of the present configuration alone
+  return all
+end
+
+-- label: a value as it is kept, or nil for one that is not: empty, too long, not printable ASCII, or
+-- with an escape of JSON.
+local function label(value, quoted)
+  if not value then return nil end
+  if quoted then
+    local e = find(value, '"', 1, true)
+    if not e then return nil end
+    value = sub(value, 1, e - 1)
+    if find(value, "\\", 1, true) then return nil end
+  end
+  if #value > LONGEST_LABEL or not find(value, "^[\32-\126]+$") then return nil end
+  return value
+end
+
+local function percent(c) return string.format("%%%02X", byte(c)) end
+
+-- labelled puts what the call says of itself into facts: end_user, session and tag.NAME for limits,
+-- and the tags together as a query string for the log.
+local function labelled(facts, all, headers, told)
+  local tags = {}
+  for _, d in ipairs(all) do
+    local value = d.header and label(headers:get(d.header), false) or d.member and label(told[d.member], true)
+    if value then
+      facts[d.name] = value
+      if sub(d.name, 1, 4) == "tag." then
+        tags[#tags + 1] = sub(d.name, 5) .. "=" .. gsub(value, "[^%w._-]", percent)
+      end
+    end
+  end
+  if #tags > 0 then facts.tags = table.concat(tags, "&") end
+end
+
 -- media_type: why a content type is refused. The bytes are read as UTF-8 here, so a provider
 -- must not be told of another charset.
 local function media_type(text)
@@ -227,12 +283,15 @@ function envoy_on_request(h)
   end
   local facts, at, tally = {}, {}, {}
   local read = context:get("protocol") == "gemini" and gemini or openai
+  local labels = dimensions(context:get("dimensions") or "")
+  wanted_members, told_members = labels.members, {}
   local message, param = read(text, facts, at, tally)
   if message then return refuse(h, "400", message, param) end
   if context:get("state_max") and not facts.max_tokens and not facts.max_completion_tokens then
     return refuse(h, "400", "max_tokens is missing: this route takes no call without it", "max_tokens")
   end
 
+  labelled(facts, labels, h:headers(), told_members)
   facts.parts = counted(tally)
   local metadata = h:streamInfo():dynamicMetadata()
   for name, value in pairs(facts) do metadata:set("llm.request", name, value) end

@@ -92,7 +92,7 @@ func charge(l *spool.Line, j judge, policy Policy, now time.Time) verdict {
 	e.Allowed = true
 	a := &l.Answer
 	e.Cached, e.Reasoning = a.CachedInput(), a.ReasonedOutput()
-	e.CacheWritten, e.ToolInput, e.AudioInput, e.AudioOutput = a.Written, a.Tools, a.AudioIn, a.AudioOut
+	e.CacheWrite5m, e.ToolInput, e.Audio, e.AudioOutput = a.Written, a.Tools, a.AudioIn, a.AudioOut
 	switch {
 	case served(l) && a.Counted():
 		e.Source = usage.FromProvider
@@ -180,7 +180,8 @@ func eventOf(l *spool.Line, now time.Time) usage.Event {
 	e := usage.Event{RequestID: l.ID, UserID: l.User, OrgID: l.Org, Team: l.Team, KeyID: l.Key, Tier: l.Tier, Account: l.Account,
 		Route: l.Route, Provider: l.Provider,
 		ModelAsked: l.Model, ModelServed: l.Answer.Model, Held: whole(l.Held), Stream: l.Stream == "true", Status: l.Status, LatencyMS: l.Millis,
-		FirstByteMS: count(l.FirstByte), Timestamp: start.UTC()}
+		FirstByteMS: count(l.FirstByte), Timestamp: start.UTC(),
+		EndUser: labelOf(l.EndUser), Session: labelOf(l.Session), Tags: tagsOf(l.Tags), Attempts: l.Attempts}
 	if e.Provider == "" || strings.ContainsAny(e.Provider, ".*> \t\r\n") {
 		e.Provider = unknownProvider
 	}

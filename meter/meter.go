@@ -20,6 +20,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/prices"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 )
 
@@ -30,6 +31,7 @@ type Config struct {
 	Name        string                // of this meter among others, default "meter"
 	Publisher   Publisher             //
 	Providers   map[string]Ratio      // by name: what to assume before anything was learned
+	Prices      *prices.Table         // what calls cost; nil: every event is unpriced
 	Aborted     Policy                // what a call is charged that ended early, default its input and what passed
 	ReopenURL   string                // Envoy admin's /reopen_logs; empty: never rotate
 	Admin       http.RoundTripper     // how that is called; nil: Go's default
@@ -295,6 +297,7 @@ func (m *Meter) events(settled []*limitpb.Settled) []usage.Message {
 		} else if !v.publish {
 			continue
 		}
+		m.cfg.Prices.Freeze(&v.event)
 		message, err := usage.MessageOf(v.event, "/meter", v.correlation, v.trace)
 		if err != nil {
 			m.quietly.warn("an event cannot be encoded", err)

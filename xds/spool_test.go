@@ -222,3 +222,42 @@ func TestSpoolTellsRefusals(t *testing.T) {
 		t.Error("a call passed while ratelimit was down")
 	}
 }
+
+func TestSpoolTellsWhatACallSaysOfItself(t *testing.T) {
+	t.Parallel()
+	g := start(t, func(c *config.Config) {
+		c.Dimensions.Tags = map[string]config.Dimension{"project": {Header: "x-project"}, "feature": {Header: "x-feature", Body: "feature"},
+			"cost_center": {Body: "cost-center"}}
+	}, nil)
+	long := strings.Repeat("x", 128)
+	for name, c := range map[string]struct {
+		body    string
+		headers []string
+		endUser string
+		session string
+		tags    string
+	}{
+		"nothing": {body(""), nil, "", "", ""},
+		"headers": {body(""), []string{"x-end-user", "customer 7", "x-session-id", "run-1", "x-project", "a&b=c,d;e"}, "customer 7", "run-1",
+			"project=a%26b%3Dc%2Cd%3Be"},
+		"members":               {body(`,"user":"u@x.org","feature":"chat","cost-center":"42"`), nil, "u@x.org", "", "cost_center=42&feature=chat"},
+		"the header goes first": {body(`,"user":"b","feature":"b"`), []string{"x-end-user", "a", "x-feature", "a"}, "a", "", "feature=a"},
+		"as long as may be":     {body(`,"user":"` + long + `"`), []string{"x-session-id", long}, long, long, ""},
+		"too long":              {body(`,"user":"` + long + `x"`), []string{"x-session-id", long + "x"}, "", "", ""},
+		"no text":               {body(`,"user":5,"feature":["x"]`), nil, "", "", ""},
+		"an escape":             {body(`,"user":"a\u0000b"`), nil, "", "", ""},
+		"a member further in":   {body(`,"metadata":{"user":"inner","feature":"inner"}`), nil, "", "", ""},
+		"not ASCII":             {body(`,"user":"Müller"`), []string{"x-project", "M\xfcller"}, "", "", ""},
+		"a control":             {body(""), []string{"x-project", "a\tb"}, "", "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g.limit.set(admit(nil))
+			g.back.set(says("application/json", chatAnswer))
+			a := g.do(t, "POST", chatPath, c.body, c.headers...)
+			raw, l := g.rawLine(t, a.header.Get("x-request-id"))
+			if l.EndUser != c.endUser || l.Session != c.session || l.Tags != c.tags || l.Attempts != 1 {
+				t.Errorf("want %q, %q and %q, got %q, %q and %q: %s", c.endUser, c.session, c.tags, l.EndUser, l.Session, l.Tags, raw)
+			}
+		})
+	}
+}

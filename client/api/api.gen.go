@@ -1246,13 +1246,37 @@ type TokenRequest struct {
 
 // UsageItem One call.
 type UsageItem struct {
-	Account      string `json:"account"`
-	Allowed      bool   `json:"allowed"`
-	CachedTokens int64  `json:"cachedTokens"`
-	FirstByteMs  int64  `json:"firstByteMs"`
-	HeldTokens   int64  `json:"heldTokens"`
-	InputTokens  int64  `json:"inputTokens"`
-	Key          struct {
+	Account string `json:"account"`
+	Allowed bool   `json:"allowed"`
+
+	// Attempts How often the provider was asked.
+	Attempts int64 `json:"attempts"`
+
+	// AudioOutputTokens Of the output.
+	AudioOutputTokens int64 `json:"audioOutputTokens"`
+
+	// AudioTokens Of the input.
+	AudioTokens int64 `json:"audioTokens"`
+
+	// CacheWrite1HTokens Of the input, written to a cache of an hour.
+	CacheWrite1HTokens int64 `json:"cacheWrite1hTokens"`
+
+	// CacheWrite5MTokens Of the input, written to a cache of five minutes.
+	CacheWrite5MTokens int64 `json:"cacheWrite5mTokens"`
+	CachedTokens       int64 `json:"cachedTokens"`
+
+	// CostMicros Millionths of the currency; null when no price was known.
+	CostMicros *int64 `json:"costMicros"`
+
+	// Currency ISO 4217.
+	Currency string `json:"currency,omitempty,omitzero"`
+
+	// EndUser For whom the caller called.
+	EndUser     string `json:"endUser,omitempty,omitzero"`
+	FirstByteMs int64  `json:"firstByteMs"`
+	HeldTokens  int64  `json:"heldTokens"`
+	InputTokens int64  `json:"inputTokens"`
+	Key         struct {
 		Provider  string    `json:"provider"`
 		Timestamp time.Time `json:"timestamp"`
 	} `json:"key"`
@@ -1262,6 +1286,9 @@ type UsageItem struct {
 	ModelServed  string `json:"modelServed,omitempty,omitzero"`
 	OrgID        string `json:"orgId,omitempty,omitzero"`
 	OutputTokens int64  `json:"outputTokens"`
+
+	// PriceVersion Price list. Absent when no price was known.
+	PriceVersion string `json:"priceVersion,omitempty,omitzero"`
 	Provider     string `json:"provider"`
 
 	// Reason Why it was refused.
@@ -1270,14 +1297,25 @@ type UsageItem struct {
 	RequestID       string `json:"requestId"`
 	Route           string `json:"route"`
 
+	// Session Conversation or run.
+	Session string `json:"session,omitempty,omitzero"`
+
 	// Source Where the numbers come from.
 	Source string `json:"source"`
 
 	// Status HTTP status.
-	Status int32  `json:"status"`
-	Stream bool   `json:"stream"`
-	Tokens int64  `json:"tokens"`
-	UserID string `json:"userId"`
+	Status int32             `json:"status"`
+	Stream bool              `json:"stream"`
+	Tags   map[string]string `json:"tags,omitempty,omitzero"`
+	Team   string            `json:"team,omitempty,omitzero"`
+	Tokens int64             `json:"tokens"`
+
+	// ToolInputTokens Of the input, taken by hosted tools.
+	ToolInputTokens int64  `json:"toolInputTokens"`
+	UserID          string `json:"userId"`
+
+	// Version 0 unless what was first said of the call was corrected.
+	Version int64 `json:"version"`
 }
 
 // UsagePage defines model for UsagePage.
@@ -1295,12 +1333,15 @@ type UsageReport struct {
 	AverageTokensPerEvent float64 `json:"averageTokensPerEvent"`
 
 	// ConsumedTokens Of allowed calls.
-	ConsumedTokens  int64 `json:"consumedTokens"`
-	DeniedEvents    int64 `json:"deniedEvents"`
-	DeniedTokens    int64 `json:"deniedTokens"`
-	EstimatedTokens int64 `json:"estimatedTokens"`
-	InputTokens     int64 `json:"inputTokens"`
-	OutputTokens    int64 `json:"outputTokens"`
+	ConsumedTokens int64 `json:"consumedTokens"`
+
+	// CostMicros Millionths, by currency (ISO 4217).
+	CostMicros      map[string]int64 `json:"costMicros"`
+	DeniedEvents    int64            `json:"deniedEvents"`
+	DeniedTokens    int64            `json:"deniedTokens"`
+	EstimatedTokens int64            `json:"estimatedTokens"`
+	InputTokens     int64            `json:"inputTokens"`
+	OutputTokens    int64            `json:"outputTokens"`
 
 	// PendingEvents Not in the store yet; null: not known.
 	PendingEvents *int64 `json:"pendingEvents"`
@@ -1312,8 +1353,11 @@ type UsageReport struct {
 	TotalEvents int64       `json:"totalEvents"`
 	TotalTokens int64       `json:"totalTokens"`
 	UniqueUsers int64       `json:"uniqueUsers"`
-	WindowEnd   time.Time   `json:"windowEnd"`
-	WindowStart time.Time   `json:"windowStart"`
+
+	// UnpricedTokens Of allowed calls without a known price; the costs are without them.
+	UnpricedTokens int64     `json:"unpricedTokens"`
+	WindowEnd      time.Time `json:"windowEnd"`
+	WindowStart    time.Time `json:"windowStart"`
 }
 
 // User defines model for User.

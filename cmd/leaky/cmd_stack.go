@@ -62,6 +62,11 @@ func openLastGood(c *cli, log *slog.Logger) (local, error) {
 	return l, nil
 }
 
+// besideConfig is a file that leaky.yaml names, which stands relative to it; empty: the built-in one.
+func (l local) besideConfig(file string) string {
+	return l.files(slog.New(slog.DiscardHandler)).Beside(file)
+}
+
 // limitSets are the rules of every domain, our own first.
 func (l local) limitSets() ([]*limits.Set, error) {
 	now, err := settings.Load(l.configPath, os.Getenv)

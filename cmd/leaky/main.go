@@ -49,6 +49,7 @@ type cli struct {
 	Invites invitesCommand `cmd:"" group:"Tools" help:"Who may register where an invitation is needed: make, list and withdraw codes."`
 	Keys    keysCommand    `cmd:"" group:"Tools" help:"The keys that sign access tokens: list them, rotate them."`
 	Sagas   sagasCommand   `cmd:"" group:"Tools" help:"List, show, retry or cancel purchases."`
+	Prices  pricesCommand  `cmd:"" group:"Tools" help:"What tokens cost: list the prices, validate a list."`
 	Version versionCommand `cmd:"" group:"Tools" help:"Print the version."`
 
 	RateLimit ratelimitCommand `cmd:"" name:"ratelimit" group:"Services" help:"Run the limiter alone, in envoyproxy/ratelimit's place, from its environment variables."`

@@ -21,6 +21,9 @@ type Config struct {
 	TLS       TLS                 `yaml:"tls"`
 	Purchases Purchases           `yaml:"purchases"`
 	Pools     Pools               `yaml:"pools"`
+	Prices    Prices              `yaml:"prices"`
+
+	Dimensions Dimensions `yaml:"dimensions"` // what calls say of themselves, for the books
 }
 
 // Gateway is Envoy's public listener.

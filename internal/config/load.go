@@ -94,6 +94,8 @@ func defaults() *Config {
 		Holds:     Holds{Life: defaultHoldLife},
 		Charge:    Charge{Aborted: ChargeInput},
 		Limits:    Limits{Envoys: OtherEnvoys{Headers: true}, Idle: defaultIdle, Explain: defaultExplain, MaxTokens: MaxTokens{Default: MaxTokensFill}, Outage: defaultOutage()},
+
+		Dimensions: defaultDimensions(),
 	}
 }
 

@@ -97,6 +97,7 @@ func (c *Config) validate() []Mistake {
 	c.TLS.validate(v)
 	c.Purchases.validate(v, c.Providers)
 	c.Pools.validate(v)
+	c.Dimensions.validate(v)
 	return v.mistakes
 }
 

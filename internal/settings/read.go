@@ -24,8 +24,8 @@ func (t text) hash() string {
 	return hex.EncodeToString(sum.Sum(nil))
 }
 
-// limitsPath is a file that leaky.yaml names, which stands relative to it; empty: the built-in one.
-func (s *Source) limitsPath(file string) string {
+// Beside is a file that leaky.yaml names, which stands relative to it; empty: the built-in one.
+func (s *Source) Beside(file string) string {
 	if file == "" || filepath.IsAbs(file) || s.path == "" {
 		return file
 	}
@@ -69,7 +69,7 @@ func (s *Source) parse(open func(path string) (string, error)) (*Settings, error
 	if err != nil {
 		return nil, err
 	}
-	if path := s.limitsPath(next.Config.Limits.File); path == "" {
+	if path := s.Beside(next.Config.Limits.File); path == "" {
 		next.Limits, err = limits.Load("")
 	} else {
 		var content string
@@ -88,7 +88,7 @@ func (s *Source) parse(open func(path string) (string, error)) (*Settings, error
 func (s *Source) domainPaths(cfg *config.Config) []string {
 	paths := make([]string, len(cfg.Limits.Domains))
 	for i, file := range cfg.Limits.Domains {
-		paths[i] = s.limitsPath(file)
+		paths[i] = s.Beside(file)
 	}
 	return paths
 }

@@ -94,8 +94,18 @@ func (b *builder) listener() Listener {
 		Addr: b.addr("gateway.listen", g.Listen), TrustedHops: uint32(g.TrustedHops), MaxBodyBytes: uint32(g.MaxBodyBytes),
 		CallerBytes: int64(g.CallerBytes()), AllBytes: b.cfg.Envoy.BodyBytes(),
 		MaxHeaders: uint32(g.RequestHeaders), IdleTimeout: serviceIdle, Spool: spool, RenewEvery: b.cfg.RenewEvery(),
-		LimitsTimeout: b.cfg.Limits.Timeout, Pages: g.CORS.Origins,
+		LimitsTimeout: b.cfg.Limits.Timeout, Pages: g.CORS.Origins, Dimensions: dimensions(b.cfg.Dimensions),
 	}
+}
+
+// dimensions are written for the guard, in one order.
+func dimensions(d config.Dimensions) string {
+	named := d.Names()
+	var all []string
+	for _, name := range slices.Sorted(maps.Keys(named)) {
+		all = append(all, name+"|"+named[name].Header+"|"+named[name].Body)
+	}
+	return strings.Join(all, ";")
 }
 
 // ownRequests bounds questions under way to extauthz and ratelimit: as many as calls, so

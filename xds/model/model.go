@@ -43,6 +43,7 @@ type Listener struct {
 	Spool         string        // absolute path of the usage log
 	RenewEvery    time.Duration // how often a running call is written to it, 0: never
 	LimitsTimeout time.Duration // how long a rate-limit decision may take
+	Dimensions    string        // what calls say of themselves: NAME|HEADER|MEMBER of each, with semicolons
 	Pages         []string      // origins whose pages may read answers; * alone: every one
 	Open          bool          // some route stays open without decisions
 }

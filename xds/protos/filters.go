@@ -77,9 +77,9 @@ const authzTimeout = 2 * time.Second
 const leastBuffer = 8 * connectionBuffer
 
 // guardContext is what the guard knows of a route.
-func guardContext(protocol string, maxBytes uint32, stateMax bool) *structpb.Struct {
+func guardContext(protocol string, l model.Listener, stateMax bool) *structpb.Struct {
 	return &structpb.Struct{Fields: map[string]*structpb.Value{"protocol": structpb.NewStringValue(protocol),
-		"max_bytes": structpb.NewNumberValue(float64(maxBytes)),
+		"max_bytes": structpb.NewNumberValue(float64(l.MaxBodyBytes)), "dimensions": structpb.NewStringValue(l.Dimensions),
 		"state_max": structpb.NewBoolValue(stateMax)}}
 }
 
@@ -122,7 +122,7 @@ func filters(l model.Listener) []*hcmv3.HttpFilter {
 	add(filterInflight, inflight(l))
 	add(filterBody, &bufferv3.Buffer{MaxRequestBytes: count(max(l.MaxBodyBytes, leastBuffer))})
 	add(filterGuard, &luav3.Lua{DefaultSourceCode: inline(envoy.GuardLua()), StatPrefix: filterGuard, FilterContext: guardContext("openai",
-		l.MaxBodyBytes, false)})
+		l, false)})
 	add(filterRateLimit, rateLimit(l, true))
 	if l.Open {
 		add(filterOpen, rateLimit(l, false))

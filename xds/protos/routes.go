@@ -229,7 +229,7 @@ func perFilter(r model.Route, g *model.Gateway) map[string]*anypb.Any {
 		spoken = "gemini"
 	}
 	if r.LLM.Gemini || r.LLM.StateMax {
-		config[filterGuard] = anyOf(&luav3.LuaPerRoute{FilterContext: guardContext(spoken, g.Listener.MaxBodyBytes, r.LLM.StateMax)})
+		config[filterGuard] = anyOf(&luav3.LuaPerRoute{FilterContext: guardContext(spoken, g.Listener, r.LLM.StateMax)})
 	}
 	return config
 }

@@ -52,8 +52,12 @@ func serveMeter(ctx context.Context, s service) error {
 	if err != nil {
 		return fmt.Errorf("name this meter: %w", err)
 	}
+	list, err := s.prices()
+	if err != nil {
+		return err
+	}
 	m, err := meter.New(meter.Config{Spool: spool, Name: host + " " + s.cfg.Services.Meter.HTTP, Limiter: limitpb.NewLimiterClient(limiter),
-		Publisher: publisher, Providers: ratios, Aborted: s.cfg.Charge.For,
+		Publisher: publisher, Providers: ratios, Prices: list, Aborted: s.cfg.Charge.For,
 		ReopenURL: envoy.AdminURL(admin) + "/reopen_logs", Admin: &http.Transport{DialContext: admin.DialContext}, Log: s.log,
 		Metrics: s.metrics})
 	if err != nil {

@@ -33,11 +33,15 @@ func serveRateLimit(ctx context.Context, s service) error {
 	if err != nil {
 		return err
 	}
+	list, err := s.prices()
+	if err != nil {
+		return err
+	}
 	balances := ratelimit.NewNATSBalances(conn, js, s.log)
 	limiter, err := ratelimit.New(ratelimit.Config{Policy: limitPolicy(s.first), Files: s.files.Files, Reload: s.reloadLimits,
 		Holds: s.cfg.Holds, Timeout: s.cfg.Limits.Timeout, Longest: s.cfg.HoldLife(), IdleAfter: s.cfg.Limits.Idle,
 		Explain: s.cfg.Limits.Explain, RedisURL: s.cfg.Stores.Redis,
-		Publisher: ratelimit.NewStream(publisher), Balances: balances, Follow: balances.Follow, Log: s.log, Metrics: s.metrics})
+		Publisher: priced{list, ratelimit.NewStream(publisher)}, Balances: balances, Follow: balances.Follow, Log: s.log, Metrics: s.metrics})
 	if err != nil {
 		return err
 	}

@@ -40,6 +40,11 @@ const (
 	// Parts are what the content names and its bytes do not tell, as kind:parts:references:bytes
 	// of each kind with commas between; bytes are those of parts in the body. Absent: text alone.
 	Parts = "parts"
+	// What the call says of itself, as leaky.yaml's dimensions name it: at most 128 bytes of
+	// printable ASCII each. Single tags are tag.NAME; Tags are all of them, as a query string.
+	EndUser = "end_user"
+	Session = "session"
+	Tags    = "tags"
 )
 
 // Bytes is the key of NamespaceBody that carries the body's length in bytes.

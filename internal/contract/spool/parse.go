@@ -80,6 +80,8 @@ func (l *Line) set(name string, v value) {
 		l.WireRecv = v.whole()
 	case "recv_h":
 		l.HeaderRecv = v.whole()
+	case "attempts":
+		l.Attempts = v.whole()
 	case "ms":
 		l.Millis = v.whole()
 	case "ttfb":
@@ -117,6 +119,12 @@ func (l *Line) textField(name string) *string {
 		return &l.Details
 	case "parts":
 		return &l.Parts
+	case "end_user":
+		return &l.EndUser
+	case "session":
+		return &l.Session
+	case "tags":
+		return &l.Tags
 	case "start":
 		return &l.Start
 	case "trace":

@@ -28,21 +28,27 @@ type Line struct {
 	// empty: text alone.
 	Parts string `json:"parts"`
 
+	// What the call says of itself; Tags as a query string.
+	EndUser string `json:"end_user"`
+	Session string `json:"session"`
+	Tags    string `json:"tags"`
+
 	Answer Answer `json:"answer"` // what the usage reader found in it
 
-	Status     int    `json:"status"`  // HTTP status sent to the client
-	Flags      string `json:"flags"`   // Envoy's response flags, "-" for none; DC: the client went away
-	Details    string `json:"details"` // Envoy's response code details
-	Upstream   string `json:"up"`      // provider's status, "-" when it never answered
-	BytesSent  int64  `json:"sent"`    // response body bytes sent to the client
-	WireSent   int64  `json:"wire"`    // bytes sent to the provider, headers included
-	WireRecv   int64  `json:"recv"`    // bytes received from it, headers included
-	HeaderRecv int64  `json:"recv_h"`  // of those, headers
-	Millis     int64  `json:"ms"`      // duration
-	FirstByte  *int64 `json:"ttfb"`    // milliseconds to the provider's first byte
-	Start      string `json:"start"`   // RFC 3339 with milliseconds
-	Trace      string `json:"trace"`   // traceparent, in its form of version 00, or empty
-	Corr       string `json:"corr"`    // x-correlation-id
+	Status     int    `json:"status"`   // HTTP status sent to the client
+	Flags      string `json:"flags"`    // Envoy's response flags, "-" for none; DC: the client went away
+	Details    string `json:"details"`  // Envoy's response code details
+	Upstream   string `json:"up"`       // provider's status, "-" when it never answered
+	BytesSent  int64  `json:"sent"`     // response body bytes sent to the client
+	WireSent   int64  `json:"wire"`     // bytes sent to the provider, headers included
+	WireRecv   int64  `json:"recv"`     // bytes received from it, headers included
+	HeaderRecv int64  `json:"recv_h"`   // of those, headers
+	Attempts   int64  `json:"attempts"` // calls of the provider
+	Millis     int64  `json:"ms"`       // duration
+	FirstByte  *int64 `json:"ttfb"`     // milliseconds to the provider's first byte
+	Start      string `json:"start"`    // RFC 3339 with milliseconds
+	Trace      string `json:"trace"`    // traceparent, in its form of version 00, or empty
+	Corr       string `json:"corr"`     // x-correlation-id
 
 	// Type is Envoy's AccessLogType; empty where every line is of a request that ended.
 	Type string `json:"type"`
@@ -59,18 +65,21 @@ func (l *Line) Running() bool { return l.Type != "" && l.Type != typeEnd }
 // that go on write lines too, and every line says of which kind it is.
 func Format(running bool) map[string]string {
 	auth := func(key string) string { return "%DYNAMIC_METADATA(" + attributes.NamespaceAuth + ":" + key + ")%" }
+	request := func(key string) string { return "%DYNAMIC_METADATA(" + attributes.NamespaceRequest + ":" + key + ")%" }
 	limit := func(key string) string { return "%DYNAMIC_METADATA(" + attributes.NamespaceLimit + ":" + key + ")%" }
 	all := map[string]string{
 		"id": "%REQ(X-REQUEST-ID)%", "account": limit(attributes.Account), "held": limit(attributes.Held), "held_in": limit(attributes.Input),
 		"user": auth(attributes.User), "org": auth(attributes.Org), "team": auth(attributes.Team), "key": auth(attributes.Key),
 		"tier":  auth(attributes.Tier),
 		"route": "%METADATA(ROUTE:leaky:route)%", "provider": "%METADATA(ROUTE:leaky:provider)%",
-		"model":  "%METADATA(ROUTE:leaky:model)%", // not ratelimit's: a refusal has one too
-		"stream": limit(attributes.Stream),
-		"bytes":  "%DYNAMIC_METADATA(" + attributes.NamespaceBody + ":" + attributes.Bytes + ")%",
-		"parts":  "%DYNAMIC_METADATA(" + attributes.NamespaceRequest + ":" + attributes.Parts + ")%",
-		"answer": "%DYNAMIC_METADATA(" + attributes.NamespaceAnswer + ":" + attributes.Report + ")%",
-		"status": "%RESPONSE_CODE%", "flags": "%RESPONSE_FLAGS%", "details": "%RESPONSE_CODE_DETAILS%",
+		"model":    "%METADATA(ROUTE:leaky:model)%", // not ratelimit's: a refusal has one too
+		"stream":   limit(attributes.Stream),
+		"bytes":    "%DYNAMIC_METADATA(" + attributes.NamespaceBody + ":" + attributes.Bytes + ")%",
+		"parts":    request(attributes.Parts),
+		"end_user": request(attributes.EndUser), "session": request(attributes.Session), "tags": request(attributes.Tags),
+		"attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+		"answer":   "%DYNAMIC_METADATA(" + attributes.NamespaceAnswer + ":" + attributes.Report + ")%",
+		"status":   "%RESPONSE_CODE%", "flags": "%RESPONSE_FLAGS%", "details": "%RESPONSE_CODE_DETAILS%",
 		"up":   "%RESP(:STATUS)%",
 		"sent": "%BYTES_SENT%", "wire": "%UPSTREAM_WIRE_BYTES_SENT%",
 		"recv": "%UPSTREAM_WIRE_BYTES_RECEIVED%", "recv_h": "%UPSTREAM_HEADER_BYTES_RECEIVED%",

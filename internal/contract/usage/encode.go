@@ -3,6 +3,8 @@ package usage
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -15,7 +17,7 @@ func Encode(e Event, source, correlationID, traceParent string) ([]byte, error) 
 		return nil, fmt.Errorf("encode usage event: year %d", y)
 	}
 	w := writer{b: make([]byte, 0, 1024)}
-	w.text(`{"specversion":`, "1.0").text(`,"id":`, e.RequestID).text(`,"source":`, source).text(`,"type":`, TypeUsage)
+	w.text(`{"specversion":`, "1.0").text(`,"id":`, e.ID()).text(`,"source":`, source).text(`,"type":`, TypeUsage)
 	w.time(`,"time":`, e.Timestamp.UTC()).text(`,"datacontenttype":`, "application/json")
 	w.optional(`,"correlationid":`, correlationID).optional(`,"traceparent":`, traceParent)
 	w.b = append(w.b, `,"data":`...)
@@ -27,18 +29,19 @@ func Encode(e Event, source, correlationID, traceParent string) ([]byte, error) 
 type writer struct{ b []byte }
 
 func (w *writer) event(e *Event) {
-	w.text(`{"requestId":`, e.RequestID).text(`,"userId":`, e.UserID)
+	w.text(`{"requestId":`, e.RequestID).kind(`,"version":`, e.Version).text(`,"userId":`, e.UserID)
 	w.optional(`,"orgId":`, e.OrgID).optional(`,"team":`, e.Team).optional(`,"keyId":`, e.KeyID).optional(`,"tier":`, e.Tier)
+	w.optional(`,"endUser":`, e.EndUser).optional(`,"session":`, e.Session).tags(e.Tags)
 	w.text(`,"account":`, e.Account).text(`,"route":`, e.Route).text(`,"provider":`, e.Provider).text(`,"modelAsked":`, e.ModelAsked)
 	w.optional(`,"modelServed":`, e.ModelServed)
-	w.number(`,"inputTokens":`, e.Input).number(`,"outputTokens":`, e.Output).number(`,"cachedTokens":`, e.Cached)
-	w.number(`,"reasoningTokens":`, e.Reasoning)
-	w.kind(`,"cacheWrittenTokens":`, e.CacheWritten).kind(`,"toolInputTokens":`, e.ToolInput)
-	w.kind(`,"audioInputTokens":`, e.AudioInput).kind(`,"audioOutputTokens":`, e.AudioOutput)
+	w.number(`,"input":`, e.Input).number(`,"output":`, e.Output).number(`,"cached":`, e.Cached)
+	w.kind(`,"cacheWrite5m":`, e.CacheWrite5m).kind(`,"cacheWrite1h":`, e.CacheWrite1h).kind(`,"toolInput":`, e.ToolInput)
+	w.number(`,"reasoning":`, e.Reasoning).kind(`,"audio":`, e.Audio).kind(`,"audioOutput":`, e.AudioOutput)
 	w.number(`,"heldTokens":`, e.Held).number(`,"tokens":`, e.Charged)
+	w.optional(`,"priceVersion":`, e.PriceVersion).number(`,"costMicros":`, e.CostMicros).optional(`,"currency":`, e.Currency)
 	w.text(`,"source":`, string(e.Source)).optional(`,"pool":`, string(e.Pool)).flag(`,"allowed":`, e.Allowed).flag(`,"stream":`, e.Stream)
 	w.number(`,"status":`, int64(e.Status)).optional(`,"reason":`, e.Reason)
-	w.kind(`,"skipped":`, e.Skipped)
+	w.kind(`,"skipped":`, e.Skipped).kind(`,"attempts":`, e.Attempts)
 	w.number(`,"latencyMs":`, e.LatencyMS).number(`,"firstByteMs":`, e.FirstByteMS)
 	w.time(`,"timestamp":`, e.Timestamp)
 	w.b = append(w.b, '}')
@@ -63,6 +66,17 @@ func safe(value string) bool {
 		}
 	}
 	return true
+}
+
+func (w *writer) tags(all map[string]string) {
+	opening := `,"tags":{`
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		w.text(opening, name).text(":", all[name])
+		opening = ","
+	}
+	if len(all) > 0 {
+		w.b = append(w.b, '}')
+	}
 }
 
 func (w *writer) optional(name, value string) *writer {

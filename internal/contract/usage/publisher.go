@@ -18,7 +18,7 @@ const (
 
 // Message is one event ready to be published.
 type Message struct {
-	ID      string // of the request; JetStream drops a repeat
+	ID      string // of the event; JetStream drops a repeat
 	Subject string
 	Data    []byte
 }
@@ -26,7 +26,7 @@ type Message struct {
 // MessageOf is an event of a source, "/meter", as it is published.
 func MessageOf(e Event, source, correlationID, traceParent string) (Message, error) {
 	data, err := Encode(e, source, correlationID, traceParent)
-	return Message{ID: e.RequestID, Subject: Subject(e.Provider), Data: data}, err
+	return Message{ID: e.ID(), Subject: Subject(e.Provider), Data: data}, err
 }
 
 // Publisher publishes to the stream and makes it when it is missing. It is safe for

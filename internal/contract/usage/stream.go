@@ -36,8 +36,14 @@ func EnsureStream(ctx context.Context, js jetstream.JetStream) (jetstream.Stream
 		MaxBytes: maxBytesDead}); err != nil {
 		return nil, err
 	}
-	return ensure(ctx, js, jetstream.StreamConfig{Name: Stream, Subjects: []string{SubjectsUsage, SubjectsSaga, SubjectsBalance},
+	return ensure(ctx, js, jetstream.StreamConfig{Name: Stream, Subjects: subjects(),
 		MaxAge: maxAge, MaxBytes: maxBytes, Duplicates: DuplicateWindow, AllowAtomicPublish: true})
+}
+
+// subjects are the stream's. Each version of usage events has its own, so that a process from before
+// a version never reads what it does not know: a new one finds it later.
+func subjects() []string {
+	return []string{"leaky.usage.v1.*", SubjectPrefix + "*", SubjectsSaga, SubjectsBalance}
 }
 
 func ensure(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) (jetstream.Stream, error) {

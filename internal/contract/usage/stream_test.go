@@ -58,7 +58,7 @@ func TestEnsureStreamFromManyServicesAtOnce(t *testing.T) {
 func TestEnsureStreamKeepsTheOperatorsSettings(t *testing.T) {
 	t.Parallel()
 	js := jetStream(t)
-	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: usage.Stream, Subjects: []string{usage.SubjectsUsage},
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: usage.Stream, Subjects: []string{"leaky.usage.v1.*"},
 		MaxMsgs: 12345}); err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +67,7 @@ func TestEnsureStreamKeepsTheOperatorsSettings(t *testing.T) {
 		t.Fatal(err)
 	}
 	config := stream.CachedInfo().Config
-	if config.MaxMsgs != 12345 || len(config.Subjects) != 3 {
-		t.Errorf("stream: want 12345 messages at most and 3 subjects, got %d and %v", config.MaxMsgs, config.Subjects)
+	if config.MaxMsgs != 12345 || len(config.Subjects) != 4 {
+		t.Errorf("stream: want 12345 messages at most and 4 subjects, got %d and %v", config.MaxMsgs, config.Subjects)
 	}
 }

@@ -6,17 +6,15 @@ package usage
 
 import (
 	"encoding/json"
-	"errors"
-	"fmt"
-	"strings"
+	"strconv"
 	"time"
 )
 
 // JetStream names.
 const (
 	Stream          = "LEAKY"
-	SubjectPrefix   = "leaky.usage.v1."
-	SubjectsUsage   = "leaky.usage.v1.*"
+	SubjectPrefix   = "leaky.usage.v2."
+	SubjectsUsage   = "leaky.usage.*.*" // of every version: what consumers read
 	SubjectsSaga    = "leaky.saga.v1.>"
 	SubjectsBalance = "leaky.balance.v1.*" // see package balance
 	SubjectDead     = "leaky.dead.v1"
@@ -49,42 +47,68 @@ const (
 	PoolNone  Pool = "none"
 )
 
-// Event is the data of a usage event. Token counts are tokens, never negative.
+// Event is the data of a usage event, version 2. Token counts are tokens, never negative.
 type Event struct {
-	RequestID   string `json:"requestId"`
-	UserID      string `json:"userId"`
-	OrgID       string `json:"orgId,omitzero"`
-	Team        string `json:"team,omitzero"`
-	KeyID       string `json:"keyId,omitzero"`
-	Tier        string `json:"tier,omitzero"`
+	RequestID string `json:"requestId"`
+	// Version is 0 for what is first said of a call. A correction has a higher one and replaces
+	// what was said before, whole.
+	Version int64             `json:"version,omitzero"`
+	UserID  string            `json:"userId"`
+	OrgID   string            `json:"orgId,omitzero"`
+	Team    string            `json:"team,omitzero"`
+	KeyID   string            `json:"keyId,omitzero"`
+	Tier    string            `json:"tier,omitzero"`
+	EndUser string            `json:"endUser,omitzero"` // for whom the caller called, in its own words
+	Session string            `json:"session,omitzero"` // conversation or run, in the caller's own words
+	Tags    map[string]string `json:"tags,omitempty"`   // at most MostTags, by names of leaky.yaml
+
 	Account     string `json:"account"`
 	Route       string `json:"route"`
 	Provider    string `json:"provider"`
 	ModelAsked  string `json:"modelAsked"`
 	ModelServed string `json:"modelServed,omitzero"`
-	Input       int64  `json:"inputTokens"`
-	Output      int64  `json:"outputTokens"`
-	Cached      int64  `json:"cachedTokens"`
-	Reasoning   int64  `json:"reasoningTokens"`
-	// Kinds that few providers tell, in tokens: of the input what was written to a cache, what
-	// hosted tools took and what was audio, and of the output what was audio.
-	CacheWritten int64 `json:"cacheWrittenTokens,omitzero"`
-	ToolInput    int64 `json:"toolInputTokens,omitzero"`
-	AudioInput   int64 `json:"audioInputTokens,omitzero"`
-	AudioOutput  int64 `json:"audioOutputTokens,omitzero"`
 
-	Held        int64     `json:"heldTokens"`
-	Charged     int64     `json:"tokens"` // what is charged: input + output, or the estimate
+	// Kinds of tokens. Of Input: what was read from a cache, what was written to one that lives
+	// five minutes or an hour, what hosted tools took, what was sound. Of Output: what nobody
+	// saw, what was sound.
+	Input        int64 `json:"input"`
+	Output       int64 `json:"output"`
+	Cached       int64 `json:"cached"`
+	CacheWrite5m int64 `json:"cacheWrite5m,omitzero"`
+	CacheWrite1h int64 `json:"cacheWrite1h,omitzero"`
+	ToolInput    int64 `json:"toolInput,omitzero"`
+	Reasoning    int64 `json:"reasoning"`
+	Audio        int64 `json:"audio,omitzero"`
+	AudioOutput  int64 `json:"audioOutput,omitzero"`
+
+	Held    int64 `json:"heldTokens"`
+	Charged int64 `json:"tokens"` // what is charged: input + output, or the estimate
+
+	// What the call cost by the prices of that moment, in millionths of Currency. Without a
+	// PriceVersion no price was known: the cost is unknown, not nothing.
+	PriceVersion string `json:"priceVersion,omitzero"`
+	CostMicros   int64  `json:"costMicros"`
+	Currency     string `json:"currency,omitzero"` // ISO 4217
+
 	Source      Source    `json:"source"`
 	Pool        Pool      `json:"pool,omitzero"`
 	Allowed     bool      `json:"allowed"`
 	Stream      bool      `json:"stream"`
-	Status      int       `json:"status"`           // HTTP status the client saw
-	Reason      string    `json:"reason,omitzero"`  // why refused, estimated or released
-	Skipped     int64     `json:"skipped,omitzero"` // refusals of the account before this one that have no event
+	Status      int       `json:"status"`            // HTTP status the client saw
+	Reason      string    `json:"reason,omitzero"`   // why refused, estimated or released
+	Skipped     int64     `json:"skipped,omitzero"`  // refusals of the account before this one that have no event
+	Attempts    int64     `json:"attempts,omitzero"` // how often the provider was asked; 0: never, or nobody knows
 	LatencyMS   int64     `json:"latencyMs"`
 	FirstByteMS int64     `json:"firstByteMs"`
 	Timestamp   time.Time `json:"timestamp"` // when the request began
+}
+
+// ID is the event's own: the request's, and of a correction with its version.
+func (e *Event) ID() string {
+	if e.Version == 0 {
+		return e.RequestID
+	}
+	return e.RequestID + "~" + strconv.FormatInt(e.Version, 10)
 }
 
 // Envelope is a CloudEvent 1.0 with the extension attributes of the contract.
@@ -100,37 +124,8 @@ type Envelope struct {
 	Data            json.RawMessage `json:"data"`
 }
 
-// TypeUsage is the CloudEvents type of a usage event.
-const TypeUsage = "com.leaky-tokens.usage.v1"
-
-// ErrMalformed says a message is not a usage event; such a message is poison.
-var ErrMalformed = errors.New("malformed usage event")
-
-// Decode unwraps and checks an event.
-func Decode(message []byte) (Event, error) {
-	// Data is decoded in the same pass: every call pays for this.
-	var env struct {
-		SpecVersion string `json:"specversion"`
-		ID          string `json:"id"`
-		Type        string `json:"type"`
-		Data        *Event `json:"data"`
-	}
-	if err := json.Unmarshal(message, &env); err != nil {
-		return Event{}, fmt.Errorf("%w: %w", ErrMalformed, err)
-	}
-	if env.SpecVersion != "1.0" || env.Type != TypeUsage || env.Data == nil {
-		return Event{}, fmt.Errorf("%w: specversion %q, type %q, or no data", ErrMalformed, env.SpecVersion, env.Type)
-	}
-	e := *env.Data
-	switch {
-	case e.RequestID == "" || e.RequestID != env.ID:
-		return Event{}, fmt.Errorf("%w: request id %q, event id %q", ErrMalformed, e.RequestID, env.ID)
-	case e.Provider == "" || strings.ContainsAny(e.Provider, ".*> \t\r\n"):
-		return Event{}, fmt.Errorf("%w: provider %q", ErrMalformed, e.Provider)
-	case e.Input < 0 || e.Output < 0 || e.Charged < 0 || e.Held < 0 || e.Cached < 0 || e.Reasoning < 0:
-		return Event{}, fmt.Errorf("%w: negative tokens", ErrMalformed)
-	case e.Timestamp.IsZero():
-		return Event{}, fmt.Errorf("%w: no timestamp", ErrMalformed)
-	}
-	return e, nil
-}
+// CloudEvents types of a usage event. The first version is read and no longer written.
+const (
+	TypeUsage   = "leaky.usage.v2"
+	TypeUsageV1 = "com.leaky-tokens.usage.v1"
+)
