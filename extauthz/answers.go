@@ -100,6 +100,9 @@ var (
 	denyInvalid = denial{status: http.StatusUnauthorized, grpc: codes.Unauthenticated, kind: errorbody.TypeInvalidRequest,
 		code:    errorbody.CodeInvalidKey,
 		message: "the API key or access token is not valid"}
+	denyExpired = denial{status: http.StatusUnauthorized, grpc: codes.Unauthenticated, kind: errorbody.TypeInvalidRequest,
+		code:    errorbody.CodeInvalidKey,
+		message: "the API key or access token has expired: make a new key, or log in again"}
 	denyAmbiguous = denial{status: http.StatusBadRequest, grpc: codes.InvalidArgument, kind: errorbody.TypeInvalidRequest,
 		code:    "ambiguous_credentials",
 		message: "the request carries several credentials that do not agree: send one"}
@@ -125,6 +128,8 @@ var (
 // fault is ours, and is never let through.
 func deny(err error) *denial {
 	switch {
+	case errors.Is(err, errExpired):
+		return &denyExpired
 	case errors.Is(err, errInvalid), errors.Is(err, errMalformed):
 		return &denyInvalid
 	case errors.Is(err, errSeveral), errors.Is(err, errTwoUsers):
@@ -171,7 +176,7 @@ func (s *Service) challenge(c *call, d *denial) string {
 		}
 	}
 	switch {
-	case d == &denyInvalid:
+	case d == &denyInvalid, d == &denyExpired:
 		add("error", "invalid_token")
 	case d.status == http.StatusUnauthorized:
 	case d.code == codeScope:

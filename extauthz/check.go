@@ -73,7 +73,7 @@ func (s *Service) decide(ctx context.Context, c *call, find finder) (r *reply, e
 	}
 	if err != nil {
 		denied := deny(err)
-		if denied == &denyInvalid {
+		if denied == &denyInvalid || denied == &denyExpired {
 			s.guesses.failed(c.client)
 		}
 		return s.refuse(c, denied)

@@ -281,6 +281,30 @@ func TestAKeyIsNotTrustedPastItsEnd(t *testing.T) {
 	}
 }
 
+// TestWhatHasExpiredIsToldSo: whoever has it knew it once, and makes a new one.
+func TestWhatHasExpiredIsToldSo(t *testing.T) {
+	t.Parallel()
+	i := newIssuer(t)
+	s := ready(t, launch(t, i, ""))
+	end := time.Now().Add(-time.Hour)
+	ended, told, user := i.newKey(uuid.NewString(), &end, "USER"), i.newKey(uuid.NewString(), nil, "USER"), uuid.NewString()
+	i.mu.Lock()
+	i.keys[told] = validity{Message: apikey.Expired}
+	i.mu.Unlock()
+	claims := claimsOf(user, "USER")
+	claims["exp"] = end.Unix()
+	for name, header := range map[string]map[string]string{"a key that has ended": {"x-api-key": ended}, "one that identity knows": {"x-api-key": told},
+		"a token": bearer(sign(t, claims, nil))} {
+		for range 2 { // the second answer is from memory
+			resp, err := s.Check(t.Context(), request("/v1/models", header))
+			denied := resp.GetDeniedResponse()
+			if err != nil || denied.GetStatus().GetCode() != http.StatusUnauthorized || !strings.Contains(denied.GetBody(), "expired") {
+				t.Errorf("%s: want 401 that says so, got %v, %v", name, resp, err)
+			}
+		}
+	}
+}
+
 func constant(key any) jwt.Keyfunc {
 	return func(*jwt.Token) (any, error) { return key, nil }
 }

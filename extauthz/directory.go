@@ -40,6 +40,7 @@ type validity struct {
 	Team      string     `json:"team,omitzero"`  // its owner's within that
 	ExpiresAt *time.Time `json:"expiresAt"`
 	Roles     []string   `json:"roles"`
+	Message   string     `json:"message"` // why it is none
 }
 
 // find asks GET /api/v1/auth/api-keys/validate. It gives errInvalid only when identity
@@ -52,6 +53,9 @@ func (d *directory) find(ctx context.Context, key string) (v validity, err error
 	switch status {
 	case http.StatusOK:
 	case http.StatusUnauthorized:
+		if v.Message == apikey.Expired {
+			return v, errExpired
+		}
 		return v, errInvalid
 	default:
 		return v, fmt.Errorf("%w: status %d", errUnreachable, status)
@@ -82,7 +86,8 @@ func (d *directory) revocations(ctx context.Context) (list revocation.List, err 
 	return list, nil
 }
 
-// get reads a JSON answer of at most so many bytes; into is untouched unless it is a 200.
+// get reads a JSON answer of at most so many bytes. Of an answer that is no 200 into has what it
+// says, if anything.
 func (d *directory) get(ctx context.Context, path, key string, most int64, into any) (status int, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.base+path, http.NoBody)
 	if err != nil {
@@ -98,8 +103,8 @@ func (d *directory) get(ctx context.Context, path, key string, most int64, into 
 	defer resp.Body.Close()
 	body := io.LimitReader(resp.Body, most)
 	defer func() { _, _ = io.Copy(io.Discard, io.LimitReader(body, maxValidity)) }() // so that the connection serves again
-	if resp.StatusCode == http.StatusOK {
-		err = json.NewDecoder(body).Decode(into)
+	if err = json.NewDecoder(body).Decode(into); resp.StatusCode != http.StatusOK {
+		err = nil
 	}
 	return resp.StatusCode, err
 }

@@ -110,9 +110,8 @@ func (i *issuer) validate(w http.ResponseWriter, r *http.Request) {
 	if i.before != nil {
 		i.before()
 	}
-	if !ok {
+	if !ok || v.Message != "" {
 		w.WriteHeader(http.StatusUnauthorized)
-		return
 	}
 	_ = json.NewEncoder(w).Encode(v)
 }

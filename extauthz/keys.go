@@ -36,14 +36,20 @@ type keys struct {
 	fresh     *freshness
 	cache     cache
 	// unknown has its own bound, so that guesses cannot push out callers.
-	unknown *lru.Cache[fingerprint, time.Time]
+	unknown *lru.Cache[fingerprint, useless]
 	flight  singleflight.Group
 	slots   chan struct{}
 	metrics *metrics
 }
 
-func newUnknown() *lru.Cache[fingerprint, time.Time] {
-	unknown, err := lru.New[fingerprint, time.Time](cacheSize)
+// useless is a key that is none, and why, until it is looked up again.
+type useless struct {
+	until time.Time
+	why   error
+}
+
+func newUnknown() *lru.Cache[fingerprint, useless] {
+	unknown, err := lru.New[fingerprint, useless](cacheSize)
 	if err != nil {
 		panic(err) // only for a size that is not positive
 	}
@@ -74,10 +80,10 @@ func (k *keys) recall(key string, now time.Time) (*caller, error) {
 		}
 		return nil, errUnknown
 	}
-	if until, ok := k.unknown.Get(print); ok && now.Before(until) {
+	if it, ok := k.unknown.Get(print); ok && now.Before(it.until) {
 		k.metrics.keyMiss.Inc()
 		k.metrics.keyFailure.Inc()
-		return nil, errInvalid
+		return nil, it.why
 	}
 	return nil, errUnknown
 }
@@ -152,14 +158,14 @@ func (k *keys) lookup(ctx context.Context, key string, print fingerprint) (*call
 	now := time.Now()
 	if errors.Is(err, errInvalid) {
 		k.cache.Remove(print)
-		k.unknown.Add(print, now.Add(negativeTTL))
+		k.unknown.Add(print, useless{until: now.Add(negativeTTL), why: err})
 	}
 	if err != nil {
 		return nil, err
 	}
 	found := k.caller(answer, print, asked)
 	if !now.Before(found.until) && !now.Before(found.spare) {
-		return nil, errInvalid // it has expired
+		return nil, errExpired
 	}
 	if k.denied.judge(found) == revoked { // while identity was answering
 		return nil, errInvalid

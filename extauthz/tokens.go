@@ -21,6 +21,8 @@ import (
 var (
 	// errInvalid: a credential is not (or no longer) good.
 	errInvalid = errors.New("invalid credential")
+	// errExpired: it was good once.
+	errExpired = fmt.Errorf("%w: it has expired", errInvalid)
 	// errUnreachable: identity, which would know, does not answer.
 	errUnreachable = errors.New("identity does not answer")
 	// errUnknown: nothing is remembered that would decide.
@@ -117,7 +119,9 @@ func (t *tokens) verify(ctx context.Context, token string, now time.Time) (*call
 	if err != nil {
 		return nil, err
 	}
-	if err := t.validator.Validate(claims); err != nil {
+	if err := t.validator.Validate(claims); errors.Is(err, jwt.ErrTokenExpired) {
+		return nil, errExpired
+	} else if err != nil {
 		return nil, fmt.Errorf("%w: %w", errInvalid, err)
 	}
 	if !slices.ContainsFunc(claims.Audience, t.meant) {

@@ -182,7 +182,7 @@ func (s *Service) validateKey(w http.ResponseWriter, r *http.Request) error {
 		return httpapi.Fail(http.StatusUnauthorized, "invalid api key")
 	case k.ExpiresAt != nil && !time.Now().Before(*k.ExpiresAt):
 		s.metrics.validate("failure", "expired")
-		return httpapi.Fail(http.StatusUnauthorized, "api key expired")
+		return httpapi.Fail(http.StatusUnauthorized, apikey.Expired)
 	}
 	if err := s.store.touchKey(r.Context(), k); err != nil {
 		s.log.WarnContext(r.Context(), "last use of a key not noted", "key", k.ID, "error", err) // the key is good all the same

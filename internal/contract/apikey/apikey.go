@@ -19,6 +19,9 @@ const (
 	MaxLen = len(prefix) + 36 + 1 + secretLen
 )
 
+// Expired is what identity says of a key that was good once.
+const Expired = "api key expired"
+
 // ErrMalformed says a text is not shaped like an API key. It never holds the text.
 var ErrMalformed = errors.New("malformed API key")
 
