@@ -204,7 +204,7 @@ func TestRefusalsHaveTheShapeOfTheRoute(t *testing.T) {
 		if err := json.Unmarshal([]byte(denied.GetBody()), &body); err != nil || body[want.member] == nil {
 			t.Errorf("%s: body %s", family, denied.GetBody())
 		}
-		if set["content-type"] != want.content || !strings.HasPrefix(set["www-authenticate"], "Bearer resource_metadata=") {
+		if set["content-type"] != want.content || !strings.HasPrefix(set["www-authenticate"], `Bearer error="invalid_token", resource_metadata=`) {
 			t.Errorf("%s: headers %v", family, set)
 		}
 		if !strings.Contains(denied.GetBody(), "req-1") || strings.Contains(denied.GetBody(), "leaky_secret") {

@@ -42,7 +42,7 @@ func newMetrics(reg prometheus.Registerer, f *freshness, d *denylist) *metrics {
 		[]string{"kind"})
 	reg.MustRegister(kinds)
 	announced := map[revocation.Kind]prometheus.Counter{}
-	for _, kind := range []revocation.Kind{revocation.Key, revocation.Token, revocation.Family, revocation.User} {
+	for _, kind := range revocation.Kinds() {
 		announced[kind] = kinds.WithLabelValues(string(kind))
 	}
 	return &metrics{

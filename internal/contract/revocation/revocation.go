@@ -43,6 +43,9 @@ const (
 	User   Kind = "user"   // all of a user's access tokens with a ver below Generation, and what is cached of them
 )
 
+// Kinds are all of them.
+func Kinds() []Kind { return []Kind{Key, Token, Family, Signer, User} }
+
 // maxID is the longest id, in bytes.
 const maxID = 256
 
