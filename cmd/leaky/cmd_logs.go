@@ -15,7 +15,7 @@ import (
 )
 
 type logsCommand struct {
-	Name   string `arg:"" help:"Part, as leaky ps names it, or supervisor."`
+	Name   string `arg:"" predictor:"part" help:"Part, as leaky ps names it, or supervisor."`
 	Follow bool   `short:"f" help:"Go on as lines come."`
 	Lines  int    `short:"n" default:"100" help:"How many of the last lines."`
 }

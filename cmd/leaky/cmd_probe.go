@@ -10,7 +10,7 @@ import (
 )
 
 type probeCommand struct {
-	Name string        `arg:"" help:"envoy, or which: ${served}."`
+	Name string        `arg:"" predictor:"served" help:"envoy, or which: ${served}."`
 	Wait time.Duration `default:"2s" help:"How long it may take to answer."`
 }
 

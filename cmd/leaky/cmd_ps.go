@@ -101,7 +101,7 @@ func (downCommand) Run(ctx context.Context) error {
 const readyTimeout = 30 * time.Second
 
 type startCommand struct {
-	Name string `arg:"" help:"Part, as leaky ps names it."`
+	Name string `arg:"" predictor:"part" help:"Part, as leaky ps names it."`
 }
 
 // Help shows how it is used.
@@ -113,7 +113,7 @@ func (s startCommand) Run(ctx context.Context) error {
 }
 
 type stopCommand struct {
-	Name string `arg:"" help:"Part, as leaky ps names it."`
+	Name string `arg:"" predictor:"part" help:"Part, as leaky ps names it."`
 }
 
 // Help shows how it is used.
@@ -129,7 +129,7 @@ func (s stopCommand) Run(ctx context.Context) error {
 }
 
 type restartCommand struct {
-	Name string `arg:"" help:"Part, as leaky ps names it."`
+	Name string `arg:"" predictor:"part" help:"Part, as leaky ps names it."`
 }
 
 // Help shows how it is used.
@@ -143,7 +143,7 @@ func (s restartCommand) Run(ctx context.Context) error {
 }
 
 type killCommand struct {
-	Name string `arg:"" help:"Part, as leaky ps names it."`
+	Name string `arg:"" predictor:"part" help:"Part, as leaky ps names it."`
 }
 
 // Help shows how it is used.

@@ -11,7 +11,7 @@ import (
 )
 
 type serveCommand struct {
-	Name string `arg:"" help:"Which: ${served}; ratelimit-2 is the first of services.ratelimit.replicas."`
+	Name string `arg:"" predictor:"served" help:"Which: ${served}; ratelimit-2 is the first of services.ratelimit.replicas."`
 }
 
 // served is the variable of serveCommand's help.

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/local/supervisor"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 type statusCommand struct {
@@ -37,7 +39,11 @@ func (k statusCommand) Run(ctx context.Context, c *cli) error {
 			reasons = append(reasons, fmt.Errorf("%s is %s: %s", p.Name, p.State, strings.TrimSpace(p.Message)))
 		}
 	}
-	config, problem := configuration(ctx, c)
+	var config configState
+	var problem error
+	if slices.ContainsFunc(o.Parts, func(p supervisor.Status) bool { return p.Name == topology.XDS }) {
+		config, problem = configuration(ctx, c)
+	}
 	err = errors.Join(append(reasons, warned(o.Parts), problem)...)
 	if k.Output == "json" {
 		told := map[string]any{"ready": err == nil, "parts": len(o.Parts), "reasons": []string{}, "configuration": config}

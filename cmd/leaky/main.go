@@ -52,6 +52,8 @@ type cli struct {
 	Prices  pricesCommand  `cmd:"" group:"Tools" help:"What tokens cost: list the prices, validate a list."`
 	Version versionCommand `cmd:"" group:"Tools" help:"Print the version."`
 
+	Completion completionCommand `cmd:"" group:"Tools" help:"Say how a shell learns to complete commands, flags and parts."`
+
 	RateLimit ratelimitCommand `cmd:"" name:"ratelimit" group:"Services" help:"Run the limiter alone, in envoyproxy/ratelimit's place, from its environment variables."`
 	Serve     serveCommand     `cmd:"" group:"Services" help:"Run one service in the foreground."`
 	Probe     probeCommand     `cmd:"" group:"Services" help:"Ask one service on this machine whether it is ready; the exit code tells."`
@@ -77,6 +79,7 @@ func main() {
 	var c cli
 	k := kong.Must(&c, kong.Name("leaky"), kong.Description("Meter and limit LLM tokens with Envoy."),
 		served(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(&c))
+	completeIn(k)
 	command, err := k.Parse(args)
 	if err != nil {
 		refuse(k, err)
