@@ -107,7 +107,7 @@ func TestBadPushesChangeNothing(t *testing.T) {
 		{"half a file", whole[:len(whole)/2], "leaky.yaml:"},
 		{"nothing", "", "the file says nothing"},
 		{"50 MB", strings.Repeat("# large\n", 50<<17), "more than 4194304 bytes"},
-		{"a YAML bomb", "a: &a [x,x]\nb: &b [*a,*a]\nc: [*b,*b]\n" + whole, "a: unknown key"},
+		{"a YAML bomb", "a: &a [x,x]\nb: &b [*a,*a]\nc: [*b,*b]\n" + whole, ": unknown key"},
 		{"tabs", edit("  default: USER", "\tdefault: USER"), "cannot start any token"},
 		{"a key twice", whole + "\ntiers: {default: USER}\n", `"tiers" already defined`},
 		{"the address of a cloud's credentials", edit(`protocol: gemini, url: "http://`, `protocol: gemini, url: "http://169.254.169.254/`), "no provider is at 169.254.169.254"},

@@ -125,8 +125,9 @@ type Provider struct {
 
 // Model is one model name and who serves it.
 type Model struct {
-	Name      string `yaml:"name"`
+	Name      string `yaml:"name"` // as clients ask for it; they may write PROVIDER/NAME too
 	Provider  string `yaml:"provider"`
+	Model     string `yaml:"model"`                                      // as the provider calls it, default the name
 	MaxOutput int64  `yaml:"max_output"`                                 // most output tokens the model gives, default by its name, else 16384
 	Kind      string `yaml:"kind" jsonschema:"enum=chat,enum=embedding"` // "chat" (default) or "embedding"
 

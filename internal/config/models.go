@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"maps"
 	"path"
 	"regexp"
@@ -86,6 +87,9 @@ func knownModels() []knownModel {
 	}
 }
 
+// Upstream is the model's name as its provider calls it.
+func (m Model) Upstream() string { return cmp.Or(m.Model, m.Name) }
+
 // known is the entry of a model's name. A path before it, as brokers write, does not count.
 func known(name string) knownModel {
 	name = strings.ToLower(name[strings.LastIndexByte(name, '/')+1:])
@@ -100,7 +104,7 @@ func known(name string) knownModel {
 // Complete is the model with everything it leaves open: what the provider says, else what is
 // known of a model of the name, else what holds for the protocol.
 func (p Provider) Complete(m Model) Model {
-	k := known(m.Name)
+	k := known(m.Upstream())
 	setDefault(&m.Kind, KindChat)
 	setDefault(&m.MaxOutput, k.maxOutput)
 	setDefault(&m.MaxOutput, defaultMaxOutput)

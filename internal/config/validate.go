@@ -33,8 +33,12 @@ const defaultConnectTimeout = 2 * time.Second
 // providerName is what may stand in a NATS subject and an environment variable.
 var providerName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
 
-// modelName is what may stand in a path and a JSON string without escaping.
-var modelName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$`)
+// modelName is what may stand in a JSON string and a header without escaping: whatever providers
+// call their models. pathModelName is what may stand in a path, where Gemini has it.
+var (
+	modelName     = regexp.MustCompile(`^[A-Za-z0-9@][A-Za-z0-9 ._:@/+~=,#()-]{0,254}$`)
+	pathModelName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$`)
+)
 
 // validator collects mistakes.
 type validator struct{ mistakes []Mistake }
@@ -215,8 +219,17 @@ func (c *Config) validateProviders(v *validator) {
 	seen := map[string]bool{}
 	for i, m := range c.Models {
 		key := fmt.Sprintf("models[%d]", i)
-		if !modelName.MatchString(m.Name) {
-			v.fail(key+".name", "%q: a model's name is letters, digits and . _ : @ -, at most 128", m.Name)
+		names := modelName
+		if c.Providers[m.Provider].Protocol == ProtocolGemini {
+			names = pathModelName
+		}
+		for member, name := range map[string]string{".name": m.Name, ".model": m.Upstream()} {
+			if !names.MatchString(name) || strings.HasSuffix(name, " ") {
+				v.fail(key+member, "%q: a model's name is at most 255 letters, digits and . _ : @ / + ~ = , # ( ) - or spaces; with Gemini, whose paths have it, 128 letters, digits and . _ : @ -", name)
+			}
+			if m.Model == "" {
+				break // told once
+			}
 		}
 		if seen[m.Name] {
 			v.fail(key+".name", "%q stands here twice; a model has one provider", m.Name)

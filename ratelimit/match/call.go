@@ -45,7 +45,7 @@ type Call struct {
 	Tier     string
 	Route    string
 	Provider string
-	Model    string // as asked, without the provider's prefix
+	Model    string // as configured: as asked, without the provider's prefix
 	User     string
 	Org      string
 	Team     string
@@ -53,8 +53,8 @@ type Call struct {
 	Bytes    int64 // of the body
 	Choices  int64 // n
 	Stream   bool
-	Usage    bool // the client asks for usage itself
-	Prefixed bool // the model was asked as provider/model
+	Usage    bool   // the client asks for usage itself
+	Upstream string // the model as its provider calls it, if the body says something else; else empty
 
 	Maximum   string // member that states the maximum where the limiter does
 	Renames   string // member that states it now, and that the model does not take; empty: none
@@ -99,8 +99,11 @@ func (p *Policy) ReadCall(d Descriptor) (*Call, error) {
 	}
 	c.Protocol = p.pricing.providers[c.Provider].Protocol
 	c.frame = c.framed(stated)
-	c.Model, c.Prefixed = strings.CutPrefix(c.Model, c.Provider+"/")
+	asked := c.Model
 	provider, model := p.pricing.find(c)
+	if name := model.Upstream(); name != asked && c.Protocol != config.ProtocolGemini {
+		c.Upstream = name
+	}
 	c.AsksUsage = c.Protocol != config.ProtocolGemini && c.Stream && !c.Usage && provider.AsksUsage()
 	c.nameMaximum(model.MaxTokensName, stated)
 	err := errors.Join(c.readOutput(stated), c.readInput(stated))

@@ -2,6 +2,7 @@ package match
 
 import (
 	"math"
+	"strings"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 )
@@ -15,10 +16,15 @@ type pricing struct {
 }
 
 // find gives what is configured for the call's provider and model, and for a model that is
-// not, what holds for the provider.
+// not, what holds for the provider. It takes the provider's prefix from the model's name; what
+// another calls exactly so is no prefix.
 func (p *pricing) find(c *Call) (config.Provider, config.Model) {
 	provider := p.providers[c.Provider]
 	model, ok := p.models[c.Model]
+	if !ok || model.Provider != c.Provider {
+		c.Model = strings.TrimPrefix(c.Model, c.Provider+"/")
+		model, ok = p.models[c.Model]
+	}
 	if !ok {
 		model = provider.Complete(config.Model{Name: c.Model, Provider: c.Provider})
 	}

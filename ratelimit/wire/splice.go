@@ -9,7 +9,7 @@ import (
 )
 
 // splice tells Envoy what to put into the body: the maximum that was granted, the usage that
-// a stream must tell, and the model's name without the provider's prefix. The client is told
+// a stream must tell, and the model's name as its provider has it. The client is told
 // of the maximum.
 func (r *Response) splice(c *match.Call, granted int64) {
 	if c.Filled() {
@@ -21,8 +21,8 @@ func (r *Response) splice(c *match.Call, granted int64) {
 		r.addText(attributes.MaxTokensRename, c.Renames)
 		r.addText(attributes.MaxTokensName, c.Maximum)
 	}
-	if c.Prefixed && c.Maximum != attributes.MaxOutputTokens {
-		r.addText(attributes.SetModel, quoteJSON(c.Model))
+	if c.Upstream != "" {
+		r.addText(attributes.SetModel, quoteJSON(c.Upstream))
 	}
 	if c.AsksUsage {
 		r.addText(attributes.AskUsage, "true")

@@ -114,7 +114,7 @@ type Reply struct {
 type LLM struct {
 	Route    string // openai-chat, openai-embeddings, gemini-generate, gemini-stream, qwen-chat
 	Provider string
-	Model    string // as the provider calls it; empty on the route taken before the model is known
+	Model    string // as configured; empty on the route taken before the model is known
 	Gemini   bool   // body and errors are Gemini's
 	Stream   bool   // the path asks for a stream (Gemini)
 	StateMax bool   // a call that states no max_tokens is refused

@@ -71,7 +71,10 @@ func (b *builder) openAI(path, operation, name string, serves func(config.Model)
 		if !ok || p.Protocol != config.ProtocolOpenAI || !serves(m) {
 			continue
 		}
-		spellings := []string{m.Provider + "/" + m.Name}
+		var spellings []string
+		if other := m.Provider + "/" + m.Name; !b.named(other) { // another model's own name wins
+			spellings = append(spellings, other)
+		}
 		if !plain[m.Name] {
 			plain[m.Name] = true
 			spellings = append(spellings, m.Name)
@@ -125,10 +128,14 @@ func (b *builder) gemini() []Route {
 	return routes
 }
 
+// named reports whether a model is called so.
+func (b *builder) named(name string) bool {
+	return slices.ContainsFunc(b.cfg.Models, func(m config.Model) bool { return m.Name == name })
+}
+
 // geminiModel is one path of one model.
 func (b *builder) geminiModel(version string, m config.Model, p provider, o geminiVerb) []Route {
-	operation := "/models/" + m.Name + o.verb
-	path := version + operation
+	path := version + "/models/" + m.Name + o.verb
 	llm := LLM{Route: o.name, Provider: m.Provider, Model: m.Name, Gemini: true, Stream: o.query != nil, Headers: p.Headers, Query: p.Query}
 	if llm.Stream {
 		llm.Query = append([]string{"alt=sse"}, p.Query...)
@@ -141,7 +148,7 @@ func (b *builder) geminiModel(version string, m config.Model, p provider, o gemi
 			Scope: attributes.ScopeTokensWrite, Family: attributes.FamilyGemini}
 	}
 	guarded, plain := route(Match{Guarded: true}), route(Match{})
-	guarded.Forward, guarded.LLM = b.call(p, p.base+operation), &llm
+	guarded.Forward, guarded.LLM = b.call(p, p.base+"/models/"+m.Upstream()+o.verb), &llm
 	plain.Reply, plain.LLM = &Reply{Status: 400, Message: "the body was not accepted"}, &before
 	routes := []Route{guarded, plain}
 	if o.query != nil {

@@ -53,6 +53,9 @@ models:
   - {name: raw1, provider: raw}
   - {name: rawe, provider: raw, kind: embedding}
   - {name: rawg1, provider: rawg}
+  - {name: "acme/fast:1", provider: openai, model: gpt-4o-mini}
+  - {name: "openai/odd", provider: qwen, model: qwen-plus}
+  - {name: "Acme Best (preview), 2026", provider: qwen, model: qwen-max}
   - {name: gpt-5-raw, provider: raw}
   - {name: strict1, provider: strict}
   # What the stub bills for a picture, so that a pool has room for some calls with eight.
