@@ -708,25 +708,49 @@ type NewAPIKey struct {
 
 // OAuthClient defines model for OAuthClient.
 type OAuthClient struct {
-	ClientID string `json:"clientId"`
+	// AuthMethod By what it proves who it is: secret, keys or none.
+	AuthMethod string `json:"authMethod"`
+	ClientID   string `json:"clientId"`
 
 	// ClientSecret Shown once, when it was made.
-	ClientSecret   string              `json:"clientSecret,omitempty,omitzero"`
-	CreatedAt      time.Time           `json:"createdAt"`
-	GrantTypes     []string            `json:"grantTypes"`
-	Name           string              `json:"name"`
-	OrgID          *openapi_types.UUID `json:"orgId"`
-	OwnerID        openapi_types.UUID  `json:"ownerId"`
-	Public         bool                `json:"public"`
-	RedirectUris   []string            `json:"redirectUris"`
-	ResourceServer bool                `json:"resourceServer"`
-	Scopes         []string            `json:"scopes"`
-	UpdatedAt      time.Time           `json:"updatedAt"`
+	ClientSecret  string              `json:"clientSecret,omitempty,omitzero"`
+	CreatedAt     time.Time           `json:"createdAt"`
+	GrantTypes    []string            `json:"grantTypes"`
+	IDTokenClaims bool                `json:"idTokenClaims"`
+	Name          string              `json:"name"`
+	OrgID         *openapi_types.UUID `json:"orgId"`
+	OwnerID       openapi_types.UUID  `json:"ownerId"`
+	Public        bool                `json:"public"`
+	RedirectUris  []string            `json:"redirectUris"`
+
+	// Registered Who made it: admin, open or document.
+	Registered     string    `json:"registered"`
+	ResourceServer bool      `json:"resourceServer"`
+	Scopes         []string  `json:"scopes"`
+	UpdatedAt      time.Time `json:"updatedAt"`
+}
+
+// OAuthClientChange What is absent stays.
+type OAuthClientChange struct {
+	GrantTypes    []string `json:"grantTypes,omitempty,omitzero"`
+	IDTokenClaims *bool    `json:"idTokenClaims,omitempty"`
+
+	// Jwks New keys of a client that proves itself by keys.
+	Jwks         map[string]interface{} `json:"jwks,omitempty,omitzero"`
+	Name         string                 `json:"name,omitempty,omitzero"`
+	RedirectUris []string               `json:"redirectUris,omitempty,omitzero"`
+	Scopes       []string               `json:"scopes,omitempty,omitzero"`
 }
 
 // OAuthClientRequest defines model for OAuthClientRequest.
 type OAuthClientRequest struct {
 	GrantTypes *[]string `json:"grantTypes,omitempty"`
+
+	// IDTokenClaims Name and e-mail stand in its ID tokens too, by its scopes.
+	IDTokenClaims bool `json:"idTokenClaims,omitempty,omitzero"`
+
+	// Jwks Public keys by which it proves who it is (private_key_jwt); it has no secret then.
+	Jwks map[string]interface{} `json:"jwks,omitempty,omitzero"`
 
 	// Name What people read on the consent page.
 	Name string `json:"name"`
@@ -951,6 +975,18 @@ type PurchaseRequestRefill string
 
 // PurchaseStatus defines model for PurchaseStatus.
 type PurchaseStatus string
+
+// PushedRequest The parameters of the authorization endpoint, and what proves the client.
+type PushedRequest struct {
+	ClientID            string `json:"client_id,omitempty,omitzero"`
+	ClientSecret        string `json:"client_secret,omitempty,omitzero"`
+	CodeChallenge       string `json:"code_challenge,omitempty,omitzero"`
+	CodeChallengeMethod string `json:"code_challenge_method,omitempty,omitzero"`
+	RedirectURI         string `json:"redirect_uri,omitempty,omitzero"`
+	ResponseType        string `json:"response_type,omitempty,omitzero"`
+	Scope               string `json:"scope,omitempty,omitzero"`
+	State               string `json:"state,omitempty,omitzero"`
+}
 
 // Quota A pool of tokens; userId or orgId names its owner.
 type Quota struct {
@@ -1226,6 +1262,11 @@ type TokenForm struct {
 
 // TokenRequest defines model for TokenRequest.
 type TokenRequest struct {
+	ClientAssertion string `json:"client_assertion,omitempty,omitzero"`
+
+	// ClientAssertionType For private_key_jwt (RFC 7523).
+	ClientAssertionType string `json:"client_assertion_type,omitempty,omitzero"`
+
 	// ClientID Of a public client, or with client_secret instead of HTTP Basic.
 	ClientID     string `json:"client_id,omitempty,omitzero"`
 	ClientSecret string `json:"client_secret,omitempty,omitzero"`
@@ -1698,6 +1739,9 @@ type GrantOrganisationQuotaParams struct {
 // CreateOAuthClientJSONRequestBody defines body for CreateOAuthClient for application/json ContentType.
 type CreateOAuthClientJSONRequestBody = OAuthClientRequest
 
+// EditOAuthClientJSONRequestBody defines body for EditOAuthClient for application/json ContentType.
+type EditOAuthClientJSONRequestBody = OAuthClientChange
+
 // CreateInvitationJSONRequestBody defines body for CreateInvitation for application/json ContentType.
 type CreateInvitationJSONRequestBody = InvitationRequest
 
@@ -1751,6 +1795,9 @@ type AuthorizeDeviceFormdataRequestBody = DeviceRequest
 
 // IntrospectTokenFormdataRequestBody defines body for IntrospectToken for application/x-www-form-urlencoded ContentType.
 type IntrospectTokenFormdataRequestBody = TokenForm
+
+// PushAuthorizationRequestFormdataRequestBody defines body for PushAuthorizationRequest for application/x-www-form-urlencoded ContentType.
+type PushAuthorizationRequestFormdataRequestBody = PushedRequest
 
 // RevokeTokenFormdataRequestBody defines body for RevokeToken for application/x-www-form-urlencoded ContentType.
 type RevokeTokenFormdataRequestBody = TokenForm
@@ -2351,6 +2398,20 @@ type ClientInterface interface {
 	// Corresponds with GET /api/v1/admin/clients/{id} (the `GetOAuthClient` operationId).
 	GetOAuthClient(ctx context.Context, id ClientID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// EditOAuthClientWithBody Change a client; its tokens go on
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PATCH /api/v1/admin/clients/{id} (the `EditOAuthClient` operationId).
+	EditOAuthClientWithBody(ctx context.Context, id ClientID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// EditOAuthClient Change a client; its tokens go on
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PATCH /api/v1/admin/clients/{id} (the `EditOAuthClient` operationId).
+	EditOAuthClient(ctx context.Context, id ClientID, body EditOAuthClientJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// RotateOAuthClientSecret Give a client a new secret
 	//
 	// Corresponds with POST /api/v1/admin/clients/{id}/secret (the `RotateOAuthClientSecret` operationId).
@@ -2791,6 +2852,20 @@ type ClientInterface interface {
 	// Corresponds with GET /oauth2/jwks (the `GetJwks` operationId).
 	GetJwks(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// PushAuthorizationRequestWithBody Push an authorization request (RFC 9126)
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /oauth2/par (the `PushAuthorizationRequest` operationId).
+	PushAuthorizationRequestWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PushAuthorizationRequestWithFormdataBody Push an authorization request (RFC 9126)
+	//
+	// Takes a body of the `application/x-www-form-urlencoded` content type.
+	//
+	// Corresponds with POST /oauth2/par (the `PushAuthorizationRequest` operationId).
+	PushAuthorizationRequestWithFormdataBody(ctx context.Context, body PushAuthorizationRequestFormdataRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// RevokeTokenWithBody Revoke a token
 	//
 	// Takes any type of body and a specified content type.
@@ -2984,6 +3059,40 @@ func (c *Client) DeleteOAuthClient(ctx context.Context, id ClientID, reqEditors 
 // Corresponds with GET /api/v1/admin/clients/{id} (the `GetOAuthClient` operationId).
 func (c *Client) GetOAuthClient(ctx context.Context, id ClientID, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetOAuthClientRequest(c.Server, id)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// EditOAuthClientWithBody Change a client; its tokens go on
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PATCH /api/v1/admin/clients/{id} (the `EditOAuthClient` operationId).
+func (c *Client) EditOAuthClientWithBody(ctx context.Context, id ClientID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewEditOAuthClientRequestWithBody(c.Server, id, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// EditOAuthClient Change a client; its tokens go on
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PATCH /api/v1/admin/clients/{id} (the `EditOAuthClient` operationId).
+func (c *Client) EditOAuthClient(ctx context.Context, id ClientID, body EditOAuthClientJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewEditOAuthClientRequest(c.Server, id, body)
 	if err != nil {
 		return nil, err
 	}
@@ -4154,6 +4263,40 @@ func (c *Client) GetJwks(ctx context.Context, reqEditors ...RequestEditorFn) (*h
 	return c.Client.Do(req)
 }
 
+// PushAuthorizationRequestWithBody Push an authorization request (RFC 9126)
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /oauth2/par (the `PushAuthorizationRequest` operationId).
+func (c *Client) PushAuthorizationRequestWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPushAuthorizationRequestRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PushAuthorizationRequestWithFormdataBody Push an authorization request (RFC 9126)
+//
+// Takes a body of the `application/x-www-form-urlencoded` content type.
+//
+// Corresponds with POST /oauth2/par (the `PushAuthorizationRequest` operationId).
+func (c *Client) PushAuthorizationRequestWithFormdataBody(ctx context.Context, body PushAuthorizationRequestFormdataRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPushAuthorizationRequestRequestWithFormdataBody(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // RevokeTokenWithBody Revoke a token
 //
 // Takes any type of body and a specified content type.
@@ -4693,6 +4836,53 @@ func NewGetOAuthClientRequest(server string, id ClientID) (*http.Request, error)
 	if err != nil {
 		return nil, err
 	}
+
+	return req, nil
+}
+
+// NewEditOAuthClientRequest calls the generic EditOAuthClient builder with application/json body
+func NewEditOAuthClientRequest(server string, id ClientID, body EditOAuthClientJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewEditOAuthClientRequestWithBody(server, id, "application/json", bodyReader)
+}
+
+// NewEditOAuthClientRequestWithBody constructs an http.Request for the EditOAuthClient method, with any body, and a specified content type
+func NewEditOAuthClientRequestWithBody(server string, id ClientID, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/admin/clients/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPatch, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
 
 	return req, nil
 }
@@ -7350,6 +7540,46 @@ func NewGetJwksRequest(server string) (*http.Request, error) {
 	return req, nil
 }
 
+// NewPushAuthorizationRequestRequestWithFormdataBody calls the generic PushAuthorizationRequest builder with application/x-www-form-urlencoded body
+func NewPushAuthorizationRequestRequestWithFormdataBody(server string, body PushAuthorizationRequestFormdataRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	bodyStr, err := runtime.MarshalForm(body, nil)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = strings.NewReader(bodyStr.Encode())
+	return NewPushAuthorizationRequestRequestWithBody(server, "application/x-www-form-urlencoded", bodyReader)
+}
+
+// NewPushAuthorizationRequestRequestWithBody constructs an http.Request for the PushAuthorizationRequest method, with any body, and a specified content type
+func NewPushAuthorizationRequestRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/oauth2/par")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
 // NewRevokeTokenRequestWithFormdataBody calls the generic RevokeToken builder with application/x-www-form-urlencoded body
 func NewRevokeTokenRequestWithFormdataBody(server string, body RevokeTokenFormdataRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
@@ -7658,6 +7888,20 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /api/v1/admin/clients/{id} (the `GetOAuthClient` operationId).
 	GetOAuthClientWithResponse(ctx context.Context, id ClientID, reqEditors ...RequestEditorFn) (*GetOAuthClientResponse, error)
+
+	// EditOAuthClientWithBodyWithResponse Change a client; its tokens go on
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PATCH /api/v1/admin/clients/{id} (the `EditOAuthClient` operationId).
+	EditOAuthClientWithBodyWithResponse(ctx context.Context, id ClientID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*EditOAuthClientResponse, error)
+
+	// EditOAuthClientWithResponse Change a client; its tokens go on
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PATCH /api/v1/admin/clients/{id} (the `EditOAuthClient` operationId).
+	EditOAuthClientWithResponse(ctx context.Context, id ClientID, body EditOAuthClientJSONRequestBody, reqEditors ...RequestEditorFn) (*EditOAuthClientResponse, error)
 
 	// RotateOAuthClientSecretWithResponse Give a client a new secret
 	//
@@ -8171,6 +8415,20 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /oauth2/jwks (the `GetJwks` operationId).
 	GetJwksWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetJwksResponse, error)
 
+	// PushAuthorizationRequestWithBodyWithResponse Push an authorization request (RFC 9126)
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /oauth2/par (the `PushAuthorizationRequest` operationId).
+	PushAuthorizationRequestWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PushAuthorizationRequestResponse, error)
+
+	// PushAuthorizationRequestWithFormdataBodyWithResponse Push an authorization request (RFC 9126)
+	//
+	// Takes a body of the `application/x-www-form-urlencoded` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /oauth2/par (the `PushAuthorizationRequest` operationId).
+	PushAuthorizationRequestWithFormdataBodyWithResponse(ctx context.Context, body PushAuthorizationRequestFormdataRequestBody, reqEditors ...RequestEditorFn) (*PushAuthorizationRequestResponse, error)
+
 	// RevokeTokenWithBodyWithResponse Revoke a token
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
@@ -8605,6 +8863,47 @@ func (r GetOAuthClientResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r GetOAuthClientResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type EditOAuthClientResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *OAuthClient
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r EditOAuthClientResponse) GetJSON200() *OAuthClient {
+	return r.JSON200
+}
+
+// GetBody returns the raw response body bytes
+func (r EditOAuthClientResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r EditOAuthClientResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r EditOAuthClientResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r EditOAuthClientResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -10807,6 +11106,55 @@ func (r GetJwksResponse) ContentType() string {
 	return ""
 }
 
+type PushAuthorizationRequestResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *struct {
+		// ExpiresIn Seconds.
+		ExpiresIn  int    `json:"expires_in"`
+		RequestURI string `json:"request_uri"`
+	}
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r PushAuthorizationRequestResponse) GetJSON201() *struct {
+	// ExpiresIn Seconds.
+	ExpiresIn  int    `json:"expires_in"`
+	RequestURI string `json:"request_uri"`
+} {
+	return r.JSON201
+}
+
+// GetBody returns the raw response body bytes
+func (r PushAuthorizationRequestResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r PushAuthorizationRequestResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r PushAuthorizationRequestResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r PushAuthorizationRequestResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type RevokeTokenResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -11174,6 +11522,32 @@ func (c *ClientWithResponses) GetOAuthClientWithResponse(ctx context.Context, id
 		return nil, err
 	}
 	return ParseGetOAuthClientResponse(rsp)
+}
+
+// EditOAuthClientWithBodyWithResponse Change a client; its tokens go on
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PATCH /api/v1/admin/clients/{id} (the `EditOAuthClient` operationId).
+func (c *ClientWithResponses) EditOAuthClientWithBodyWithResponse(ctx context.Context, id ClientID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*EditOAuthClientResponse, error) {
+	rsp, err := c.EditOAuthClientWithBody(ctx, id, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseEditOAuthClientResponse(rsp)
+}
+
+// EditOAuthClientWithResponse Change a client; its tokens go on
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PATCH /api/v1/admin/clients/{id} (the `EditOAuthClient` operationId).
+func (c *ClientWithResponses) EditOAuthClientWithResponse(ctx context.Context, id ClientID, body EditOAuthClientJSONRequestBody, reqEditors ...RequestEditorFn) (*EditOAuthClientResponse, error) {
+	rsp, err := c.EditOAuthClient(ctx, id, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseEditOAuthClientResponse(rsp)
 }
 
 // RotateOAuthClientSecretWithResponse Give a client a new secret
@@ -12120,6 +12494,32 @@ func (c *ClientWithResponses) GetJwksWithResponse(ctx context.Context, reqEditor
 	return ParseGetJwksResponse(rsp)
 }
 
+// PushAuthorizationRequestWithBodyWithResponse Push an authorization request (RFC 9126)
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /oauth2/par (the `PushAuthorizationRequest` operationId).
+func (c *ClientWithResponses) PushAuthorizationRequestWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PushAuthorizationRequestResponse, error) {
+	rsp, err := c.PushAuthorizationRequestWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePushAuthorizationRequestResponse(rsp)
+}
+
+// PushAuthorizationRequestWithFormdataBodyWithResponse Push an authorization request (RFC 9126)
+//
+// Takes a body of the `application/x-www-form-urlencoded` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /oauth2/par (the `PushAuthorizationRequest` operationId).
+func (c *ClientWithResponses) PushAuthorizationRequestWithFormdataBodyWithResponse(ctx context.Context, body PushAuthorizationRequestFormdataRequestBody, reqEditors ...RequestEditorFn) (*PushAuthorizationRequestResponse, error) {
+	rsp, err := c.PushAuthorizationRequestWithFormdataBody(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePushAuthorizationRequestResponse(rsp)
+}
+
 // RevokeTokenWithBodyWithResponse Revoke a token
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
@@ -12470,6 +12870,32 @@ func ParseGetOAuthClientResponse(rsp *http.Response) (*GetOAuthClientResponse, e
 	}
 
 	response := &GetOAuthClientResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest OAuthClient
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseEditOAuthClientResponse parses an HTTP response from a EditOAuthClientWithResponse call
+func ParseEditOAuthClientResponse(rsp *http.Response) (*EditOAuthClientResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &EditOAuthClientResponse{
 		Body:         bodyBytes,
 		HTTPResponse: rsp,
 	}
@@ -13882,6 +14308,36 @@ func ParseGetJwksResponse(rsp *http.Response) (*GetJwksResponse, error) {
 			return nil, err
 		}
 		response.JSON200 = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParsePushAuthorizationRequestResponse parses an HTTP response from a PushAuthorizationRequestWithResponse call
+func ParsePushAuthorizationRequestResponse(rsp *http.Response) (*PushAuthorizationRequestResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &PushAuthorizationRequestResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest struct {
+			// ExpiresIn Seconds.
+			ExpiresIn  int    `json:"expires_in"`
+			RequestURI string `json:"request_uri"`
+		}
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
 
 	}
 

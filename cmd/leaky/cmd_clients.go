@@ -14,6 +14,7 @@ import (
 type clientsCommand struct {
 	List         clientsList   `cmd:"" help:"List the OAuth2 clients."`
 	Create       clientsCreate `cmd:"" help:"Register a client; its secret is shown this once."`
+	Edit         clientsEdit   `cmd:"" help:"Change a client; its tokens go on."`
 	Delete       clientsDelete `cmd:"" help:"Delete a client and end every token that it was given."`
 	RotateSecret clientsRotate `cmd:"" help:"Give a client a new secret; the old one ends at once."`
 }
@@ -82,6 +83,8 @@ type clientsCreate struct {
 	Owner          string   `help:"User whom client_credentials acts for; an account of its own when empty." placeholder:"UUID"`
 	Org            string   `help:"Organisation that it acts for, with its members alone." placeholder:"UUID"`
 	ResourceServer bool     `help:"May introspect the tokens of every client."`
+	Keys           string   `type:"existingfile" help:"JWK set of the public keys by which it proves who it is, instead of a secret." placeholder:"FILE"`
+	IDTokenClaims  bool     `name:"id-token-claims" help:"Name and e-mail stand in its ID tokens too, by its scopes."`
 }
 
 // Help shows how it is used.
@@ -100,14 +103,14 @@ func (c clientsCreate) Run(ctx context.Context, root *cli) error {
 	if err != nil {
 		return err
 	}
-	grants := make([]string, len(c.Grant))
-	for i, g := range c.Grant {
-		if grants[i] = g; g == "device_code" {
-			grants[i] = deviceGrant
-		}
+	keys, err := readKeys(c.Keys)
+	if err != nil {
+		return err
 	}
+	grants := longGrants(c.Grant)
 	got, err := admin.CreateOAuthClientWithResponse(ctx, api.OAuthClientRequest{Name: c.Name, Public: c.Public, RedirectUris: &c.Redirect,
-		GrantTypes: &grants, Scopes: &c.Scope, OwnerID: c.Owner, OrgID: c.Org, ResourceServer: c.ResourceServer})
+		GrantTypes: &grants, Scopes: &c.Scope, OwnerID: c.Owner, OrgID: c.Org, ResourceServer: c.ResourceServer, Jwks: keys,
+		IDTokenClaims: c.IDTokenClaims})
 	if err != nil {
 		return told(err)
 	}

@@ -48,6 +48,11 @@ type Invitation struct {
 	UsedBy    *uuid.UUID
 }
 
+type OauthAssertion struct {
+	Hash      []byte
+	ExpiresAt time.Time
+}
+
 type OauthClient struct {
 	ID             string
 	Name           string
@@ -62,6 +67,11 @@ type OauthClient struct {
 	CreatedAt      time.Time
 	UpdatedAt      time.Time
 	Origins        []string
+	Keys           string
+	IDTokenClaims  bool
+	Registered     string
+	UsedAt         *time.Time
+	FetchedAt      *time.Time
 }
 
 type OauthCode struct {

@@ -7,12 +7,13 @@ package identitydb
 
 import (
 	"context"
+	"time"
 
 	"github.com/google/uuid"
 )
 
 const oAuthClient = `-- name: OAuthClient :one
-SELECT id, name, secret_hash, redirect_uris, grant_types, scopes, owner_id, org_id, resource_server, family, created_at, updated_at, origins FROM oauth_clients WHERE id = $1
+SELECT id, name, secret_hash, redirect_uris, grant_types, scopes, owner_id, org_id, resource_server, family, created_at, updated_at, origins, keys, id_token_claims, registered, used_at, fetched_at FROM oauth_clients WHERE id = $1
 `
 
 func (q *Queries) OAuthClient(ctx context.Context, id string) (OauthClient, error) {
@@ -32,6 +33,11 @@ func (q *Queries) OAuthClient(ctx context.Context, id string) (OauthClient, erro
 		&i.CreatedAt,
 		&i.UpdatedAt,
 		&i.Origins,
+		&i.Keys,
+		&i.IDTokenClaims,
+		&i.Registered,
+		&i.UsedAt,
+		&i.FetchedAt,
 	)
 	return i, err
 }
@@ -46,8 +52,18 @@ func (q *Queries) OAuthClientTurn(ctx context.Context) error {
 	return err
 }
 
+const oAuthClientUsed = `-- name: OAuthClientUsed :exec
+UPDATE oauth_clients SET used_at = now() WHERE id = $1 AND registered <> 'admin' AND (used_at IS NULL OR used_at < now() - interval '1 hour')
+`
+
+// Exact to an hour: it is written once in a while, not with each token.
+func (q *Queries) OAuthClientUsed(ctx context.Context, id string) error {
+	_, err := q.db.Exec(ctx, oAuthClientUsed, id)
+	return err
+}
+
 const oAuthClients = `-- name: OAuthClients :many
-SELECT id, name, secret_hash, redirect_uris, grant_types, scopes, owner_id, org_id, resource_server, family, created_at, updated_at, origins FROM oauth_clients WHERE id > $1 ORDER BY id LIMIT $2
+SELECT id, name, secret_hash, redirect_uris, grant_types, scopes, owner_id, org_id, resource_server, family, created_at, updated_at, origins, keys, id_token_claims, registered, used_at, fetched_at FROM oauth_clients WHERE id > $1 ORDER BY id LIMIT $2
 `
 
 type OAuthClientsParams struct {
@@ -78,6 +94,11 @@ func (q *Queries) OAuthClients(ctx context.Context, arg OAuthClientsParams) ([]O
 			&i.CreatedAt,
 			&i.UpdatedAt,
 			&i.Origins,
+			&i.Keys,
+			&i.IDTokenClaims,
+			&i.Registered,
+			&i.UsedAt,
+			&i.FetchedAt,
 		); err != nil {
 			return nil, err
 		}
@@ -87,6 +108,17 @@ func (q *Queries) OAuthClients(ctx context.Context, arg OAuthClientsParams) ([]O
 		return nil, err
 	}
 	return items, nil
+}
+
+const oAuthCountRegistered = `-- name: OAuthCountRegistered :one
+SELECT count(*) FROM oauth_clients WHERE registered <> 'admin'
+`
+
+func (q *Queries) OAuthCountRegistered(ctx context.Context) (int64, error) {
+	row := q.db.QueryRow(ctx, oAuthCountRegistered)
+	var count int64
+	err := row.Scan(&count)
+	return count, err
 }
 
 const oAuthDeleteClient = `-- name: OAuthDeleteClient :execrows
@@ -101,9 +133,89 @@ func (q *Queries) OAuthDeleteClient(ctx context.Context, id string) (int64, erro
 	return result.RowsAffected(), nil
 }
 
+const oAuthEditClient = `-- name: OAuthEditClient :one
+UPDATE oauth_clients SET name = $1, redirect_uris = $2, origins = $3, grant_types = $4, scopes = $5,
+    keys = $6, id_token_claims = $7, updated_at = now()
+WHERE id = $8 RETURNING id, name, secret_hash, redirect_uris, grant_types, scopes, owner_id, org_id, resource_server, family, created_at, updated_at, origins, keys, id_token_claims, registered, used_at, fetched_at
+`
+
+type OAuthEditClientParams struct {
+	Name          string
+	RedirectUris  []string
+	Origins       []string
+	GrantTypes    []string
+	Scopes        []string
+	Keys          string
+	IDTokenClaims bool
+	ID            string
+}
+
+// What tokens were given for is left alone.
+func (q *Queries) OAuthEditClient(ctx context.Context, arg OAuthEditClientParams) (OauthClient, error) {
+	row := q.db.QueryRow(ctx, oAuthEditClient,
+		arg.Name,
+		arg.RedirectUris,
+		arg.Origins,
+		arg.GrantTypes,
+		arg.Scopes,
+		arg.Keys,
+		arg.IDTokenClaims,
+		arg.ID,
+	)
+	var i OauthClient
+	err := row.Scan(
+		&i.ID,
+		&i.Name,
+		&i.SecretHash,
+		&i.RedirectUris,
+		&i.GrantTypes,
+		&i.Scopes,
+		&i.OwnerID,
+		&i.OrgID,
+		&i.ResourceServer,
+		&i.Family,
+		&i.CreatedAt,
+		&i.UpdatedAt,
+		&i.Origins,
+		&i.Keys,
+		&i.IDTokenClaims,
+		&i.Registered,
+		&i.UsedAt,
+		&i.FetchedAt,
+	)
+	return i, err
+}
+
+const oAuthIdleClients = `-- name: OAuthIdleClients :many
+SELECT id FROM oauth_clients WHERE registered <> 'admin' AND used_at < $1 ORDER BY used_at LIMIT 100
+`
+
+// Clients that made themselves and that nobody has used for a while.
+func (q *Queries) OAuthIdleClients(ctx context.Context, before *time.Time) ([]string, error) {
+	rows, err := q.db.Query(ctx, oAuthIdleClients, before)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []string
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		items = append(items, id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const oAuthInsertClient = `-- name: OAuthInsertClient :exec
-INSERT INTO oauth_clients (id, name, secret_hash, redirect_uris, origins, grant_types, scopes, owner_id, org_id, resource_server, family)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+INSERT INTO oauth_clients (id, name, secret_hash, redirect_uris, origins, grant_types, scopes, owner_id, org_id, resource_server, family, keys,
+    id_token_claims, registered, used_at, fetched_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
+    $13, $14, $15, $16)
 `
 
 type OAuthInsertClientParams struct {
@@ -118,6 +230,11 @@ type OAuthInsertClientParams struct {
 	OrgID          *uuid.UUID
 	ResourceServer bool
 	Family         uuid.UUID
+	Keys           string
+	IDTokenClaims  bool
+	Registered     string
+	UsedAt         *time.Time
+	FetchedAt      *time.Time
 }
 
 func (q *Queries) OAuthInsertClient(ctx context.Context, arg OAuthInsertClientParams) error {
@@ -133,6 +250,11 @@ func (q *Queries) OAuthInsertClient(ctx context.Context, arg OAuthInsertClientPa
 		arg.OrgID,
 		arg.ResourceServer,
 		arg.Family,
+		arg.Keys,
+		arg.IDTokenClaims,
+		arg.Registered,
+		arg.UsedAt,
+		arg.FetchedAt,
 	)
 	return err
 }
@@ -169,7 +291,7 @@ func (q *Queries) OAuthKnownOrigin(ctx context.Context, origins []string) (bool,
 }
 
 const oAuthLockClient = `-- name: OAuthLockClient :one
-SELECT id, name, secret_hash, redirect_uris, grant_types, scopes, owner_id, org_id, resource_server, family, created_at, updated_at, origins FROM oauth_clients WHERE id = $1 FOR UPDATE
+SELECT id, name, secret_hash, redirect_uris, grant_types, scopes, owner_id, org_id, resource_server, family, created_at, updated_at, origins, keys, id_token_claims, registered, used_at, fetched_at FROM oauth_clients WHERE id = $1 FOR UPDATE
 `
 
 func (q *Queries) OAuthLockClient(ctx context.Context, id string) (OauthClient, error) {
@@ -189,6 +311,79 @@ func (q *Queries) OAuthLockClient(ctx context.Context, id string) (OauthClient, 
 		&i.CreatedAt,
 		&i.UpdatedAt,
 		&i.Origins,
+		&i.Keys,
+		&i.IDTokenClaims,
+		&i.Registered,
+		&i.UsedAt,
+		&i.FetchedAt,
+	)
+	return i, err
+}
+
+const oAuthPurgeAssertions = `-- name: OAuthPurgeAssertions :execrows
+DELETE FROM oauth_assertions WHERE expires_at < $1
+`
+
+func (q *Queries) OAuthPurgeAssertions(ctx context.Context, before time.Time) (int64, error) {
+	result, err := q.db.Exec(ctx, oAuthPurgeAssertions, before)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const oAuthPutDocument = `-- name: OAuthPutDocument :one
+INSERT INTO oauth_clients (id, name, redirect_uris, origins, grant_types, scopes, owner_id, family, registered, used_at, fetched_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'document', now(), now())
+ON CONFLICT (id) DO UPDATE SET name = excluded.name, redirect_uris = excluded.redirect_uris, origins = excluded.origins,
+    grant_types = excluded.grant_types, scopes = excluded.scopes, fetched_at = now(), updated_at = now()
+    WHERE oauth_clients.registered = 'document'
+RETURNING id, name, secret_hash, redirect_uris, grant_types, scopes, owner_id, org_id, resource_server, family, created_at, updated_at, origins, keys, id_token_claims, registered, used_at, fetched_at
+`
+
+type OAuthPutDocumentParams struct {
+	ID           string
+	Name         string
+	RedirectUris []string
+	Origins      []string
+	GrantTypes   []string
+	Scopes       []string
+	OwnerID      uuid.UUID
+	Family       uuid.UUID
+}
+
+// What a client's document says now. Nobody but the document itself has this id.
+func (q *Queries) OAuthPutDocument(ctx context.Context, arg OAuthPutDocumentParams) (OauthClient, error) {
+	row := q.db.QueryRow(ctx, oAuthPutDocument,
+		arg.ID,
+		arg.Name,
+		arg.RedirectUris,
+		arg.Origins,
+		arg.GrantTypes,
+		arg.Scopes,
+		arg.OwnerID,
+		arg.Family,
+	)
+	var i OauthClient
+	err := row.Scan(
+		&i.ID,
+		&i.Name,
+		&i.SecretHash,
+		&i.RedirectUris,
+		&i.GrantTypes,
+		&i.Scopes,
+		&i.OwnerID,
+		&i.OrgID,
+		&i.ResourceServer,
+		&i.Family,
+		&i.CreatedAt,
+		&i.UpdatedAt,
+		&i.Origins,
+		&i.Keys,
+		&i.IDTokenClaims,
+		&i.Registered,
+		&i.UsedAt,
+		&i.FetchedAt,
 	)
 	return i, err
 }
@@ -196,7 +391,7 @@ func (q *Queries) OAuthLockClient(ctx context.Context, id string) (OauthClient, 
 const oAuthSetSecret = `-- name: OAuthSetSecret :one
 UPDATE oauth_clients SET secret_hash = $1, family = $2, updated_at = now()
 WHERE id = $3 AND secret_hash IS NOT NULL
-RETURNING id, name, secret_hash, redirect_uris, grant_types, scopes, owner_id, org_id, resource_server, family, created_at, updated_at, origins
+RETURNING id, name, secret_hash, redirect_uris, grant_types, scopes, owner_id, org_id, resource_server, family, created_at, updated_at, origins, keys, id_token_claims, registered, used_at, fetched_at
 `
 
 type OAuthSetSecretParams struct {
@@ -222,8 +417,30 @@ func (q *Queries) OAuthSetSecret(ctx context.Context, arg OAuthSetSecretParams) 
 		&i.CreatedAt,
 		&i.UpdatedAt,
 		&i.Origins,
+		&i.Keys,
+		&i.IDTokenClaims,
+		&i.Registered,
+		&i.UsedAt,
+		&i.FetchedAt,
 	)
 	return i, err
+}
+
+const oAuthUseAssertion = `-- name: OAuthUseAssertion :execrows
+INSERT INTO oauth_assertions (hash, expires_at) VALUES ($1, $2) ON CONFLICT (hash) DO NOTHING
+`
+
+type OAuthUseAssertionParams struct {
+	Hash      []byte
+	ExpiresAt time.Time
+}
+
+func (q *Queries) OAuthUseAssertion(ctx context.Context, arg OAuthUseAssertionParams) (int64, error) {
+	result, err := q.db.Exec(ctx, oAuthUseAssertion, arg.Hash, arg.ExpiresAt)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
 }
 
 const oAuthUserExists = `-- name: OAuthUserExists :one

@@ -58,17 +58,15 @@ func (p *Provider) ask(w http.ResponseWriter, r *http.Request, form params, malf
 	if err != nil {
 		return err
 	}
-	redirect, left := form["redirect_uri"], false
-	if redirect == "" && len(c.RedirectUris) == 1 {
-		redirect, left = c.RedirectUris[0], true // RFC 6749 section 3.1.2.3
+	if strings.HasPrefix(form["request_uri"], requestURN) {
+		return p.askPushed(w, c, form["request_uri"])
 	}
-	if !matchRedirect(c.RedirectUris, redirect) {
+	req, err := p.requestOf(c, form)
+	if err != nil {
 		return pageError("The application that sent you here asked for an answer at an address that is not registered for it.",
 			"redirect_uri is missing or does not match")
 	}
-	req := request{ClientID: c.ID, Redirect: redirect, Left: left, State: form["state"], Nonce: form["nonce"],
-		Challenge: form["code_challenge"]}
-	login := loginFields{Username: loginHint(form["login_hint"])}
+	var login loginFields
 	if malformed == nil {
 		malformed = p.fill(r, c, form, &req, &login)
 	}
@@ -83,8 +81,25 @@ func (p *Provider) ask(w http.ResponseWriter, r *http.Request, form params, malf
 	return p.showConsent(w, req, c, http.StatusOK, login)
 }
 
+// errRedirect says that an answer would go to where it must not.
+var errRedirect = errors.New("redirect URI does not match")
+
+// requestOf reads a request as far as where its answer goes; errRedirect if that is not sound.
+func (p *Provider) requestOf(c identitydb.OauthClient, form params) (request, error) {
+	redirect, left := form["redirect_uri"], false
+	if redirect == "" && len(c.RedirectUris) == 1 {
+		redirect, left = c.RedirectUris[0], true // RFC 6749 section 3.1.2.3
+	}
+	if !matchRedirect(c.RedirectUris, redirect) {
+		return request{}, errRedirect
+	}
+	return request{ClientID: c.ID, Redirect: redirect, Left: left, State: form["state"], Nonce: form["nonce"],
+		Challenge: form["code_challenge"]}, nil
+}
+
 // fill checks what comes after client and redirect URI.
 func (p *Provider) fill(r *http.Request, c identitydb.OauthClient, form params, req *request, login *loginFields) (err error) {
+	login.Username = loginHint(form["login_hint"])
 	if req.Scopes, err = checkRequest(c, form); err != nil {
 		return err
 	}

@@ -26,6 +26,7 @@ const (
 
 func grantTypes() []string { return []string{grantCode, grantClient, grantRefresh, grantDevice} }
 
+// clientID is the id of a client that was registered; one that a document describes has its URL.
 var clientID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
 var errNoClient = errors.New("no such client")
@@ -44,7 +45,8 @@ func (p *Provider) client(ctx context.Context, id string) (identitydb.OauthClien
 	return c, nil
 }
 
-func public(c identitydb.OauthClient) bool { return len(c.SecretHash) == 0 }
+// public says that a client has nothing to prove who it is with.
+func public(c identitydb.OauthClient) bool { return len(c.SecretHash) == 0 && c.Keys == "" }
 
 func allows(c identitydb.OauthClient, grant string) bool {
 	return slices.Contains(c.GrantTypes, grant)
@@ -52,9 +54,10 @@ func allows(c identitydb.OauthClient, grant string) bool {
 
 // credentials are what a client shows at an endpoint.
 type credentials struct {
-	id     string
-	secret string
-	basic  bool // by the Authorization header
+	id        string
+	secret    string
+	assertion string // signed by one of its keys (RFC 7523)
+	basic     bool   // by the Authorization header
 }
 
 // refused is the one answer to every failed authentication, whatever failed. The challenge answers
@@ -74,6 +77,9 @@ func clientCredentials(r *http.Request, form params) (credentials, error) {
 	headers := r.Header.Values("Authorization")
 	if len(headers) > 1 {
 		return credentials{}, refuse(codeInvalidRequest, "more than one Authorization header")
+	}
+	if form["client_assertion"] != "" || form["client_assertion_type"] != "" {
+		return assertedCredentials(form, len(headers) > 0)
 	}
 	if len(headers) == 0 {
 		return credentials{id: form["client_id"], secret: form["client_secret"]}, nil
@@ -137,7 +143,13 @@ func (p *Provider) prove(r *http.Request, form params) (identitydb.OauthClient, 
 		return c, given.refused()
 	case err != nil:
 		return c, err
-	case public(c) && given.secret == "", !public(c) && sameSecret(c.SecretHash, given.secret):
+	case given.assertion != "":
+		if err := p.checkAssertion(r.Context(), c, given.assertion); err != nil && !errors.Is(err, errAssertion) {
+			return identitydb.OauthClient{}, err
+		} else if err == nil {
+			return c, nil
+		}
+	case public(c) && given.secret == "", len(c.SecretHash) > 0 && sameSecret(c.SecretHash, given.secret):
 		return c, nil
 	}
 	return identitydb.OauthClient{}, given.refused()

@@ -30,12 +30,22 @@ type clientView struct {
 	OwnerID        uuid.UUID  `json:"ownerId"`
 	OrgID          *uuid.UUID `json:"orgId"`
 	ResourceServer bool       `json:"resourceServer"`
+	AuthMethod     string     `json:"authMethod"` // by what it proves who it is: secret, keys or none
+	IDTokenClaims  bool       `json:"idTokenClaims"`
+	Registered     string     `json:"registered"` // who made it: admin, open or document
 	CreatedAt      time.Time  `json:"createdAt"`
 	UpdatedAt      time.Time  `json:"updatedAt"`
 }
 
 func viewOf(c identitydb.OauthClient, secret string) clientView {
-	return clientView{ID: c.ID, Secret: secret, Name: c.Name, Public: public(c), RedirectURIs: c.RedirectUris, GrantTypes: c.GrantTypes,
+	method := "secret"
+	switch {
+	case c.Keys != "":
+		method = "keys"
+	case public(c):
+		method = "none"
+	}
+	return clientView{AuthMethod: method, IDTokenClaims: c.IDTokenClaims, Registered: c.Registered, ID: c.ID, Secret: secret, Name: c.Name, Public: public(c), RedirectURIs: c.RedirectUris, GrantTypes: c.GrantTypes,
 		Scopes:  c.Scopes,
 		OwnerID: c.OwnerID, OrgID: c.OrgID, ResourceServer: c.ResourceServer, CreatedAt: c.CreatedAt.UTC(), UpdatedAt: c.UpdatedAt.UTC()}
 }
@@ -49,6 +59,7 @@ func (p *Provider) AdminRoutes(handle func(pattern string, h AdminFunc)) {
 	handle("POST /api/v1/admin/clients", p.createClient)
 	handle("GET /api/v1/admin/clients", p.listClients)
 	handle("GET /api/v1/admin/clients/{id}", p.showClient)
+	handle("PATCH /api/v1/admin/clients/{id}", p.editClient)
 	handle("DELETE /api/v1/admin/clients/{id}", p.deleteClient)
 	handle("POST /api/v1/admin/clients/{id}/secret", p.rotateSecret)
 }

@@ -13,7 +13,7 @@ import (
 // on every name they share.
 func (p *Provider) metadata(w http.ResponseWriter, _ *http.Request) error {
 	at := func(path string) string { return p.cfg.Issuer + path }
-	secret := []string{"client_secret_basic", "client_secret_post"}
+	secret := []string{"client_secret_basic", "client_secret_post", "private_key_jwt"}
 	cached(w, 5*time.Minute)
 	writeJSON(w, http.StatusOK, map[string]any{
 		"issuer":                                        p.cfg.Issuer,
@@ -23,6 +23,8 @@ func (p *Provider) metadata(w http.ResponseWriter, _ *http.Request) error {
 		"introspection_endpoint":                        at("/oauth2/introspect"),
 		"revocation_endpoint":                           at("/oauth2/revoke"),
 		"userinfo_endpoint":                             at("/oauth2/userinfo"),
+		"pushed_authorization_request_endpoint":         at(pushPath),
+		"require_pushed_authorization_requests":         false,
 		"jwks_uri":                                      at("/oauth2/jwks"),
 		"scopes_supported":                              knownScopes(),
 		"response_types_supported":                      []string{"code"},
@@ -36,11 +38,14 @@ func (p *Provider) metadata(w http.ResponseWriter, _ *http.Request) error {
 		"id_token_signing_alg_values_supported":         []string{"RS256"},
 		"claims_supported": []string{"iss", "sub", "aud", "exp", "iat", "auth_time", "nonce", "at_hash", "name",
 			"preferred_username", "email", "email_verified"},
-		"claim_types_supported":                          []string{"normal"},
-		"authorization_response_iss_parameter_supported": true,
-		"request_parameter_supported":                    false,
-		"request_uri_parameter_supported":                false,
-		"claims_parameter_supported":                     false,
+		"token_endpoint_auth_signing_alg_values_supported":         assertionMethods(),
+		"introspection_endpoint_auth_signing_alg_values_supported": assertionMethods(),
+		"revocation_endpoint_auth_signing_alg_values_supported":    assertionMethods(),
+		"claim_types_supported":                                    []string{"normal"},
+		"authorization_response_iss_parameter_supported":           true,
+		"request_parameter_supported":                              false,
+		"request_uri_parameter_supported":                          false,
+		"claims_parameter_supported":                               false,
 	})
 	return nil
 }

@@ -114,7 +114,7 @@ func (p *Provider) Routes(handle func(pattern string, h http.Handler)) {
 		handle("OPTIONS "+path, preflight("GET", everybody))
 	}
 	for path, h := range map[string]httpapi.HandlerFunc{"/oauth2/token": p.token, "/oauth2/revoke": p.revoke,
-		"/oauth2/device_authorization": p.deviceAuthorization, "/oauth2/userinfo": p.userinfo} {
+		pushPath: p.push, "/oauth2/device_authorization": p.deviceAuthorization, "/oauth2/userinfo": p.userinfo} {
 		handle("POST "+path, p.ofClients(p.endpoint(h)))
 		handle("OPTIONS "+path, preflight("GET, POST", p.allowOrigin))
 	}
@@ -163,6 +163,9 @@ func (p *Provider) Purge(ctx context.Context, now time.Time) error {
 	}
 	if _, err := p.db.OAuthPurgeDevices(ctx, now.Add(-deviceKept)); err != nil {
 		return fmt.Errorf("remove device codes: %w", err)
+	}
+	if _, err := p.db.OAuthPurgeAssertions(ctx, now); err != nil {
+		return fmt.Errorf("remove assertions: %w", err)
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package oauth
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -18,6 +19,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/internal/jwks"
 )
 
 const (
@@ -35,6 +37,17 @@ type registration struct {
 	OwnerID        string   `json:"ownerId"`        // whom client_credentials acts for; empty: an account of its own
 	OrgID          string   `json:"orgId"`          // acts for this organisation, and so for its members alone
 	ResourceServer bool     `json:"resourceServer"` // may introspect every token
+	// JWKS are the public keys by which it proves who it is (private_key_jwt); it has no secret then.
+	JWKS          json.RawMessage `json:"jwks,omitempty"`
+	IDTokenClaims bool            `json:"idTokenClaims"` // name and e-mail stand in its ID tokens too, by its scopes
+}
+
+// keys is the key set as it is kept, empty without one.
+func (n *registration) keys() string {
+	if len(n.JWKS) == 0 || string(n.JWKS) == "null" {
+		return ""
+	}
+	return string(n.JWKS)
 }
 
 // check finds every mistake of a registration.
@@ -51,8 +64,9 @@ func (n *registration) check() error {
 	n.checkScopes(fail)
 	n.checkRedirects(fail)
 	if n.Public && n.ResourceServer {
-		fail("resourceServer", "needs a client with a secret")
+		fail("resourceServer", "needs a client with a secret or keys")
 	}
+	n.checkKeys(fail)
 	if len(bad) == 0 {
 		return nil
 	}
@@ -61,6 +75,21 @@ func (n *registration) check() error {
 		messages[i] = f.Message
 	}
 	return &httpapi.Error{Status: http.StatusBadRequest, Message: strings.Join(messages, "; "), Fields: bad}
+}
+
+const maxKeys = 16 << 10 // bytes of a key set
+
+func (n *registration) checkKeys(fail func(string, string, ...any)) {
+	text := n.keys()
+	if text == "" {
+		return
+	}
+	if _, err := jwks.Parse([]byte(text)); err != nil || len(text) > maxKeys || strings.Contains(text, `"d"`) {
+		fail("jwks", "must be a set of public RSA, P-256 or Ed25519 keys with kid, of at most %d bytes", maxKeys)
+	}
+	if n.Public {
+		fail("jwks", "is for a client that is not public")
+	}
 }
 
 func (n *registration) checkGrants(fail func(string, string, ...any)) {
@@ -110,12 +139,20 @@ func repeated(list []string) bool {
 	return len(slices.Compact(sorted)) != len(list)
 }
 
+// Who made a client.
+const (
+	byAdmin    = "admin"
+	byItself   = "open"
+	byDocument = "document"
+)
+
 // register adds a client and gives its secret, "" for a public one. admin is who asks.
 func (p *Provider) register(ctx context.Context, n registration, admin uuid.UUID) (identitydb.OauthClient, string, error) {
 	c := identitydb.OauthClient{ID: "app-" + strings.ToLower(rand.Text()[:20]), Name: n.Name, RedirectUris: notNil(n.RedirectURIs),
-		GrantTypes: notNil(n.GrantTypes), Scopes: notNil(n.Scopes), ResourceServer: n.ResourceServer, Family: uuid.New()}
+		GrantTypes: notNil(n.GrantTypes), Scopes: notNil(n.Scopes), ResourceServer: n.ResourceServer, Family: uuid.New(),
+		Keys: n.keys(), IDTokenClaims: n.IDTokenClaims, Registered: byAdmin}
 	secret := ""
-	if !n.Public {
+	if !n.Public && c.Keys == "" {
 		secret = token()
 		c.SecretHash = hashed(secret)
 	}
@@ -201,7 +238,8 @@ func addServiceAccount(ctx context.Context, q *identitydb.Queries, c identitydb.
 func insertClient(ctx context.Context, tx pgx.Tx, c identitydb.OauthClient) error {
 	err := identitydb.New(tx).OAuthInsertClient(ctx, identitydb.OAuthInsertClientParams{ID: c.ID, Name: c.Name, SecretHash: c.SecretHash,
 		RedirectUris: c.RedirectUris, Origins: originsOf(c.RedirectUris),
-		GrantTypes: c.GrantTypes, Scopes: c.Scopes, OwnerID: c.OwnerID, OrgID: c.OrgID, ResourceServer: c.ResourceServer, Family: c.Family})
+		GrantTypes: c.GrantTypes, Scopes: c.Scopes, OwnerID: c.OwnerID, OrgID: c.OrgID, ResourceServer: c.ResourceServer, Family: c.Family,
+		Keys: c.Keys, IDTokenClaims: c.IDTokenClaims, Registered: c.Registered, UsedAt: c.UsedAt, FetchedAt: c.FetchedAt})
 	if err != nil {
 		return fmt.Errorf("add client: %w", err)
 	}
@@ -252,8 +290,8 @@ func (p *Provider) newSecret(ctx context.Context, id string) (c identitydb.Oauth
 			return errNoClient
 		case err != nil:
 			return fmt.Errorf("read client: %w", err)
-		case public(old):
-			return httpapi.Fail(http.StatusConflict, "a public client has no secret")
+		case len(old.SecretHash) == 0:
+			return httpapi.Fail(http.StatusConflict, "the client has no secret")
 		}
 		if ended, err = p.endOwn(ctx, tx, old.Family); err != nil {
 			return err

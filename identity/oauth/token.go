@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -220,7 +221,7 @@ func (p *Provider) complete(ctx context.Context, c identitydb.OauthClient, g gra
 		a.RefreshToken = refresh
 	}
 	if hasScope(g.Scope, scopeOpenID) {
-		a.IDToken, err = p.idToken(c, g, a.AccessToken, nonce)
+		a.IDToken, err = p.idToken(ctx, c, g, a.AccessToken, nonce)
 	}
 	return a, err
 }
@@ -268,8 +269,13 @@ func (p *Provider) byRefresh(ctx context.Context, c identitydb.OauthClient, form
 
 // refreshed makes the answer with the next refresh token.
 func (p *Provider) refreshed(ctx context.Context, tx pgx.Tx, c identitydb.OauthClient, g grants.Grant, next, scope string) ([]byte, error) {
+	// What the client may not have any more it does not get again; the grant keeps it.
+	left := strings.Join(slices.DeleteFunc(strings.Fields(g.Scope), func(s string) bool { return !slices.Contains(c.Scopes, s) }), " ")
+	if left == "" {
+		return nil, badGrant("the refresh token")
+	}
 	var err error
-	if g.Scope, err = narrowed(scope, g.Scope); err != nil {
+	if g.Scope, err = narrowed(scope, left); err != nil {
 		return nil, err
 	}
 	a, err := p.issueBy(ctx, p.cfg.Tokens.In(tx), g, g.Family)
@@ -278,7 +284,7 @@ func (p *Provider) refreshed(ctx context.Context, tx pgx.Tx, c identitydb.OauthC
 	}
 	a.RefreshToken = next
 	if hasScope(g.Scope, scopeOpenID) {
-		if a.IDToken, err = p.idToken(c, g, a.AccessToken, ""); err != nil {
+		if a.IDToken, err = p.idToken(ctx, c, g, a.AccessToken, ""); err != nil {
 			return nil, err
 		}
 	}
@@ -295,14 +301,35 @@ type idClaims struct {
 	Nonce    string `json:"nonce,omitzero"`
 	AuthTime int64  `json:"auth_time"`
 	AtHash   string `json:"at_hash"`
+	// Only for clients that are to have them here and not at userinfo alone, by the scopes profile and email.
+	Name     string `json:"name,omitzero"`
+	Username string `json:"preferred_username,omitzero"`
+	Email    string `json:"email,omitzero"`
+	Verified *bool  `json:"email_verified,omitzero"`
 }
 
 // idToken says who signed in, for the client alone. Its aud is the client and its typ
 // is not at+jwt, so that nobody takes it for an access token.
-func (p *Provider) idToken(c identitydb.OauthClient, g grants.Grant, access, nonce string) (string, error) {
+func (p *Provider) idToken(ctx context.Context, c identitydb.OauthClient, g grants.Grant, access, nonce string) (string, error) {
 	sum, now := sha256.Sum256([]byte(access)), time.Now()
-	return p.cfg.Keys.Sign(keyring.TypeID, idClaims{Nonce: nonce, AuthTime: g.AuthTime.Unix(),
+	claims := idClaims{Nonce: nonce, AuthTime: g.AuthTime.Unix(),
 		AtHash: base64.RawURLEncoding.EncodeToString(sum[:len(sum)/2]), // OpenID Connect Core section 3.1.3.6
 		RegisteredClaims: jwt.RegisteredClaims{Issuer: p.cfg.Issuer, Subject: g.UserID.String(), Audience: jwt.ClaimStrings{c.ID},
-			IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(p.cfg.Tokens.TTL))}})
+			IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(p.cfg.Tokens.TTL))}}
+	if c.IDTokenClaims {
+		who, err := p.person(ctx, g.UserID)
+		if errors.Is(err, errGone) {
+			return "", badGrant("the grant")
+		}
+		if err != nil {
+			return "", err
+		}
+		if hasScope(g.Scope, scopeProfile) {
+			claims.Name, claims.Username = who.Username, who.Username
+		}
+		if hasScope(g.Scope, scopeEmail) {
+			claims.Email, claims.Verified = who.Email, new(bool) // nobody has proved that the mailbox is theirs
+		}
+	}
+	return p.cfg.Keys.Sign(keyring.TypeID, claims)
 }

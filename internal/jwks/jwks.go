@@ -11,7 +11,9 @@ package jwks
 import (
 	"context"
 	"crypto"
+	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/rsa"
 	"encoding/json"
 	"errors"
@@ -252,6 +254,10 @@ func Parse(text []byte) (map[string]crypto.PublicKey, error) {
 			}
 		case ed25519.PublicKey:
 			keys[m.KID] = key
+		case *ecdsa.PublicKey:
+			if key.Curve == elliptic.P256() {
+				keys[m.KID] = key
+			}
 		}
 	}
 	if len(keys) == 0 {
