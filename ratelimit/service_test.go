@@ -51,12 +51,14 @@ descriptors:
 type published struct {
 	mu     sync.Mutex
 	events []usage.Event
+	tried  int
 	err    error
 }
 
 func (p *published) Publish(_ context.Context, e usage.Event) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.tried++
 	if p.err == nil {
 		p.events = append(p.events, e)
 	}

@@ -2,6 +2,7 @@ package ratelimit
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -75,17 +76,35 @@ func (s *Service) connect(ctx context.Context) bool {
 func (s *Service) Sweep(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
 	defer cancel()
-	live, err := s.store.Sweep(ctx, func(h store.Hold) error { return s.expire(ctx, h) })
-	if err != nil {
+	unpublished := 0 // in a row
+	live, err := s.store.Sweep(ctx, func(h store.Hold) error {
+		err := s.expire(ctx, h, unpublished < mostUnpublished)
+		switch {
+		case errors.Is(err, errPublish):
+			unpublished++
+		case err == nil && unpublished < mostUnpublished:
+			unpublished = 0
+		}
+		return err
+	})
+	if errors.Is(err, store.ErrUnavailable) || ctx.Err() != nil {
 		return err
 	}
 	s.metrics.live.Set(float64(live.Holds))
 	s.metrics.heldTokens.Set(float64(live.Tokens))
 	s.metrics.oldestHold.Set(live.Oldest.Seconds())
-	return nil
+	return err
 }
 
-func (s *Service) expire(ctx context.Context, h store.Hold) error {
+// mostUnpublished is how many events in a row may fail before a sweep only settles: each
+// failure takes as long as publishTimeout, and what is held must not wait for it.
+const mostUnpublished = 3
+
+// errPublish says that a hold is settled and its event is not published.
+var errPublish = errors.New("publish")
+
+// expire settles an overdue hold, and publishes its event if it may.
+func (s *Service) expire(ctx context.Context, h store.Hold, publishes bool) error {
 	if leased := lease.IsLease(h.ID); leased || h.Account == store.SharedAccount {
 		// A lease of a replica that died: what it admitted is settled call by call. Or a hold's
 		// part in shared buckets: the account's part has the event.
@@ -103,11 +122,14 @@ func (s *Service) expire(ctx context.Context, h store.Hold) error {
 	if first {
 		s.metrics.expired.Inc()
 	}
+	if !publishes {
+		return nil // the next sweep does
+	}
 	publish, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
 	if err := s.publisher.Publish(publish, s.expiredEvent(h, r)); err != nil {
 		s.metrics.unpublished.Inc()
-		return fmt.Errorf("publish expired hold %s: %w", h.ID, err)
+		return fmt.Errorf("%w expired hold %s: %w", errPublish, h.ID, err)
 	}
 	if err := s.store.Finish(ctx, h.Account, h.ID); err != nil {
 		return fmt.Errorf("finish expired hold %s: %w", h.ID, err)

@@ -79,6 +79,37 @@ func TestSweepPublishesWhatFailedBefore(t *testing.T) {
 	}
 }
 
+// TestSweepSettlesWhileNothingIsPublished: what is held is given back at once, however long
+// each event would wait for a stream that is away; the events come later, once each.
+func TestSweepSettlesWhileNothingIsPublished(t *testing.T) {
+	t.Parallel()
+	const holds = 10
+	e := start(t, thousand, overdue, release)
+	for range holds {
+		e.ask(t, ask{id: uuid.NewString(), user: "u", maxTokens: "50"})
+	}
+	e.events.fail(errors.New("no stream"))
+	if err := e.service.Sweep(t.Context()); err == nil {
+		t.Error("want the failure told, got none")
+	}
+	if b := e.level(t, "u"); b.GetHeld() != 0 {
+		t.Errorf("want all holds given back, got %v", b)
+	}
+	if e.events.mu.Lock(); e.events.tried != 3 {
+		t.Errorf("want three attempts to publish, got %d", e.events.tried)
+	}
+	e.events.mu.Unlock()
+	e.events.fail(nil)
+	for range 2 {
+		if err := e.service.Sweep(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(e.events.all()); n != holds {
+		t.Errorf("want an event of each hold, got %d", n)
+	}
+}
+
 func TestSweepLeavesRunningAndSettledCalls(t *testing.T) {
 	t.Parallel()
 	e := start(t, thousand)

@@ -156,17 +156,15 @@ func (s *Store) getEach(ctx context.Context, keys []string) ([]string, error) {
 	for i, key := range keys {
 		cmds[i] = pipe.Get(ctx, key)
 	}
-	_, err := pipe.Exec(ctx)
-	if errors.Is(err, redis.Nil) {
-		err = nil
-	}
-	if err := s.verdict(err); err != nil {
-		return nil, err
-	}
+	_, _ = pipe.Exec(ctx) // each command has its own error
 	texts := make([]string, len(keys))
 	for i, cmd := range cmds {
-		if err := cmd.Err(); err != nil && !errors.Is(err, redis.Nil) {
-			return nil, s.verdict(err)
+		err := cmd.Err()
+		if redis.HasErrorPrefix(err, "WRONGTYPE") {
+			continue // nothing of ours: as MGET has it, there is no such key
+		}
+		if err := s.verdict(err); err != nil {
+			return nil, err
 		}
 		texts[i] = cmd.Val()
 	}
@@ -232,7 +230,8 @@ func (s *Store) Holds(ctx context.Context, visit func(Hold) error) error { retur
 
 // walk goes through all keys and gives each hold that is held, or expired and not
 // published, to visit. It rests between steps for as long as a step took, so that it
-// takes a bounded share of the server. An error ends it after the step.
+// takes a bounded share of the server. A hold that cannot be read or that visit fails for
+// stands in no other's way; only a server that does not answer ends the walk.
 func (s *Store) walk(ctx context.Context, visit func(Hold) error) error {
 	servers, err := s.servers(ctx)
 	if err != nil {
@@ -247,7 +246,40 @@ func (s *Store) walk(ctx context.Context, visit func(Hold) error) error {
 }
 
 func (s *Store) walkServer(ctx context.Context, server redis.Cmdable, visit func(Hold) error) error {
-	return s.scan(ctx, server, "{*}:h:*", func(keys []string) error { return s.walkKeys(ctx, keys, visit) })
+	var failed failures
+	err := s.scan(ctx, server, "{*}:h:*", func(keys []string) error {
+		err := s.walkKeys(ctx, keys, visit)
+		if errors.Is(err, ErrUnavailable) || ctx.Err() != nil {
+			return err
+		}
+		failed.add(err)
+		return nil
+	})
+	return errors.Join(err, failed.err())
+}
+
+// failures are what went wrong with single holds: the first few, and how many steps had some.
+type failures struct {
+	first []error
+	more  int
+}
+
+func (f *failures) add(err error) {
+	const shown = 5
+	switch {
+	case err == nil:
+	case len(f.first) < shown:
+		f.first = append(f.first, err)
+	default:
+		f.more++
+	}
+}
+
+func (f *failures) err() error {
+	if f.more > 0 {
+		return errors.Join(append(f.first, fmt.Errorf("and %d more", f.more))...)
+	}
+	return errors.Join(f.first...)
 }
 
 // scan gives the keys of a server that match, step by step.
@@ -277,21 +309,25 @@ func (s *Store) walkKeys(ctx context.Context, keys []string, visit func(Hold) er
 	if err != nil {
 		return err
 	}
-	var errs []error
+	var failed failures
 	for i, text := range texts {
 		if text == "" || text[0] != byte(StateHeld) && text[0] != byte(StateExpired) {
 			continue
 		}
 		r, err := parseRecord(text)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("hold %s: %w", keys[i], err))
+			failed.add(fmt.Errorf("hold %s: %w", keys[i], err))
 			continue
 		}
 		if account, id, ok := s.parseHoldKey(keys[i]); ok {
-			errs = append(errs, visit(Hold{Account: account, ID: id, Record: r}))
+			err := visit(Hold{Account: account, ID: id, Record: r})
+			if errors.Is(err, ErrUnavailable) {
+				return err
+			}
+			failed.add(err)
 		}
 	}
-	return errors.Join(errs...)
+	return failed.err()
 }
 
 // parseHoldKey undoes HoldKey.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -94,14 +95,20 @@ func failure(cmd *redis.StringCmd) error {
 	return fmt.Errorf("%w: %w", ErrReply, err)
 }
 
-// busy reports whether the server answered that it cannot serve just now.
+// busy reports whether the server answered something that is not about the call: that it
+// cannot serve just now, or not us. Such a call is to be made again later.
 func busy(err error) bool {
-	for _, prefix := range []string{"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "MISCONF", "BUSY", "NOREPLICAS"} {
+	for _, prefix := range []string{
+		"LOADING", "READONLY", "MASTERDOWN", "OOM", "MISCONF", "BUSY", "NOREPLICAS", // its state
+		"CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK", "CROSSSLOT", // where keys are
+		"NOAUTH", "WRONGPASS", "NOPERM", // who we are
+	} {
 		if redis.HasErrorPrefix(err, prefix) {
 			return true
 		}
 	}
-	return false
+	text := err.Error() // these have no code of their own
+	return strings.Contains(text, "max number of clients") || strings.Contains(text, "ACL failure in script")
 }
 
 // whole is the same call with the script's source.
