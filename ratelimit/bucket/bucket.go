@@ -31,27 +31,39 @@ type Params struct {
 type State struct {
 	Settled float64 // used, drains
 	Held    float64 // held by running calls, stands
-	At      int64   // microseconds since the epoch; in a window, the window's begin
+	At      int64   // microseconds since the epoch, up to Ahead in the future; in a window, the begin of it, or of the next
 }
 
 // Level is all that is in the bucket.
 func (s State) Level() float64 { return s.Settled + s.Held }
 
-// Drain is the state at now. A clock that went back drains nothing and is taken as it is.
+// Ahead is how far a bucket's stamp may be ahead of the clock and still be waited for, in
+// microseconds: a clock that was set back by less comes to the same times once more, and
+// what drained then must not drain again. A stamp further ahead is an error of the clock
+// before and counts as now.
+const Ahead = 60_000_000
+
+// Drain is the state at now. A clock that went back drains nothing, and a window that it
+// left, and comes back to, is not emptied again.
 func (p Params) Drain(s State, now int64) State {
 	if p.Window > 0 {
 		begin := now - now%p.Window
-		if begin > s.At {
-			s.Settled = 0
+		switch {
+		case begin > s.At:
+			s.Settled, s.At = 0, begin
+		case s.At-begin > p.Window:
+			s.At = begin
 		}
-		s.At = begin
 		return s
 	}
-	if now > s.At {
+	switch {
+	case now > s.At:
 		// float64() keeps the compiler from fusing the two steps, which Lua does not.
 		s.Settled = max(0, s.Settled-float64(p.Rate*float64(now-s.At)))
+		s.At = now
+	case s.At-now > Ahead:
+		s.At = now
 	}
-	s.At = now
 	return s
 }
 
@@ -145,11 +157,11 @@ func (p Params) untilSettled(s State, most float64, now int64) int64 {
 	case s.Settled <= most:
 		return 0
 	case p.Window > 0:
-		return p.Anew(now)
+		return max(p.Anew(now), s.At+p.Window-now)
 	case p.Rate <= 0:
 		return Never
 	}
-	return ceil((s.Settled - most) / p.Rate)
+	return ceil((s.Settled-most)/p.Rate) + max(0, s.At-now)
 }
 
 // Reset is how long until the bucket is empty, holds taken for used, in microseconds.

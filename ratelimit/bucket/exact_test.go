@@ -33,10 +33,16 @@ func (e *exact) move(now int64) {
 			e.settled = new(big.Rat)
 		}
 	}
+	far := e.at-now > bucket.Ahead
+	if e.window > 0 {
+		far = e.at/e.window-now/e.window > 1
+	}
 	if now > e.at {
 		e.forward.Add(e.forward, new(big.Rat).SetInt64(now-e.at))
 	}
-	e.at = now
+	if now > e.at || far {
+		e.at = now
+	}
 }
 
 func (e *exact) left() *big.Rat {

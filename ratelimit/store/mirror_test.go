@@ -52,7 +52,7 @@ func newMirror(buckets []bucket.Bucket) *mirror {
 // drained is a bucket's state at now, which it keeps.
 func (m *mirror) drained(i int, now int64) bucket.State {
 	if m.fresh[i] {
-		m.states[i], m.fresh[i] = bucket.State{At: now}, false
+		m.states[i], m.fresh[i] = bucket.State{}, false
 	}
 	return m.buckets[i].Limit.Params.Drain(m.states[i], now)
 }
@@ -67,7 +67,9 @@ func (m *mirror) hold(t store.Take, which []int, now int64) store.Taken {
 	for k, i := range which {
 		fresh := m.fresh[i]
 		drained[k] = m.drained(i, now)
-		m.fresh[i] = fresh
+		if m.fresh[i] = fresh; drained[k].At < m.states[i].At { // a stamp from far in the future counts as now
+			m.states[i] = drained[k]
+		}
 		l := m.buckets[i].Limit
 		switch {
 		case l.Kind == bucket.Requests:

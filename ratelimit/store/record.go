@@ -115,7 +115,7 @@ func (s *Store) ReadState(ctx context.Context, account string, ids []string, buc
 		case p >= 0:
 			out.Pools[p], err = parsePool(text, now)
 		case b >= 0:
-			state := bucket.State{At: now}
+			var state bucket.State
 			if text != "" {
 				state, err = parseState(text)
 			}

@@ -16,10 +16,10 @@
 -- event not published yet, E expired and published.
 
 -- lasts is how long a bucket with nothing held is kept, in milliseconds.
-local function lasts(settled, rate, window, now)
+local function lasts(settled, rate, window, now, at)
   local us = 86400000000
   if window > 0 then
-    us = window - math.fmod(now, window)
+    us = at + window - now
   elseif rate > 0 then
     us = math.min(settled / rate, 31622400000000)
   end

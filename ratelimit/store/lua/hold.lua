@@ -148,20 +148,27 @@ end
 local part, gone = 0, nil -- buckets of tokens so far, and the places of those that take nothing
 for i = 1, n do
   local kind, capacity, rate, window, own = struct.unpack('<c1ddd', ARGV[i + 2])
-  local settled, held, at = 0, 0, now
+  local settled, held, at = 0, 0, 0
+  local moved = false -- a stamp from far in the future: it counts as now from now on
   if values[first + i] then
     settled, held, at = struct.unpack('<ddd', values[first + i])
   end
   if window > 0 then
     local begin = now - math.fmod(now, window)
-    if begin > at then settled = 0 end
-    at = begin
-  else
-    if now > at then
-      settled = settled - rate * (now - at)
-      if settled < 0 then settled = 0 end
+    if begin > at then
+      settled = 0
+      at = begin
+    elseif at - begin > window then
+      at = begin
+      moved = true
     end
+  elseif now > at then
+    settled = settled - rate * (now - at)
+    if settled < 0 then settled = 0 end
     at = now
+  elseif at - now > 60000000 then
+    at = now
+    moved = true
   end
   local stands = outcome == 'A' or kind == 'c' or kind == 'C'
   if stands then
@@ -184,13 +191,15 @@ for i = 1, n do
   end
   local bucket = struct.pack('<ddd', settled, held, at)
   reply = reply .. bucket
-  if stands then
-    if held > 0 then
+  if stands or moved then
+    if held <= 0 then
+      redis.call('SET', KEYS[first + i], bucket, 'PX', lasts(settled, rate, window, now, at))
+    elseif outcome == 'A' then
       writes[w + 1] = KEYS[first + i]
       writes[w + 2] = bucket
       w = w + 2
     else
-      redis.call('SET', KEYS[first + i], bucket, 'PX', lasts(settled, rate, window, now))
+      redis.call('SET', KEYS[first + i], bucket)
     end
   end
 end

@@ -22,18 +22,22 @@ local function release(key, record, now, held, charged)
   for _ = 1, n do
     local rate, window, key, after = struct.unpack('<ddHc0', record, pos)
     pos = after
-    local s, h, at = 0, 0, now
+    local s, h, at = 0, 0, 0
     local value = redis.call('GET', key)
     if value then s, h, at = struct.unpack('<ddd', value) end
     if window > 0 then
       local begin = now - math.fmod(now, window)
-      if begin > at then s = 0 end
-      at = begin
-    else
-      if now > at then
-        s = s - rate * (now - at)
-        if s < 0 then s = 0 end
+      if begin > at then
+        s = 0
+        at = begin
+      elseif at - begin > window then
+        at = begin
       end
+    elseif now > at then
+      s = s - rate * (now - at)
+      if s < 0 then s = 0 end
+      at = now
+    elseif at - now > 60000000 then
       at = now
     end
     h, s = h - held, s + charged
@@ -42,7 +46,7 @@ local function release(key, record, now, held, charged)
     if h > 0 then
       redis.call('SET', key, value)
     else
-      redis.call('SET', key, value, 'PX', lasts(s, rate, window, now))
+      redis.call('SET', key, value, 'PX', lasts(s, rate, window, now, at))
     end
   end
 end

@@ -1,0 +1,74 @@
+package store_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/bucket"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
+)
+
+// TestClockSteppingBackAdmitsNothingTwice fills a limit right after a border, sets the clock
+// back over it and lets it come again: the same time is not used twice. A stamp from far in
+// the future counts as now.
+func TestClockSteppingBackAdmitsNothingTwice(t *testing.T) {
+	t.Parallel()
+	const minute = int64(60e6)
+	border := int64(1_800_000_000_000_000) / minute * minute
+	window := bucket.Params{Capacity: 10, Window: minute}
+	leaky := bucket.Params{Capacity: 10, Rate: 10.0 / 60e6}
+	for name, tc := range map[string]struct {
+		params bucket.Params
+		steps  []struct {
+			at   int64
+			fits bool // one more
+		}
+	}{
+		"a window": {window, []struct {
+			at   int64
+			fits bool
+		}{{-1e6, false}, {-30e6, false}, {1, false}, {59e6, false}, {minute, true}}},
+		"a bucket": {leaky, []struct {
+			at   int64
+			fits bool
+		}{{-30e6, false}, {0, false}, {5e6, false}, {7e6, true}}},
+		"a window, far back": {window, []struct {
+			at   int64
+			fits bool
+		}{{-10 * minute, false}, {-9 * minute, true}}},
+		"a bucket, very far back": {leaky, []struct {
+			at   int64
+			fits bool
+		}{{-10 * minute, false}, {-10*minute + 7e6, true}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			client, prefix := testenv.Redis(t)
+			now := border + 1
+			s, err := store.New(store.Config{URL: "redis://" + client.Options().Addr, Prefix: prefix, Lifetime: time.Minute, SettledKept: time.Minute,
+				Timeout: time.Minute, DialTimeout: time.Minute, Now: func() int64 { return now }})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			take := func(hits int64) store.Outcome {
+				got, err := s.Hold(t.Context(), store.Take{Account: "user:u", Requests: hits, Buckets: []bucket.Bucket{{Limit: bucket.NewLimit(bucket.Requests,
+					tc.params), Key: "{user:u}:b:x"}}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return got.Outcome
+			}
+			if take(10) != store.Admitted {
+				t.Fatal("the first ten do not fit")
+			}
+			for _, step := range tc.steps {
+				now = border + step.at
+				if got := take(1); (got == store.Admitted) != step.fits {
+					t.Errorf("%s after the border: want it to fit %t, got %c", time.Duration(step.at)*time.Microsecond, step.fits, got)
+				}
+			}
+		})
+	}
+}
