@@ -30,6 +30,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/jwks"
+	"github.com/leaky-tokens/leaky-tokens/internal/redisconn"
 	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
@@ -73,7 +74,7 @@ type Service struct {
 	callers   *jwks.Keys
 	verifier  *principal.Verifier
 	metrics   *metrics
-	redis     *redis.Client // nil without one
+	redis     redis.UniversalClient // nil without one
 	prepared  atomic.Bool
 }
 
@@ -109,13 +110,10 @@ func New(cfg Config) (*Service, error) {
 	s.store = store{pool: cfg.Pool, grants: s.grants, tell: s.announcer, life: cfg.Auth.TokenTTL + clockSkew}
 	counting := throttle.Config{Prefix: cfg.RedisPrefix, Settings: cfg.Auth.Throttle, Log: cfg.Log}
 	if cfg.Redis != "" {
-		options, err := redis.ParseURL(cfg.Redis)
-		if err != nil {
-			return nil, fmt.Errorf("redis address: %w", err)
-		}
 		// A login waits for it: no retries, and the throttle's own deadline counts.
-		options.MaxRetries, options.DialTimeout, options.ContextTimeoutEnabled = -1, time.Second, true
-		s.redis = redis.NewClient(options)
+		if s.redis, _, err = redisconn.Dial(redisconn.Config{URL: cfg.Redis, DialTimeout: time.Second, Timeout: 3 * time.Second}); err != nil {
+			return nil, err
+		}
 		counting.Redis = s.redis
 	}
 	s.throttle = throttle.New(counting)

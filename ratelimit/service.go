@@ -34,6 +34,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/redisconn"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/lease"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/match"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
@@ -95,10 +96,10 @@ type Config struct {
 	// Now gives the time in microseconds; nil: Redis' clock. For tests.
 	Now       func() int64
 	RedisURL  string
-	Redis     store.Extra // what the URL does not say
-	Prefix    string      // before every Redis key
-	Publisher Publisher   // nil: nobody holds, so that no hold expires and nothing is swept
-	Balances  Balances    // nil: no account has a pool
+	Redis     redisconn.Extra // what the URL does not say
+	Prefix    string          // before every Redis key
+	Publisher Publisher       // nil: nobody holds, so that no hold expires and nothing is swept
+	Balances  Balances        // nil: no account has a pool
 	// Follow gives every change of a pool to apply until ctx ends; nil: there are none.
 	Follow  func(ctx context.Context, apply func(context.Context, balance.State) error)
 	Log     *slog.Logger

@@ -23,8 +23,8 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/binaries"
+	"github.com/leaky-tokens/leaky-tokens/internal/redisconn"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit"
-	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
 )
 
 // limitsFile holds limits nobody meets, for upstream or with our algorithm.
@@ -137,7 +137,7 @@ func (noEvents) Publish(context.Context, usage.Event) error { return nil }
 // serve is our server: the service as leaky serve ratelimit runs it, until standard input ends.
 func serve(ctx context.Context, o options) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	store.SetLogger(log)
+	redisconn.SetLogger(log)
 	set, err := limits.Parse([]byte(limitsFile(true)))
 	if err != nil {
 		return err

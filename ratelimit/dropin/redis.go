@@ -6,7 +6,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
+	"github.com/leaky-tokens/leaky-tokens/internal/redisconn"
 )
 
 // Values of REDIS_TYPE.
@@ -20,8 +20,8 @@ const (
 const longestAsk = time.Second
 
 // connection is how the store connects.
-func (r *RedisSettings) connection() (string, store.Extra, error) {
-	extra := store.Extra{PoolSize: r.PoolSize}
+func (r *RedisSettings) connection() (string, redisconn.Extra, error) {
+	extra := redisconn.Extra{PoolSize: r.PoolSize}
 	if r.SentinelAuth != "" {
 		extra.SentinelUser, extra.SentinelPassword = auth(r.SentinelAuth)
 	}

@@ -19,8 +19,8 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/internal/redisconn"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit"
-	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
 )
 
 // Dropin is ratelimit in envoyproxy/ratelimit's place.
@@ -62,7 +62,7 @@ func New(s Settings, environ []string) (*Dropin, error) {
 	if err != nil {
 		return nil, err
 	}
-	store.SetLogger(d.log)
+	redisconn.SetLogger(d.log)
 	ask := min(max(s.Redis.Timeout, time.Millisecond), longestAsk)
 	d.limiter, err = ratelimit.New(ratelimit.Config{Policy: d.policy(nil, false), RedisURL: url, Redis: extra, Prefix: s.KeyPrefix, Timeout: 2 * ask,
 		Longest: time.Minute, Holds: config.Holds{SettledKept: time.Minute}, Log: d.log, Metrics: d.series})

@@ -47,7 +47,12 @@ func (s *Store) onConnect(ctx context.Context, cn *redis.Conn) error {
 	older := s.cluster
 	if !s.cluster {
 		number, err := cn.Get(ctx, s.beatKey()).Int64()
-		if err != nil && !errors.Is(err, redis.Nil) {
+		answered, refused := errors.AsType[redis.Error](err)
+		switch {
+		case err == nil || errors.Is(err, redis.Nil):
+		case refused && !busy(answered):
+			return nil // a Sentinel, or a user who may not ask
+		default:
 			return err // LOADING, for one: it is looked at again with the next connection
 		}
 		older = s.identity.isOlder(number)

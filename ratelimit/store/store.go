@@ -16,7 +16,6 @@ package store
 
 import (
 	"context"
-	"crypto/tls"
 	_ "embed"
 	"errors"
 	"fmt"
@@ -24,6 +23,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/redisconn"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/bucket"
 )
 
@@ -68,7 +68,7 @@ type Config struct {
 	// redis+cluster://host:port[,host:port...] or
 	// redis+sentinel://host:port[,host:port...]/master[/db].
 	URL string
-	Extra
+	redisconn.Extra
 	// Prefix goes before every key; for tests that share a server.
 	Prefix string
 	// Lifetime is how long a hold may stay unsettled, > 0.
@@ -84,14 +84,6 @@ type Config struct {
 	Changed func(older bool)
 	// Now gives the time in microseconds; nil: the server's clock. For tests.
 	Now func() int64
-}
-
-// Extra is what a URL does not say of the connections.
-type Extra struct {
-	TLS              *tls.Config // of rediss; nil: the system's roots
-	PoolSize         int         // connections to a server at most; 0: 32
-	SentinelUser     string
-	SentinelPassword string
 }
 
 // Store is the limiter's state.
@@ -127,7 +119,9 @@ func New(c Config) (*Store, error) {
 			expireLua), finish: newScript(finishLua), pool: newScript(balanceLua), late: newScript(common + releaseLua + lateLua),
 		renew: newScript(common + releaseLua + renewLua)}
 	var err error
-	if s.client, s.cluster, err = dial(c, s.onConnect); err != nil {
+	// A hold and a settlement are idempotent by request id, so that they may be tried twice.
+	if s.client, s.cluster, err = redisconn.Dial(redisconn.Config{URL: c.URL, DialTimeout: c.DialTimeout, Timeout: c.Timeout, Retries: 1,
+		Extra: c.Extra, Connected: s.onConnect}); err != nil {
 		return nil, err
 	}
 	return s, nil

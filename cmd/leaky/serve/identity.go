@@ -2,25 +2,24 @@ package serve
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 
 	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/leaky-tokens/leaky-tokens/identity"
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/internal/pgconn"
 )
 
 // serveIdentity runs users, API keys and access tokens.
 func serveIdentity(ctx context.Context, s service) error {
-	pool, err := pgxpool.New(ctx, s.cfg.Stores.Postgres)
+	pool, err := pgconn.Open(ctx, pgconn.Config{URL: s.cfg.Stores.Postgres})
 	if err != nil {
-		return fmt.Errorf("postgres address: %w", err)
+		return err
 	}
 	defer pool.Close()
 	limiter, err := dialLimiter(s)

@@ -12,14 +12,14 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
+	"github.com/leaky-tokens/leaky-tokens/internal/redisconn"
 	"github.com/leaky-tokens/leaky-tokens/internal/settings"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit"
-	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
 )
 
 // serveRateLimit runs what decides whether a request may pass.
 func serveRateLimit(ctx context.Context, s service) error {
-	store.SetLogger(s.log)
+	redisconn.SetLogger(s.log)
 	conn, err := s.connectNATS()
 	if err != nil {
 		return err

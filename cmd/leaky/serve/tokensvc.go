@@ -7,12 +7,12 @@ import (
 	"maps"
 	"slices"
 
-	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/membership"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
+	"github.com/leaky-tokens/leaky-tokens/internal/pgconn"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc"
 )
 
@@ -20,7 +20,7 @@ func serveTokenSvc(ctx context.Context, s service) error {
 	if s.cfg.Stores.Postgres == "" {
 		return errors.New("connect to postgres: no URL; set LEAKY_POSTGRES_URL or stores.postgres")
 	}
-	pool, err := tokenPool(ctx, s.cfg.Stores.Postgres)
+	pool, err := pgconn.Open(ctx, pgconn.Config{URL: s.cfg.Stores.Postgres, Least: leastConns})
 	if err != nil {
 		return fmt.Errorf("connect to postgres: %w", err)
 	}
@@ -81,13 +81,3 @@ func serveTokenSvc(ctx context.Context, s service) error {
 // leastConns is for requests, the relay, the ledger's batches and sagas at once: with pgx's
 // default, which is four on a small machine, they would wait for each other.
 const leastConns = 16
-
-// tokenPool connects when it is used, so it may be made before Postgres is up.
-func tokenPool(ctx context.Context, url string) (*pgxpool.Pool, error) {
-	cfg, err := pgxpool.ParseConfig(url)
-	if err != nil {
-		return nil, err
-	}
-	cfg.MaxConns = max(cfg.MaxConns, leastConns)
-	return pgxpool.NewWithConfig(ctx, cfg)
-}

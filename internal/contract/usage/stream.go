@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -46,9 +47,19 @@ func subjects() []string {
 	return []string{"leaky.usage.v1.*", SubjectPrefix + "*", SubjectsSaga, SubjectsBalance}
 }
 
+// copies is how many servers of a cluster keep a stream that is made anew: three, where there are as
+// many, so that one less loses nothing.
+func copies(nc *nats.Conn) int {
+	const enough = 3
+	if nc.ConnectedClusterName() != "" && len(nc.Servers()) >= enough {
+		return enough
+	}
+	return 1
+}
+
 func ensure(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) (jetstream.Stream, error) {
 	want.Storage, want.Retention, want.Discard = jetstream.FileStorage, jetstream.LimitsPolicy, jetstream.DiscardOld
-	want.AllowDirect = true
+	want.AllowDirect, want.Replicas = true, copies(js.Conn())
 	have, err := js.Stream(ctx, want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		have, err = js.CreateStream(ctx, want)

@@ -9,16 +9,20 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/nats-io/nats.go"
-	"github.com/redis/go-redis/v9"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/supervisor"
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
+	"github.com/leaky-tokens/leaky-tokens/internal/redisconn"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
+
+// probeTimeout bounds one exchange of a probe.
+const probeTimeout = 2 * time.Second
 
 // probe tells whether a part serves; its caller sets the deadline.
 type probe = func(context.Context) error
@@ -131,12 +135,10 @@ func postgresReady(url string) probe {
 
 func redisReady(url string) probe {
 	return func(ctx context.Context) error {
-		options, err := redis.ParseURL(url)
+		client, _, err := redisconn.Dial(redisconn.Config{URL: url, DialTimeout: probeTimeout, Timeout: probeTimeout})
 		if err != nil {
-			return fmt.Errorf("redis url: %w", err)
+			return err
 		}
-		options.MaxRetries = -1 // the supervisor asks again
-		client := redis.NewClient(options)
 		defer client.Close()
 		if err := client.Ping(ctx).Err(); err != nil {
 			return shortNetError(err)

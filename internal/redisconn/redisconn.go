@@ -1,4 +1,7 @@
-package store
+// Package redisconn is beside the request path: it is how every part is connected to Redis, so that
+// each form of URL works for all of them: one server by TCP, TLS or a Unix socket, a cluster, or
+// whichever server Sentinel names.
+package redisconn
 
 import (
 	"cmp"
@@ -23,31 +26,55 @@ const (
 var errURL = errors.New("write redis://host:port[/db], unix:///path, redis+cluster://host:port[,host:port...] or redis+sentinel://host:port[,host:port...]/master[/db], " +
 	"with user:password@ before the host if need be and rediss for TLS")
 
-// dial makes a client for a URL; it does not connect. cluster tells that keys of
-// different accounts may be on different servers. Each new connection is given to connected first.
-func dial(c Config, connected func(context.Context, *redis.Conn) error) (client redis.UniversalClient, cluster bool, err error) {
+// Extra is what a URL does not say of the connections.
+type Extra struct {
+	TLS              *tls.Config // of rediss; nil: the system's roots
+	PoolSize         int         // connections to a server at most; 0: 32
+	SentinelUser     string
+	SentinelPassword string
+}
+
+// Config is what Dial needs.
+type Config struct {
+	URL string
+	// DialTimeout and Timeout bound a connection attempt and a round trip.
+	DialTimeout, Timeout time.Duration
+	// Retries is how often a command is tried again; 0: once and no more.
+	Retries int
+	Extra
+	// Connected is given each new connection before it carries a command; may be nil. With an error
+	// the connection is not used.
+	Connected func(context.Context, *redis.Conn) error
+}
+
+// Dial makes a client; it does not connect. cluster tells that keys of different hash tags may be on
+// different servers. An error is of the URL and shows no password.
+func Dial(c Config) (client redis.UniversalClient, cluster bool, err error) {
+	if c.Retries == 0 {
+		c.Retries = -1 // as the client writes it
+	}
 	scheme, rest, _ := strings.Cut(c.URL, "://")
 	secure, kind, many := strings.Cut(scheme, "+")
 	if !many {
 		o, err := redis.ParseURL(c.URL)
-		if err != nil {
-			return nil, false, fmt.Errorf("redis url: %w", err)
+		if err != nil { // its own error may show the password
+			return nil, false, fmt.Errorf("redis url: %w", errURL)
 		}
 		o.DialTimeout, o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = c.DialTimeout, c.Timeout, c.Timeout, c.Timeout
-		o.DialerRetries, o.MaxRetries = 1, retries
+		o.DialerRetries, o.MaxRetries = 1, c.Retries
 		o.MinRetryBackoff, o.MaxRetryBackoff = retryLeast, retryMost
 		o.PoolSize, o.MaxIdleConns = cmp.Or(c.PoolSize, poolConns), poolIdle
 		if o.TLSConfig != nil && c.TLS != nil {
 			o.TLSConfig = c.TLS
 		}
-		o.ContextTimeoutEnabled, o.DisableIdentity, o.OnConnect = true, true, connected
+		o.ContextTimeoutEnabled, o.DisableIdentity, o.OnConnect = true, true, c.Connected
 		return redis.NewClient(o), false, nil
 	}
 	u := redis.UniversalOptions{DialTimeout: c.DialTimeout, ReadTimeout: c.Timeout, WriteTimeout: c.Timeout, PoolTimeout: c.Timeout,
-		MaxRetries:    retries,
+		MaxRetries:    c.Retries,
 		DialerRetries: 1, MinRetryBackoff: retryLeast, MaxRetryBackoff: retryMost, PoolSize: cmp.Or(c.PoolSize, poolConns), MaxIdleConns: poolIdle,
 		SentinelUsername: c.SentinelUser, SentinelPassword: c.SentinelPassword,
-		ContextTimeoutEnabled: true, DisableIdentity: true, OnConnect: connected}
+		ContextTimeoutEnabled: true, DisableIdentity: true, OnConnect: c.Connected}
 	switch secure {
 	case "redis":
 	case "rediss":
@@ -77,10 +104,8 @@ func dial(c Config, connected func(context.Context, *redis.Conn) error) (client 
 	return nil, false, fmt.Errorf("redis url: %w", errURL)
 }
 
-// What bounds a call. A hold and a settlement are idempotent by request id, so that they
-// may be tried twice.
+// What bounds a client.
 const (
-	retries    = 1
 	retryLeast = time.Millisecond
 	retryMost  = 5 * time.Millisecond
 	poolConns  = 32
