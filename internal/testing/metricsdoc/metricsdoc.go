@@ -32,6 +32,10 @@ func (m Metric) Series() []string {
 	return []string{m.Name}
 }
 
+// skipped are the folders whose metrics are not the product's: measurements, tests, and the limiter
+// in envoyproxy/ratelimit's place, whose names are those of upstream.
+func skipped() []string { return []string{"bench", "internal/testing", "ratelimit/dropin"} }
+
 // Read finds every metric of the product's code below root, by name. What it cannot read is an
 // error: a metric that nobody can find is not documented.
 func Read(root string) ([]Metric, error) {
@@ -44,7 +48,7 @@ func Read(root string) ([]Metric, error) {
 		if err != nil {
 			return err
 		}
-		if d.IsDir() && (rel == "bench" || rel == filepath.Join("internal", "testing") || strings.HasPrefix(d.Name(), ".") && rel != ".") {
+		if d.IsDir() && (slices.Contains(skipped(), filepath.ToSlash(rel)) || strings.HasPrefix(d.Name(), ".") && rel != ".") {
 			return filepath.SkipDir
 		}
 		if !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
