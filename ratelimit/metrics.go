@@ -104,6 +104,15 @@ func newMetrics(r prometheus.Registerer, s *Service) *metrics {
 		}
 		return 1
 	})
+	for _, reason := range reasons() {
+		r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "leaky_ratelimit_redis_refuses",
+			Help: "1 while Redis does not take what is written, by its reason.", ConstLabels: prometheus.Labels{"reason": reason}}, func() float64 {
+			if s.redis.reason() == reason {
+				return 1
+			}
+			return 0
+		}))
+	}
 	r.MustRegister(holds, m.byRule, m.shadow, m.hits, m.unknownDomains, m.idleRules, settles, m.outage, asks, changes, m.expired,
 		m.published, m.unpublished, m.live, m.learned, open, m.heldTokens, m.oldestHold, gateway)
 	return m

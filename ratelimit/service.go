@@ -120,6 +120,7 @@ type Service struct {
 	publisher Publisher
 	asker     asker
 	trust     *trust
+	redis     redisState
 	leases    *lease.Keeper
 	follow    func(context.Context, func(context.Context, balance.State) error)
 	log       *slog.Logger
@@ -158,9 +159,12 @@ func New(c Config) (*Service, error) {
 // Close gives back the connections.
 func (s *Service) Close() error { return s.store.Close() }
 
-// Ready is nil when Redis answers.
+// Ready is nil when Redis answers and takes what is written.
 func (s *Service) Ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	return s.store.Ping(ctx)
+	if err := s.store.Ping(ctx); err != nil {
+		return err
+	}
+	return s.redis.problem()
 }

@@ -34,6 +34,7 @@ func (s *Service) Run(ctx context.Context) error {
 	group.Go(func() { s.watchRules(ctx) })
 	group.Go(func() { s.ratiosLoop(ctx) })
 	group.Go(func() { s.keepTrust(ctx) })
+	group.Go(func() { s.watchRedis(ctx) })
 	if s.follow != nil {
 		group.Go(func() { s.follow(ctx, s.SetBalance) })
 	}

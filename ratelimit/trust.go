@@ -132,41 +132,24 @@ func (t *trust) settle(epoch int) {
 	}
 }
 
-// keepTrust looks after Redis' identity until ctx ends: it makes its number grow, and asks for all
-// pools at the begin and whenever Redis is another.
+// keepTrust asks for all pools at the begin and whenever Redis is another, until ctx ends.
 func (s *Service) keepTrust(ctx context.Context) {
 	if s.asker.balances == nil {
 		return
 	}
-	var group sync.WaitGroup
-	defer group.Wait()
-	group.Go(func() {
-		for {
-			_, epoch, _ := s.trust.doubt()
-			_ = retry.Away().Do(ctx, s.askAll, func(before int, err error) {
-				if before%10 == 0 {
-					s.log.LogAttrs(ctx, slog.LevelWarn, "pools wait to be asked for", slog.Any("error", err))
-				}
-			})
-			s.trust.settle(epoch)
-			select {
-			case <-ctx.Done():
-				return
-			case <-s.trust.walk:
-				s.log.LogAttrs(ctx, slog.LevelWarn, "redis is another than before, asking for all pools")
-			}
-		}
-	})
-	tick := time.NewTicker(beatEvery)
-	defer tick.Stop()
 	for {
-		beating, cancel := context.WithTimeout(ctx, s.timeout)
-		_ = s.store.Beat(beating) // who waits for Redis is told elsewhere
-		cancel()
+		_, epoch, _ := s.trust.doubt()
+		_ = retry.Away().Do(ctx, s.askAll, func(before int, err error) {
+			if before%10 == 0 {
+				s.log.LogAttrs(ctx, slog.LevelWarn, "pools wait to be asked for", slog.Any("error", err))
+			}
+		})
+		s.trust.settle(epoch)
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-s.trust.walk:
+			s.log.LogAttrs(ctx, slog.LevelWarn, "redis is another than before, asking for all pools")
 		}
 	}
 }
