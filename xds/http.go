@@ -48,9 +48,10 @@ type Status struct {
 	Version   string            `json:"version"`           // hash of all that Envoys run
 	Content   string            `json:"content,omitempty"` // hash of the files it was made from
 	Since     time.Time         `json:"since"`
-	Versions  map[string]string `json:"versions"`          // hash by type
-	Resources map[string]int    `json:"resources"`         // how many by type
-	Refused   *Failure          `json:"refused,omitempty"` // the files' present content, if it was not taken
+	Versions  map[string]string `json:"versions"`           // hash by type
+	Resources map[string]int    `json:"resources"`          // how many by type
+	Refused   *Failure          `json:"refused,omitempty"`  // the files' present content, if it was not taken
+	Problems  []string          `json:"problems,omitempty"` // what does not work of the live one, while the rest does
 }
 
 func (x *XDS) status() Status {
@@ -60,6 +61,7 @@ func (x *XDS) status() Status {
 	if x.live.snapshot == nil {
 		return s
 	}
+	s.Problems = x.live.gateway.Problems
 	s.Version, s.Path, s.Content = x.live.snapshot.Version, x.live.settings.Path(), x.live.settings.Hash
 	for _, t := range snapshot.Types() {
 		s.Versions[snapshot.ShortType(t)] = x.live.snapshot.TypeVersion(t)

@@ -41,7 +41,7 @@ func (s source) lastProven(now *settings.Settings) (loaded, error) {
 	if err != nil || p.Path != now.Path() || p.Hash == now.Hash {
 		return loaded{}, err
 	}
-	before, err := settings.Of(p.Path, p.Texts, s.getenv)
+	before, err := settings.Of(p.Path, p.Texts, s.keys.getenv)
 	if err != nil {
 		return loaded{}, err
 	}

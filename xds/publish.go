@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/settings"
@@ -214,4 +215,23 @@ func (x *XDS) goBack(tried loaded, because error) {
 	if x.files != nil && tried.settings != nil {
 		x.files.Refuse(tried.settings.Hash, live, because)
 	}
+}
+
+// watched are the files of the configuration, and those with providers' keys.
+func (x *XDS) watched() []string {
+	x.mu.Lock()
+	live := x.live.settings
+	x.mu.Unlock()
+	return append(x.files.Files(), keyFiles(live)...)
+}
+
+// Problem is what does not work of the live configuration, while the rest does; nil: nothing.
+func (x *XDS) Problem() error {
+	x.mu.Lock()
+	gateway := x.live.gateway
+	x.mu.Unlock()
+	if gateway == nil || len(gateway.Problems) == 0 {
+		return nil
+	}
+	return errors.New(strings.Join(gateway.Problems, "; "))
 }

@@ -17,7 +17,7 @@ import (
 // source is the files that the configuration comes from.
 type source struct {
 	dir    string // state folder
-	getenv func(string) string
+	keys   *keys
 	trust  protos.Trust
 	issuer *mtls.Authority // nil without TLS
 }
@@ -51,7 +51,8 @@ func (s source) load(set *settings.Settings) (loaded, error) {
 func (s source) translate(set *settings.Settings) (loaded, error) {
 	asked := *set.Config
 	asked.TLS.Mode = config.TLSOff // as at start: each part reads the mode once
-	in := model.Input{Config: &asked, StateDir: s.dir, Limits: set.Limits.Paths(), Getenv: s.getenv}
+	in := model.Input{Config: &asked, StateDir: s.dir, Limits: set.Limits.Paths(),
+		Key: func(name string, p config.Provider) (string, error) { return s.keys.read(set.Path(), name, p) }}
 	if s.issuer != nil {
 		asked.TLS.Mode = config.TLSMutual
 		in.Identity, in.Roots = s.issuer.Pair(topology.Gateway), s.issuer.Roots()
@@ -65,10 +66,9 @@ func (s source) translate(set *settings.Settings) (loaded, error) {
 }
 
 // Preview is what a configuration would be for an Envoy, for people to look at: without
-// certificates, and with keyless in the place of each provider's key.
+// certificates and providers' keys.
 func Preview(set *settings.Settings, stateDir string) (*model.Gateway, *snapshot.Snapshot, error) {
-	const keyless = "not shown"
-	made, err := source{dir: stateDir, getenv: func(string) string { return keyless }}.translate(set)
+	made, err := source{dir: stateDir}.translate(set)
 	return made.gateway, made.snapshot, err
 }
 

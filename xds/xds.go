@@ -116,7 +116,7 @@ func New(c Config) (*XDS, error) {
 	if err != nil {
 		return nil, err
 	}
-	src, cfg := source{dir: c.StateDir, getenv: c.Getenv, trust: systemTrust(c.Getenv)}, c.Settings.Config
+	src, cfg := source{dir: c.StateDir, keys: &keys{getenv: c.Getenv, last: map[string]string{}}, trust: systemTrust(c.Getenv)}, c.Settings.Config
 	if cfg.TLS.Mutual() {
 		if src.issuer, err = mtls.NewAuthority(c.StateDir, cfg.TLS.Lifetime, c.Log, cfg.Limits.Envoys.Names...); err != nil {
 			return nil, err
@@ -189,7 +189,7 @@ func (x *XDS) Run(ctx context.Context, ln net.Listener) error {
 			})
 		}
 		if x.files != nil {
-			config.Watcher{Every: x.poll, Reload: x.reload, Files: x.files.Files}.Run(ctx, x.refresh)
+			config.Watcher{Every: x.poll, Reload: x.reload, Files: x.watched}.Run(ctx, x.refresh)
 		}
 		return nil
 	})

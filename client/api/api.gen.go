@@ -319,6 +319,9 @@ type ConfigStatus struct {
 	// Path That of leaky.yaml; absent for the built-in one.
 	Path string `json:"path,omitempty,omitzero"`
 
+	// Problems What does not work of the live one, while the rest does.
+	Problems []string `json:"problems,omitempty,omitzero"`
+
 	// Refused A configuration that was not taken. The last three tell what an Envoy refused; without them none was asked.
 	Refused Failure `json:"refused,omitempty,omitzero"`
 

@@ -104,6 +104,7 @@ type Provider struct {
 	Protocol       Protocol      `yaml:"protocol"`
 	URL            string        `yaml:"url"`             // http(s)://host[:port][/prefix]; LEAKY_PROVIDER_<NAME>_URL wins
 	APIKeyEnv      string        `yaml:"api_key_env"`     // environment variable with the provider's own key; empty: none is sent
+	APIKeyFile     string        `yaml:"api_key_file"`    // or the file that holds it, or a folder with a file of the provider's name; relative to leaky.yaml, read again while running
 	ConnectTimeout time.Duration `yaml:"connect_timeout"` // default 2s
 	MaxRequests    int           `yaml:"max_requests"`    // circuit breaker: calls at once, default 1024
 	MaxPending     int           `yaml:"max_pending"`     // circuit breaker: calls waiting for a connection, default 256

@@ -165,14 +165,24 @@ func (c *Config) validateInner(v *validator, key string, part topology.Part, at 
 	}
 }
 
+// Keyed reports whether the provider wants a key of ours.
+func (p Provider) Keyed() bool { return p.APIKeyEnv != "" || p.APIKeyFile != "" }
+
+func keyMember(p Provider) string {
+	if p.APIKeyEnv == "" {
+		return "file"
+	}
+	return "env"
+}
+
 // validateSecrets refuses to hand providers' keys to whoever connects to xds.
 func (c *Config) validateSecrets(v *validator) {
 	if at, err := netaddr.Parse(c.Services.XDS.GRPC); err != nil || at.Network == "unix" || c.TLS.Mutual() {
 		return
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Providers)) {
-		if c.Providers[name].APIKeyEnv != "" {
-			v.fail("providers."+name+".api_key_env", "services.xds.grpc is a port, and xds would give the key to every process that connects: write services.xds.grpc: \"unix:run/xds.sock\", or set tls.mode: mutual")
+		if c.Providers[name].Keyed() {
+			v.fail("providers."+name+".api_key_"+keyMember(c.Providers[name]), "services.xds.grpc is a port, and xds would give the key to every process that connects: write services.xds.grpc: \"unix:run/xds.sock\", or set tls.mode: mutual")
 		}
 	}
 }
@@ -204,6 +214,9 @@ func (c *Config) validateProviders(v *validator) {
 		}
 		if u, err := url.Parse(p.URL); err == nil && closedAddress(u.Hostname()) {
 			v.fail(key+".url", "no provider is at %s: link-local addresses are where a cloud keeps its machines' credentials", u.Hostname())
+		}
+		if p.APIKeyEnv != "" && p.APIKeyFile != "" {
+			v.fail(key+".api_key_file", "the key is in the environment already (api_key_env); name one place")
 		}
 		between(v, key+".connect_timeout", p.ConnectTimeout, 10*time.Millisecond, time.Minute)
 		between(v, key+".max_requests", p.MaxRequests, 1, 1_000_000)

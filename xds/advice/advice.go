@@ -88,9 +88,17 @@ func (l *look) whitelist() {
 	}
 }
 
-// names are those by which limits and leaky.yaml know the routes.
+// names are those by which limits and leaky.yaml know the routes: the gateway's, and those that
+// services ask for themselves, each of which has a rule in the built-in limits.
 func (l *look) names() []string {
-	found := map[string]bool{"consume": true} // tokensvc's own question
+	found := map[string]bool{}
+	if builtin, err := limits.Load(""); err == nil {
+		for _, rule := range builtin.Rules() {
+			if asked, ok := rule.Asks("route"); ok {
+				found[asked] = true
+			}
+		}
+	}
 	for _, r := range l.Gateway.Routes {
 		found[r.LimitName()] = true
 	}
@@ -142,7 +150,7 @@ func (l *look) rules() {
 	known := map[string][]string{
 		"provider": slices.Sorted(maps.Keys(l.Config.Providers)), "model": models,
 		"tier":  slices.Sorted(maps.Keys(l.Config.Tiers.Levels)),
-		"route": append(l.names(), "failed-auth"), // extauthz's own question
+		"route": l.names(),
 	}
 	for _, rule := range l.Limits.Rules() {
 		for _, key := range slices.Sorted(maps.Keys(known)) {

@@ -25,7 +25,8 @@ type Input struct {
 	Config   *config.Config
 	StateDir string // relative paths are resolved against it
 	Limits   []limits.Path
-	Getenv   func(string) string // provider keys
+	// Key is a provider's own key, or why there is none: the provider is down then, and no other.
+	Key func(name string, p config.Provider) (string, error)
 	// Identity and Roots are what Envoy shows and checks services with; needed in TLS mode mutual.
 	Identity mtls.Pair
 	Roots    []byte
@@ -33,7 +34,7 @@ type Input struct {
 
 // Build makes the gateway and its secrets. Every mistake is reported, joined.
 func Build(in Input) (*Gateway, []Secret, error) {
-	b := &builder{cfg: in.Config, dir: in.StateDir, getenv: in.Getenv, providers: map[string]provider{}}
+	b := &builder{cfg: in.Config, dir: in.StateDir, key: in.Key, providers: map[string]provider{}}
 	g := &Gateway{Limits: in.Limits, Requests: Requests{Off: !in.Config.Flags.Gateway.RateLimiting,
 		Key: in.Config.Gateway.RateLimit.KeyStrategy, Whitelist: in.Config.Gateway.RateLimit.Whitelist}, CORS: in.Config.Gateway.CORS}
 	if in.Config.TLS.Mutual() {
@@ -47,6 +48,7 @@ func Build(in Input) (*Gateway, []Secret, error) {
 	g.Clusters = append(b.services(), b.providerClusters()...)
 	g.Egress = b.egress()
 	g.Routes = b.routes()
+	g.Problems = b.problems
 	g.Listener.Open = slices.ContainsFunc(g.Routes, func(r Route) bool { return r.Open })
 	if err := errors.Join(b.errs...); err != nil {
 		return nil, nil, fmt.Errorf("build gateway: %w", err)
@@ -57,9 +59,10 @@ func Build(in Input) (*Gateway, []Secret, error) {
 type builder struct {
 	cfg       *config.Config
 	dir       string
-	getenv    func(string) string
+	key       func(string, config.Provider) (string, error)
 	providers map[string]provider
 	secrets   []Secret
+	problems  []string
 	errs      []error
 }
 
@@ -71,6 +74,7 @@ type provider struct {
 	egress  string // cluster of the egress listener
 	host    string // authority
 	base    string // path before the operation, e.g. /v1
+	down    bool   // nobody calls it: its key is not there
 }
 
 func (b *builder) fail(format string, args ...any) {
@@ -164,8 +168,9 @@ func (b *builder) providerClusters() []Cluster {
 		c := Cluster{Stat: "provider-" + name, Addr: netaddr.Addr{Network: "tcp", Host: u.Hostname(), Port: port(u)}, TLS: u.Scheme == "https",
 			Host: u.Hostname(), ConnectTimeout: p.ConnectTimeout, MaxRequests: uint32(p.MaxRequests), MaxPending: uint32(p.MaxPending),
 			Provider: true}
-		if p.APIKeyEnv != "" {
-			b.credential(name, p, &c)
+		if p.Keyed() && !b.credential(name, p, &c) {
+			b.providers[name] = provider{Provider: p, name: name, down: true}
+			continue
 		}
 		c.Name = c.Stat + "-" + fingerprint(c)
 		if loopback(u.Hostname()) {
@@ -188,17 +193,19 @@ func loopback(host string) bool {
 	return host == "localhost" || err == nil && addr.IsLoopback()
 }
 
-func (b *builder) credential(name string, p config.Provider, c *Cluster) {
-	value := strings.TrimSpace(b.getenv(p.APIKeyEnv))
-	if value == "" {
-		b.fail("providers.%s.api_key_env: the environment variable %s is not set", name, p.APIKeyEnv)
-		return
+// credential gives the provider's key to its cluster; false: there is none.
+func (b *builder) credential(name string, p config.Provider, c *Cluster) bool {
+	value, err := b.key(name, p)
+	if err != nil {
+		b.problems = append(b.problems, fmt.Sprintf("providers.%s is down: %v", name, err))
+		return false
 	}
 	c.Credential, c.Header, c.HeaderPrefix = "provider-"+name, "authorization", "Bearer "
 	if p.Protocol == config.ProtocolGemini {
 		c.Header, c.HeaderPrefix = "x-goog-api-key", ""
 	}
 	b.secrets = append(b.secrets, Secret{Name: c.Credential, Value: value})
+	return true
 }
 
 func port(u *url.URL) int {

@@ -1,6 +1,7 @@
 package model_test
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -20,7 +21,12 @@ func build(t *testing.T, edit func(*config.Config), env map[string]string) (*mod
 	if edit != nil {
 		edit(cfg)
 	}
-	return model.Build(model.Input{Config: cfg, StateDir: "/state", Getenv: func(k string) string { return env[k] }})
+	return model.Build(model.Input{Config: cfg, StateDir: "/state", Key: func(_ string, p config.Provider) (string, error) {
+		if key := strings.TrimSpace(env[p.APIKeyEnv]); key != "" { // as xds reads it
+			return key, nil
+		}
+		return "", errors.New(p.APIKeyEnv + " is not set")
+	}})
 }
 
 func provider(name string, change func(*config.Provider)) func(*config.Config) {
@@ -41,12 +47,37 @@ func TestMistakesAreNamed(t *testing.T) {
 		"other scheme":     {provider("openai", func(p *config.Provider) { p.URL = "ftp://x" }), "providers.openai.url"},
 		"password in url":  {provider("openai", func(p *config.Provider) { p.URL = "http://a:b@x" }), "providers.openai.url"},
 		"query in url":     {provider("openai", func(p *config.Provider) { p.URL = "http://x?api-version=1" }), "providers.openai.url"},
-		"key not set":      {provider("gemini", func(p *config.Provider) { p.APIKeyEnv = "MISSING" }), "MISSING is not set"},
 		"unknown provider": {func(c *config.Config) { c.Models[0].Provider = "nobody" }, `"nobody"`},
 		"bad address":      {func(c *config.Config) { c.Services.Identity.HTTP, c.Services.Identity.Inner = "8081", "" }, "services.identity.http"},
 	} {
 		if _, _, err := build(t, c.edit, nil); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: want an error with %q, got %v", name, c.want, err)
+		}
+	}
+}
+
+// TestAProviderWithoutItsKeyIsDownAlone: nobody is called for it, nothing is held, and it is said.
+func TestAProviderWithoutItsKeyIsDownAlone(t *testing.T) {
+	t.Parallel()
+	g, _, err := build(t, provider("gemini", func(p *config.Provider) { p.APIKeyEnv = "MISSING" }), nil)
+	if err != nil || len(g.Problems) != 1 || g.Problems[0] != "providers.gemini is down: MISSING is not set" {
+		t.Fatalf("want gemini down, got %+v %v", g.Problems, err)
+	}
+	calls := map[bool]int{}
+	for _, r := range g.Routes {
+		if r.LLM != nil && r.Match.Guarded {
+			if down := r.LLM.Gemini; down != (r.Reply != nil && r.Reply.Status == 503 && r.LLM.Provider == "") {
+				t.Errorf("%s: want a 503 %v, got %+v", r.Name, down, r.Reply)
+			}
+			calls[r.LLM.Gemini]++
+		}
+	}
+	if calls[true] == 0 || calls[false] == 0 {
+		t.Errorf("want routes of both protocols, got %v", calls)
+	}
+	for _, c := range g.Clusters {
+		if strings.Contains(c.Stat, "gemini") && !strings.HasPrefix(c.Name, "stub-") {
+			t.Errorf("want no cluster, got %s", c.Name)
 		}
 	}
 }

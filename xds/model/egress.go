@@ -33,6 +33,9 @@ func (b *builder) egress() Egress {
 	e := Egress{Addr: b.addr("gateway.egress", b.cfg.Gateway.Egress)}
 	for _, name := range slices.Sorted(maps.Keys(b.providers)) {
 		p := b.providers[name]
+		if p.down {
+			continue
+		}
 		e.Calls = append(e.Calls, EgressCall{Provider: name, Cluster: p.egress, Host: p.host, Path: p.ConsumePath,
 			Timeout: p.Egress.Timeout, Attempts: uint32(p.Egress.Attempts), Backoff: p.Egress.Backoff})
 	}

@@ -21,6 +21,7 @@ type Gateway struct {
 	Clusters []Cluster
 	Limits   []limits.Path // one descriptor is sent for each
 	Requests Requests      // how requests are counted
+	Problems []string      // what does not work of the configuration, while the rest does
 	CORS     config.CORS   // pages of other origins that may call
 }
 

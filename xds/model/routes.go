@@ -79,12 +79,13 @@ func (b *builder) openAI(path, operation, name string, serves func(config.Model)
 			plain[m.Name] = true
 			spellings = append(spellings, m.Name)
 		}
-		routes = append(routes, Route{
+		route := Route{
 			Name: name + ":" + m.Provider + "/" + m.Name, Match: Match{Path: path, Method: "POST", Models: spellings, Guarded: true},
 			Forward: b.call(p, p.base+operation), Rule: attributes.RuleAuthenticated, Scope: attributes.ScopeTokensWrite,
 			Family: attributes.FamilyOpenAI,
 			LLM:    &LLM{Route: name, Provider: m.Provider, Model: m.Name, Headers: p.Headers, Query: p.Query},
-		})
+		}
+		routes = append(routes, p.served(route))
 	}
 	return append(routes,
 		Route{Name: name, Match: Match{Path: path, Method: "POST"}, Rule: attributes.RuleAuthenticated, Scope: attributes.ScopeTokensWrite,
@@ -150,13 +151,22 @@ func (b *builder) geminiModel(version string, m config.Model, p provider, o gemi
 	guarded, plain := route(Match{Guarded: true}), route(Match{})
 	guarded.Forward, guarded.LLM = b.call(p, p.base+"/models/"+m.Upstream()+o.verb), &llm
 	plain.Reply, plain.LLM = &Reply{Status: 400, Message: "the body was not accepted"}, &before
-	routes := []Route{guarded, plain}
+	routes := []Route{p.served(guarded), plain}
 	if o.query != nil {
 		routes = append(routes, Route{Name: o.name, Match: Match{Path: path, Method: "POST"}, Rule: attributes.RuleAuthenticated,
 			Family: attributes.FamilyGemini,
 			Reply:  &Reply{Status: 400, Message: "streamGenerateContent is served as server-sent events only: add ?alt=sse"}})
 	}
 	return append(routes, notAllowed(path, attributes.FamilyGemini, "POST"))
+}
+
+// served is a route to the provider; while it is down the gateway answers, and nothing is held.
+func (p provider) served(r Route) Route {
+	if p.down {
+		r.LLM = &LLM{Route: r.LLM.Route, Gemini: r.LLM.Gemini, Stream: r.LLM.Stream}
+		r.Forward, r.Reply = nil, &Reply{Status: 503, Message: "the provider is not available: the gateway has no key for it"}
+	}
+	return r
 }
 
 func (b *builder) call(p provider, path string) *Forward {

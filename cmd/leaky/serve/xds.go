@@ -2,6 +2,7 @@ package serve
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/signal"
 	"syscall"
@@ -39,6 +40,7 @@ func serveXDS(ctx context.Context, s service) error {
 		return err
 	}
 	common := s.common(x.Ready)
+	common.Warn = func() error { return errors.Join(s.files.Problem(), x.Problem()) }
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return x.Run(ctx, grpcListener) })
 	g.Go(func() error {

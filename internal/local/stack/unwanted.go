@@ -39,7 +39,7 @@ func (p *Plan) Unwanted() []string {
 			say("providers.%s serves no model: nothing is routed to it", name)
 		}
 		if key := provider.APIKeyEnv; key != "" && p.getenv(key) == "" {
-			say("providers.%s.api_key_env: %s is not set here, and xds takes no configuration without it", name, key)
+			say("providers.%s.api_key_env: %s is not set here: calls of this provider are answered with 503", name, key)
 		}
 	}
 	if !p.cfg.Flags.TokenService.QuotaEnforcement {
