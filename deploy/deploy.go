@@ -14,6 +14,11 @@ var DefaultConfig []byte
 //go:embed limits.yaml
 var DefaultLimits []byte
 
+// Alerts are the rules that Prometheus evaluates.
+//
+//go:embed alerts.yml
+var Alerts []byte
+
 // PartsLock is parts.json: version, file and SHA-256 of every part that is fetched.
 //
 //go:embed parts.json

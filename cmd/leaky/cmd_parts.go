@@ -7,6 +7,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/binaries"
+	"github.com/leaky-tokens/leaky-tokens/internal/local/stack"
 )
 
 // partsCommand is `leaky parts`: the programs that are not ours.
@@ -16,7 +17,7 @@ type partsCommand struct {
 }
 
 type partsFetch struct {
-	Names []string `arg:"" optional:"" help:"Which (envoy, postgres, redis, clickhouse); all that no LEAKY_..._URL replaces when none is named."`
+	Names []string `arg:"" optional:"" help:"Which (envoy, postgres, redis, clickhouse, prometheus, alertmanager); all that no LEAKY_..._URL replaces when none is named."`
 }
 
 // Run fetches what is missing; what is there already costs a few milliseconds.
@@ -68,4 +69,14 @@ func (c partsList) Run() error {
 
 func partsStore() (*binaries.Store, error) {
 	return binaries.New(binaries.Config{CacheDir: config.CacheDir(os.Getenv), Progress: os.Stderr})
+}
+
+// leaveOut takes monitors off the plan whose programs are not on this machine.
+func leaveOut(plan *stack.Plan) error {
+	programs, err := partsStore()
+	if err != nil {
+		return err
+	}
+	plan.Without(programs.Lacking()...)
+	return nil
 }

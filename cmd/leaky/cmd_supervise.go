@@ -48,6 +48,10 @@ func supervise(ctx context.Context, l local, w io.Writer) error {
 		return fmt.Errorf("find own program: %w", err)
 	}
 	log := supervisorLog(w)
+	if lacking := programs.Lacking(); len(lacking) > 0 {
+		log.Warn("monitors are left out, their programs are not on this machine", slog.Any("parts", lacking))
+		plan.Without(lacking...)
+	}
 	commands := stack.Commands{Programs: programs, Self: self, Config: l.configPath}
 	if err := plan.Drop(ctx, commands); err != nil {
 		log.Warn("parts run as root", slog.Any("because", err))

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/local/binaries"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/smoketest"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/stack"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/supervisor"
@@ -162,7 +163,9 @@ func prepare(ctx context.Context, l local) error {
 	if err != nil {
 		return err
 	}
-	return programs.Ensure(ctx, plan.NeededParts()...)
+	return programs.EnsureOr(ctx, func(p binaries.Part, err error) {
+		fmt.Fprintf(os.Stderr, "  %s is not on this machine, and the stack runs without it (install it and set %s): %v\n", p.Name, p.Instead, err)
+	}, plan.NeededParts()...)
 }
 
 // freePorts checks the ports. Where a supervisor left its socket behind it died without

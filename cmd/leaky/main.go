@@ -30,6 +30,7 @@ type cli struct {
 	Stop    stopCommand    `cmd:"" group:"The stack" help:"Stop one part; it stays down until started."`
 	Restart restartCommand `cmd:"" group:"The stack" help:"Stop one part gracefully, start it again, wait until it is ready."`
 	Kill    killCommand    `cmd:"" group:"The stack" help:"End one part with SIGKILL; it starts again like after any crash."`
+	Open    openCommand    `cmd:"" group:"The stack" help:"List the pages there are to look at, or open one."`
 	Env     envCommand     `cmd:"" group:"The stack" help:"Print every URL as shell exports."`
 	Parts   partsCommand   `cmd:"" group:"The stack" help:"Fetch or list the programs that are not ours."`
 

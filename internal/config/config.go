@@ -24,6 +24,7 @@ type Config struct {
 	Prices    Prices              `yaml:"prices"`
 
 	Dimensions Dimensions `yaml:"dimensions"` // what calls say of themselves, for the books
+	Monitoring Monitoring `yaml:"monitoring"`
 }
 
 // Gateway is Envoy's public listener.

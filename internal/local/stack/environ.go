@@ -18,6 +18,12 @@ type Export struct{ Name, Value string }
 func (p *Plan) Exports() []Export {
 	all := []Export{{"LEAKY_GATEWAY_URL", httpURL(p.cfg.Gateway.Listen)}}
 	for _, part := range topology.Having(func(part topology.Part) bool { return part.API }) {
+		if address, on := p.cfg.Monitoring.At(part.Name); part.Kind == topology.Monitor {
+			if on {
+				all = append(all, Export{part.Variable("URL"), httpURL(address)})
+			}
+			continue
+		}
 		if e, ok := p.service(part.Name); ok && p.included(part.Name) {
 			url := httpURL(e.HTTP)
 			if p.mutual(part.Name) {

@@ -22,6 +22,8 @@ type Programs interface {
 	EnvoyBin() (string, error)
 	PostgresBin() (string, error) // folder of initdb and postgres
 	RedisServer(context.Context) (string, error)
+	PrometheusBin() (string, error)   // folder of prometheus
+	AlertmanagerBin() (string, error) // folder of prometheus-alertmanager
 }
 
 // Commands is how the stack is run.
@@ -61,6 +63,12 @@ func (p *Plan) part(ctx context.Context, name string, c Commands) (supervisor.Pa
 	case topology.Envoy:
 		bin, err := c.Programs.EnvoyBin()
 		return p.envoy(bin), err
+	case topology.Prometheus:
+		bin, err := c.Programs.PrometheusBin()
+		return p.prometheus(bin), err
+	case topology.Alertmanager:
+		bin, err := c.Programs.AlertmanagerBin()
+		return p.alertmanager(bin), err
 	}
 	return p.leaky(name, c), nil
 }

@@ -32,6 +32,8 @@ type Plan struct {
 	getenv func(string) string
 	stores []store             // in start order
 	user   *syscall.Credential // who parts run as; nil: ourselves
+
+	lacking map[string]bool // monitors whose programs are not on this machine
 }
 
 // store is one of the four; its URL is known to every service that needs it.
@@ -44,7 +46,7 @@ type store struct {
 
 // New reads the addresses and the passwords of our own stores; it starts nothing.
 func New(c Config) (*Plan, error) {
-	p := &Plan{cfg: c.Leaky, dir: c.StateDir, getenv: c.Getenv}
+	p := &Plan{cfg: c.Leaky, dir: c.StateDir, getenv: c.Getenv, lacking: map[string]bool{}}
 	for _, part := range topology.Of(topology.Store) {
 		s := store{Part: part}
 		listen := part.Variable("LISTEN")
@@ -126,9 +128,14 @@ func (p *Plan) names() []string {
 	return all
 }
 
-// included tells whether the part belongs to the stack: a stub that nobody is told to call does not.
+// included tells whether the part belongs to the stack: a stub that nobody is told to call does not,
+// nor a monitor that is off or lacks its program.
 func (p *Plan) included(name string) bool {
-	if part, _ := topology.Find(name); part.Kind != topology.Stub {
+	switch part, _ := topology.Find(name); part.Kind {
+	case topology.Monitor:
+		return p.monitored(name)
+	case topology.Stub:
+	default:
 		return true
 	}
 	e, _ := p.service(name)
@@ -166,7 +173,9 @@ func pointsAt(provider, address string) bool {
 
 // NeededParts are the programs that internal/local/binaries must provide, by its names.
 func (p *Plan) NeededParts() []string {
-	return topology.Names(topology.Having(func(part topology.Part) bool { return part.Binary && !p.store(part.Name).external }))
+	return topology.Names(topology.Having(func(part topology.Part) bool {
+		return part.Binary && !p.store(part.Name).external && p.included(part.Name)
+	}))
 }
 
 // Dirs of the state folder.

@@ -42,6 +42,13 @@ func (p *Plan) Ports() ([]Port, error) {
 			}
 			continue
 		}
+		if part, _ := topology.Find(name); part.Kind == topology.Monitor && p.included(name) {
+			address, _ := p.cfg.Monitoring.At(name)
+			if err := add(name, address, "monitoring."+part.Key()+" in leaky.yaml"); err != nil {
+				return nil, err
+			}
+			continue
+		}
 		e, ok := p.service(name)
 		if !ok || !p.included(name) {
 			continue

@@ -79,6 +79,8 @@ type fakePrograms struct{}
 func (fakePrograms) EnvoyBin() (string, error)                   { return "/opt/envoy", nil }
 func (fakePrograms) PostgresBin() (string, error)                { return "/opt/pg/bin", nil }
 func (fakePrograms) RedisServer(context.Context) (string, error) { return "/opt/valkey", nil }
+func (fakePrograms) PrometheusBin() (string, error)              { return "/opt/prometheus/bin", nil }
+func (fakePrograms) AlertmanagerBin() (string, error)            { return "/opt/alertmanager/bin", nil }
 
 func fakeParts(t *testing.T, p *Plan) map[string]supervisor.Part {
 	t.Helper()
@@ -115,6 +117,8 @@ func TestWhatIsStarted(t *testing.T) {
 		{name: "localhost is this machine", env: map[string]string{"LEAKY_PROVIDER_OPENAI_URL": "http://localhost:8093"}},
 		{name: "another port is not the stub", env: map[string]string{"LEAKY_PROVIDER_GEMINI_URL": "http://127.0.0.1:8099"},
 			absent: []string{"stub-gemini"}},
+		{name: "monitors that are off", text: "monitoring: {prometheus: \"off\", alertmanager: \"off\"}",
+			absent: []string{"prometheus", "alertmanager"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()

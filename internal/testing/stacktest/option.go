@@ -32,6 +32,16 @@ func Edit(old, text string) Option {
 	}
 }
 
+// Monitored runs Prometheus and Alertmanager beside the stack, with short intervals.
+func Monitored(s *setup) error {
+	at, err := FreeAddresses(2)
+	if err != nil {
+		return err
+	}
+	text := fmt.Sprintf("monitoring: {prometheus: %q, alertmanager: %q, every: 2s}", at[0], at[1])
+	return Edit(`monitoring: {prometheus: "off", alertmanager: "off"}`, text)(s)
+}
+
 // Replicas runs a service in so many processes.
 func Replicas(service string, processes int) Option {
 	return func(s *setup) error {

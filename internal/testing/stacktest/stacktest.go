@@ -77,6 +77,7 @@ tiers:
     PREPAID: {priority: 70, balance: required}
     ADMIN: {priority: 100, bucket_capacity_multiplier: 2, quota_max_tokens: 500000}
 limits: {file: limits.yaml, timeout: 2s}
+monitoring: {prometheus: "off", alertmanager: "off"}
 # All accounts come from one address. A refresh token that is used twice ends its login at once.
 auth: {throttle: {registers: 100000, addresses: 100000}, refresh_grace: 0s}
 `
