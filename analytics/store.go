@@ -66,6 +66,9 @@ func redacted(err error, url string) error {
 // Close gives the connections back.
 func (s *Store) Close() error { return s.conn.Close() }
 
+// Ping asks ClickHouse for the least that it can answer.
+func (s *Store) Ping(ctx context.Context) error { return s.conn.Ping(ctx) }
+
 // Ready reports whether the schema is in place.
 func (s *Store) Ready() bool { return s.ready.Load() }
 

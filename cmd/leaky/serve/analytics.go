@@ -13,6 +13,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/analytics"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/jwks"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 func serveAnalytics(ctx context.Context, s service) error {
@@ -50,6 +51,7 @@ func serveAnalytics(ctx context.Context, s service) error {
 	})
 	g.Go(func() error { return store.Run(ctx) })
 	g.Go(func() error { return keys.Run(ctx) })
+	g.Go(func() error { return s.stores.Watch(ctx, topology.ClickHouse, store.Ping) })
 	g.Go(func() error { return consumer.Run(ctx) })
 	g.Go(func() error { return metrics.WatchLag(ctx, consumer, 5*time.Second) })
 	return g.Wait()

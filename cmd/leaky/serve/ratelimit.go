@@ -14,6 +14,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
 	"github.com/leaky-tokens/leaky-tokens/internal/redisconn"
 	"github.com/leaky-tokens/leaky-tokens/internal/settings"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit"
 )
 
@@ -52,6 +53,7 @@ func serveRateLimit(ctx context.Context, s service) error {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return limiter.Run(ctx) })
+	group.Go(func() error { return s.stores.Watch(ctx, topology.Redis, limiter.Ready) })
 	for _, one := range listeners {
 		group.Go(func() error { return one.serve(ctx, one.ln) })
 	}

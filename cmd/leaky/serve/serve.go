@@ -39,6 +39,7 @@ type service struct {
 	log      *slog.Logger
 	registry *prometheus.Registry  // served at /metrics
 	metrics  prometheus.Registerer // register here: adds application=<name>
+	stores   *telemetry.Stores     // for those of the service
 	live     *live                 // cfg as the file has it now
 }
 
@@ -75,6 +76,7 @@ func Run(ctx context.Context, part, path string) error {
 	}
 	cfg.Services = cfg.Services.At(name, index)
 	registry, metrics := telemetry.Registry(name)
+	metrics.MustRegister(telemetry.FreeSpace(config.StateDir(os.Getenv)))
 	go func() {
 		if err := footprint.Keep(ctx); err != nil {
 			log.Warn("memory is not given back", slog.Any("error", err))
@@ -88,7 +90,7 @@ func Run(ctx context.Context, part, path string) error {
 	})
 	return serve(ctx, service{name: name, index: index, cfg: cfg, files: files, first: first, dir: config.StateDir(os.Getenv), log: log,
 		registry: registry,
-		metrics:  metrics, live: current})
+		metrics:  metrics, live: current, stores: telemetry.NewStores(metrics)})
 }
 
 // listen opens an address of leaky.yaml; setting is its key, for the error.

@@ -13,6 +13,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/membership"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/pgconn"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc"
 )
 
@@ -67,6 +68,8 @@ func serveTokenSvc(ctx context.Context, s service) error {
 	g.Go(func() error {
 		return s.serveHTTP(ctx, s.common(api.Ready), api.Routes())
 	})
+	g.Go(func() error { return s.stores.Watch(ctx, topology.Postgres, pool.Ping) })
+	g.Go(func() error { return s.stores.Watch(ctx, topology.NATS, nc.FlushWithContext) }) // a ping and its pong
 	g.Go(func() error {
 		if err := store.Run(ctx); err != nil { // the schema comes first
 			return err

@@ -1,0 +1,65 @@
+package telemetry
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+)
+
+func TestShowsHowAStoreAnswers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		stores := NewStores(prometheus.NewRegistry())
+		var failure error
+		takes := time.Second
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() {
+			ended <- stores.Watch(ctx, "redis", func(ctx context.Context) error {
+				select {
+				case <-time.After(takes):
+					return failure
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			})
+		}()
+		for _, step := range []struct {
+			name        string
+			takes       time.Duration
+			failure     error
+			up, seconds float64
+		}{
+			{"answers", time.Second, nil, 1, 1},
+			{"fails", 100 * time.Millisecond, errors.New("gone"), 0, 0.1},
+			{"hangs", time.Hour, nil, 0, 3},
+			{"is back", 0, nil, 1, 0},
+		} {
+			takes, failure = step.takes, step.failure
+			time.Sleep(2*askEvery + time.Millisecond)
+			synctest.Wait()
+			if up, seconds := testutil.ToFloat64(stores.up.WithLabelValues("redis")), testutil.ToFloat64(stores.seconds.WithLabelValues("redis")); up != step.up || seconds != step.seconds {
+				t.Errorf("%s: want %v after %v s, got %v after %v s", step.name, step.up, step.seconds, up, seconds)
+			}
+		}
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestShowsTheFreeSpace(t *testing.T) {
+	t.Parallel()
+	if got := testutil.ToFloat64(FreeSpace(t.TempDir())); got <= 0 || got > 1 {
+		t.Errorf("want a ratio, got %v", got)
+	}
+	if got := testutil.ToFloat64(FreeSpace("/no such folder")); got != 1 {
+		t.Errorf("want 1 for what cannot be told, got %v", got)
+	}
+}
