@@ -50,6 +50,7 @@ func TestHostileRequests(t *testing.T) {
 		{"unicode", request(1, of("wide", "\u202e{Ω}\x00\U0001F4A9")), codes.OK, rls.RateLimitResponse_OK},
 		{"300 entries", request(1, many), codes.InvalidArgument, 0},
 		{"10 000 descriptors", request(1, crowd...), codes.InvalidArgument, 0},
+		{"5 MB", request(1, of("wide", strings.Repeat("v", 5<<20))), codes.ResourceExhausted, 0},
 		{"264 descriptors", request(1, apart[:264]...), codes.OK, rls.RateLimitResponse_OK},
 		{"1024 descriptors", request(1, apart...), codes.OK, rls.RateLimitResponse_OK},
 	} {
