@@ -82,7 +82,9 @@ func (s *Service) decideOther(ctx context.Context, request *rls.RateLimitRequest
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	e := s.enterEnvoy(s.policy.Load(), string(message), nil, true)
+	p := s.policy.Load()
+	e := s.enterEnvoy(p, string(message), nil, true)
+	s.refuseKnown(ctx, p, &e)
 	s.admit(ctx, []*admission{&e.admission})
 	if e.err != nil {
 		return nil, e.err

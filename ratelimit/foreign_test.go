@@ -258,9 +258,10 @@ func TestForeignMetrics(t *testing.T) {
 		e.asked(t, of("k", "x", hits))
 	}
 	const want = `
-		# HELP leaky_ratelimit_rule_hits_total Hits in the domains of other Envoys by rule: total, and of those within the limit, over it, near it, which is above 80 percent and counted in within or over too, and over it in shadow_mode.
+		# HELP leaky_ratelimit_rule_hits_total Hits in the domains of other Envoys by rule: total, and of those within the limit, over it, near it, which is above 80 percent and counted in within or over too, over it in shadow_mode, and over it and answered without Redis (local).
 		# TYPE leaky_ratelimit_rule_hits_total counter
-		leaky_ratelimit_rule_hits_total{domain="shop",level="near",rule="é"} 2
+		leaky_ratelimit_rule_hits_total{domain="shop",level="local",rule="é"} 0
+leaky_ratelimit_rule_hits_total{domain="shop",level="near",rule="é"} 2
 		leaky_ratelimit_rule_hits_total{domain="shop",level="over",rule="é"} 3
 leaky_ratelimit_rule_hits_total{domain="shop",level="shadow",rule="é"} 0
 		leaky_ratelimit_rule_hits_total{domain="shop",level="total",rule="é"} 13

@@ -9,7 +9,7 @@ import (
 )
 
 // ruleHits are the counters of one rule.
-type ruleHits struct{ total, within, over, near, shadow prometheus.Counter }
+type ruleHits struct{ total, within, over, near, shadow, local prometheus.Counter }
 
 // hitsOf gives a rule's counters; they are looked up once.
 func (m *metrics) hitsOf(domain, rule string) *ruleHits {
@@ -19,7 +19,7 @@ func (m *metrics) hitsOf(domain, rule string) *ruleHits {
 	}
 	of := func(level string) prometheus.Counter { return m.hits.WithLabelValues(domain, rule, level) }
 	one, _ := m.hitsKnown.LoadOrStore(key, &ruleHits{total: of("total"), within: of("within"), over: of("over"), near: of("near"),
-		shadow: of("shadow")})
+		shadow: of("shadow"), local: of("local")})
 	return one.(*ruleHits)
 }
 
@@ -59,7 +59,7 @@ func newMetrics(r prometheus.Registerer, s *Service) *metrics {
 	m.shadow = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_shadow_refusals_total",
 		Help: "Calls that a rule in shadow_mode or quota_mode would have refused."}, []string{"domain", "rule"})
 	m.hits = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_rule_hits_total",
-		Help: "Hits in the domains of other Envoys by rule: total, and of those within the limit, over it, near it, which is above 80 percent and counted in within or over too, and over it in shadow_mode."},
+		Help: "Hits in the domains of other Envoys by rule: total, and of those within the limit, over it, near it, which is above 80 percent and counted in within or over too, over it in shadow_mode, and over it and answered without Redis (local)."},
 		[]string{"domain", "rule", "level"})
 	m.unknownDomains = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_unknown_domains_total",
 		Help: "Requests that passed because no file has their domain, where that is allowed."}, []string{"domain"})

@@ -18,6 +18,7 @@ type policy struct {
 	noPools bool
 	others  Others
 	unknown *match.Rules // of a domain that no file has; nil: it is not served
+	full    *full
 }
 
 func (s *Service) newPolicy(p Policy) *policy {
@@ -26,7 +27,7 @@ func (s *Service) newPolicy(p Policy) *policy {
 			s.log.LogAttrs(context.Background(), slog.LevelWarn, "limits are taken, but look wrong", slog.Any("warning", warning))
 		}
 	}
-	made := &policy{parts: parts(p.Tiers), outage: p.Outage, noPools: p.NoPools, others: p.Others,
+	made := &policy{parts: parts(p.Tiers), outage: p.Outage, noPools: p.NoPools, others: p.Others, full: newFull(),
 		Policy: match.NewPolicy(match.Config{Limits: p.Limits, Domains: p.Domains, Tiers: p.Tiers, Providers: p.Providers, Models: p.Models,
 			MaxTokens: p.MaxTokens}, &s.matching)}
 	if made.others.NearLimit <= 0 {

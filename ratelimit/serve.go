@@ -64,6 +64,7 @@ func (s handler) Serve(ctx context.Context, calls []*grpcbatch.Call) {
 	}
 	all := make([]*admission, len(envoys))
 	for i := range envoys {
+		s.refuseKnown(ctx, p, &envoys[i])
 		all[i] = &envoys[i].admission
 	}
 	s.admit(ctx, all)

@@ -71,6 +71,7 @@ type Others struct {
 	Headers      *Headers // the only headers that clients get, and no body; nil: as above
 	Metadata     bool     // dynamic metadata comes also where no rule has some
 	AdmitUnknown bool     // a domain that no file has has no limits
+	Local        bool     // windows known to be above their limit are refused without Redis (see full)
 	Shadow       bool     // nothing is refused
 	Quota        bool     // every rule is in quota mode
 	NearLimit    float64  // share of a limit above which hits count as near it; 0: 0.8
@@ -126,6 +127,7 @@ type Service struct {
 	log       *slog.Logger
 	metrics   *metrics
 	health    *health.Server
+	now       func() int64 // Config.Now
 }
 
 // New makes the service; it connects to nothing yet.
@@ -138,7 +140,7 @@ func New(c Config) (*Service, error) {
 	if s.timeout <= 0 {
 		s.timeout = 500 * time.Millisecond
 	}
-	s.health = newHealth()
+	s.health, s.now = newHealth(), c.Now
 	s.memory.ring = make([]recalled, max(0, c.Explain))
 	if s.idleAfter = c.IdleAfter; s.idleAfter <= 0 {
 		s.idleAfter = defaultIdle

@@ -16,6 +16,7 @@ const defaultIdle = time.Hour
 type OtherEnvoys struct {
 	Listen  string   `yaml:"listen"`  // host:port or unix:path (relative to the state folder); empty: nowhere
 	Headers bool     `yaml:"headers"` // their clients get x-ratelimit-* and retry-after, and a body of refusals; default true
+	Local   bool     `yaml:"local"`   // callers above the limit of a window are refused without Redis until it ends; default true
 	Names   []string `yaml:"names"`   // in TLS mode mutual xds issues a certificate for each, secrets/tls/envoy-NAME.pem
 }
 

@@ -59,7 +59,8 @@ func clean(text string) string {
 
 // levels are the names of what is counted of a rule's hits.
 func levels() map[string]string {
-	return map[string]string{"total": "total_hits", "within": "within_limit", "over": "over_limit", "near": "near_limit", "shadow": "shadow_mode"}
+	return map[string]string{"total": "total_hits", "within": "within_limit", "over": "over_limit", "near": "near_limit", "shadow": "shadow_mode",
+		"local": "over_limit_with_local_cache"}
 }
 
 // Beginnings of names.

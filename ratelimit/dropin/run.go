@@ -78,7 +78,7 @@ func New(s Settings, environ []string) (*Dropin, error) {
 func (d *Dropin) policy(sets []*limits.Set, loaded bool) ratelimit.Policy {
 	s := &d.settings
 	ask := min(max(s.Redis.Timeout, time.Millisecond), longestAsk)
-	others := ratelimit.Others{Silent: !s.Headers, Metadata: s.Metadata, AdmitUnknown: loaded, Shadow: s.ShadowMode, Quota: s.QuotaMode,
+	others := ratelimit.Others{Silent: !s.Headers, Metadata: s.Metadata, AdmitUnknown: loaded, Local: s.LocalCache > 0, Shadow: s.ShadowMode, Quota: s.QuotaMode,
 		NearLimit: s.NearRatio, Headers: &ratelimit.Headers{Limit: s.LimitHeader, Remaining: s.RestHeader, Reset: s.ResetHeader}}
 	return ratelimit.Policy{Limits: limits.Empty(""), Domains: sets, Others: others,
 		Outage: config.Outage{Default: config.OutageClosed, DialTimeout: ask, Timeout: ask}}

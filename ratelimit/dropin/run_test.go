@@ -300,7 +300,7 @@ descriptors:
     descriptors:
       - {key: b, rate_limit: {name: named, unit: hour, requests_per_unit: 2}}
   - {key: trial, value: v, shadow_mode: true, rate_limit: {unit: hour, requests_per_unit: 1}}
-`}, func(s *Settings) { s.Metrics.Tags = "cluster:one" })
+`}, func(s *Settings) { s.Metrics.Tags, s.LocalCache = "cluster:one", 1 })
 	for range 3 {
 		d := &common.RateLimitDescriptor{Entries: []*common.RateLimitDescriptor_Entry{{Key: "a", Value: "x"}, {Key: "b", Value: "y"}}}
 		if _, err := r.envoy.ShouldRateLimit(t.Context(), &rls.RateLimitRequest{Domain: "shop", Descriptors: []*common.RateLimitDescriptor{d}},
@@ -318,12 +318,14 @@ descriptors:
 			got = append(got, strings.TrimSpace(line))
 		}
 	}
-	slices.Sort(got)
+
 	want := []string{
 		`ratelimit_service_rate_limit_near_limit{cluster="one",domain="shop",key1="a",key2="b"} 1`,
 		`ratelimit_service_rate_limit_near_limit{cluster="one",domain="shop",key1="trial_v"} 1`,
 		`ratelimit_service_rate_limit_over_limit{cluster="one",domain="shop",key1="a",key2="b"} 1`,
 		`ratelimit_service_rate_limit_over_limit{cluster="one",domain="shop",key1="trial_v"} 2`,
+		`ratelimit_service_rate_limit_over_limit_with_local_cache{cluster="one",domain="shop",key1="a",key2="b"} 0`,
+		`ratelimit_service_rate_limit_over_limit_with_local_cache{cluster="one",domain="shop",key1="trial_v"} 1`,
 		`ratelimit_service_rate_limit_shadow_mode{cluster="one",domain="shop",key1="a",key2="b"} 0`,
 		`ratelimit_service_rate_limit_shadow_mode{cluster="one",domain="shop",key1="trial_v"} 2`,
 		`ratelimit_service_rate_limit_total_hits{cluster="one",domain="shop",key1="a",key2="b"} 3`,
@@ -332,6 +334,8 @@ descriptors:
 		`ratelimit_service_rate_limit_within_limit{cluster="one",domain="shop",key1="trial_v"} 1`,
 		`ratelimit_service_total_requests{cluster="one",grpc_method="ShouldRateLimit"} 6`,
 	}
+	slices.Sort(want)
+	slices.Sort(got)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

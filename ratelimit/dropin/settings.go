@@ -33,6 +33,7 @@ type Settings struct {
 	Metadata      bool    `env:"RESPONSE_DYNAMIC_METADATA" name:"response-dynamic-metadata" help:"Answers have dynamic metadata also where no rule has some."`
 	NearRatio     float64 `env:"NEAR_LIMIT_RATIO" name:"near-limit-ratio" default:"0.8" help:"Share of a limit above which hits count as near it."`
 	KeyPrefix     string  `env:"CACHE_KEY_PREFIX" name:"cache-key-prefix" help:"Before every key in Redis."`
+	LocalCache    int     `env:"LOCAL_CACHE_SIZE_IN_BYTES" name:"local-cache-size-in-bytes" help:"Above 0: callers above the limit of a window are refused without Redis until it ends."`
 	Backend       string  `env:"BACKEND_TYPE" name:"backend-type" default:"redis" help:"Only redis."`
 	Headers       bool    `env:"LIMIT_RESPONSE_HEADERS_ENABLED" name:"limit-response-headers-enabled" help:"Clients get headers."`
 	LimitHeader   string  `env:"LIMIT_LIMIT_HEADER" name:"limit-limit-header" default:"RateLimit-Limit" help:"Its name."`
@@ -102,13 +103,11 @@ type MetricSettings struct {
 // untaken are variables of envoyproxy/ratelimit that change nothing here, by their name or
 // its beginning, and why.
 func untaken() map[string]string {
-	const answered = "callers far above their limit are answered without Redis by themselves"
 	return map[string]string{
 		"MEMCACHE_":                               "counts are kept in Redis only",
 		"REDIS_PERSECOND":                         "limits by the second are in REDIS_URL too",
 		"REDIS_PIPELINE_":                         "calls that come together share a round trip by themselves",
 		"REDIS_POOL_ON_EMPTY_BEHAVIOR":            "callers wait for a connection",
-		"LOCAL_CACHE_SIZE_IN_BYTES":               answered,
 		"EXPIRATION_JITTER_MAX_SECONDS":           "keys expire with their window",
 		"STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT": "write count: admitted in a rule's metadata.rate_limit_policy",
 		"USE_DOG_STATSD":                          "statsd and Prometheus are there",

@@ -26,6 +26,9 @@ type Limit struct {
 	mark     *mark
 }
 
+// Overrides reports whether an Envoy stated the limit.
+func (l *Limit) Overrides() bool { return l.override }
+
 // Rules find the limits of a request, in one domain.
 type Rules struct {
 	set      *limits.Set

@@ -104,7 +104,7 @@ func (s service) openAll(limiter *ratelimit.Service) (all []opened, err error) {
 func limitPolicy(from *settings.Settings) ratelimit.Policy {
 	cfg := from.Config
 	return ratelimit.Policy{Limits: from.Limits, Domains: from.Domains, Tiers: cfg.Tiers, Providers: cfg.Providers, Models: cfg.Models,
-		Others: ratelimit.Others{Silent: !cfg.Limits.Envoys.Headers}, Outage: cfg.Limits.Outage, MaxTokens: cfg.Limits.MaxTokens,
+		Others: ratelimit.Others{Silent: !cfg.Limits.Envoys.Headers, Local: cfg.Limits.Envoys.Local}, Outage: cfg.Limits.Outage, MaxTokens: cfg.Limits.MaxTokens,
 		NoPools: !cfg.Flags.TokenService.QuotaEnforcement}
 }
 
