@@ -68,3 +68,28 @@ func TestACutFileIsNotFollowed(t *testing.T) {
 		})
 	}
 }
+
+// TestWhatIsHeldIsAccepted takes a section out of leaky.yaml, which is held until somebody says that
+// it is meant, and puts it back, which needs no word.
+func TestWhatIsHeldIsAccepted(t *testing.T) {
+	text, err := os.ReadFile(running.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer replaced(t, running.Config, string(text))
+	well := func() bool {
+		_, err := running.Leaky(t.Context(), "status")
+		return err == nil
+	}
+	replaced(t, running.Config, strings.Replace(string(text), "\npurchases:", "\n# purchases:", 1))
+	testenv.Within(t, 15*time.Second, "it is held", func() bool {
+		out, err := running.Leaky(t.Context(), "status")
+		return err != nil && strings.Contains(out, "gone: purchases")
+	})
+	if out, err := running.Leaky(t.Context(), "accept"); err != nil || !strings.Contains(out, "gone: purchases") {
+		t.Errorf("%v: %s", err, out)
+	}
+	testenv.Within(t, 15*time.Second, "it is followed", well)
+	replaced(t, running.Config, string(text))
+	testenv.Within(t, 15*time.Second, "the former content is followed", well)
+}
