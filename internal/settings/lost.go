@@ -37,7 +37,7 @@ func lost(before, next *Settings) []string {
 	for _, m := range next.Config.Models {
 		has = append(has, m.Name)
 	}
-	if n := len(missing(had, has)); 2*n > len(had) {
+	if n, most := lostMost(had, has); most {
 		say("%d of %d models are gone", n, len(had))
 	}
 	return append(gone, lostLimits(before, next)...)
@@ -51,7 +51,7 @@ func lostLimits(before, next *Settings) []string {
 	}
 	var gone []string
 	if had := ruleNames(before.Limits); from == to {
-		if n := len(missing(had, ruleNames(next.Limits))); 2*n > len(had) {
+		if n, most := lostMost(had, ruleNames(next.Limits)); most {
 			gone = append(gone, fmt.Sprintf("%d of %d limits are gone", n, len(had)))
 		}
 	}
@@ -91,6 +91,13 @@ func lines(text string) int { return strings.Count(strings.TrimRight(text, "\n")
 // missing are the names that are not there any more.
 func missing(had, has []string) []string {
 	return slices.DeleteFunc(slices.Clone(had), func(name string) bool { return slices.Contains(has, name) })
+}
+
+// lostMost counts the names that are gone, and reports whether those are most of them. One or two
+// that others take the place of are an edit.
+func lostMost(had, has []string) (n int, most bool) {
+	n = len(missing(had, has))
+	return n, 2*n > len(had) && (len(had) > 2 || len(has) < len(had))
 }
 
 // sectionsOf are the top-level keys of leaky.yaml.
