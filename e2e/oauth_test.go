@@ -276,7 +276,7 @@ func TestDeviceFlow(t *testing.T) {
 func TestScopesBind(t *testing.T) {
 	t.Parallel()
 	root := newAccount(t, "ADMIN")
-	scopes := []string{"tokens.read", "tokens.write", "analytics.read", "admin"}
+	scopes := []string{"models.call", "tokens.read", "tokens.write", "analytics.read", "admin"}
 	settings := jobApp(scopes...)
 	settings["ownerId"] = root.ID
 	job := newApp(t, root, settings)
@@ -300,8 +300,8 @@ func TestScopesBind(t *testing.T) {
 		{"GET", "/api/v1/analytics/health", nil, 200, "analytics.read"},
 		{"GET", "/api/v1/admin/users", nil, 200, "admin"},
 		{"GET", "/api/v1/admin/audit", nil, 200, "admin"},
-		{"GET", "/v1/models", nil, 200, "tokens.read"},
-		{"POST", "/v1/chat/completions", okBody, 200, "tokens.write"},
+		{"GET", "/v1/models", nil, 200, "tokens.read models.call"},
+		{"POST", "/v1/chat/completions", okBody, 200, "models.call tokens.write"},
 		{"POST", keysPath, "{}", 0, ""}, // a granted token must not turn into a key
 		{"POST", "/api/v1/auth/password", `{"current":"a","new":"b"}`, 0, ""},
 		{"GET", orgsPath, nil, 0, ""},
@@ -315,7 +315,7 @@ func TestScopesBind(t *testing.T) {
 				continue
 			}
 			challenge := a.header.Get("WWW-Authenticate")
-			told := strings.Contains(challenge, `error="insufficient_scope"`) && strings.Contains(challenge, tc.allowed)
+			told := strings.Contains(challenge, `error="insufficient_scope"`) && strings.Contains(challenge, strings.SplitN(tc.allowed, " ", 2)[0])
 			if tc.allowed == "admin" {
 				told = strings.Contains(a.text, "your roles") // without the scope the token has no such role either
 			}

@@ -185,7 +185,8 @@ func (s *Service) challenge(c *call, d *denial) string {
 		return ""
 	}
 	if wanted != attributes.ScopeNone {
-		add("scope", wanted)
+		first, _, _ := strings.Cut(wanted, "|")
+		add("scope", first)
 		add("resource_metadata", s.metadata)
 	}
 	return strings.TrimSpace("Bearer " + strings.Join(parts, ", "))

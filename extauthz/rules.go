@@ -66,8 +66,17 @@ func scopeFor(rule, method string) string {
 	return read
 }
 
-// granted reports whether a scope is one of those granted (RFC 6749, 3.3).
+// granted reports whether a scope, or one of several with | between, is one of those granted (RFC 6749, 3.3).
 func granted(scopes, wanted string) bool {
+	for one := range strings.SplitSeq(wanted, "|") {
+		if grantedOne(scopes, one) {
+			return true
+		}
+	}
+	return false
+}
+
+func grantedOne(scopes, wanted string) bool {
 	for scopes != "" {
 		var one string
 		if one, scopes, _ = strings.Cut(scopes, " "); one == wanted {

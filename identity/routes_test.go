@@ -3,6 +3,7 @@ package identity
 import (
 	"testing"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/apitest"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
@@ -10,6 +11,7 @@ import (
 func TestWhatIdentityServesIsDescribed(t *testing.T) {
 	t.Parallel()
 	cfg, _ := settings(t, testenv.Postgres(t))
+	cfg.Auth.ClientRegistration = config.ClientsOpen
 	s, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -1031,6 +1031,20 @@ type RegisterRequest struct {
 	Username string `json:"username"`
 }
 
+// RegisteredClient RFC 7591.
+type RegisteredClient struct {
+	ClientID                string   `json:"client_id"`
+	ClientIDIssuedAt        int64    `json:"client_id_issued_at"`
+	ClientName              string   `json:"client_name,omitempty,omitzero"`
+	ClientSecret            string   `json:"client_secret,omitempty,omitzero"`
+	ClientSecretExpiresAt   int      `json:"client_secret_expires_at,omitempty,omitzero"`
+	GrantTypes              []string `json:"grant_types"`
+	RedirectUris            []string `json:"redirect_uris"`
+	ResponseTypes           []string `json:"response_types,omitempty,omitzero"`
+	Scope                   string   `json:"scope"`
+	TokenEndpointAuthMethod string   `json:"token_endpoint_auth_method"`
+}
+
 // RegisteredService defines model for RegisteredService.
 type RegisteredService struct {
 	Address string `json:"address"`
@@ -1739,6 +1753,9 @@ type GrantOrganisationQuotaParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// RegisterClientJSONBody defines parameters for RegisterClient.
+type RegisterClientJSONBody map[string]interface{}
+
 // CreateOAuthClientJSONRequestBody defines body for CreateOAuthClient for application/json ContentType.
 type CreateOAuthClientJSONRequestBody = OAuthClientRequest
 
@@ -1801,6 +1818,9 @@ type IntrospectTokenFormdataRequestBody = TokenForm
 
 // PushAuthorizationRequestFormdataRequestBody defines body for PushAuthorizationRequest for application/x-www-form-urlencoded ContentType.
 type PushAuthorizationRequestFormdataRequestBody = PushedRequest
+
+// RegisterClientJSONRequestBody defines body for RegisterClient for application/json ContentType.
+type RegisterClientJSONRequestBody RegisterClientJSONBody
 
 // RevokeTokenFormdataRequestBody defines body for RevokeToken for application/x-www-form-urlencoded ContentType.
 type RevokeTokenFormdataRequestBody = TokenForm
@@ -2868,6 +2888,20 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /oauth2/par (the `PushAuthorizationRequest` operationId).
 	PushAuthorizationRequestWithFormdataBody(ctx context.Context, body PushAuthorizationRequestFormdataRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RegisterClientWithBody Register a client, where auth.client_registration is open (RFC 7591)
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /oauth2/register (the `RegisterClient` operationId).
+	RegisterClientWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RegisterClient Register a client, where auth.client_registration is open (RFC 7591)
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /oauth2/register (the `RegisterClient` operationId).
+	RegisterClient(ctx context.Context, body RegisterClientJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// RevokeTokenWithBody Revoke a token
 	//
@@ -4290,6 +4324,40 @@ func (c *Client) PushAuthorizationRequestWithBody(ctx context.Context, contentTy
 // Corresponds with POST /oauth2/par (the `PushAuthorizationRequest` operationId).
 func (c *Client) PushAuthorizationRequestWithFormdataBody(ctx context.Context, body PushAuthorizationRequestFormdataRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewPushAuthorizationRequestRequestWithFormdataBody(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RegisterClientWithBody Register a client, where auth.client_registration is open (RFC 7591)
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /oauth2/register (the `RegisterClient` operationId).
+func (c *Client) RegisterClientWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRegisterClientRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RegisterClient Register a client, where auth.client_registration is open (RFC 7591)
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /oauth2/register (the `RegisterClient` operationId).
+func (c *Client) RegisterClient(ctx context.Context, body RegisterClientJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRegisterClientRequest(c.Server, body)
 	if err != nil {
 		return nil, err
 	}
@@ -7583,6 +7651,46 @@ func NewPushAuthorizationRequestRequestWithBody(server string, contentType strin
 	return req, nil
 }
 
+// NewRegisterClientRequest calls the generic RegisterClient builder with application/json body
+func NewRegisterClientRequest(server string, body RegisterClientJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewRegisterClientRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewRegisterClientRequestWithBody constructs an http.Request for the RegisterClient method, with any body, and a specified content type
+func NewRegisterClientRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/oauth2/register")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
 // NewRevokeTokenRequestWithFormdataBody calls the generic RevokeToken builder with application/x-www-form-urlencoded body
 func NewRevokeTokenRequestWithFormdataBody(server string, body RevokeTokenFormdataRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
@@ -8431,6 +8539,20 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /oauth2/par (the `PushAuthorizationRequest` operationId).
 	PushAuthorizationRequestWithFormdataBodyWithResponse(ctx context.Context, body PushAuthorizationRequestFormdataRequestBody, reqEditors ...RequestEditorFn) (*PushAuthorizationRequestResponse, error)
+
+	// RegisterClientWithBodyWithResponse Register a client, where auth.client_registration is open (RFC 7591)
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /oauth2/register (the `RegisterClient` operationId).
+	RegisterClientWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RegisterClientResponse, error)
+
+	// RegisterClientWithResponse Register a client, where auth.client_registration is open (RFC 7591)
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /oauth2/register (the `RegisterClient` operationId).
+	RegisterClientWithResponse(ctx context.Context, body RegisterClientJSONRequestBody, reqEditors ...RequestEditorFn) (*RegisterClientResponse, error)
 
 	// RevokeTokenWithBodyWithResponse Revoke a token
 	//
@@ -11158,6 +11280,47 @@ func (r PushAuthorizationRequestResponse) ContentType() string {
 	return ""
 }
 
+type RegisterClientResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *RegisteredClient
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r RegisterClientResponse) GetJSON201() *RegisteredClient {
+	return r.JSON201
+}
+
+// GetBody returns the raw response body bytes
+func (r RegisterClientResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RegisterClientResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RegisterClientResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RegisterClientResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type RevokeTokenResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -12521,6 +12684,32 @@ func (c *ClientWithResponses) PushAuthorizationRequestWithFormdataBodyWithRespon
 		return nil, err
 	}
 	return ParsePushAuthorizationRequestResponse(rsp)
+}
+
+// RegisterClientWithBodyWithResponse Register a client, where auth.client_registration is open (RFC 7591)
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /oauth2/register (the `RegisterClient` operationId).
+func (c *ClientWithResponses) RegisterClientWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RegisterClientResponse, error) {
+	rsp, err := c.RegisterClientWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRegisterClientResponse(rsp)
+}
+
+// RegisterClientWithResponse Register a client, where auth.client_registration is open (RFC 7591)
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /oauth2/register (the `RegisterClient` operationId).
+func (c *ClientWithResponses) RegisterClientWithResponse(ctx context.Context, body RegisterClientJSONRequestBody, reqEditors ...RequestEditorFn) (*RegisterClientResponse, error) {
+	rsp, err := c.RegisterClient(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRegisterClientResponse(rsp)
 }
 
 // RevokeTokenWithBodyWithResponse Revoke a token
@@ -14337,6 +14526,32 @@ func ParsePushAuthorizationRequestResponse(rsp *http.Response) (*PushAuthorizati
 			ExpiresIn  int    `json:"expires_in"`
 			RequestURI string `json:"request_uri"`
 		}
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseRegisterClientResponse parses an HTTP response from a RegisterClientWithResponse call
+func ParseRegisterClientResponse(rsp *http.Response) (*RegisterClientResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RegisterClientResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest RegisteredClient
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}

@@ -186,6 +186,22 @@ func (q *Queries) OAuthEditClient(ctx context.Context, arg OAuthEditClientParams
 	return i, err
 }
 
+const oAuthEnsureRegistrar = `-- name: OAuthEnsureRegistrar :exec
+INSERT INTO users (id, username, email, password_hash) VALUES ($1, $2, $3, '') ON CONFLICT (id) DO NOTHING
+`
+
+type OAuthEnsureRegistrarParams struct {
+	ID       uuid.UUID
+	Username string
+	Email    string
+}
+
+// Whom clients belong to that no administrator registered: it has no role, and no password matches.
+func (q *Queries) OAuthEnsureRegistrar(ctx context.Context, arg OAuthEnsureRegistrarParams) error {
+	_, err := q.db.Exec(ctx, oAuthEnsureRegistrar, arg.ID, arg.Username, arg.Email)
+	return err
+}
+
 const oAuthIdleClients = `-- name: OAuthIdleClients :many
 SELECT id FROM oauth_clients WHERE registered <> 'admin' AND used_at < $1 ORDER BY used_at LIMIT 100
 `

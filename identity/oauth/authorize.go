@@ -175,7 +175,18 @@ func (p *Provider) showConsent(w http.ResponseWriter, req request, c identitydb.
 	// No form-action: browsers hold to it the whole chain of redirects that follows the form, of which
 	// the later ones are the application's own, and it cannot name [::1].
 	return p.pages.write(w, status, "consent", pageData{Title: "Sign in", Action: authorizePath, Form: sealed, Client: c.Name,
-		Scopes: meanings(req.Scopes), Login: login, Host: hostOf(req.Redirect)}, anywhere)
+		Scopes: meanings(req.Scopes), Login: login, Host: hostOf(req.Redirect), Stranger: strangerOf(c)}, anywhere)
+}
+
+// strangerOf says what stands behind the name of a client that no administrator registered.
+func strangerOf(c identitydb.OauthClient) string {
+	switch c.Registered {
+	case byDocument:
+		return "It describes itself at " + c.ID + "; nobody here has checked that."
+	case byItself:
+		return "It registered itself under this name; nobody here has checked that."
+	}
+	return ""
 }
 
 func hostOf(redirect string) string {

@@ -83,6 +83,12 @@ func migrate(t *testing.T, pool *pgxpool.Pool) {
 // start runs a provider whose issuer is its own address.
 func start(t *testing.T) *bench {
 	t.Helper()
+	return startWith(t, func(*Config) {})
+}
+
+// startWith is start with a changed configuration.
+func startWith(t *testing.T, change func(*Config)) *bench {
+	t.Helper()
 	pool := testenv.Postgres(t)
 	migrate(t, pool)
 	sealer, err := keyring.NewSealer("a secret of this test", t.TempDir())
@@ -98,13 +104,15 @@ func start(t *testing.T) *bench {
 	server := httptest.NewUnstartedServer(nil)
 	b := &bench{t: t, pool: pool, server: server}
 	b.url = "http://" + server.Listener.Addr().String()
-	b.Provider, err = New(Config{Pool: pool, Issuer: b.url, Login: "leaky-tokens-auth", Interval: time.Second, FormKey: key,
+	cfg := Config{Pool: pool, Issuer: b.url, Login: "leaky-tokens-auth", Interval: time.Second, FormKey: key,
 		SignIn: b.signInWith,
 		Throttle: throttle.New(throttle.Config{Settings: config.Throttle{Failures: 5, Addresses: 1000, Registers: 100, Longest: time.Minute,
 			Window: time.Minute}, Log: slog.New(slog.DiscardHandler)}),
 		Grants: grants.New(grants.Config{Pool: pool, Announcer: b, TokenTTL: time.Hour, Idle: time.Hour, Longest: 24 * time.Hour}),
 		Tokens: &grants.Tokens{DB: pool, Signer: ring, Issuer: b.url, Audience: "leaky-tokens", TTL: time.Hour},
-		Keys:   ring, Announce: b.Announce, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Metrics: prometheus.NewRegistry()})
+		Keys:   ring, Announce: b.Announce, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Metrics: prometheus.NewRegistry()}
+	change(&cfg)
+	b.Provider, err = New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,7 +33,7 @@ var errNoClient = errors.New("no such client")
 
 func (p *Provider) client(ctx context.Context, id string) (identitydb.OauthClient, error) {
 	if !clientID.MatchString(id) {
-		return identitydb.OauthClient{}, errNoClient
+		return p.described(ctx, id)
 	}
 	c, err := p.db.OAuthClient(ctx, id)
 	if errors.Is(err, pgx.ErrNoRows) {

@@ -83,6 +83,7 @@ func (p *Provider) createClient(w http.ResponseWriter, r *http.Request, admin pr
 	if err := httpapi.ReadJSON(w, r, &n); err != nil {
 		return err
 	}
+	n.schemes = p.cfg.Schemes
 	if err := n.check(); err != nil {
 		return err
 	}

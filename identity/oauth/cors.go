@@ -83,14 +83,14 @@ func everybody(w http.ResponseWriter, _ *http.Request) bool {
 }
 
 // originOf is the origin of an http or https URI as browsers write it, without the port of a loopback
-// address; empty for another.
+// host; empty for another.
 func originOf(uri string) string {
 	u, err := url.Parse(uri)
 	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || len(uri) > maxRedirect {
 		return ""
 	}
 	host, port := strings.ToLower(u.Host), u.Port()
-	if u.Scheme == "http" && (port == "80" || loopbackIP(u.Hostname())) || u.Scheme == "https" && port == "443" {
+	if u.Scheme == "http" && (port == "80" || loopbackHost(u.Hostname())) || u.Scheme == "https" && port == "443" {
 		host = strings.TrimSuffix(host, ":"+port)
 	}
 	return u.Scheme + "://" + host

@@ -46,7 +46,7 @@ func TestPagesOfClientsReadTheirTokens(t *testing.T) {
 	for origin, known := range map[string]bool{
 		"https://app.example": true, "http://127.0.0.1:8123": true, "http://127.0.0.1": true, "http://localhost:5173": true,
 		"https://upper.example:8443":       true,
-		"https://app.example.evil.example": false, "http://app.example": false, "https://app.example:444": false, "http://localhost:5174": false,
+		"https://app.example.evil.example": false, "http://app.example": false, "https://app.example:444": false, "http://localhost:5174": true,
 		"http://127.0.0.2:80": false, "null": false, "https://": false, "file://": false, "https://app.example/callback": false,
 	} {
 		for _, path := range []string{"/oauth2/token", "/oauth2/revoke", "/oauth2/userinfo", "/oauth2/device_authorization"} {

@@ -57,6 +57,7 @@ func (p *Provider) edit(ctx context.Context, id string, to change) (c identitydb
 			return badField("jwks", "the client does not prove itself by keys")
 		}
 		n := to.applied(old)
+		n.schemes = p.cfg.Schemes
 		if err := n.check(); err != nil {
 			return err
 		}

@@ -15,7 +15,7 @@ func (p *Provider) metadata(w http.ResponseWriter, _ *http.Request) error {
 	at := func(path string) string { return p.cfg.Issuer + path }
 	secret := []string{"client_secret_basic", "client_secret_post", "private_key_jwt"}
 	cached(w, 5*time.Minute)
-	writeJSON(w, http.StatusOK, map[string]any{
+	all := map[string]any{
 		"issuer":                                        p.cfg.Issuer,
 		"authorization_endpoint":                        at("/oauth2/authorize"),
 		"token_endpoint":                                at("/oauth2/token"),
@@ -46,7 +46,14 @@ func (p *Provider) metadata(w http.ResponseWriter, _ *http.Request) error {
 		"request_parameter_supported":                              false,
 		"request_uri_parameter_supported":                          false,
 		"claims_parameter_supported":                               false,
-	})
+	}
+	switch p.cfg.Registration {
+	case config.ClientsOpen:
+		all["registration_endpoint"], all["client_id_metadata_document_supported"] = at(registerPath), true
+	case config.ClientsDocuments:
+		all["client_id_metadata_document_supported"] = true
+	}
+	writeJSON(w, http.StatusOK, all)
 	return nil
 }
 

@@ -48,35 +48,39 @@ type Keys interface {
 
 // Config is what New needs. All but Interval, Limiter, LimitsOff, Ready, Outage and Metrics is required.
 type Config struct {
-	Pool      *pgxpool.Pool
-	Issuer    string        // public URL of the gateway, without a slash at the end: iss of what is issued here
-	Login     string        // iss of the tokens of a plain login, which introspection knows too
-	Resources []string      // resource servers beside the gateway that tokens may be for
-	Interval  time.Duration // between two polls of a device, whole seconds; default 5s (RFC 8628 section 3.2)
-	FormKey   []byte        // 32 bytes: seals what pages remember; the same for all replicas
-	SignIn    SignIn
-	Throttle  *throttle.Throttle // slows down guessing of client secrets and user codes
-	Limiter   counted.Limiter    // counts requests of clients; nil: nobody does
-	Grants    *grants.Store
-	Tokens    *grants.Tokens // issues with Issuer as iss
-	Keys      Keys
-	Announce  func(...revocation.Revocation) // tells every extauthz; after the commit
-	LimitsOff func() bool                    // whether requests are not counted now; nil: they are
-	Ready     func() bool                    // whether the database is prepared; nil: it is
-	Outage    func(error) bool               // whether an error is a database that is away, so that callers retry
-	Log       *slog.Logger
-	Metrics   prometheus.Registerer
+	Pool         *pgxpool.Pool
+	Issuer       string        // public URL of the gateway, without a slash at the end: iss of what is issued here
+	Login        string        // iss of the tokens of a plain login, which introspection knows too
+	Registration string        // who may register clients beside an ADMIN: one of config's; empty: nobody
+	Schemes      []string      // without a dot that redirect URIs may have
+	Documents    *http.Client  // fetches clients' documents; nil: one that reaches public addresses alone
+	Resources    []string      // resource servers beside the gateway that tokens may be for
+	Interval     time.Duration // between two polls of a device, whole seconds; default 5s (RFC 8628 section 3.2)
+	FormKey      []byte        // 32 bytes: seals what pages remember; the same for all replicas
+	SignIn       SignIn
+	Throttle     *throttle.Throttle // slows down guessing of client secrets and user codes
+	Limiter      counted.Limiter    // counts requests of clients; nil: nobody does
+	Grants       *grants.Store
+	Tokens       *grants.Tokens // issues with Issuer as iss
+	Keys         Keys
+	Announce     func(...revocation.Revocation) // tells every extauthz; after the commit
+	LimitsOff    func() bool                    // whether requests are not counted now; nil: they are
+	Ready        func() bool                    // whether the database is prepared; nil: it is
+	Outage       func(error) bool               // whether an error is a database that is away, so that callers retry
+	Log          *slog.Logger
+	Metrics      prometheus.Registerer
 }
 
 // Provider is the OAuth2 server.
 type Provider struct {
-	cfg     Config
-	log     *slog.Logger
-	db      *identitydb.Queries
-	forms   *forms
-	pages   *pages
-	metrics *metrics
-	origins *http.CrossOriginProtection
+	cfg       Config
+	log       *slog.Logger
+	db        *identitydb.Queries
+	forms     *forms
+	documents *documents
+	pages     *pages
+	metrics   *metrics
+	origins   *http.CrossOriginProtection
 }
 
 // New checks the configuration and starts nothing.
@@ -85,6 +89,9 @@ func New(cfg Config) (*Provider, error) {
 	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil ||
 		strings.HasSuffix(cfg.Issuer, "/") {
 		return nil, fmt.Errorf("oauth issuer %q: write http(s)://host[:port] without a slash at the end (auth.public_url)", cfg.Issuer)
+	}
+	if cfg.Documents == nil {
+		cfg.Documents = publicClient()
 	}
 	if cfg.Interval == 0 {
 		cfg.Interval = 5 * time.Second
@@ -101,7 +108,7 @@ func New(cfg Config) (*Provider, error) {
 	if err := origins.AddTrustedOrigin(u.Scheme + "://" + u.Host); err != nil {
 		return nil, fmt.Errorf("oauth issuer: %w", err)
 	}
-	return &Provider{cfg: cfg, log: cfg.Log, db: identitydb.New(cfg.Pool), forms: sealed, pages: pages, metrics: newMetrics(cfg.Metrics),
+	return &Provider{cfg: cfg, log: cfg.Log, db: identitydb.New(cfg.Pool), forms: sealed, documents: newDocuments(), pages: pages, metrics: newMetrics(cfg.Metrics),
 		origins: origins}, nil
 }
 
@@ -119,6 +126,10 @@ func (p *Provider) Routes(handle func(pattern string, h http.Handler)) {
 		handle("OPTIONS "+path, preflight("GET, POST", p.allowOrigin))
 	}
 	handle("GET /oauth2/userinfo", p.ofClients(p.endpoint(p.userinfo))) // OpenID Connect Core section 5.3.1
+	if p.cfg.Registration == config.ClientsOpen {
+		handle("POST "+registerPath, anyOrigin(p.endpoint(p.registerItself)))
+		handle("OPTIONS "+registerPath, preflight("POST", everybody))
+	}
 	handle("POST /oauth2/introspect", p.endpoint(p.introspect))
 	handle("GET /oauth2/authorize", p.page(p.showAuthorize))
 	handle("POST /oauth2/authorize", p.page(p.decideAuthorize))
@@ -163,6 +174,9 @@ func (p *Provider) Purge(ctx context.Context, now time.Time) error {
 	}
 	if _, err := p.db.OAuthPurgeDevices(ctx, now.Add(-deviceKept)); err != nil {
 		return fmt.Errorf("remove device codes: %w", err)
+	}
+	if err := p.purgeClients(ctx, now); err != nil {
+		return err
 	}
 	if _, err := p.db.OAuthPurgeAssertions(ctx, now); err != nil {
 		return fmt.Errorf("remove assertions: %w", err)

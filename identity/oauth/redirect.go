@@ -3,6 +3,7 @@ package oauth
 import (
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -10,10 +11,10 @@ const maxRedirect = 2000 // bytes
 
 // checkRedirect says whether a URI may be registered: https anywhere, http on the
 // loopback interface for native apps (RFC 8252 section 7.3), or an app's own scheme,
-// which has a dot as reversed domain names have (section 7.1). No fragment (RFC 6749
+// which has a dot as reversed domain names have (section 7.1) or is one of schemes. No fragment (RFC 6749
 // section 3.1.2), no user name, nothing that two parsers read differently. It gives
 // what is wrong, or "".
-func checkRedirect(text string) string {
+func checkRedirect(text string, schemes ...string) string {
 	if text == "" || len(text) > maxRedirect {
 		return "must have 1 to 2000 bytes"
 	}
@@ -45,7 +46,7 @@ func checkRedirect(text string) string {
 		}
 	default:
 		// A scheme without a dot is javascript:, data: or somebody else's.
-		if !strings.Contains(u.Scheme, ".") || u.Opaque != "" || u.Host != "" && u.Path == "" {
+		if !strings.Contains(u.Scheme, ".") && !slices.Contains(schemes, u.Scheme) || u.Opaque != "" || u.Host != "" && u.Path == "" {
 			return "must be https, http on loopback, or an app's scheme such as com.example.app:/callback"
 		}
 	}
@@ -70,9 +71,11 @@ func loopbackIP(host string) bool {
 
 // matchRedirect compares by simple string comparison (RFC 9700 section 2.1). The port
 // of a registered http URI with a loopback address may differ, as a native app takes
-// the one that is free (RFC 8252 section 7.3); localhost is no address, and so exact.
+// the one that is free (RFC 8252 section 7.3); localhost is taken for one, as agents do. What is
+// registered was checked, schemes included.
 func matchRedirect(registered []string, given string) bool {
-	if checkRedirect(given) != "" {
+	scheme, _, _ := strings.Cut(given, ":")
+	if checkRedirect(given, scheme) != "" {
 		return false
 	}
 	for _, r := range registered {
@@ -87,8 +90,8 @@ func matchRedirect(registered []string, given string) bool {
 	return false
 }
 
-// withoutLoopbackPort cuts the port out of http://127.0.0.1:port/... and
-// http://[::1]:port/..., leaving every other byte.
+// withoutLoopbackPort cuts the port out of http://127.0.0.1:port/..., http://[::1]:port/... and
+// http://localhost:port/..., leaving every other byte.
 func withoutLoopbackPort(text string) (string, bool) {
 	rest, ok := strings.CutPrefix(text, "http://")
 	if !ok {
@@ -99,7 +102,7 @@ func withoutLoopbackPort(text string) (string, bool) {
 		end = len(rest)
 	}
 	u, err := url.Parse(text)
-	if err != nil || !loopbackIP(u.Hostname()) {
+	if err != nil || !loopbackHost(u.Hostname()) {
 		return "", false
 	}
 	return "http://" + strings.TrimSuffix(rest[:end], ":"+u.Port()) + rest[end:], true

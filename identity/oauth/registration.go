@@ -40,6 +40,8 @@ type registration struct {
 	// JWKS are the public keys by which it proves who it is (private_key_jwt); it has no secret then.
 	JWKS          json.RawMessage `json:"jwks,omitempty"`
 	IDTokenClaims bool            `json:"idTokenClaims"` // name and e-mail stand in its ID tokens too, by its scopes
+
+	schemes []string // without a dot that redirect URIs may have
 }
 
 // keys is the key set as it is kept, empty without one.
@@ -128,7 +130,7 @@ func (n *registration) checkRedirects(fail func(string, string, ...any)) {
 		fail("redirectUris", "must be at most %d URIs, each once", maxRedirects)
 	}
 	for i, uri := range n.RedirectURIs[:min(len(n.RedirectURIs), maxRedirects)] {
-		if why := checkRedirect(uri); why != "" {
+		if why := checkRedirect(uri, n.schemes...); why != "" {
 			fail("redirectUris["+strconv.Itoa(i)+"]", "%s", why)
 		}
 	}

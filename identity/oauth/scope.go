@@ -18,8 +18,8 @@ const (
 
 // knownScopes are all scopes, in the order that pages and metadata show them.
 func knownScopes() []string {
-	return []string{scopeOpenID, scopeProfile, scopeEmail, attributes.ScopeTokensRead, attributes.ScopeTokensWrite,
-		attributes.ScopeAnalyticsRead, attributes.ScopeAdmin, scopeOffline}
+	return []string{scopeOpenID, scopeProfile, scopeEmail, attributes.ScopeModelsCall, attributes.ScopeTokensRead,
+		attributes.ScopeTokensWrite, attributes.ScopeAnalyticsRead, attributes.ScopeAdmin, scopeOffline}
 }
 
 // apiScopes are those of the API.
@@ -36,6 +36,8 @@ func meaning(scope string) string {
 		return "See your user name"
 	case scopeEmail:
 		return "See your e-mail address"
+	case attributes.ScopeModelsCall:
+		return "Call models in your name, without buying tokens"
 	case attributes.ScopeTokensRead:
 		return "See your token balances, quotas and purchases"
 	case attributes.ScopeTokensWrite:

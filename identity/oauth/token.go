@@ -62,6 +62,11 @@ func (p *Provider) token(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	p.metrics.granted(grant)
+	if c.Registered != byAdmin {
+		if err := p.db.OAuthClientUsed(ctx, c.ID); err != nil {
+			p.warn(r, err)
+		}
+	}
 	writeJSON(w, http.StatusOK, a)
 	return nil
 }

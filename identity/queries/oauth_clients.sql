@@ -70,3 +70,7 @@ SELECT pg_advisory_xact_lock(hashtextextended('development client of ' || curren
 
 -- name: OAuthUserExists :one
 SELECT EXISTS (SELECT 1 FROM users WHERE id = @id);
+
+-- name: OAuthEnsureRegistrar :exec
+-- Whom clients belong to that no administrator registered: it has no role, and no password matches.
+INSERT INTO users (id, username, email, password_hash) VALUES (@id, @username, @email, '') ON CONFLICT (id) DO NOTHING;

@@ -1,6 +1,13 @@
 package config
 
-import "time"
+import (
+	"regexp"
+	"slices"
+	"time"
+)
+
+// clientScheme is a scheme (RFC 3986, section 3.1) in lower case.
+var clientScheme = regexp.MustCompile(`^[a-z][a-z0-9+-]{1,31}$`)
 
 // Auth is what identity issues and extauthz accepts.
 type Auth struct {
@@ -31,6 +38,11 @@ type Auth struct {
 	// PublicURL is where clients reach the gateway, the iss of OAuth2 and ID tokens and the base of
 	// every endpoint in the metadata; default http://<gateway.listen>.
 	PublicURL string `yaml:"public_url"`
+	// ClientRegistration says who may register OAuth2 clients beside an ADMIN: ClientsClosed (default),
+	// ClientsDocuments or ClientsOpen. Such clients cannot buy, and go when nobody uses them for 30 days.
+	ClientRegistration string `yaml:"client_registration"`
+	// ClientSchemes are schemes without a dot that redirect URIs of native apps may have: cursor, vscode.
+	ClientSchemes []string `yaml:"client_schemes"`
 	// Resources are resource servers beside the gateway that a token may be asked for (RFC 8707): URIs,
 	// compared exactly. Such a token is no good here.
 	Resources []string `yaml:"resources"`
@@ -55,8 +67,15 @@ const (
 	RegistrationClosed = "closed" // nobody
 )
 
+// Who may register OAuth2 clients beside an ADMIN.
+const (
+	ClientsClosed    = "closed"    // nobody
+	ClientsDocuments = "documents" // clients whose id is the URL of a document that describes them
+	ClientsOpen      = "open"      // these, and whoever asks (RFC 7591)
+)
+
 func defaultAuth() Auth {
-	return Auth{Registration: RegistrationOpen, RefreshTTL: 720 * time.Hour, RefreshGrace: 10 * time.Second, SessionTTL: 2160 * time.Hour,
+	return Auth{ClientRegistration: ClientsClosed, Registration: RegistrationOpen, RefreshTTL: 720 * time.Hour, RefreshGrace: 10 * time.Second, SessionTTL: 2160 * time.Hour,
 		RotateEvery: 720 * time.Hour, RotateAhead: time.Hour,
 		OfflineGrace: 5 * time.Minute,
 		Throttle:     Throttle{Failures: 5, Addresses: 20, Registers: 100, Longest: 5 * time.Minute, Window: 15 * time.Minute}}
@@ -76,6 +95,12 @@ func (a Auth) validate(v *validator) {
 	between(v, "auth.session_ttl", a.SessionTTL, time.Minute, 8760*time.Hour)
 	between(v, "auth.refresh_grace", a.RefreshGrace, 0, time.Minute)
 	v.oneOf("auth.registration", a.Registration, RegistrationOpen, RegistrationInvite, RegistrationClosed)
+	v.oneOf("auth.client_registration", a.ClientRegistration, ClientsClosed, ClientsDocuments, ClientsOpen)
+	for _, scheme := range a.ClientSchemes {
+		if !clientScheme.MatchString(scheme) || slices.Contains([]string{"http", "https", "javascript", "data", "vbscript", "file", "about", "blob"}, scheme) {
+			v.fail("auth.client_schemes", "%q: write the scheme of an app in lower case, such as cursor", scheme)
+		}
+	}
 	if a.RotateEvery != 0 {
 		between(v, "auth.rotate_every", a.RotateEvery, time.Hour, 8760*time.Hour)
 	}

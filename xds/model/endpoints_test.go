@@ -93,7 +93,7 @@ func llmEndpoints(g *model.Gateway) string {
 		if r.LLM.Stream {
 			path += "?alt=sse"
 		}
-		rows = append(rows, fmt.Sprintf("| `%s %s` | key; login, scope `%s` | %s |", r.Match.Method, path, r.Scope,
+		rows = append(rows, fmt.Sprintf("| `%s %s` | key; login, scope `%s` | %s |", r.Match.Method, path, strings.ReplaceAll(r.Scope, "|", "` or `"),
 			cmp.Or(does[r.LLM.Route], "**describe "+r.LLM.Route+" in endpoints_test.go**")))
 	}
 	slices.Sort(rows)

@@ -81,14 +81,14 @@ func (b *builder) openAI(path, operation, name string, serves func(config.Model)
 		}
 		route := Route{
 			Name: name + ":" + m.Provider + "/" + m.Name, Match: Match{Path: path, Method: "POST", Models: spellings, Guarded: true},
-			Forward: b.call(p, p.base+operation), Rule: attributes.RuleAuthenticated, Scope: attributes.ScopeTokensWrite,
+			Forward: b.call(p, p.base+operation), Rule: attributes.RuleAuthenticated, Scope: callModels,
 			Family: attributes.FamilyOpenAI,
 			LLM:    &LLM{Route: name, Provider: m.Provider, Model: m.Name, Headers: p.Headers, Query: p.Query},
 		}
 		routes = append(routes, p.served(route))
 	}
 	return append(routes,
-		Route{Name: name, Match: Match{Path: path, Method: "POST"}, Rule: attributes.RuleAuthenticated, Scope: attributes.ScopeTokensWrite,
+		Route{Name: name, Match: Match{Path: path, Method: "POST"}, Rule: attributes.RuleAuthenticated, Scope: callModels,
 			Family: attributes.FamilyOpenAI,
 			Reply:  &Reply{Status: 404, Code: errorbody.CodeModelNotFound, Message: "the model does not exist, or this path does not serve it"},
 			LLM:    &LLM{Route: name}},
@@ -146,7 +146,7 @@ func (b *builder) geminiModel(version string, m config.Model, p provider, o gemi
 	route := func(match Match) Route {
 		match.Path, match.Method, match.Query = path, "POST", o.query
 		return Route{Name: o.name + ":" + m.Provider + "/" + m.Name, Match: match, Rule: attributes.RuleAuthenticated,
-			Scope: attributes.ScopeTokensWrite, Family: attributes.FamilyGemini}
+			Scope: callModels, Family: attributes.FamilyGemini}
 	}
 	guarded, plain := route(Match{Guarded: true}), route(Match{})
 	guarded.Forward, guarded.LLM = b.call(p, p.base+"/models/"+m.Upstream()+o.verb), &llm
@@ -180,7 +180,7 @@ func modelList() []Route {
 	get := func(m Match) Route {
 		m.Method = "GET"
 		return Route{Name: "openai-models", Match: m, Forward: &Forward{Cluster: topology.TokenSvc, Timeout: serviceTimeout},
-			Rule: attributes.RuleAuthenticated, Scope: attributes.ScopeTokensRead, Audience: topology.TokenSvc, Family: attributes.FamilyOpenAI}
+			Rule: attributes.RuleAuthenticated, Scope: listModels, Audience: topology.TokenSvc, Family: attributes.FamilyOpenAI}
 	}
 	return []Route{get(Match{Path: path}), notAllowed(path, attributes.FamilyOpenAI, "GET"), get(Match{Prefix: path + "/"})}
 }
@@ -244,6 +244,12 @@ type service struct {
 	name, family                                       string // of its routes; empty: that of the cluster, a problem
 }
 
+// Scopes of what reaches a model and of the list of models: one that cannot buy will do.
+const (
+	callModels = attributes.ScopeModelsCall + "|" + attributes.ScopeTokensWrite
+	listModels = attributes.ScopeTokensRead + "|" + attributes.ScopeModelsCall
+)
+
 // readWrite is the scope of reading and of everything else.
 const readWrite = attributes.ScopeTokensRead + " " + attributes.ScopeTokensWrite
 
@@ -282,7 +288,7 @@ func controlAPIs() []service {
 		return service{path: path, prefix: prefix, cluster: topology.TokenSvc, rule: authenticated, scope: readWrite, audience: topology.TokenSvc}
 	}
 	stub := func(prefix, cluster string) service {
-		return service{prefix: prefix, cluster: cluster, rule: authenticated, scope: readWrite}
+		return service{prefix: prefix, cluster: cluster, rule: authenticated, scope: listModels + " " + callModels}
 	}
 	return slices.Concat([]service{
 		login("/api/v1/auth/api-keys"),

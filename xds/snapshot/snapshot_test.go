@@ -203,7 +203,7 @@ func checkRoute(r *rapid.T, m model.Route, route *routev3.Route, s *snapshot.Sna
 		}
 	}
 	scope := authz.GetCheckSettings().GetContextExtensions()[attributes.ContextScope]
-	if m.LLM != nil && scope != attributes.ScopeTokensWrite || rule == "role:ADMIN" && scope != attributes.ScopeAdmin {
+	if m.LLM != nil && scope != attributes.ScopeModelsCall+"|"+attributes.ScopeTokensWrite || rule == "role:ADMIN" && scope != attributes.ScopeAdmin {
 		r.Fatalf("route %s: scope %q", route.GetName(), scope)
 	}
 	if rule == attributes.RulePublic && m.LLM != nil {

@@ -98,7 +98,7 @@ const (
 	ContextFamily = "family"
 	// ContextScope is what an OAuth2 token must be granted: one scope, or one for reading
 	// (GET, HEAD) and one for the rest with a space between; ScopeNone: no scope will do, only
-	// a login or an API key; empty: any.
+	// a login or an API key; empty: any. Of several with | between any will do; the first is the one to ask for.
 	ContextScope = "scope"
 	// ContextOrg is OrgRequired where the caller must act for an organisation; empty: need not.
 	ContextOrg = "org"
@@ -128,6 +128,7 @@ const (
 	ScopeTokensRead    = "tokens.read"
 	ScopeTokensWrite   = "tokens.write"
 	ScopeAnalyticsRead = "analytics.read"
+	ScopeModelsCall    = "models.call" // call models, and buy nothing
 	ScopeAdmin         = "admin"
 )
 
