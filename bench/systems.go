@@ -35,14 +35,14 @@ type system struct {
 // start brings up the three systems, all in front of the same stub; stop ends them.
 func start(ctx context.Context, dir string) (systems []system, stop func(), err error) {
 	var stops []func()
-	stop = func() {
+	all := func() {
 		for _, f := range slices.Backward(stops) {
 			f()
 		}
 	}
 	defer func() {
 		if err != nil {
-			stop()
+			all()
 		}
 	}()
 	whole, end, err := startWhole(ctx, filepath.Join(dir, "whole"))
@@ -69,7 +69,7 @@ func start(ctx context.Context, dir string) (systems []system, stop func(), err 
 	if err != nil {
 		return nil, nil, err
 	}
-	return []system{bare, chain, whole}, stop, nil
+	return []system{bare, chain, whole}, all, nil
 }
 
 // startWhole is the product as a user starts it, with one Envoy worker.
@@ -210,7 +210,9 @@ func startChain(ctx context.Context, dir, bin, stub, leaky string) (system, func
 	if err != nil {
 		return system{}, stop, err
 	}
-	xdsPID, end, err := spawn(ctx, stack.Dir, append(stack.Env, "LEAKY_PROVIDER_OPENAI_URL="+stub), leaky, "serve", "xds")
+	// There is no NATS here: xds goes on without one.
+	xdsPID, end, err := spawn(ctx, stack.Dir, append(stack.Env, "LEAKY_PROVIDER_OPENAI_URL="+stub, "LEAKY_NATS_URL=nats://127.0.0.1:1"), leaky,
+		"serve", "xds")
 	stops = append(stops, end)
 	if err != nil {
 		return system{}, stop, err
