@@ -65,14 +65,19 @@ end
 
 -- name_at: the name of the member that begins at s[i], and its closing quote; or why it is
 -- refused. A name of letters that only some parsers take for ours would be two readings.
+local good_names, good_count = {}, 0 -- as with folded: at most MAX_FOLDED of them
+
 local function name_at(s, i, c)
   if c ~= QUOTE then return stop(i) end
   local e = string_end(s, i)
   if not e then return nil end
   local name = sub(s, i + 1, e - 1)
+  if good_names[name] then return name, e end
   if #name > 64 then name = sub(name, 1, 64) .. "..." end
   if find(name, "\\", 1, true) then return nil, "escapes in the name of a member are not accepted: " .. name end
   if find(name, "[\128-\255]") then return nil, "the name of a member is not ASCII" end
+  if good_count == MAX_FOLDED then good_names, good_count = {}, 0 end
+  good_names[name], good_count = true, good_count + 1
   return name, e
 end
 
@@ -156,7 +161,8 @@ local function openai(s, facts, at, tally)
   local message, blamed = document(s, OPENAI, found, at, tally, false)
   if message then return message, blamed end
   -- Some clients write / as \/; no model's name needs another escape.
-  local model = found.model and gsub(sub(found.model, 2, -2), "\\/", "/") or ""
+  local model = found.model and sub(found.model, 2, -2) or ""
+  if find(model, "\\", 1, true) then model = gsub(model, "\\/", "/") end
   if model == "" then return "model is missing", "model" end
   if #model > MAX_MODEL or find(model, "[%c\\]") then return "model is not a model's name", "model" end
   facts.model = model
@@ -248,6 +254,7 @@ end
 -- media_type: why a content type is refused. The bytes are read as UTF-8 here, so a provider
 -- must not be told of another charset.
 local function media_type(text)
+  if text == "application/json" then return nil end
   text = lower(text)
   if not find(text, "^application/json%s*$") and not find(text, "^application/json%s*;") then
     return "content-type must be application/json"

@@ -65,13 +65,24 @@ local function unescape(code)
   return n < 128 and string.char(n) or CODES[n] or "?"
 end
 
+-- Names and words recur from call to call, and LuaJIT compiles no search by pattern: what they
+-- fold to is remembered, of at most MAX_FOLDED of them.
+local MAX_FOLDED = 512
+local known_folded, known_count = {}, 0
+
 -- folded is what the most lenient provider reads s[from..to] as, a name or a word.
 local function folded(s, from, to)
   if to - from > 160 then return "" end -- longer than any of ours with each letter escaped
-  local name = sub(s, from, to)
+  local raw = sub(s, from, to)
+  local name = known_folded[raw]
+  if name then return name end
+  name = raw
   if find(name, "\\", 1, true) then name = string.gsub(string.gsub(name, "\\u(%x%x%x%x)", unescape), "\\/", "/") end
   if find(name, "[\194-\244]") then name = string.gsub(name, "[\194-\244][\128-\191]+", FOLDS) end
-  return lower(name)
+  name = lower(name)
+  if known_count == MAX_FOLDED then known_folded, known_count = {}, 0 end
+  known_folded[raw], known_count = name, known_count + 1
+  return name
 end
 
 -- meaning looks a name up as it stands, and folds it only if that does not find it.

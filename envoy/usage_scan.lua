@@ -285,11 +285,30 @@ local function end_line(r)
   r.line = nil
 end
 
+-- silent says that the data line s[i..e-1] cannot tell usage: it has the word nowhere but in
+-- "usage":null, as every chunk does of a stream that was asked for it. Within a string the quotes
+-- would be escaped.
+local function silent(places, s, i, e)
+  local at = ahead(places, s, "usage", i)
+  while at < e do
+    if byte(s, at - 1) ~= QUOTE then return false end
+    local after
+    if sub(s, at, at + 10) == 'usage":null' then
+      after = byte(s, at + 11)
+    elseif sub(s, at, at + 11) == 'usage": null' then
+      after = byte(s, at + 12)
+    end
+    if after ~= COMMA and after ~= CLOSE then return false end
+    at = ahead(places, s, "usage", at + 5)
+  end
+  return true
+end
+
 -- plain says that the data line s[i..e-1] can be skipped: nothing is open, it cannot tell
 -- usage or an error, and its event ends with it.
 local function plain(r, places, s, i, e)
   if r.depth > 0 or r.skip > 0 or r.inside or r.lines < SPOKEN then return false end
-  if ahead(places, s, "usage", i) < e or ahead(places, s, 'rror"', i) < e then return false end
+  if not silent(places, s, i, e) or ahead(places, s, 'rror"', i) < e then return false end
   local x = e + 1
   if byte(s, e) == CR and byte(s, x) == LF then x = x + 1 end
   local c = byte(s, x)

@@ -129,6 +129,7 @@ func TestUsageIsFoundWhereverItIsTold(t *testing.T) {
 	t.Parallel()
 	s := newScript(t)
 	const three = `"usage":{"prompt_tokens":100,"completion_tokens":40,"total_tokens":140}`
+	nulls := strings.Repeat(`data: {"choices":[{"delta":{"content":"x"}}],"usage":null}`+"\n\n", 3)
 	for name, c := range map[string]struct{ answer, told string }{
 		"chat":                     {`{"model":"m","choices":[{"message":{"content":"hi"}}],` + three + `}`, "in=100,out=40,total=140,model=m"},
 		"a model's name":           {`{"model":"a/b:c,2 \u00e9","modelVersion":"gemini-2.5, x"}`, "events=0,model=gemini-2.5, x"},
@@ -142,6 +143,9 @@ func TestUsageIsFoundWhereverItIsTold(t *testing.T) {
 		"negative":                 {`{"usage":{"prompt_tokens":-5,"completion_tokens":5}}`, "out=5"},
 		"zeros erase nothing":      {`data: {"usage":{"prompt_tokens":7}}` + "\n\n" + `data: {"usage":{"prompt_tokens":0,"completion_tokens":5}}` + "\n\n", "in=7,out=5"},
 		"null erases nothing":      {`data: {"usage":{"prompt_tokens":7}}` + "\n\ndata: {\"usage\":null}\n\n", "in=7"},
+		"a count after a null":     {nulls + `data: {"usage":null,"choices":[{"usage":{"prompt_tokens":5}}]}` + "\n\n" + nulls, "in=5"},
+		"a null after a count":     {nulls + `data: {"usage":{"prompt_tokens":5},"x_groq":{"usage": null}}` + "\n\n" + nulls, "in=5"},
+		"a null within text":       {nulls + `data: {"choices":[{"delta":{"content":"\"usage\":null"}}],"usage":{"prompt_tokens":5}}` + "\n\n", "in=5"},
 		"last one counts":          {`data: {"usage":{"completion_tokens":7}}` + "\n\n" + `data: {"usage":{"completion_tokens":5}}` + "\n\n", "out=5"},
 		"details":                  {`{"usage":{"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":4,"audio_tokens":1},"completion_tokens_details":{"reasoning_tokens":3,"audio_tokens":2}}}`, "in=9,cached=4,reasoning=3,audio_in=1,audio_out=2"},
 		"choices":                  {`data: {"choices":[{"index":0,"delta":{},` + three + `}]}` + "\n\n", "in=100,out=40,total=140"},
@@ -286,6 +290,8 @@ func FuzzUsage(f *testing.F) {
 		usageEvent + "data: [DONE]\n\n", `{"model":"m","usage":{"prompt_tokens":"12","total_tokens":14},"choices":[{"message":{"content":"\\\"usage\\\":{"}}]}`,
 		"\xef\xbb\xbf[{\"usageMetadata\":{\"promptTokenCount\":1}}\r\n,{\"error\":{}}]", ": c\r\rdata: {\"choices\":[]\rdata: ,\"usage\":{\"input_tokens\":3}}\r\r",
 		"event: message_start\r\ndata: {\"message\":{\"model\":\"m\",\"usage\":{\"input_tokens\":3}}}\r\n\r\n", "data: {\"a\":\"\\\\\\\"\"}\n\n" + usageEvent,
+		"data:0\ndata:0\ndata: {\"usage\":null{]}\n\n",
+		"data: {\"usage\":null}\n\ndata: {\"usage\": null}\n\ndata: {\"usage\":null,\"choices\":[{\"usage\":{\"prompt_tokens\":3}}]}\n\n",
 	} {
 		f.Add([]byte(seed), uint64(i))
 	}
