@@ -25,7 +25,7 @@ build: ## Build bin/leaky
 	@$(GO) build -ldflags "-X main.version=$(VERSION)" -o $(LEAKY) ./cmd/leaky
 
 .PHONY: parts
-parts: build ## Fetch the pinned parts (Envoy, Postgres, Valkey, the ClickHouse engine) into the cache
+parts: build ## Fetch the pinned parts (Envoy, Postgres, Valkey, the ClickHouse engine, Prometheus) into the cache
 	@$(LEAKY) parts fetch
 
 .PHONY: up

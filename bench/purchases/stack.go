@@ -40,6 +40,7 @@ services:
   tokensvc: {http: %[2]q, replicas: [{http: %[3]q}]}
   stub_payment: {http: %[4]q}
 purchases: {payment: {url: "http://%[4]s"}}
+monitoring: {prometheus: "off", alertmanager: "off"}
 tiers: {default: USER, levels: {USER: {priority: 10, quota_max_tokens: 1000000000000000}}}
 `
 
