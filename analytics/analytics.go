@@ -4,12 +4,11 @@ package analytics
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
@@ -30,6 +29,7 @@ const HeaderPending = "X-Leaky-Pending-Events"
 type Config struct {
 	Store     *Store
 	Lag       Lag
+	Members   Members
 	Verifier  *principal.Verifier
 	KeysReady func() error // not nil while identities cannot be checked; may be nil
 	Providers []string     // names, lower-case
@@ -44,8 +44,8 @@ type API struct {
 
 // New makes the API.
 func New(cfg Config) (*API, error) {
-	if cfg.Store == nil || cfg.Lag == nil || cfg.Verifier == nil || cfg.Metrics == nil || cfg.Log == nil {
-		return nil, errors.New("make analytics api: Store, Lag, Verifier, Metrics and Log are needed")
+	if cfg.Store == nil || cfg.Lag == nil || cfg.Members == nil || cfg.Verifier == nil || cfg.Metrics == nil || cfg.Log == nil {
+		return nil, errors.New("make analytics api: Store, Lag, Members, Verifier, Metrics and Log are needed")
 	}
 	cfg.Providers = slices.Sorted(slices.Values(cfg.Providers))
 	return &API{cfg: cfg}, nil
@@ -62,16 +62,21 @@ func (a *API) Routes() *httpapi.Mux {
 		}{"analytics-service", "ok", time.Now().UTC()})
 		return nil
 	}))
+	m := a.cfg.Metrics
 	for path, route := range map[string]struct {
 		handle caller
 		count  *prometheus.CounterVec
 	}{
-		"usage":     {a.usage, a.cfg.Metrics.usageQueries},
-		"report":    {a.report, a.cfg.Metrics.reportQueries},
-		"anomalies": {a.anomalies, a.cfg.Metrics.anomalyQueries},
-		"export":    {a.export, a.cfg.Metrics.exportQueries},
+		"/api/v1/analytics/usage":      {a.usage, m.usageQueries},
+		"/api/v1/analytics/report":     {a.report, m.reportQueries},
+		"/api/v1/analytics/anomalies":  {a.anomalies, m.anomalyQueries},
+		"/api/v1/analytics/export":     {a.export, m.exportQueries},
+		"/api/v1/analytics/trends":     {a.trends, m.trendQueries},
+		"/api/v1/analytics/providers":  {a.byProvider, m.groupQueries},
+		"/api/v1/analytics/users/{id}": {a.ofUser, m.groupQueries},
+		"/api/v1/me/usage":             {a.ofCaller, m.groupQueries},
 	} {
-		mux.Handle("GET /api/v1/analytics/"+path, a.cfg.Verifier.Middleware(a.refuse, a.guard(route.handle, route.count)))
+		mux.Handle("GET "+path, a.cfg.Verifier.Middleware(a.refuse, a.guard(route.handle, route.count)))
 	}
 	return mux
 }
@@ -88,7 +93,7 @@ func (a *API) Ready(context.Context) error {
 }
 
 // caller is a handler that knows who calls.
-type caller func(w http.ResponseWriter, r *http.Request, who principal.Principal) error
+type caller func(w http.ResponseWriter, r *http.Request, who reader) error
 
 func (a *API) refuse(w http.ResponseWriter, r *http.Request) {
 	if a.cfg.KeysReady != nil && a.cfg.KeysReady() != nil {
@@ -120,7 +125,7 @@ func (a *API) call(h caller, w http.ResponseWriter, r *http.Request) error {
 	if !who.Is(principal.RoleUser) && !who.Is(principal.RoleAdmin) {
 		return httpapi.Fail(http.StatusForbidden, "role USER is required")
 	}
-	err := h(w, r, who)
+	err := h(w, r, reader{who, a.cfg.Members, a.cfg.Providers})
 	if err == nil {
 		return nil
 	}
@@ -135,10 +140,9 @@ func (a *API) call(h caller, w http.ResponseWriter, r *http.Request) error {
 
 // label is the provider for metrics: from the known list, else "unknown".
 func (a *API) label(r *http.Request) string {
-	if p, err := parseParams(r.URL.RawQuery); err == nil {
-		if name, err := p.provider(a.cfg.Providers); err == nil {
-			return name
-		}
+	values, _ := url.ParseQuery(r.URL.RawQuery)
+	if name, err := (params{values}).provider(a.cfg.Providers, true); err == nil {
+		return name
 	}
 	return unknownProvider
 }
@@ -150,40 +154,4 @@ func (a *API) pending(ctx context.Context) *int64 {
 		return nil
 	}
 	return &n
-}
-
-// export streams one JSON object a line. If it cannot be completed the connection is
-// cut, so that a reader never takes a part for the whole.
-func (a *API) export(w http.ResponseWriter, r *http.Request, who principal.Principal) error {
-	f, err := parseExport(r.URL.RawQuery, who, a.cfg.Providers, time.Now())
-	if err != nil {
-		return err
-	}
-	if n := a.pending(r.Context()); n != nil {
-		w.Header().Set(HeaderPending, strconv.FormatInt(*n, 10))
-	}
-	begun := false
-	begin := func() {
-		if !begun {
-			w.Header().Set("Content-Type", "application/x-ndjson")
-			w.WriteHeader(http.StatusOK)
-			begun = true
-		}
-	}
-	lines := json.NewEncoder(w)
-	for row, err := range a.cfg.Store.Export(r.Context(), f) {
-		if err != nil && !begun {
-			return err
-		}
-		if err != nil {
-			a.cfg.Log.LogAttrs(r.Context(), slog.LevelWarn, "export cut short", slog.Any("error", err))
-			panic(http.ErrAbortHandler)
-		}
-		begin()
-		if err := lines.Encode(newItem(row)); err != nil {
-			panic(http.ErrAbortHandler) // the reader is gone
-		}
-	}
-	begin()
-	return nil
 }

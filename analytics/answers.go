@@ -4,7 +4,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 )
@@ -75,9 +74,9 @@ type usageAnswer struct {
 	Items    []item `json:"items"`
 }
 
-func (a *API) usage(w http.ResponseWriter, r *http.Request, who principal.Principal) error {
+func (a *API) usage(w http.ResponseWriter, r *http.Request, caller reader) error {
 	now := time.Now()
-	p, err := parseUsage(r.URL.RawQuery, who, a.cfg.Providers)
+	p, err := caller.usage(r.Context(), r.URL.RawQuery, now)
 	if err != nil {
 		return err
 	}
@@ -94,31 +93,26 @@ func (a *API) usage(w http.ResponseWriter, r *http.Request, who principal.Princi
 }
 
 // reportAnswer: totals are exact over the window [windowStart, windowEnd); totalTokens =
-// consumedTokens + deniedTokens. PendingEvents is null when NATS does not tell.
+// consumedTokens + deniedTokens. PendingEvents is null when NATS does not tell. Groups are there when
+// dimensions were asked for.
 type reportAnswer struct {
-	Provider              string           `json:"provider"`
-	WindowStart           time.Time        `json:"windowStart"`
-	WindowEnd             time.Time        `json:"windowEnd"`
-	TotalEvents           int64            `json:"totalEvents"`
-	AllowedEvents         int64            `json:"allowedEvents"`
-	DeniedEvents          int64            `json:"deniedEvents"`
-	TotalTokens           int64            `json:"totalTokens"`
-	ConsumedTokens        int64            `json:"consumedTokens"`
-	DeniedTokens          int64            `json:"deniedTokens"`
-	InputTokens           int64            `json:"inputTokens"`
-	OutputTokens          int64            `json:"outputTokens"`
-	EstimatedTokens       int64            `json:"estimatedTokens"`
-	UnpricedTokens        int64            `json:"unpricedTokens"` // no price was known; costs are without them
-	CostMicros            map[string]int64 `json:"costMicros"`     // by currency
-	AverageTokensPerEvent float64          `json:"averageTokensPerEvent"`
-	UniqueUsers           int64            `json:"uniqueUsers"`
-	SampleLimit           int              `json:"sampleLimit"`
-	TopUsers              []UserTotal      `json:"topUsers"`
-	PendingEvents         *int64           `json:"pendingEvents"`
+	Provider    string    `json:"provider"`
+	WindowStart time.Time `json:"windowStart"`
+	WindowEnd   time.Time `json:"windowEnd"`
+	Sums
+	DeniedEvents          int64         `json:"deniedEvents"`
+	DeniedTokens          int64         `json:"deniedTokens"`
+	AverageTokensPerEvent float64       `json:"averageTokensPerEvent"`
+	UniqueUsers           int64         `json:"uniqueUsers"`
+	SampleLimit           int           `json:"sampleLimit"`
+	TopUsers              []UserTotal   `json:"topUsers"`
+	GroupCount            int64         `json:"groupCount,omitzero"`
+	Groups                []groupAnswer `json:"groups,omitzero"`
+	PendingEvents         *int64        `json:"pendingEvents"`
 }
 
-func (a *API) report(w http.ResponseWriter, r *http.Request, who principal.Principal) error {
-	p, err := parseReport(r.URL.RawQuery, who, a.cfg.Providers, time.Now())
+func (a *API) report(w http.ResponseWriter, r *http.Request, caller reader) error {
+	p, err := caller.report(r.Context(), r.URL.RawQuery, time.Now())
 	if err != nil {
 		return err
 	}
@@ -127,17 +121,21 @@ func (a *API) report(w http.ResponseWriter, r *http.Request, who principal.Princ
 	if err != nil {
 		return err
 	}
-	answer := reportAnswer{Provider: p.filter.Provider, WindowStart: p.filter.From, WindowEnd: p.filter.To,
-		TotalEvents: sum.Events, AllowedEvents: sum.Allowed, DeniedEvents: sum.Events - sum.Allowed,
-		TotalTokens: sum.Tokens, ConsumedTokens: sum.Consumed, DeniedTokens: sum.Tokens - sum.Consumed,
-		InputTokens: sum.Input, OutputTokens: sum.Output, EstimatedTokens: sum.Estimated,
-		UnpricedTokens: sum.Unpriced, CostMicros: sum.Costs,
+	answer := reportAnswer{Provider: p.filter.Provider, WindowStart: p.filter.From, WindowEnd: p.filter.To, Sums: sum.Sums,
+		DeniedEvents: sum.Events - sum.Allowed, DeniedTokens: sum.Tokens - sum.Consumed,
 		UniqueUsers: sum.Users, SampleLimit: p.limit, TopUsers: sum.Top, PendingEvents: pending}
 	if sum.Events > 0 {
 		answer.AverageTokensPerEvent = float64(sum.Tokens) / float64(sum.Events)
 	}
 	if answer.TopUsers == nil {
 		answer.TopUsers = []UserTotal{}
+	}
+	if len(p.by) > 0 {
+		found, err := a.cfg.Store.Group(r.Context(), p.filter, p.by, p.limit, false)
+		if err != nil {
+			return err
+		}
+		answer.GroupCount, answer.Groups = found.Count, newGroups(p.groupBy, found.Groups)
 	}
 	httpapi.WriteJSON(w, http.StatusOK, answer)
 	return nil
@@ -157,13 +155,13 @@ type anomalyAnswer struct {
 	SampleLimit           int       `json:"sampleLimit"`
 }
 
-func (a *API) anomalies(w http.ResponseWriter, r *http.Request, who principal.Principal) error {
-	p, err := parseAnomalies(r.URL.RawQuery, who, a.cfg.Providers, time.Now())
+func (a *API) anomalies(w http.ResponseWriter, r *http.Request, caller reader) error {
+	p, err := caller.anomalies(r.Context(), r.URL.RawQuery, time.Now())
 	if err != nil {
 		return err
 	}
 	span := p.filter
-	span.From = p.filter.From.Add(-time.Duration(p.baselines) * p.window)
+	span.From = p.filter.From.Add(-time.Duration(p.baselines) * p.filter.To.Sub(p.filter.From))
 	current, before, err := a.cfg.Store.Windows(r.Context(), span, p.filter.From)
 	if err != nil {
 		return err

@@ -56,7 +56,7 @@ func newFront(t *testing.T, store *Store, lag Lag) *front {
 	}
 	_, _ = keys.Key(t.Context(), "none") // fetches, so that calls at once find the key
 	registry := prometheus.NewRegistry()
-	api, err := New(Config{Store: store, Lag: lag, Verifier: principal.NewVerifier(Audience, keys.Keyfunc), Providers: providers(),
+	api, err := New(Config{Store: store, Lag: lag, Members: members(), Verifier: principal.NewVerifier(Audience, keys.Keyfunc), Providers: providers(),
 		Metrics: NewMetrics(registry), Log: quiet()})
 	if err != nil {
 		t.Fatal(err)
@@ -178,11 +178,11 @@ func TestReportIsExact(t *testing.T) {
 	insert(t, store, events[:1000]...) // once more
 	var got reportAnswer
 	newFront(t, store, lagOf(17)).ask(t, "/api/v1/analytics/report?provider=qwen&limit=3&windowMinutes=10", asAdmin(), &got)
-	want := model(events, Filter{From: got.WindowStart, To: got.WindowEnd}, 3)
-	if got.TotalEvents != want.Events || got.AllowedEvents != want.Allowed || got.DeniedEvents != want.Events-want.Allowed ||
-		got.TotalTokens != want.Tokens ||
-		got.ConsumedTokens != want.Consumed || got.DeniedTokens != want.Tokens-want.Consumed || got.InputTokens != want.Input ||
-		got.OutputTokens != want.Output ||
+	want := expected(events, Filter{From: got.WindowStart, To: got.WindowEnd}, 3)
+	if got.Events != want.Events || got.Allowed != want.Allowed || got.DeniedEvents != want.Events-want.Allowed ||
+		got.Tokens != want.Tokens ||
+		got.Consumed != want.Consumed || got.DeniedTokens != want.Tokens-want.Consumed || got.Input != want.Input ||
+		got.Output != want.Output ||
 		got.UniqueUsers != 7 || got.SampleLimit != 3 || !slices.Equal(got.TopUsers, want.Top) ||
 		got.AverageTokensPerEvent != float64(want.Tokens)/float64(want.Events) {
 		t.Errorf("want %+v, got %+v", want, got)
@@ -192,7 +192,7 @@ func TestReportIsExact(t *testing.T) {
 	}
 	var none reportAnswer
 	newFront(t, store, lagOf(-1)).ask(t, "/api/v1/analytics/report?provider=qwen", asUser(), &none)
-	if none.TotalEvents != 0 || none.AverageTokensPerEvent != 0 || none.TopUsers == nil || none.PendingEvents != nil ||
+	if none.Events != 0 || none.AverageTokensPerEvent != 0 || none.TopUsers == nil || none.PendingEvents != nil ||
 		none.SampleLimit != 5000 {
 		t.Errorf("want an empty report with the lag unknown, got %+v", none)
 	}
@@ -274,21 +274,33 @@ func TestRefusals(t *testing.T) {
 		who    principal.Principal
 		status int
 	}{
-		"health is open":   {"health", nobody, 200},
-		"usage":            {"usage?provider=openai", nobody, 401},
-		"report":           {"report?provider=openai", nobody, 401},
-		"anomalies":        {"anomalies?provider=openai", nobody, 401},
-		"export":           {"export", nobody, 401},
-		"no role":          {"usage?provider=openai", principal.Principal{UserID: alice, Roles: []string{}}, 403},
-		"no provider":      {"usage", asUser(), 400},
-		"report, blank":    {"report?provider=", asUser(), 400},
-		"report, unknown":  {"report?provider=nobody", asUser(), 400},
-		"somebody's usage": {"usage?provider=openai&userId=" + bob, asUser(), 403},
-		"somebody's sums":  {"report?provider=openai&userId=" + bob, asUser(), 403},
-		"somebody's books": {"export?userId=" + bob, asUser(), 403},
-		"bad time":         {"export?from=yesterday", asUser(), 400},
-		"bad account":      {"export?account=x'", asUser(), 400},
-		"no such path":     {"trends", asUser(), 404},
+		"health is open":           {"health", nobody, 200},
+		"usage":                    {"usage?provider=openai", nobody, 401},
+		"report":                   {"report?provider=openai", nobody, 401},
+		"anomalies":                {"anomalies?provider=openai", nobody, 401},
+		"export":                   {"export", nobody, 401},
+		"no role":                  {"usage?provider=openai", principal.Principal{UserID: alice, Roles: []string{}}, 403},
+		"no provider":              {"usage", asUser(), 400},
+		"report, blank":            {"report?provider=", asUser(), 400},
+		"report, unknown":          {"report?provider=nobody", asUser(), 400},
+		"somebody's usage":         {"usage?provider=openai&userId=" + bob, asUser(), 403},
+		"somebody's sums":          {"report?provider=openai&userId=" + bob, asUser(), 403},
+		"somebody's books":         {"export?userId=" + bob, asUser(), 403},
+		"bad time":                 {"export?from=yesterday", asUser(), 400},
+		"bad account":              {"export?account=x'", asUser(), 400},
+		"no such path":             {"nothing", asUser(), 404},
+		"trends":                   {"trends", nobody, 401},
+		"somebody's sums, by path": {"users/" + bob, asUser(), 403},
+		"no id":                    {"users/me", asUser(), 400},
+		"twice whose":              {"users/" + alice + "?userId=" + bob, asUser(), 400},
+		"misspelt":                 {"usage?provider=openai&user_id=" + bob, asUser(), 400},
+		"no format":                {"export?format=xml", asUser(), 400},
+		"no interval":              {"trends?interval=year", asUser(), 400},
+		"no zone":                  {"trends?zone=Mars/Olympus", asUser(), 400},
+		"our zone":                 {"trends?zone=Local", asUser(), 400},
+		"a zone of files":          {"trends?zone=../../etc/passwd", asUser(), 400},
+		"too many buckets":         {"trends?interval=minute&from=2020-01-01T00:00:00Z", asUser(), 400},
+		"a blank provider":         {"trends?provider=", asUser(), 400},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -364,7 +376,7 @@ func TestACallShowsWithinTwoSeconds(t *testing.T) {
 	})
 	var sums reportAnswer
 	f.ask(t, "/api/v1/analytics/report?provider=openai", asUser(), &sums)
-	if sums.TotalTokens != 3 || sums.PendingEvents == nil {
+	if sums.Tokens != 3 || sums.PendingEvents == nil {
 		t.Errorf("want 3 tokens and the lag, got %+v", sums)
 	}
 }

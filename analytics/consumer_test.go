@@ -26,7 +26,7 @@ func sameTotals(t *testing.T, store *Store, events []usage.Event, f Filter) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(model(events, f, topUsersMost), got); diff != "" {
+	if diff := cmp.Diff(expected(events, f, topUsersMost), got); diff != "" {
 		t.Errorf("%+v: want the model's totals, got: %s", f, diff)
 	}
 }

@@ -1,6 +1,7 @@
 package analytics
 
 import (
+	"maps"
 	"math"
 	"net/http"
 	"net/url"
@@ -10,10 +11,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
-
-	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/internal/wording"
 )
 
 // Defaults and clamps of the contract (§5).
@@ -24,13 +23,14 @@ const (
 	baselineDefault, baselineMost      = 4, 24
 	thresholdDefault, thresholdLeast   = 2.0, 1.0
 	topUsersMost                       = 5
-	exportMinutesDefault               = 60
 	longestParameter, longestRequestID = 256, 128
 )
 
 var (
 	integer   = regexp.MustCompile(`^[+-]?[0-9]{1,64}$`)
 	requestID = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,` + strconv.Itoa(longestRequestID) + `}$`)
+	keyID     = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
+	anyName   = regexp.MustCompile(`^[\x20-\x7E]{1,256}$`)
 	account   = regexp.MustCompile(`^(?:user|org):[A-Za-z0-9._:-]{1,100}$`)
 )
 
@@ -41,10 +41,21 @@ func bad(format string, args ...any) *httpapi.Error {
 // params are the parameters of one request; of one given twice the first counts.
 type params struct{ values url.Values }
 
-func parseParams(rawQuery string) (params, error) {
+// parseParams reads a query that may have the parameters of known. One that it does not know is
+// refused: a filter that is misspelt would answer for everything.
+func parseParams(rawQuery string, known ...string) (params, error) {
 	values, err := url.ParseQuery(rawQuery)
 	if err != nil {
 		return params{}, bad("malformed query string")
+	}
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		if slices.Contains(known, name) {
+			continue
+		}
+		if near := wording.Nearest(name, known); near != "" {
+			return params{}, bad("unknown parameter %.64q; did you mean %s?", name, near)
+		}
+		return params{}, bad("unknown parameter %.64q; known are %s", name, strings.Join(known, ", "))
 	}
 	return params{values: values}, nil
 }
@@ -86,47 +97,33 @@ func (p params) positive(name string, byDefault, most int) (int, error) {
 	return int(min(n, int64(most))), nil
 }
 
-// provider is the required parameter, trimmed and lower-case, one of known.
-func (p params) provider(known []string) (string, error) {
+// provider is trimmed and lower-case, one of known; "" where it need not be there and is not.
+func (p params) provider(known []string, needed bool) (string, error) {
 	text, err := p.text("provider")
 	if err != nil {
 		return "", err
 	}
-	if text == "" {
-		return "", bad("provider is required")
-	}
-	return knownProvider(text, known)
-}
-
-func knownProvider(text string, known []string) (string, error) {
 	name := strings.ToLower(text)
-	if !slices.Contains(known, name) {
+	switch {
+	case name == "" && (needed || p.values.Has("provider")):
+		return "", bad("provider is required")
+	case name != "" && !slices.Contains(known, name):
 		return "", bad("unknown provider; known are %s", strings.Join(known, ", "))
 	}
 	return name, nil
 }
 
-// scope is the user whose rows the caller may see: themselves, or with ADMIN whom they
-// names, all (empty) when nobody.
-func (p params) scope(caller principal.Principal) (string, error) {
-	text, err := p.text("userId")
-	if err != nil {
-		return "", err
+// number is a finite decimal.
+func (p params) number(name string, byDefault, least float64) (float64, error) {
+	text, err := p.text(name)
+	if err != nil || text == "" {
+		return byDefault, err
 	}
-	if text == "" {
-		if caller.Is(principal.RoleAdmin) {
-			return "", nil
-		}
-		return caller.UserID, nil
+	n, err := strconv.ParseFloat(text, 64)
+	if err != nil || math.IsNaN(n) || math.IsInf(n, 0) {
+		return 0, bad("%s must be a number", name)
 	}
-	id, err := uuid.Parse(text)
-	if err != nil || len(text) != 36 {
-		return "", bad("invalid userId")
-	}
-	if user := id.String(); user == caller.UserID || caller.Is(principal.RoleAdmin) {
-		return user, nil
-	}
-	return "", httpapi.Fail(http.StatusForbidden, "userId is not the caller's")
+	return max(n, least), nil
 }
 
 // matching is an optional parameter of a fixed form.
@@ -149,125 +146,4 @@ func (p params) moment(name string) (time.Time, error) {
 		return time.Time{}, bad("%s must be an RFC 3339 time", name)
 	}
 	return at.UTC(), nil
-}
-
-// usageParams are those of the usage list.
-type usageParams struct {
-	filter Filter
-	limit  int
-}
-
-func parseUsage(rawQuery string, caller principal.Principal, known []string) (usageParams, error) {
-	p, err := parseParams(rawQuery)
-	if err != nil {
-		return usageParams{}, err
-	}
-	var u usageParams
-	if u.filter.Provider, err = p.provider(known); err != nil {
-		return usageParams{}, err
-	}
-	limit, err := p.integer("limit", usageLimit)
-	if err != nil {
-		return usageParams{}, err
-	}
-	u.limit = int(min(max(limit, 1), usageLimitMost))
-	if u.filter.RequestID, err = p.matching("requestId", requestID); err != nil {
-		return usageParams{}, err
-	}
-	u.filter.UserID, err = p.scope(caller)
-	return u, err
-}
-
-// reportParams are those of the report, and of anomalies with the last two.
-type reportParams struct {
-	filter    Filter // From and To are the window
-	limit     int
-	window    time.Duration
-	baselines int
-	threshold float64
-}
-
-func parseReport(rawQuery string, caller principal.Principal, known []string, now time.Time) (reportParams, error) {
-	p, err := parseParams(rawQuery)
-	if err != nil {
-		return reportParams{}, err
-	}
-	var r reportParams
-	if r.filter.Provider, err = p.provider(known); err != nil {
-		return reportParams{}, err
-	}
-	minutes, err := p.positive("windowMinutes", reportMinutes, reportMinutesMost)
-	if err != nil {
-		return reportParams{}, err
-	}
-	if r.limit, err = p.positive("limit", reportLimit, reportLimitMost); err != nil {
-		return reportParams{}, err
-	}
-	if r.filter.UserID, err = p.scope(caller); err != nil {
-		return reportParams{}, err
-	}
-	r.window = time.Duration(minutes) * time.Minute
-	r.filter.To = now.UTC().Truncate(time.Millisecond)
-	r.filter.From = r.filter.To.Add(-r.window)
-	return r, nil
-}
-
-func parseAnomalies(rawQuery string, caller principal.Principal, known []string, now time.Time) (reportParams, error) {
-	r, err := parseReport(rawQuery, caller, known, now)
-	if err != nil {
-		return reportParams{}, err
-	}
-	p, err := parseParams(rawQuery)
-	if err != nil {
-		return reportParams{}, err
-	}
-	if r.baselines, err = p.positive("baselineWindows", baselineDefault, baselineMost); err != nil {
-		return reportParams{}, err
-	}
-	r.threshold = thresholdDefault
-	text, err := p.text("thresholdMultiplier")
-	if err != nil {
-		return reportParams{}, err
-	}
-	if text != "" {
-		r.threshold, err = strconv.ParseFloat(text, 64)
-		if err != nil || math.IsNaN(r.threshold) || math.IsInf(r.threshold, 0) {
-			return reportParams{}, bad("thresholdMultiplier must be a number")
-		}
-	}
-	r.threshold = max(r.threshold, thresholdLeast)
-	return r, nil
-}
-
-// parseExport reads the filter of an export. Unlike elsewhere the provider may be left
-// out, since books are compared over all of them.
-func parseExport(rawQuery string, caller principal.Principal, known []string, now time.Time) (Filter, error) {
-	p, err := parseParams(rawQuery)
-	if err != nil {
-		return Filter{}, err
-	}
-	var f Filter
-	text, err := p.text("provider")
-	if err != nil {
-		return Filter{}, err
-	}
-	if text != "" {
-		if f.Provider, err = knownProvider(text, known); err != nil {
-			return Filter{}, err
-		}
-	}
-	if f.From, err = p.moment("from"); err != nil {
-		return Filter{}, err
-	}
-	if f.From.IsZero() {
-		f.From = now.UTC().Add(-exportMinutesDefault * time.Minute)
-	}
-	if f.To, err = p.moment("to"); err != nil {
-		return Filter{}, err
-	}
-	if f.Account, err = p.matching("account", account); err != nil {
-		return Filter{}, err
-	}
-	f.UserID, err = p.scope(caller)
-	return f, err
 }

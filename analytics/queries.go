@@ -12,20 +12,35 @@ import (
 type Filter struct {
 	Provider  string
 	UserID    string
+	OrgID     string
+	Team      string
+	KeyID     string
 	Account   string
+	Model     string // that answered, or was asked for where none did
+	EndUser   string
+	Session   string
 	RequestID string
+	TagName   string // with TagValue, which may be empty: calls without the tag
+	TagValue  string
 	From, To  time.Time // half-open [From, To), to the millisecond
 }
+
+// model is the SQL of the model that a call is counted under.
+const model = "if(model_served != '', model_served, model_asked)"
 
 // where is the filter as SQL; "true" when it filters nothing.
 func (f Filter) where() (string, []any) {
 	terms, args := []string{"true"}, []any{}
 	for _, term := range []struct{ column, value string }{
-		{"provider", f.Provider}, {"user_id", f.UserID}, {"account", f.Account}, {"request_id", f.RequestID},
+		{"provider", f.Provider}, {"user_id", f.UserID}, {"org_id", f.OrgID}, {"team", f.Team}, {"key_id", f.KeyID}, {"account", f.Account},
+		{model, f.Model}, {"end_user", f.EndUser}, {"session", f.Session}, {"request_id", f.RequestID},
 	} {
 		if term.value != "" {
 			terms, args = append(terms, term.column+" = ?"), append(args, term.value)
 		}
+	}
+	if f.TagName != "" {
+		terms, args = append(terms, "tags[?] = ?"), append(args, f.TagName, f.TagValue)
 	}
 	// Milliseconds as integers: the driver writes a time.Time to the second only.
 	if !f.From.IsZero() {

@@ -3,7 +3,9 @@ package analytics
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
+	"time"
 )
 
 // Sums are exact sums over calls. Tokens are what was charged, costs are millionths of a currency.
@@ -109,4 +111,29 @@ func (s *Store) Group(ctx context.Context, f Filter, by []string, most int, byKe
 		return Grouped{}, fmt.Errorf("read groups: %w", err)
 	}
 	return answer, nil
+}
+
+// Buckets sums up [starts[i], starts[i+1]) for each i, as far as the filter reaches, and everything.
+// The bounds are counted out here and not by the engine, so that both have one calendar.
+func (s *Store) Buckets(ctx context.Context, f Filter, starts []time.Time) (total Sums, buckets []Sums, err error) {
+	n := len(starts) - 1
+	at := "roundDown(toInt64(toUnixTimestamp(timestamp)), CAST([" + seconds(starts[:n]) + "], 'Array(Int64)'))"
+	found, err := s.Group(ctx, f, []string{at}, n, true)
+	if err != nil {
+		return Sums{}, nil, err
+	}
+	buckets = make([]Sums, n)
+	for i := range buckets {
+		buckets[i].tidy()
+	}
+	for _, g := range found.Groups {
+		unix, err := strconv.ParseInt(g.Key[0], 10, 64)
+		if err != nil {
+			return Sums{}, nil, fmt.Errorf("read bucket: %w", err)
+		}
+		if i := index(starts, unix); i >= 0 {
+			buckets[i] = g.Sums
+		}
+	}
+	return found.Total, buckets, nil
 }

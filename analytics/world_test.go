@@ -136,8 +136,8 @@ func randomEvents(rng *rand.Rand, n int, now time.Time) []usage.Event {
 	return events
 }
 
-// model is what the store should say of events, from memory.
-func model(events []usage.Event, f Filter, top int) Totals {
+// expected is what the store should say of events, from memory.
+func expected(events []usage.Event, f Filter, top int) Totals {
 	sum := Totals{Sums: Sums{Costs: map[string]int64{}}}
 	users := map[string]*UserTotal{}
 	for _, e := range events {

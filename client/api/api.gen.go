@@ -198,6 +198,78 @@ func (e StatusStatus) Valid() bool {
 	}
 }
 
+// Defines values for UsageTrendInterval.
+const (
+	UsageTrendIntervalDay    UsageTrendInterval = "day"
+	UsageTrendIntervalHour   UsageTrendInterval = "hour"
+	UsageTrendIntervalMinute UsageTrendInterval = "minute"
+	UsageTrendIntervalMonth  UsageTrendInterval = "month"
+	UsageTrendIntervalWeek   UsageTrendInterval = "week"
+)
+
+// Valid indicates whether the value is a known member of the UsageTrendInterval enum.
+func (e UsageTrendInterval) Valid() bool {
+	switch e {
+	case UsageTrendIntervalDay:
+		return true
+	case UsageTrendIntervalHour:
+		return true
+	case UsageTrendIntervalMinute:
+		return true
+	case UsageTrendIntervalMonth:
+		return true
+	case UsageTrendIntervalWeek:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ExportUsageParamsFormat.
+const (
+	Csv    ExportUsageParamsFormat = "csv"
+	Ndjson ExportUsageParamsFormat = "ndjson"
+)
+
+// Valid indicates whether the value is a known member of the ExportUsageParamsFormat enum.
+func (e ExportUsageParamsFormat) Valid() bool {
+	switch e {
+	case Csv:
+		return true
+	case Ndjson:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for GetTrendsParamsInterval.
+const (
+	GetTrendsParamsIntervalDay    GetTrendsParamsInterval = "day"
+	GetTrendsParamsIntervalHour   GetTrendsParamsInterval = "hour"
+	GetTrendsParamsIntervalMinute GetTrendsParamsInterval = "minute"
+	GetTrendsParamsIntervalMonth  GetTrendsParamsInterval = "month"
+	GetTrendsParamsIntervalWeek   GetTrendsParamsInterval = "week"
+)
+
+// Valid indicates whether the value is a known member of the GetTrendsParamsInterval enum.
+func (e GetTrendsParamsInterval) Valid() bool {
+	switch e {
+	case GetTrendsParamsIntervalDay:
+		return true
+	case GetTrendsParamsIntervalHour:
+		return true
+	case GetTrendsParamsIntervalMinute:
+		return true
+	case GetTrendsParamsIntervalMonth:
+		return true
+	case GetTrendsParamsIntervalWeek:
+		return true
+	default:
+		return false
+	}
+}
+
 // Anomalies defines model for Anomalies.
 type Anomalies struct {
 	Anomaly               bool    `json:"anomaly"`
@@ -1302,6 +1374,34 @@ type TokenRequest struct {
 	Scope string `json:"scope,omitempty,omitzero"`
 }
 
+// UsageGroup What the calls of one combination of dimensions sum up to.
+type UsageGroup struct {
+	// Key Values by dimension.
+	Key map[string]string `json:"key"`
+
+	// Sums Exact sums over calls.
+	Sums UsageSums `json:"sums"`
+}
+
+// UsageGroups defines model for UsageGroups.
+type UsageGroups struct {
+	// GroupCount Also of those that the limit leaves out.
+	GroupCount int64 `json:"groupCount"`
+
+	// Groups By tokens.
+	Groups []UsageGroup `json:"groups"`
+
+	// PendingEvents Not in the store yet; null: not known.
+	PendingEvents *int64 `json:"pendingEvents"`
+
+	// Total Exact sums over calls.
+	Total UsageSums `json:"total"`
+
+	// WindowEnd Not in the window.
+	WindowEnd   time.Time `json:"windowEnd"`
+	WindowStart time.Time `json:"windowStart"`
+}
+
 // UsageItem One call.
 type UsageItem struct {
 	Account string `json:"account"`
@@ -1388,7 +1488,12 @@ type UsagePage struct {
 // UsageReport defines model for UsageReport.
 type UsageReport struct {
 	AllowedEvents         int64   `json:"allowedEvents"`
+	AudioOutputTokens     int64   `json:"audioOutputTokens"`
+	AudioTokens           int64   `json:"audioTokens"`
 	AverageTokensPerEvent float64 `json:"averageTokensPerEvent"`
+	CacheWrite1HTokens    int64   `json:"cacheWrite1hTokens"`
+	CacheWrite5MTokens    int64   `json:"cacheWrite5mTokens"`
+	CachedTokens          int64   `json:"cachedTokens"`
 
 	// ConsumedTokens Of allowed calls.
 	ConsumedTokens int64 `json:"consumedTokens"`
@@ -1398,13 +1503,20 @@ type UsageReport struct {
 	DeniedEvents    int64            `json:"deniedEvents"`
 	DeniedTokens    int64            `json:"deniedTokens"`
 	EstimatedTokens int64            `json:"estimatedTokens"`
-	InputTokens     int64            `json:"inputTokens"`
-	OutputTokens    int64            `json:"outputTokens"`
+
+	// GroupCount With groupBy: groups, also those that the limit leaves out.
+	GroupCount int64 `json:"groupCount,omitempty,omitzero"`
+
+	// Groups With groupBy.
+	Groups       []UsageGroup `json:"groups,omitempty,omitzero"`
+	InputTokens  int64        `json:"inputTokens"`
+	OutputTokens int64        `json:"outputTokens"`
 
 	// PendingEvents Not in the store yet; null: not known.
-	PendingEvents *int64 `json:"pendingEvents"`
-	Provider      string `json:"provider"`
-	SampleLimit   int32  `json:"sampleLimit"`
+	PendingEvents   *int64 `json:"pendingEvents"`
+	Provider        string `json:"provider"`
+	ReasoningTokens int64  `json:"reasoningTokens"`
+	SampleLimit     int32  `json:"sampleLimit"`
 
 	// TopUsers At most five, by tokens.
 	TopUsers    []UserTotal `json:"topUsers"`
@@ -1417,6 +1529,61 @@ type UsageReport struct {
 	WindowEnd      time.Time `json:"windowEnd"`
 	WindowStart    time.Time `json:"windowStart"`
 }
+
+// UsageSums Exact sums over calls.
+type UsageSums struct {
+	AllowedEvents      int64 `json:"allowedEvents"`
+	AudioOutputTokens  int64 `json:"audioOutputTokens"`
+	AudioTokens        int64 `json:"audioTokens"`
+	CacheWrite1HTokens int64 `json:"cacheWrite1hTokens"`
+	CacheWrite5MTokens int64 `json:"cacheWrite5mTokens"`
+	CachedTokens       int64 `json:"cachedTokens"`
+
+	// ConsumedTokens Of allowed calls.
+	ConsumedTokens int64 `json:"consumedTokens"`
+
+	// CostMicros Millionths, by currency (ISO 4217).
+	CostMicros map[string]int64 `json:"costMicros"`
+
+	// EstimatedTokens Not by a provider's count.
+	EstimatedTokens int64 `json:"estimatedTokens"`
+	InputTokens     int64 `json:"inputTokens"`
+	OutputTokens    int64 `json:"outputTokens"`
+	ReasoningTokens int64 `json:"reasoningTokens"`
+	TotalEvents     int64 `json:"totalEvents"`
+	TotalTokens     int64 `json:"totalTokens"`
+
+	// UnpricedTokens Of allowed calls without a known price; the costs are without them.
+	UnpricedTokens int64 `json:"unpricedTokens"`
+}
+
+// UsageTrend defines model for UsageTrend.
+type UsageTrend struct {
+	// Buckets Every one of the window, also empty ones.
+	Buckets []struct {
+		// End Not in the bucket.
+		End   time.Time `json:"end"`
+		Start time.Time `json:"start"`
+
+		// Sums Exact sums over calls.
+		Sums UsageSums `json:"sums"`
+	} `json:"buckets"`
+	Interval UsageTrendInterval `json:"interval"`
+
+	// PendingEvents Not in the store yet; null: not known.
+	PendingEvents *int64 `json:"pendingEvents"`
+
+	// Total Exact sums over calls.
+	Total UsageSums `json:"total"`
+
+	// WindowEnd Not in the window.
+	WindowEnd   time.Time `json:"windowEnd"`
+	WindowStart time.Time `json:"windowStart"`
+	Zone        string    `json:"zone"`
+}
+
+// UsageTrendInterval defines model for UsageTrend.Interval.
+type UsageTrendInterval string
 
 // User defines model for User.
 type User struct {
@@ -1474,6 +1641,39 @@ type Provider = string
 
 // SagaID defines model for SagaId.
 type SagaID = openapi_types.UUID
+
+// UsageAccount defines model for UsageAccount.
+type UsageAccount = string
+
+// UsageEndUser defines model for UsageEndUser.
+type UsageEndUser = string
+
+// UsageFrom defines model for UsageFrom.
+type UsageFrom = time.Time
+
+// UsageKeyID defines model for UsageKeyId.
+type UsageKeyID = string
+
+// UsageModel defines model for UsageModel.
+type UsageModel = string
+
+// UsageOrgID defines model for UsageOrgId.
+type UsageOrgID = openapi_types.UUID
+
+// UsageProvider defines model for UsageProvider.
+type UsageProvider = string
+
+// UsageSession defines model for UsageSession.
+type UsageSession = string
+
+// UsageTag defines model for UsageTag.
+type UsageTag = string
+
+// UsageTeam defines model for UsageTeam.
+type UsageTeam = string
+
+// UsageTo defines model for UsageTo.
+type UsageTo = time.Time
 
 // UserID defines model for UserId.
 type UserID = openapi_types.UUID
@@ -1607,7 +1807,37 @@ type GetAnomaliesParams struct {
 	// UserID Whose; the caller when absent. Others for an ADMIN only.
 	UserID *UserID `form:"userId,omitempty" json:"userId,omitempty"`
 
-	// WindowMinutes Clamped to 1440; 60 when not positive.
+	// OrgID Organisation, whole for its OWNER; a member adds userId for their own calls.
+	OrgID *UsageOrgID `form:"orgId,omitempty" json:"orgId,omitempty"`
+
+	// Account user:ID or org:ID.
+	Account *UsageAccount `form:"account,omitempty" json:"account,omitempty"`
+
+	// Team Team.
+	Team *UsageTeam `form:"team,omitempty" json:"team,omitempty"`
+
+	// KeyID API key.
+	KeyID *UsageKeyID `form:"keyId,omitempty" json:"keyId,omitempty"`
+
+	// Model That answered, or was asked for where none did.
+	Model *UsageModel `form:"model,omitempty" json:"model,omitempty"`
+
+	// EndUser For whom the call was.
+	EndUser *UsageEndUser `form:"endUser,omitempty" json:"endUser,omitempty"`
+
+	// Session Conversation or run.
+	Session *UsageSession `form:"session,omitempty" json:"session,omitempty"`
+
+	// Tag NAME:VALUE, such as project:apollo.
+	Tag *UsageTag `form:"tag,omitempty" json:"tag,omitempty"`
+
+	// From First moment of the window (RFC 3339).
+	From *UsageFrom `form:"from,omitempty" json:"from,omitempty"`
+
+	// To First moment after the window (RFC 3339); now when absent.
+	To *UsageTo `form:"to,omitempty" json:"to,omitempty"`
+
+	// WindowMinutes Clamped to 1440; 60 when not positive. Not with from.
 	WindowMinutes *int64 `form:"windowMinutes,omitempty" json:"windowMinutes,omitempty"`
 
 	// Limit Clamped to 5000; 5000 when not positive.
@@ -1623,17 +1853,89 @@ type GetAnomaliesParams struct {
 // ExportUsageParams defines parameters for ExportUsage.
 type ExportUsageParams struct {
 	// Provider All when absent.
-	Provider *string `form:"provider,omitempty" json:"provider,omitempty"`
+	Provider *UsageProvider `form:"provider,omitempty" json:"provider,omitempty"`
 
 	// UserID Whose; the caller when absent. Others for an ADMIN only.
 	UserID *UserID `form:"userId,omitempty" json:"userId,omitempty"`
 
-	// Account user:ID or org:ID.
-	Account *string `form:"account,omitempty" json:"account,omitempty"`
+	// OrgID Organisation, whole for its OWNER; a member adds userId for their own calls.
+	OrgID *UsageOrgID `form:"orgId,omitempty" json:"orgId,omitempty"`
 
-	// From An hour ago when absent.
-	From *time.Time `form:"from,omitempty" json:"from,omitempty"`
-	To   *time.Time `form:"to,omitempty" json:"to,omitempty"`
+	// Account user:ID or org:ID.
+	Account *UsageAccount `form:"account,omitempty" json:"account,omitempty"`
+
+	// Team Team.
+	Team *UsageTeam `form:"team,omitempty" json:"team,omitempty"`
+
+	// KeyID API key.
+	KeyID *UsageKeyID `form:"keyId,omitempty" json:"keyId,omitempty"`
+
+	// Model That answered, or was asked for where none did.
+	Model *UsageModel `form:"model,omitempty" json:"model,omitempty"`
+
+	// EndUser For whom the call was.
+	EndUser *UsageEndUser `form:"endUser,omitempty" json:"endUser,omitempty"`
+
+	// Session Conversation or run.
+	Session *UsageSession `form:"session,omitempty" json:"session,omitempty"`
+
+	// Tag NAME:VALUE, such as project:apollo.
+	Tag *UsageTag `form:"tag,omitempty" json:"tag,omitempty"`
+
+	// From First moment of the window (RFC 3339).
+	From *UsageFrom `form:"from,omitempty" json:"from,omitempty"`
+
+	// To First moment after the window (RFC 3339); now when absent.
+	To *UsageTo `form:"to,omitempty" json:"to,omitempty"`
+
+	// RequestID x-request-id of one call.
+	RequestID *string                  `form:"requestId,omitempty" json:"requestId,omitempty"`
+	Format    *ExportUsageParamsFormat `form:"format,omitempty" json:"format,omitempty"`
+}
+
+// ExportUsageParamsFormat defines parameters for ExportUsage.
+type ExportUsageParamsFormat string
+
+// SumProvidersParams defines parameters for SumProviders.
+type SumProvidersParams struct {
+	// Provider All when absent.
+	Provider *UsageProvider `form:"provider,omitempty" json:"provider,omitempty"`
+
+	// UserID Whose; the caller when absent. Others for an ADMIN only.
+	UserID *UserID `form:"userId,omitempty" json:"userId,omitempty"`
+
+	// OrgID Organisation, whole for its OWNER; a member adds userId for their own calls.
+	OrgID *UsageOrgID `form:"orgId,omitempty" json:"orgId,omitempty"`
+
+	// Account user:ID or org:ID.
+	Account *UsageAccount `form:"account,omitempty" json:"account,omitempty"`
+
+	// Team Team.
+	Team *UsageTeam `form:"team,omitempty" json:"team,omitempty"`
+
+	// KeyID API key.
+	KeyID *UsageKeyID `form:"keyId,omitempty" json:"keyId,omitempty"`
+
+	// Model That answered, or was asked for where none did.
+	Model *UsageModel `form:"model,omitempty" json:"model,omitempty"`
+
+	// EndUser For whom the call was.
+	EndUser *UsageEndUser `form:"endUser,omitempty" json:"endUser,omitempty"`
+
+	// Session Conversation or run.
+	Session *UsageSession `form:"session,omitempty" json:"session,omitempty"`
+
+	// Tag NAME:VALUE, such as project:apollo.
+	Tag *UsageTag `form:"tag,omitempty" json:"tag,omitempty"`
+
+	// From First moment of the window (RFC 3339).
+	From *UsageFrom `form:"from,omitempty" json:"from,omitempty"`
+
+	// To First moment after the window (RFC 3339); now when absent.
+	To *UsageTo `form:"to,omitempty" json:"to,omitempty"`
+
+	// Limit Of the list; clamped to 5000, 100 when not positive.
+	Limit *int64 `form:"limit,omitempty" json:"limit,omitempty"`
 }
 
 // GetReportParams defines parameters for GetReport.
@@ -1644,12 +1946,93 @@ type GetReportParams struct {
 	// UserID Whose; the caller when absent. Others for an ADMIN only.
 	UserID *UserID `form:"userId,omitempty" json:"userId,omitempty"`
 
-	// WindowMinutes Clamped to 1440; 60 when not positive.
+	// OrgID Organisation, whole for its OWNER; a member adds userId for their own calls.
+	OrgID *UsageOrgID `form:"orgId,omitempty" json:"orgId,omitempty"`
+
+	// Account user:ID or org:ID.
+	Account *UsageAccount `form:"account,omitempty" json:"account,omitempty"`
+
+	// Team Team.
+	Team *UsageTeam `form:"team,omitempty" json:"team,omitempty"`
+
+	// KeyID API key.
+	KeyID *UsageKeyID `form:"keyId,omitempty" json:"keyId,omitempty"`
+
+	// Model That answered, or was asked for where none did.
+	Model *UsageModel `form:"model,omitempty" json:"model,omitempty"`
+
+	// EndUser For whom the call was.
+	EndUser *UsageEndUser `form:"endUser,omitempty" json:"endUser,omitempty"`
+
+	// Session Conversation or run.
+	Session *UsageSession `form:"session,omitempty" json:"session,omitempty"`
+
+	// Tag NAME:VALUE, such as project:apollo.
+	Tag *UsageTag `form:"tag,omitempty" json:"tag,omitempty"`
+
+	// From First moment of the window (RFC 3339).
+	From *UsageFrom `form:"from,omitempty" json:"from,omitempty"`
+
+	// To First moment after the window (RFC 3339); now when absent.
+	To *UsageTo `form:"to,omitempty" json:"to,omitempty"`
+
+	// WindowMinutes Clamped to 1440; 60 when not positive. Not with from.
 	WindowMinutes *int64 `form:"windowMinutes,omitempty" json:"windowMinutes,omitempty"`
 
 	// Limit Clamped to 5000; 5000 when not positive.
 	Limit *int64 `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// GroupBy Dimensions with commas between: user, org, team, key, account, tier, provider, model, modelAsked, endUser, session, route, source, reason, status, allowed, stream, priceVersion, currency, tag.NAME.
+	GroupBy *string `form:"groupBy,omitempty" json:"groupBy,omitempty"`
 }
+
+// GetTrendsParams defines parameters for GetTrends.
+type GetTrendsParams struct {
+	// Provider All when absent.
+	Provider *UsageProvider `form:"provider,omitempty" json:"provider,omitempty"`
+
+	// UserID Whose; the caller when absent. Others for an ADMIN only.
+	UserID *UserID `form:"userId,omitempty" json:"userId,omitempty"`
+
+	// OrgID Organisation, whole for its OWNER; a member adds userId for their own calls.
+	OrgID *UsageOrgID `form:"orgId,omitempty" json:"orgId,omitempty"`
+
+	// Account user:ID or org:ID.
+	Account *UsageAccount `form:"account,omitempty" json:"account,omitempty"`
+
+	// Team Team.
+	Team *UsageTeam `form:"team,omitempty" json:"team,omitempty"`
+
+	// KeyID API key.
+	KeyID *UsageKeyID `form:"keyId,omitempty" json:"keyId,omitempty"`
+
+	// Model That answered, or was asked for where none did.
+	Model *UsageModel `form:"model,omitempty" json:"model,omitempty"`
+
+	// EndUser For whom the call was.
+	EndUser *UsageEndUser `form:"endUser,omitempty" json:"endUser,omitempty"`
+
+	// Session Conversation or run.
+	Session *UsageSession `form:"session,omitempty" json:"session,omitempty"`
+
+	// Tag NAME:VALUE, such as project:apollo.
+	Tag *UsageTag `form:"tag,omitempty" json:"tag,omitempty"`
+
+	// From First moment of the window (RFC 3339).
+	From *UsageFrom `form:"from,omitempty" json:"from,omitempty"`
+
+	// To First moment after the window (RFC 3339); now when absent.
+	To *UsageTo `form:"to,omitempty" json:"to,omitempty"`
+
+	// Interval hour when absent, and day above 48 hours.
+	Interval *GetTrendsParamsInterval `form:"interval,omitempty" json:"interval,omitempty"`
+
+	// Zone Name of the time zone database in which days begin.
+	Zone *string `form:"zone,omitempty" json:"zone,omitempty"`
+}
+
+// GetTrendsParamsInterval defines parameters for GetTrends.
+type GetTrendsParamsInterval string
 
 // ListUsageParams defines parameters for ListUsage.
 type ListUsageParams struct {
@@ -1659,11 +2042,80 @@ type ListUsageParams struct {
 	// UserID Whose; the caller when absent. Others for an ADMIN only.
 	UserID *UserID `form:"userId,omitempty" json:"userId,omitempty"`
 
+	// OrgID Organisation, whole for its OWNER; a member adds userId for their own calls.
+	OrgID *UsageOrgID `form:"orgId,omitempty" json:"orgId,omitempty"`
+
+	// Account user:ID or org:ID.
+	Account *UsageAccount `form:"account,omitempty" json:"account,omitempty"`
+
+	// Team Team.
+	Team *UsageTeam `form:"team,omitempty" json:"team,omitempty"`
+
+	// KeyID API key.
+	KeyID *UsageKeyID `form:"keyId,omitempty" json:"keyId,omitempty"`
+
+	// Model That answered, or was asked for where none did.
+	Model *UsageModel `form:"model,omitempty" json:"model,omitempty"`
+
+	// EndUser For whom the call was.
+	EndUser *UsageEndUser `form:"endUser,omitempty" json:"endUser,omitempty"`
+
+	// Session Conversation or run.
+	Session *UsageSession `form:"session,omitempty" json:"session,omitempty"`
+
+	// Tag NAME:VALUE, such as project:apollo.
+	Tag *UsageTag `form:"tag,omitempty" json:"tag,omitempty"`
+
+	// From First moment of the window (RFC 3339).
+	From *UsageFrom `form:"from,omitempty" json:"from,omitempty"`
+
+	// To First moment after the window (RFC 3339); now when absent.
+	To *UsageTo `form:"to,omitempty" json:"to,omitempty"`
+
 	// Limit Clamped to 1 to 200.
 	Limit *int64 `form:"limit,omitempty" json:"limit,omitempty"`
 
 	// RequestID x-request-id of one call.
 	RequestID *string `form:"requestId,omitempty" json:"requestId,omitempty"`
+}
+
+// SumUserParams defines parameters for SumUser.
+type SumUserParams struct {
+	// Provider All when absent.
+	Provider *UsageProvider `form:"provider,omitempty" json:"provider,omitempty"`
+
+	// OrgID Organisation, whole for its OWNER; a member adds userId for their own calls.
+	OrgID *UsageOrgID `form:"orgId,omitempty" json:"orgId,omitempty"`
+
+	// Account user:ID or org:ID.
+	Account *UsageAccount `form:"account,omitempty" json:"account,omitempty"`
+
+	// Team Team.
+	Team *UsageTeam `form:"team,omitempty" json:"team,omitempty"`
+
+	// KeyID API key.
+	KeyID *UsageKeyID `form:"keyId,omitempty" json:"keyId,omitempty"`
+
+	// Model That answered, or was asked for where none did.
+	Model *UsageModel `form:"model,omitempty" json:"model,omitempty"`
+
+	// EndUser For whom the call was.
+	EndUser *UsageEndUser `form:"endUser,omitempty" json:"endUser,omitempty"`
+
+	// Session Conversation or run.
+	Session *UsageSession `form:"session,omitempty" json:"session,omitempty"`
+
+	// Tag NAME:VALUE, such as project:apollo.
+	Tag *UsageTag `form:"tag,omitempty" json:"tag,omitempty"`
+
+	// From First moment of the window (RFC 3339).
+	From *UsageFrom `form:"from,omitempty" json:"from,omitempty"`
+
+	// To First moment after the window (RFC 3339); now when absent.
+	To *UsageTo `form:"to,omitempty" json:"to,omitempty"`
+
+	// Limit Of the list; clamped to 5000, 100 when not positive.
+	Limit *int64 `form:"limit,omitempty" json:"limit,omitempty"`
 }
 
 // RevokeAPIKeyParams defines parameters for RevokeAPIKey.
@@ -1694,6 +2146,42 @@ type EndGrantParams struct {
 type ListGrantsParams struct {
 	// UserID Whose; the caller when absent. Others for an ADMIN only.
 	UserID *UserID `form:"userId,omitempty" json:"userId,omitempty"`
+}
+
+// GetMyUsageParams defines parameters for GetMyUsage.
+type GetMyUsageParams struct {
+	// Provider All when absent.
+	Provider *UsageProvider `form:"provider,omitempty" json:"provider,omitempty"`
+
+	// Account user:ID or org:ID.
+	Account *UsageAccount `form:"account,omitempty" json:"account,omitempty"`
+
+	// Team Team.
+	Team *UsageTeam `form:"team,omitempty" json:"team,omitempty"`
+
+	// KeyID API key.
+	KeyID *UsageKeyID `form:"keyId,omitempty" json:"keyId,omitempty"`
+
+	// Model That answered, or was asked for where none did.
+	Model *UsageModel `form:"model,omitempty" json:"model,omitempty"`
+
+	// EndUser For whom the call was.
+	EndUser *UsageEndUser `form:"endUser,omitempty" json:"endUser,omitempty"`
+
+	// Session Conversation or run.
+	Session *UsageSession `form:"session,omitempty" json:"session,omitempty"`
+
+	// Tag NAME:VALUE, such as project:apollo.
+	Tag *UsageTag `form:"tag,omitempty" json:"tag,omitempty"`
+
+	// From First moment of the window (RFC 3339).
+	From *UsageFrom `form:"from,omitempty" json:"from,omitempty"`
+
+	// To First moment after the window (RFC 3339); now when absent.
+	To *UsageTo `form:"to,omitempty" json:"to,omitempty"`
+
+	// Limit Of the list; clamped to 5000, 100 when not positive.
+	Limit *int64 `form:"limit,omitempty" json:"limit,omitempty"`
 }
 
 // ListMembersParams defines parameters for ListMembers.
@@ -2585,15 +3073,30 @@ type ClientInterface interface {
 	// Corresponds with GET /api/v1/analytics/export (the `ExportUsage` operationId).
 	ExportUsage(ctx context.Context, params *ExportUsageParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// SumProviders Sum up each provider
+	//
+	// Corresponds with GET /api/v1/analytics/providers (the `SumProviders` operationId).
+	SumProviders(ctx context.Context, params *SumProvidersParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// GetReport Sum up a window
 	//
 	// Corresponds with GET /api/v1/analytics/report (the `GetReport` operationId).
 	GetReport(ctx context.Context, params *GetReportParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// GetTrends Sum up each minute, hour, day, week or month
+	//
+	// Corresponds with GET /api/v1/analytics/trends (the `GetTrends` operationId).
+	GetTrends(ctx context.Context, params *GetTrendsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListUsage List the newest calls
 	//
 	// Corresponds with GET /api/v1/analytics/usage (the `ListUsage` operationId).
 	ListUsage(ctx context.Context, params *ListUsageParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// SumUser Sum up one user by provider and model
+	//
+	// Corresponds with GET /api/v1/analytics/users/{id} (the `SumUser` operationId).
+	SumUser(ctx context.Context, id AccountID, params *SumUserParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// RevokeAPIKey Revoke a key
 	//
@@ -2711,6 +3214,11 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /api/v1/me (the `GetMe` operationId).
 	GetMe(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetMyUsage Sum up the caller by provider and model
+	//
+	// Corresponds with GET /api/v1/me/usage (the `GetMyUsage` operationId).
+	GetMyUsage(ctx context.Context, params *GetMyUsageParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListOrganisations List the caller's organisations
 	//
@@ -3550,6 +4058,21 @@ func (c *Client) ExportUsage(ctx context.Context, params *ExportUsageParams, req
 	return c.Client.Do(req)
 }
 
+// SumProviders Sum up each provider
+//
+// Corresponds with GET /api/v1/analytics/providers (the `SumProviders` operationId).
+func (c *Client) SumProviders(ctx context.Context, params *SumProvidersParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewSumProvidersRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // GetReport Sum up a window
 //
 // Corresponds with GET /api/v1/analytics/report (the `GetReport` operationId).
@@ -3565,11 +4088,41 @@ func (c *Client) GetReport(ctx context.Context, params *GetReportParams, reqEdit
 	return c.Client.Do(req)
 }
 
+// GetTrends Sum up each minute, hour, day, week or month
+//
+// Corresponds with GET /api/v1/analytics/trends (the `GetTrends` operationId).
+func (c *Client) GetTrends(ctx context.Context, params *GetTrendsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetTrendsRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // ListUsage List the newest calls
 //
 // Corresponds with GET /api/v1/analytics/usage (the `ListUsage` operationId).
 func (c *Client) ListUsage(ctx context.Context, params *ListUsageParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewListUsageRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// SumUser Sum up one user by provider and model
+//
+// Corresponds with GET /api/v1/analytics/users/{id} (the `SumUser` operationId).
+func (c *Client) SumUser(ctx context.Context, id AccountID, params *SumUserParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewSumUserRequest(c.Server, id, params)
 	if err != nil {
 		return nil, err
 	}
@@ -3857,6 +4410,21 @@ func (c *Client) Register(ctx context.Context, body RegisterJSONRequestBody, req
 // Corresponds with GET /api/v1/me (the `GetMe` operationId).
 func (c *Client) GetMe(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetMeRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetMyUsage Sum up the caller by provider and model
+//
+// Corresponds with GET /api/v1/me/usage (the `GetMyUsage` operationId).
+func (c *Client) GetMyUsage(ctx context.Context, params *GetMyUsageParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetMyUsageRequest(c.Server, params)
 	if err != nil {
 		return nil, err
 	}
@@ -5869,6 +6437,126 @@ func NewGetAnomaliesRequest(server string, params *GetAnomaliesParams) (*http.Re
 
 		}
 
+		if params.OrgID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "orgId", *params.OrgID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "uuid"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Account != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "account", *params.Account, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Team != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "team", *params.Team, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.KeyID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "keyId", *params.KeyID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Model != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "model", *params.Model, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.EndUser != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "endUser", *params.EndUser, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Session != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "session", *params.Session, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Tag != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "tag", *params.Tag, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.From != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "from", *params.From, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.To != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "to", *params.To, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if params.WindowMinutes != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "windowMinutes", *params.WindowMinutes, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
@@ -5983,9 +6671,93 @@ func NewExportUsageRequest(server string, params *ExportUsageParams) (*http.Requ
 
 		}
 
+		if params.OrgID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "orgId", *params.OrgID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "uuid"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if params.Account != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "account", *params.Account, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Team != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "team", *params.Team, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.KeyID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "keyId", *params.KeyID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Model != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "model", *params.Model, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.EndUser != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "endUser", *params.EndUser, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Session != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "session", *params.Session, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Tag != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "tag", *params.Tag, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -6010,6 +6782,228 @@ func NewExportUsageRequest(server string, params *ExportUsageParams) (*http.Requ
 		if params.To != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "to", *params.To, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.RequestID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "requestId", *params.RequestID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Format != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "format", *params.Format, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewSumProvidersRequest constructs an http.Request for the SumProviders method
+func NewSumProvidersRequest(server string, params *SumProvidersParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/analytics/providers")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Provider != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "provider", *params.Provider, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.UserID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "userId", *params.UserID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "uuid"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.OrgID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "orgId", *params.OrgID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "uuid"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Account != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "account", *params.Account, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Team != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "team", *params.Team, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.KeyID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "keyId", *params.KeyID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Model != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "model", *params.Model, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.EndUser != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "endUser", *params.EndUser, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Session != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "session", *params.Session, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Tag != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "tag", *params.Tag, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.From != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "from", *params.From, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.To != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "to", *params.To, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -6081,6 +7075,126 @@ func NewGetReportRequest(server string, params *GetReportParams) (*http.Request,
 
 		}
 
+		if params.OrgID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "orgId", *params.OrgID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "uuid"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Account != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "account", *params.Account, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Team != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "team", *params.Team, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.KeyID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "keyId", *params.KeyID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Model != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "model", *params.Model, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.EndUser != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "endUser", *params.EndUser, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Session != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "session", *params.Session, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Tag != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "tag", *params.Tag, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.From != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "from", *params.From, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.To != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "to", *params.To, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if params.WindowMinutes != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "windowMinutes", *params.WindowMinutes, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
@@ -6096,6 +7210,228 @@ func NewGetReportRequest(server string, params *GetReportParams) (*http.Request,
 		if params.Limit != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.GroupBy != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "groupBy", *params.GroupBy, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetTrendsRequest constructs an http.Request for the GetTrends method
+func NewGetTrendsRequest(server string, params *GetTrendsParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/analytics/trends")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Provider != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "provider", *params.Provider, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.UserID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "userId", *params.UserID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "uuid"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.OrgID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "orgId", *params.OrgID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "uuid"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Account != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "account", *params.Account, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Team != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "team", *params.Team, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.KeyID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "keyId", *params.KeyID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Model != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "model", *params.Model, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.EndUser != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "endUser", *params.EndUser, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Session != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "session", *params.Session, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Tag != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "tag", *params.Tag, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.From != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "from", *params.From, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.To != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "to", *params.To, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Interval != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "interval", *params.Interval, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Zone != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "zone", *params.Zone, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -6167,6 +7503,126 @@ func NewListUsageRequest(server string, params *ListUsageParams) (*http.Request,
 
 		}
 
+		if params.OrgID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "orgId", *params.OrgID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "uuid"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Account != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "account", *params.Account, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Team != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "team", *params.Team, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.KeyID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "keyId", *params.KeyID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Model != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "model", *params.Model, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.EndUser != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "endUser", *params.EndUser, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Session != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "session", *params.Session, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Tag != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "tag", *params.Tag, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.From != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "from", *params.From, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.To != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "to", *params.To, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if params.Limit != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
@@ -6182,6 +7638,199 @@ func NewListUsageRequest(server string, params *ListUsageParams) (*http.Request,
 		if params.RequestID != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "requestId", *params.RequestID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewSumUserRequest constructs an http.Request for the SumUser method
+func NewSumUserRequest(server string, id AccountID, params *SumUserParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/analytics/users/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Provider != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "provider", *params.Provider, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.OrgID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "orgId", *params.OrgID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "uuid"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Account != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "account", *params.Account, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Team != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "team", *params.Team, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.KeyID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "keyId", *params.KeyID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Model != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "model", *params.Model, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.EndUser != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "endUser", *params.EndUser, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Session != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "session", *params.Session, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Tag != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "tag", *params.Tag, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.From != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "from", *params.From, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.To != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "to", *params.To, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -6694,6 +8343,180 @@ func NewGetMeRequest(server string) (*http.Request, error) {
 	queryURL, err := serverURL.Parse(operationPath)
 	if err != nil {
 		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetMyUsageRequest constructs an http.Request for the GetMyUsage method
+func NewGetMyUsageRequest(server string, params *GetMyUsageParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/me/usage")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Provider != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "provider", *params.Provider, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Account != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "account", *params.Account, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Team != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "team", *params.Team, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.KeyID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "keyId", *params.KeyID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Model != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "model", *params.Model, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.EndUser != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "endUser", *params.EndUser, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Session != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "session", *params.Session, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Tag != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "tag", *params.Tag, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.From != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "from", *params.From, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.To != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "to", *params.To, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
 	}
 
 	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
@@ -8196,6 +10019,13 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /api/v1/analytics/export (the `ExportUsage` operationId).
 	ExportUsageWithResponse(ctx context.Context, params *ExportUsageParams, reqEditors ...RequestEditorFn) (*ExportUsageResponse, error)
 
+	// SumProvidersWithResponse Sum up each provider
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/analytics/providers (the `SumProviders` operationId).
+	SumProvidersWithResponse(ctx context.Context, params *SumProvidersParams, reqEditors ...RequestEditorFn) (*SumProvidersResponse, error)
+
 	// GetReportWithResponse Sum up a window
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -8203,12 +10033,26 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /api/v1/analytics/report (the `GetReport` operationId).
 	GetReportWithResponse(ctx context.Context, params *GetReportParams, reqEditors ...RequestEditorFn) (*GetReportResponse, error)
 
+	// GetTrendsWithResponse Sum up each minute, hour, day, week or month
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/analytics/trends (the `GetTrends` operationId).
+	GetTrendsWithResponse(ctx context.Context, params *GetTrendsParams, reqEditors ...RequestEditorFn) (*GetTrendsResponse, error)
+
 	// ListUsageWithResponse List the newest calls
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with GET /api/v1/analytics/usage (the `ListUsage` operationId).
 	ListUsageWithResponse(ctx context.Context, params *ListUsageParams, reqEditors ...RequestEditorFn) (*ListUsageResponse, error)
+
+	// SumUserWithResponse Sum up one user by provider and model
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/analytics/users/{id} (the `SumUser` operationId).
+	SumUserWithResponse(ctx context.Context, id AccountID, params *SumUserParams, reqEditors ...RequestEditorFn) (*SumUserResponse, error)
 
 	// RevokeAPIKeyWithResponse Revoke a key
 	//
@@ -8336,6 +10180,13 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /api/v1/me (the `GetMe` operationId).
 	GetMeWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetMeResponse, error)
+
+	// GetMyUsageWithResponse Sum up the caller by provider and model
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/me/usage (the `GetMyUsage` operationId).
+	GetMyUsageWithResponse(ctx context.Context, params *GetMyUsageParams, reqEditors ...RequestEditorFn) (*GetMyUsageResponse, error)
 
 	// ListOrganisationsWithResponse List the caller's organisations
 	//
@@ -9896,6 +11747,47 @@ func (r ExportUsageResponse) ContentType() string {
 	return ""
 }
 
+type SumProvidersResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *UsageGroups
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r SumProvidersResponse) GetJSON200() *UsageGroups {
+	return r.JSON200
+}
+
+// GetBody returns the raw response body bytes
+func (r SumProvidersResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r SumProvidersResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r SumProvidersResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r SumProvidersResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type GetReportResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -9937,6 +11829,47 @@ func (r GetReportResponse) ContentType() string {
 	return ""
 }
 
+type GetTrendsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *UsageTrend
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetTrendsResponse) GetJSON200() *UsageTrend {
+	return r.JSON200
+}
+
+// GetBody returns the raw response body bytes
+func (r GetTrendsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetTrendsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetTrendsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetTrendsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type ListUsageResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -9972,6 +11905,47 @@ func (r ListUsageResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r ListUsageResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type SumUserResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *UsageGroups
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r SumUserResponse) GetJSON200() *UsageGroups {
+	return r.JSON200
+}
+
+// GetBody returns the raw response body bytes
+func (r SumUserResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r SumUserResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r SumUserResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r SumUserResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -10395,6 +12369,47 @@ func (r GetMeResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r GetMeResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetMyUsageResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *UsageGroups
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetMyUsageResponse) GetJSON200() *UsageGroups {
+	return r.JSON200
+}
+
+// GetBody returns the raw response body bytes
+func (r GetMyUsageResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetMyUsageResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetMyUsageResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetMyUsageResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -12054,6 +14069,19 @@ func (c *ClientWithResponses) ExportUsageWithResponse(ctx context.Context, param
 	return ParseExportUsageResponse(rsp)
 }
 
+// SumProvidersWithResponse Sum up each provider
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/analytics/providers (the `SumProviders` operationId).
+func (c *ClientWithResponses) SumProvidersWithResponse(ctx context.Context, params *SumProvidersParams, reqEditors ...RequestEditorFn) (*SumProvidersResponse, error) {
+	rsp, err := c.SumProviders(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseSumProvidersResponse(rsp)
+}
+
 // GetReportWithResponse Sum up a window
 //
 // Returns a wrapper object for the known response body format(s).
@@ -12067,6 +14095,19 @@ func (c *ClientWithResponses) GetReportWithResponse(ctx context.Context, params 
 	return ParseGetReportResponse(rsp)
 }
 
+// GetTrendsWithResponse Sum up each minute, hour, day, week or month
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/analytics/trends (the `GetTrends` operationId).
+func (c *ClientWithResponses) GetTrendsWithResponse(ctx context.Context, params *GetTrendsParams, reqEditors ...RequestEditorFn) (*GetTrendsResponse, error) {
+	rsp, err := c.GetTrends(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetTrendsResponse(rsp)
+}
+
 // ListUsageWithResponse List the newest calls
 //
 // Returns a wrapper object for the known response body format(s).
@@ -12078,6 +14119,19 @@ func (c *ClientWithResponses) ListUsageWithResponse(ctx context.Context, params 
 		return nil, err
 	}
 	return ParseListUsageResponse(rsp)
+}
+
+// SumUserWithResponse Sum up one user by provider and model
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/analytics/users/{id} (the `SumUser` operationId).
+func (c *ClientWithResponses) SumUserWithResponse(ctx context.Context, id AccountID, params *SumUserParams, reqEditors ...RequestEditorFn) (*SumUserResponse, error) {
+	rsp, err := c.SumUser(ctx, id, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseSumUserResponse(rsp)
 }
 
 // RevokeAPIKeyWithResponse Revoke a key
@@ -12307,6 +14361,19 @@ func (c *ClientWithResponses) GetMeWithResponse(ctx context.Context, reqEditors 
 		return nil, err
 	}
 	return ParseGetMeResponse(rsp)
+}
+
+// GetMyUsageWithResponse Sum up the caller by provider and model
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/me/usage (the `GetMyUsage` operationId).
+func (c *ClientWithResponses) GetMyUsageWithResponse(ctx context.Context, params *GetMyUsageParams, reqEditors ...RequestEditorFn) (*GetMyUsageResponse, error) {
+	rsp, err := c.GetMyUsage(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetMyUsageResponse(rsp)
 }
 
 // ListOrganisationsWithResponse List the caller's organisations
@@ -13657,6 +15724,32 @@ func ParseExportUsageResponse(rsp *http.Response) (*ExportUsageResponse, error) 
 	return response, nil
 }
 
+// ParseSumProvidersResponse parses an HTTP response from a SumProvidersWithResponse call
+func ParseSumProvidersResponse(rsp *http.Response) (*SumProvidersResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &SumProvidersResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest UsageGroups
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseGetReportResponse parses an HTTP response from a GetReportWithResponse call
 func ParseGetReportResponse(rsp *http.Response) (*GetReportResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -13683,6 +15776,32 @@ func ParseGetReportResponse(rsp *http.Response) (*GetReportResponse, error) {
 	return response, nil
 }
 
+// ParseGetTrendsResponse parses an HTTP response from a GetTrendsWithResponse call
+func ParseGetTrendsResponse(rsp *http.Response) (*GetTrendsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetTrendsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest UsageTrend
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseListUsageResponse parses an HTTP response from a ListUsageWithResponse call
 func ParseListUsageResponse(rsp *http.Response) (*ListUsageResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -13699,6 +15818,32 @@ func ParseListUsageResponse(rsp *http.Response) (*ListUsageResponse, error) {
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest UsagePage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseSumUserResponse parses an HTTP response from a SumUserWithResponse call
+func ParseSumUserResponse(rsp *http.Response) (*SumUserResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &SumUserResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest UsageGroups
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -13945,6 +16090,32 @@ func ParseGetMeResponse(rsp *http.Response) (*GetMeResponse, error) {
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest Me
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetMyUsageResponse parses an HTTP response from a GetMyUsageWithResponse call
+func ParseGetMyUsageResponse(rsp *http.Response) (*GetMyUsageResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetMyUsageResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest UsageGroups
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}

@@ -297,6 +297,8 @@ func controlAPIs() []service {
 		// Who is not known yet may come here; identity looks after each path itself.
 		identity("", "/api/v1/auth/", attributes.RulePublic, none, ""),
 	}, signIn(), []service{
+		{path: "/api/v1/me/usage", cluster: topology.Analytics, rule: authenticated, scope: attributes.ScopeAnalyticsRead,
+			audience: topology.Analytics},
 		identity("/api/v1/me", "/api/v1/me/", authenticated, attributes.ScopeTokensRead, read),
 		identity("/api/v1/orgs", "/api/v1/orgs/", authenticated, none, read),
 		admin("/api/v1/admin/pools/", topology.TokenSvc),

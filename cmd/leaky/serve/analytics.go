@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/leaky-tokens/leaky-tokens/analytics"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/membership"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/jwks"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
@@ -40,7 +41,7 @@ func serveAnalytics(ctx context.Context, s service) error {
 	if err != nil {
 		return err
 	}
-	api, err := analytics.New(analytics.Config{Store: store, Lag: consumer, Verifier: principal.NewVerifier(analytics.Audience, keys.Keyfunc),
+	api, err := analytics.New(analytics.Config{Store: store, Lag: consumer, Members: membership.NewClient(nc), Verifier: principal.NewVerifier(analytics.Audience, keys.Keyfunc),
 		KeysReady: keys.Ready, Providers: slices.Collect(maps.Keys(s.cfg.Providers)), Metrics: metrics, Log: s.log})
 	if err != nil {
 		return err

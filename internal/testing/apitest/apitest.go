@@ -40,7 +40,7 @@ var Load = sync.OnceValues(func() (*Document, error) {
 	if err := spec.Validate(context.Background()); err != nil {
 		return nil, fmt.Errorf("openapi.yaml: %w", err)
 	}
-	for _, contentType := range []string{"text/html", "application/x-ndjson"} {
+	for _, contentType := range []string{"text/html", "text/csv", "application/x-ndjson"} {
 		openapi3filter.RegisterBodyDecoder(contentType, openapi3filter.PlainBodyDecoder)
 	}
 	d := &Document{spec: spec, operations: http.NewServeMux(), wide: http.NewServeMux(), folders: map[string]bool{}, routes: map[string]*routers.Route{}}
