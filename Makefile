@@ -61,6 +61,7 @@ test-race: parts ## Run the concurrent packages under the race detector, 20 time
 .PHONY: test-long
 test-long: parts ## The same proofs for longer: 500 schedules of purchases, thousands of random books, holds that run out (half an hour)
 	@LEAKY_LONG=1 $(GO) test -tags long -timeout 60m ./e2e/...
+	@$(GO) test -tags long -timeout 60m ./analytics -run TestAMillionEventsSurvive
 	@$(GO) test -timeout 60m ./ratelimit ./ratelimit/bucket ./ratelimit/store ./tokensvc/ledger ./tokensvc/outbox ./tokensvc/saga ./internal/contract/limits -rapid.checks=5000
 
 .PHONY: vet

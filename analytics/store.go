@@ -25,6 +25,8 @@ type StoreConfig struct {
 	URL     string        // http://[user:password@]host:port/database
 	Timeout time.Duration // of one query or insert; default 10 s
 	Log     *slog.Logger
+
+	KeepDays int // calls older than so many days are dropped, whole days at a time; 0: never
 }
 
 // Store is the table of usage events in ClickHouse.
@@ -32,6 +34,7 @@ type Store struct {
 	conn    driver.Conn
 	timeout time.Duration
 	log     *slog.Logger
+	keep    int
 	columns []column
 	ready   atomic.Bool
 }
@@ -55,7 +58,7 @@ func NewStore(cfg StoreConfig) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open event store: %w", redacted(err, cfg.URL))
 	}
-	return &Store{conn: conn, timeout: cfg.Timeout, log: cfg.Log, columns: columns()}, nil
+	return &Store{conn: conn, timeout: cfg.Timeout, log: cfg.Log, keep: cfg.KeepDays, columns: columns()}, nil
 }
 
 // redacted drops a URL, which may hold a password, from an error.
@@ -115,7 +118,30 @@ func (s *Store) Migrate(ctx context.Context) error {
 			return fmt.Errorf("record migration %s: %w", file.Name(), err)
 		}
 	}
+	if err := s.retain(ctx); err != nil {
+		return err
+	}
 	s.ready.Store(true)
+	return nil
+}
+
+// retain makes the table drop what is too old. Parts are of one day, and go as a whole.
+func (s *Store) retain(ctx context.Context) error {
+	var table string
+	if err := s.conn.QueryRow(ctx, "SELECT create_table_query FROM system.tables WHERE database = currentDatabase() AND name = 'usage'").
+		Scan(&table); err != nil {
+		return fmt.Errorf("read retention: %w", err)
+	}
+	statement := fmt.Sprintf("ALTER TABLE usage MODIFY TTL toDateTime(timestamp) + toIntervalDay(%d)", s.keep)
+	switch has := strings.Contains(table, " TTL "); {
+	case s.keep == 0 && !has, s.keep > 0 && strings.Contains(table, fmt.Sprintf("TTL toDateTime(timestamp) + toIntervalDay(%d)", s.keep)):
+		return nil
+	case s.keep == 0:
+		statement = "ALTER TABLE usage REMOVE TTL"
+	}
+	if err := s.conn.Exec(ctx, statement+" SETTINGS materialize_ttl_after_modify = 0"); err != nil {
+		return fmt.Errorf("set retention: %w", err)
+	}
 	return nil
 }
 

@@ -51,6 +51,7 @@ type cli struct {
 	Keys    keysCommand    `cmd:"" group:"Tools" help:"The keys that sign access tokens: list them, rotate them."`
 	Sagas   sagasCommand   `cmd:"" group:"Tools" help:"List, show, retry or cancel purchases."`
 	Prices  pricesCommand  `cmd:"" group:"Tools" help:"What tokens cost: list the prices, validate a list."`
+	Reprice repriceCommand `cmd:"" group:"Tools" help:"Book what a new price list changes, as corrections."`
 	Version versionCommand `cmd:"" group:"Tools" help:"Print the version."`
 
 	Completion completionCommand `cmd:"" group:"Tools" help:"Say how a shell learns to complete commands, flags and parts."`

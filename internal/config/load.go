@@ -95,6 +95,7 @@ func defaults() *Config {
 		Charge:    Charge{Aborted: ChargeInput},
 		Limits:    Limits{Envoys: OtherEnvoys{Headers: true, Local: true}, Idle: defaultIdle, Explain: defaultExplain, MaxTokens: MaxTokens{Default: MaxTokensFill}, Outage: defaultOutage()},
 
+		Analytics:  defaultAnalytics(),
 		Dimensions: defaultDimensions(),
 		Monitoring: defaultMonitoring(),
 	}

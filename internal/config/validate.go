@@ -102,6 +102,7 @@ func (c *Config) validate() []Mistake {
 	c.Purchases.validate(v, c.Providers)
 	c.Pools.validate(v)
 	c.Dimensions.validate(v)
+	c.Analytics.validate(v)
 	return v.mistakes
 }
 

@@ -18,7 +18,7 @@ import (
 )
 
 func serveAnalytics(ctx context.Context, s service) error {
-	store, err := analytics.NewStore(analytics.StoreConfig{URL: s.cfg.Stores.ClickHouse, Log: s.log})
+	store, err := analytics.NewStore(analytics.StoreConfig{URL: s.cfg.Stores.ClickHouse, KeepDays: s.cfg.Analytics.KeepDays, Log: s.log})
 	if err != nil {
 		return err
 	}
