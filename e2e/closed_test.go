@@ -115,7 +115,9 @@ func pagesOf(at string, key ed25519.PrivateKey) (found findings) {
 			found = append(found, fmt.Sprintf("%s%s shows a provider's key", at, page.path))
 		}
 		// The gateway and ClickHouse ask for credentials; every other port knows nothing of these paths.
-		if !slices.Contains([]int{http.StatusNotFound, http.StatusUnauthorized, http.StatusForbidden}, resp.StatusCode) {
+		// xds shows files of the configuration by GET, and so knows each path and no other method.
+		if !slices.Contains([]int{http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusUnauthorized, http.StatusForbidden},
+			resp.StatusCode) {
 			found = append(found, fmt.Sprintf("%s %s%s answers %d %.200s", page.method, at, page.path, resp.StatusCode, text))
 		}
 	}

@@ -220,7 +220,7 @@ func option(call *ast.CallExpr, field string, place int) ast.Expr {
 func labelsOf(call *ast.CallExpr, given map[string]ast.Expr) ([]string, bool) {
 	_, vec := constructor(call)
 	if !vec {
-		return nil, true
+		return constLabels(call), true
 	}
 	at := 1
 	if _, ok := call.Args[0].(*ast.CompositeLit); !ok {
@@ -242,6 +242,22 @@ func labelsOf(call *ast.CallExpr, given map[string]ast.Expr) ([]string, bool) {
 		labels = append(labels, label)
 	}
 	return labels, true
+}
+
+// constLabels are those of a metric of which there is one for each value.
+func constLabels(call *ast.CallExpr) (labels []string) {
+	written, ok := option(call, "ConstLabels", len(call.Args)).(*ast.CompositeLit)
+	if !ok {
+		return nil
+	}
+	for _, e := range written.Elts {
+		if pair, ok := e.(*ast.KeyValueExpr); ok {
+			if label, ok := text(pair.Key, nil); ok {
+				labels = append(labels, label)
+			}
+		}
+	}
+	return labels
 }
 
 // text is a string that is written out, perhaps in pieces, or a parameter that was given one.

@@ -140,6 +140,11 @@ descriptors:
           - key: remote_address
             rate_limit: {name: identity-requests-per-address, unit: day, requests_per_unit: 50000}
       - key: route
+        value: sign-in-keys
+        descriptors:
+          - key: remote_address
+            rate_limit: {name: keys-per-address, unit: day, requests_per_unit: 50000}
+      - key: route
         value: sign-in-client
         descriptors:
           - key: client
