@@ -57,7 +57,19 @@ func (m *mirror) drained(i int, now int64) bucket.State {
 	return m.buckets[i].Limit.Params.Drain(m.states[i], now)
 }
 
+// restamp lets a stamp from far in the future count as now from now on.
+func (m *mirror) restamp(i int, now int64) {
+	if !m.fresh[i] {
+		if at := m.drained(i, now); at.At < m.states[i].At {
+			m.states[i] = at
+		}
+	}
+}
+
 func (m *mirror) hold(t store.Take, which []int, now int64) store.Taken {
+	for _, i := range which {
+		m.restamp(i, now)
+	}
 	out := store.Taken{Outcome: store.Admitted, Now: now, Output: t.Output}
 	drained, fits := make([]bucket.State, len(which)), true
 	filling := t.Output == 0 && t.Fill > 0
@@ -231,5 +243,25 @@ func compare(t *rapid.T, what, want, got string, err error) {
 	}
 	if want != got {
 		t.Fatalf("%s:\nwant %s\ngot  %s", what, want, got)
+	}
+}
+
+// TestAShadowBucketOfTheFutureTakesNothing: Redis' clock is set back by 100 s, and a call comes that
+// a bucket in shadow has no room for.
+func TestAShadowBucketOfTheFutureTakesNothing(t *testing.T) {
+	t.Parallel()
+	var clock atomic.Int64
+	clock.Store(1_790_000_000_000_000)
+	s := newStore(t, clock.Load)
+	b := []bucket.Bucket{{Limit: bucket.NewLimit(bucket.ShadowRequests, bucket.Params{Capacity: 1, Rate: 1e-9}), Key: "{u}:b:shadow"}}
+	for _, id := range []string{"first", "second"} {
+		if got, err := s.Hold(t.Context(), store.Take{Account: "user:u", ID: id, Requests: 1, Buckets: b}); err != nil || got.Outcome != store.Admitted {
+			t.Fatalf("%s: want it admitted, got %+v, %v", id, got, err)
+		}
+		clock.Add(-100e6)
+	}
+	seen, err := s.ReadState(t.Context(), "user:u", nil, b)
+	if err != nil || seen.States[0].Settled != 1 {
+		t.Errorf("want the first alone in the bucket, got %+v, %v", seen.States, err)
 	}
 }

@@ -171,6 +171,7 @@ for i = 1, n do
     moved = true
   end
   local stands = outcome == 'A' or kind == 'c' or kind == 'C'
+  local used, running = settled, held
   if stands then
     local before = settled + held
     if kind == 't' or kind == 'T' then
@@ -191,6 +192,10 @@ for i = 1, n do
   end
   local bucket = struct.pack('<ddd', settled, held, at)
   reply = reply .. bucket
+  if moved and not stands then -- it took nothing, and is from now on at now
+    settled, held = used, running
+    bucket = struct.pack('<ddd', settled, held, at)
+  end
   if stands or moved then
     if held <= 0 then
       redis.call('SET', KEYS[first + i], bucket, 'PX', lasts(settled, rate, window, now, at))
