@@ -202,7 +202,8 @@ func (a *API) trends(w http.ResponseWriter, r *http.Request, caller reader) erro
 	if err != nil {
 		return err
 	}
-	answer := trendAnswer{WindowStart: f.From, WindowEnd: f.To, Interval: c.interval, Zone: c.zone.String(), Total: total, PendingEvents: pending}
+	answer := trendAnswer{WindowStart: f.From, WindowEnd: f.To, Interval: c.interval, Zone: c.zone.String(), Total: total,
+		PendingEvents: pending}
 	for i, s := range sums {
 		answer.Buckets = append(answer.Buckets, bucketAnswer{Start: starts[i], End: starts[i+1], Sums: s})
 	}

@@ -51,7 +51,8 @@ func NewMetrics(to prometheus.Registerer) *Metrics {
 		lag: prometheus.NewGauge(prometheus.GaugeOpts{Name: "analytics_consumer_lag_events",
 			Help: "Usage events published and not yet confirmed as stored."}),
 	}
-	to.MustRegister(m.usageQueries, m.reportQueries, m.anomalyQueries, m.exportQueries, m.trendQueries, m.groupQueries, m.inserted, m.duplicates, m.dead, m.insertFailures,
+	to.MustRegister(m.usageQueries, m.reportQueries, m.anomalyQueries, m.exportQueries, m.trendQueries, m.groupQueries,
+		m.inserted, m.duplicates, m.dead, m.insertFailures,
 		m.insertSeconds, m.lag)
 	return m
 }

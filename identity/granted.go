@@ -63,7 +63,10 @@ func (s *Service) endGrant(w http.ResponseWriter, r *http.Request, p principal.P
 	if client == nil || *client == "" {
 		return invalid("clientId", "clientId is required")
 	}
-	if *client == grants.FirstParty || len(*client) > maxClientID || strings.ContainsFunc(*client, func(c rune) bool { return c <= ' ' || c > '~' }) {
+	if *client == grants.FirstParty || len(*client) > maxClientID || strings.ContainsFunc(*client, func(c rune) bool {
+		return c <= ' ' ||
+			c > '~'
+	}) {
 		return httpapi.Fail(http.StatusNotFound, "nothing is granted to this application")
 	}
 	ended := 0

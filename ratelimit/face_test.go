@@ -118,7 +118,7 @@ func TestNamedEnvoysNeedTheirCertificate(t *testing.T) {
 	for name, c := range map[string]credentials.TransportCredentials{
 		"an Envoy that is not named": credentials.NewTLS(mtls.Client(dir, mtls.Other("former"), "ratelimit")),
 		"another part":               credentials.NewTLS(mtls.Client(dir, "meter", "ratelimit")),
-		"no certificate":             credentials.NewTLS(&tls.Config{InsecureSkipVerify: true}), //nolint:gosec // what is tested
+		"no certificate":             credentials.NewTLS(&tls.Config{InsecureSkipVerify: true}), // what is tested
 		"no TLS":                     insecure.NewCredentials(),
 	} {
 		if err := ask(c); err == nil {

@@ -147,7 +147,8 @@ func New(c Config) (*Service, error) {
 	}
 	s.policy.Store(s.newPolicy(c.Policy))
 	var err error
-	if s.store, err = store.New(store.Config{URL: c.RedisURL, Extra: c.Redis, Prefix: c.Prefix, Now: c.Now, Lifetime: c.Longest + c.Holds.Margin,
+	if s.store, err = store.New(store.Config{URL: c.RedisURL, Extra: c.Redis, Prefix: c.Prefix, Now: c.Now,
+		Lifetime:    c.Longest + c.Holds.Margin,
 		SettledKept: c.Holds.SettledKept, Changed: s.trust.changed,
 		DialTimeout: c.Outage.DialTimeout, Timeout: c.Outage.Timeout}); err != nil {
 		return nil, fmt.Errorf("make ratelimit: %w", err)

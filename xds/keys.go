@@ -33,7 +33,9 @@ func (k *keys) read(configPath, name string, p config.Provider) (string, error) 
 	if k == nil {
 		return "not shown", nil
 	}
-	place, key, err := "env:"+p.APIKeyEnv, "", error(nil)
+	place := "env:" + p.APIKeyEnv
+	var key string
+	var err error
 	if p.APIKeyEnv != "" {
 		if key = k.getenv(p.APIKeyEnv); strings.TrimSpace(key) == "" {
 			err = fmt.Errorf("the environment variable %s is not set", p.APIKeyEnv)

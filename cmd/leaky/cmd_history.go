@@ -59,7 +59,8 @@ func (k historyCommand) Run(ctx context.Context, c *cli) error {
 			reason, _, _ := strings.Cut(v.Reason, "\n")
 			about = strings.TrimSpace(about + " (" + reason + ")")
 		}
-		rows[i] = []string{fmt.Sprint(v.Number), v.At.Local().Format(time.DateTime), state, cmp.Or(v.Who, "-"), v.Hash[:min(len(v.Hash), 8)], about}
+		rows[i] = []string{fmt.Sprint(v.Number), v.At.Local().Format(time.DateTime), state, cmp.Or(v.Who, "-"), v.Hash[:min(len(v.Hash), 8)],
+			about}
 	}
 	return k.print(os.Stdout, all, []string{"VERSION", "WHEN", "STATE", "WHO", "CONTENT", "WHY"}, rows)
 }

@@ -25,7 +25,8 @@ type priceLine struct {
 }
 
 func newPriceLine(e prices.Entry) priceLine {
-	line := priceLine{Provider: e.Provider, Model: e.Model, From: day(e.From), To: day(e.To), PerMillion: map[string]string{}, Source: e.Source}
+	line := priceLine{Provider: e.Provider, Model: e.Model, From: day(e.From), To: day(e.To), PerMillion: map[string]string{},
+		Source: e.Source}
 	for kind, rate := range e.Rates {
 		line.PerMillion[string(kind)] = rate.String()
 	}
@@ -139,7 +140,8 @@ func (k pricesCheck) Run(c *cli) error {
 		}
 	}
 	if k.Output == "json" {
-		return printJSON(os.Stdout, map[string]any{"file": path, "version": table.Version, "currency": table.Currency, "prices": len(table.Entries),
+		return printJSON(os.Stdout, map[string]any{"file": path, "version": table.Version, "currency": table.Currency,
+			"prices":   len(table.Entries),
 			"warnings": warnings})
 	}
 	for _, w := range warnings {

@@ -42,8 +42,9 @@ func leakyImage(binary []byte, processor, version string) (v1.Image, error) {
 	}
 	file = file.DeepCopy()
 	file.OS, file.Architecture, file.Created = "linux", processor, v1.Time{Time: time.Unix(0, 0).UTC()}
-	file.Config = v1.Config{User: fmt.Sprintf("%d:%d", user, user), Entrypoint: []string{"/leaky"}, Cmd: []string{"--help"}, WorkingDir: stateDir,
-		Env: []string{"LEAKY_STATE_DIR=" + stateDir}, Volumes: map[string]struct{}{stateDir: {}},
+	file.Config = v1.Config{User: fmt.Sprintf("%d:%d", user, user), Entrypoint: []string{"/leaky"}, Cmd: []string{"--help"},
+		WorkingDir: stateDir,
+		Env:        []string{"LEAKY_STATE_DIR=" + stateDir}, Volumes: map[string]struct{}{stateDir: {}},
 		Labels: map[string]string{"org.opencontainers.image.title": "leaky-tokens", "org.opencontainers.image.version": version,
 			"org.opencontainers.image.licenses": "Apache-2.0", "org.opencontainers.image.source": source}}
 	return mutate.ConfigFile(image, file)

@@ -203,7 +203,8 @@ func (s *Store) EndOfMember(ctx context.Context, tx identitydb.DBTX, user, org u
 }
 
 // EndGrant ends what a user granted to an OAuth2 client, as EndOfUser does.
-func (s *Store) EndGrant(ctx context.Context, tx identitydb.DBTX, user uuid.UUID, clientID, reason string) ([]revocation.Revocation, error) {
+func (s *Store) EndGrant(ctx context.Context, tx identitydb.DBTX, user uuid.UUID, clientID, reason string) ([]revocation.Revocation,
+	error) {
 	ids, err := identitydb.New(tx).EndGrantsOfUser(ctx, identitydb.EndGrantsOfUserParams{UserID: user, ClientID: clientID, Reason: reason})
 	return s.recordAll(ctx, tx, ids, err)
 }

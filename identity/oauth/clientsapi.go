@@ -45,7 +45,8 @@ func viewOf(c identitydb.OauthClient, secret string) clientView {
 	case public(c):
 		method = "none"
 	}
-	return clientView{AuthMethod: method, IDTokenClaims: c.IDTokenClaims, Registered: c.Registered, ID: c.ID, Secret: secret, Name: c.Name, Public: public(c), RedirectURIs: c.RedirectUris, GrantTypes: c.GrantTypes,
+	return clientView{AuthMethod: method, IDTokenClaims: c.IDTokenClaims, Registered: c.Registered, ID: c.ID, Secret: secret, Name: c.Name,
+		Public: public(c), RedirectURIs: c.RedirectUris, GrantTypes: c.GrantTypes,
 		Scopes:  c.Scopes,
 		OwnerID: c.OwnerID, OrgID: c.OrgID, ResourceServer: c.ResourceServer, CreatedAt: c.CreatedAt.UTC(), UpdatedAt: c.UpdatedAt.UTC()}
 }

@@ -90,7 +90,8 @@ func (p *Provider) ensureDevelopment(ctx context.Context, secret string) error {
 func addDevelopment(ctx context.Context, tx pgx.Tx, secret string) error {
 	c := identitydb.OauthClient{ID: DevelopmentClient, Name: "Development client", SecretHash: hashed(secret), RedirectUris: []string{},
 		GrantTypes: []string{grantClient},
-		Scopes:     []string{attributes.ScopeTokensRead, attributes.ScopeTokensWrite}, OwnerID: uuid.New(), Family: uuid.New(), Registered: byAdmin}
+		Scopes:     []string{attributes.ScopeTokensRead, attributes.ScopeTokensWrite}, OwnerID: uuid.New(), Family: uuid.New(),
+		Registered: byAdmin}
 	if err := addServiceAccount(ctx, identitydb.New(tx), c); err != nil {
 		return err
 	}

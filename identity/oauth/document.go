@@ -187,8 +187,9 @@ func publicClient() *http.Client {
 		return nil
 	}}
 	return &http.Client{
-		Timeout:       documentTime,
-		Transport:     &http.Transport{DialContext: dialer.DialContext, DisableKeepAlives: true, MaxResponseHeaderBytes: 16 << 10, TLSHandshakeTimeout: documentTime},
+		Timeout: documentTime,
+		Transport: &http.Transport{DialContext: dialer.DialContext, DisableKeepAlives: true, MaxResponseHeaderBytes: 16 << 10,
+			TLSHandshakeTimeout: documentTime},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }

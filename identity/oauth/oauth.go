@@ -108,7 +108,8 @@ func New(cfg Config) (*Provider, error) {
 	if err := origins.AddTrustedOrigin(u.Scheme + "://" + u.Host); err != nil {
 		return nil, fmt.Errorf("oauth issuer: %w", err)
 	}
-	return &Provider{cfg: cfg, log: cfg.Log, db: identitydb.New(cfg.Pool), forms: sealed, documents: newDocuments(), pages: pages, metrics: newMetrics(cfg.Metrics),
+	return &Provider{cfg: cfg, log: cfg.Log, db: identitydb.New(cfg.Pool), forms: sealed, documents: newDocuments(), pages: pages,
+		metrics: newMetrics(cfg.Metrics),
 		origins: origins}, nil
 }
 

@@ -141,8 +141,9 @@ func (p *Provider) registerItself(w http.ResponseWriter, r *http.Request) error 
 		return err
 	}
 	method := "none"
-	answer := map[string]any{"client_id": c.ID, "client_id_issued_at": c.CreatedAt.Unix(), "client_name": c.Name, "redirect_uris": c.RedirectUris,
-		"grant_types": c.GrantTypes, "response_types": []string{"code"}, "scope": strings.Join(c.Scopes, " ")}
+	answer := map[string]any{"client_id": c.ID, "client_id_issued_at": c.CreatedAt.Unix(), "client_name": c.Name,
+		"redirect_uris": c.RedirectUris,
+		"grant_types":   c.GrantTypes, "response_types": []string{"code"}, "scope": strings.Join(c.Scopes, " ")}
 	if secret != "" {
 		method = m.AuthMethod
 		if method == "" {

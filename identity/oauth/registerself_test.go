@@ -240,7 +240,7 @@ func TestDocumentsAreFetchedFromPublicAddressesAlone(t *testing.T) {
 	}
 	server := httptest.NewTLSServer(http.NotFoundHandler())
 	t.Cleanup(server.Close)
-	if resp, err := publicClient().Get(server.URL); err == nil { //nolint:noctx // it must fail at once
+	if resp, err := publicClient().Get(server.URL); err == nil { // it must fail at once
 		resp.Body.Close()
 		t.Error("a loopback address was reached")
 	}

@@ -75,7 +75,8 @@ const (
 )
 
 func defaultAuth() Auth {
-	return Auth{ClientRegistration: ClientsClosed, Registration: RegistrationOpen, RefreshTTL: 720 * time.Hour, RefreshGrace: 10 * time.Second, SessionTTL: 2160 * time.Hour,
+	return Auth{ClientRegistration: ClientsClosed, Registration: RegistrationOpen, RefreshTTL: 720 * time.Hour,
+		RefreshGrace: 10 * time.Second, SessionTTL: 2160 * time.Hour,
 		RotateEvery: 720 * time.Hour, RotateAhead: time.Hour,
 		OfflineGrace: 5 * time.Minute,
 		Throttle:     Throttle{Failures: 5, Addresses: 20, Registers: 100, Longest: 5 * time.Minute, Window: 15 * time.Minute}}
@@ -97,7 +98,8 @@ func (a Auth) validate(v *validator) {
 	v.oneOf("auth.registration", a.Registration, RegistrationOpen, RegistrationInvite, RegistrationClosed)
 	v.oneOf("auth.client_registration", a.ClientRegistration, ClientsClosed, ClientsDocuments, ClientsOpen)
 	for _, scheme := range a.ClientSchemes {
-		if !clientScheme.MatchString(scheme) || slices.Contains([]string{"http", "https", "javascript", "data", "vbscript", "file", "about", "blob"}, scheme) {
+		if !clientScheme.MatchString(scheme) ||
+			slices.Contains([]string{"http", "https", "javascript", "data", "vbscript", "file", "about", "blob"}, scheme) {
 			v.fail("auth.client_schemes", "%q: write the scheme of an app in lower case, such as cursor", scheme)
 		}
 	}

@@ -40,8 +40,10 @@ func (d Dimensions) Names() map[string]Dimension {
 }
 
 // readByUs are members that the gateway decides on; what they say is no dimension.
-var readByUs = []string{"model", "max_tokens", "max_completion_tokens", "n", "best_of", "stream", "stream_options",
-	"generationconfig", "generation_config"}
+func readByUs() []string {
+	return []string{"model", "max_tokens", "max_completion_tokens", "n", "best_of", "stream", "stream_options",
+		"generationconfig", "generation_config"}
+}
 
 func (d Dimensions) validate(v *validator) {
 	d.EndUser.validate(v, "dimensions.end_user")
@@ -68,7 +70,7 @@ func (d Dimension) validate(v *validator, key string) {
 	if d.Body == "" {
 		return
 	}
-	if !queryName.MatchString(d.Body) || slices.Contains(readByUs, strings.ToLower(d.Body)) {
+	if !queryName.MatchString(d.Body) || slices.Contains(readByUs(), strings.ToLower(d.Body)) {
 		v.fail(key+".body", "%q: write the name of a member (letters, digits and . _ -) that the gateway does not decide on", d.Body)
 	}
 }

@@ -93,7 +93,8 @@ func defaults() *Config {
 		Pools:     defaultPools(),
 		Holds:     Holds{Life: defaultHoldLife},
 		Charge:    Charge{Aborted: ChargeInput},
-		Limits:    Limits{Envoys: OtherEnvoys{Headers: true, Local: true}, Idle: defaultIdle, Explain: defaultExplain, MaxTokens: MaxTokens{Default: MaxTokensFill}, Outage: defaultOutage()},
+		Limits: Limits{Envoys: OtherEnvoys{Headers: true, Local: true}, Idle: defaultIdle, Explain: defaultExplain,
+			MaxTokens: MaxTokens{Default: MaxTokensFill}, Outage: defaultOutage()},
 
 		Analytics:  defaultAnalytics(),
 		Dimensions: defaultDimensions(),

@@ -231,6 +231,10 @@ func (c *Config) validateProviders(v *validator) {
 		p.validateEgress(v, key)
 		p.validateRequests(v, key)
 	}
+	c.validateModels(v)
+}
+
+func (c *Config) validateModels(v *validator) {
 	seen := map[string]bool{}
 	for i, m := range c.Models {
 		key := fmt.Sprintf("models[%d]", i)

@@ -3,6 +3,7 @@ package grpcbatch_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"os"
 	"slices"
@@ -69,7 +70,7 @@ func register(s *grpcbatch.Server, flooded chan<- error) {
 func echoAll(_ any, stream grpc.ServerStream) error {
 	for {
 		var m wrapperspb.BytesValue
-		if err := stream.RecvMsg(&m); err == io.EOF {
+		if err := stream.RecvMsg(&m); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
 			return err
@@ -196,7 +197,7 @@ func TestStreams(t *testing.T) {
 	if err := s.CloseSend(); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.RecvMsg(&wrapperspb.BytesValue{}); err != io.EOF {
+	if err := s.RecvMsg(&wrapperspb.BytesValue{}); !errors.Is(err, io.EOF) {
 		t.Errorf("want the end, got %v", err)
 	}
 	for name, tc := range map[string]struct {
@@ -209,7 +210,7 @@ func TestStreams(t *testing.T) {
 		"large message": {"/s/echo", make([]byte, 70_000), codes.ResourceExhausted},
 	} {
 		s := open(t, conn, tc.method)
-		if err := s.SendMsg(&wrapperspb.BytesValue{Value: tc.send}); err != nil && err != io.EOF {
+		if err := s.SendMsg(&wrapperspb.BytesValue{Value: tc.send}); err != nil && !errors.Is(err, io.EOF) {
 			t.Fatal(err)
 		}
 		var err error
@@ -276,6 +277,6 @@ func TestManyStreams(t *testing.T) {
 		if err := s.CloseSend(); err != nil {
 			t.Fatal(err)
 		}
-		return s.RecvMsg(&wrapperspb.BytesValue{}) == io.EOF
+		return errors.Is(s.RecvMsg(&wrapperspb.BytesValue{}), io.EOF)
 	})
 }

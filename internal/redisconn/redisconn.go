@@ -72,7 +72,8 @@ func Dial(c Config) (client redis.UniversalClient, cluster bool, err error) {
 	}
 	u := redis.UniversalOptions{DialTimeout: c.DialTimeout, ReadTimeout: c.Timeout, WriteTimeout: c.Timeout, PoolTimeout: c.Timeout,
 		MaxRetries:    c.Retries,
-		DialerRetries: 1, MinRetryBackoff: retryLeast, MaxRetryBackoff: retryMost, PoolSize: cmp.Or(c.PoolSize, poolConns), MaxIdleConns: poolIdle,
+		DialerRetries: 1, MinRetryBackoff: retryLeast, MaxRetryBackoff: retryMost, PoolSize: cmp.Or(c.PoolSize, poolConns),
+		MaxIdleConns:     poolIdle,
 		SentinelUsername: c.SentinelUser, SentinelPassword: c.SentinelPassword,
 		ContextTimeoutEnabled: true, DisableIdentity: true, OnConnect: c.Connected}
 	switch secure {

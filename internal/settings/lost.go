@@ -27,7 +27,8 @@ func lost(before, next *Settings) []string {
 	if from, to := before.Config.Gateway.Listen, next.Config.Gateway.Listen; from != to {
 		say("gateway.listen moves from %s to %s", from, to)
 	}
-	if providers := missing(slices.Sorted(maps.Keys(before.Config.Providers)), slices.Sorted(maps.Keys(next.Config.Providers))); len(providers) > 0 {
+	if providers := missing(slices.Sorted(maps.Keys(before.Config.Providers)), slices.Sorted(maps.Keys(next.Config.Providers))); len(
+		providers) > 0 {
 		say("providers are gone: %s", strings.Join(providers, ", "))
 	}
 	var had, has []string

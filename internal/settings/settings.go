@@ -190,7 +190,7 @@ func (s *Source) whole(before *memory) (*Settings, error) {
 	if s.path == "" || err == nil && before != nil && before.settings.Hash == next.Hash {
 		return next, err
 	}
-	time.Sleep(pause)
+	<-time.After(pause)
 	again, againErr := s.read()
 	if err == nil && againErr == nil && next.Hash != again.Hash {
 		return nil, fmt.Errorf("%s: %w", s.path, errChanging)

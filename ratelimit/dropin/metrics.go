@@ -59,8 +59,9 @@ func clean(text string) string {
 
 // levels are the names of what is counted of a rule's hits.
 func levels() map[string]string {
-	return map[string]string{"total": "total_hits", "within": "within_limit", "over": "over_limit", "near": "near_limit", "shadow": "shadow_mode",
-		"local": "over_limit_with_local_cache"}
+	return map[string]string{"total": "total_hits", "within": "within_limit", "over": "over_limit", "near": "near_limit",
+		"shadow": "shadow_mode",
+		"local":  "over_limit_with_local_cache"}
 }
 
 // Beginnings of names.
@@ -145,7 +146,8 @@ func (c *counted) Collect(out chan<- prometheus.Metric) {
 		for i, l := range labels {
 			values[i] = names[at][l]
 		}
-		out <- prometheus.MustNewConstMetric(prometheus.NewDesc(at.name, "As envoyproxy/ratelimit counts.", labels, nil), prometheus.CounterValue, value,
+		out <- prometheus.MustNewConstMetric(prometheus.NewDesc(at.name, "As envoyproxy/ratelimit counts.", labels, nil),
+			prometheus.CounterValue, value,
 			values...)
 	}
 }

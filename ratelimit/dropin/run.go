@@ -64,7 +64,8 @@ func New(s Settings, environ []string) (*Dropin, error) {
 	}
 	redisconn.SetLogger(d.log)
 	ask := min(max(s.Redis.Timeout, time.Millisecond), longestAsk)
-	d.limiter, err = ratelimit.New(ratelimit.Config{Policy: d.policy(nil, false), RedisURL: url, Redis: extra, Prefix: s.KeyPrefix, Timeout: 2 * ask,
+	d.limiter, err = ratelimit.New(ratelimit.Config{Policy: d.policy(nil, false), RedisURL: url, Redis: extra, Prefix: s.KeyPrefix,
+		Timeout: 2 * ask,
 		Longest: time.Minute, Holds: config.Holds{SettledKept: time.Minute}, Log: d.log, Metrics: d.series})
 	if err != nil {
 		return nil, err
@@ -78,7 +79,8 @@ func New(s Settings, environ []string) (*Dropin, error) {
 func (d *Dropin) policy(sets []*limits.Set, loaded bool) ratelimit.Policy {
 	s := &d.settings
 	ask := min(max(s.Redis.Timeout, time.Millisecond), longestAsk)
-	others := ratelimit.Others{Silent: !s.Headers, Metadata: s.Metadata, AdmitUnknown: loaded, Local: s.LocalCache > 0, Shadow: s.ShadowMode, Quota: s.QuotaMode,
+	others := ratelimit.Others{Silent: !s.Headers, Metadata: s.Metadata, AdmitUnknown: loaded, Local: s.LocalCache > 0,
+		Shadow: s.ShadowMode, Quota: s.QuotaMode,
 		NearLimit: s.NearRatio, Headers: &ratelimit.Headers{Limit: s.LimitHeader, Remaining: s.RestHeader, Reset: s.ResetHeader}}
 	return ratelimit.Policy{Limits: limits.Empty(""), Domains: sets, Others: others,
 		Outage: config.Outage{Default: config.OutageClosed, DialTimeout: ask, Timeout: ask}}

@@ -68,7 +68,7 @@ func begin(t *testing.T, files map[string]string, change func(*Settings)) *runni
 	go func() { done <- r.serve(ctx, all) }()
 	url := func(i int) string { return "http://" + all[i].ln.Addr().String() }
 	r.web, r.debug, r.proms = url(0), url(1), url(2)
-	var security credentials.TransportCredentials = insecure.NewCredentials()
+	security := insecure.NewCredentials()
 	if s.ServerTLS {
 		c, err := clientTLS(s.ServerCert, s.ServerKey, s.ServerCert, "ratelimit.test", false)
 		if err != nil {

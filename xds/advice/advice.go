@@ -156,7 +156,8 @@ func (l *look) rules() {
 		for _, key := range slices.Sorted(maps.Keys(known)) {
 			asked, ok := rule.Asks(key)
 			if ok && !slices.ContainsFunc(known[key], func(value string) bool { return limits.Takes(asked, value) }) {
-				l.doubts = append(l.doubts, Doubt{Line: rule.Line, Message: fmt.Sprintf("%s matches nothing: there is no %s %q%s", rule.Name, key, asked,
+				l.doubts = append(l.doubts, Doubt{Line: rule.Line, Message: fmt.Sprintf("%s matches nothing: there is no %s %q%s", rule.Name, key,
+					asked,
 					wording.DidYouMean(asked, known[key]))})
 			}
 		}

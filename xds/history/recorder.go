@@ -91,7 +91,7 @@ func (r *Recorder) write(ctx context.Context, n note) error {
 		if err != nil {
 			return err
 		}
-		news := false
+		var news bool
 		if v, news, err = h.Record(ctx, v, n.files); err != nil || !news {
 			return err
 		}

@@ -57,7 +57,8 @@ func readable(origins []string) *matchingv3.ExtensionWithMatcher {
 	vary := set("vary", "origin")
 	vary.AppendAction = corev3.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD
 	m := &headersv3.HeaderMutation{Mutations: &headersv3.Mutations{ResponseMutations: []*mutationv3.HeaderMutation{
-		mutate(set("access-control-allow-origin", "%DYNAMIC_METADATA("+filterPage+":origin)%")), mutate(set("access-control-expose-headers", "*")), mutate(vary)}}}
+		mutate(set("access-control-allow-origin", "%DYNAMIC_METADATA("+filterPage+":origin)%")), mutate(set("access-control-expose-headers",
+			"*")), mutate(vary)}}}
 	known := headerMatches("origin", strings.Join(expressions, "|"))
 	other := &xdsmatcherv3.Matcher_MatcherList_Predicate{MatchType: &xdsmatcherv3.Matcher_MatcherList_Predicate_NotMatcher{NotMatcher: known}}
 	skip := &xdsmatcherv3.Matcher_OnMatch{OnMatch: &xdsmatcherv3.Matcher_OnMatch_Action{Action: xdsTyped("skip", &actionv3.SkipFilter{})}}

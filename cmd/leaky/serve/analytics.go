@@ -41,7 +41,8 @@ func serveAnalytics(ctx context.Context, s service) error {
 	if err != nil {
 		return err
 	}
-	api, err := analytics.New(analytics.Config{Store: store, Lag: consumer, Members: membership.NewClient(nc), Verifier: principal.NewVerifier(analytics.Audience, keys.Keyfunc),
+	api, err := analytics.New(analytics.Config{Store: store, Lag: consumer, Members: membership.NewClient(nc),
+		Verifier:  principal.NewVerifier(analytics.Audience, keys.Keyfunc),
 		KeysReady: keys.Ready, Providers: slices.Collect(maps.Keys(s.cfg.Providers)), Metrics: metrics, Log: s.log})
 	if err != nil {
 		return err

@@ -104,8 +104,9 @@ func (s service) openAll(limiter *ratelimit.Service) (all []opened, err error) {
 func limitPolicy(from *settings.Settings) ratelimit.Policy {
 	cfg := from.Config
 	return ratelimit.Policy{Limits: from.Limits, Domains: from.Domains, Tiers: cfg.Tiers, Providers: cfg.Providers, Models: cfg.Models,
-		Others: ratelimit.Others{Silent: !cfg.Limits.Envoys.Headers, Local: cfg.Limits.Envoys.Local}, Outage: cfg.Limits.Outage, MaxTokens: cfg.Limits.MaxTokens,
-		NoPools: !cfg.Flags.TokenService.QuotaEnforcement}
+		Others: ratelimit.Others{Silent: !cfg.Limits.Envoys.Headers, Local: cfg.Limits.Envoys.Local}, Outage: cfg.Limits.Outage,
+		MaxTokens: cfg.Limits.MaxTokens,
+		NoPools:   !cfg.Flags.TokenService.QuotaEnforcement}
 }
 
 // reloadLimits reads the files anew.

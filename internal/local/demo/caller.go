@@ -80,8 +80,9 @@ func (c *caller) call(ctx context.Context, a ask) Call {
 	defer hangUp() // before the end of an answer it closes the connection
 	target := &c.targets[a.provider]
 	path, body := a.request(target, c.text)
-	got := Call{Account: c.account, Provider: target.Provider, Stream: a.stream, Manner: a.manner.name, Untold: a.manner.untold, Input: -1, Output: -1,
-		Sent: time.Since(c.start)}
+	got := Call{Account: c.account, Provider: target.Provider, Stream: a.stream, Manner: a.manner.name, Untold: a.manner.untold, Input: -1,
+		Output: -1,
+		Sent:   time.Since(c.start)}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.gateway+path, bytes.NewReader(body))
 	if err != nil {
 		return c.ended(got, Failed, err.Error())

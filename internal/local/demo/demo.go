@@ -131,7 +131,8 @@ func (d *Demo) Run(ctx context.Context) (v Verdict, err error) {
 	say := newTeller(d.cfg.Progress)
 	w.strays = d.cfg.Rude
 	w.drain(ctx, calls, d.cfg.Drain, say)
-	e := Evidence{Seed: d.cfg.Seed, Rude: d.cfg.Rude, Elapsed: elapsed(calls), Accounts: accounts, Targets: d.cfg.Targets, Calls: calls, Outages: outages}
+	e := Evidence{Seed: d.cfg.Seed, Rude: d.cfg.Rude, Elapsed: elapsed(calls), Accounts: accounts, Targets: d.cfg.Targets, Calls: calls,
+		Outages: outages}
 	w.gather(ctx, &e)
 	if len(outages) > 0 && unread == nil {
 		e.Adopted = grown(ctx, replicas, adopted)

@@ -22,6 +22,25 @@ type Port struct {
 	Setting string // key of leaky.yaml or environment variable that changes it
 }
 
+// servicePorts adds those of one of our services, if it is one that is included.
+func (p *Plan) servicePorts(name string, add func(part, address, setting string) error) error {
+	e, ok := p.service(name)
+	if !ok || !p.included(name) {
+		return nil
+	}
+	service, index := config.Instance(name)
+	part, _ := topology.Find(service)
+	key := "services." + part.Key()
+	if index > 0 {
+		key += fmt.Sprintf(".replicas[%d]", index-1)
+	}
+	err := add(name, e.HTTP, key+".http in leaky.yaml")
+	if err == nil && e.GRPC != "" {
+		err = add(name, e.GRPC, key+".grpc in leaky.yaml")
+	}
+	return err
+}
+
 // Ports are all TCP addresses the stack will listen on, in start order.
 func (p *Plan) Ports() ([]Port, error) {
 	var all []Port
@@ -49,23 +68,8 @@ func (p *Plan) Ports() ([]Port, error) {
 			}
 			continue
 		}
-		e, ok := p.service(name)
-		if !ok || !p.included(name) {
-			continue
-		}
-		service, index := config.Instance(name)
-		part, _ := topology.Find(service)
-		key := "services." + part.Key()
-		if index > 0 {
-			key += fmt.Sprintf(".replicas[%d]", index-1)
-		}
-		if err := add(name, e.HTTP, key+".http in leaky.yaml"); err != nil {
+		if err := p.servicePorts(name, add); err != nil {
 			return nil, err
-		}
-		if e.GRPC != "" {
-			if err := add(name, e.GRPC, key+".grpc in leaky.yaml"); err != nil {
-				return nil, err
-			}
 		}
 	}
 	err := errors.Join(add(topology.Envoy, p.cfg.Gateway.Listen, "gateway.listen in leaky.yaml"),

@@ -43,7 +43,8 @@ var Load = sync.OnceValues(func() (*Document, error) {
 	for _, contentType := range []string{"text/html", "text/csv", "application/x-ndjson"} {
 		openapi3filter.RegisterBodyDecoder(contentType, openapi3filter.PlainBodyDecoder)
 	}
-	d := &Document{spec: spec, operations: http.NewServeMux(), wide: http.NewServeMux(), folders: map[string]bool{}, routes: map[string]*routers.Route{}}
+	d := &Document{spec: spec, operations: http.NewServeMux(), wide: http.NewServeMux(), folders: map[string]bool{},
+		routes: map[string]*routers.Route{}}
 	for path, item := range spec.Paths.Map() {
 		for method, operation := range item.Operations() {
 			pattern := Pattern(method, path, operation)

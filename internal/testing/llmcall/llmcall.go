@@ -3,6 +3,8 @@
 package llmcall
 
 import (
+	"slices"
+
 	common "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
 	rls "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 
@@ -14,8 +16,8 @@ import (
 func Request() *rls.RateLimitRequest {
 	pairs := func(kv ...string) *common.RateLimitDescriptor {
 		d := &common.RateLimitDescriptor{}
-		for i := 0; i < len(kv); i += 2 {
-			d.Entries = append(d.Entries, &common.RateLimitDescriptor_Entry{Key: kv[i], Value: kv[i+1]})
+		for pair := range slices.Chunk(kv, 2) {
+			d.Entries = append(d.Entries, &common.RateLimitDescriptor_Entry{Key: pair[0], Value: pair[len(pair)-1]})
 		}
 		return d
 	}
