@@ -242,12 +242,12 @@ func (c *Config) validateModels(v *validator) {
 		if c.Providers[m.Provider].Protocol == ProtocolGemini {
 			names = pathModelName
 		}
-		for member, name := range map[string]string{".name": m.Name, ".model": m.Upstream()} {
-			if !names.MatchString(name) || strings.HasSuffix(name, " ") {
-				v.fail(key+member, "%q: a model's name is at most 255 letters, digits and . _ : @ / + ~ = , # ( ) - or spaces; with Gemini, whose paths have it, 128 letters, digits and . _ : @ -", name)
+		for _, stated := range []struct{ member, name string }{{".name", m.Name}, {".model", m.Model}} {
+			if stated.member == ".model" && m.Model == "" {
+				continue // it is called by its name
 			}
-			if m.Model == "" {
-				break // told once
+			if name := stated.name; !names.MatchString(name) || strings.HasSuffix(name, " ") {
+				v.fail(key+stated.member, "%q: a model's name is at most 255 letters, digits and . _ : @ / + ~ = , # ( ) - or spaces; with Gemini, whose paths have it, 128 letters, digits and . _ : @ -", name)
 			}
 		}
 		if seen[m.Name] {
