@@ -116,18 +116,11 @@ Examples:
 
 // Run goes back.
 func (k rollbackCommand) Run(ctx context.Context, c *cli) error {
-	p, err := openControlPlane(ctx, c)
+	p, live, err := openFiles(ctx, c)
 	if err != nil {
 		return err
 	}
 	defer p.close()
-	live, err := p.status(ctx)
-	if err != nil {
-		return err
-	}
-	if live.Path == "" {
-		return errors.New("the stack runs the built-in configuration, which never changes")
-	}
 	all, err := p.versions(ctx)
 	if err != nil {
 		return err

@@ -36,18 +36,11 @@ Examples:
 
 // Run pushes.
 func (k pushCommand) Run(ctx context.Context, c *cli) error {
-	p, err := openControlPlane(ctx, c)
+	p, live, err := openFiles(ctx, c)
 	if err != nil {
 		return err
 	}
 	defer p.close()
-	live, err := p.status(ctx)
-	if err != nil {
-		return err
-	}
-	if live.Path == "" {
-		return errors.New("the stack runs the built-in configuration, which never changes: leaky down, then leaky --config FILE up")
-	}
 	from := cmp.Or(k.File, live.Path)
 	texts, err := textsAt(from, live.Path)
 	if err != nil {

@@ -54,6 +54,24 @@ func openControlPlane(ctx context.Context, c *cli) (*controlPlane, error) {
 	return p, nil
 }
 
+// openFiles opens the control plane of a stack whose configuration can be changed, and tells what is
+// live there. The caller closes it.
+func openFiles(ctx context.Context, c *cli) (*controlPlane, xds.Status, error) {
+	p, err := openControlPlane(ctx, c)
+	if err != nil {
+		return nil, xds.Status{}, err
+	}
+	live, err := p.status(ctx)
+	if err == nil && live.Path == "" {
+		err = errors.New("the stack runs the built-in configuration, which never changes: leaky down, then leaky --config FILE up")
+	}
+	if err != nil {
+		p.close()
+		return nil, xds.Status{}, err
+	}
+	return p, live, nil
+}
+
 func (p *controlPlane) openHistory(ctx context.Context) (*history.History, error) {
 	plan, err := p.plan(false)
 	if err != nil {
