@@ -4,8 +4,10 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -69,7 +71,7 @@ func callRaw(ctx context.Context, t *testing.T, who stacktest.Account, path, bod
 	}
 	transport := &http.Transport{DisableKeepAlives: true, DisableCompression: true}
 	defer transport.CloseIdleConnections()
-	res, err := (&http.Client{Transport: transport}).Do(req)
+	res, err := patiently(&http.Client{Transport: transport}, req)
 	if err != nil {
 		got.err = err
 		return got
@@ -87,6 +89,29 @@ func callRaw(ctx context.Context, t *testing.T, who stacktest.Account, path, bod
 	}
 	got.text = text.String()
 	return got
+}
+
+// patiently repeats a call as SDKs do, once after Retry-After, where the gateway could not decide
+// about it: nothing was held and no provider heard of it.
+func patiently(over *http.Client, req *http.Request) (*http.Response, error) {
+	res, err := over.Do(req)
+	if err != nil || res.StatusCode != http.StatusServiceUnavailable || res.Header.Get("x-leaky-hold") != "" {
+		return res, err
+	}
+	seconds, err := strconv.Atoi(res.Header.Get("Retry-After"))
+	if err != nil {
+		return res, nil
+	}
+	res.Body.Close()
+	if req.Body, err = req.GetBody(); err != nil {
+		return nil, err
+	}
+	select {
+	case <-time.After(time.Duration(seconds) * time.Second):
+		return over.Do(req)
+	case <-req.Context().Done():
+		return nil, req.Context().Err()
+	}
 }
 
 // reading is an until that ends a call when the text was read; empty: never.

@@ -26,6 +26,13 @@ const (
 	defaultStreamBytes = 200.0 // bytes of an answer per token, in a stream
 	jsonBytes          = 4.0   // the same in a JSON answer, before anything was learned
 	defaultInputRatio  = 1.0   // tokens per byte of a request: the ceiling of any tokenizer
+
+	// enoughInputs is how many requests must have taught before an input is estimated by them:
+	// a line through a few short ones says anything of a long one.
+	enoughInputs = 16
+	// mostInputBytes is how many bytes a token of input takes at most in an estimate, whatever
+	// was learned. Text takes two to eight.
+	mostInputBytes = 16.0
 )
 
 // Ratio is what to assume of a provider before anything was learned.
@@ -135,12 +142,17 @@ func (e *Estimator) input(k kind, bytes int64) int64 {
 		return 0
 	}
 	k.stream = false
-	f, b := e.fit(e.inputs, k), float64(bytes)
-	if slope, fixed, ok := f.line(); ok {
-		return atLeastOne((b - fixed) / slope)
+	f, b := e.inputs[k], float64(bytes)
+	if !f.enough() {
+		f = e.inputs[kind{provider: k.provider}]
 	}
-	if ratio, ok := f.ratio(); ok {
-		return atLeastOne(b / ratio)
+	if f.enough() {
+		if slope, fixed, ok := f.line(); ok {
+			return atLeastOne(max((b-fixed)/slope, b/mostInputBytes))
+		}
+		if ratio, ok := f.ratio(); ok {
+			return atLeastOne(max(b/ratio, b/mostInputBytes))
+		}
 	}
 	return atLeastOne(b * orElse(e.defaults[k.provider].TokensPerByte, defaultInputRatio))
 }

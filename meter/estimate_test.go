@@ -94,6 +94,39 @@ func TestEstimateWithLittleKnowledge(t *testing.T) {
 	}
 }
 
+// TestEstimateOfALongInput: what a few short requests taught, and what many odd ones did, charges
+// nobody a fraction of a long one that ended early.
+func TestEstimateOfALongInput(t *testing.T) {
+	t.Parallel()
+	const bytes = 800_000
+	k := kind{provider: "openai", model: "gpt-4o"}
+	taught := func(times int, samples ...[2]int64) *Estimator {
+		e := NewEstimator(nil)
+		for range times {
+			for _, s := range samples {
+				l := openaiShape.line(20, 0)
+				l.Answer.In, l.Bytes = s[0], strconv.FormatInt(s[1], 10)
+				e.learn(l)
+			}
+		}
+		return e
+	}
+	for name, c := range map[string]struct {
+		e    *Estimator
+		want int64
+	}{
+		"nothing learned":                  {taught(0), bytes},
+		"two short requests, one of tools": {taught(1, [2]int64{9, 90}, [2]int64{12, 560}), bytes},
+		"many of them":                     {taught(20, [2]int64{9, 90}, [2]int64{12, 560}), bytes / mostInputBytes},
+		"requests of white space":          {taught(20, [2]int64{8, 90_000}), bytes / mostInputBytes},
+		"text":                             {taught(20, [2]int64{20, 200}, [2]int64{1000, 5100}, [2]int64{50_000, 250_100}), 159_980},
+	} {
+		if got := c.e.input(k, bytes); got != c.want {
+			t.Errorf("%s: want %d, got %d", name, c.want, got)
+		}
+	}
+}
+
 func TestEstimateOfAnAnswerWithoutUsage(t *testing.T) {
 	t.Parallel()
 	e := NewEstimator(nil)

@@ -81,6 +81,9 @@ func (f *fit) place(owner uint32) int {
 	return -1
 }
 
+// enough says that inputs may be estimated by it.
+func (f *fit) enough() bool { return f != nil && len(f.samples) >= enoughInputs }
+
 // line is the fitted line; not ok with too few samples, when all answers are about equally
 // long, or when the slope makes no sense.
 func (f *fit) line() (slope, fixed float64, ok bool) {

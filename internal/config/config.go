@@ -160,7 +160,7 @@ type Limits struct {
 	Domains   []string      `yaml:"domains"`      // files of other domains, which other Envoys ask in; relative to leaky.yaml
 	Envoys    OtherEnvoys   `yaml:"envoys"`       // where those ask
 	Idle      time.Duration `yaml:"idle_after"`   // a rule that matched nothing for so long is reported, default 1h
-	Timeout   time.Duration `yaml:"timeout"`      // Envoy waits so long for a decision, default 500ms
+	Timeout   time.Duration `yaml:"timeout"`      // Envoy waits so long for a decision, default 1500ms
 	Outage    Outage        `yaml:"outage"`       // what happens while limits can't be decided
 	Explain   int           `yaml:"explain_last"` // decisions that each process keeps for `leaky explain`, 0 to 1 000 000, default 2000
 	MaxTokens MaxTokens     `yaml:"max_tokens"`   // for calls that state no maximum

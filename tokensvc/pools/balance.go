@@ -22,7 +22,7 @@ const (
 	askBatch, askPending = 500, 8192
 	// catchUpWait and readWait bound the parts of an answer; ratelimit waits for
 	// balance.AskTimeout.
-	catchUpWait, readWait = 180 * time.Millisecond, 100 * time.Millisecond
+	catchUpWait, readWait = 500 * time.Millisecond, 200 * time.Millisecond
 )
 
 // CatchUp waits until the ledger has booked what was published before the call.

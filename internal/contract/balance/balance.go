@@ -21,8 +21,9 @@ const (
 	SubjectPrefix = "leaky.balance.v1."
 	// SubjectAsk is answered by the token service: an Ask for a State, plain NATS.
 	SubjectAsk = "leaky.rpc.v1.balance"
-	// AskTimeout is how long ratelimit waits for an answer.
-	AskTimeout = 300 * time.Millisecond
+	// AskTimeout is how long ratelimit waits for an answer. Only the first call of an account waits
+	// for it, and a model takes longer than a second anyway: better late than refused.
+	AskTimeout = time.Second
 )
 
 // Subject is where a change of a pool of the provider is published.
