@@ -277,6 +277,9 @@ func TestAFreedPortGivesNobodyTrust(t *testing.T) {
 		if squatter != nil {
 			squatter.Close()
 		}
+		if out, err := s.Leaky(t.Context(), "start", "extauthz"); err != nil { // not after a pause that grows
+			t.Fatalf("%v: %s", err, out)
+		}
 	}
 	t.Logf("the port was taken %d times of 20", taken)
 	if taken == 0 {
