@@ -8,7 +8,7 @@ import (
 	"os/exec"
 	"testing"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/local/demo"
+	"github.com/leaky-tokens/leaky-tokens/internal/local/demo/judge"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
 )
 
@@ -35,7 +35,7 @@ func TestDemoBoundsAnOutage(t *testing.T) {
 	if out, err := stack.Leaky(t.Context(), "up"); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	v := runDemo[demo.Verdict](t, stack, "--for", "6s", "--kill", "redis@2s+2s")
+	v := runDemo[judge.Verdict](t, stack, "--for", "6s", "--kill", "redis@2s+2s")
 	t.Logf("seed %d: %d calls, written down after the outage: %v", v.Seed, v.Requests, v.Adopted)
 	if len(v.Outages) != 1 || len(v.Outages[0].Modes) != 3 {
 		t.Fatalf("want three modes of one outage, got %+v", v.Outages)
@@ -68,7 +68,7 @@ func TestDemoBoundsAnOutage(t *testing.T) {
 
 // TestDemoOfPurchases runs an account dry and tops it up.
 func TestDemoOfPurchases(t *testing.T) {
-	v := runDemo[demo.PurchaseVerdict](t, running, "--purchases")
+	v := runDemo[judge.PurchaseVerdict](t, running, "--purchases")
 	t.Logf("seed %d: from the commit to the first admitted call %.1f ms, from the order %.1f ms; 202 after %.1f ms, COMPLETED %.1f ms later",
 		v.Seed,
 		v.CommitToAdmitted, v.OrderToAdmitted, v.Purchases[1].Accepted, v.Purchases[1].Completed)

@@ -10,8 +10,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/local/demo/judge"
+
 	"github.com/leaky-tokens/leaky-tokens/internal/local/supervisor"
-	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 // restartSoonest is less than the supervisor waits before it starts a killed part again.
@@ -19,9 +20,6 @@ const restartSoonest = 150 * time.Millisecond
 
 // readyWait is how long a part may take to be back, from its start.
 const readyWait = 30 * time.Second
-
-// PartRedis is the part whose outage is judged by what the routes' modes promise.
-const PartRedis = topology.Redis
 
 // Break is a part to kill while the clients ask.
 type Break struct {
@@ -55,17 +53,6 @@ type Control interface {
 	WaitReady(ctx context.Context, part string) (supervisor.Status, error)
 }
 
-// Outage is a part that was killed and came back. Times are since the demo began.
-type Outage struct {
-	Part    string
-	Begun   time.Duration // it lived until here
-	Dead    time.Duration // it was surely dead from here
-	Started time.Duration // to here
-	Back    time.Duration // it was ready again
-	Leased  float64       // tokens that the limiters could still admit without Redis
-	Counted time.Duration // when they said so; 0: they were not asked, or did not answer
-}
-
 // breaker carries out the breaks.
 type breaker struct {
 	control Control
@@ -75,7 +62,7 @@ type breaker struct {
 
 	mu      sync.Mutex
 	down    []string
-	outages []Outage
+	outages []judge.Outage
 }
 
 // run kills what is to be killed, each at its time, and returns when all are back. An
@@ -100,13 +87,13 @@ func (b *breaker) run(ctx context.Context) error {
 		})
 	}
 	group.Wait()
-	slices.SortFunc(b.outages, func(a, o Outage) int { return cmp.Compare(a.Begun, o.Begun) })
+	slices.SortFunc(b.outages, func(a, o judge.Outage) int { return cmp.Compare(a.Begun, o.Begun) })
 	return errors.Join(all...)
 }
 
 // carry kills one part and sees that it comes back, whatever happens in between.
 func (b *breaker) carry(ctx context.Context, one Break) error {
-	o := Outage{Part: one.Part, Begun: time.Since(b.start)}
+	o := judge.Outage{Part: one.Part, Begun: time.Since(b.start)}
 	if _, err := b.control.Kill(ctx, one.Part); err != nil {
 		return err
 	}
@@ -121,7 +108,7 @@ func (b *breaker) carry(ctx context.Context, one Break) error {
 			return err
 		}
 	}
-	if one.Part == PartRedis && b.leased != nil {
+	if one.Part == judge.PartRedis && b.leased != nil {
 		leased, err := b.leased(lasting)
 		if now := time.Since(b.start); err == nil && (one.Down > 0 || now < o.Dead+restartSoonest) {
 			o.Leased, o.Counted = leased, now

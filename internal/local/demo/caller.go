@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/local/demo/judge"
+
 	"github.com/google/uuid"
 )
 
@@ -30,7 +32,7 @@ type caller struct {
 	key     string // API key
 	text    string // the filling of prompts
 	start   time.Time
-	targets []Target
+	targets []judge.Target
 	plan    *planner
 	book    *book
 }
@@ -46,12 +48,12 @@ func (c *caller) run(ctx, lifetime context.Context) {
 		c.book.add(call)
 		pause := time.Duration(0)
 		switch call.Outcome {
-		case Refused:
+		case judge.Refused:
 			pause = call.RetryAfter
 			if pause < 0 || pause > longestWait {
 				pause = longestWait
 			}
-		case Failed, Broken, Unexpected:
+		case judge.Failed, judge.Broken, judge.Unexpected:
 			pause = pauseOnFault
 		}
 		wait(ctx, pause)
@@ -71,7 +73,7 @@ func wait(ctx context.Context, d time.Duration) {
 }
 
 // call carries out one ask.
-func (c *caller) call(ctx context.Context, a ask) Call {
+func (c *caller) call(ctx context.Context, a ask) judge.Call {
 	patience := callTimeout
 	if a.manner.patience > 0 {
 		patience = a.manner.patience
@@ -80,12 +82,11 @@ func (c *caller) call(ctx context.Context, a ask) Call {
 	defer hangUp() // before the end of an answer it closes the connection
 	target := &c.targets[a.provider]
 	path, body := a.request(target, c.text)
-	got := Call{Account: c.account, Provider: target.Provider, Stream: a.stream, Manner: a.manner.name, Untold: a.manner.untold, Input: -1,
-		Output: -1,
-		Sent:   time.Since(c.start)}
+	got := judge.Call{Account: c.account, Provider: target.Provider, Stream: a.stream, Manner: a.manner.name, Untold: a.manner.untold,
+		Input: -1, Output: -1, Sent: time.Since(c.start)}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.gateway+path, bytes.NewReader(body))
 	if err != nil {
-		return c.ended(got, Failed, err.Error())
+		return c.ended(got, judge.Failed, err.Error())
 	}
 	req.Header.Set("Content-Type", "application/json")
 	c.authorize(req, target, a.offset)
@@ -95,17 +96,17 @@ func (c *caller) call(ctx context.Context, a ask) Call {
 	resp, err := c.http.Do(req)
 	got.Answered = time.Since(c.start)
 	if err != nil && a.manner.patience > 0 && ctx.Err() != nil {
-		return c.ended(got, Aborted, "")
+		return c.ended(got, judge.Aborted, "")
 	}
 	if err != nil {
-		return c.ended(got, Failed, err.Error())
+		return c.ended(got, judge.Failed, err.Error())
 	}
 	defer resp.Body.Close()
 	got.Status = resp.StatusCode
 	if got.ID = resp.Header.Get("X-Request-Id"); uuid.Validate(got.ID) != nil {
 		problem := fmt.Sprintf("status %d with x-request-id %q, which is not Envoy's", got.Status, got.ID)
 		got.ID = ""
-		return c.ended(got, Unexpected, problem)
+		return c.ended(got, judge.Unexpected, problem)
 	}
 	got.Blind = resp.Header.Get("X-Leaky-Outage")
 	got.Held, _ = strconv.ParseInt(resp.Header.Get("X-Leaky-Hold"), 10, 64)
@@ -115,30 +116,30 @@ func (c *caller) call(ctx context.Context, a ask) Call {
 	case got.Status == http.StatusOK:
 		return c.read(ctx, got, resp.Body, target.Protocol, &a)
 	case a.manner.declined && got.Status != http.StatusTooManyRequests:
-		return c.ended(got, Declined, "")
+		return c.ended(got, judge.Declined, "")
 	}
 	return c.refused(got, resp)
 }
 
 // authorize shows the key in each of the ways a client may.
-func (c *caller) authorize(req *http.Request, t *Target, turn int) {
+func (c *caller) authorize(req *http.Request, t *judge.Target, turn int) {
 	switch {
 	case turn%4 == 0:
 		req.Header.Set("X-Api-Key", c.key)
-	case t.Protocol == ProtocolGemini:
+	case t.Protocol == judge.ProtocolGemini:
 		req.Header.Set("X-Goog-Api-Key", c.key)
 	default:
 		req.Header.Set("Authorization", "Bearer "+c.key)
 	}
 }
 
-func (c *caller) ended(got Call, o Outcome, problem string) Call {
+func (c *caller) ended(got judge.Call, o judge.Outcome, problem string) judge.Call {
 	got.Outcome, got.Problem, got.Ended = o, problem, time.Since(c.start)
 	return got
 }
 
 // refused sorts an answer other than 200.
-func (c *caller) refused(got Call, resp *http.Response) Call {
+func (c *caller) refused(got judge.Call, resp *http.Response) judge.Call {
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, 2_000))
 	// Without its id, so that equal problems count as one.
 	problem := fmt.Sprintf("status %d: %s", got.Status, strings.ReplaceAll(strings.TrimSpace(string(text)), got.ID, "ID"))
@@ -152,11 +153,11 @@ func (c *caller) refused(got Call, resp *http.Response) Call {
 		got.Type, _ = body.Error.Type.(string)
 		got.Code, _ = body.Error.Code.(string)
 		message, _ := body.Error.Message.(string)
-		return c.ended(got, Refused, message)
+		return c.ended(got, judge.Refused, message)
 	case got.Status >= http.StatusInternalServerError:
-		return c.ended(got, Failed, problem)
+		return c.ended(got, judge.Failed, problem)
 	}
-	return c.ended(got, Unexpected, problem)
+	return c.ended(got, judge.Unexpected, problem)
 }
 
 // retryAfter reads what SDKs read: x-should-retry, retry-after-ms, then retry-after.
@@ -174,7 +175,7 @@ func retryAfter(h http.Header) time.Duration {
 }
 
 // read takes a JSON answer.
-func (c *caller) read(ctx context.Context, got Call, body io.Reader, p Protocol, a *ask) Call {
+func (c *caller) read(ctx context.Context, got judge.Call, body io.Reader, p judge.Protocol, a *ask) judge.Call {
 	text, err := io.ReadAll(io.LimitReader(body, maxAnswer))
 	if err == nil {
 		got.Input, got.Output, err = parseUsage(text, p)
@@ -183,7 +184,7 @@ func (c *caller) read(ctx context.Context, got Call, body io.Reader, p Protocol,
 }
 
 // listen takes an SSE answer and hangs up after so many chunks when told to.
-func (c *caller) listen(ctx context.Context, got Call, body io.Reader, p Protocol, a *ask) Call {
+func (c *caller) listen(ctx context.Context, got judge.Call, body io.Reader, p judge.Protocol, a *ask) judge.Call {
 	s := newSSE(body, p)
 	for chunks := 1; ; chunks++ {
 		err := s.next()
@@ -194,22 +195,22 @@ func (c *caller) listen(ctx context.Context, got Call, body io.Reader, p Protoco
 		case err != nil:
 			return c.over(ctx, got, false, err, a)
 		case a.hangUp > 0 && chunks >= a.hangUp:
-			return c.ended(got, Aborted, "")
+			return c.ended(got, judge.Aborted, "")
 		}
 	}
 }
 
 // over sorts an answer that has ended, by itself or since its client lost patience.
-func (c *caller) over(ctx context.Context, got Call, complete bool, err error, a *ask) Call {
+func (c *caller) over(ctx context.Context, got judge.Call, complete bool, err error, a *ask) judge.Call {
 	switch {
 	case a.manner.declined:
-		return c.ended(got, Declined, "")
+		return c.ended(got, judge.Declined, "")
 	case complete:
-		return c.ended(got, Completed, "")
+		return c.ended(got, judge.Completed, "")
 	case a.manner.patience > 0 && ctx.Err() != nil:
-		return c.ended(got, Aborted, "")
+		return c.ended(got, judge.Aborted, "")
 	case errors.Is(err, errNoUsage) && a.manner.untold:
-		return c.ended(got, Completed, "")
+		return c.ended(got, judge.Completed, "")
 	}
-	return c.ended(got, Broken, fmt.Sprintf("read answer: %v", err))
+	return c.ended(got, judge.Broken, fmt.Sprintf("read answer: %v", err))
 }

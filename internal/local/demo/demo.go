@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/local/demo/judge"
+
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -22,30 +24,27 @@ import (
 // Config is what a demo needs.
 type Config struct {
 	Gateway    string // URL without a path
-	Targets    []Target
+	Targets    []judge.Target
 	Limiter    limitpb.LimiterClient
 	Admin      Credentials
 	Tiers      []string      // one account each, in this order
 	For        time.Duration // how long the clients ask
 	Clients    int           // at once, shared by the accounts
 	Seed       uint64
-	MaxBody    int                                            // bytes the gateway takes, default 4 MiB; no prompt is larger than half of it
-	Drain      time.Duration                                  // longest wait for the books after the load, default 30 s
-	ChunkDelay time.Duration                                  // between the chunks of a stub's stream
-	Rude       bool                                           // clients and providers misbehave
-	FirstByte  time.Duration                                  // how long the gateway waits for a provider, for Rude
-	Breaks     []Break                                        // what is killed meanwhile
-	Control    Control                                        // of the supervisor, for Breaks
-	Limiters   []string                                       // URL of every process of ratelimit, for its metrics
-	Parts      func(context.Context) (map[string]Part, error) // what the supervisor runs; nil: nobody knows
-	Price      func(provider string) int64                    // of a million tokens in minor units, for Purchases
-	Payments   string                                         // URL of the payment stub; empty: real money, which is not looked at
-	Progress   io.Writer                                      // the live table
-	Width      func() int                                     // of the terminal Progress is; nil: it is none
+	MaxBody    int                                                  // bytes the gateway takes, default 4 MiB; a prompt has half of it at most
+	Drain      time.Duration                                        // longest wait for the books after the load, default 30 s
+	ChunkDelay time.Duration                                        // between the chunks of a stub's stream
+	Rude       bool                                                 // clients and providers misbehave
+	FirstByte  time.Duration                                        // how long the gateway waits for a provider, for Rude
+	Breaks     []Break                                              // what is killed meanwhile
+	Control    Control                                              // of the supervisor, for Breaks
+	Limiters   []string                                             // URL of every process of ratelimit, for its metrics
+	Parts      func(context.Context) (map[string]judge.Part, error) // what the supervisor runs; nil: nobody knows
+	Price      func(provider string) int64                          // of a million tokens in minor units, for Purchases
+	Payments   string                                               // URL of the payment stub; empty: real money, which is not looked at
+	Progress   io.Writer                                            // the live table
+	Width      func() int                                           // of the terminal Progress is; nil: it is none
 }
-
-// Part is how the supervisor sees one part.
-type Part struct{ PID, Restarts int }
 
 // Demo is one run against a running stack.
 type Demo struct{ cfg Config }
@@ -83,16 +82,16 @@ func New(cfg Config) (*Demo, error) {
 
 // Run sets up accounts, lets the clients loose, drains, and judges. An error says that
 // the demo could not be carried out; a verdict that is not OK is none.
-func (d *Demo) Run(ctx context.Context) (v Verdict, err error) {
+func (d *Demo) Run(ctx context.Context) (v judge.Verdict, err error) {
 	over := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: d.cfg.Clients + 8, DisableCompression: true}}
 	defer over.CloseIdleConnections()
 	gateway, err := speak(over, d.cfg.Gateway)
 	if err != nil {
-		return Verdict{}, err
+		return judge.Verdict{}, err
 	}
 	accounts, err := openAccounts(ctx, gateway, d.cfg.Admin, d.cfg.Tiers)
 	if err != nil {
-		return Verdict{}, err
+		return judge.Verdict{}, err
 	}
 	stubs, restore, err := d.openStubs(ctx, over)
 	defer func() {
@@ -104,34 +103,34 @@ func (d *Demo) Run(ctx context.Context) (v Verdict, err error) {
 		}
 	}()
 	if err != nil {
-		return Verdict{}, err
+		return judge.Verdict{}, err
 	}
 	book := newBook(len(accounts))
 	events := &eventBook{gateway: gateway, accounts: accounts, targets: d.cfg.Targets, since: time.Now().Add(-time.Second)}
 	w := newWatcher(book, stubs, &limiterBook{client: d.cfg.Limiter, accounts: accounts}, events)
 	if err := w.look(ctx); status.Code(err) == codes.Unavailable {
-		return Verdict{}, fmt.Errorf("%w; %w", err, errDown)
+		return judge.Verdict{}, fmt.Errorf("%w; %w", err, errDown)
 	} else if err != nil {
-		return Verdict{}, err
+		return judge.Verdict{}, err
 	}
 	before := d.parts(ctx)
 	if err := d.known(before); err != nil {
-		return Verdict{}, err
+		return judge.Verdict{}, err
 	}
 	replicas := &limiters{http: over, urls: d.cfg.Limiters}
 	adopted, unread := replicas.adopted(ctx)
 	outages, err := d.load(ctx, over, accounts, book, w, replicas)
 	if err != nil {
-		return Verdict{}, err
+		return judge.Verdict{}, err
 	}
 	if ctx.Err() != nil {
-		return Verdict{}, errors.New("demo interrupted before its end")
+		return judge.Verdict{}, errors.New("demo interrupted before its end")
 	}
 	calls := book.all()
 	say := newTeller(d.cfg.Progress)
 	w.strays = d.cfg.Rude
 	w.drain(ctx, calls, d.cfg.Drain, say)
-	e := Evidence{Seed: d.cfg.Seed, Rude: d.cfg.Rude, Elapsed: elapsed(calls), Accounts: accounts, Targets: d.cfg.Targets, Calls: calls,
+	e := judge.Evidence{Seed: d.cfg.Seed, Rude: d.cfg.Rude, Elapsed: elapsed(calls), Accounts: accounts, Targets: d.cfg.Targets, Calls: calls,
 		Outages: outages}
 	w.gather(ctx, &e)
 	if len(outages) > 0 && unread == nil {
@@ -139,9 +138,9 @@ func (d *Demo) Run(ctx context.Context) (v Verdict, err error) {
 	}
 	e.Restarts = restarts(before, d.parts(ctx))
 	if ctx.Err() != nil {
-		return Verdict{}, errors.New("demo interrupted before its verdict")
+		return judge.Verdict{}, errors.New("demo interrupted before its verdict")
 	}
-	return Judge(e), nil
+	return judge.Judge(e), nil
 }
 
 // openStubs paces the stubs; restore undoes it and is never nil.
@@ -158,7 +157,7 @@ func (d *Demo) openStubs(ctx context.Context, over *http.Client) (stubs []*stubB
 		if err != nil {
 			return stubs, restore, err
 		}
-		s := &stubBook{api: stub, provider: t.Provider, served: map[string]Served{}}
+		s := &stubBook{api: stub, provider: t.Provider, served: map[string]judge.Served{}}
 		stubs = append(stubs, s)
 		if err := s.pace(ctx, int(d.cfg.ChunkDelay.Milliseconds())); err != nil {
 			return stubs, restore, err
@@ -186,10 +185,10 @@ func grown(ctx context.Context, replicas *limiters, before map[string]int) map[s
 
 // load runs the clients for the time given, kills what is to be killed, and shows the
 // live table meanwhile.
-func (d *Demo) load(ctx context.Context, client *http.Client, accounts []Account, b *book, w *watcher, replicas *limiters) ([]Outage,
-	error) {
+func (d *Demo) load(ctx context.Context, client *http.Client, accounts []judge.Account, b *book, w *watcher,
+	replicas *limiters) ([]judge.Outage, error) {
 	text := filling(d.cfg.Seed)
-	var rude []Protocol
+	var rude []judge.Protocol
 	for _, t := range d.cfg.Targets {
 		if d.cfg.Rude {
 			rude = append(rude, t.Protocol)
@@ -202,8 +201,9 @@ func (d *Demo) load(ctx context.Context, client *http.Client, accounts []Account
 	share := (d.cfg.Clients + len(accounts) - 1) / len(accounts)
 	for i := range d.cfg.Clients {
 		account := i % len(accounts)
-		scale := promptScale(w.limits[Pair{account, d.cfg.Targets[0].Provider}], d.cfg.For, share, len(d.cfg.Targets), d.cfg.MaxBody)
-		c := &caller{http: client, gateway: d.cfg.Gateway, account: account, key: accounts[account].key, text: text, start: start,
+		limit := w.limits[judge.Pair{Account: account, Provider: d.cfg.Targets[0].Provider}]
+		scale := promptScale(limit, d.cfg.For, share, len(d.cfg.Targets), d.cfg.MaxBody)
+		c := &caller{http: client, gateway: d.cfg.Gateway, account: account, key: accounts[account].Key, text: text, start: start,
 			targets: d.cfg.Targets, plan: newPlanner(d.cfg.Seed, i, d.cfg.Targets, w.tooLarge(account), scale), book: b}
 		c.plan.rude, c.plan.firstByte = rude, d.cfg.FirstByte
 		clients.Go(func() { c.run(asking, ctx) })
@@ -233,7 +233,7 @@ func (w *watcher) tooLarge(account int) int {
 }
 
 // known refuses to kill what is not there before anybody waits for it.
-func (d *Demo) known(parts map[string]Part) error {
+func (d *Demo) known(parts map[string]judge.Part) error {
 	for _, b := range d.cfg.Breaks {
 		if _, ok := parts[b.Part]; !ok {
 			return fmt.Errorf("no part is named %q (parts: %s)", b.Part, strings.Join(slices.Sorted(maps.Keys(parts)), ", "))
@@ -243,7 +243,7 @@ func (d *Demo) known(parts map[string]Part) error {
 }
 
 // parts asks the supervisor; nil when it cannot be asked.
-func (d *Demo) parts(ctx context.Context) map[string]Part {
+func (d *Demo) parts(ctx context.Context) map[string]judge.Part {
 	if d.cfg.Parts == nil {
 		return nil
 	}
@@ -254,7 +254,7 @@ func (d *Demo) parts(ctx context.Context) map[string]Part {
 	return parts
 }
 
-func restarts(before, after map[string]Part) map[string]int {
+func restarts(before, after map[string]judge.Part) map[string]int {
 	counts := map[string]int{}
 	for _, name := range slices.Sorted(maps.Keys(after)) {
 		old, known := before[name]
@@ -269,7 +269,7 @@ func restarts(before, after map[string]Part) map[string]int {
 	return counts
 }
 
-func elapsed(calls []Call) time.Duration {
+func elapsed(calls []judge.Call) time.Duration {
 	if len(calls) == 0 {
 		return 0
 	}

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/local/demo/judge"
+
 	"github.com/leaky-tokens/leaky-tokens/client"
 	"github.com/leaky-tokens/leaky-tokens/client/api"
 )
@@ -20,23 +22,17 @@ const exportTimeout = 30 * time.Second
 // maxLine is the longest line of an export, in bytes.
 const maxLine = 1 << 20
 
-// Total is what the sums of analytics say of one account at one provider.
-type Total struct {
-	Events int64 `json:"totalEvents"`
-	Tokens int64 `json:"totalTokens"`
-}
-
 // eventBook reads what analytics knows, as each account's own key may read it.
 type eventBook struct {
 	gateway  *client.Client
-	accounts []Account
-	targets  []Target
+	accounts []judge.Account
+	targets  []judge.Target
 	since    time.Time
 }
 
 // read exports the events of every account.
-func (b *eventBook) read(ctx context.Context) (map[string]Event, error) {
-	events := map[string]Event{}
+func (b *eventBook) read(ctx context.Context) (map[string]judge.Event, error) {
+	events := map[string]judge.Event{}
 	for _, a := range b.accounts {
 		if err := b.export(ctx, a, events); err != nil {
 			return nil, fmt.Errorf("export the events of %s: %w", a.Name, err)
@@ -45,10 +41,10 @@ func (b *eventBook) read(ctx context.Context) (map[string]Event, error) {
 	return events, nil
 }
 
-func (b *eventBook) export(ctx context.Context, a Account, into map[string]Event) error {
+func (b *eventBook) export(ctx context.Context, a judge.Account, into map[string]judge.Event) error {
 	ctx, cancel := context.WithTimeout(ctx, exportTimeout)
 	defer cancel()
-	resp, err := b.gateway.As(client.Bearer(a.key)).ExportUsage(ctx, &api.ExportUsageParams{From: new(b.since.UTC().Truncate(time.Second))})
+	resp, err := b.gateway.As(client.Bearer(a.Key)).ExportUsage(ctx, &api.ExportUsageParams{From: new(b.since.UTC().Truncate(time.Second))})
 	if err != nil {
 		return err
 	}
@@ -69,25 +65,25 @@ func (b *eventBook) export(ctx context.Context, a Account, into map[string]Event
 		if err := json.Unmarshal(lines.Bytes(), &row); err != nil {
 			return fmt.Errorf("parse line: %w", err)
 		}
-		into[row.RequestID] = Event{User: row.User, Provider: row.Provider, Input: row.Input, Output: row.Output, Charged: row.Tokens,
+		into[row.RequestID] = judge.Event{User: row.User, Provider: row.Provider, Input: row.Input, Output: row.Output, Charged: row.Tokens,
 			Source: row.Source, Allowed: row.Allowed, Times: into[row.RequestID].Times + 1}
 	}
 	return lines.Err()
 }
 
 // totals asks for the sums, which are made apart from the events themselves.
-func (b *eventBook) totals(ctx context.Context) (map[Pair]Total, error) {
-	totals := map[Pair]Total{}
+func (b *eventBook) totals(ctx context.Context) (map[judge.Pair]judge.Total, error) {
+	totals := map[judge.Pair]judge.Total{}
 	minutes := int(time.Since(b.since).Minutes()) + 2
 	for i, a := range b.accounts {
 		for _, t := range b.targets {
 			query := url.Values{"provider": {t.Provider}, "windowMinutes": {strconv.Itoa(minutes)}}
-			var total Total
-			if err := b.gateway.As(client.Bearer(a.key)).Call(ctx, http.MethodGet, "/api/v1/analytics/report?"+query.Encode(), nil,
+			var total judge.Total
+			if err := b.gateway.As(client.Bearer(a.Key)).Call(ctx, http.MethodGet, "/api/v1/analytics/report?"+query.Encode(), nil,
 				&total); err != nil {
 				return nil, fmt.Errorf("report on %s: %w", a.Name, err)
 			}
-			totals[Pair{i, t.Provider}] = total
+			totals[judge.Pair{Account: i, Provider: t.Provider}] = total
 		}
 	}
 	return totals, nil

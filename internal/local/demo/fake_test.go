@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/local/demo/judge"
+
 	"github.com/google/uuid"
 	"google.golang.org/grpc"
 
@@ -25,7 +27,7 @@ type fakeStack struct {
 	mu       sync.Mutex
 	users    map[string]string // by key or token
 	level    map[string]int64  // by user
-	holds    map[string]Charge
+	holds    map[string]judge.Charge
 	served   []map[string]any
 	events   []map[string]any
 	config   map[string]any
@@ -45,7 +47,7 @@ const fakeCapacity = 3000
 
 func newFakeStack(t *testing.T, faults fakeFaults) *fakeStack {
 	t.Helper()
-	s := &fakeStack{users: map[string]string{}, level: map[string]int64{}, holds: map[string]Charge{},
+	s := &fakeStack{users: map[string]string{}, level: map[string]int64{}, holds: map[string]judge.Charge{},
 		config: map[string]any{"chunkDelayMs": 3.0, "delayMs": 1.0}, faults: faults}
 	gateway := http.NewServeMux()
 	gateway.HandleFunc("POST /api/v1/auth/", s.auth)
@@ -148,7 +150,7 @@ func (s *fakeStack) chat(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.level[user] += input + output
-	s.holds[id] = Charge{State: Held, Held: input + output}
+	s.holds[id] = judge.Charge{State: judge.Held, Held: input + output}
 	s.mu.Unlock()
 
 	written := s.write(w, r, in.Stream, input, output)
@@ -161,9 +163,9 @@ func (s *fakeStack) chat(w http.ResponseWriter, r *http.Request) {
 	if s.faults.neverSettle {
 		return
 	}
-	s.holds[id] = Charge{State: Settled, Held: input + output, Charged: input + written}
+	s.holds[id] = judge.Charge{State: judge.Settled, Held: input + output, Charged: input + written}
 	if s.shop != nil {
-		s.shop.entries = append(s.shop.entries, Entry{Kind: kindUsage, Tokens: -input - written, Reference: usagePrefix + id, At: time.Now()})
+		s.shop.entries = append(s.shop.entries, judge.Entry{Kind: judge.KindUsage, Tokens: -input - written, Reference: judge.UsagePrefix + id, At: time.Now()})
 	}
 	event["source"], event["allowed"], event["tokens"], event["inputTokens"], event["outputTokens"] = "provider", true, input+written, input,
 		written
@@ -217,11 +219,11 @@ func (s *fakeStack) export(w http.ResponseWriter, r *http.Request) {
 func (s *fakeStack) report(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var total Total
+	var total judge.Total
 	for _, event := range s.events {
 		if event["userId"] == s.caller(r) {
 			tokens, _ := event["tokens"].(int64)
-			total = Total{total.Events + 1, total.Tokens + tokens}
+			total = judge.Total{Events: total.Events + 1, Tokens: total.Tokens + tokens}
 		}
 	}
 	_ = json.NewEncoder(w).Encode(total)
@@ -236,7 +238,7 @@ func (s *fakeStack) GetAccountState(_ context.Context, in *limitpb.GetAccountSta
 		out.Buckets = append(out.Buckets, &limitpb.Bucket{Unit: "tokens", Capacity: fakeCapacity,
 			Level: float64(s.level[strings.TrimPrefix(in.GetAccount(), "user:")])})
 	}
-	states := map[State]limitpb.HoldState_State{Held: limitpb.HoldState_HELD, Settled: limitpb.HoldState_SETTLED,
+	states := map[judge.State]limitpb.HoldState_State{judge.Held: limitpb.HoldState_HELD, judge.Settled: limitpb.HoldState_SETTLED,
 		"": limitpb.HoldState_UNKNOWN}
 	for _, id := range in.GetRequestIds() {
 		h := s.holds[id]
@@ -254,7 +256,7 @@ func (s *fakeStack) demo(t *testing.T, run time.Duration) *Demo {
 	d, err := New(Config{Gateway: s.gateway.URL, Limiter: s, Admin: Credentials{"admin", "secret"}, Tiers: []string{"USER", "SILVER",
 		"GOLD"}, For: run, Clients: 20,
 		Seed: 1, Drain: time.Second, ChunkDelay: 5 * time.Millisecond, Progress: t.Output(),
-		Targets: []Target{{Provider: "openai", Protocol: ProtocolOpenAI, Path: "/v1/chat/completions", Models: []string{"gpt-4o"},
+		Targets: []judge.Target{{Provider: "openai", Protocol: judge.ProtocolOpenAI, Path: "/v1/chat/completions", Models: []string{"gpt-4o"},
 			Stub: s.stub.URL, Part: "stub-openai"}}})
 	if err != nil {
 		t.Fatal(err)

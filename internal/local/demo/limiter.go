@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/local/demo/judge"
+
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 )
 
@@ -17,11 +19,11 @@ const (
 // limiterBook reads the limiter's books: buckets and holds.
 type limiterBook struct {
 	client   limitpb.LimiterClient
-	accounts []Account
+	accounts []judge.Account
 }
 
 // limit looks at the token bucket of an account at a provider.
-func (b *limiterBook) limit(ctx context.Context, p Pair) (Limit, error) {
+func (b *limiterBook) limit(ctx context.Context, p judge.Pair) (judge.Limit, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	a := b.accounts[p.Account]
@@ -29,14 +31,14 @@ func (b *limiterBook) limit(ctx context.Context, p Pair) (Limit, error) {
 	resp, err := b.client.GetAccountState(ctx, &limitpb.GetAccountStateRequest{Account: "user:" + a.User, Tier: a.Tier,
 		Descriptors: []*limitpb.Descriptor{{Entries: entries}}})
 	if err != nil {
-		return Limit{}, fmt.Errorf("look at the limit of %s at %s: %w", a.Name, p.Provider, err)
+		return judge.Limit{}, fmt.Errorf("look at the limit of %s at %s: %w", a.Name, p.Provider, err)
 	}
 	for _, bucket := range resp.GetBuckets() {
 		if bucket.GetUnit() == "tokens" {
-			return Limit{Capacity: bucket.GetCapacity(), Leak: bucket.GetRate(), Level: bucket.GetLevel(), Held: bucket.GetHeld()}, nil
+			return judge.Limit{Capacity: bucket.GetCapacity(), Leak: bucket.GetRate(), Level: bucket.GetLevel(), Held: bucket.GetHeld()}, nil
 		}
 	}
-	return Limit{}, nil
+	return judge.Limit{}, nil
 }
 
 // leasePrefix begins the id of what a limiter holds for an outage, as ratelimit writes it.
@@ -61,8 +63,8 @@ func (b *limiterBook) leased(ctx context.Context, account int) (float64, error) 
 }
 
 // charges looks at the holds of one account.
-func (b *limiterBook) charges(ctx context.Context, account int, ids []string) (map[string]Charge, error) {
-	found := make(map[string]Charge, len(ids))
+func (b *limiterBook) charges(ctx context.Context, account int, ids []string) (map[string]judge.Charge, error) {
+	found := make(map[string]judge.Charge, len(ids))
 	for len(ids) > 0 {
 		batch := ids[:min(len(ids), lookBatch)]
 		ids = ids[len(batch):]
@@ -73,7 +75,7 @@ func (b *limiterBook) charges(ctx context.Context, account int, ids []string) (m
 	return found, nil
 }
 
-func (b *limiterBook) look(ctx context.Context, account int, ids []string, into map[string]Charge) error {
+func (b *limiterBook) look(ctx context.Context, account int, ids []string, into map[string]judge.Charge) error {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	a := b.accounts[account]
@@ -82,19 +84,19 @@ func (b *limiterBook) look(ctx context.Context, account int, ids []string, into 
 		return fmt.Errorf("look at the holds of %s: %w", a.Name, err)
 	}
 	for _, h := range resp.GetHolds() {
-		into[h.GetRequestId()] = Charge{State: state(h.GetState()), Held: h.GetHeld(), Charged: h.GetCharged()}
+		into[h.GetRequestId()] = judge.Charge{State: state(h.GetState()), Held: h.GetHeld(), Charged: h.GetCharged()}
 	}
 	return nil
 }
 
-func state(s limitpb.HoldState_State) State {
+func state(s limitpb.HoldState_State) judge.State {
 	switch s {
 	case limitpb.HoldState_HELD:
-		return Held
+		return judge.Held
 	case limitpb.HoldState_SETTLED:
-		return Settled
+		return judge.Settled
 	case limitpb.HoldState_EXPIRED:
-		return Expired
+		return judge.Expired
 	}
-	return Unknown
+	return judge.Unknown
 }

@@ -6,6 +6,8 @@ import (
 	"io"
 	"strings"
 	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/local/demo/judge"
 )
 
 const (
@@ -26,12 +28,12 @@ type view struct {
 type viewRow struct {
 	Name   string
 	Tally  tally
-	Rate   float64 // settled tokens per second, lately
-	Limits []Limit // in the order of Providers
+	Rate   float64       // settled tokens per second, lately
+	Limits []judge.Limit // in the order of Providers
 }
 
 // show polls the books and draws until done is closed.
-func (d *Demo) show(ctx context.Context, done <-chan struct{}, start time.Time, accounts []Account, b *book, w *watcher,
+func (d *Demo) show(ctx context.Context, done <-chan struct{}, start time.Time, accounts []judge.Account, b *book, w *watcher,
 	down func() []string) {
 	p := newPainter(d.cfg.Progress, d.cfg.Width)
 	v := view{For: d.cfg.For, Rows: make([]viewRow, len(accounts))}
@@ -59,7 +61,7 @@ func (d *Demo) show(ctx context.Context, done <-chan struct{}, start time.Time, 
 }
 
 // fill brings the view up to date; since is how long ago that was done before.
-func (v *view) fill(elapsed, since time.Duration, accounts []Account, tallies []tally, limits map[Pair]Limit) {
+func (v *view) fill(elapsed, since time.Duration, accounts []judge.Account, tallies []tally, limits map[judge.Pair]judge.Limit) {
 	v.Elapsed = elapsed
 	for i, a := range accounts {
 		row := &v.Rows[i]
@@ -69,26 +71,27 @@ func (v *view) fill(elapsed, since time.Duration, accounts []Account, tallies []
 		}
 		row.Name, row.Tally, row.Limits = a.Name, tallies[i], row.Limits[:0]
 		for _, provider := range v.Providers {
-			row.Limits = append(row.Limits, limits[Pair{i, provider}])
+			row.Limits = append(row.Limits, limits[judge.Pair{Account: i, Provider: provider}])
 		}
 	}
 }
 
 // render is the live table.
 func (v *view) render() string {
-	var t table
+	var t judge.Table
 	head := []string{"account", "admitted", "refused", "aborted", "failed", "settled tokens", "tokens/s"}
 	for _, provider := range v.Providers {
 		head = append(head, provider+" level")
 	}
-	t.add(head...)
+	t.Add(head...)
 	for _, r := range v.Rows {
-		cells := []string{r.Name, thousands(int64(r.Tally.Admitted)), thousands(int64(r.Tally.Refused)), thousands(int64(r.Tally.Aborted)),
-			thousands(int64(r.Tally.Failed)), thousands(r.Tally.Settled), thousands(int64(r.Rate))}
+		cells := []string{r.Name, judge.Thousands(int64(r.Tally.Admitted)), judge.Thousands(int64(r.Tally.Refused)),
+			judge.Thousands(int64(r.Tally.Aborted)), judge.Thousands(int64(r.Tally.Failed)), judge.Thousands(r.Tally.Settled),
+			judge.Thousands(int64(r.Rate))}
 		for _, l := range r.Limits {
-			cells = append(cells, short(l.Level)+"/"+short(l.Capacity))
+			cells = append(cells, judge.Short(l.Level)+"/"+judge.Short(l.Capacity))
 		}
-		t.add(cells...)
+		t.Add(cells...)
 	}
 	left := max(0, v.For-v.Elapsed)
 	return fmt.Sprintf("leaky demo: %s gone, %s left%s\n%s", v.Elapsed.Round(time.Second), left.Round(time.Second), v.away(", "), t.String())
@@ -107,8 +110,8 @@ func (v *view) line() string {
 	parts := []string{v.Elapsed.Round(time.Second).String() + v.away(" ")}
 	for _, r := range v.Rows {
 		parts = append(parts, fmt.Sprintf("%s: %s admitted, %s refused, %s aborted, %s tokens settled", r.Name,
-			thousands(int64(r.Tally.Admitted)),
-			thousands(int64(r.Tally.Refused)), thousands(int64(r.Tally.Aborted)), thousands(r.Tally.Settled)))
+			judge.Thousands(int64(r.Tally.Admitted)),
+			judge.Thousands(int64(r.Tally.Refused)), judge.Thousands(int64(r.Tally.Aborted)), judge.Thousands(r.Tally.Settled)))
 	}
 	return strings.Join(parts, " | ")
 }

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/local/demo/judge"
 )
 
 // Sizes of what the clients ask for.
@@ -42,11 +44,11 @@ type planner struct {
 	models    []int // per target
 	tooLarge  int   // a max_tokens that no bucket of the account can hold; 0: never ask
 	scale     float64
-	rude      []Protocol    // of the targets, where calls have manners
-	firstByte time.Duration // the gateway's patience with a provider, for those
+	rude      []judge.Protocol // of the targets, where calls have manners
+	firstByte time.Duration    // the gateway's patience with a provider, for those
 }
 
-func newPlanner(seed uint64, client int, targets []Target, tooLarge int, scale float64) *planner {
+func newPlanner(seed uint64, client int, targets []judge.Target, tooLarge int, scale float64) *planner {
 	p := &planner{rng: rand.New(rand.NewPCG(seed, uint64(client))), hangsUp: client%hangUpEvery == hangUpAt, targets: len(targets),
 		tooLarge: tooLarge,
 		scale:    scale}
@@ -100,7 +102,7 @@ const (
 
 // promptScale sizes prompts so that the clients of an account together ask for more than
 // its limit at one provider lets pass in the time given.
-func promptScale(limit Limit, run time.Duration, clients, providers, mostBytes int) float64 {
+func promptScale(limit judge.Limit, run time.Duration, clients, providers, mostBytes int) float64 {
 	calls := run.Seconds() * float64(clients) * usualRate / float64(providers)
 	wanted := demand * (limit.Capacity + limit.Leak*run.Seconds()) / calls
 	most := min(largestScale, float64(mostBytes)/2/bigPrompt)
@@ -138,11 +140,11 @@ func filling(seed uint64) string {
 }
 
 // request writes an ask in the words of the target's protocol.
-func (a *ask) request(t *Target, text string) (path string, body []byte) {
+func (a *ask) request(t *judge.Target, text string) (path string, body []byte) {
 	prompt := text[a.offset : a.offset+a.prompt]
 	model := t.Models[a.model]
 	body = make([]byte, 0, a.prompt+256)
-	if t.Protocol == ProtocolGemini {
+	if t.Protocol == judge.ProtocolGemini {
 		path = "/v1beta/models/" + model + ":generateContent"
 		if a.stream {
 			path = "/v1beta/models/" + model + ":streamGenerateContent?alt=sse"

@@ -7,14 +7,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/local/demo/judge"
+
 	"github.com/google/go-cmp/cmp"
 )
 
-func testTargets() []Target {
-	return []Target{
-		{Provider: "gemini", Protocol: ProtocolGemini, Models: []string{"gemini-2.5-flash", "gemini-2.5-pro"}},
-		{Provider: "openai", Protocol: ProtocolOpenAI, Path: "/v1/chat/completions", Models: []string{"gpt-4o"}},
-		{Provider: "qwen", Protocol: ProtocolOpenAI, Path: "/compatible-mode/v1/chat/completions", Models: []string{"qwen-plus"}},
+func testTargets() []judge.Target {
+	return []judge.Target{
+		{Provider: "gemini", Protocol: judge.ProtocolGemini, Models: []string{"gemini-2.5-flash", "gemini-2.5-pro"}},
+		{Provider: "openai", Protocol: judge.ProtocolOpenAI, Path: "/v1/chat/completions", Models: []string{"gpt-4o"}},
+		{Provider: "qwen", Protocol: judge.ProtocolOpenAI, Path: "/compatible-mode/v1/chat/completions", Models: []string{"qwen-plus"}},
 	}
 }
 
@@ -71,16 +73,16 @@ func TestPlanMixes(t *testing.T) {
 func TestPromptScaleAsksForMoreThanFits(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
-		limit   Limit
+		limit   judge.Limit
 		run     time.Duration
 		maxBody int
 		want    float64
 	}{
-		"a minute of a small limit":   {Limit{Capacity: 1e6, Leak: 1e4}, time.Minute, 4 << 20, 0.423},
-		"a minute of a large limit":   {Limit{Capacity: 4e6, Leak: 4e4}, time.Minute, 4 << 20, 1.693},
-		"a second of a large limit":   {Limit{Capacity: 4e6, Leak: 4e4}, time.Second, 4 << 20, largestScale},
-		"no limit known":              {Limit{}, time.Minute, 4 << 20, 0.1},
-		"a gateway that takes little": {Limit{Capacity: 4e6, Leak: 4e4}, time.Minute, 100_000, 0.25},
+		"a minute of a small limit":   {judge.Limit{Capacity: 1e6, Leak: 1e4}, time.Minute, 4 << 20, 0.423},
+		"a minute of a large limit":   {judge.Limit{Capacity: 4e6, Leak: 4e4}, time.Minute, 4 << 20, 1.693},
+		"a second of a large limit":   {judge.Limit{Capacity: 4e6, Leak: 4e4}, time.Second, 4 << 20, largestScale},
+		"no limit known":              {judge.Limit{}, time.Minute, 4 << 20, 0.1},
+		"a gateway that takes little": {judge.Limit{Capacity: 4e6, Leak: 4e4}, time.Minute, 100_000, 0.25},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -7,9 +7,10 @@ import (
 	"io"
 	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/local/demo/judge"
 
 	"github.com/leaky-tokens/leaky-tokens/client"
 	"github.com/leaky-tokens/leaky-tokens/client/api"
@@ -27,37 +28,15 @@ const (
 	purchaseSeldom              = 500 * time.Millisecond
 	statusCompleted             = "COMPLETED"
 	statusFailed                = "FAILED"
-	codeDry, typeDry            = "credit_balance_exhausted", "insufficient_quota"
 	leastPurchase, mostPurchase = 1_000, 100_000 // tokens; more takes long to spend
 )
-
-// Bought is one purchase as its buyer sees it.
-type Bought struct {
-	ID        string  `json:"sagaId"`
-	Tokens    int64   `json:"tokens"`
-	Amount    int64   `json:"amount"` // minor units
-	Currency  string  `json:"currency"`
-	Status    string  `json:"status"`
-	Accepted  float64 `json:"acceptedMillis"`  // from the POST to its 202
-	Completed float64 `json:"completedMillis"` // from the 202 to COMPLETED, as polled
-	posted    time.Time
-}
-
-// Dry is how a call was refused by an empty pool.
-type Dry struct {
-	Status   int    `json:"status"`
-	Type     string `json:"type"`
-	Code     string `json:"code"`
-	Message  string `json:"message"`
-	MayRetry bool   `json:"mayRetry"` // x-should-retry is not false
-}
 
 // shopper is one account that buys tokens and spends them.
 type shopper struct {
 	caller   caller // with the account's key; copied for each client
-	account  Account
+	account  judge.Account
 	gateway  *client.Client
-	target   *Target
+	target   *judge.Target
 	limiter  *limiterBook
 	progress io.Writer
 }
@@ -65,11 +44,11 @@ type shopper struct {
 // Purchases lets an account buy a small pool, spend it until it is refused, buy again, and
 // spend on; then it compares what Redis, ledger, ClickHouse, stub, payment and the clients
 // know of it. tokens is what is bought each time.
-func (d *Demo) Purchases(ctx context.Context, tokens int64) (v PurchaseVerdict, err error) {
+func (d *Demo) Purchases(ctx context.Context, tokens int64) (v judge.PurchaseVerdict, err error) {
 	if tokens < leastPurchase || tokens > mostPurchase {
 		return v, fmt.Errorf("buy %d tokens: %d to %d are possible", tokens, leastPurchase, mostPurchase)
 	}
-	at := slices.IndexFunc(d.cfg.Targets, func(t Target) bool { return t.Protocol == ProtocolOpenAI })
+	at := slices.IndexFunc(d.cfg.Targets, func(t judge.Target) bool { return t.Protocol == judge.ProtocolOpenAI })
 	if at < 0 {
 		return v, errors.New("no stub speaks OpenAI's protocol, and the demo would spend real money elsewhere")
 	}
@@ -94,34 +73,34 @@ func (d *Demo) Purchases(ctx context.Context, tokens int64) (v PurchaseVerdict, 
 	if err != nil {
 		return v, err
 	}
-	stub := &stubBook{api: stubClient, provider: target.Provider, served: map[string]Served{}}
+	stub := &stubBook{api: stubClient, provider: target.Provider, served: map[string]judge.Served{}}
 	if err := stub.skip(ctx); err != nil {
 		return v, err
 	}
 	b := newBook(1)
 	s := &shopper{account: accounts[0], gateway: gateway, target: target, limiter: &limiterBook{client: d.cfg.Limiter, accounts: accounts},
 		progress: d.cfg.Progress,
-		caller: caller{http: over, gateway: d.cfg.Gateway, key: accounts[0].key, text: filling(d.cfg.Seed), start: time.Now(),
-			targets: []Target{*target}, book: b}}
-	e := PurchaseEvidence{Seed: d.cfg.Seed, Account: s.account, Provider: target.Provider, Price: d.cfg.Price(target.Provider)}
+		caller: caller{http: over, gateway: d.cfg.Gateway, key: accounts[0].Key, text: filling(d.cfg.Seed), start: time.Now(),
+			targets: []judge.Target{*target}, book: b}}
+	e := judge.PurchaseEvidence{Seed: d.cfg.Seed, Account: s.account, Provider: target.Provider, Price: d.cfg.Price(target.Provider)}
 	if err := s.live(ctx, tokens, &e); err != nil {
 		return v, err
 	}
 	e.Calls = b.all()
 	books := &purchaseBooks{shopper: s, stub: stub, admin: d.cfg.Admin, payments: payments,
-		events: &eventBook{gateway: gateway, accounts: accounts, targets: []Target{*target}, since: s.caller.start.Add(-time.Second)}}
+		events: &eventBook{gateway: gateway, accounts: accounts, targets: []judge.Target{*target}, since: s.caller.start.Add(-time.Second)}}
 	return books.settle(ctx, e, d.cfg.Drain), ctx.Err()
 }
 
 // live is what the account does.
-func (s *shopper) live(ctx context.Context, tokens int64, e *PurchaseEvidence) error {
-	s.say("%s (%s) buys %s tokens for %s", s.account.Name, s.account.Tier, thousands(tokens), s.target.Provider)
+func (s *shopper) live(ctx context.Context, tokens int64, e *judge.PurchaseEvidence) error {
+	s.say("%s (%s) buys %s tokens for %s", s.account.Name, s.account.Tier, judge.Thousands(tokens), s.target.Provider)
 	first, err := s.buy(ctx, tokens)
 	if err != nil {
 		return err
 	}
 	e.Purchases = append(e.Purchases, first)
-	s.say("%s clients spend them", thousands(dryClients))
+	s.say("%s clients spend them", judge.Thousands(dryClients))
 	if e.Dry, err = s.spend(ctx); err != nil {
 		return err
 	}
@@ -132,8 +111,8 @@ func (s *shopper) live(ctx context.Context, tokens int64, e *PurchaseEvidence) e
 	}
 	return s.each(ctx, func(ctx context.Context, c *caller, i int) error {
 		for n := range afterTopUp {
-			if call := s.ask(ctx, c, i+n); call.Outcome != Completed && !call.dry() {
-				return fmt.Errorf("a call after the top-up: %s", call.told())
+			if call := s.ask(ctx, c, i+n); call.Outcome != judge.Completed && !call.Dry() {
+				return fmt.Errorf("a call after the top-up: %s", call.Told())
 			}
 		}
 		return nil
@@ -141,12 +120,12 @@ func (s *shopper) live(ctx context.Context, tokens int64, e *PurchaseEvidence) e
 }
 
 // buy posts a purchase and asks how it stands until it is over.
-func (s *shopper) buy(ctx context.Context, tokens int64) (Bought, error) {
+func (s *shopper) buy(ctx context.Context, tokens int64) (judge.Bought, error) {
 	ctx, cancel := context.WithTimeout(ctx, purchaseWait)
 	defer cancel()
 	key := "demo-" + s.account.Name + "-" + fmt.Sprint(time.Now().UnixNano())
-	own := s.gateway.As(client.Bearer(s.account.key))
-	got := Bought{posted: time.Now()}
+	own := s.gateway.As(client.Bearer(s.account.Key))
+	got := judge.Bought{Posted: time.Now()}
 	order, err := own.PurchaseTokensWithResponse(ctx, &api.PurchaseTokensParams{IdempotencyKey: &key},
 		api.PurchaseRequest{Provider: s.target.Provider, Tokens: tokens})
 	if err != nil {
@@ -158,14 +137,14 @@ func (s *shopper) buy(ctx context.Context, tokens int64) (Bought, error) {
 	}
 	got.ID = accepted.SagaID.String()
 	taken := time.Now()
-	got.Accepted = millis(taken.Sub(got.posted))
+	got.Accepted = judge.Millis(taken.Sub(got.Posted))
 	for pause := purchaseEvery; ; pause = min(pause*3/2, purchaseSeldom) {
 		if err := own.Call(ctx, http.MethodGet, "/api/v1/tokens/purchase/"+got.ID, nil, &got); err != nil {
 			return got, fmt.Errorf("ask how purchase %s stands: %w", got.ID, err)
 		}
 		switch got.Status {
 		case statusCompleted:
-			got.Completed = millis(time.Since(taken))
+			got.Completed = judge.Millis(time.Since(taken))
 			s.say("  202 after %.1f ms, COMPLETED %.1f ms later, %d.%02d %s", got.Accepted, got.Completed, got.Amount/100, got.Amount%100,
 				got.Currency)
 			return got, nil
@@ -179,19 +158,19 @@ func (s *shopper) buy(ctx context.Context, tokens int64) (Bought, error) {
 }
 
 // spend calls until the pool is too small for another call and nothing is held of it.
-func (s *shopper) spend(ctx context.Context) (Dry, error) {
+func (s *shopper) spend(ctx context.Context) (judge.Dry, error) {
 	ctx, cancel := context.WithTimeout(ctx, dryWait)
 	defer cancel()
 	for turn := 0; ; turn++ {
 		err := s.each(ctx, func(ctx context.Context, c *caller, i int) error {
 			for n := i; ctx.Err() == nil; n++ {
 				switch call := s.ask(ctx, c, n); {
-				case call.dry():
+				case call.Dry():
 					return nil // another call's hold may be what it lacked
-				case call.Outcome == Refused && call.RetryAfter >= 0:
+				case call.Outcome == judge.Refused && call.RetryAfter >= 0:
 					wait(ctx, call.RetryAfter)
-				case call.Outcome != Completed:
-					return fmt.Errorf("a call on the pool: %s", call.told())
+				case call.Outcome != judge.Completed:
+					return fmt.Errorf("a call on the pool: %s", call.Told())
 				}
 			}
 			return nil
@@ -203,11 +182,11 @@ func (s *shopper) spend(ctx context.Context) (Dry, error) {
 			err = fmt.Errorf("the pool is not spent after %s", dryWait)
 		}
 		if err != nil {
-			return Dry{}, err
+			return judge.Dry{}, err
 		}
 		c := s.caller
-		if call := s.ask(ctx, &c, turn); call.dry() {
-			return Dry{Status: call.Status, Type: call.Type, Code: call.Code, Message: call.Problem, MayRetry: call.RetryAfter >= 0}, nil
+		if call := s.ask(ctx, &c, turn); call.Dry() {
+			return judge.Dry{Status: call.Status, Type: call.Type, Code: call.Code, Message: call.Problem, MayRetry: call.RetryAfter >= 0}, nil
 		}
 	}
 }
@@ -224,7 +203,7 @@ func (s *shopper) released(ctx context.Context) error {
 }
 
 // topUp buys while one client asks all the time, and notes when it was admitted again.
-func (s *shopper) topUp(ctx context.Context, tokens int64, e *PurchaseEvidence) error {
+func (s *shopper) topUp(ctx context.Context, tokens int64, e *judge.PurchaseEvidence) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	var (
@@ -232,17 +211,17 @@ func (s *shopper) topUp(ctx context.Context, tokens int64, e *PurchaseEvidence) 
 		admitted time.Time
 		failed   error
 	)
-	s.say("one client goes on asking, and %s tokens are bought", thousands(tokens))
+	s.say("one client goes on asking, and %s tokens are bought", judge.Thousands(tokens))
 	asking.Go(func() {
 		c := s.caller
 		for n := 0; ctx.Err() == nil; n++ {
 			call := s.ask(ctx, &c, 0)
 			switch {
-			case call.admitted():
+			case call.Admitted():
 				admitted = c.start.Add(call.Answered)
 				return
-			case call.Outcome != Refused:
-				failed = fmt.Errorf("a call during the top-up: %s", call.told())
+			case call.Outcome != judge.Refused:
+				failed = fmt.Errorf("a call during the top-up: %s", call.Told())
 				return
 			}
 			e.RefusedMeanwhile++
@@ -267,8 +246,8 @@ func (s *shopper) topUp(ctx context.Context, tokens int64, e *PurchaseEvidence) 
 	}
 	e.Purchases = append(e.Purchases, second)
 	e.Admitted = admitted
-	s.say("  admitted again %.1f ms after the order, %s were refused meanwhile", millis(admitted.Sub(second.posted)),
-		count(e.RefusedMeanwhile, "call"))
+	s.say("  admitted again %.1f ms after the order, %s were refused meanwhile", judge.Millis(admitted.Sub(second.Posted)),
+		judge.Count(e.RefusedMeanwhile, "call"))
 	return nil
 }
 
@@ -290,21 +269,11 @@ func (s *shopper) each(ctx context.Context, f func(ctx context.Context, c *calle
 }
 
 // ask makes one small call and writes it down; every other one is a stream.
-func (s *shopper) ask(ctx context.Context, c *caller, n int) Call {
+func (s *shopper) ask(ctx context.Context, c *caller, n int) judge.Call {
 	call := c.call(ctx, ask{stream: n%2 == 1, prompt: dryPrompt, offset: n % fillingLength, answer: dryAnswer, maxTokens: dryMaximum,
 		model: n % len(s.target.Models)})
 	c.book.add(call)
 	return call
 }
 
-// dry tells whether the pool was too small for the call.
-func (c *Call) dry() bool { return c.Outcome == Refused && c.Code == codeDry }
-
-// told says what became of a call, for an error.
-func (c *Call) told() string {
-	return strings.TrimSpace(fmt.Sprintf("%s with status %d %s %s", c.Outcome, c.Status, c.Code, c.Problem))
-}
-
 func (s *shopper) say(format string, args ...any) { fmt.Fprintf(s.progress, format+"\n", args...) }
-
-func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

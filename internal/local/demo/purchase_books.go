@@ -5,41 +5,17 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"strings"
 	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/local/demo/judge"
 
 	"github.com/leaky-tokens/leaky-tokens/client"
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 )
 
-// Balance is the account's pool as Redis has it. All are tokens.
-type Balance struct {
-	Present bool  `json:"present"`
-	Credits int64 `json:"credits"`
-	Spent   int64 `json:"spent"`
-	Held    int64 `json:"held"`
-}
-
-// Quota is the pool as the ledger's reader is told of it.
-type Quota struct {
-	Total     int64 `json:"totalTokens"`
-	Remaining int64 `json:"remainingTokens"`
-}
-
-// Entry is one entry of the ledger.
-type Entry struct {
-	Kind      string    `json:"kind"`
-	Tokens    int64     `json:"tokens"` // negative: spent
-	Reference string    `json:"reference"`
-	At        time.Time `json:"at"` // just before the commit
-}
-
 const (
-	kindPurchase = "purchase"
-	kindUsage    = "usage"
-	usagePrefix  = "usage:" // before the request id, in the reference of what was spent
-	entriesPage  = 200
-	settleEvery  = 500 * time.Millisecond // between two looks at all books
+	entriesPage = 200
+	settleEvery = 500 * time.Millisecond // between two looks at all books
 )
 
 // purchaseBooks reads every book that knows of the account.
@@ -52,13 +28,13 @@ type purchaseBooks struct {
 }
 
 // settle reads the books until they agree, at most limit, and judges what they say then.
-func (b *purchaseBooks) settle(ctx context.Context, e PurchaseEvidence, limit time.Duration) PurchaseVerdict {
+func (b *purchaseBooks) settle(ctx context.Context, e judge.PurchaseEvidence, limit time.Duration) judge.PurchaseVerdict {
 	lasting, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	b.shopper.say("the books: Redis, ledger, ClickHouse, stub, payments")
 	for {
 		b.read(ctx, &e)
-		if v := JudgePurchases(e); v.OK || lasting.Err() != nil {
+		if v := judge.JudgePurchases(e); v.OK || lasting.Err() != nil {
 			return v
 		}
 		wait(lasting, settleEvery)
@@ -66,7 +42,7 @@ func (b *purchaseBooks) settle(ctx context.Context, e PurchaseEvidence, limit ti
 }
 
 // read fills the evidence anew.
-func (b *purchaseBooks) read(ctx context.Context, e *PurchaseEvidence) {
+func (b *purchaseBooks) read(ctx context.Context, e *judge.PurchaseEvidence) {
 	e.Unread = nil
 	attempt := func(err error) {
 		if err != nil {
@@ -75,7 +51,7 @@ func (b *purchaseBooks) read(ctx context.Context, e *PurchaseEvidence) {
 	}
 	var ids []string
 	for i := range e.Calls {
-		if c := &e.Calls[i]; c.admitted() {
+		if c := &e.Calls[i]; c.Admitted() {
 			ids = append(ids, c.ID)
 		}
 	}
@@ -91,15 +67,15 @@ func (b *purchaseBooks) read(ctx context.Context, e *PurchaseEvidence) {
 	attempt(err)
 	totals, err := b.events.totals(ctx)
 	attempt(err)
-	e.Total = totals[Pair{0, e.Provider}]
+	e.Total = totals[judge.Pair{Account: 0, Provider: e.Provider}]
 	if b.payments != nil {
 		attempt(b.paid(ctx, e))
 	}
 }
 
 // ledger reads the account's pool and entries, and asks whether the whole ledger balances.
-func (b *purchaseBooks) ledger(ctx context.Context, e *PurchaseEvidence) error {
-	gateway, key := b.shopper.gateway, b.shopper.account.key
+func (b *purchaseBooks) ledger(ctx context.Context, e *judge.PurchaseEvidence) error {
+	gateway, key := b.shopper.gateway, b.shopper.account.Key
 	if err := gateway.As(client.Bearer(key)).Call(ctx, http.MethodGet, "/api/v1/tokens/quota?provider="+url.QueryEscape(e.Provider), nil,
 		&e.Quota); err != nil {
 		return fmt.Errorf("read the pool: %w", err)
@@ -111,7 +87,7 @@ func (b *purchaseBooks) ledger(ctx context.Context, e *PurchaseEvidence) error {
 			query.Set("cursor", cursor)
 		}
 		var page struct {
-			Items      []Entry
+			Items      []judge.Entry
 			NextCursor string
 		}
 		if err := gateway.As(client.Bearer(key)).Call(ctx, http.MethodGet, "/api/v1/tokens/ledger?"+query.Encode(), nil, &page); err != nil {
@@ -122,7 +98,7 @@ func (b *purchaseBooks) ledger(ctx context.Context, e *PurchaseEvidence) error {
 			break
 		}
 	}
-	e.Ledger = LedgerProof{}
+	e.Ledger = judge.LedgerProof{}
 	if err := gateway.As(client.Login(b.admin.Username, b.admin.Password)).Call(ctx, http.MethodGet, "/api/v1/admin/ledger/verify", nil,
 		&e.Ledger); err != nil {
 		return fmt.Errorf("verify the ledger: %w", err)
@@ -131,7 +107,7 @@ func (b *purchaseBooks) ledger(ctx context.Context, e *PurchaseEvidence) error {
 }
 
 // paid asks the payment stub what it took of the account.
-func (b *purchaseBooks) paid(ctx context.Context, e *PurchaseEvidence) error {
+func (b *purchaseBooks) paid(ctx context.Context, e *judge.PurchaseEvidence) error {
 	var book struct{ Captured map[string]int64 }
 	account := "user:" + b.shopper.account.User
 	if err := b.payments.Call(ctx, http.MethodGet, "/__stub/payments?account="+url.QueryEscape(account), nil, &book); err != nil {
@@ -142,25 +118,19 @@ func (b *purchaseBooks) paid(ctx context.Context, e *PurchaseEvidence) error {
 	return nil
 }
 
-// spentOn finds the request that an entry is for.
-func (e *Entry) spentOn() (request string, ok bool) {
-	request, ok = strings.CutPrefix(e.Reference, usagePrefix)
-	return request, ok && e.Kind == kindUsage
-}
-
 // balance looks at the pool of the first account.
-func (b *limiterBook) balance(ctx context.Context, provider string) (Balance, error) {
+func (b *limiterBook) balance(ctx context.Context, provider string) (judge.Balance, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	a := b.accounts[0]
 	resp, err := b.client.GetAccountState(ctx, &limitpb.GetAccountStateRequest{Account: "user:" + a.User, Tier: a.Tier,
 		Providers: []string{provider}})
 	if err != nil {
-		return Balance{}, fmt.Errorf("look at the balance of %s at %s: %w", a.Name, provider, err)
+		return judge.Balance{}, fmt.Errorf("look at the balance of %s at %s: %w", a.Name, provider, err)
 	}
 	if len(resp.GetBalances()) != 1 {
-		return Balance{}, nil
+		return judge.Balance{}, nil
 	}
 	p := resp.GetBalances()[0]
-	return Balance{Present: p.GetPresent(), Credits: p.GetCredits(), Spent: p.GetSpent(), Held: p.GetHeld()}, nil
+	return judge.Balance{Present: p.GetPresent(), Credits: p.GetCredits(), Spent: p.GetSpent(), Held: p.GetHeld()}, nil
 }

@@ -1,70 +1,20 @@
 package demo
 
 import (
-	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/local/demo/judge"
 )
-
-// rude is an honest demo in which the provider declined one call and told nothing of another.
-func rude() Evidence {
-	e := honest()
-	e.Rude = true
-	e.Calls[1].Manner = leavesMid
-	e.Calls = append(e.Calls, Call{Provider: "openai", ID: "declined", Outcome: Declined, Status: 500, Manner: refuses},
-		Call{Provider: "openai", ID: "untold", Outcome: Completed, Status: 200, Manner: tellsNone, Untold: true, Input: -1, Output: -1},
-		Call{Provider: "openai", Outcome: Aborted, Manner: leavesEarly})
-	e.Served["declined"], e.Served["untold"], e.Served["early"] = Served{Times: 1}, Served{10, 10, 1}, Served{50, 0, 1}
-	e.Charges["declined"], e.Charges["untold"], e.Charges["early"] = Charge{Settled, 100, 0}, Charge{Settled, 100, 19}, Charge{Settled, 100, 50}
-	event := Event{User: "u-ann", Provider: "openai", Source: "released", Allowed: true, Times: 1}
-	e.Events["declined"] = event
-	event.Source, event.Charged, event.Input, event.Output = "estimated", 19, 10, 9
-	e.Events["untold"] = event
-	event.Charged, event.Input, event.Output = 50, 50, 0
-	e.Events["early"] = event
-	e.Totals = nil
-	return e
-}
-
-func TestARudeDemo(t *testing.T) {
-	t.Parallel()
-	v := Judge(rude())
-	if !v.OK || v.Estimates.Charged != 44+19+50 || v.Estimates.Served != 40+20+50 || v.Books.Unclaimed != 1 {
-		t.Errorf("want all books to agree, and three estimates, got %+v", v)
-	}
-	want := MannerVerdict{Manner: refuses, Calls: 1, Free: 1}
-	if !slices.Contains(v.Manners, want) {
-		t.Errorf("want %+v among %+v", want, v.Manners)
-	}
-	for name, tc := range map[string]struct {
-		spoil  func(*Evidence)
-		reason string
-	}{
-		"declined and charged": {func(e *Evidence) {
-			event := e.Events["declined"]
-			event.Charged = 5
-			e.Events["declined"], e.Charges["declined"] = event, Charge{Settled, 100, 5}
-		}, "the books differ on 1 request"},
-		"estimates too low": {func(e *Evidence) { e.Served["early"] = Served{Input: 80, Times: 1} },
-			"estimates charge 113 tokens for 140 that were served, less than nine tenths"},
-		"told and estimated": {func(e *Evidence) { e.Calls[3+1].Untold = false }, "the books differ on 1 request"},
-	} {
-		e := rude()
-		tc.spoil(&e)
-		if v := Judge(e); v.OK || !slices.Contains(v.Reasons, tc.reason) {
-			t.Errorf("%s: want %q, got %q", name, tc.reason, v.Reasons)
-		}
-	}
-}
 
 // TestManners: every manner comes, whatever the protocol; some are one protocol's alone.
 func TestManners(t *testing.T) {
 	t.Parallel()
-	targets := []Target{{Provider: "openai", Protocol: ProtocolOpenAI, Path: "/v1/chat/completions", Models: []string{"m"}},
-		{Provider: "gemini", Protocol: ProtocolGemini, Models: []string{"g"}}}
+	targets := []judge.Target{{Provider: "openai", Protocol: judge.ProtocolOpenAI, Path: "/v1/chat/completions", Models: []string{"m"}},
+		{Provider: "gemini", Protocol: judge.ProtocolGemini, Models: []string{"g"}}}
 	p := newPlanner(1, 1, targets, 0, 1)
-	p.rude, p.firstByte = []Protocol{ProtocolOpenAI, ProtocolGemini}, time.Second
+	p.rude, p.firstByte = []judge.Protocol{judge.ProtocolOpenAI, judge.ProtocolGemini}, time.Second
 	text, seen := filling(1), map[string]int{}
 	for range 2000 {
 		a := p.next()

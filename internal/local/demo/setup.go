@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/local/demo/judge"
+
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
@@ -63,19 +65,19 @@ func adminCredentials(dir string) (Credentials, error) {
 }
 
 // targets are the providers whose address is a stub of this stack; others cost money.
-func targets(cfg *config.Config) []Target {
+func targets(cfg *config.Config) []judge.Target {
 	stubs := map[string]string{}
 	for _, part := range topology.Having(func(p topology.Part) bool { return p.Provider != "" }) {
 		stubs["http://"+cfg.Services.Named(part.Name).HTTP] = part.Name
 	}
-	var found []Target
+	var found []judge.Target
 	for _, name := range slices.Sorted(maps.Keys(cfg.Providers)) {
 		p := cfg.Providers[name]
 		part, ours := stubs[p.URL]
 		if !ours {
 			continue
 		}
-		t := Target{Provider: name, Protocol: Protocol(p.Protocol), Path: "/v1/chat/completions", Stub: p.URL, Part: part}
+		t := judge.Target{Provider: name, Protocol: judge.Protocol(p.Protocol), Path: "/v1/chat/completions", Stub: p.URL, Part: part}
 		if part == topology.StubQwen {
 			t.Path = "/compatible-mode/v1/chat/completions"
 		}
@@ -93,9 +95,9 @@ func targets(cfg *config.Config) []Target {
 }
 
 // outageOf is what the routes of a target do while Redis is away.
-func outageOf(t *Target, o config.Outage) (whole, stream config.OutageMode) {
+func outageOf(t *judge.Target, o config.Outage) (whole, stream config.OutageMode) {
 	switch {
-	case t.Protocol == ProtocolGemini:
+	case t.Protocol == judge.ProtocolGemini:
 		return o.For("gemini-generate"), o.For("gemini-stream")
 	case t.Part == topology.StubQwen:
 		return o.For("qwen-chat"), o.For("qwen-chat")
@@ -128,15 +130,15 @@ func reachable(listen string) string {
 	return listen
 }
 
-func partsOf(client *supervisor.Client) func(context.Context) (map[string]Part, error) {
-	return func(ctx context.Context) (map[string]Part, error) {
+func partsOf(client *supervisor.Client) func(context.Context) (map[string]judge.Part, error) {
+	return func(ctx context.Context) (map[string]judge.Part, error) {
 		overview, err := client.Status(ctx)
 		if err != nil {
 			return nil, err
 		}
-		parts := map[string]Part{}
+		parts := map[string]judge.Part{}
 		for _, p := range overview.Parts {
-			parts[p.Name] = Part{PID: p.PID, Restarts: p.Restarts}
+			parts[p.Name] = judge.Part{PID: p.PID, Restarts: p.Restarts}
 		}
 		return parts, nil
 	}

@@ -8,23 +8,25 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/local/demo/judge"
 )
 
 // fakeShop is the fake stack's token service, with one customer.
 type fakeShop struct {
 	credits int64
-	entries []Entry
+	entries []judge.Entry
 	code    string // of the refusal
 	end     string // how purchases end
 	short   int64  // what the payment takes less
-	bought  []Bought
+	bought  []judge.Bought
 	key     string // Idempotency-Key of the last order
 }
 
 // sell adds the routes of the token service; they answer when there is a shop.
 func (s *fakeStack) sell(mux *http.ServeMux) {
 	mux.HandleFunc("POST /api/v1/tokens/purchase", func(w http.ResponseWriter, r *http.Request) {
-		b := Bought{Amount: 3, Currency: "usd", Status: "STARTED"}
+		b := judge.Bought{Amount: 3, Currency: "usd", Status: "STARTED"}
 		_ = json.NewDecoder(r.Body).Decode(&b)
 		s.mu.Lock()
 		b.ID = fmt.Sprintf("11111111-1111-4111-8111-%012d", len(s.shop.bought)) // its last digits are its place
@@ -41,7 +43,7 @@ func (s *fakeStack) sell(mux *http.ServeMux) {
 		if b.Status != s.shop.end {
 			b.Status = s.shop.end
 			s.shop.credits += b.Tokens
-			s.shop.entries = append(s.shop.entries, Entry{Kind: kindPurchase, Tokens: b.Tokens, Reference: b.ID, At: time.Now()})
+			s.shop.entries = append(s.shop.entries, judge.Entry{Kind: judge.KindPurchase, Tokens: b.Tokens, Reference: b.ID, At: time.Now()})
 		}
 		copied := *b
 		s.mu.Unlock()
@@ -49,7 +51,7 @@ func (s *fakeStack) sell(mux *http.ServeMux) {
 	})
 	mux.HandleFunc("GET /api/v1/tokens/quota", func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
-		q := Quota{s.shop.credits, s.shop.credits - s.level[s.caller(r)]}
+		q := judge.Quota{Total: s.shop.credits, Remaining: s.shop.credits - s.level[s.caller(r)]}
 		s.mu.Unlock()
 		s.answer(w, q)
 	})
@@ -61,13 +63,13 @@ func (s *fakeStack) sell(mux *http.ServeMux) {
 		} else {
 			items = items[half:]
 		}
-		page := map[string]any{"items": append([]Entry(nil), items...), "nextCursor": next}
+		page := map[string]any{"items": append([]judge.Entry(nil), items...), "nextCursor": next}
 		s.mu.Unlock()
 		s.answer(w, page)
 	})
 	mux.HandleFunc("GET /api/v1/admin/ledger/verify", func(w http.ResponseWriter, _ *http.Request) {
 		s.answer(w,
-			LedgerProof{Balanced: true})
+			judge.LedgerProof{Balanced: true})
 	})
 	mux.HandleFunc("GET /__stub/payments", func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
@@ -89,12 +91,12 @@ func TestPurchases(t *testing.T) {
 		reason string // of a verdict that is not OK
 		err    string
 	}{
-		"honest":          {fakeShop{code: codeDry, end: statusCompleted}, 1_000, fakeFaults{}, "", ""},
-		"events get lost": {fakeShop{code: codeDry, end: statusCompleted}, 1_000, fakeFaults{loseEvents: true}, "the books differ on", ""},
-		"paid too little": {fakeShop{code: codeDry, end: statusCompleted, short: 1}, 1_000, fakeFaults{}, "captured 5 minor units", ""},
+		"honest":          {fakeShop{code: judge.CodeDry, end: statusCompleted}, 1_000, fakeFaults{}, "", ""},
+		"events get lost": {fakeShop{code: judge.CodeDry, end: statusCompleted}, 1_000, fakeFaults{loseEvents: true}, "the books differ on", ""},
+		"paid too little": {fakeShop{code: judge.CodeDry, end: statusCompleted, short: 1}, 1_000, fakeFaults{}, "captured 5 minor units", ""},
 		"refused as a failure": {fakeShop{code: "project_spend_limit_exceeded", end: statusCompleted}, 1_000, fakeFaults{}, "",
 			"project_spend_limit_exceeded buy some"},
-		"the purchase fails": {fakeShop{code: codeDry, end: statusFailed}, 1_000, fakeFaults{}, "", "failed; leaky sagas show 11111111"},
+		"the purchase fails": {fakeShop{code: judge.CodeDry, end: statusFailed}, 1_000, fakeFaults{}, "", "failed; leaky sagas show 11111111"},
 		"too few":            {fakeShop{}, leastPurchase - 1, fakeFaults{}, "", "1000 to 100000 are possible"},
 		"too many":           {fakeShop{}, mostPurchase + 1, fakeFaults{}, "", "1000 to 100000 are possible"},
 	} {
@@ -127,7 +129,7 @@ func TestPurchases(t *testing.T) {
 func TestPurchasesNeedsAStub(t *testing.T) {
 	t.Parallel()
 	d := newFakeStack(t, fakeFaults{}).demo(t, time.Second)
-	d.cfg.Targets[0].Protocol = ProtocolGemini
+	d.cfg.Targets[0].Protocol = judge.ProtocolGemini
 	if _, err := d.Purchases(t.Context(), leastPurchase); err == nil || !strings.Contains(err.Error(), "no stub speaks") {
 		t.Errorf("got %v", err)
 	}

@@ -7,15 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-)
 
-// Protocol is what a target speaks.
-type Protocol string
-
-// The protocols the demo knows.
-const (
-	ProtocolOpenAI Protocol = "openai"
-	ProtocolGemini Protocol = "gemini"
+	"github.com/leaky-tokens/leaky-tokens/internal/local/demo/judge"
 )
 
 // maxEvent is the longest SSE line taken, in bytes.
@@ -24,7 +17,7 @@ const maxEvent = 1 << 20
 var errNoUsage = errors.New("the answer tells no usage")
 
 // parseUsage reads the token counts of a JSON answer or of one SSE event.
-func parseUsage(text []byte, p Protocol) (input, output int64, err error) {
+func parseUsage(text []byte, p judge.Protocol) (input, output int64, err error) {
 	var answer struct {
 		OpenAI *struct {
 			Input  int64 `json:"prompt_tokens"`
@@ -40,9 +33,9 @@ func parseUsage(text []byte, p Protocol) (input, output int64, err error) {
 		return -1, -1, fmt.Errorf("parse answer: %w", err)
 	}
 	switch {
-	case p == ProtocolGemini && answer.Gemini != nil:
+	case p == judge.ProtocolGemini && answer.Gemini != nil:
 		return answer.Gemini.Input, answer.Gemini.Output + answer.Gemini.Thoughts, nil
-	case p == ProtocolOpenAI && answer.OpenAI != nil:
+	case p == judge.ProtocolOpenAI && answer.OpenAI != nil:
 		return answer.OpenAI.Input, answer.OpenAI.Output, nil
 	}
 	return -1, -1, errNoUsage
@@ -51,13 +44,13 @@ func parseUsage(text []byte, p Protocol) (input, output int64, err error) {
 // sse reads a stream event by event and parses only those that matter.
 type sse struct {
 	lines    *bufio.Scanner
-	protocol Protocol
+	protocol judge.Protocol
 	input    int64 // -1 until told
 	output   int64 // -1 until told
 	complete bool  // the protocol's end was seen
 }
 
-func newSSE(r io.Reader, p Protocol) *sse {
+func newSSE(r io.Reader, p judge.Protocol) *sse {
 	s := &sse{lines: bufio.NewScanner(r), protocol: p, input: -1, output: -1}
 	s.lines.Buffer(make([]byte, 0, 4<<10), maxEvent)
 	return s
@@ -80,7 +73,7 @@ func (s *sse) next() error {
 
 func (s *sse) event(data []byte) error {
 	usage := []byte(`"usage"`)
-	if s.protocol == ProtocolGemini {
+	if s.protocol == judge.ProtocolGemini {
 		usage = []byte(`"usageMetadata"`)
 		s.complete = s.complete || bytes.Contains(data, []byte(`"finishReason"`))
 	} else if bytes.Equal(data, []byte("[DONE]")) {

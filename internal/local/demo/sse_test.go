@@ -5,24 +5,26 @@ import (
 	"io"
 	"strings"
 	"testing"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/local/demo/judge"
 )
 
 func TestSSE(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
-		protocol      Protocol
+		protocol      judge.Protocol
 		body          string
 		events        int
 		input, output int64
 		complete      bool
 	}{
-		"openai":                  {ProtocolOpenAI, "data: {\"choices\":[{}],\"usage\":null}\n\ndata: {\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":4}}\n\ndata: [DONE]\n\n", 3, 3, 4, true},
-		"openai without usage":    {ProtocolOpenAI, "data: {\"choices\":[{}]}\n\ndata: [DONE]\n\n", 2, -1, -1, true},
-		"openai cut":              {ProtocolOpenAI, "data: {\"choices\":[{}]}\n\n", 1, -1, -1, false},
-		"comments and CRLF":       {ProtocolOpenAI, ": hello\r\n\r\ndata:[DONE]\r\n\r\n", 1, -1, -1, true},
-		"gemini counts thoughts":  {ProtocolGemini, "data: {\"candidates\":[{\"finishReason\":\"STOP\"}],\"usageMetadata\":{\"promptTokenCount\":3,\"candidatesTokenCount\":4,\"thoughtsTokenCount\":5}}\n\n", 1, 3, 9, true},
-		"gemini tells as it goes": {ProtocolGemini, "data: {\"usageMetadata\":{\"promptTokenCount\":3}}\n\ndata: {\"usageMetadata\":{\"promptTokenCount\":3,\"candidatesTokenCount\":4}}\n\n", 2, 3, 4, false},
-		"nothing":                 {ProtocolGemini, "", 0, -1, -1, false},
+		"openai":                  {judge.ProtocolOpenAI, "data: {\"choices\":[{}],\"usage\":null}\n\ndata: {\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":4}}\n\ndata: [DONE]\n\n", 3, 3, 4, true},
+		"openai without usage":    {judge.ProtocolOpenAI, "data: {\"choices\":[{}]}\n\ndata: [DONE]\n\n", 2, -1, -1, true},
+		"openai cut":              {judge.ProtocolOpenAI, "data: {\"choices\":[{}]}\n\n", 1, -1, -1, false},
+		"comments and CRLF":       {judge.ProtocolOpenAI, ": hello\r\n\r\ndata:[DONE]\r\n\r\n", 1, -1, -1, true},
+		"gemini counts thoughts":  {judge.ProtocolGemini, "data: {\"candidates\":[{\"finishReason\":\"STOP\"}],\"usageMetadata\":{\"promptTokenCount\":3,\"candidatesTokenCount\":4,\"thoughtsTokenCount\":5}}\n\n", 1, 3, 9, true},
+		"gemini tells as it goes": {judge.ProtocolGemini, "data: {\"usageMetadata\":{\"promptTokenCount\":3}}\n\ndata: {\"usageMetadata\":{\"promptTokenCount\":3,\"candidatesTokenCount\":4}}\n\n", 2, 3, 4, false},
+		"nothing":                 {judge.ProtocolGemini, "", 0, -1, -1, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -49,9 +51,9 @@ func FuzzSSE(f *testing.F) {
 	f.Add([]byte("data: {\"usageMetadata\":{\"promptTokenCount\":3}}\n"), false)
 	f.Add([]byte("data: {\"usage\": 1e99}\r\n\ndata:\n:"), true)
 	f.Fuzz(func(t *testing.T, body []byte, openai bool) {
-		p := ProtocolGemini
+		p := judge.ProtocolGemini
 		if openai {
-			p = ProtocolOpenAI
+			p = judge.ProtocolOpenAI
 		}
 		s := newSSE(strings.NewReader(string(body)), p)
 		for range len(body) + 2 {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/local/demo/judge"
+
 	"github.com/leaky-tokens/leaky-tokens/client"
 )
 
@@ -15,7 +17,7 @@ type stubBook struct {
 	api      *client.Client
 	provider string
 	after    uint64 // sequence number of the last record read
-	served   map[string]Served
+	served   map[string]judge.Served
 	before   json.RawMessage // its configuration as we found it
 }
 
@@ -83,7 +85,7 @@ func (b *stubBook) read(ctx context.Context) error {
 				continue
 			}
 			s := b.served[r.ID]
-			b.served[r.ID] = Served{Input: s.Input + r.Input, Output: s.Output + r.Output, Times: s.Times + 1}
+			b.served[r.ID] = judge.Served{Input: s.Input + r.Input, Output: s.Output + r.Output, Times: s.Times + 1}
 		}
 		b.after = max(b.after, page.Next)
 		if len(page.Requests) < stubPageSize {

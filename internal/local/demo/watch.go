@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/local/demo/judge"
+
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 )
 
@@ -24,15 +26,16 @@ type watcher struct {
 	events  *eventBook
 
 	pending []map[string]bool // by account: ids without a final charge; true: it must get one
-	charges map[string]Charge
-	limits  map[Pair]Limit
-	found   map[string]Event
+	charges map[string]judge.Charge
+	limits  map[judge.Pair]judge.Limit
+	found   map[string]judge.Event
 	strays  bool // clients leave before they know their call's id, so the stubs' records are waited for too
 }
 
 func newWatcher(b *book, stubs []*stubBook, limiter *limiterBook, events *eventBook) *watcher {
-	w := &watcher{book: b, stubs: stubs, limiter: limiter, events: events, charges: map[string]Charge{}, limits: map[Pair]Limit{},
-		found: map[string]Event{}}
+	w := &watcher{book: b, stubs: stubs, limiter: limiter, events: events, charges: map[string]judge.Charge{},
+		limits: map[judge.Pair]judge.Limit{},
+		found:  map[string]judge.Event{}}
 	for range limiter.accounts {
 		w.pending = append(w.pending, map[string]bool{})
 	}
@@ -42,7 +45,7 @@ func newWatcher(b *book, stubs []*stubBook, limiter *limiterBook, events *eventB
 // tick reads what is new. A part that is down is no end: what it knows is read later.
 func (w *watcher) tick(ctx context.Context) error {
 	for _, c := range w.book.takeFresh() {
-		w.pending[c.Account][c.ID] = c.admitted() && c.Held > 0 // Envoy lets calls pass unasked where limits are open
+		w.pending[c.Account][c.ID] = c.Admitted() && c.Held > 0 // Envoy lets calls pass unasked where limits are open
 	}
 	var errs []error
 	for _, s := range w.stubs {
@@ -69,10 +72,10 @@ func (w *watcher) settle(ctx context.Context, account int) error {
 	for id, charge := range charges {
 		w.charges[id] = charge
 		switch {
-		case charge.State == Settled || charge.State == Expired:
+		case charge.State == judge.Settled || charge.State == judge.Expired:
 			tokens += charge.Charged
 			delete(pending, id)
-		case charge.State == Unknown && !pending[id]:
+		case charge.State == judge.Unknown && !pending[id]:
 			delete(pending, id) // failed before a hold was taken
 		}
 	}
@@ -84,7 +87,7 @@ func (w *watcher) settle(ctx context.Context, account int) error {
 func (w *watcher) look(ctx context.Context) error {
 	for account := range w.pending {
 		for _, s := range w.stubs {
-			p := Pair{account, s.provider}
+			p := judge.Pair{Account: account, Provider: s.provider}
 			limit, err := w.limiter.limit(ctx, p)
 			if err != nil {
 				return err
@@ -97,7 +100,7 @@ func (w *watcher) look(ctx context.Context) error {
 
 // drain waits until every hold is settled and every event is there, at most limit.
 // It tells say what it waits for.
-func (w *watcher) drain(ctx context.Context, calls []Call, limit time.Duration, say func(string)) {
+func (w *watcher) drain(ctx context.Context, calls []judge.Call, limit time.Duration, say func(string)) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	for ctx.Err() == nil {
@@ -113,11 +116,11 @@ func (w *watcher) drain(ctx context.Context, calls []Call, limit time.Duration, 
 		case err != nil:
 			say("waiting for the books: " + err.Error())
 		case holds > 0:
-			say(fmt.Sprintf("waiting for %s to be settled", count(holds, "hold")))
+			say(fmt.Sprintf("waiting for %s to be settled", judge.Count(holds, "hold")))
 		case records > 0:
-			say(fmt.Sprintf("waiting for the stubs' word on %s", count(records, "call")))
+			say(fmt.Sprintf("waiting for the stubs' word on %s", judge.Count(records, "call")))
 		case events > 0:
-			say(fmt.Sprintf("waiting for %s", count(events, "usage event")))
+			say(fmt.Sprintf("waiting for %s", judge.Count(events, "usage event")))
 		case !w.strays || w.stray(ctx, calls):
 			return
 		}
@@ -126,12 +129,12 @@ func (w *watcher) drain(ctx context.Context, calls []Call, limit time.Duration, 
 }
 
 // stray reports whether every call of ours is on the books whose client left before it knew its id.
-func (w *watcher) stray(ctx context.Context, calls []Call) bool {
+func (w *watcher) stray(ctx context.Context, calls []judge.Call) bool {
 	known := map[string]bool{}
 	for i := range calls {
 		known[calls[i].ID] = true
 	}
-	e := Evidence{Accounts: w.limiter.accounts, Events: w.found, Charges: map[string]Charge{}}
+	e := judge.Evidence{Accounts: w.limiter.accounts, Events: w.found, Charges: map[string]judge.Charge{}}
 	return w.orphans(ctx, &e, known) == nil && len(e.Orphans) == 0
 }
 
@@ -143,19 +146,19 @@ func (w *watcher) unsettled() int {
 	return n
 }
 
-func (w *watcher) served(id string) Served {
-	var sum Served
+func (w *watcher) served(id string) judge.Served {
+	var sum judge.Served
 	for _, s := range w.stubs {
 		one := s.served[id]
-		sum = Served{Input: sum.Input + one.Input, Output: sum.Output + one.Output, Times: sum.Times + one.Times}
+		sum = judge.Served{Input: sum.Input + one.Input, Output: sum.Output + one.Output, Times: sum.Times + one.Times}
 	}
 	return sum
 }
 
-func (w *watcher) unserved(calls []Call) int {
+func (w *watcher) unserved(calls []judge.Call) int {
 	n := 0
 	for i := range calls {
-		if c := &calls[i]; c.admitted() && c.ID != "" && w.served(c.ID).Times == 0 {
+		if c := &calls[i]; c.Admitted() && c.ID != "" && w.served(c.ID).Times == 0 {
 			n++
 		}
 	}
@@ -163,12 +166,12 @@ func (w *watcher) unserved(calls []Call) int {
 }
 
 // unwritten counts the calls whose event must come and has not.
-func (w *watcher) unwritten(calls []Call) int {
+func (w *watcher) unwritten(calls []judge.Call) int {
 	n := 0
-	skipping := bounded(calls, w.found)
+	skipping := judge.Bounded(calls, w.found)
 	for i := range calls {
 		c := &calls[i]
-		due := c.Outcome == Refused && !skipping[c.Account] || c.admitted() || w.charges[c.ID].State == Settled
+		due := c.Outcome == judge.Refused && !skipping[c.Account] || c.Admitted() || w.charges[c.ID].State == judge.Settled
 		if c.ID != "" && due && w.found[c.ID].Times == 0 {
 			n++
 		}
@@ -178,8 +181,8 @@ func (w *watcher) unwritten(calls []Call) int {
 
 // gather reads every book once more, whole, into the evidence. A charge that changed after
 // it was settled is seen here.
-func (w *watcher) gather(ctx context.Context, e *Evidence) {
-	e.Served, e.Charges = map[string]Served{}, map[string]Charge{}
+func (w *watcher) gather(ctx context.Context, e *judge.Evidence) {
+	e.Served, e.Charges = map[string]judge.Served{}, map[string]judge.Charge{}
 	attempt := func(read func() error) {
 		var err error
 		for range finalTries {
@@ -208,11 +211,11 @@ func (w *watcher) gather(ctx context.Context, e *Evidence) {
 
 // leases reads what is held for an outage, if a route lives on that. Leases come and go
 // by themselves, so the buckets are read again with them.
-func (w *watcher) leases(ctx context.Context, e *Evidence) error {
+func (w *watcher) leases(ctx context.Context, e *judge.Evidence) error {
 	e.Leases = map[int]float64{}
-	lends := slices.ContainsFunc(e.Targets, func(t Target) bool {
-		return t.mode(false) == config.OutageLease ||
-			t.mode(true) == config.OutageLease
+	lends := slices.ContainsFunc(e.Targets, func(t judge.Target) bool {
+		return t.Mode(false) == config.OutageLease ||
+			t.Mode(true) == config.OutageLease
 	})
 	for account := range e.Accounts {
 		if !lends {
@@ -228,7 +231,7 @@ func (w *watcher) leases(ctx context.Context, e *Evidence) error {
 }
 
 // final looks at the holds of every id that is known, refusals and strangers' included.
-func (w *watcher) final(ctx context.Context, e *Evidence) error {
+func (w *watcher) final(ctx context.Context, e *judge.Evidence) error {
 	ids := make([][]string, len(e.Accounts))
 	known := map[string]bool{}
 	for i := range e.Calls {
@@ -248,7 +251,7 @@ func (w *watcher) final(ctx context.Context, e *Evidence) error {
 			return err
 		}
 		for id, charge := range charges {
-			if before, ok := w.charges[id]; ok && charge.State == Unknown {
+			if before, ok := w.charges[id]; ok && charge.State == judge.Unknown {
 				charge = before // settled long ago, and forgotten on purpose since
 			}
 			e.Charges[id] = charge
@@ -259,7 +262,7 @@ func (w *watcher) final(ctx context.Context, e *Evidence) error {
 
 // orphans asks the limiter whose the requests are that a stub served and that neither a
 // client nor an event knows.
-func (w *watcher) orphans(ctx context.Context, e *Evidence, known map[string]bool) error {
+func (w *watcher) orphans(ctx context.Context, e *judge.Evidence, known map[string]bool) error {
 	e.Orphans = nil
 	for _, s := range w.stubs {
 		var ids []string
@@ -274,9 +277,9 @@ func (w *watcher) orphans(ctx context.Context, e *Evidence, known map[string]boo
 				return err
 			}
 			for id, charge := range charges {
-				if charge.State != Unknown {
+				if charge.State != judge.Unknown {
 					e.Charges[id] = charge
-					e.Orphans = append(e.Orphans, Call{ID: id, Account: account, Provider: s.provider, Answered: e.Elapsed})
+					e.Orphans = append(e.Orphans, judge.Call{ID: id, Account: account, Provider: s.provider, Answered: e.Elapsed})
 				}
 			}
 		}

@@ -1,9 +1,69 @@
-package demo
+package judge
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
+
+// How a call on an empty pool is refused.
+const CodeDry, TypeDry = "credit_balance_exhausted", "insufficient_quota"
+
+// Bought is one purchase as its buyer sees it.
+type Bought struct {
+	ID        string    `json:"sagaId"`
+	Tokens    int64     `json:"tokens"`
+	Amount    int64     `json:"amount"` // minor units
+	Currency  string    `json:"currency"`
+	Status    string    `json:"status"`
+	Accepted  float64   `json:"acceptedMillis"`  // from the POST to its 202
+	Completed float64   `json:"completedMillis"` // from the 202 to COMPLETED, as polled
+	Posted    time.Time `json:"-"`               // when
+}
+
+// Dry is how a call was refused by an empty pool.
+type Dry struct {
+	Status   int    `json:"status"`
+	Type     string `json:"type"`
+	Code     string `json:"code"`
+	Message  string `json:"message"`
+	MayRetry bool   `json:"mayRetry"` // x-should-retry is not false
+}
+
+// Balance is the account's pool as Redis has it. All are tokens.
+type Balance struct {
+	Present bool  `json:"present"`
+	Credits int64 `json:"credits"`
+	Spent   int64 `json:"spent"`
+	Held    int64 `json:"held"`
+}
+
+// Quota is the pool as the ledger's reader is told of it.
+type Quota struct {
+	Total     int64 `json:"totalTokens"`
+	Remaining int64 `json:"remainingTokens"`
+}
+
+// Entry is one entry of the ledger.
+type Entry struct {
+	Kind      string    `json:"kind"`
+	Tokens    int64     `json:"tokens"` // negative: spent
+	Reference string    `json:"reference"`
+	At        time.Time `json:"at"` // just before the commit
+}
+
+// What an entry is about.
+const (
+	KindPurchase = "purchase"
+	KindUsage    = "usage"
+	UsagePrefix  = "usage:" // before the request id, in the reference of what was spent
+)
+
+// SpentOn finds the request that an entry is for.
+func (e *Entry) SpentOn() (request string, ok bool) {
+	request, ok = strings.CutPrefix(e.Reference, UsagePrefix)
+	return request, ok && e.Kind == KindUsage
+}
 
 // PurchaseEvidence is everything JudgePurchases looks at. Maps are by request id.
 type PurchaseEvidence struct {
@@ -110,7 +170,7 @@ func (j *purchaseJudge) entries() {
 	for i := range j.e.Entries {
 		entry := &j.e.Entries[i]
 		j.ledger.Left += entry.Tokens
-		if entry.Kind == kindUsage {
+		if entry.Kind == KindUsage {
 			j.ledger.Spent -= entry.Tokens
 		} else {
 			j.ledger.Credited += entry.Tokens
@@ -122,7 +182,7 @@ func (j *purchaseJudge) entries() {
 func (j *purchaseJudge) calls() {
 	j.spent = map[string]int64{}
 	for i := range j.e.Entries {
-		if request, ok := j.e.Entries[i].spentOn(); ok {
+		if request, ok := j.e.Entries[i].SpentOn(); ok {
 			j.spent[request] -= j.e.Entries[i].Tokens
 		}
 	}
@@ -132,7 +192,7 @@ func (j *purchaseJudge) calls() {
 		if c.Outcome == Refused {
 			j.v.Refused++
 		}
-		if !c.admitted() {
+		if !c.Admitted() {
 			continue
 		}
 		j.v.Admitted++
@@ -147,7 +207,7 @@ func (j *purchaseJudge) calls() {
 		}
 	}
 	if differing > 0 {
-		j.fail("the books differ on %s", count(differing, "request"))
+		j.fail("the books differ on %s", Count(differing, "request"))
 	}
 	if j.v.Admitted == 0 {
 		j.fail("nothing was admitted")
@@ -196,7 +256,7 @@ func (j *purchaseJudge) compare() {
 			got, want int64
 		}{{"credited", got.Credited, want.Credited}, {"spent", got.Spent, want.Spent}, {"left", got.Left, want.Left}} {
 			if pair.got != pair.want && got.says(pair.what) {
-				j.fail("%s: %s says %s tokens %s, and %s is right", j.e.Account.Name, got.Book, thousands(pair.got), pair.what, thousands(pair.want))
+				j.fail("%s: %s says %s tokens %s, and %s is right", j.e.Account.Name, got.Book, Thousands(pair.got), pair.what, Thousands(pair.want))
 			}
 		}
 	}
@@ -204,10 +264,10 @@ func (j *purchaseJudge) compare() {
 	case !b.Present:
 		j.fail("Redis knows no pool")
 	case b.Held != 0:
-		j.fail("%s still held in Redis", count(int(b.Held), "token"))
+		j.fail("%s still held in Redis", Count(int(b.Held), "token"))
 	}
 	if want.Left < 0 {
-		j.fail("%s were spent than bought", count(int(-want.Left), "more token"))
+		j.fail("%s were spent than bought", Count(int(-want.Left), "more token"))
 	}
 	if !j.e.Ledger.Balanced {
 		j.fail("the ledger does not balance: %v", j.e.Ledger.Differences)
@@ -221,9 +281,9 @@ func (b *BookLine) says(what string) bool {
 
 // refusal must be the one that SDKs know as "buy something", not as "try again".
 func (j *purchaseJudge) refusal() {
-	if d := j.e.Dry; d.Status != 429 || d.Type != typeDry || d.Code != codeDry || d.MayRetry {
+	if d := j.e.Dry; d.Status != 429 || d.Type != TypeDry || d.Code != CodeDry || d.MayRetry {
 		j.fail("a spent pool was answered with %d %s / %s, x-should-retry %t; want 429 %s / %s, false", d.Status, d.Type, d.Code, d.MayRetry,
-			typeDry, codeDry)
+			TypeDry, CodeDry)
 	}
 }
 
@@ -234,10 +294,10 @@ func (j *purchaseJudge) times() {
 		return
 	}
 	second := j.e.Purchases[1]
-	j.v.OrderToAdmitted = millis(j.e.Admitted.Sub(second.posted))
+	j.v.OrderToAdmitted = Millis(j.e.Admitted.Sub(second.Posted))
 	for i := range j.e.Entries {
-		if entry := &j.e.Entries[i]; entry.Kind == kindPurchase && entry.Reference == second.ID {
-			j.v.CommitToAdmitted = millis(j.e.Admitted.Sub(entry.At))
+		if entry := &j.e.Entries[i]; entry.Kind == KindPurchase && entry.Reference == second.ID {
+			j.v.CommitToAdmitted = Millis(j.e.Admitted.Sub(entry.At))
 			return
 		}
 	}
@@ -257,3 +317,6 @@ func (j *purchaseJudge) money() {
 		j.fail("the payment captured %d minor units, and the purchases cost %d", *j.e.Captured, sum)
 	}
 }
+
+// Millis are the milliseconds of a duration, for JSON.
+func Millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -1,4 +1,4 @@
-package demo
+package judge
 
 import (
 	"strings"
@@ -14,14 +14,14 @@ func shopped() PurchaseEvidence {
 	return PurchaseEvidence{
 		Seed: 7, Account: Account{Name: "ann", User: "u-ann", Tier: "USER"}, Provider: "openai", Price: 1000,
 		Purchases: []Bought{
-			{ID: "p1", Tokens: 100, Amount: 1, Status: statusCompleted, posted: start},
-			{ID: "p2", Tokens: 100, Amount: 1, Status: statusCompleted, posted: start.Add(time.Second)},
+			{ID: "p1", Tokens: 100, Amount: 1, Status: "COMPLETED", Posted: start},
+			{ID: "p2", Tokens: 100, Amount: 1, Status: "COMPLETED", Posted: start.Add(time.Second)},
 		},
-		Dry:      Dry{Status: 429, Type: typeDry, Code: codeDry},
+		Dry:      Dry{Status: 429, Type: TypeDry, Code: CodeDry},
 		Admitted: start.Add(1030 * time.Millisecond),
 		Calls: []Call{
 			{ID: id1, Outcome: Completed, Status: 200, Input: 20, Output: 60},
-			{ID: id2, Outcome: Refused, Status: 429, Code: codeDry, RetryAfter: -1},
+			{ID: id2, Outcome: Refused, Status: 429, Code: CodeDry, RetryAfter: -1},
 			{ID: id3, Outcome: Completed, Status: 200, Input: 10, Output: 20},
 		},
 		Served:  map[string]Served{id1: {20, 60, 1}, id3: {10, 20, 1}},
@@ -30,8 +30,8 @@ func shopped() PurchaseEvidence {
 		Total:   Total{Events: 3, Tokens: 110},
 		Balance: Balance{Present: true, Credits: 200, Spent: 110},
 		Quota:   Quota{Total: 200, Remaining: 90},
-		Entries: []Entry{{kindUsage, -30, usagePrefix + id3, start}, {kindPurchase, 100, "p2", start.Add(1010 * time.Millisecond)},
-			{kindUsage, -80, usagePrefix + id1, start}, {kindPurchase, 100, "p1", start}},
+		Entries: []Entry{{KindUsage, -30, UsagePrefix + id3, start}, {KindPurchase, 100, "p2", start.Add(1010 * time.Millisecond)},
+			{KindUsage, -80, UsagePrefix + id1, start}, {KindPurchase, 100, "p1", start}},
 		Ledger:   LedgerProof{Balanced: true},
 		Captured: &captured,
 	}

@@ -1,7 +1,8 @@
-package demo
+package judge
 
 import (
-	"sync"
+	"fmt"
+	"strings"
 	"time"
 )
 
@@ -40,81 +41,13 @@ type Call struct {
 	Ended      time.Duration // when the last byte was there, or the client hung up
 }
 
-// admitted tells whether the limiter let the call pass.
-func (c *Call) admitted() bool { return c.Status == 200 }
+// Admitted tells whether the limiter let the call pass.
+func (c *Call) Admitted() bool { return c.Status == 200 }
 
-// tally is the running count of one account.
-type tally struct {
-	Admitted, Refused, Aborted, Failed int
-	Settled                            int64 // tokens
-}
+// Dry tells whether the pool was too small for the call.
+func (c *Call) Dry() bool { return c.Outcome == Refused && c.Code == CodeDry }
 
-// book is where the clients write their calls down.
-type book struct {
-	mu      sync.Mutex
-	calls   []Call
-	tallies []tally
-	fresh   []int // calls the watcher has not looked at
-}
-
-func newBook(accounts int) *book { return &book{tallies: make([]tally, accounts)} }
-
-// add takes down a call that has ended.
-func (b *book) add(c Call) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	t := &b.tallies[c.Account]
-	switch c.Outcome {
-	case Completed:
-		t.Admitted++
-	case Aborted:
-		if c.admitted() {
-			t.Admitted++
-		}
-		t.Aborted++
-	case Broken:
-		t.Admitted++
-		t.Failed++
-	case Refused:
-		t.Refused++
-	case Failed, Unexpected:
-		t.Failed++
-	}
-	if c.ID != "" && c.Outcome != Refused {
-		b.fresh = append(b.fresh, len(b.calls))
-	}
-	b.calls = append(b.calls, c)
-}
-
-// settle adds to an account's settled tokens.
-func (b *book) settle(account int, tokens int64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.tallies[account].Settled += tokens
-}
-
-// takeFresh gives the calls that ended since it was last asked, refusals left out.
-func (b *book) takeFresh() []Call {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	taken := make([]Call, len(b.fresh))
-	for i, at := range b.fresh {
-		taken[i] = b.calls[at]
-	}
-	b.fresh = b.fresh[:0]
-	return taken
-}
-
-// snapshot copies the running counts.
-func (b *book) snapshot() []tally {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return append([]tally(nil), b.tallies...)
-}
-
-// all copies every call.
-func (b *book) all() []Call {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return append([]Call(nil), b.calls...)
+// Told says what became of a call, for an error.
+func (c *Call) Told() string {
+	return strings.TrimSpace(fmt.Sprintf("%s with status %d %s %s", c.Outcome, c.Status, c.Code, c.Problem))
 }

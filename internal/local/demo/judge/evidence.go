@@ -1,9 +1,10 @@
-package demo
+package judge
 
 import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 // Target is one provider as the demo calls it.
@@ -23,7 +24,7 @@ type Account struct {
 	Name string `json:"name"`
 	User string `json:"userId"`
 	Tier string `json:"tier"`
-	key  string
+	Key  string `json:"-"`
 }
 
 // Limit is the token bucket of one account at one provider.
@@ -96,3 +97,35 @@ type Evidence struct {
 	Restarts map[string]int // by part: how often it started anew during the demo
 	Unread   []string       // books that could not be read at the end, and why
 }
+
+// Total is what the sums of analytics say of one account at one provider.
+type Total struct {
+	Events int64 `json:"totalEvents"`
+	Tokens int64 `json:"totalTokens"`
+}
+
+// Part is how the supervisor sees one part.
+type Part struct{ PID, Restarts int }
+
+// Outage is a part that was killed and came back. Times are since the demo began.
+type Outage struct {
+	Part    string
+	Begun   time.Duration // it lived until here
+	Dead    time.Duration // it was surely dead from here
+	Started time.Duration // to here
+	Back    time.Duration // it was ready again
+	Leased  float64       // tokens that the limiters could still admit without Redis
+	Counted time.Duration // when they said so; 0: they were not asked, or did not answer
+}
+
+// Protocol is what a target speaks.
+type Protocol string
+
+// The protocols the demo knows.
+const (
+	ProtocolOpenAI Protocol = "openai"
+	ProtocolGemini Protocol = "gemini"
+)
+
+// PartRedis is the part whose outage is judged by what the routes' modes promise.
+const PartRedis = topology.Redis

@@ -1,4 +1,4 @@
-package demo
+package judge
 
 import (
 	"fmt"
@@ -9,18 +9,18 @@ import (
 // Print writes the verdict for people; the steps were told while they were taken.
 func (v PurchaseVerdict) Print(to io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "\n%s calls of %s admitted, %s refused, seed %d\n", thousands(int64(v.Admitted)), v.Account.Name,
-		thousands(int64(v.Refused)), v.Seed)
+	fmt.Fprintf(&b, "\n%s calls of %s admitted, %s refused, seed %d\n", Thousands(int64(v.Admitted)), v.Account.Name,
+		Thousands(int64(v.Refused)), v.Seed)
 	if len(v.Purchases) == 2 {
 		p := v.Purchases[1]
 		fmt.Fprintf(&b, "top-up: 202 after %.1f ms; 202 to COMPLETED %.1f ms; commit of the credit to the first admitted call %.1f ms\n\n",
 			p.Accepted, p.Completed,
 			v.CommitToAdmitted)
 	}
-	var t table
-	t.add("tokens by book", "credited", "spent", "held", "left")
+	var t Table
+	t.Add("tokens by book", "credited", "spent", "held", "left")
 	for _, line := range v.Books {
-		t.add(line.Book, line.told("credited", line.Credited), thousands(line.Spent), told(line.Held), line.told("left", line.Left))
+		t.Add(line.Book, line.told("credited", line.Credited), Thousands(line.Spent), told(line.Held), line.told("left", line.Left))
 	}
 	b.WriteString(t.String())
 	if v.Captured != nil {
@@ -47,5 +47,5 @@ func (b *BookLine) told(what string, n int64) string {
 	if !b.says(what) {
 		return "-"
 	}
-	return thousands(n)
+	return Thousands(n)
 }

@@ -1,4 +1,4 @@
-package demo
+package judge
 
 import (
 	"cmp"
@@ -19,14 +19,14 @@ const partLimiter = topology.RateLimit
 func (j *judge) mode(c *Call) config.OutageMode {
 	for _, t := range j.e.Targets {
 		if t.Provider == c.Provider {
-			return t.mode(c.Stream)
+			return t.Mode(c.Stream)
 		}
 	}
 	return config.OutageClosed
 }
 
-// mode is what the target's route does while Redis is away.
-func (t *Target) mode(stream bool) config.OutageMode {
+// Mode is what the target's route does while Redis is away.
+func (t *Target) Mode(stream bool) config.OutageMode {
 	if stream {
 		return cmp.Or(t.StreamOutage, config.OutageClosed)
 	}
@@ -40,7 +40,7 @@ func (j *judge) opens(provider string) bool {
 		return false
 	}
 	return slices.ContainsFunc(j.e.Targets, func(t Target) bool {
-		return t.Provider == provider && (t.mode(false) == config.OutageOpen || t.mode(true) == config.OutageOpen)
+		return t.Provider == provider && (t.Mode(false) == config.OutageOpen || t.Mode(true) == config.OutageOpen)
 	})
 }
 
@@ -71,7 +71,7 @@ func (j *judge) outages() {
 	}
 	j.v.Adopted = j.e.Adopted
 	if n := j.e.Adopted["failed"]; n > 0 {
-		j.fail("%s of an outage could not be written down after it", count(n, "call"))
+		j.fail("%s of an outage could not be written down after it", Count(n, "call"))
 	}
 }
 
@@ -91,7 +91,7 @@ func (j *judge) until(i int) time.Duration {
 func (j *judge) outage(o Outage, until time.Duration, mode config.OutageMode) ModeVerdict {
 	v := ModeVerdict{Mode: string(mode)}
 	for _, t := range j.e.Targets {
-		if t.mode(false) == mode || t.mode(true) == mode {
+		if t.Mode(false) == mode || t.Mode(true) == mode {
 			v.Providers = append(v.Providers, t.Provider)
 		}
 	}
@@ -102,7 +102,7 @@ func (j *judge) outage(o Outage, until time.Duration, mode config.OutageMode) Mo
 			continue
 		}
 		v.Calls++
-		switch blind := c.admitted() && (c.Blind != "" || c.Sent >= o.Dead && c.Answered <= o.Started); {
+		switch blind := c.Admitted() && (c.Blind != "" || c.Sent >= o.Dead && c.Answered <= o.Started); {
 		case blind:
 			v.Admitted++
 			v.Tokens += c.Held
@@ -121,8 +121,8 @@ func (j *judge) outage(o Outage, until time.Duration, mode config.OutageMode) Mo
 		v.Bound = &leased
 	}
 	if v.Bound != nil && (v.Tokens > *v.Bound || mode == config.OutageClosed && v.Admitted > 0) {
-		j.fail("while %s was away, %s of %s tokens admitted in mode %s, and %s is the bound", o.Part, count(v.Admitted, "call"),
-			thousands(v.Tokens), mode, thousands(*v.Bound))
+		j.fail("while %s was away, %s of %s tokens admitted in mode %s, and %s is the bound", o.Part, Count(v.Admitted, "call"),
+			Thousands(v.Tokens), mode, Thousands(*v.Bound))
 	}
 	return v
 }
@@ -137,26 +137,26 @@ func (v Verdict) printOutages(b *strings.Builder) {
 		if len(o.Modes) == 0 {
 			continue
 		}
-		var t table
-		t.add("  while it was away", "calls", "answered 503", "admitted", "tokens", "bound")
+		var t Table
+		t.Add("  while it was away", "calls", "answered 503", "admitted", "tokens", "bound")
 		for _, m := range o.Modes {
 			bound := "none"
 			switch {
 			case m.Bound != nil:
-				bound = thousands(*m.Bound)
+				bound = Thousands(*m.Bound)
 			case m.Mode == string(config.OutageLease):
 				bound = "not asked"
 			}
-			t.add("  "+m.Mode+" ("+strings.Join(m.Providers, ", ")+")", thousands(int64(m.Calls)), thousands(int64(m.Unavailable)),
-				thousands(int64(m.Admitted)),
-				thousands(m.Tokens), bound)
+			t.Add("  "+m.Mode+" ("+strings.Join(m.Providers, ", ")+")", Thousands(int64(m.Calls)), Thousands(int64(m.Unavailable)),
+				Thousands(int64(m.Admitted)),
+				Thousands(m.Tokens), bound)
 		}
 		b.WriteString(t.String())
 	}
 	if a := v.Adopted; len(a) > 0 {
-		fmt.Fprintf(b, "written down afterwards: %s out of leases, %s by force, %s known before, %s not\n", thousands(int64(a["lease"])),
-			thousands(int64(a["forced"])),
-			thousands(int64(a["known"])), thousands(int64(a["failed"])))
+		fmt.Fprintf(b, "written down afterwards: %s out of leases, %s by force, %s known before, %s not\n", Thousands(int64(a["lease"])),
+			Thousands(int64(a["forced"])),
+			Thousands(int64(a["known"])), Thousands(int64(a["failed"])))
 	}
 	b.WriteString("\n")
 }

@@ -1,4 +1,4 @@
-package demo
+package judge
 
 import (
 	"cmp"
@@ -10,12 +10,13 @@ import (
 	"unicode/utf8"
 )
 
-// table aligns columns: the first to the left, the others to the right.
-type table struct{ rows [][]string }
+// Table aligns columns: the first to the left, the others to the right.
+type Table struct{ rows [][]string }
 
-func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
+// Add adds a row.
+func (t *Table) Add(cells ...string) { t.rows = append(t.rows, cells) }
 
-func (t *table) String() string {
+func (t *Table) String() string {
 	var widths []int
 	for _, row := range t.rows {
 		for i, cell := range row {
@@ -45,8 +46,8 @@ func (t *table) String() string {
 	return b.String()
 }
 
-// thousands writes 1204567 as 1,204,567.
-func thousands(n int64) string {
+// Thousands writes 1204567 as 1,204,567.
+func Thousands(n int64) string {
 	text := strconv.FormatInt(n, 10)
 	start := 0
 	if n < 0 {
@@ -58,8 +59,8 @@ func thousands(n int64) string {
 	return text
 }
 
-// short writes 1204567 as 1.2M.
-func short(f float64) string {
+// Short writes 1204567 as 1.2M.
+func Short(f float64) string {
 	switch {
 	case f >= 999_950_000:
 		return fmt.Sprintf("%.1fG", f/1e9)
@@ -76,7 +77,7 @@ func percent(f float64) string { return fmt.Sprintf("%.1f%%", 100*f) }
 // Print writes the verdict for people.
 func (v Verdict) Print(to io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "\n%s requests in %.1f s, seed %d\n\n", thousands(int64(v.Requests)), v.Seconds, v.Seed)
+	fmt.Fprintf(&b, "\n%s requests in %.1f s, seed %d\n\n", Thousands(int64(v.Requests)), v.Seconds, v.Seed)
 	v.printAccounts(&b)
 	v.printOutages(&b)
 	v.printManners(&b)
@@ -104,17 +105,17 @@ func (v Verdict) Print(to io.Writer) error {
 }
 
 func (v Verdict) printAccounts(b *strings.Builder) {
-	var t table
-	t.add("account / provider", "admitted", "refused", "aborted", "failed", "held", "settled", "estimated", "expired", "served", "allowed",
+	var t Table
+	t.Add("account / provider", "admitted", "refused", "aborted", "failed", "held", "settled", "estimated", "expired", "served", "allowed",
 		"over")
 	for _, a := range v.Accounts {
-		t.add(a.Name + " (" + a.Tier + ")")
+		t.Add(a.Name + " (" + a.Tier + ")")
 		for _, l := range a.Providers {
-			t.add("  "+l.Provider, thousands(int64(l.Admitted)), thousands(int64(l.Refused)), thousands(int64(l.Aborted)),
-				thousands(int64(l.Failed)),
-				thousands(l.Held), thousands(l.Settled), fmt.Sprintf("%s (%s)", thousands(l.EstTokens), thousands(int64(l.Estimated))),
-				fmt.Sprintf("%s (%s)", thousands(l.ExpTokens), thousands(int64(l.Expired))),
-				thousands(l.Served), thousands(int64(l.Allowed)), thousands(l.Over))
+			t.Add("  "+l.Provider, Thousands(int64(l.Admitted)), Thousands(int64(l.Refused)), Thousands(int64(l.Aborted)),
+				Thousands(int64(l.Failed)),
+				Thousands(l.Held), Thousands(l.Settled), fmt.Sprintf("%s (%s)", Thousands(l.EstTokens), Thousands(int64(l.Estimated))),
+				fmt.Sprintf("%s (%s)", Thousands(l.ExpTokens), Thousands(int64(l.Expired))),
+				Thousands(l.Served), Thousands(int64(l.Allowed)), Thousands(l.Over))
 		}
 	}
 	b.WriteString(t.String())
@@ -126,11 +127,11 @@ func (v Verdict) printManners(b *strings.Builder) {
 	if len(v.Manners) == 0 {
 		return
 	}
-	var t table
-	t.add("manner", "calls", "refused", "told", "estimated", "free", "charged", "served")
+	var t Table
+	t.Add("manner", "calls", "refused", "told", "estimated", "free", "charged", "served")
 	for _, m := range v.Manners {
-		t.add(m.Manner, thousands(int64(m.Calls)), thousands(int64(m.Refused)), thousands(int64(m.Told)), thousands(int64(m.Estimated)),
-			thousands(int64(m.Free)), thousands(m.Charged), thousands(m.Served))
+		t.Add(m.Manner, Thousands(int64(m.Calls)), Thousands(int64(m.Refused)), Thousands(int64(m.Told)), Thousands(int64(m.Estimated)),
+			Thousands(int64(m.Free)), Thousands(m.Charged), Thousands(m.Served))
 	}
 	b.WriteString(t.String())
 	b.WriteString("Told are calls charged by the provider's count, free those that cost nothing. Who left before the first byte has no\n" +
@@ -138,21 +139,21 @@ func (v Verdict) printManners(b *strings.Builder) {
 }
 
 func (v Verdict) printBooks(b *strings.Builder) {
-	fmt.Fprintf(b, "tokens over the limit: %s", thousands(v.Over))
+	fmt.Fprintf(b, "tokens over the limit: %s", Thousands(v.Over))
 	if v.OpenOver > 0 {
-		fmt.Fprintf(b, ", and %s where the outage admitted everything", thousands(v.OpenOver))
+		fmt.Fprintf(b, ", and %s where the outage admitted everything", Thousands(v.OpenOver))
 	}
 	b.WriteString("\n")
 	k := v.Books
 	fmt.Fprintf(b, "books: %s of %s calls with a provider's count are equal at the stub, in Redis and in ClickHouse; %s\n",
-		thousands(int64(k.Agreed)), thousands(int64(k.Compared)), count(k.Differing, "disagreement"))
+		Thousands(int64(k.Agreed)), Thousands(int64(k.Compared)), Count(k.Differing, "disagreement"))
 	fmt.Fprintf(b, "events: %s of %s found, %s missing, %s double, %s of refusals in one; %s of calls no client saw answered; %s open\n",
-		thousands(int64(k.Found)), thousands(int64(k.Expected)),
-		thousands(int64(k.Missing)), thousands(int64(k.Double)), thousands(int64(k.Skipped)),
-		thousands(int64(k.Unclaimed)), count(k.Open, "hold"))
+		Thousands(int64(k.Found)), Thousands(int64(k.Expected)),
+		Thousands(int64(k.Missing)), Thousands(int64(k.Double)), Thousands(int64(k.Skipped)),
+		Thousands(int64(k.Unclaimed)), Count(k.Open, "hold"))
 	if e := v.Estimates; e.Count > 0 {
 		fmt.Fprintf(b, "estimates: %s (charged %s, served %s tokens): error mean %s, worst %s (%s), bias %+.1f%%\n",
-			count(e.Count, "aborted or broken call"), thousands(e.Charged), thousands(e.Served), percent(e.Mean), percent(e.Worst),
+			Count(e.Count, "aborted or broken call"), Thousands(e.Charged), Thousands(e.Served), percent(e.Mean), percent(e.Worst),
 			cmp.Or(e.WorstID, "none"), 100*e.Bias)
 	}
 }
@@ -162,5 +163,5 @@ func told(n int64) string {
 	if n < 0 {
 		return "-"
 	}
-	return thousands(n)
+	return Thousands(n)
 }

@@ -1,4 +1,4 @@
-package demo
+package judge
 
 // Verdict is what the demo found; -o json prints it as it is. Token counts are tokens.
 type Verdict struct {

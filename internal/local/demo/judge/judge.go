@@ -1,4 +1,4 @@
-package demo
+package judge
 
 import (
 	"fmt"
@@ -14,7 +14,7 @@ const PartEnvoy = topology.Envoy
 // Judge compares the books and says whether anything went over a limit.
 func Judge(e Evidence) Verdict {
 	j := &judge{e: &e, lines: map[Pair]*Line{}, servings: map[Pair][]serving{}, seen: map[string]bool{}, unexpected: map[string]int{},
-		failures: map[string]int{}, parts: map[string]string{}, manners: map[string]*MannerVerdict{}, skipping: bounded(e.Calls, e.Events)}
+		failures: map[string]int{}, parts: map[string]string{}, manners: map[string]*MannerVerdict{}, skipping: Bounded(e.Calls, e.Events)}
 	for _, t := range e.Targets {
 		j.parts[t.Provider] = t.Part
 	}
@@ -88,13 +88,13 @@ func (j *judge) call(c *Call) {
 		l.Failed++
 		j.unexpected[c.Problem]++
 	}
-	if c.admitted() {
+	if c.Admitted() {
 		l.Admitted++
 	}
 	if c.ID == "" {
 		return
 	}
-	if c.admitted() {
+	if c.Admitted() {
 		j.admitted(c)
 		return
 	}

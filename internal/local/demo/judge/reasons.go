@@ -1,4 +1,4 @@
-package demo
+package judge
 
 import (
 	"cmp"
@@ -12,13 +12,13 @@ func (j *judge) reasons() {
 	j.admission()
 	b := &j.v.Books
 	if b.Differing > 0 {
-		j.fail("the books differ on %s", count(b.Differing, "request"))
+		j.fail("the books differ on %s", Count(b.Differing, "request"))
 	}
 	switch envoy := j.e.Restarts[PartEnvoy] > 0; {
 	case b.Open > 0 && envoy:
-		j.note("%s will expire: Envoy started anew, and the spool lines of its last moments were lost", count(b.Open, "hold"))
+		j.note("%s will expire: Envoy started anew, and the spool lines of its last moments were lost", Count(b.Open, "hold"))
 	case b.Open > 0:
-		j.fail("%s still open: nothing settled them", count(b.Open, "hold"))
+		j.fail("%s still open: nothing settled them", Count(b.Open, "hold"))
 	}
 	j.events()
 	j.sums()
@@ -27,16 +27,16 @@ func (j *judge) reasons() {
 		j.fail("a book could not be read: %s", what)
 	}
 	for _, part := range slices.Sorted(maps.Keys(j.e.Restarts)) {
-		j.note("%s started anew %s during the demo", part, count(j.e.Restarts[part], "time"))
+		j.note("%s started anew %s during the demo", part, Count(j.e.Restarts[part], "time"))
 	}
 	if j.passed > 0 {
-		j.note("%s passed while no limiter answered: on the books, not in the buckets", count(j.passed, "call"))
+		j.note("%s passed while no limiter answered: on the books, not in the buckets", Count(j.passed, "call"))
 	}
 	if j.died > 0 {
-		j.note("%s will expire: Redis died when it had taken them and not answered", count(j.died, "hold"))
+		j.note("%s will expire: Redis died when it had taken them and not answered", Count(j.died, "hold"))
 	}
 	if j.lost > 0 {
-		j.note("a stub that started anew forgot %s; what their events say stands in for it", count(j.lost, "request"))
+		j.note("a stub that started anew forgot %s; what their events say stands in for it", Count(j.lost, "request"))
 	}
 	j.v.OK = len(j.v.Reasons) == 0
 }
@@ -48,9 +48,9 @@ func (j *judge) admission() {
 			admitted += l.Admitted
 			refused += l.Refused
 			if l.Over > 0 && j.opens(l.Provider) {
-				j.note("%s went %s over the limit at %s, whose mode admits everything meanwhile", a.Name, count(int(l.Over), "token"), l.Provider)
+				j.note("%s went %s over the limit at %s, whose mode admits everything meanwhile", a.Name, Count(int(l.Over), "token"), l.Provider)
 			} else if l.Over > 0 {
-				j.fail("%s went %s over the limit at %s", a.Name, count(int(l.Over), "token"), l.Provider)
+				j.fail("%s went %s over the limit at %s", a.Name, Count(int(l.Over), "token"), l.Provider)
 			}
 			if l.Limit.Capacity <= 0 && l.Admitted > 0 {
 				j.fail("no token limit is known for %s at %s, so nothing can be said about it", a.Name, l.Provider)
@@ -65,7 +65,7 @@ func (j *judge) admission() {
 	}
 	problems := slices.Sorted(maps.Keys(j.unexpected))
 	for _, problem := range problems[:min(len(problems), maxShown)] {
-		j.fail("%s answered with %s", count(j.unexpected[problem], "call"), problem)
+		j.fail("%s answered with %s", Count(j.unexpected[problem], "call"), problem)
 	}
 	failed := 0
 	for _, a := range j.v.Accounts {
@@ -74,10 +74,10 @@ func (j *judge) admission() {
 		}
 	}
 	if failed > 0 {
-		j.note("%s failed without an answer, with 5xx, or in the middle, such as", count(failed, "call"))
+		j.note("%s failed without an answer, with 5xx, or in the middle, such as", Count(failed, "call"))
 		kinds := slices.SortedFunc(maps.Keys(j.failures), func(a, b string) int { return cmp.Or(j.failures[b]-j.failures[a], cmp.Compare(a, b)) })
 		for _, kind := range kinds[:min(len(kinds), 3)] {
-			j.note("  %s, %s", count(j.failures[kind], "call"), kind)
+			j.note("  %s, %s", Count(j.failures[kind], "call"), kind)
 		}
 	}
 }
@@ -85,17 +85,17 @@ func (j *judge) admission() {
 func (j *judge) events() {
 	b := &j.v.Books
 	if b.Missing > 0 {
-		j.fail("%s missing", count(b.Missing, "usage event"))
+		j.fail("%s missing", Count(b.Missing, "usage event"))
 	}
 	if b.Double > 0 {
-		j.fail("%s counted twice", count(b.Double, "usage event"))
+		j.fail("%s counted twice", Count(b.Double, "usage event"))
 	}
 	switch {
 	case b.Unclaimed > j.faceless:
-		j.fail("%s of our accounts belong to no call, and only %s ended without an id", count(b.Unclaimed, "usage event"),
-			count(j.faceless, "call"))
+		j.fail("%s of our accounts belong to no call, and only %s ended without an id", Count(b.Unclaimed, "usage event"),
+			Count(j.faceless, "call"))
 	case b.Unclaimed > 0:
-		j.note("%s of calls that broke before their answer; the books have them", count(b.Unclaimed, "usage event"))
+		j.note("%s of calls that broke before their answer; the books have them", Count(b.Unclaimed, "usage event"))
 	}
 }
 
@@ -142,9 +142,9 @@ func (j *judge) strangers() {
 	switch {
 	case left <= rounding:
 	case j.e.Restarts[PartEnvoy] > 0:
-		j.note("%s held for calls that broke before their answer; they will expire", count(int(left), "token"))
+		j.note("%s held for calls that broke before their answer; they will expire", Count(int(left), "token"))
 	default:
-		j.fail("%s held for no call that is known", count(int(left), "token"))
+		j.fail("%s held for no call that is known", Count(int(left), "token"))
 	}
 }
 
@@ -156,10 +156,10 @@ func (j *judge) note(format string, args ...any) {
 	j.v.Notes = append(j.v.Notes, fmt.Sprintf(format, args...))
 }
 
-// count writes "1 hold" and "1,204 holds".
-func count(n int, noun string) string {
+// Count writes "1 hold" and "1,204 holds".
+func Count(n int, noun string) string {
 	if n == 1 {
 		return "1 " + noun
 	}
-	return thousands(int64(n)) + " " + noun + "s"
+	return Thousands(int64(n)) + " " + noun + "s"
 }
