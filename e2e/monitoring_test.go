@@ -1,8 +1,12 @@
 package e2e
 
 import (
+	"fmt"
 	"io"
+	"maps"
+	"math"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +15,7 @@ import (
 	promv1 "github.com/prometheus/client_golang/api/prometheus/v1"
 	"github.com/prometheus/common/model"
 
+	"github.com/leaky-tokens/leaky-tokens/deploy/dashboards"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
@@ -81,5 +86,45 @@ func TestPrometheusScrapesTheWholeStack(t *testing.T) {
 	defer res.Body.Close()
 	if text, err := io.ReadAll(res.Body); err != nil || res.StatusCode != http.StatusOK || !strings.Contains(string(text), "Alerts") {
 		t.Errorf("%s: want the page of alerts, got %s %.200s, %v", out, res.Status, text, err)
+	}
+}
+
+// TestPanelsHaveData runs every query of every dashboard, while calls of all kinds are made: none
+// fails, and none stays without a number.
+func TestPanelsHaveData(t *testing.T) {
+	t.Parallel()
+	who := newAccount(t)
+	buy(t, who, "openai", 50_000)
+	traffic := func(round int) {
+		for _, body := range []string{
+			`{"model":"gpt-4o","messages":[{"role":"user","content":"Hello"}]}`,
+			fmt.Sprintf(`{"model":"gpt-4o","stream":true,"stream_options":{"include_usage":true},"messages":[{"role":"user","content":"[[tokens=%d]] Hi"}]}`,
+				20+10*(round%8)), // answers of many lengths, for the estimates
+		} {
+			request(t, "POST", chatPath, "", body, byKey(who)...)
+		}
+		request(t, "POST", chatPath, "", `{"model":"gpt-4o","messages":[{"role":"user","content":"Hello"}]}`, "Authorization", "Bearer nobody")
+		consumeAt(t, who, "openai", 10)
+		request(t, "GET", pathQuota+"?provider=openai", "", nil, byKey(who)...)
+	}
+	pending := map[string]string{} // dashboard by query
+	for page, queries := range dashboards.Queries() {
+		for _, q := range queries {
+			pending[q] = page
+		}
+	}
+	api, why := prometheus(t), map[string]string{}
+	numbers := func(q string) bool {
+		value, _, _, err := api.Query(t.Context(), q, time.Now())
+		vector, ok := value.(model.Vector)
+		why[q] = fmt.Sprintf("%v, %v", value, err)
+		return err == nil && ok && slices.ContainsFunc(vector, func(s *model.Sample) bool { return !math.IsNaN(float64(s.Value)) })
+	}
+	for round, end := 0, time.Now().Add(time.Minute); len(pending) > 0 && time.Now().Before(end); round++ {
+		traffic(round)
+		maps.DeleteFunc(pending, func(q, _ string) bool { return numbers(q) })
+	}
+	for q, page := range pending {
+		t.Errorf("%s shows nothing for %s: %s", page, q, why[q])
 	}
 }

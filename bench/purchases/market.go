@@ -35,7 +35,7 @@ const (
 type market struct {
 	stack  *stack
 	o      options
-	client *http.Client
+	client [replicas]*http.Client
 	users  []*user
 
 	mu   sync.Mutex
@@ -58,8 +58,10 @@ type end struct {
 }
 
 func newMarket(s *stack, o options) (*market, error) {
-	m := &market{stack: s, o: o, ends: map[string]chan end{}, client: &http.Client{Timeout: patience,
-		Transport: &http.Transport{MaxIdleConnsPerHost: o.buyers + clients}}}
+	m := &market{stack: s, o: o, ends: map[string]chan end{}}
+	for i, dial := range s.sockets {
+		m.client[i] = &http.Client{Timeout: patience, Transport: &http.Transport{DialContext: dial, MaxIdleConnsPerHost: o.buyers + clients}}
+	}
 	for range users {
 		m.users = append(m.users, &user{id: uuid.NewString()})
 	}
@@ -111,12 +113,12 @@ func (u *user) identity(s *principal.Signer) (string, error) {
 }
 
 // buy posts an order, as a careful client does with a key, and gives the purchase's id.
-func (m *market) buy(ctx context.Context, u *user, url string) (string, error) {
+func (m *market) buy(ctx context.Context, u *user, replica int) (string, error) {
 	token, err := u.identity(m.stack.signer)
 	if err != nil {
 		return "", err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/api/v1/tokens/purchase",
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://tokensvc/api/v1/tokens/purchase",
 		bytes.NewReader([]byte(`{"provider":"openai","tokens":1000}`)))
 	if err != nil {
 		return "", err
@@ -124,7 +126,7 @@ func (m *market) buy(ctx context.Context, u *user, url string) (string, error) {
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Idempotency-Key", uuid.NewString())
 	req.Header.Set(attributes.HeaderIdentity, token)
-	res, err := m.client.Do(req)
+	res, err := m.client[replica].Do(req)
 	if err != nil {
 		return "", err
 	}
@@ -194,7 +196,7 @@ func (m *market) timetable(ctx context.Context, replicas int) (sale, error) {
 			for due := begin.Add(every * time.Duration(i) / clients); due.Sub(begin) < m.o.window && ctx.Err() == nil; due = due.Add(every) {
 				pause(ctx, time.Until(due))
 				sent := time.Now()
-				purchase, err := m.buy(ctx, m.users[int(sent.UnixMicro())%users], m.stack.urls[i%replicas])
+				purchase, err := m.buy(ctx, m.users[int(sent.UnixMicro())%users], i%replicas)
 				note(&out.answered, time.Since(sent), err)
 				if err != nil {
 					return
@@ -270,7 +272,7 @@ func (m *market) loop(ctx context.Context, replicas int, window time.Duration) (
 			for n := i; err == nil && time.Since(begin) < window; n += m.o.buyers {
 				var purchase string
 				sent := time.Now()
-				if purchase, err = m.buy(ctx, m.users[n%users], m.stack.urls[i%replicas]); err == nil {
+				if purchase, err = m.buy(ctx, m.users[n%users], i%replicas); err == nil {
 					var at time.Time
 					at, err = m.ended(ctx, purchase)
 					mine = append(mine, at.Sub(sent))

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,6 +24,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/local/binaries"
 	layout "github.com/leaky-tokens/leaky-tokens/internal/local/stack"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/supervisor"
+	"github.com/leaky-tokens/leaky-tokens/internal/secretfile"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/ledger"
@@ -47,12 +47,12 @@ tiers: {default: USER, levels: {USER: {priority: 10, quota_max_tokens: 100000000
 // stack is the part of the product that sells and books, run as `leaky up` runs it. This
 // process stands in for extauthz: it signs who buys.
 type stack struct {
-	urls   [replicas]string
-	signer *principal.Signer
-	db     *pgxpool.Pool
-	nats   *nats.Conn
-	client *supervisor.Client
-	stops  []func()
+	sockets [replicas]func(ctx context.Context, network, address string) (net.Conn, error)
+	signer  *principal.Signer
+	db      *pgxpool.Pool
+	nats    *nats.Conn
+	client  *supervisor.Client
+	stops   []func()
 }
 
 func start(ctx context.Context, dir string) (s *stack, err error) {
@@ -75,11 +75,13 @@ func start(ctx context.Context, dir string) (s *stack, err error) {
 	if err != nil {
 		return s, err
 	}
-	s.urls = [replicas]string{"http://" + at[1], "http://" + at[2]}
-	if err := os.WriteFile(file, fmt.Appendf(nil, configText, at[0], at[1], at[2], at[3]), 0o600); err != nil {
-		return s, err
+	for i := range replicas { // who calls is asked for on the socket alone
+		socket := filepath.Join(layout.RunDir(state), config.PartName(topology.TokenSvc, i)+".sock")
+		s.sockets[i] = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		}
 	}
-	if err := s.sign(at[0]); err != nil {
+	if err := os.WriteFile(file, fmt.Appendf(nil, configText, at[0], at[1], at[2], at[3]), 0o600); err != nil {
 		return s, err
 	}
 	getenv := func(name string) string { // nothing of the caller's own stack
@@ -100,24 +102,14 @@ func start(ctx context.Context, dir string) (s *stack, err error) {
 	return s, s.connect(ctx, plan)
 }
 
-// sign makes the key and publishes its public half where the token service looks.
-func (s *stack) sign(address string) error {
+// sign makes the key and leaves its public half where the token service looks.
+func (s *stack) sign(state string) error {
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return err
 	}
 	s.signer = principal.NewSigner(key)
-	ln, err := net.Listen("tcp", address)
-	if err != nil {
-		return err
-	}
-	server := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		_,
-			_ = w.Write(s.signer.JWKS())
-	})}
-	go func() { _ = server.Serve(ln) }()
-	s.stops = append(s.stops, func() { server.Close() })
-	return nil
+	return secretfile.Replace(filepath.Join(state, "secrets", "callers-keys.json"), s.signer.JWKS())
 }
 
 // supervise runs the parts that are needed and returns when all are ready.
@@ -127,6 +119,9 @@ func (s *stack) supervise(ctx context.Context, bin, file, state string, getenv f
 		return nil, err
 	}
 	if err := layout.OpenStateDir(state); err != nil {
+		return nil, err
+	}
+	if err := s.sign(state); err != nil { // before the folder is handed to the parts
 		return nil, err
 	}
 	plan, err := layout.New(layout.Config{Leaky: cfg, StateDir: state, Getenv: getenv, Secrets: true})
