@@ -34,11 +34,13 @@ type Config struct {
 	Prices      *prices.Table         // what calls cost; nil: every event is unpriced
 	Aborted     Policy                // what a call is charged that ended early, default its input and what passed
 	ReopenURL   string                // Envoy admin's /reopen_logs; empty: never rotate
-	Admin       http.RoundTripper     // how that is called; nil: Go's default
+	StatsURL    string                // Envoy admin's counters of files; empty: only the disk tells whether it can write
+	Admin       http.RoundTripper     // how those are called; nil: Go's default
 	RotateBytes int64                 // default 64 MiB
 	Poll        time.Duration         // pause when the spool gave less than a batch, default 40 ms
 	BatchLines  int                   // most lines of one settlement, default 500
 	MaxWaiting  int                   // events kept in memory while NATS is down, default 20000
+	HoldLife    time.Duration         // how long a hold lives that nobody settles, default 1 minute
 	Log         *slog.Logger          //
 	Metrics     prometheus.Registerer // may be nil
 }
@@ -61,6 +63,7 @@ type Meter struct {
 	tail      *tail
 	rotator   *rotator
 	estimator *Estimator
+	disk      disk
 	damage    damage
 	metrics   metrics
 	quietly   *sparseLog
@@ -76,7 +79,8 @@ type Meter struct {
 	orphans  []orphan           // sought again later
 	renewals []*limitpb.Renewal // of this batch
 	toldAt   time.Time          // when the limiter last heard what inputs take
-	roomAt   time.Time          // when the stream's room was last looked at
+	progress progress
+	roomAt   time.Time // when the stream's room was last looked at
 
 	settleUp, publishUp atomic.Bool
 	verdicts            []verdict // reused
@@ -91,6 +95,7 @@ func New(cfg Config) (*Meter, error) {
 	cfg.Poll = positive(cfg.Poll, 40*time.Millisecond)
 	cfg.BatchLines = positive(cfg.BatchLines, 500)
 	cfg.MaxWaiting = positive(cfg.MaxWaiting, 20_000)
+	cfg.HoldLife = positive(cfg.HoldLife, time.Minute)
 	if cfg.Aborted == nil {
 		cfg.Aborted = func(string) config.ChargeMode { return config.ChargeInput }
 	}
@@ -102,6 +107,7 @@ func New(cfg Config) (*Meter, error) {
 	}
 	m := &Meter{cfg: cfg, tail: newTail(cfg.Spool), estimator: NewEstimator(cfg.Providers), queue: make(chan settledBatch, 256),
 		rotator: &rotator{path: cfg.Spool, bytes: cfg.RotateBytes, reopen: cfg.ReopenURL, client: &http.Client{Transport: cfg.Admin}},
+		disk:    disk{spool: cfg.Spool, stats: cfg.StatsURL, client: &http.Client{Transport: cfg.Admin}, room: roomOf},
 		damage:  damage{path: cfg.damaged()}, quietly: newSparseLog(cfg.Log)}
 	var err error
 	m.metrics, err = newMetrics(cfg.Metrics)
@@ -119,7 +125,9 @@ func positive[T int | int64 | time.Duration](v, fallback T) T {
 
 // Ready says whether usage gets through to ratelimit and NATS.
 func (m *Meter) Ready(context.Context) error {
-	switch {
+	switch why := m.disk.problem(); {
+	case why != "":
+		return errors.New(why)
 	case !m.settleUp.Load():
 		return errors.New("ratelimit does not answer; the spool keeps the lines")
 	case !m.publishUp.Load():
@@ -148,6 +156,10 @@ func (m *Meter) Run(ctx context.Context) error {
 	publishing, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	group, reading := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		m.disk.watch(reading, m.unwritable)
+		return nil
+	})
 	group.Go(func() error { return m.publishLoop(publishing) })
 	group.Go(func() error {
 		defer stop()
@@ -156,6 +168,20 @@ func (m *Meter) Run(ctx context.Context) error {
 		return errors.Join(err, m.estimator.Save(m.cfg.estimates()))
 	})
 	return group.Wait()
+}
+
+// unwritable says that Envoy cannot write the spool any more, or can again.
+func (m *Meter) unwritable(label, problem string) {
+	for _, one := range []string{unwritableFull, unwritableFailed} {
+		m.metrics.unwritable.WithLabelValues(one).Set(0)
+	}
+	if label == "" {
+		m.cfg.Log.LogAttrs(context.Background(), slog.LevelInfo, "the spool can be written")
+		return
+	}
+	m.metrics.unwritable.WithLabelValues(label).Set(1)
+	m.cfg.Log.LogAttrs(context.Background(), slog.LevelError, "the spool cannot be written: calls are decided as in an outage",
+		slog.String("reason", label), slog.String("problem", problem))
 }
 
 // seek goes to a position. When it is gone, nothing counts as done: no file may be
@@ -208,13 +234,17 @@ func (m *Meter) readLoop(ctx context.Context) error {
 }
 
 func (m *Meter) housekeeping(ctx context.Context, now time.Time, saved *time.Time) {
-	if err := m.rotator.step(ctx, m.tail); err != nil {
-		m.quietly.warn("rotation waits", err)
+	m.metrics.free.Set(float64(m.disk.free.Load()))
+	if m.disk.problem() == "" { // else there might be no room for the new file
+		if err := m.rotator.step(ctx, m.tail); err != nil {
+			m.quietly.warn("rotation waits", err)
+		}
 	}
 	if err := m.tail.release(*m.done.Load()); err != nil {
 		m.quietly.warn("finished spool stays", err)
 	}
 	m.tell(ctx, now)
+	m.tellProgress(ctx, now)
 	m.watchRoom(ctx, now)
 	if now.Sub(*saved) > saveEvery {
 		*saved = now

@@ -40,6 +40,7 @@ type limiter struct {
 	down    atomic.Bool
 	poison  string // an id it refuses
 	renewed []string
+	problem string // that the meter told last
 }
 
 func (l *limiter) Settle(_ context.Context, in *limitpb.SettleRequest) (*limitpb.SettleResponse, error) {
@@ -49,6 +50,9 @@ func (l *limiter) Settle(_ context.Context, in *limitpb.SettleRequest) (*limitpb
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.calls++
+	if in.GetMeter() != "" {
+		l.problem = in.GetUnwritable()
+	}
 	out := &limitpb.SettleResponse{}
 	for _, s := range in.GetSettlements() {
 		if s.GetRequestId() == l.poison {
@@ -73,6 +77,12 @@ func (l *limiter) count(s limitpb.Settled_Status) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.counts[s]
+}
+
+func (l *limiter) told() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.problem
 }
 
 // charge is what was charged for a request.

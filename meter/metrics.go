@@ -29,6 +29,9 @@ type metrics struct {
 
 	used, most prometheus.Gauge // bytes of the stream
 
+	unwritable *prometheus.GaugeVec // by reason
+	free       prometheus.Gauge     // bytes of the spool's disk
+
 	held, overshoot *prometheus.CounterVec // by provider
 	genAI           *genAI
 }
@@ -64,6 +67,9 @@ func newMetrics(r prometheus.Registerer) (metrics, error) {
 	m.used = prometheus.NewGauge(prometheus.GaugeOpts{Name: "leaky_meter_stream_bytes", Help: "Size of the stream of events."})
 	m.most = prometheus.NewGauge(prometheus.GaugeOpts{Name: "leaky_meter_stream_max_bytes",
 		Help: "Size at which the stream drops its oldest events, 0 without one."})
+	m.unwritable = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "leaky_meter_spool_unwritable",
+		Help: "1 while Envoy cannot write the spool, by the reason: disk_full, or write_failed, which is what Envoy says."}, []string{"reason"})
+	m.free = prometheus.NewGauge(prometheus.GaugeOpts{Name: "leaky_meter_spool_free_bytes", Help: "Room on the spool's disk."})
 	m.held = counter("leaky_meter_held_tokens_total", "Tokens that were held for calls that are charged now.", "provider")
 	m.overshoot = counter("leaky_meter_overshoot_tokens_total", "Tokens charged above what was held for the call.", "provider")
 	m.genAI = newGenAI()
@@ -71,7 +77,8 @@ func newMetrics(r prometheus.Registerer) (metrics, error) {
 		return m, nil
 	}
 	for _, c := range []prometheus.Collector{m.lines, m.settled, m.tokens, m.retries, m.published, m.lag, m.failure, m.inputs, m.renewed,
-		m.skipped, m.used, m.most, m.held, m.overshoot, m.genAI.tokens, m.genAI.duration, m.genAI.firstByte, m.genAI.perToken} {
+		m.skipped, m.used, m.most, m.held, m.overshoot, m.genAI.tokens, m.genAI.duration, m.genAI.firstByte, m.genAI.perToken,
+		m.unwritable, m.free} {
 		if err := r.Register(c); err != nil {
 			return m, fmt.Errorf("register meter metrics: %w", err)
 		}

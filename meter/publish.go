@@ -34,9 +34,7 @@ func (m *Meter) publishLoop(ctx context.Context) error {
 		case b = <-m.queue:
 		}
 		b = m.more(b)
-		if err := m.publishBatch(ctx, b); err != nil {
-			return err
-		}
+		m.publishBatch(ctx, b)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -56,9 +54,10 @@ func (m *Meter) more(b settledBatch) settledBatch {
 	return b
 }
 
-// publishBatch tries until every event is stored or ctx ends, and then checkpoints. An
-// error is one that only a person can mend (the state folder cannot be written).
-func (m *Meter) publishBatch(ctx context.Context, b settledBatch) error {
+// publishBatch tries until every event is stored or ctx ends, and then checkpoints. Where the
+// checkpoint cannot be written (no room), the next one may be: until then a start replays more, and no
+// file is deleted.
+func (m *Meter) publishBatch(ctx context.Context, b settledBatch) {
 	rest := b.messages
 	err := retry.Policy{First: 100 * time.Millisecond, Most: 2 * time.Second}.Do(ctx, func(ctx context.Context) error {
 		if len(rest) == 0 {
@@ -76,15 +75,16 @@ func (m *Meter) publishBatch(ctx context.Context, b settledBatch) error {
 		m.quietly.warn("publishing waits for NATS", err)
 	})
 	if err != nil {
-		return nil //nolint:nilerr // ctx has ended
+		return // ctx has ended
 	}
 	m.publishUp.Store(true)
+	defer m.waiting.Add(int64(-len(b.messages)))
 	if b.end.Inode != 0 {
 		if err := b.end.save(m.cfg.checkpoint()); err != nil {
-			return err
+			m.metrics.retries.WithLabelValues("checkpoint").Inc()
+			m.quietly.warn("the checkpoint is not saved", err)
+			return
 		}
 	}
 	m.done.Store(&b.end)
-	m.waiting.Add(int64(-len(b.messages)))
-	return nil
 }

@@ -23,38 +23,39 @@ type rotator struct {
 	reopen string       // URL of Envoy's /reopen_logs, empty: do not rotate
 	client *http.Client // without a timeout of its own
 
-	waiting bool // renamed, and the new file is not there yet
-	asked   time.Time
+	asked time.Time
 }
 
 // step rotates when the file being read, offset bytes in, is the current one and large
 // enough; and it asks Envoy again until the new file is there. Envoy goes on writing to
-// the renamed file until then, which loses nothing: the tail follows the file.
+// the renamed file until then, which loses nothing: the tail follows the file. That a file is
+// waited for is seen on disk, so that it is also by a meter that was started anew in between.
 func (r *rotator) step(ctx context.Context, t *tail) error {
 	if r.reopen == "" {
 		return nil
 	}
-	if !r.waiting {
-		if t.file == nil || t.offset < r.bytes {
+	current, err := inodeOf(r.path)
+	if err == nil {
+		if t.file == nil || t.offset < r.bytes || current != t.inode { // an old file is being read
 			return nil
-		}
-		if current, err := inodeOf(r.path); err != nil || current != t.inode {
-			return nil // it is an old file that is being read
 		}
 		if err := r.rename(t); err != nil {
 			return err
 		}
-		r.waiting = true
-	}
-	if _, err := os.Stat(r.path); err == nil {
-		r.waiting = false
-		return nil
+	} else if renamed, err := r.renamed(t); err != nil || !renamed {
+		return err // nothing was ever written
 	}
 	if time.Since(r.asked) < reopenEvery {
 		return nil
 	}
 	r.asked = time.Now()
 	return r.ask(ctx)
+}
+
+// renamed reports whether there is a file that was moved out of the way.
+func (r *rotator) renamed(t *tail) (bool, error) {
+	all, err := t.sources()
+	return len(all) > 0, err
 }
 
 func (r *rotator) rename(t *tail) error {

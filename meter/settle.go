@@ -104,7 +104,13 @@ func (m *Meter) outcome(v *verdict, s *limitpb.Settled) bool {
 	e.Pool = drawn(s)
 	switch s.GetStatus() {
 	case limitpb.Settled_LATE:
-		return false // the sweeper charged by its policy and said so in an event of its own
+		// The sweeper charged by its policy and may have said so in an event of its own: this one
+		// replaces it, and is the same however often it is made.
+		if s.GetTakenUs() == 0 {
+			return false // forgotten: nothing could be corrected
+		}
+		agree(e, s.GetCharged())
+		e.Version, e.Timestamp = 1, time.UnixMicro(s.GetTakenUs()).UTC()
 	case limitpb.Settled_UNKNOWN:
 		if v.orphan {
 			m.keepOrphan(v)
@@ -114,7 +120,12 @@ func (m *Meter) outcome(v *verdict, s *limitpb.Settled) bool {
 			m.keepOrphan(v)
 			return v.tries == 0 // the event need not wait for the books
 		}
-		return true // Redis lost the hold: the provider's count still counts
+		// Redis lost the hold, or has forgotten it: the provider's count still counts, also where the
+		// sweeper has told another since. An estimate may differ from one that was told before.
+		if e.Source != usage.FromEstimate && time.Since(e.Timestamp) > m.cfg.HoldLife {
+			e.Version = 1
+		}
+		return true
 	case limitpb.Settled_SETTLED:
 		if v.outage && v.tries > 0 {
 			return false // published before

@@ -56,6 +56,10 @@ func (s *Service) admit(ctx context.Context, all []*admission) {
 		if a.decided {
 			continue
 		}
+		if why := s.notWritten(a); why != nil {
+			s.withoutRedis(a, why)
+			continue
+		}
 		if a.unknown = s.doubts(&a.take); !a.unknown {
 			takes = append(takes, a.take)
 		}
@@ -194,7 +198,7 @@ func soon() int64 { return 100_000 + rand.Int64N(150_000) }
 
 // unavailable gives a store's error its gRPC code, so that callers know what to repeat.
 func unavailable(err error) error {
-	if errors.Is(err, store.ErrUnavailable) {
+	if errors.Is(err, store.ErrUnavailable) || errors.Is(err, errUnwritten) {
 		return status.Error(codes.Unavailable, err.Error())
 	}
 	return status.Error(codes.Internal, err.Error())

@@ -53,7 +53,7 @@ func holdState(s store.HoldState) limitpb.HoldState_State {
 		return limitpb.HoldState_HELD
 	case store.StateSettled:
 		return limitpb.HoldState_SETTLED
-	case store.StateExpired, store.StateClosed:
+	case store.StateExpired, store.StateClosed, store.StateMended:
 		return limitpb.HoldState_EXPIRED
 	}
 	return limitpb.HoldState_UNKNOWN

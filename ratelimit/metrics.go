@@ -42,6 +42,7 @@ type metrics struct {
 	expired, published, unpublished prometheus.Counter
 	live, learned                   prometheus.Gauge
 	heldTokens, oldestHold          prometheus.Gauge
+	unwritten                       prometheus.Gauge
 	gateway                         struct{ allowed, blocked prometheus.Counter }
 }
 
@@ -91,6 +92,8 @@ func newMetrics(r prometheus.Registerer, s *Service) *metrics {
 		Help: "Tokens in holds that are not settled yet, as of the last sweep; each replica tells the whole."})
 	m.oldestHold = prometheus.NewGauge(prometheus.GaugeOpts{Name: "leaky_ratelimit_oldest_hold_seconds",
 		Help: "Age of the oldest hold that is not settled yet, as of the last sweep; 0 without one."})
+	m.unwritten = prometheus.NewGauge(prometheus.GaugeOpts{Name: "leaky_ratelimit_calls_unwritten",
+		Help: "1 while an Envoy cannot write its log of calls, so that calls are decided as in an outage."})
 	gateway := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "gateway_rate_limit_total",
 		Help: "Requests that our own Envoy asked about, by what a limit or a balance said; those that are not counted at all are not here."},
 		[]string{"outcome"})
@@ -114,7 +117,7 @@ func newMetrics(r prometheus.Registerer, s *Service) *metrics {
 		}))
 	}
 	r.MustRegister(holds, m.byRule, m.shadow, m.hits, m.unknownDomains, m.idleRules, settles, m.outage, asks, changes, m.expired,
-		m.published, m.unpublished, m.live, m.learned, open, m.heldTokens, m.oldestHold, gateway)
+		m.published, m.unpublished, m.live, m.learned, open, m.heldTokens, m.oldestHold, m.unwritten, gateway)
 	return m
 }
 

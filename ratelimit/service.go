@@ -122,6 +122,7 @@ type Service struct {
 	asker     asker
 	trust     *trust
 	redis     redisState
+	unwritten atomic.Pointer[error] // why calls cannot be written down
 	leases    *lease.Keeper
 	follow    func(context.Context, func(context.Context, balance.State) error)
 	log       *slog.Logger
@@ -168,6 +169,9 @@ func (s *Service) Ready(ctx context.Context) error {
 	defer cancel()
 	if err := s.store.Ping(ctx); err != nil {
 		return err
+	}
+	if why := s.unwritten.Load(); why != nil {
+		return *why
 	}
 	return s.redis.problem()
 }

@@ -3,6 +3,7 @@ package ratelimit
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -29,6 +30,9 @@ func (s *Service) Settle(ctx context.Context, r *limitpb.SettleRequest) (*limitp
 		}
 		batch[i] = store.Settlement{Account: accountKey(one.GetAccount()), ID: one.GetRequestId(), Charged: one.GetCharged()}
 	}
+	if m := r.GetMeter(); len(m) > maxName {
+		return nil, status.Errorf(codes.InvalidArgument, "the name of the meter has %d bytes, at most %d", len(m), maxName)
+	}
 	if err := s.leases.RecordSettled(ctx, batch); err != nil {
 		s.metrics.settles.failed.Add(float64(len(batch)))
 		return nil, unavailable(err)
@@ -45,7 +49,12 @@ func (s *Service) Settle(ctx context.Context, r *limitpb.SettleRequest) (*limitp
 		}
 		s.metrics.settled(one.Status)
 		out.Settled[i] = &limitpb.Settled{RequestId: batch[i].ID, Status: settledStatus(one.Status), Held: one.Held, Charged: one.Charged,
-			Drawn: drawn(one)}
+			Drawn: drawn(one), TakenUs: one.Taken}
+	}
+	if m := r.GetMeter(); m != "" {
+		if err := s.store.SetProgress(ctx, m, time.Duration(r.GetBehindUs())*time.Microsecond, r.GetUnwritable()); err != nil {
+			return nil, unavailable(err)
+		}
 	}
 	return out, nil
 }

@@ -35,6 +35,7 @@ func (s *Service) Run(ctx context.Context) error {
 	group.Go(func() { s.ratiosLoop(ctx) })
 	group.Go(func() { s.keepTrust(ctx) })
 	group.Go(func() { s.watchRedis(ctx) })
+	group.Go(func() { s.watchMeters(ctx) })
 	if s.follow != nil {
 		group.Go(func() { s.follow(ctx, s.SetBalance) })
 	}
@@ -77,8 +78,15 @@ func (s *Service) connect(ctx context.Context) bool {
 func (s *Service) Sweep(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
 	defer cancel()
+	progress, err := s.store.Progress(ctx)
+	if err != nil {
+		return err
+	}
 	unpublished := 0 // in a row
 	live, err := s.store.Sweep(ctx, func(h store.Hold) error {
+		if s.waits(h, progress) {
+			return store.ErrWaits
+		}
 		err := s.expire(ctx, h, unpublished < mostUnpublished)
 		switch {
 		case errors.Is(err, errPublish):
@@ -95,6 +103,16 @@ func (s *Service) Sweep(ctx context.Context) error {
 	s.metrics.heldTokens.Set(float64(live.Tokens))
 	s.metrics.oldestHold.Set(live.Oldest.Seconds())
 	return err
+}
+
+// waits reports whether a hold that is due stands on for now. Its call is over, but a line that says
+// what it used may be on its way while a meter is behind or away: it waits for all meters to have
+// settled what was over when it was due, and at most for as long again as a hold lives. Of a lease,
+// and of a hold that is given back because who took it settles it at once, there is no line.
+func (s *Service) waits(h store.Hold, p store.Progress) bool {
+	r := &h.Record
+	return r.State == store.StateHeld && p.Settled < r.Expires && p.Now < r.Expires+s.store.Lifetime().Microseconds() && !r.Release &&
+		!lease.IsLease(h.ID)
 }
 
 // mostUnpublished is how many events in a row may fail before a sweep only settles: each

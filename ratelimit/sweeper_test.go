@@ -2,6 +2,7 @@ package ratelimit_test
 
 import (
 	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit"
@@ -50,8 +52,11 @@ func TestSweepCharges(t *testing.T) {
 				time.Since(got.Timestamp).Abs() > time.Minute {
 				t.Errorf("event %+v", got)
 			}
-			if s := e.settle(t, "org:o", id, 5); s.GetStatus().String() != "LATE" || s.GetCharged() != tc.charged {
-				t.Errorf("want the settlement late, got %v", s)
+			for _, charged := range []int64{5, 7} { // the first one counts
+				if s := e.settle(t, "org:o", id, charged); s.GetStatus().String() != "LATE" || s.GetCharged() != 5 ||
+					s.GetTakenUs() != got.Timestamp.UnixMicro() {
+					t.Errorf("want the settlement late and charged, with the event's time, got %v", s)
+				}
 			}
 		})
 	}
@@ -77,6 +82,47 @@ func TestSweepPublishesWhatFailedBefore(t *testing.T) {
 	if events := e.events.all(); len(events) != 1 || events[0].Charged != 100 {
 		t.Errorf("want the event once it can be published, got %v", events)
 	}
+}
+
+// TestDueHoldsWaitForTheirLines: while a meter is behind, or has not been heard of since a hold was
+// due, what the call used may still come. It does not wait for ever.
+func TestDueHoldsWaitForTheirLines(t *testing.T) {
+	t.Parallel()
+	var clock atomic.Int64
+	clock.Store(1_790_000_000_000_000)
+	const life = 11 * time.Minute // Longest and Margin
+	e := start(t, thousand, func(c *ratelimit.Config) { c.Now = clock.Load })
+	settled := func(meter string, behind time.Duration) {
+		t.Helper()
+		if _, err := e.limiter.Settle(t.Context(), &limitpb.SettleRequest{Meter: meter, BehindUs: behind.Microseconds()}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sweep := func(want int, when string) {
+		t.Helper()
+		if err := e.service.Sweep(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := len(e.events.all()); got != want {
+			t.Errorf("%s: want %d holds expired, got %d", when, want, got)
+		}
+	}
+	settled("edge-1", -time.Second)
+	settled("edge-2", 0)
+	e.ask(t, ask{id: uuid.NewString(), user: "u", maxTokens: "100"})
+	clock.Add((life + time.Minute).Microseconds())
+	settled("edge-2", 0)
+	sweep(0, "one meter is behind")
+	settled("edge-1", 2*time.Minute)
+	sweep(0, "it has not read what the call may have written")
+	settled("edge-1", time.Second)
+	sweep(1, "all meters are past it")
+
+	e.ask(t, ask{id: uuid.NewString(), user: "u", maxTokens: "100"})
+	clock.Add((life + time.Minute).Microseconds())
+	sweep(1, "no meter was heard of since")
+	clock.Add(life.Microseconds())
+	sweep(2, "it has waited for long enough")
 }
 
 // TestSweepSettlesWhileNothingIsPublished: what is held is given back at once, however long

@@ -116,6 +116,25 @@ func (s State) Settle(held, charged float64) State {
 	return s
 }
 
+// Correct replaces a charge of before, made at since, by one of after. The state must be drained to
+// now. What was charged too much is given back as far as it is still there: of a window nothing once
+// another has begun, else not what drained since, lest the bucket be emptier than if the right charge
+// had come at once.
+func (p Params) Correct(s State, before, after float64, since, now int64) State {
+	more := after - before
+	switch {
+	case more > 0:
+		s.Settled += more
+	case p.Window > 0:
+		if since >= s.At {
+			s.Settled = max(0, s.Settled+more)
+		}
+	default:
+		s.Settled = max(0, s.Settled-max(0, -more-float64(p.Rate*float64(max(0, now-since)))))
+	}
+	return s
+}
+
 // Wait is how long until cost may fit into a drained state, in microseconds from now:
 // 0 if it fits, Never if it cannot. soon is how long other calls may take to give back
 // what they hold; it bounds the wait when only holds are in the way.

@@ -122,7 +122,7 @@ func (s *Store) undo(ctx context.Context, shared Take) error {
 		errs = append(errs, err)
 	}
 	if shared.ID != "" {
-		_, err := s.run(ctx, s.settle, append(s.settle.begin(1, 1), s.HoldKey(SharedAccount, shared.ID), bucket.Pack(s.now(), 0, 0)))
+		_, err := s.run(ctx, s.settle, append(s.settle.begin(1, 1), s.HoldKey(SharedAccount, shared.ID), bucket.Pack(s.now(), 0, 0, 0)))
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)

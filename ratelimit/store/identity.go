@@ -150,7 +150,7 @@ func (s *Store) Forget(ctx context.Context, account, id string) error {
 		if account == SharedAccount && !s.cluster {
 			continue
 		}
-		if _, err := s.run(ctx, s.settle, append(s.settle.begin(1, 1), s.HoldKey(account, id), bucket.Pack(s.now(), 0, 0))); err != nil {
+		if _, err := s.run(ctx, s.settle, append(s.settle.begin(1, 1), s.HoldKey(account, id), bucket.Pack(s.now(), 0, 0, 0))); err != nil {
 			return err
 		}
 	}

@@ -39,8 +39,9 @@ type mirror struct {
 
 type mirrorHold struct {
 	held, output, charged int64
-	expires               int64
+	expires, taken, since int64
 	state                 store.Status // 0 held, S, L
+	mended                bool         // settled after the sweep
 	buckets               []int
 }
 
@@ -117,7 +118,7 @@ func (m *mirror) hold(t store.Take, which []int, now int64) store.Taken {
 			stands = append(stands, i)
 		}
 	}
-	m.holds[t.ID] = &mirrorHold{held: out.Held, output: out.Output, expires: now + time.Minute.Microseconds(), buckets: stands}
+	m.holds[t.ID] = &mirrorHold{held: out.Held, output: out.Output, taken: now, expires: now + time.Minute.Microseconds(), buckets: stands}
 	return out
 }
 
@@ -128,10 +129,20 @@ func (m *mirror) settle(id string, charged, now int64, as store.Status) store.Se
 		return store.Settling{Status: store.Unknown}
 	case h.state == store.Settled:
 		return store.Settling{Status: store.Duplicate, Held: h.held, Charged: h.charged}
+	case h.state == store.Late && as == store.Late:
+		return store.Settling{}
 	case h.state == store.Late:
-		return store.Settling{Status: store.Late, Held: h.held, Charged: h.charged}
+		for _, i := range h.buckets {
+			if l := m.buckets[i].Limit; l.Kind.CountsTokens() && !h.mended {
+				m.states[i] = l.Params.Correct(m.drained(i, now), float64(h.charged), float64(charged), h.since, now)
+			}
+		}
+		if !h.mended {
+			h.charged, h.mended = charged, true
+		}
+		return store.Settling{Status: store.Late, Held: h.held, Charged: h.charged, Taken: h.taken}
 	}
-	h.state, h.charged = as, charged
+	h.state, h.charged, h.since = as, charged, now
 	for _, i := range h.buckets {
 		if m.buckets[i].Limit.Kind.CountsTokens() {
 			m.states[i] = m.drained(i, now).Settle(float64(h.held), float64(charged))
@@ -206,7 +217,7 @@ func TestScriptsMirrorTheArithmetic(t *testing.T) {
 					m.settle(id, charged, clock.Load(), store.Late)
 				}
 				r, ok, err := s.Expire(context.Background(), account, id, charge)
-				if want := h != nil && h.state == store.Late; ok != want {
+				if want := h != nil && h.state == store.Late && !h.mended; ok != want {
 					t.Fatalf("expire %s: want due %t, got %t (%v)", id, want, ok, err)
 				}
 				if ok && (string(r.Facts) != "a\nb\x00c" || r.Held != h.held || r.Charged != h.charged) {

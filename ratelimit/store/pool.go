@@ -43,6 +43,8 @@ func (p Pool) at(now int64) Pool {
 	return p
 }
 
+// poolSize is a pool as scripts answer it, and as it is stored unless something was given back in its
+// window, which is then a further number.
 const poolSize = 1 + 7*size
 
 // pool reads a pool. The caller has checked the length.
@@ -60,7 +62,7 @@ func parsePool(text string, now int64) (Pool, error) {
 	switch len(text) {
 	case 0:
 		return Pool{}, nil
-	case poolSize:
+	case poolSize, poolSize + size:
 		return pool(text).at(now), nil
 	}
 	return Pool{}, fmt.Errorf("%w: a pool of %d bytes", ErrReply, len(text))
@@ -81,8 +83,8 @@ func (s *Store) SetBalance(ctx context.Context, b balance.State) (Pool, error) {
 	if err := b.Check(); err != nil {
 		return Pool{}, err
 	}
-	if max(b.Credits, b.Spent, b.Version) > MaxTokens {
-		return Pool{}, fmt.Errorf("%w: credits, spent or version above 2^53", balance.ErrMalformed)
+	if max(b.Credits, b.Spent, b.Returned, b.Version) > MaxTokens {
+		return Pool{}, fmt.Errorf("%w: credits, spent, returned or version above 2^53", balance.ErrMalformed)
 	}
 	present, anchor, window := 0.0, 0.0, 0.0
 	if b.Present {
@@ -92,7 +94,8 @@ func (s *Store) SetBalance(ctx context.Context, b balance.State) (Pool, error) {
 		anchor, window = float64(b.Anchor.UnixMicro()), float64(max(1, b.Window.Microseconds()))
 	}
 	args := append(s.pool.begin(1, 1), s.poolKey(b.Account, b.Provider),
-		bucket.Pack(s.now(), present, float64(b.Version), float64(b.Credits), float64(b.Spent), anchor, window, float64(b.At.UnixMicro())))
+		bucket.Pack(s.now(), present, float64(b.Version), float64(b.Credits), float64(b.Spent), anchor, window, float64(b.At.UnixMicro()),
+			float64(b.Returned)))
 	reply, err := s.run(ctx, s.pool, args)
 	if err != nil {
 		return Pool{}, err

@@ -22,6 +22,7 @@ const (
 	StateSettled HoldState = 'S'
 	StateExpired HoldState = 'X' // its event waits to be published
 	StateClosed  HoldState = 'E' // expired and published
+	StateMended  HoldState = 'C' // expired and corrected by a settlement
 )
 
 // Record is a hold as stored.
@@ -30,7 +31,7 @@ type Record struct {
 	Held    int64
 	Charged int64
 	Output  int64
-	Expires int64  // microseconds; held and expired ones only
+	Expires int64  // microseconds; of an expired one when it was charged; held and expired ones only
 	Drawn   bool   // the hold draws on the account's pool
 	Taken   int64  // microseconds; held and expired ones only
 	Release bool   // it is given back when it expires; held and expired ones only
@@ -204,6 +205,9 @@ type Standing struct {
 	Oldest time.Duration // since the oldest of them was taken; 0 without one
 }
 
+// ErrWaits is what a visit of Sweep answers for a hold that is left standing for now.
+var ErrWaits = errors.New("the hold waits")
+
 // Sweep gives each hold that is overdue, or expired and not published, to visit. It
 // returns what it saw of the others.
 func (s *Store) Sweep(ctx context.Context, visit func(Hold) error) (live Standing, err error) {
@@ -212,15 +216,17 @@ func (s *Store) Sweep(ctx context.Context, visit func(Hold) error) (live Standin
 		return Standing{}, err
 	}
 	err = s.walk(ctx, func(h Hold) error {
-		if h.Record.State == StateHeld && h.Record.Expires > now {
-			live.Holds++
-			live.Oldest = max(live.Oldest, time.Duration(now-h.Record.Taken)*time.Microsecond)
-			if h.Account != SharedAccount {
-				live.Tokens += h.Record.Held
+		if h.Record.State != StateHeld || h.Record.Expires <= now {
+			if err := visit(h); !errors.Is(err, ErrWaits) {
+				return err
 			}
-			return nil
 		}
-		return visit(h)
+		live.Holds++
+		live.Oldest = max(live.Oldest, time.Duration(now-h.Record.Taken)*time.Microsecond)
+		if h.Account != SharedAccount {
+			live.Tokens += h.Record.Held
+		}
+		return nil
 	})
 	return live, err
 }

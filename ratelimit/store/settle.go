@@ -16,11 +16,11 @@ func (s *Store) Settle(ctx context.Context, settlements []Settlement) ([]Settlin
 	}
 	calls := make([][]any, 0, len(settlements))
 	for _, one := range settlements {
-		calls = append(calls, append(s.settle.begin(1, 1), s.HoldKey(one.Account, one.ID), bucket.Pack(s.now(), float64(one.Charged), s.kept)))
+		calls = append(calls, append(s.settle.begin(1, 1), s.HoldKey(one.Account, one.ID), s.settlement(one.Charged)))
 	}
 	if s.cluster { // and the parts of the holds that are in shared buckets, which few have
 		for _, one := range settlements {
-			calls = append(calls, append(s.settle.begin(1, 1), s.HoldKey(SharedAccount, one.ID), bucket.Pack(s.now(), float64(one.Charged), s.kept)))
+			calls = append(calls, append(s.settle.begin(1, 1), s.HoldKey(SharedAccount, one.ID), s.settlement(one.Charged)))
 		}
 	}
 	cmds, err := s.runAll(ctx, s.settle, calls)
@@ -48,9 +48,14 @@ func (s *Store) Settle(ctx context.Context, settlements []Settlement) ([]Settlin
 }
 
 func parseSettling(reply string) (Settling, error) {
-	if len(reply) != 1+3*size {
+	if len(reply) != 1+4*size {
 		return Settling{}, fmt.Errorf("%w: a settlement of %d bytes", ErrReply, len(reply))
 	}
-	return Settling{Status: Status(reply[0]), Held: int64(double(reply, 1, 0)), Charged: int64(double(reply, 1, 1)), Drawn: double(reply, 1,
-		2) >= 0}, nil
+	return Settling{Status: Status(reply[0]), Held: int64(double(reply, 1, 0)), Charged: int64(double(reply, 1, 1)),
+		Drawn: double(reply, 1, 2) >= 0, Taken: int64(double(reply, 1, 3))}, nil
+}
+
+// settlement are settle.lua's arguments.
+func (s *Store) settlement(charged int64) string {
+	return bucket.Pack(s.now(), float64(charged), s.kept, millis(s.config.ExpiredKept))
 }

@@ -36,6 +36,9 @@ var holdLua string
 //go:embed lua/release.lua
 var releaseLua string
 
+//go:embed lua/correct.lua
+var correctLua string
+
 //go:embed lua/settle.lua
 var settleLua string
 
@@ -75,7 +78,8 @@ type Config struct {
 	Lifetime time.Duration
 	// SettledKept is how long a settled hold is remembered, > 0.
 	SettledKept time.Duration
-	// ExpiredKept is how long an expired one is, default 24 h.
+	// ExpiredKept is how long an expired one is: so long a settlement may come that corrects what
+	// it was charged. Default 7 days.
 	ExpiredKept time.Duration
 	// DialTimeout and Timeout bound a connection attempt and a round trip; default 50 ms and 100 ms.
 	DialTimeout, Timeout time.Duration
@@ -110,12 +114,12 @@ func New(c Config) (*Store, error) {
 	if c.Lifetime <= 0 || c.SettledKept < time.Millisecond {
 		return nil, fmt.Errorf("make store: lifetime %s and settled kept %s must be positive", c.Lifetime, c.SettledKept)
 	}
-	setDefault(&c.ExpiredKept, 24*time.Hour)
+	setDefault(&c.ExpiredKept, expiredKept)
 	setDefault(&c.DialTimeout, 50*time.Millisecond)
 	setDefault(&c.Timeout, 100*time.Millisecond)
 	s := &Store{config: c, identity: identity{changed: c.Changed}, life: float64(c.Lifetime.Microseconds()), kept: millis(c.SettledKept),
 		breaker: breaker{now: time.Now},
-		hold:    newScript(common + holdLua), settle: newScript(common + releaseLua + settleLua), expire: newScript(common + releaseLua +
+		hold:    newScript(common + holdLua), settle: newScript(common + releaseLua + correctLua + settleLua), expire: newScript(common + releaseLua +
 			expireLua), finish: newScript(finishLua), pool: newScript(balanceLua), late: newScript(common + releaseLua + lateLua),
 		renew: newScript(common + releaseLua + renewLua)}
 	var err error
@@ -126,6 +130,9 @@ func New(c Config) (*Store, error) {
 	}
 	return s, nil
 }
+
+// expiredKept is as long as JetStream keeps usage events.
+const expiredKept = 7 * 24 * time.Hour
 
 func setDefault(d *time.Duration, to time.Duration) {
 	if *d <= 0 {
@@ -208,7 +215,7 @@ type Status byte
 const (
 	Settled   Status = 'S' // the charge replaces the hold
 	Duplicate Status = 'D' // settled before
-	Late      Status = 'L' // the sweeper was before
+	Late      Status = 'L' // the sweeper was before, and the charge replaces what it charged
 	Unknown   Status = 'U' // no such hold, or one that cannot be read
 )
 
@@ -225,5 +232,6 @@ type Settling struct {
 	Held    int64
 	Charged int64
 	Drawn   bool  // the charge draws on the account's pool; without meaning if Unknown
+	Taken   int64 // when the hold was taken, microseconds; Late ones only, and 0 if not known
 	Err     error // why the hold cannot be read
 }

@@ -133,6 +133,7 @@ func (b *bookings) apply(ctx context.Context, charged []delivery, refused map[in
 	}
 	b.seconds.Observe(time.Since(start).Seconds())
 	b.events.WithLabelValues("booked").Add(float64(done.New))
+	b.events.WithLabelValues("mended").Add(float64(done.Mended))
 	b.events.WithLabelValues("repeated").Add(float64(done.Repeated))
 	b.events.WithLabelValues("no_pool").Add(float64(done.NoPool))
 	return nil

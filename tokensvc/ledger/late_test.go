@@ -48,6 +48,51 @@ func TestWhenAChargeComesIsAllTheSame(t *testing.T) {
 	})
 }
 
+// TestACorrectionIsAllTheSame: a pool ends with what it would have if every call had been charged at
+// once what it is charged at last, whenever corrections come.
+func TestACorrectionIsAllTheSame(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(rt *rapid.T) {
+		const window = time.Minute
+		start := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+		fresh := func() *Pool {
+			return &Pool{Account: "user:u", Provider: "openai", Total: 1000, Remaining: 1000, Window: window, Anchor: start, ResetTime: start.Add(window)}
+		}
+		type word struct {
+			at, comes time.Time
+			tokens    int64
+		}
+		var right, told []word
+		for range rapid.IntRange(0, 25).Draw(rt, "calls") {
+			at := start.Add(time.Duration(rapid.IntRange(0, 12*60).Draw(rt, "second")) * time.Second)
+			was := int64(0)
+			for n := rapid.IntRange(1, 3).Draw(rt, "words"); n > 0; n-- {
+				tokens := rapid.Int64Range(0, 900).Draw(rt, "tokens")
+				told = append(told, word{at, at.Add(time.Duration(rapid.IntRange(0, 14*60).Draw(rt, "later")) * time.Second), tokens - was})
+				was = tokens
+			}
+			right = append(right, word{at, at, was})
+		}
+		end := start.Add(30 * window)
+		once, mended := fresh(), fresh()
+		slices.SortFunc(right, func(a, b word) int { return a.at.Compare(b.at) })
+		for _, w := range right {
+			once.advance(w.at)
+			once.spend(w.tokens, w.at)
+		}
+		slices.SortStableFunc(told, func(a, b word) int { return a.comes.Compare(b.comes) })
+		for _, w := range told {
+			mended.advance(w.comes)
+			mended.refillPast(mended.spend(w.tokens, w.at), "r", w.at)
+		}
+		once.advance(end.Add(-1))
+		mended.advance(end.Add(-1))
+		if once.Remaining != mended.Remaining || !slices.Equal(once.rests, mended.rests) {
+			rt.Fatalf("want %d left and rests of %v, got %d and %v for %v", once.Remaining, once.rests, mended.Remaining, mended.rests, told)
+		}
+	})
+}
+
 // TestALateChargeThatItsWindowCannotPayIsOwed, and one that it can pay is not.
 func TestALateChargeThatItsWindowCannotPayIsOwed(t *testing.T) {
 	t.Parallel()

@@ -116,7 +116,7 @@ func unit(provider string) string { return "token:" + provider }
 // References of entries that follow from others. Those of credits are the caller's: ids of
 // purchases, or with a prefix of their own.
 func usageReference(request string) string      { return "usage:" + request }
-func lateReference(request string) string       { return "late:" + request }
+func lateReference(call string) string          { return "late:" + call }
 func expiryReference(credit string) string      { return "expiry:" + credit }
 func expirySpentReference(credit string) string { return "expiry-spent:" + credit }
 func reverseReference(credit string) string     { return "reverse:" + credit }
@@ -132,6 +132,8 @@ type entry struct {
 	reference, reason      string
 	actor                  uuid.UUID
 	at                     time.Time
+	version                int64  // of what was told of a call
+	corrects               string // reference of the call's first entry
 }
 
 func (k Key) compare(other Key) int {

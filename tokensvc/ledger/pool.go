@@ -23,7 +23,8 @@ type Pool struct {
 
 	announced int64   // the version that ratelimit was told last
 	lots      []lot   // open credits that expire, soonest first
-	rests     []int64 // what the last windows that ended had left, the latest last; at most keptRests
+	rests     []int64 // what the last windows that ended had left or, below zero, owed, the latest last; at most keptRests
+	returned  int64   // what was spent in this window and given back by corrections
 	dropped   []string
 	entries   []entry // posted by the changes so far
 }
@@ -45,7 +46,7 @@ type lot struct {
 // State is the pool as ratelimit is told of it.
 func (p *Pool) State(at time.Time) balance.State {
 	s := balance.State{Account: p.Account, Provider: p.Provider, Present: true, Version: p.Version, Credits: p.Total,
-		Spent: p.Total - p.Remaining, At: at}
+		Spent: max(0, p.Total-p.Remaining), Returned: p.returned, At: at}
 	if p.Window > 0 {
 		s.Window, s.Anchor = p.Window, p.Anchor
 	}
@@ -127,10 +128,11 @@ func (p *Pool) endWindow(now time.Time) {
 	windows := int64(p.ResetTime.Sub(ended) / p.Window)
 	gives, overdrawn := p.Total-expired, max(0, -p.Remaining)
 	owed := balance.Carried(overdrawn, gives, windows-1)
-	p.rests = append(p.rests, max(0, p.Remaining))
+	p.rests = append(p.rests, p.Remaining)
 	for w := max(1, windows-keptRests); w < windows; w++ { // those in which nothing was spent
-		p.rests = append(p.rests, max(0, gives-balance.Carried(overdrawn, gives, w-1)))
+		p.rests = append(p.rests, gives-balance.Carried(overdrawn, gives, w-1))
 	}
+	p.returned = 0
 	p.rests = p.rests[max(0, len(p.rests)-keptRests):]
 	p.post(counterRefill, KindAdjustment, refillReference(p.key(), ended), "window ended", p.Total-owed-p.Remaining, ended)
 	for _, l := range slices.Clone(p.lots) {
@@ -184,19 +186,26 @@ func (p *Pool) credit(amount int64, reference string, expires time.Time) error {
 	return nil
 }
 
-// spend takes what a call that began at was charged; its entry is posted already. It answers
-// how much of that windows paid that have ended: their tokens have been given anew since.
+// spend takes what a call that began at was charged, or gives back (below zero) what it was charged
+// too much; its entry is posted already. It answers how much of that concerns windows that have
+// ended: their tokens have been given anew since.
 func (p *Pool) spend(amount int64, at time.Time) (past int64) {
 	p.Remaining -= amount
 	past = p.takePast(amount, at)
-	p.take(amount - past)
+	if present := amount - past; present >= 0 {
+		p.take(present)
+	} else {
+		p.returned -= present
+		p.giveBack(-present)
+	}
 	return past
 }
 
 // takePast takes what it can from the window that at is in and those after it that have ended,
 // in their order: had the charge come in time, it would have drawn on the first of them, and
-// each would have paid what the one before was overdrawn by. A window that is too long ago to
-// be remembered is taken for the oldest that is.
+// each would have paid what the one before was overdrawn by. What is given back goes the same way:
+// each window pays so much less for the one before. A window that is too long ago to be remembered
+// is taken for the oldest that is.
 func (p *Pool) takePast(amount int64, at time.Time) (past int64) {
 	if p.Window == 0 {
 		return 0
@@ -206,17 +215,18 @@ func (p *Pool) takePast(amount int64, at time.Time) (past int64) {
 		return 0
 	}
 	ago := int64((begin.Sub(at)-1)/p.Window) + 1
+	carried := amount
 	for i := max(0, int64(len(p.rests))-ago); i < int64(len(p.rests)); i++ {
-		part := min(amount-past, p.rests[i])
-		p.rests[i] -= part
-		past += part
+		owed := max(0, -p.rests[i])
+		p.rests[i] -= carried
+		carried = max(0, -p.rests[i]) - owed
 	}
-	return past
+	return amount - carried
 }
 
 // refillPast makes up for charges that windows have paid which have ended.
-func (p *Pool) refillPast(amount int64, request string, at time.Time) {
-	p.post(counterRefill, KindAdjustment, lateReference(request), "charges of a window that has ended", amount, at)
+func (p *Pool) refillPast(amount int64, call string, at time.Time) {
+	p.post(counterRefill, KindAdjustment, lateReference(call), "charges of a window that has ended", amount, at)
 }
 
 // withdraw takes tokens back for good: those of the credit with the reference, or any
@@ -240,6 +250,23 @@ func (p *Pool) take(amount int64) {
 		part := min(amount, p.lots[i].remaining)
 		p.lots[i].remaining -= part
 		amount -= part
+	}
+}
+
+// giveBack undoes take: what was spent last comes back first, which is what the rest paid and then
+// what the lots that expire latest did. Remaining has the tokens already.
+func (p *Pool) giveBack(amount int64) {
+	paid := p.Total - (p.Remaining - amount) // by the rest
+	for _, l := range p.lots {
+		paid -= l.amount - l.remaining
+	}
+	amount -= min(amount, max(0, paid))
+	for i := len(p.lots) - 1; i >= 0; i-- {
+		if l := &p.lots[i]; !l.expired {
+			part := min(amount, l.amount-l.remaining)
+			l.remaining += part
+			amount -= part
+		}
 	}
 }
 

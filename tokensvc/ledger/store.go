@@ -103,7 +103,7 @@ func (b *books) add(r tokensdb.ReadPoolsRow) {
 		b.now = r.Now
 	}
 	p := &Pool{Account: Account(r.Owner, uuid.Nil), Provider: r.Provider, Total: r.TotalTokens, Remaining: r.RemainingTokens,
-		Version: r.Version, CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt, announced: r.Announced, rests: r.Rests}
+		Version: r.Version, CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt, announced: r.Announced, rests: r.Rests, returned: r.Returned}
 	if r.IsOrg {
 		p.Account = Account(uuid.Nil, r.Owner)
 	}
@@ -191,6 +191,7 @@ func post(ctx context.Context, q *tokensdb.Queries, entries []entry) ([]string, 
 		p.Accounts, p.Counters, p.Units = append(p.Accounts, e.account), append(p.Counters, e.counter), append(p.Units, e.unit)
 		p.Amounts, p.Kinds, p.Refs = append(p.Amounts, e.amount), append(p.Kinds, e.kind), append(p.Refs, e.reference)
 		p.Reasons, p.Actors, p.Ats = append(p.Reasons, e.reason), append(p.Actors, e.actor), append(p.Ats, e.at)
+		p.Versions, p.Corrected = append(p.Versions, e.version), append(p.Corrected, e.corrects)
 	}
 	added, err := q.PostEntries(ctx, p)
 	if err != nil {
@@ -279,6 +280,7 @@ func (b *books) savePools(ctx context.Context, changed []*Pool) error {
 		p.Owners, p.Providers = append(p.Owners, who.id), append(p.Providers, pool.Provider)
 		p.Totals, p.Remainings = append(p.Totals, pool.Total), append(p.Remainings, pool.Remaining)
 		p.ResetTimes, p.Rests = append(p.ResetTimes, reset), append(p.Rests, array(pool.rests))
+		p.Returneds = append(p.Returneds, pool.returned)
 		p.Versions, p.Announceds = append(p.Versions, pool.Version), append(p.Announceds, pool.announced)
 	}
 	if len(users.Owners) > 0 {

@@ -2,11 +2,11 @@
 SELECT clock_timestamp()::timestamptz;
 
 -- name: ReadPools :many
-SELECT false AS is_org, user_id AS owner, provider, total_tokens, remaining_tokens, refill, window_us, anchor, reset_time, rests, version, announced, created_at, updated_at,
+SELECT false AS is_org, user_id AS owner, provider, total_tokens, remaining_tokens, refill, window_us, anchor, reset_time, rests, returned, version, announced, created_at, updated_at,
     clock_timestamp()::timestamptz AS now
 FROM token_pools WHERE (user_id, provider) IN (SELECT unnest(@users::uuid[]), unnest(@user_providers::text[]))
 UNION ALL
-SELECT true, org_id, provider, total_tokens, remaining_tokens, refill, window_us, anchor, reset_time, rests, version, announced, created_at, updated_at,
+SELECT true, org_id, provider, total_tokens, remaining_tokens, refill, window_us, anchor, reset_time, rests, returned, version, announced, created_at, updated_at,
     clock_timestamp()::timestamptz AS now
 FROM token_org_pools WHERE (org_id, provider) IN (SELECT unnest(@orgs::uuid[]), unnest(@org_providers::text[]));
 
@@ -20,30 +20,30 @@ VALUES (@owner, @provider, 0, 0, @refill, @window_us, @at, @reset_time, @at, @at
 
 -- name: LockUserPools :many
 -- In the order of the owners, so that two batches never wait for each other in a circle.
-SELECT false AS is_org, user_id AS owner, provider, total_tokens, remaining_tokens, refill, window_us, anchor, reset_time, rests, version, announced, created_at, updated_at,
+SELECT false AS is_org, user_id AS owner, provider, total_tokens, remaining_tokens, refill, window_us, anchor, reset_time, rests, returned, version, announced, created_at, updated_at,
     clock_timestamp()::timestamptz AS now
 FROM token_pools WHERE (user_id, provider) IN (SELECT unnest(@owners::uuid[]), unnest(@providers::text[]))
 ORDER BY user_id, provider FOR UPDATE;
 
 -- name: LockOrgPools :many
-SELECT true AS is_org, org_id AS owner, provider, total_tokens, remaining_tokens, refill, window_us, anchor, reset_time, rests, version, announced, created_at, updated_at,
+SELECT true AS is_org, org_id AS owner, provider, total_tokens, remaining_tokens, refill, window_us, anchor, reset_time, rests, returned, version, announced, created_at, updated_at,
     clock_timestamp()::timestamptz AS now
 FROM token_org_pools WHERE (org_id, provider) IN (SELECT unnest(@owners::uuid[]), unnest(@providers::text[]))
 ORDER BY org_id, provider FOR UPDATE;
 
 -- name: SaveUserPools :exec
 UPDATE token_pools p SET total_tokens = n.total, remaining_tokens = n.remaining, reset_time = nullif(n.reset_time, 'epoch'::timestamptz),
-    rests = n.rests::bigint[], version = n.version, announced = n.announced, updated_at = now()
+    rests = n.rests::bigint[], returned = n.returned, version = n.version, announced = n.announced, updated_at = now()
 FROM (SELECT unnest(@owners::uuid[]) AS owner, unnest(@providers::text[]) AS provider, unnest(@totals::bigint[]) AS total,
-    unnest(@remainings::bigint[]) AS remaining, unnest(@reset_times::timestamptz[]) AS reset_time, unnest(@rests::text[]) AS rests, unnest(@versions::bigint[]) AS version,
+    unnest(@remainings::bigint[]) AS remaining, unnest(@reset_times::timestamptz[]) AS reset_time, unnest(@rests::text[]) AS rests, unnest(@returneds::bigint[]) AS returned, unnest(@versions::bigint[]) AS version,
     unnest(@announceds::bigint[]) AS announced) AS n
 WHERE p.user_id = n.owner AND p.provider = n.provider;
 
 -- name: SaveOrgPools :exec
 UPDATE token_org_pools p SET total_tokens = n.total, remaining_tokens = n.remaining, reset_time = nullif(n.reset_time, 'epoch'::timestamptz),
-    rests = n.rests::bigint[], version = n.version, announced = n.announced, updated_at = now()
+    rests = n.rests::bigint[], returned = n.returned, version = n.version, announced = n.announced, updated_at = now()
 FROM (SELECT unnest(@owners::uuid[]) AS owner, unnest(@providers::text[]) AS provider, unnest(@totals::bigint[]) AS total,
-    unnest(@remainings::bigint[]) AS remaining, unnest(@reset_times::timestamptz[]) AS reset_time, unnest(@rests::text[]) AS rests, unnest(@versions::bigint[]) AS version,
+    unnest(@remainings::bigint[]) AS remaining, unnest(@reset_times::timestamptz[]) AS reset_time, unnest(@rests::text[]) AS rests, unnest(@returneds::bigint[]) AS returned, unnest(@versions::bigint[]) AS version,
     unnest(@announceds::bigint[]) AS announced) AS n
 WHERE p.org_id = n.owner AND p.provider = n.provider;
 

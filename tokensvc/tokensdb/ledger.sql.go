@@ -12,6 +12,50 @@ import (
 	"github.com/google/uuid"
 )
 
+const bookedCalls = `-- name: BookedCalls :many
+SELECT coalesce(e.corrects, e.reference)::text AS reference, min(e.account)::text AS account, min(e.unit)::text AS unit,
+    (-sum(e.amount))::bigint AS tokens, max(e.version)::bigint AS version, min(e.at)::timestamptz AS at
+FROM token_ledger e WHERE e.reference = ANY($1::text[]) OR e.corrects = ANY($1::text[])
+GROUP BY coalesce(e.corrects, e.reference)
+`
+
+type BookedCallsRow struct {
+	Reference string
+	Account   string
+	Unit      string
+	Tokens    int64
+	Version   int64
+	At        time.Time
+}
+
+// What the calls with these first entries are charged by now, and by which version.
+func (q *Queries) BookedCalls(ctx context.Context, refs []string) ([]BookedCallsRow, error) {
+	rows, err := q.db.Query(ctx, bookedCalls, refs)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []BookedCallsRow
+	for rows.Next() {
+		var i BookedCallsRow
+		if err := rows.Scan(
+			&i.Reference,
+			&i.Account,
+			&i.Unit,
+			&i.Tokens,
+			&i.Version,
+			&i.At,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const dropLots = `-- name: DropLots :exec
 DELETE FROM token_lots WHERE reference = ANY($1::text[])
 `
@@ -134,7 +178,7 @@ func (q *Queries) LedgerDifferences(ctx context.Context) ([]LedgerDifferencesRow
 }
 
 const listEntries = `-- name: ListEntries :many
-SELECT id, account, counter, unit, amount, kind, reference, reason, actor, at, created_at FROM token_ledger
+SELECT id, account, counter, unit, amount, kind, reference, reason, actor, at, created_at, version, corrects FROM token_ledger
 WHERE account = $1 AND unit = $2 AND id < $3 ORDER BY id DESC LIMIT $4
 `
 
@@ -171,6 +215,8 @@ func (q *Queries) ListEntries(ctx context.Context, arg ListEntriesParams) ([]Tok
 			&i.Actor,
 			&i.At,
 			&i.CreatedAt,
+			&i.Version,
+			&i.Corrects,
 		); err != nil {
 			return nil, err
 		}
@@ -266,26 +312,30 @@ func (q *Queries) OverfullLots(ctx context.Context) ([]OverfullLotsRow, error) {
 }
 
 const postEntries = `-- name: PostEntries :many
-INSERT INTO token_ledger (account, counter, unit, amount, kind, reference, reason, actor, at)
-SELECT e.account, e.counter, e.unit, e.amount, e.kind, e.reference, e.reason, nullif(e.actor, '00000000-0000-0000-0000-000000000000'::uuid), e.at
+INSERT INTO token_ledger (account, counter, unit, amount, kind, reference, reason, actor, at, version, corrects)
+SELECT e.account, e.counter, e.unit, e.amount, e.kind, e.reference, e.reason, nullif(e.actor, '00000000-0000-0000-0000-000000000000'::uuid), e.at,
+    e.version, nullif(e.corrects, '')
 FROM (SELECT unnest($1::text[]) AS account, unnest($2::text[]) AS counter, unnest($3::text[]) AS unit,
     unnest($4::bigint[]) AS amount, unnest($5::text[]) AS kind, unnest($6::text[]) AS reference,
-    unnest($7::text[]) AS reason, unnest($8::uuid[]) AS actor, unnest($9::timestamptz[]) AS at) AS e
+    unnest($7::text[]) AS reason, unnest($8::uuid[]) AS actor, unnest($9::timestamptz[]) AS at,
+    unnest($10::bigint[]) AS version, unnest($11::text[]) AS corrects) AS e
 ORDER BY e.reference
 ON CONFLICT (reference) DO NOTHING
 RETURNING reference
 `
 
 type PostEntriesParams struct {
-	Accounts []string
-	Counters []string
-	Units    []string
-	Amounts  []int64
-	Kinds    []string
-	Refs     []string
-	Reasons  []string
-	Actors   []uuid.UUID
-	Ats      []time.Time
+	Accounts  []string
+	Counters  []string
+	Units     []string
+	Amounts   []int64
+	Kinds     []string
+	Refs      []string
+	Reasons   []string
+	Actors    []uuid.UUID
+	Ats       []time.Time
+	Versions  []int64
+	Corrected []string
 }
 
 // Posts what was not posted before, in the order of the references, so that two writers
@@ -301,6 +351,8 @@ func (q *Queries) PostEntries(ctx context.Context, arg PostEntriesParams) ([]str
 		arg.Reasons,
 		arg.Actors,
 		arg.Ats,
+		arg.Versions,
+		arg.Corrected,
 	)
 	if err != nil {
 		return nil, err

@@ -22,6 +22,8 @@ type TokenLedger struct {
 	Actor     *uuid.UUID
 	At        time.Time
 	CreatedAt time.Time
+	Version   int64
+	Corrects  *string
 }
 
 type TokenLedgerSide struct {
@@ -58,6 +60,7 @@ type TokenOrgPool struct {
 	WindowUs        int64
 	Anchor          time.Time
 	Rests           []int64
+	Returned        int64
 }
 
 type TokenOutbox struct {
@@ -97,6 +100,7 @@ type TokenPool struct {
 	WindowUs        int64
 	Anchor          time.Time
 	Rests           []int64
+	Returned        int64
 }
 
 type TokenPoolState struct {

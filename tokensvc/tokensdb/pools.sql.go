@@ -24,7 +24,7 @@ func (q *Queries) Clock(ctx context.Context) (time.Time, error) {
 }
 
 const lockOrgPools = `-- name: LockOrgPools :many
-SELECT true AS is_org, org_id AS owner, provider, total_tokens, remaining_tokens, refill, window_us, anchor, reset_time, rests, version, announced, created_at, updated_at,
+SELECT true AS is_org, org_id AS owner, provider, total_tokens, remaining_tokens, refill, window_us, anchor, reset_time, rests, returned, version, announced, created_at, updated_at,
     clock_timestamp()::timestamptz AS now
 FROM token_org_pools WHERE (org_id, provider) IN (SELECT unnest($1::uuid[]), unnest($2::text[]))
 ORDER BY org_id, provider FOR UPDATE
@@ -46,6 +46,7 @@ type LockOrgPoolsRow struct {
 	Anchor          time.Time
 	ResetTime       *time.Time
 	Rests           []int64
+	Returned        int64
 	Version         int64
 	Announced       int64
 	CreatedAt       time.Time
@@ -73,6 +74,7 @@ func (q *Queries) LockOrgPools(ctx context.Context, arg LockOrgPoolsParams) ([]L
 			&i.Anchor,
 			&i.ResetTime,
 			&i.Rests,
+			&i.Returned,
 			&i.Version,
 			&i.Announced,
 			&i.CreatedAt,
@@ -90,7 +92,7 @@ func (q *Queries) LockOrgPools(ctx context.Context, arg LockOrgPoolsParams) ([]L
 }
 
 const lockUserPools = `-- name: LockUserPools :many
-SELECT false AS is_org, user_id AS owner, provider, total_tokens, remaining_tokens, refill, window_us, anchor, reset_time, rests, version, announced, created_at, updated_at,
+SELECT false AS is_org, user_id AS owner, provider, total_tokens, remaining_tokens, refill, window_us, anchor, reset_time, rests, returned, version, announced, created_at, updated_at,
     clock_timestamp()::timestamptz AS now
 FROM token_pools WHERE (user_id, provider) IN (SELECT unnest($1::uuid[]), unnest($2::text[]))
 ORDER BY user_id, provider FOR UPDATE
@@ -112,6 +114,7 @@ type LockUserPoolsRow struct {
 	Anchor          time.Time
 	ResetTime       *time.Time
 	Rests           []int64
+	Returned        int64
 	Version         int64
 	Announced       int64
 	CreatedAt       time.Time
@@ -140,6 +143,7 @@ func (q *Queries) LockUserPools(ctx context.Context, arg LockUserPoolsParams) ([
 			&i.Anchor,
 			&i.ResetTime,
 			&i.Rests,
+			&i.Returned,
 			&i.Version,
 			&i.Announced,
 			&i.CreatedAt,
@@ -209,11 +213,11 @@ func (q *Queries) MakeUserPool(ctx context.Context, arg MakeUserPoolParams) erro
 }
 
 const readPools = `-- name: ReadPools :many
-SELECT false AS is_org, user_id AS owner, provider, total_tokens, remaining_tokens, refill, window_us, anchor, reset_time, rests, version, announced, created_at, updated_at,
+SELECT false AS is_org, user_id AS owner, provider, total_tokens, remaining_tokens, refill, window_us, anchor, reset_time, rests, returned, version, announced, created_at, updated_at,
     clock_timestamp()::timestamptz AS now
 FROM token_pools WHERE (user_id, provider) IN (SELECT unnest($1::uuid[]), unnest($2::text[]))
 UNION ALL
-SELECT true, org_id, provider, total_tokens, remaining_tokens, refill, window_us, anchor, reset_time, rests, version, announced, created_at, updated_at,
+SELECT true, org_id, provider, total_tokens, remaining_tokens, refill, window_us, anchor, reset_time, rests, returned, version, announced, created_at, updated_at,
     clock_timestamp()::timestamptz AS now
 FROM token_org_pools WHERE (org_id, provider) IN (SELECT unnest($3::uuid[]), unnest($4::text[]))
 `
@@ -236,6 +240,7 @@ type ReadPoolsRow struct {
 	Anchor          time.Time
 	ResetTime       *time.Time
 	Rests           []int64
+	Returned        int64
 	Version         int64
 	Announced       int64
 	CreatedAt       time.Time
@@ -268,6 +273,7 @@ func (q *Queries) ReadPools(ctx context.Context, arg ReadPoolsParams) ([]ReadPoo
 			&i.Anchor,
 			&i.ResetTime,
 			&i.Rests,
+			&i.Returned,
 			&i.Version,
 			&i.Announced,
 			&i.CreatedAt,
@@ -286,10 +292,10 @@ func (q *Queries) ReadPools(ctx context.Context, arg ReadPoolsParams) ([]ReadPoo
 
 const saveOrgPools = `-- name: SaveOrgPools :exec
 UPDATE token_org_pools p SET total_tokens = n.total, remaining_tokens = n.remaining, reset_time = nullif(n.reset_time, 'epoch'::timestamptz),
-    rests = n.rests::bigint[], version = n.version, announced = n.announced, updated_at = now()
+    rests = n.rests::bigint[], returned = n.returned, version = n.version, announced = n.announced, updated_at = now()
 FROM (SELECT unnest($1::uuid[]) AS owner, unnest($2::text[]) AS provider, unnest($3::bigint[]) AS total,
-    unnest($4::bigint[]) AS remaining, unnest($5::timestamptz[]) AS reset_time, unnest($6::text[]) AS rests, unnest($7::bigint[]) AS version,
-    unnest($8::bigint[]) AS announced) AS n
+    unnest($4::bigint[]) AS remaining, unnest($5::timestamptz[]) AS reset_time, unnest($6::text[]) AS rests, unnest($7::bigint[]) AS returned, unnest($8::bigint[]) AS version,
+    unnest($9::bigint[]) AS announced) AS n
 WHERE p.org_id = n.owner AND p.provider = n.provider
 `
 
@@ -300,6 +306,7 @@ type SaveOrgPoolsParams struct {
 	Remainings []int64
 	ResetTimes []time.Time
 	Rests      []string
+	Returneds  []int64
 	Versions   []int64
 	Announceds []int64
 }
@@ -312,6 +319,7 @@ func (q *Queries) SaveOrgPools(ctx context.Context, arg SaveOrgPoolsParams) erro
 		arg.Remainings,
 		arg.ResetTimes,
 		arg.Rests,
+		arg.Returneds,
 		arg.Versions,
 		arg.Announceds,
 	)
@@ -320,10 +328,10 @@ func (q *Queries) SaveOrgPools(ctx context.Context, arg SaveOrgPoolsParams) erro
 
 const saveUserPools = `-- name: SaveUserPools :exec
 UPDATE token_pools p SET total_tokens = n.total, remaining_tokens = n.remaining, reset_time = nullif(n.reset_time, 'epoch'::timestamptz),
-    rests = n.rests::bigint[], version = n.version, announced = n.announced, updated_at = now()
+    rests = n.rests::bigint[], returned = n.returned, version = n.version, announced = n.announced, updated_at = now()
 FROM (SELECT unnest($1::uuid[]) AS owner, unnest($2::text[]) AS provider, unnest($3::bigint[]) AS total,
-    unnest($4::bigint[]) AS remaining, unnest($5::timestamptz[]) AS reset_time, unnest($6::text[]) AS rests, unnest($7::bigint[]) AS version,
-    unnest($8::bigint[]) AS announced) AS n
+    unnest($4::bigint[]) AS remaining, unnest($5::timestamptz[]) AS reset_time, unnest($6::text[]) AS rests, unnest($7::bigint[]) AS returned, unnest($8::bigint[]) AS version,
+    unnest($9::bigint[]) AS announced) AS n
 WHERE p.user_id = n.owner AND p.provider = n.provider
 `
 
@@ -334,6 +342,7 @@ type SaveUserPoolsParams struct {
 	Remainings []int64
 	ResetTimes []time.Time
 	Rests      []string
+	Returneds  []int64
 	Versions   []int64
 	Announceds []int64
 }
@@ -346,6 +355,7 @@ func (q *Queries) SaveUserPools(ctx context.Context, arg SaveUserPoolsParams) er
 		arg.Remainings,
 		arg.ResetTimes,
 		arg.Rests,
+		arg.Returneds,
 		arg.Versions,
 		arg.Announceds,
 	)

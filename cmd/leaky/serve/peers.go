@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"net"
@@ -11,6 +12,10 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	_ "google.golang.org/grpc/health" // lets clients ask whether a process serves
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/resolver/manual"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
@@ -61,26 +66,66 @@ func (p Peers) API(service string, at config.Endpoint) (string, http.RoundTrippe
 // maxConns bounds the connections of one part to another.
 const maxConns = 64
 
-// credentials are for the gRPC side of a service.
-func (p Peers) credentials(service string, at netaddr.Addr) credentials.TransportCredentials {
-	if !p.Mutual || at.Network == "unix" {
-		return insecure.NewCredentials()
-	}
-	return credentials.NewTLS(mtls.Client(p.Dir, p.Part, service))
-}
-
+// dialLimiter opens connections to every process of ratelimit.
 func dialLimiter(s service) (*grpc.ClientConn, error) {
-	return s.peers().DialLimiter(s.cfg.Services.RateLimit.GRPC)
+	var all []string
+	for _, at := range s.cfg.Services.RateLimit.All() {
+		all = append(all, at.GRPC)
+	}
+	return s.peers().DialLimiter(all...)
 }
 
-// DialLimiter opens a connection to one process of ratelimit by its address in leaky.yaml.
-func (p Peers) DialLimiter(at string) (*grpc.ClientConn, error) {
-	address, err := netaddr.Parse(at)
-	if err != nil {
-		return nil, err
+// balanced is how calls are spread over the processes of ratelimit: in turn over those that are
+// connected and say that they serve. All calls are idempotent by request id, so one that a process
+// did not take goes to the next.
+const balanced = `{"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": "ratelimit"},
+	"methodConfig": [{"name": [{"service": "leaky.limit.v1.Limiter"}], "retryPolicy": {"maxAttempts": 3, "initialBackoff": "0.02s",
+		"maxBackoff": "0.2s", "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE"]}}],
+	"retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1}}`
+
+// Of a process that hangs the connection is given up after about so long; it must be 10 s at least.
+const (
+	pingEvery = 10 * time.Second
+	pingWait  = 2 * time.Second
+)
+
+// DialLimiter opens connections to processes of ratelimit by their addresses in leaky.yaml.
+func (p Peers) DialLimiter(all ...string) (*grpc.ClientConn, error) {
+	var found resolver.State
+	for _, at := range all {
+		address, err := netaddr.Parse(at)
+		if err != nil {
+			return nil, err
+		}
+		found.Endpoints = append(found.Endpoints, resolver.Endpoint{Addresses: []resolver.Address{{Addr: address.In(p.Dir).String()}}})
 	}
-	return grpc.NewClient(address.In(p.Dir).Target(), grpc.WithTransportCredentials(p.credentials(topology.RateLimit, address)),
+	known := manual.NewBuilderWithScheme("leaky")
+	known.InitialState(found)
+	var guard credentials.TransportCredentials = insecure.NewCredentials()
+	if p.Mutual {
+		guard = guardedPorts{credentials.NewTLS(mtls.Client(p.Dir, p.Part, topology.RateLimit))}
+	}
+	return grpc.NewClient(known.Scheme()+":///"+topology.RateLimit, grpc.WithResolvers(known), grpc.WithTransportCredentials(guard),
+		grpc.WithDefaultServiceConfig(balanced), grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingEvery, Timeout: pingWait}),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2,
 			MaxDelay: time.Second},
 			MinConnectTimeout: 2 * time.Second}))
+}
+
+// guardedPorts asks for certificates on ports and speaks plainly on Unix sockets.
+type guardedPorts struct {
+	credentials.TransportCredentials
+}
+
+// ClientHandshake implements credentials.TransportCredentials.
+func (g guardedPorts) ClientHandshake(ctx context.Context, authority string, conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	if conn.RemoteAddr().Network() == "unix" {
+		return insecure.NewCredentials().ClientHandshake(ctx, authority, conn)
+	}
+	return g.TransportCredentials.ClientHandshake(ctx, authority, conn)
+}
+
+// Clone implements credentials.TransportCredentials.
+func (g guardedPorts) Clone() credentials.TransportCredentials {
+	return guardedPorts{g.TransportCredentials.Clone()}
 }

@@ -3,8 +3,8 @@
 // Redis and counts there what is held and settled.
 //
 // A State is absolute and versioned, so it may arrive twice, late or out of order: one
-// with a lower version than what Redis has changes nothing but spent, which only grows
-// within a window. ratelimit asks for the state of an account it has not seen (NATS
+// with a lower version than what Redis has changes nothing but what was spent and given back,
+// which only grow within a window. ratelimit asks for the state of an account it has not seen (NATS
 // request on SubjectAsk), and is told of every change (JetStream, Subject).
 package balance
 
@@ -41,13 +41,16 @@ type Ask struct {
 // has Credits again. Window k lasts from Anchor + k*Window to Anchor + (k+1)*Window.
 // Without one (prepaid) there is a single window without end.
 type State struct {
-	Account  string        `json:"account"`
-	Provider string        `json:"provider"`
-	Present  bool          `json:"present"` // false: the account has no pool
-	Version  int64         `json:"version"` // grows with every change of the pool; 0: no pool yet
-	Credits  int64         `json:"credits"` // tokens granted and not expired, spent ones included
-	Spent    int64         `json:"spent"`   // tokens of the current window that the ledger has booked
-	Window   time.Duration `json:"window"`  // 0: prepaid
+	Account  string `json:"account"`
+	Provider string `json:"provider"`
+	Present  bool   `json:"present"` // false: the account has no pool
+	Version  int64  `json:"version"` // grows with every change of the pool; 0: no pool yet
+	Credits  int64  `json:"credits"` // tokens granted and not expired, spent ones included
+	Spent    int64  `json:"spent"`   // tokens of the current window that the ledger has booked
+	// Returned were spent in the current window and given back, since a call was charged too much.
+	// Spent and Returned together never shrink within a window, nor does Returned.
+	Returned int64         `json:"returned,omitzero"`
+	Window   time.Duration `json:"window"` // 0: prepaid
 	Anchor   time.Time     `json:"anchor,omitzero"`
 	At       time.Time     `json:"at"` // when this was read; tells which window Spent is of
 }
@@ -89,8 +92,8 @@ func (s State) Check() error {
 		return fmt.Errorf("%w: account %q", ErrMalformed, s.Account)
 	case s.Provider == "" || strings.ContainsAny(s.Provider, ".*> \t\r\n"):
 		return fmt.Errorf("%w: provider %q", ErrMalformed, s.Provider)
-	case s.Version < 0 || s.Credits < 0 || s.Spent < 0 || s.Window < 0:
-		return fmt.Errorf("%w: negative version, credits, spent or window", ErrMalformed)
+	case s.Version < 0 || s.Credits < 0 || s.Spent < 0 || s.Returned < 0 || s.Window < 0:
+		return fmt.Errorf("%w: negative version, credits, spent, returned or window", ErrMalformed)
 	case s.Window > 0 && s.Anchor.IsZero():
 		return fmt.Errorf("%w: a window without an anchor", ErrMalformed)
 	}

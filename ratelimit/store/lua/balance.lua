@@ -1,8 +1,11 @@
 -- Writes what the token service says of a pool, unless it said later things before.
--- KEYS[1]: the pool. ARGV: 1 eight doubles: now (0: the server's clock), whether there is
--- a pool (1 or 0), version, credits, spent, anchor, window, and when spent was read.
--- Answer: the pool as it is after the call.
-local now, present, version, credits, spent, anchor, span, read = struct.unpack('<dddddddd', ARGV[1])
+-- KEYS[1]: the pool. ARGV: 1 nine doubles: now (0: the server's clock), whether there is
+-- a pool (1 or 0), version, credits, spent, anchor, window, when spent was read, and what was spent
+-- in the window and given back since. Answer: the pool as it is after the call.
+--
+-- Whoever hears of a charge first is right, and likewise of what is given back: within a window
+-- both sums only grow, what was ever spent (spent and given back together) and what was given back.
+local now, present, version, credits, spent, anchor, span, read, returned = struct.unpack('<ddddddddd', ARGV[1])
 if now == 0 then
   local t = redis.call('TIME')
   now = t[1] * 1000000 + t[2]
@@ -26,28 +29,36 @@ local of = number(read)
 if not value then
   -- Their clock may run ahead of ours: what was spent in our future was spent all the same.
   spent = carried(spent, credits, index - of)
+  if of ~= index then returned = 0 end
 else
-  local state, v, c, s, d, a, w, i = struct.unpack('<c1ddddddd', value)
+  local state, v, c, s, d, a, w, i, rest = struct.unpack('<c1ddddddd', value)
   drawn = d
   if state == 'P' and present == 1 and a == anchor and w == span then
     index = math.max(index, i)
-    s = carried(s, c, index - i)
-    spent = of > index and 0 or carried(spent, credits, index - of)
-    spent = math.max(spent, s)
+    local ever, back = 0, 0 -- as it is here
+    if index == i and #value >= rest then back = struct.unpack('<d', value, rest) end
+    ever = carried(s, c, index - i) + back
+    if of ~= index then returned = 0 end
+    spent = (of > index and 0 or carried(spent, credits, index - of)) + returned
+    returned = math.max(returned, back)
+    spent = math.max(0, math.max(spent, ever) - returned)
     if version < v then
       version = v
       credits = c
     end
   elseif version < v or version == v and state == 'P' then
-    return value
+    return string.sub(value, 1, rest - 1)
   else
     spent = carried(spent, credits, index - of)
+    if of ~= index then returned = 0 end
   end
 end
-value = struct.pack('<c1ddddddd', present == 1 and 'P' or 'N', version, credits, spent, drawn, anchor, span, index)
+local told = struct.pack('<c1ddddddd', present == 1 and 'P' or 'N', version, credits, spent, drawn, anchor, span, index)
+value = told
+if returned > 0 then value = value .. struct.pack('<d', returned) end
 if drawn > 0 then
   redis.call('SET', KEYS[1], value)
 else
   redis.call('SET', KEYS[1], value, 'PX', present == 1 and 604800000 or 86400000)
 end
-return value
+return told

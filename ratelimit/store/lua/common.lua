@@ -5,15 +5,16 @@
 -- anything is held, so that no hold outlives the bucket that counts it, and else
 -- vanishes when it would be empty.
 -- A pool is a letter (P there is one, N there is none) and seven doubles: version,
--- credits, spent, held, anchor, window and the number of the window that spent is of. It
+-- credits, spent, held, anchor, window and the number of the window that spent is of; and an
+-- eighth where something was spent in that window and given back by corrections. It
 -- is forgotten a week after its last use, or a day after the token service said that there
 -- is none; it is asked for anew then.
--- A record is its state and five doubles (held, charged, output, expires, and the pool's
--- window it draws on or -1), and while the hold is not settled the time it was taken, the
--- length of the pool's name and the name, how many buckets hold tokens, for each rate,
+-- A record is its state and five doubles (held, charged, output, expires or when the sweeper
+-- charged it, and the pool's window it draws on or -1), and unless it was settled in time the
+-- time it was taken, the length of the pool's name and the name, how many buckets hold tokens, for each rate,
 -- window, the length of its key and the key, then a byte that is 1 if it is given back when
 -- it expires, and the facts. States: H held, S settled, X expired and its
--- event not published yet, E expired and published.
+-- event not published yet, E expired and published, C expired and corrected by a settlement.
 
 -- lasts is how long a bucket with nothing held is kept, in milliseconds.
 local function lasts(settled, rate, window, now, at)

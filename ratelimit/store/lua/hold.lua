@@ -91,16 +91,19 @@ end
 -- windows before were overdrawn by: each pays of it what it gives.
 local refusal = not fits and 'R'
 local state, version, credits, spent, drawn, anchor, span, index = '-', 0, 0, 0, 0, 0, 0, -1
+local returned = '' -- as it is stored; a call changes nothing of it
 if policy > 0 and not values[first] then
   refusal = refusal or 'M'
 elseif policy > 0 then
-  state, version, credits, spent, drawn, anchor, span, index = struct.unpack('<c1ddddddd', values[first])
+  state, version, credits, spent, drawn, anchor, span, index, returned = struct.unpack('<c1ddddddd', values[first])
+  returned = string.sub(values[first], returned)
   if state == 'P' then
     if span > 0 then
       local current = math.floor((now - anchor) / span)
       if current > index then
         spent = math.max(0, spent - (current - index) * credits)
         index = current
+        returned = ''
       end
     end
     local left = credits - spent - drawn - input
@@ -139,7 +142,7 @@ if policy > 0 then
   reply = reply .. pool
   if state == 'P' then
     writes[w + 1] = KEYS[first]
-    writes[w + 2] = pool
+    writes[w + 2] = pool .. returned
     w = w + 2
   end
 end

@@ -1,53 +1,74 @@
 
+-- drained is a bucket as it is now: settled, held, at.
+local function drained(key, rate, window, now)
+  local s, h, at = 0, 0, 0
+  local value = redis.call('GET', key)
+  if value then s, h, at = struct.unpack('<ddd', value) end
+  if window > 0 then
+    local begin = now - math.fmod(now, window)
+    if begin > at then
+      s = 0
+      at = begin
+    elseif at - begin > window then
+      at = begin
+    end
+  elseif now > at then
+    s = s - rate * (now - at)
+    if s < 0 then s = 0 end
+    at = now
+  elseif at - now > 60000000 then
+    at = now
+  end
+  return s, h, at
+end
+
+-- keep writes a bucket. It stands while anything is held.
+local function keep(key, s, h, at, rate, window, now)
+  local value = struct.pack('<ddd', s, h, at)
+  if h > 0 then
+    redis.call('SET', key, value)
+  else
+    redis.call('SET', key, value, 'PX', lasts(s, rate, window, now, at))
+  end
+end
+
+-- keepPool writes a pool, which is forgotten a week after its last use.
+local function keepPool(key, value, drawn)
+  if drawn > 0 then
+    redis.call('SET', key, value)
+  else
+    redis.call('SET', key, value, 'PX', 604800000)
+  end
+end
+
+-- poolOf is the key of a pool beside a hold's.
+local function poolOf(key, provider)
+  return string.sub(key, 1, string.find(key, '}:h:', 1, true)) .. ':p:' .. provider
+end
+
 -- release replaces what a hold holds by what is charged, in its pool and each of its
 -- buckets. A charge counts in the pool's window that the hold was taken in; when that one
 -- is over it counts nowhere here, as its rest is gone too.
 local function release(key, record, now, held, charged)
   local window, _, provider, n, pos = struct.unpack('<ddBc0B', record, 34)
   if window >= 0 then
-    local pool = string.sub(key, 1, string.find(key, '}:h:', 1, true)) .. ':p:' .. provider
+    local pool = poolOf(key, provider)
     local value = redis.call('GET', pool)
     if value then
-      local state, version, credits, spent, drawn, anchor, span, index = struct.unpack('<c1ddddddd', value)
+      local state, version, credits, spent, drawn, anchor, span, index, rest = struct.unpack('<c1ddddddd', value)
       drawn = math.max(0, drawn - held)
       if window >= index then spent = spent + charged end
-      value = struct.pack('<c1ddddddd', state, version, credits, spent, drawn, anchor, span, index)
-      if drawn > 0 then
-        redis.call('SET', pool, value)
-      else
-        redis.call('SET', pool, value, 'PX', 604800000)
-      end
+      value = struct.pack('<c1ddddddd', state, version, credits, spent, drawn, anchor, span, index) .. string.sub(value, rest)
+      keepPool(pool, value, drawn)
     end
   end
   for _ = 1, n do
     local rate, window, key, after = struct.unpack('<ddHc0', record, pos)
     pos = after
-    local s, h, at = 0, 0, 0
-    local value = redis.call('GET', key)
-    if value then s, h, at = struct.unpack('<ddd', value) end
-    if window > 0 then
-      local begin = now - math.fmod(now, window)
-      if begin > at then
-        s = 0
-        at = begin
-      elseif at - begin > window then
-        at = begin
-      end
-    elseif now > at then
-      s = s - rate * (now - at)
-      if s < 0 then s = 0 end
-      at = now
-    elseif at - now > 60000000 then
-      at = now
-    end
+    local s, h, at = drained(key, rate, window, now)
     h, s = h - held, s + charged
     if h < 0 then h = 0 end
-    value = struct.pack('<ddd', s, h, at)
-    if h > 0 then
-      redis.call('SET', key, value)
-    else
-      redis.call('SET', key, value, 'PX', lasts(s, rate, window, now, at))
-    end
+    keep(key, s, h, at, rate, window, now)
   end
 end
 

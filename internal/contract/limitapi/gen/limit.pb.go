@@ -137,7 +137,7 @@ const (
 	Settled_STATUS_UNSPECIFIED Settled_Status = 0
 	Settled_SETTLED            Settled_Status = 1 // the hold was there and is replaced by the charge
 	Settled_DUPLICATE          Settled_Status = 2 // settled before, nothing changed
-	Settled_LATE               Settled_Status = 3 // the sweeper settled it by policy before, nothing changed
+	Settled_LATE               Settled_Status = 3 // the sweeper settled it by policy before, and the charge replaces that
 	Settled_UNKNOWN            Settled_Status = 4 // no such hold (never taken, or forgotten), nothing changed
 )
 
@@ -988,8 +988,16 @@ func (x *Settlement) GetCharged() int64 {
 }
 
 type SettleRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Settlements   []*Settlement          `protobuf:"bytes,1,rep,name=settlements,proto3" json:"settlements,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Settlements []*Settlement          `protobuf:"bytes,1,rep,name=settlements,proto3" json:"settlements,omitempty"`
+	// Which meter asks, if one does. What its log had so long ago is settled with this request;
+	// negative: not even what it had when the meter began. Holds that are due wait for meters that
+	// are behind.
+	Meter    string `protobuf:"bytes,2,opt,name=meter,proto3" json:"meter,omitempty"`
+	BehindUs int64  `protobuf:"varint,3,opt,name=behind_us,json=behindUs,proto3" json:"behind_us,omitempty"`
+	// Why Envoy cannot write that log; empty: it can. While it cannot, calls are decided as while
+	// Redis does not answer, since nobody would hear what they used.
+	Unwritable    string `protobuf:"bytes,4,opt,name=unwritable,proto3" json:"unwritable,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1031,6 +1039,27 @@ func (x *SettleRequest) GetSettlements() []*Settlement {
 	return nil
 }
 
+func (x *SettleRequest) GetMeter() string {
+	if x != nil {
+		return x.Meter
+	}
+	return ""
+}
+
+func (x *SettleRequest) GetBehindUs() int64 {
+	if x != nil {
+		return x.BehindUs
+	}
+	return 0
+}
+
+func (x *SettleRequest) GetUnwritable() string {
+	if x != nil {
+		return x.Unwritable
+	}
+	return ""
+}
+
 type Settled struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -1038,6 +1067,7 @@ type Settled struct {
 	Held          int64                  `protobuf:"varint,3,opt,name=held,proto3" json:"held,omitempty"`
 	Charged       int64                  `protobuf:"varint,4,opt,name=charged,proto3" json:"charged,omitempty"` // what the books say after the call
 	Drawn         Settled_Drawn          `protobuf:"varint,5,opt,name=drawn,proto3,enum=leaky.limit.v1.Settled_Drawn" json:"drawn,omitempty"`
+	TakenUs       int64                  `protobuf:"varint,6,opt,name=taken_us,json=takenUs,proto3" json:"taken_us,omitempty"` // of LATE: when the hold was taken, as the sweeper's event says; microseconds since 1970
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1105,6 +1135,13 @@ func (x *Settled) GetDrawn() Settled_Drawn {
 		return x.Drawn
 	}
 	return Settled_DRAWN_UNSPECIFIED
+}
+
+func (x *Settled) GetTakenUs() int64 {
+	if x != nil {
+		return x.TakenUs
+	}
+	return 0
 }
 
 type SettleResponse struct {
@@ -2122,16 +2159,22 @@ const file_limit_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
 	"\aaccount\x18\x02 \x01(\tR\aaccount\x12\x18\n" +
-	"\acharged\x18\x03 \x01(\x03R\acharged\"M\n" +
+	"\acharged\x18\x03 \x01(\x03R\acharged\"\xa0\x01\n" +
 	"\rSettleRequest\x12<\n" +
-	"\vsettlements\x18\x01 \x03(\v2\x1a.leaky.limit.v1.SettlementR\vsettlements\"\xd8\x02\n" +
+	"\vsettlements\x18\x01 \x03(\v2\x1a.leaky.limit.v1.SettlementR\vsettlements\x12\x14\n" +
+	"\x05meter\x18\x02 \x01(\tR\x05meter\x12\x1b\n" +
+	"\tbehind_us\x18\x03 \x01(\x03R\bbehindUs\x12\x1e\n" +
+	"\n" +
+	"unwritable\x18\x04 \x01(\tR\n" +
+	"unwritable\"\xf3\x02\n" +
 	"\aSettled\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x126\n" +
 	"\x06status\x18\x02 \x01(\x0e2\x1e.leaky.limit.v1.Settled.StatusR\x06status\x12\x12\n" +
 	"\x04held\x18\x03 \x01(\x03R\x04held\x12\x18\n" +
 	"\acharged\x18\x04 \x01(\x03R\acharged\x123\n" +
-	"\x05drawn\x18\x05 \x01(\x0e2\x1d.leaky.limit.v1.Settled.DrawnR\x05drawn\"S\n" +
+	"\x05drawn\x18\x05 \x01(\x0e2\x1d.leaky.limit.v1.Settled.DrawnR\x05drawn\x12\x19\n" +
+	"\btaken_us\x18\x06 \x01(\x03R\atakenUs\"S\n" +
 	"\x06Status\x12\x16\n" +
 	"\x12STATUS_UNSPECIFIED\x10\x00\x12\v\n" +
 	"\aSETTLED\x10\x01\x12\r\n" +

@@ -41,7 +41,7 @@ type LimiterClient interface {
 	// Hold takes cost from every matching limit or from none.
 	Hold(ctx context.Context, in *HoldRequest, opts ...grpc.CallOption) (*HoldResponse, error)
 	// Settle replaces holds by what was really used. Idempotent by request id: a
-	// second settlement of the same hold changes nothing and answers DUPLICATE.
+	// second settlement of the same hold changes nothing and answers DUPLICATE, or LATE.
 	Settle(ctx context.Context, in *SettleRequest, opts ...grpc.CallOption) (*SettleResponse, error)
 	// GetAccountState reads buckets and holds of one account; it changes nothing.
 	GetAccountState(ctx context.Context, in *GetAccountStateRequest, opts ...grpc.CallOption) (*GetAccountStateResponse, error)
@@ -143,7 +143,7 @@ type LimiterServer interface {
 	// Hold takes cost from every matching limit or from none.
 	Hold(context.Context, *HoldRequest) (*HoldResponse, error)
 	// Settle replaces holds by what was really used. Idempotent by request id: a
-	// second settlement of the same hold changes nothing and answers DUPLICATE.
+	// second settlement of the same hold changes nothing and answers DUPLICATE, or LATE.
 	Settle(context.Context, *SettleRequest) (*SettleResponse, error)
 	// GetAccountState reads buckets and holds of one account; it changes nothing.
 	GetAccountState(context.Context, *GetAccountStateRequest) (*GetAccountStateResponse, error)
