@@ -36,6 +36,7 @@ func (s *Service) Run(ctx context.Context) error {
 	group.Go(func() { s.keepTrust(ctx) })
 	group.Go(func() { s.watchRedis(ctx) })
 	group.Go(func() { s.watchMeters(ctx) })
+	group.Go(func() { s.store.KeepIndex(ctx) })
 	if s.follow != nil {
 		group.Go(func() { s.follow(ctx, s.SetBalance) })
 	}
@@ -51,7 +52,7 @@ func (s *Service) Run(ctx context.Context) error {
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	for {
-		if err := s.Sweep(ctx); err != nil && ctx.Err() == nil {
+		if err := s.store.Turn(ctx, every, s.Sweep); err != nil && ctx.Err() == nil {
 			s.log.LogAttrs(ctx, slog.LevelWarn, "sweep not complete, the next goes on", slog.Any("error", err))
 		}
 		select {

@@ -79,7 +79,16 @@ func (s *Store) holdOne(ctx context.Context, t Take) (Taken, error) {
 	if err != nil {
 		return Taken{}, err
 	}
-	return parseTaken(reply, t)
+	taken, err := parseTaken(reply, t)
+	s.note(t, taken)
+	return taken, err
+}
+
+// note tells the index of a hold that was taken.
+func (s *Store) note(t Take, taken Taken) {
+	if t.ID != "" && taken.Outcome == Admitted {
+		s.stands(t.Account, t.ID, float64(taken.Now)+s.lifeOf(t))
+	}
 }
 
 // merge is the answer to t of two answers to its parts; decided is the one that counts.
@@ -122,7 +131,7 @@ func (s *Store) undo(ctx context.Context, shared Take) error {
 		errs = append(errs, err)
 	}
 	if shared.ID != "" {
-		_, err := s.run(ctx, s.settle, append(s.settle.begin(1, 1), s.HoldKey(SharedAccount, shared.ID), bucket.Pack(s.now(), 0, 0, 0)))
+		_, err := s.run(ctx, s.settle, s.settleArgs(SharedAccount, shared.ID, 0, 0))
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)

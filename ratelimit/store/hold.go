@@ -55,17 +55,20 @@ func (s *Store) HoldAll(ctx context.Context, takes []Take) ([]Taken, error) {
 		}
 		out[i], err = parseTaken(cmd.Val(), t)
 		out[i].Err = err
+		s.note(t, out[i])
 	}
 	return out, nil
 }
 
 // holdArgs is the script's call.
 func (s *Store) holdArgs(t Take) []any {
-	args := s.hold.begin(len(t.Buckets), 4+2*len(t.Buckets))
-	keys, life, tail := len(t.Buckets), 0.0, ""
+	args := s.hold.begin(len(t.Buckets), 5+2*len(t.Buckets))
+	keys, life, tail, print := len(t.Buckets), 0.0, "", ""
 	if t.ID != "" {
-		keys++
-		args = append(args, s.HoldKey(t.Account, t.ID))
+		keys += 2
+		var memory string
+		memory, print = s.memory(t.Account, t.ID)
+		args = append(args, s.HoldKey(t.Account, t.ID), memory)
 		life, tail = s.lifeOf(t), s.tail(t)
 	}
 	if t.Pool != PoolNone {
@@ -76,8 +79,8 @@ func (s *Store) holdArgs(t Take) []any {
 	for _, b := range t.Buckets {
 		args = append(args, s.bucketKey(b))
 	}
-	args = append(args, bucket.Pack(s.now(), float64(t.Requests), float64(t.Input), float64(t.Output), float64(t.Fill), life, float64(t.Pool)),
-		tail)
+	args = append(args, bucket.Pack(s.now(), float64(t.Requests), float64(t.Input), float64(t.Output), float64(t.Fill), life, float64(t.Pool))+
+		print, tail)
 	for _, b := range t.Buckets {
 		if b.HasOwn {
 			args = append(args, string(b.Limit.Kind)+bucket.Pack(b.Limit.Params.Capacity, b.Limit.Params.Rate, float64(b.Limit.Params.Window),

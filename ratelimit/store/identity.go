@@ -7,8 +7,6 @@ import (
 	"sync"
 
 	"github.com/redis/go-redis/v9"
-
-	"github.com/leaky-tokens/leaky-tokens/ratelimit/bucket"
 )
 
 // identity is which data the server has, as far as that can be known. A server that started anew,
@@ -150,7 +148,7 @@ func (s *Store) Forget(ctx context.Context, account, id string) error {
 		if account == SharedAccount && !s.cluster {
 			continue
 		}
-		if _, err := s.run(ctx, s.settle, append(s.settle.begin(1, 1), s.HoldKey(account, id), bucket.Pack(s.now(), 0, 0, 0))); err != nil {
+		if _, err := s.run(ctx, s.settle, s.settleArgs(account, id, 0, 0)); err != nil {
 			return err
 		}
 	}

@@ -31,15 +31,16 @@ func (s *Store) RecordLate(ctx context.Context, take Take, lease string) (LateWa
 }
 
 func (s *Store) recordOneLate(ctx context.Context, take Take, lease string) (LateWay, error) {
-	keys := 1
+	keys := 2
 	if lease != "" {
-		keys = 2
+		keys = 3
 	}
-	args := append(s.late.begin(keys, 2), s.HoldKey(take.Account, take.ID))
+	memory, print := s.memory(take.Account, take.ID)
+	args := append(s.late.begin(keys, 2), s.HoldKey(take.Account, take.ID), memory)
 	if lease != "" {
 		args = append(args, s.HoldKey(take.Account, lease))
 	}
-	args = append(args, bucket.Pack(s.now(), float64(take.Input+take.Output), float64(take.Output), s.lifeOf(take)), s.tail(take))
+	args = append(args, bucket.Pack(s.now(), float64(take.Input+take.Output), float64(take.Output), s.lifeOf(take))+print, s.tail(take))
 	reply, err := s.run(ctx, s.late, args)
 	if err != nil {
 		return 0, err
@@ -47,5 +48,11 @@ func (s *Store) recordOneLate(ctx context.Context, take Take, lease string) (Lat
 	if len(reply) != 1 {
 		return 0, fmt.Errorf("%w: a late record of %d bytes", ErrReply, len(reply))
 	}
+	now, err := s.Clock(ctx)
+	if err != nil { // it is written down: a scan finds it
+		s.lacks()
+		return LateWay(reply[0]), nil //nolint:nilerr // as said
+	}
+	s.stands(take.Account, take.ID, float64(now)+s.lifeOf(take))
 	return LateWay(reply[0]), nil
 }

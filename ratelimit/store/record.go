@@ -128,7 +128,7 @@ func (s *Store) ReadState(ctx context.Context, account string, ids []string, buc
 			return AccountState{}, err
 		}
 	}
-	return out, nil
+	return out, s.recallAll(ctx, account, ids, out.Records)
 }
 
 // get reads keys in one round trip; a missing one is empty.
@@ -215,7 +215,7 @@ func (s *Store) Sweep(ctx context.Context, visit func(Hold) error) (live Standin
 	if err != nil {
 		return Standing{}, err
 	}
-	err = s.walk(ctx, func(h Hold) error {
+	err = s.walkIndex(ctx, func(h Hold) error {
 		if h.Record.State != StateHeld || h.Record.Expires <= now {
 			if err := visit(h); !errors.Is(err, ErrWaits) {
 				return err
@@ -315,6 +315,11 @@ func (s *Store) walkKeys(ctx context.Context, keys []string, visit func(Hold) er
 	if err != nil {
 		return err
 	}
+	return s.visitAll(keys, texts, visit)
+}
+
+// visitAll gives each hold to visit that is held, or expired and not published.
+func (s *Store) visitAll(keys, texts []string, visit func(Hold) error) error {
 	var failed failures
 	for i, text := range texts {
 		if text == "" || text[0] != byte(StateHeld) && text[0] != byte(StateExpired) {

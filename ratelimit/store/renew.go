@@ -52,12 +52,12 @@ func oldest(holds []Hold, limit int) []Hold {
 }
 
 // ListHolds lists holds that are not settled, of one account or of all, the oldest first, up
-// to limit; more says that there are others. It goes through all keys, like a sweep.
+// to limit; more says that there are others. It goes through all that stand, like a sweep.
 func (s *Store) ListHolds(ctx context.Context, account string, limit int) (holds []Hold, more bool, now int64, err error) {
 	if now, err = s.Clock(ctx); err != nil {
 		return nil, false, 0, err
 	}
-	err = s.walk(ctx, func(h Hold) error {
+	err = s.walkIndex(ctx, func(h Hold) error {
 		switch {
 		case h.Record.State != StateHeld || h.Account == SharedAccount || account != "" && h.Account != account:
 			return nil

@@ -16,11 +16,11 @@ func (s *Store) Settle(ctx context.Context, settlements []Settlement) ([]Settlin
 	}
 	calls := make([][]any, 0, len(settlements))
 	for _, one := range settlements {
-		calls = append(calls, append(s.settle.begin(1, 1), s.HoldKey(one.Account, one.ID), s.settlement(one.Charged)))
+		calls = append(calls, s.settleArgs(one.Account, one.ID, one.Charged, s.kept))
 	}
 	if s.cluster { // and the parts of the holds that are in shared buckets, which few have
 		for _, one := range settlements {
-			calls = append(calls, append(s.settle.begin(1, 1), s.HoldKey(SharedAccount, one.ID), s.settlement(one.Charged)))
+			calls = append(calls, s.settleArgs(SharedAccount, one.ID, one.Charged, s.kept))
 		}
 	}
 	cmds, err := s.runAll(ctx, s.settle, calls)
@@ -40,6 +40,12 @@ func (s *Store) Settle(ctx context.Context, settlements []Settlement) ([]Settlin
 		if err == nil {
 			out[i], err = parseSettling(cmd.Val())
 		}
+		if out[i].Status == Settled {
+			s.ended(settlements[i].Account, settlements[i].ID)
+			if s.cluster {
+				s.ended(SharedAccount, settlements[i].ID)
+			}
+		}
 		if err != nil { // one damaged hold must not keep the others from being settled
 			out[i] = Settling{Status: Unknown, Err: err}
 		}
@@ -55,7 +61,9 @@ func parseSettling(reply string) (Settling, error) {
 		Drawn: double(reply, 1, 2) >= 0, Taken: int64(double(reply, 1, 3))}, nil
 }
 
-// settlement are settle.lua's arguments.
-func (s *Store) settlement(charged int64) string {
-	return bucket.Pack(s.now(), float64(charged), s.kept, millis(s.config.ExpiredKept))
+// settleArgs is the script's call; kept is for how many milliseconds it is remembered, 0: not at all.
+func (s *Store) settleArgs(account, id string, charged int64, kept float64) []any {
+	memory, print := s.memory(account, id)
+	return append(s.settle.begin(2, 1), s.HoldKey(account, id), memory,
+		bucket.Pack(s.now(), float64(charged), kept, millis(s.config.ExpiredKept))+print)
 }

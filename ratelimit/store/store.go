@@ -6,10 +6,9 @@
 // empty and stands while anything is held. Numbers travel and lie as binary doubles: they
 // are exact, and printing and parsing text took the scripts longer than all the rest.
 // A pool is what the token service told of an account's balance and what is spent and
-// held of it. A hold is a string at "{account}:h:<request id>"; settling
-// turns it into a short record that is kept for a while, so that a second settlement is
-// known as such. Holds do not expire by themselves, because nobody would give back what
-// they hold: the sweeper finds them by SCAN. The hash tag keeps an account's keys in one
+// held of it. A hold is a string at "{account}:h:<request id>"; when it is settled its id is
+// remembered for a while (memory.go), so that a second settlement is known as such. Holds do not expire by themselves, because nobody would give back what
+// they hold: the sweeper finds them by an index (index.go). The hash tag keeps an account's keys in one
 // slot; buckets of rules that name no caller are shared by all accounts and have no tag
 // (see cluster.go for those in a cluster).
 package store
@@ -95,18 +94,21 @@ type Store struct {
 	config Config
 	client redis.UniversalClient
 	// cluster says that keys of different hash tags may be on different servers.
-	cluster  bool
-	life     float64 // microseconds
-	kept     float64 // milliseconds
-	breaker  breaker
-	identity identity
-	hold     script
-	settle   script
-	expire   script
-	finish   script
-	pool     script
-	late     script
-	renew    script
+	cluster bool
+	life    float64 // microseconds
+	kept    float64 // milliseconds
+	// memoryBits of a call's hash choose the key that it is remembered in once it is settled.
+	memoryBits int
+	breaker    breaker
+	identity   identity
+	index      index
+	hold       script
+	settle     script
+	expire     script
+	finish     script
+	pool       script
+	late       script
+	renew      script
 }
 
 // New makes a store; it does not connect.
@@ -117,11 +119,18 @@ func New(c Config) (*Store, error) {
 	setDefault(&c.ExpiredKept, expiredKept)
 	setDefault(&c.DialTimeout, 50*time.Millisecond)
 	setDefault(&c.Timeout, 100*time.Millisecond)
-	s := &Store{config: c, identity: identity{changed: c.Changed}, life: float64(c.Lifetime.Microseconds()), kept: millis(c.SettledKept),
-		breaker: breaker{now: time.Now},
-		hold:    newScript(common + holdLua), settle: newScript(common + releaseLua + correctLua + settleLua), expire: newScript(common + releaseLua +
+	s := &Store{config: c, life: float64(c.Lifetime.Microseconds()), kept: millis(c.SettledKept),
+		memoryBits: memoryWidth(c.SettledKept),
+		breaker:    breaker{now: time.Now},
+		hold:       newScript(common + holdLua), settle: newScript(common + releaseLua + correctLua + settleLua), expire: newScript(common + releaseLua +
 			expireLua), finish: newScript(finishLua), pool: newScript(balanceLua), late: newScript(common + releaseLua + lateLua),
 		renew: newScript(common + releaseLua + renewLua)}
+	s.identity.changed = func(older bool) {
+		s.lacks()
+		if c.Changed != nil {
+			c.Changed(older)
+		}
+	}
 	var err error
 	// A hold and a settlement are idempotent by request id, so that they may be tried twice.
 	if s.client, s.cluster, err = redisconn.Dial(redisconn.Config{URL: c.URL, DialTimeout: c.DialTimeout, Timeout: c.Timeout, Retries: 1,

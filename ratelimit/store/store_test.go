@@ -156,8 +156,15 @@ func TestIdleBucketsVanish(t *testing.T) {
 	if ttl := client.PTTL(t.Context(), prefix+"{user:u}:b:x").Val(); ttl < 9*time.Second || ttl > 12*time.Second {
 		t.Errorf("bucket with 10 s to drain: want it kept for about that, got %s", ttl)
 	}
-	if ttl := client.PTTL(t.Context(), s.HoldKey("user:u", "1")).Val(); ttl < 59*time.Minute || ttl > time.Hour {
-		t.Errorf("settled hold: want it kept for an hour, got %s", ttl)
+	if n := client.Exists(t.Context(), s.HoldKey("user:u", "1")).Val(); n != 0 {
+		t.Error("settled hold: want no key of its own")
+	}
+	memories, err := client.Keys(t.Context(), prefix+"s:*").Result()
+	if err != nil || len(memories) != 1 {
+		t.Fatalf("want it remembered in one key, got %v, %v", memories, err)
+	}
+	if ttl := client.PTTL(t.Context(), memories[0]).Val(); ttl < 59*time.Minute || ttl > time.Hour {
+		t.Errorf("settled hold: want it remembered for an hour, got %s", ttl)
 	}
 }
 

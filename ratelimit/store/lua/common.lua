@@ -16,6 +16,22 @@
 -- it expires, and the facts. States: H held, S settled, X expired and its
 -- event not published yet, E expired and published, C expired and corrected by a settlement.
 
+-- What is settled is remembered in few keys, many calls in each: 33 bytes for a call, which are ten of
+-- a hash over its account and id, the second in which it was settled, what it held, was charged and
+-- might put out, and a byte that is 1 if it drew on a pool. The oldest come first.
+
+-- remembered is where a call stands in a memory, or nil.
+local function remembered(memory, print)
+  local at = string.find(memory, print, 1, true)
+  while at and (at - 1) % 33 ~= 0 do at = string.find(memory, print, at + 1, true) end
+  return at
+end
+
+-- recall is what a call there held, was charged and might put out, and 1 if it drew on a pool.
+local function recall(memory, at)
+  return struct.unpack('<I6I6I6B', memory, at + 14)
+end
+
 -- lasts is how long a bucket with nothing held is kept, in milliseconds.
 local function lasts(settled, rate, window, now, at)
   local us = 86400000000

@@ -8,11 +8,11 @@
 -- held, and a time. A fixed window is a bucket that does not drain and is emptied at the window's
 -- begin; a token bucket is the same bucket seen from the other end.
 --
--- KEYS: the hold's key if the hold is recorded, the pool's if it is asked, then a key for each
--- bucket.
+-- KEYS: the hold's key and that of the memory of settled ones if the hold is recorded, the pool's if
+-- it is asked, then a key for each bucket.
 -- ARGV: 1 seven doubles: now (0: the server's clock), cost in requests, input tokens, output tokens
 -- (0 asks for fill), fill, microseconds the hold lives (0: not recorded), the pool's part (0: not
--- asked, 1: drawn on if there is one, 2: required);
+-- asked, 1: drawn on if there is one, 2: required), and of a recorded hold its hash;
 -- 2 the record's tail; then for each bucket its kind and three doubles: capacity, rate, window, or
 -- four: then the last is the bucket's own cost in requests, negative to give back.
 --
@@ -45,7 +45,7 @@ if now == 0 then
 end
 local values = redis.call('MGET', unpack(KEYS))
 local record = life > 0 and 1 or 0
-local first = policy > 0 and record + 1 or record
+local first = policy > 0 and 2 * record + 1 or 2 * record
 local n = #KEYS - first
 local granted, fits = output, true
 local filling = output == 0 and fill > 0
@@ -121,7 +121,11 @@ end
 
 -- The outcome. A request that holds already gets its first answer again.
 local outcome, cost = 'A', input + granted
-if record == 1 and values[1] then
+local known = record == 1 and not values[1] and values[2] and remembered(values[2], string.sub(ARGV[1], 57))
+if known then
+  local h, _, o = recall(values[2], known)
+  outcome, cost, granted = 'D', h, o
+elseif record == 1 and values[1] then
   local _, h, _, o = struct.unpack('<c1ddd', values[1])
   outcome, cost, granted = 'D', h, o
 elseif refusal then
