@@ -184,7 +184,7 @@ func (s *Service) challenge(c *call, d *denial) string {
 	default:
 		return ""
 	}
-	if wanted != attributes.ScopeNone {
+	if attributes.ForOthers(wanted) {
 		first, _, _ := strings.Cut(wanted, "|")
 		add("scope", first)
 		add("resource_metadata", s.metadata)

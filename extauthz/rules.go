@@ -34,11 +34,11 @@ func (s *Service) permit(who *caller, c *call) *denial {
 		return nil
 	}
 	wanted := scopeFor(c.scope, c.method)
-	if wanted == attributes.ScopeNone {
-		return &denyThirdParty
-	}
-	if granted(who.who.Scope, wanted) {
+	switch {
+	case wanted != attributes.ScopeNone && granted(who.who.Scope, wanted):
 		return nil
+	case !attributes.ForOthers(wanted):
+		return &denyThirdParty
 	}
 	return &denyScope
 }

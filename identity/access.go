@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
+	"strings"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -79,12 +81,13 @@ func (s *Service) known(h callerFunc) httpapi.HandlerFunc {
 	}
 }
 
-// loggedIn lets through who logged in: no API key, and no application that was let act for somebody.
-// What it guards makes or shows credentials, organisations or roles. Envoy's routes say so too;
-// this is the second lock.
-func (s *Service) loggedIn(h callerFunc) httpapi.HandlerFunc {
+// loggedIn lets through who logged in: no API key, and no application that was let act for somebody,
+// but for one with the scope, which is the console (empty: none). What it guards makes or shows
+// credentials, organisations or roles. Envoy's routes say so too; this is the second lock.
+func (s *Service) loggedIn(scope string, h callerFunc) httpapi.HandlerFunc {
 	return s.known(func(w http.ResponseWriter, r *http.Request, p principal.Principal) error {
-		if p.Client != "" || p.Scope != "" {
+		granted := scope != "" && slices.Contains(strings.Fields(p.Scope), scope)
+		if !granted && (p.Client != "" || p.Scope != "") {
 			return httpapi.Fail(http.StatusForbidden, "an application cannot do this: log in and send the access token")
 		}
 		return noKey(h)(w, r, p)

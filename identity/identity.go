@@ -25,6 +25,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/identity/revocations"
 	"github.com/leaky-tokens/leaky-tokens/identity/throttle"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/counted"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
@@ -55,6 +56,7 @@ type Config struct {
 	Requests      counted.Limiter // counts requests of OAuth2 clients; nil: nobody does
 	LimitsOff     func() bool     // whether requests are not counted now; nil: they are
 	Providers     []string        // whose limits and balances GET /api/v1/me tells
+	Console       []string        // origins of the console, which signs its users in by OAuth2; empty: there is none
 	Log           *slog.Logger
 	Metrics       prometheus.Registerer
 }
@@ -214,26 +216,27 @@ func (s *Service) Handler() *httpapi.Mux {
 	handle := func(pattern string, h httpapi.HandlerFunc) {
 		mux.Handle(pattern, httpapi.Handle(s.log, s.whenReady(h)))
 	}
+	const account = attributes.ScopeAccount
 	handle("POST /api/v1/auth/register", s.register)
 	handle("POST /api/v1/auth/login", s.login)
 	handle("POST /api/v1/auth/refresh", s.refresh)
 	handle("POST /api/v1/auth/logout", s.logout)
-	handle("POST /api/v1/auth/password", s.loggedIn(s.changePassword))
-	handle("POST /api/v1/auth/api-keys", s.loggedIn(s.createKey))
-	handle("GET /api/v1/auth/api-keys", s.loggedIn(s.listKeys))
-	handle("DELETE /api/v1/auth/api-keys", s.loggedIn(s.revokeKey))
+	handle("POST /api/v1/auth/password", s.loggedIn("", s.changePassword))
+	handle("POST /api/v1/auth/api-keys", s.loggedIn(account, s.createKey))
+	handle("GET /api/v1/auth/api-keys", s.loggedIn(account, s.listKeys))
+	handle("DELETE /api/v1/auth/api-keys", s.loggedIn(account, s.revokeKey))
 	handle("GET /api/v1/auth/api-keys/validate", s.inside(s.validateKey))
 	handle("GET /api/v1/me", s.known(s.me))
-	handle("POST /api/v1/orgs", s.loggedIn(s.createOrg))
+	handle("POST /api/v1/orgs", s.loggedIn(account, s.createOrg))
 	handle("GET /api/v1/orgs", s.known(s.listOrgs))
 	handle("GET /api/v1/orgs/{id}/members", s.known(s.listMembers))
-	handle("POST /api/v1/orgs/{id}/members", s.loggedIn(s.setMember))
-	handle("DELETE /api/v1/orgs/{id}/members/{userId}", s.loggedIn(s.removeMember))
+	handle("POST /api/v1/orgs/{id}/members", s.loggedIn(account, s.setMember))
+	handle("DELETE /api/v1/orgs/{id}/members/{userId}", s.loggedIn(account, s.removeMember))
 	handle("GET /api/v1/orgs/invitations", s.known(s.listOwnInvitations))
 	handle("GET /api/v1/orgs/{id}/invitations", s.known(s.listOrgInvitations))
-	handle("POST /api/v1/orgs/{id}/invitations/accept", s.loggedIn(s.acceptInvitation))
-	handle("POST /api/v1/orgs/{id}/invitations/decline", s.loggedIn(s.declineInvitation))
-	handle("DELETE /api/v1/orgs/{id}/invitations/{userId}", s.loggedIn(s.withdrawOrgInvitation))
+	handle("POST /api/v1/orgs/{id}/invitations/accept", s.loggedIn(account, s.acceptInvitation))
+	handle("POST /api/v1/orgs/{id}/invitations/decline", s.loggedIn(account, s.declineInvitation))
+	handle("DELETE /api/v1/orgs/{id}/invitations/{userId}", s.loggedIn(account, s.withdrawOrgInvitation))
 	handle("POST /api/v1/admin/invitations", s.known(s.admin(s.createInvitation)))
 	handle("GET /api/v1/admin/invitations", s.known(s.admin(s.listInvitations)))
 	handle("DELETE /api/v1/admin/invitations/{id}", s.known(s.admin(s.withdrawInvitation)))
@@ -245,8 +248,8 @@ func (s *Service) Handler() *httpapi.Mux {
 	handle("GET /api/v1/admin/keys", s.known(s.admin(s.listSigningKeys)))
 	handle("POST /api/v1/admin/keys/rotate", s.known(s.admin(s.rotateSigningKeys)))
 	handle("POST /api/v1/admin/keys/{id}/withdraw", s.known(s.admin(s.withdrawSigningKey)))
-	handle("GET /api/v1/auth/grants", s.loggedIn(s.listGrants))
-	handle("DELETE /api/v1/auth/grants", s.loggedIn(s.endGrant))
+	handle("GET /api/v1/auth/grants", s.loggedIn(account, s.listGrants))
+	handle("DELETE /api/v1/auth/grants", s.loggedIn(account, s.endGrant))
 	handle("GET "+revocation.Path, s.inside(s.listRevocations))
 	s.mountOAuth(mux, func(pattern string, h callerFunc) { handle(pattern, s.known(h)) })
 	return mux

@@ -52,7 +52,10 @@ func (s *Service) mountOAuth(mux *httpapi.Mux, handle func(string, callerFunc)) 
 	s.oauth.AdminRoutes(func(pattern string, h oauth.AdminFunc) { handle(pattern, s.admin(h)) })
 }
 
-// prepareOAuth makes the development client, or removes it elsewhere.
+// prepareOAuth makes the console's client, and the development client or removes it elsewhere.
 func (s *Service) prepareOAuth(ctx context.Context) error {
+	if err := s.oauth.PrepareConsole(ctx, s.cfg.Console); err != nil {
+		return err
+	}
 	return s.oauth.Prepare(ctx, s.cfg.Auth.Development != nil && *s.cfg.Auth.Development, s.cfg.Secrets)
 }

@@ -90,7 +90,7 @@ func (p *Provider) requestOf(c identitydb.OauthClient, form params) (request, er
 	if redirect == "" && len(c.RedirectUris) == 1 {
 		redirect, left = c.RedirectUris[0], true // RFC 6749 section 3.1.2.3
 	}
-	if !matchRedirect(c.RedirectUris, redirect) {
+	if !mayAnswer(c, redirect) {
 		return request{}, errRedirect
 	}
 	return request{ClientID: c.ID, Redirect: redirect, Left: left, State: form["state"], Nonce: form["nonce"],
@@ -175,7 +175,7 @@ func (p *Provider) showConsent(w http.ResponseWriter, req request, c identitydb.
 	// No form-action: browsers hold to it the whole chain of redirects that follows the form, of which
 	// the later ones are the application's own, and it cannot name [::1].
 	return p.pages.write(w, status, "consent", pageData{Title: "Sign in", Action: authorizePath, Form: sealed, Client: c.Name,
-		Scopes: meanings(req.Scopes), Login: login, Host: hostOf(req.Redirect), Stranger: strangerOf(c)}, anywhere)
+		Own: c.ID == ConsoleClient, Scopes: meanings(req.Scopes), Login: login, Host: hostOf(req.Redirect), Stranger: strangerOf(c)}, anywhere)
 }
 
 // strangerOf says what stands behind the name of a client that no administrator registered.
@@ -253,7 +253,7 @@ func (p *Provider) decideAuthorize(w http.ResponseWriter, r *http.Request) error
 // stillKnown looks the client of a sealed request up again.
 func (p *Provider) stillKnown(ctx context.Context, req request) (identitydb.OauthClient, error) {
 	c, err := p.client(ctx, req.ClientID)
-	if errors.Is(err, errNoClient) || err == nil && (!matchRedirect(c.RedirectUris, req.Redirect) || !allows(c, grantCode)) {
+	if errors.Is(err, errNoClient) || err == nil && (!mayAnswer(c, req.Redirect) || !allows(c, grantCode)) {
 		return c, pageError("The application that sent you here is not known any more.", "client changed")
 	}
 	return c, err

@@ -26,7 +26,7 @@ func (p *Provider) metadata(w http.ResponseWriter, _ *http.Request) error {
 		"pushed_authorization_request_endpoint":         at(pushPath),
 		"require_pushed_authorization_requests":         false,
 		"jwks_uri":                                      at("/oauth2/jwks"),
-		"scopes_supported":                              knownScopes(),
+		"scopes_supported":                              offeredScopes(),
 		"response_types_supported":                      []string{"code"},
 		"response_modes_supported":                      []string{"query"},
 		"grant_types_supported":                         grantTypes(),

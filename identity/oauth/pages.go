@@ -33,6 +33,7 @@ type pageData struct {
 	Action   string // where the form goes
 	Form     string // what the page remembers, sealed
 	Client   string
+	Own      bool   // the client is the product's own
 	Stranger string // who vouches for a client that no administrator registered
 	Host     string // where the answer goes, when it is a host
 	Scopes   []meaningOf

@@ -65,7 +65,7 @@ func (p *Provider) askPushed(w http.ResponseWriter, c identitydb.OauthClient, na
 		}
 		return pageError("The application that sent you here took too long, or sent you wrong. Go back to it and start again.", why)
 	}
-	if !matchRedirect(c.RedirectUris, was.Request.Redirect) || !allows(c, grantCode) {
+	if !mayAnswer(c, was.Request.Redirect) || !allows(c, grantCode) {
 		return pageError("The application that sent you here is not known any more.", "client changed")
 	}
 	return p.showConsent(w, was.Request, c, http.StatusOK, was.Login)

@@ -111,9 +111,9 @@ func (n *registration) checkGrants(fail func(string, string, ...any)) {
 func (n *registration) checkScopes(fail func(string, string, ...any)) {
 	switch {
 	case len(n.Scopes) == 0 && len(n.GrantTypes) > 0:
-		fail("scopes", "must name at least one of %s", strings.Join(knownScopes(), ", "))
-	case slices.ContainsFunc(n.Scopes, func(s string) bool { return !slices.Contains(knownScopes(), s) }) || repeated(n.Scopes):
-		fail("scopes", "must be some of %s, each once", strings.Join(knownScopes(), ", "))
+		fail("scopes", "must name at least one of %s", strings.Join(offeredScopes(), ", "))
+	case slices.ContainsFunc(n.Scopes, func(s string) bool { return !slices.Contains(offeredScopes(), s) }) || repeated(n.Scopes):
+		fail("scopes", "must be some of %s, each once", strings.Join(offeredScopes(), ", "))
 	case slices.Contains(n.Scopes, scopeOffline) && !slices.Contains(n.GrantTypes, grantRefresh):
 		fail("scopes", "has offline_access, which needs the grant type refresh_token")
 	}

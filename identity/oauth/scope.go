@@ -19,12 +19,17 @@ const (
 // knownScopes are all scopes, in the order that pages and metadata show them.
 func knownScopes() []string {
 	return []string{scopeOpenID, scopeProfile, scopeEmail, attributes.ScopeModelsCall, attributes.ScopeTokensRead,
-		attributes.ScopeTokensWrite, attributes.ScopeAnalyticsRead, attributes.ScopeAdmin, scopeOffline}
+		attributes.ScopeTokensWrite, attributes.ScopeAnalyticsRead, attributes.ScopeAdmin, scopeOffline, attributes.ScopeAccount}
+}
+
+// offeredScopes are those that a client can be registered for: all but the console's own.
+func offeredScopes() []string {
+	return slices.DeleteFunc(knownScopes(), func(s string) bool { return !attributes.ForOthers(s) })
 }
 
 // apiScopes are those of the API.
 func apiScopes() []string {
-	return withoutScopes(knownScopes(), scopeOpenID, scopeProfile, scopeEmail, scopeOffline)
+	return withoutScopes(offeredScopes(), scopeOpenID, scopeProfile, scopeEmail, scopeOffline)
 }
 
 // meaning is what a person reads on the consent page.
@@ -46,6 +51,8 @@ func meaning(scope string) string {
 		return "See your usage"
 	case attributes.ScopeAdmin:
 		return "Administer the platform: users, roles, clients, limits"
+	case attributes.ScopeAccount:
+		return "Manage your keys, organisations and the applications that act for you"
 	case scopeOffline:
 		return "Keep access while you are away, until you revoke it"
 	}
@@ -75,7 +82,7 @@ func requestedScopes(text string, allowed []string) ([]string, error) {
 		}
 	}
 	if len(scopes) == 0 {
-		return nil, refuse(codeInvalidScope, "none of the scopes is known; known are %s", strings.Join(knownScopes(), " "))
+		return nil, refuse(codeInvalidScope, "none of the scopes is known; known are %s", strings.Join(offeredScopes(), " "))
 	}
 	return scopes, nil
 }

@@ -58,8 +58,8 @@ type Envoy struct {
 type Endpoint struct {
 	HTTP string `yaml:"http"` // host:port
 	GRPC string `yaml:"grpc"` // host:port or unix:path (relative to the state folder)
-	// Inner is where other parts call the HTTP side of identity, tokensvc and analytics; what is at
-	// HTTP then is health, metrics and documents. Default unix:run/NAME.sock, and in TLS mode
+	// Inner is where other parts call the HTTP side of identity, tokensvc, analytics and the console;
+	// what is at HTTP then is health, metrics and documents, and the console's pages. Default unix:run/NAME.sock, and in TLS mode
 	// mutual none: certificates guard HTTP.
 	Inner string `yaml:"inner"`
 	// Replicas are further processes of the service, which share its work, if package topology
@@ -76,6 +76,7 @@ type Services struct {
 	Meter      Endpoint `yaml:"meter"`
 	TokenSvc   Endpoint `yaml:"tokensvc"`
 	Analytics  Endpoint `yaml:"analytics"`
+	Console    Endpoint `yaml:"console"`
 	StubOpenAI Endpoint `yaml:"stub_openai"`
 	StubGemini Endpoint `yaml:"stub_gemini"`
 	StubQwen   Endpoint `yaml:"stub_qwen"`

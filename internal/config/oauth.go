@@ -26,16 +26,35 @@ func AtGateway(publicURL, audience string) bool {
 	return publicURL != "" && found && (rest == "" || rest[0] == '/')
 }
 
+// ConsolePath is where the console is, at the gateway and at its own port.
+const ConsolePath = "/console"
+
+// ConsoleOrigins are the origins at which browsers find the console: the gateway's, and its own
+// port's, as long as that asks for no certificate.
+func (c *Config) ConsoleOrigins() []string {
+	origins := []string{c.Auth.PublicURL}
+	if c.TLS.Mutual() {
+		return origins
+	}
+	for _, e := range c.Services.Console.All() {
+		origins = append(origins, "http://"+reachable(e.HTTP))
+	}
+	return origins
+}
+
 // fillOAuth needs the whole configuration, since the defaults follow the listeners.
 func (c *Config) fillOAuth() {
 	if c.Auth.PublicURL == "" {
-		c.Auth.PublicURL = "http://" + reachable(c.Gateway.Listen)
+		c.Auth.PublicURL = c.Gateway.URL()
 	}
 	if c.Auth.Development == nil {
 		development := c.onLoopback()
 		c.Auth.Development = &development
 	}
 }
+
+// URL is where parts of this machine reach the gateway.
+func (g Gateway) URL() string { return "http://" + reachable(g.Listen) }
 
 // reachable is an address to connect to for one to listen on.
 func reachable(listen string) string {
@@ -52,7 +71,7 @@ func reachable(listen string) string {
 func (c *Config) onLoopback() bool {
 	s := c.Services
 	addresses := []string{c.Gateway.Listen}
-	for _, e := range []Endpoint{s.XDS, s.Identity, s.ExtAuthz, s.RateLimit, s.Meter, s.TokenSvc, s.Analytics} {
+	for _, e := range []Endpoint{s.XDS, s.Identity, s.ExtAuthz, s.RateLimit, s.Meter, s.TokenSvc, s.Analytics, s.Console} {
 		addresses = append(addresses, e.HTTP, e.GRPC)
 	}
 	return !slices.ContainsFunc(addresses, func(text string) bool {

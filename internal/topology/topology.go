@@ -27,6 +27,7 @@ const (
 	TokenSvc  = "tokensvc"
 	Analytics = "analytics"
 	Meter     = "meter"
+	Console   = "console"
 
 	StubOpenAI  = "stub-openai"
 	StubGemini  = "stub-gemini"
@@ -110,8 +111,8 @@ func Parts() []Part {
 		{Name: Alertmanager, Kind: Monitor, Binary: true, API: true, Data: true},
 		{Name: Prometheus, Kind: Monitor, Binary: true, API: true, Data: true},
 
-		{Name: XDS, Kind: Service, GRPC: true, Stores: []string{NATS}, Callers: []string{Gateway, Supervisor}, API: true, GOGC: gogcSmall,
-			Data: true},
+		{Name: XDS, Kind: Service, GRPC: true, Stores: []string{NATS}, Callers: []string{Gateway, Supervisor, Console}, API: true,
+			GOGC: gogcSmall, Data: true},
 		{Name: Identity, Kind: Service, Replicas: true, Stores: []string{Postgres, Redis, NATS},
 			Callers: []string{Gateway, Supervisor, ExtAuthz}, Inner: true, Cluster: true, API: true, GOGC: gogcSmall},
 		{Name: ExtAuthz, Kind: Service, GRPC: true, Replicas: true, Stores: []string{NATS},
@@ -122,6 +123,8 @@ func Parts() []Part {
 			Inner: true, Cluster: true, API: true, GOGC: gogcFast},
 		{Name: Analytics, Kind: Service, Replicas: true, Stores: []string{NATS, ClickHouse}, Callers: []string{Gateway, Supervisor},
 			Inner: true, Cluster: true, API: true, GOGC: gogcFast},
+		{Name: Console, Kind: Service, Replicas: true, Callers: []string{Gateway, Supervisor}, Inner: true, Cluster: true, API: true,
+			GOGC: gogcSmall},
 
 		{Name: StubOpenAI, Kind: Stub, Provider: "openai", Cluster: true, API: true, GOGC: gogcSmall},
 		{Name: StubGemini, Kind: Stub, Provider: "gemini", Cluster: true, API: true, GOGC: gogcSmall},

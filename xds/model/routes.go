@@ -277,8 +277,8 @@ func controlAPIs() []service {
 		return service{path: strings.TrimSuffix(prefix, "/"), prefix: prefix, cluster: cluster, rule: ruleAdmin, scope: attributes.ScopeAdmin,
 			keys: attributes.KeysNone, audience: cluster}
 	}
-	login := func(path string) service {
-		return service{path: path, prefix: path + "/", cluster: topology.Identity, rule: authenticated, scope: none, keys: attributes.KeysNone,
+	login := func(path, scope string) service {
+		return service{path: path, prefix: path + "/", cluster: topology.Identity, rule: authenticated, scope: scope, keys: attributes.KeysNone,
 			audience: topology.Identity}
 	}
 	identity := func(path, prefix, rule, scope, keys string) service {
@@ -291,16 +291,16 @@ func controlAPIs() []service {
 		return service{prefix: prefix, cluster: cluster, rule: authenticated, scope: listModels + " " + callModels}
 	}
 	return slices.Concat([]service{
-		login("/api/v1/auth/api-keys"),
-		login("/api/v1/auth/grants"),
-		login("/api/v1/auth/password"),
+		login("/api/v1/auth/api-keys", attributes.ScopeAccount),
+		login("/api/v1/auth/grants", attributes.ScopeAccount),
+		login("/api/v1/auth/password", none),
 		// Who is not known yet may come here; identity looks after each path itself.
 		identity("", "/api/v1/auth/", attributes.RulePublic, none, ""),
 	}, signIn(), []service{
 		{path: "/api/v1/me/usage", cluster: topology.Analytics, rule: authenticated, scope: attributes.ScopeAnalyticsRead,
 			audience: topology.Analytics},
 		identity("/api/v1/me", "/api/v1/me/", authenticated, attributes.ScopeTokensRead, read),
-		identity("/api/v1/orgs", "/api/v1/orgs/", authenticated, none, read),
+		identity("/api/v1/orgs", "/api/v1/orgs/", authenticated, attributes.ScopeAccount, read),
 		admin("/api/v1/admin/pools/", topology.TokenSvc),
 		admin("/api/v1/admin/ledger/", topology.TokenSvc),
 		admin("/api/v1/admin/sagas/", topology.TokenSvc),
@@ -309,6 +309,9 @@ func controlAPIs() []service {
 		tokens("", "/api/v1/tokens/"),
 		{prefix: "/api/v1/analytics/", cluster: topology.Analytics, rule: authenticated, scope: attributes.ScopeAnalyticsRead,
 			audience: topology.Analytics},
+		// Pages with a session of their own, which call the others with its user's token.
+		{path: config.ConsolePath, prefix: config.ConsolePath + "/", cluster: topology.Console, rule: attributes.RulePublic,
+			family: attributes.FamilyPage},
 		stub("/api/v1/openai/", topology.StubOpenAI),
 		stub("/api/v1/gemini/", topology.StubGemini),
 		stub("/api/v1/qwen/", topology.StubQwen),

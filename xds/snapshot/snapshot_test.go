@@ -270,9 +270,9 @@ func TestMutualGuardsEveryServiceOnTCP(t *testing.T) {
 	t.Parallel()
 	for mode, guarded := range map[string]map[string]bool{
 		"{tls: {mode: 'off'}}":  {},
-		"{tls: {mode: mutual}}": {"identity": true, "tokensvc": true, "analytics": true},
+		"{tls: {mode: mutual}}": {"identity": true, "tokensvc": true, "analytics": true, "console": true},
 		"{tls: {mode: mutual}, services: {extauthz: {http: '127.0.0.1:1', grpc: '127.0.0.1:2'}}}": {"identity": true, "tokensvc": true,
-			"analytics": true, "extauthz": true},
+			"analytics": true, "console": true, "extauthz": true},
 	} {
 		_, s, err := build(t, mode, "", nil)
 		if err != nil {

@@ -43,6 +43,7 @@ func serveIdentity(ctx context.Context, s service) error {
 		Requests:      rlsv3.NewRateLimitServiceClient(limiter),
 		LimitsOff:     func() bool { return !s.live.flags().Gateway.RateLimiting },
 		Providers:     slices.Sorted(maps.Keys(s.cfg.Providers)),
+		Console:       s.cfg.ConsoleOrigins(),
 		Log:           s.log,
 		Metrics:       s.metrics,
 	})

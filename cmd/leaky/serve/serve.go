@@ -156,6 +156,7 @@ func roots() map[string]func(context.Context, service) error {
 	return map[string]func(context.Context, service) error{
 		topology.XDS: serveXDS, topology.Identity: serveIdentity, topology.ExtAuthz: serveExtAuthz, topology.RateLimit: serveRateLimit,
 		topology.Meter: serveMeter, topology.TokenSvc: serveTokenSvc, topology.Analytics: serveAnalytics,
+		topology.Console:    serveConsole,
 		topology.StubOpenAI: serveStub, topology.StubGemini: serveStub, topology.StubQwen: serveStub, topology.StubPayment: serveStubPayment,
 		topology.NATS: serveNATS, topology.ClickHouse: serveClickHouse,
 	}

@@ -130,7 +130,12 @@ const (
 	ScopeAnalyticsRead = "analytics.read"
 	ScopeModelsCall    = "models.call" // call models, and buy nothing
 	ScopeAdmin         = "admin"
+	// ScopeAccount is the console's alone: its user's keys, organisations and consents.
+	ScopeAccount = "account"
 )
+
+// ForOthers says that some client that is not ours can be granted a scope.
+func ForOthers(scope string) bool { return scope != ScopeNone && scope != ScopeAccount }
 
 // IdentityHeaders are removed from every inbound request before any filter reads
 // it; extauthz sets them anew.

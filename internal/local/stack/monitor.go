@@ -170,7 +170,12 @@ type Page struct{ Name, URL, What string }
 
 // Pages are all that there are to look at.
 func (p *Plan) Pages() []Page {
+	console := p.Gateway()
+	if e, ok := p.service(topology.Console); ok && !p.mutual(topology.Console) {
+		console = httpURL(e.HTTP)
+	}
 	pages := []Page{
+		{topology.Console, console + config.ConsolePath + "/", "requests, usage, keys, limits, balance"},
 		{"gateway", p.Gateway() + "/swagger-ui/index.html", "the API, to try out"},
 	}
 	if e, ok := p.service(topology.XDS); ok && !p.mutual(topology.XDS) {

@@ -87,8 +87,8 @@ func TestMonitorsGetTheirSettings(t *testing.T) {
 func TestWithoutItsProgramAMonitorIsLeftOut(t *testing.T) {
 	t.Parallel()
 	p := plan(t, t.TempDir(), "", nil)
-	if got := len(p.Pages()); got != 5 {
-		t.Errorf("want five pages, got %v", p.Pages())
+	if got := len(p.Pages()); got != 6 {
+		t.Errorf("want six pages, got %v", p.Pages())
 	}
 	p.Without(topology.Prometheus, topology.Alertmanager)
 	if got := fakeParts(t, p); got[topology.Prometheus].Name != "" || got[topology.Envoy].Name == "" {
@@ -98,7 +98,7 @@ func TestWithoutItsProgramAMonitorIsLeftOut(t *testing.T) {
 	if err != nil || slices.ContainsFunc(ports, func(p Port) bool { return p.Part == topology.Prometheus }) {
 		t.Errorf("want no port of it, got %v, %v", ports, err)
 	}
-	if got := len(p.Pages()); got != 2 {
-		t.Errorf("want two pages, got %v", p.Pages())
+	if got := len(p.Pages()); got != 3 {
+		t.Errorf("want three pages, got %v", p.Pages())
 	}
 }
