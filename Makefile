@@ -130,6 +130,16 @@ image: ## Build the container image for amd64 and arm64 without a daemon: bin/im
 	  GOOS=linux GOARCH=$$arch $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)" -o bin/image/leaky-$$arch ./cmd/leaky || exit 1; done
 	@$(GO) run ./deploy/image -tag $(IMAGE)
 
+HELMVERSION := v4.3.1
+HELM := $(TOOLS)/helm-$(HELMVERSION)
+
+.PHONY: chart
+chart: ## Pack the Helm chart into bin/chart (builds helm the first time: 8 minutes of processor)
+	@$(call tool,$(HELM),helm.sh/helm/v4/cmd/helm,$(HELMVERSION))
+	@mkdir -p bin/chart && for values in deploy/helm/leaky-tokens/examples/*.yaml; do \
+	  $(HELM) lint --quiet --values $$values deploy/helm/leaky-tokens || exit 1; done
+	@$(HELM) package --app-version $(VERSION) $(if $(CHARTVERSION),--version $(CHARTVERSION)) -d bin/chart deploy/helm/leaky-tokens
+
 .PHONY: clean
 clean: ## Remove what the build made; the cache and the state folder stay
 	@rm -rf bin

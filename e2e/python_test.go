@@ -3,12 +3,11 @@ package e2e
 import (
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/toolcache"
 )
 
 // pythonSDK is the release of the Python package that is tested.
@@ -34,7 +33,7 @@ print("python is served")
 func TestPythonSDK(t *testing.T) {
 	t.Parallel()
 	who := newAccount(t)
-	if out := runSDK(t, who, []string{"PYTHONPATH=" + pythonPackage(t, pythonSDK)}, "", "python3", "-c", pythonScript); !strings.Contains(out, "python is served") {
+	if out := runSDK(t, who, []string{"PYTHONPATH=" + toolcache.Python(t, pythonSDK)}, "", "python3", "-c", pythonScript); !strings.Contains(out, "python is served") {
 		t.Fatal(out)
 	}
 }
@@ -50,36 +49,4 @@ func runSDK(t *testing.T, who stacktest.Account, env []string, dir string, comma
 		t.Fatalf("%v\n%s", err, out)
 	}
 	return string(out)
-}
-
-// pythonPackage is a folder with a release, for PYTHONPATH, from the cache after the first time.
-func pythonPackage(t *testing.T, release string) string {
-	t.Helper()
-	return cached(t, "python-"+release, func(dir string) []string {
-		return []string{"python3", "-m", "pip", "install", "--quiet", "--target", dir, release}
-	})
-}
-
-// cached is a folder of the cache that a command fills the first time.
-func cached(t *testing.T, name string, install func(dir string) []string) string {
-	t.Helper()
-	dir := filepath.Join(config.CacheDir(os.Getenv), name)
-	if _, err := os.Stat(dir); err == nil {
-		return dir
-	}
-	staging, err := os.MkdirTemp(filepath.Dir(dir), name+".*") // two tests may install at once
-	if err != nil {
-		t.Fatal(err)
-	}
-	command := install(staging)
-	if out, err := exec.CommandContext(t.Context(), command[0], command[1:]...).CombinedOutput(); err != nil {
-		t.Fatalf("install %s: %v\n%s", name, err, out)
-	}
-	if err := os.Rename(staging, dir); err != nil {
-		if _, there := os.Stat(dir); there != nil {
-			t.Fatal(err)
-		}
-		os.RemoveAll(staging) // somebody was faster
-	}
-	return dir
 }

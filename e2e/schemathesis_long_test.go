@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/toolcache"
 )
 
 // schemathesis makes requests from an OpenAPI document and holds the answers against it.
@@ -15,7 +17,7 @@ const schemathesis = "schemathesis==4.32.5"
 // TestNoRequestOfTheDocumentBreaksIt sends what openapi.yaml allows, and what it nearly allows,
 // as a user who has logged in. No answer is a server's error or in another form than stated.
 func TestNoRequestOfTheDocumentBreaksIt(t *testing.T) {
-	dir := pythonPackage(t, schemathesis)
+	dir := toolcache.Python(t, schemathesis)
 	document, err := filepath.Abs("../openapi.yaml")
 	if err != nil {
 		t.Fatal(err)

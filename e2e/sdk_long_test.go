@@ -4,10 +4,12 @@ package e2e
 
 import (
 	"fmt"
+	"os/exec"
 	"strings"
 	"testing"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/rawprovider"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/toolcache"
 )
 
 // nodeSDK is the release of the Node package that is tested.
@@ -64,7 +66,7 @@ func TestSDKsThatEndAtDone(t *testing.T) {
 		env, dir string
 		command  []string
 	}{
-		"python": {"PYTHONPATH=" + pythonPackage(t, pythonSDK), "", []string{"python3", "-c", pythonStreams}},
+		"python": {"PYTHONPATH=" + toolcache.Python(t, pythonSDK), "", []string{"python3", "-c", pythonStreams}},
 		"node":   {"X=", nodePackages(t), []string{"node", "-e", nodeStreams}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -81,7 +83,7 @@ func TestSDKsThatEndAtDone(t *testing.T) {
 // nodePackages is a folder in which Node finds the SDK.
 func nodePackages(t *testing.T) string {
 	t.Helper()
-	return cached(t, "node-"+nodeSDK, func(dir string) []string {
-		return []string{"npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", dir, nodeSDK}
+	return toolcache.Folder(t, "node-"+nodeSDK, func(dir string) *exec.Cmd {
+		return exec.CommandContext(t.Context(), "npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", dir, nodeSDK)
 	})
 }

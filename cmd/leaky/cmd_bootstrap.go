@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -12,6 +14,7 @@ import (
 
 type bootstrapCommand struct {
 	File string `arg:"" optional:"" help:"Where to write it, with mode 0600; standard output when not given."`
+	Copy string `placeholder:"FILE" help:"Copy this program there too, for the hook (FILE drain) of an Envoy whose image has none."`
 }
 
 // Help shows how a container uses it.
@@ -21,7 +24,8 @@ func (bootstrapCommand) Help() string {
 Examples:
 
     leaky bootstrap | jq .node
-    leaky bootstrap "$LEAKY_STATE_DIR/run/envoy.json" && envoy --config-path "$LEAKY_STATE_DIR/run/envoy.json"`
+    leaky bootstrap "$LEAKY_STATE_DIR/run/envoy.json" && envoy --config-path "$LEAKY_STATE_DIR/run/envoy.json"
+    leaky bootstrap "$LEAKY_STATE_DIR/run/envoy.json" --copy "$LEAKY_STATE_DIR/run/leaky"`
 }
 
 // Run writes the file.
@@ -35,6 +39,9 @@ func (b bootstrapCommand) Run(c *cli) error {
 	if err != nil {
 		return err
 	}
+	if b.File == "" && b.Copy != "" {
+		return errors.New("--copy goes with a FILE")
+	}
 	if b.File == "" {
 		_, err = os.Stdout.Write(append(text, '\n'))
 		return err
@@ -46,6 +53,35 @@ func (b bootstrapCommand) Run(c *cli) error {
 	}
 	if err := secretfile.Replace(b.File, text); err != nil {
 		return fmt.Errorf("write bootstrap: %w", err)
+	}
+	if b.Copy == "" {
+		return nil
+	}
+	return copyProgram(b.Copy)
+}
+
+// copyProgram puts the running program into a file, in one step.
+func copyProgram(to string) error {
+	own, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
+	from, err := os.Open(own)
+	if err != nil {
+		return fmt.Errorf("read this program: %w", err)
+	}
+	defer from.Close()
+	f, err := os.CreateTemp(filepath.Dir(to), ".new-*")
+	if err != nil {
+		return fmt.Errorf("copy this program: %w", err)
+	}
+	defer os.Remove(f.Name())
+	_, err = io.Copy(f, from)
+	if err = errors.Join(err, f.Chmod(0o500), f.Close()); err == nil {
+		err = os.Rename(f.Name(), to)
+	}
+	if err != nil {
+		return fmt.Errorf("copy this program: %w", err)
 	}
 	return nil
 }

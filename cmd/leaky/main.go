@@ -60,6 +60,9 @@ type cli struct {
 	Serve     serveCommand     `cmd:"" group:"Services" help:"Run one service in the foreground."`
 	Probe     probeCommand     `cmd:"" group:"Services" help:"Ask one service on this machine whether it is ready; the exit code tells."`
 	Bootstrap bootstrapCommand `cmd:"" group:"Services" help:"Write the bootstrap file of an Envoy, for where leaky up does not start it."`
+	Drain     drainCommand     `cmd:"" group:"Services" help:"Let an Envoy end its requests before its container does."`
+	Migrate   migrateCommand   `cmd:"" group:"Services" help:"Bring the schemas of the stores up to date, as a step before an upgrade."`
+	Prove     proveCommand     `cmd:"" group:"Services" help:"Make one call through a gateway as an app does, and compare it with the books."`
 	Supervise superviseCommand `cmd:"" hidden:"" help:"Run the supervisor in the foreground (what up starts)."`
 }
 

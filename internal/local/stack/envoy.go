@@ -33,7 +33,8 @@ func (p *Plan) envoy(bin string) supervisor.Part {
 		Args: append(envoy.Args(envoy.ArgsConfig{Bootstrap: file, Concurrency: p.cfg.Envoy.Concurrency}), "--component-log-level",
 			"misc:error"),
 		Prepare: func(context.Context) error { return p.prepareEnvoy(file) },
-		Drain:   func(ctx context.Context) { drainEnvoy(ctx, p.adminClient(), p.adminURL()) },
+		// An admin that does not answer has nothing to wait for, and what did not end in time is cut.
+		Drain: func(ctx context.Context) { _ = p.DrainEnvoy(ctx) },
 		// The admin says LIVE once the listeners are there; the second look is for one that could not bind.
 		Ready: both(httpReady(p.adminClient(), p.adminURL()+"/ready"), tcpOpen(dialable(p.cfg.Gateway.Listen))),
 	}
@@ -63,20 +64,27 @@ func (p *Plan) behindEnvoy() []string {
 	return slices.DeleteFunc(envoy.After, func(name string) bool { return !p.included(name) })
 }
 
-// drainEnvoy closes the listeners and waits until no request is in progress: SIGTERM alone cuts
-// every stream. An admin that does not answer has nothing to wait for.
-func drainEnvoy(ctx context.Context, client *http.Client, admin string) {
+// DrainEnvoy closes the listeners of the Envoy in the state folder and waits until no request is in
+// progress: SIGTERM alone cuts every stream.
+func (p *Plan) DrainEnvoy(ctx context.Context) error {
+	return drainEnvoy(ctx, p.adminClient(), p.adminURL())
+}
+
+func drainEnvoy(ctx context.Context, client *http.Client, admin string) error {
 	if _, err := ask(ctx, client, http.MethodPost, admin+"/drain_listeners"); err != nil {
-		return
+		return fmt.Errorf("close Envoy's listeners: %w", err)
 	}
 	for {
 		text, err := ask(ctx, client, http.MethodGet, admin+"/stats?usedonly&filter="+url.QueryEscape(`^http\.[^.]*\.downstream_rq_active$`))
-		if err != nil || idle(text) {
-			return
+		if err != nil && ctx.Err() == nil {
+			return fmt.Errorf("count requests in progress: %w", err)
+		}
+		if err == nil && idle(text) {
+			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return
+			return fmt.Errorf("requests are still in progress: %w", context.Cause(ctx))
 		case <-time.After(50 * time.Millisecond):
 		}
 	}

@@ -1,11 +1,14 @@
 package stack
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 func TestDrainWaitsForRequestsInProgress(t *testing.T) {
@@ -23,9 +26,30 @@ func TestDrainWaitsForRequestsInProgress(t *testing.T) {
 		}
 	}))
 	defer admin.Close()
-	drainEnvoy(t.Context(), admin.Client(), admin.URL)
+	if err := drainEnvoy(t.Context(), admin.Client(), admin.URL); err != nil {
+		t.Error(err)
+	}
 	if !drained.Load() || looks.Load() != 3 {
 		t.Errorf("want the listeners drained and 3 looks until idle, got %v and %d", drained.Load(), looks.Load())
+	}
+}
+
+// TestDrainSaysWhatItLeaves: who waits for it hears that requests were cut, or that Envoy is not there.
+func TestDrainSaysWhatItLeaves(t *testing.T) {
+	t.Parallel()
+	busy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, "http.ingress.downstream_rq_active: 1\n")
+	}))
+	defer busy.Close()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cut := errors.New("time is over")
+	time.AfterFunc(200*time.Millisecond, func() { cancel(cut) })
+	if err := drainEnvoy(ctx, busy.Client(), busy.URL); !errors.Is(err, cut) {
+		t.Errorf("want %v, got %v", cut, err)
+	}
+	busy.Close()
+	if err := drainEnvoy(t.Context(), http.DefaultClient, busy.URL); err == nil {
+		t.Error("nobody was drained, without an error")
 	}
 }
 

@@ -1,0 +1,63 @@
+// Package toolcache is for tests: it keeps the tools that they run and that are not ours (Python
+// packages, programs in Go) outside the source tree, installed the first time.
+package toolcache
+
+import (
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"testing"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
+)
+
+// Python is a folder with a release of a package, such as "openai==3.57.0", for PYTHONPATH.
+func Python(tb testing.TB, release string) string {
+	tb.Helper()
+	return Folder(tb, "python-"+release, func(dir string) *exec.Cmd {
+		return exec.CommandContext(tb.Context(), "python3", "-m", "pip", "install", "--quiet", "--target", dir, release)
+	})
+}
+
+// Go is the program of a package at a version. It is where the Makefile keeps its tools, too.
+func Go(tb testing.TB, pkg, version string) string {
+	tb.Helper()
+	name := path.Base(pkg)
+	program := filepath.Join(config.CacheDir(os.Getenv), "tools", name+"-"+version)
+	if _, err := os.Stat(program); err == nil {
+		return program
+	}
+	dir := Folder(tb, filepath.Join("tools", "go-"+name+"-"+version), func(dir string) *exec.Cmd {
+		cmd := exec.CommandContext(tb.Context(), "go", "install", pkg+"@"+version)
+		cmd.Env = append(os.Environ(), "GOBIN="+dir, "CGO_ENABLED=0", "GOFLAGS=")
+		return cmd
+	})
+	return filepath.Join(dir, name)
+}
+
+// Folder is a folder of the cache that a command fills the first time.
+func Folder(tb testing.TB, name string, install func(dir string) *exec.Cmd) string {
+	tb.Helper()
+	dir := filepath.Join(config.CacheDir(os.Getenv), name)
+	if _, err := os.Stat(dir); err == nil {
+		return dir
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		tb.Fatal(err)
+	}
+	staging, err := os.MkdirTemp(filepath.Dir(dir), filepath.Base(name)+".*") // two tests may install at once
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if out, err := install(staging).CombinedOutput(); err != nil {
+		tb.Fatalf("install %s: %v\n%s", name, err, out)
+	}
+	if err := os.Rename(staging, dir); err != nil {
+		if _, there := os.Stat(dir); there != nil {
+			tb.Fatal(err)
+		}
+		os.RemoveAll(staging) // somebody was faster
+	}
+	return dir
+}
