@@ -15,19 +15,21 @@ const Version = "1.40.0"
 // NodeCluster is the node.cluster of every gateway; the xds server serves all nodes alike.
 const NodeCluster = "leaky-gateway"
 
-// The guard is one script of three files.
+// The guard is one script of four files.
 var (
 	//go:embed json.lua
 	jsonLua string
 	//go:embed parts.lua
 	partsLua string
+	//go:embed bodies.lua
+	bodiesLua string
 	//go:embed guard.lua
 	guardLua string
 )
 
 // GuardLua refuses LLM requests whose body two JSON parsers could read differently,
 // and states the facts that limits are computed from.
-func GuardLua() string { return jsonLua + partsLua + guardLua }
+func GuardLua() string { return jsonLua + partsLua + bodiesLua + guardLua }
 
 // SpliceLua puts what ratelimit decided into the body.
 //

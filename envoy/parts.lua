@@ -10,8 +10,11 @@
 -- Go puts this text after json.lua and before the guard's.
 
 local IMAGE, AUDIO, VIDEO, FILE = "image", "audio", "video", "file"
-local CACHED, PREVIOUS, TOOL = "cached", "previous", "tool"
-local KINDS = { IMAGE, AUDIO, VIDEO, FILE, CACHED, PREVIOUS, TOOL }
+local CACHED, PREVIOUS, TOOL, TOOL_PROMPT = "cached", "previous", "tool", "tool_prompt"
+local KINDS = { IMAGE, AUDIO, VIDEO, FILE, CACHED, PREVIOUS, TOOL, TOOL_PROMPT }
+
+-- Whose API a body is of. Gemini's tools have no type, and Anthropic's bring instructions.
+local OPENAI_API, ANTHROPIC_API, GEMINI_API = "openai", "anthropic", "gemini"
 
 local BY_TYPE, BY_MEDIA, REFERENCE, OPAQUE = "type", "media type", "reference", "opaque"
 
@@ -40,6 +43,8 @@ local TYPES = {
   video_url = VIDEO, video = VIDEO, input_video = VIDEO,
   file = FILE, input_file = FILE, document = FILE, container_upload = FILE,
   item_reference = PREVIOUS,
+  -- Items of Responses that bring tools or have the context rewritten.
+  additional_tools = TOOL, tool_search_output = TOOL, configuration_update = TOOL, compaction_trigger = TOOL,
 }
 
 -- CLIENT are the tools that the client runs itself. Any other runs at the provider, whose input
@@ -47,7 +52,7 @@ local TYPES = {
 local CLIENT = {
   ["function"] = true, custom = true, local_shell = true, shell = true, apply_patch = true,
   functiondeclarations = true, function_declarations = true, computeruse = true, computer_use = true,
-  computer_use_preview = true,
+  computer_use_preview = true, namespace = true, -- a group of functions
 }
 -- Anthropic dates them: bash_20250124.
 local CLIENT_DATED = { bash = true, text_editor = true, computer = true, memory = true }
@@ -251,12 +256,13 @@ end
 local PLAIN = {
   type = true, name = true, description = true, parameters = true, input_schema = true, strict = true,
   cache_control = true, format = true, display_width_px = true, display_height_px = true, environment = true,
+  defer_loading = true, input_examples = true, eager_input_streaming = true, allowed_callers = true,
 }
 
--- tool: s[i] begins one tool; its end, and whether the provider runs it. Gemini's tools have no
--- type, only members.
-local function tool(s, i, gemini)
-  local hosted, typed, other, c = false, false, false, nil
+-- tool: s[i] begins one tool; its end, whether the provider runs it, and whether the provider
+-- describes it.
+local function tool(s, i, api)
+  local hosted, typed, other, dated, c = false, false, false, false, nil
   i, c = space(s, i + 1)
   if c == CLOSE then return i, false end
   while true do
@@ -264,36 +270,39 @@ local function tool(s, i, gemini)
     if not e then return nil end
     local name, last = folded(s, i + 1, e - 1), value_end(s, from, first)
     if not last then return nil end
-    if name == "type" and not gemini then
+    if name == "type" and api ~= GEMINI_API then
       local said = folded(s, from + 1, last - 1)
-      typed = true
-      hosted = hosted or first ~= QUOTE or not (CLIENT[said] or CLIENT_DATED[string.match(said, "^(.*)_%d+$") or ""])
+      local undated = CLIENT_DATED[string.match(said, "^(.*)_%d+$") or ""]
+      typed, dated = true, dated or undated
+      hosted = hosted or first ~= QUOTE or not (CLIENT[said] or undated)
     elseif not (PLAIN[name] or CLIENT[name]) and sub(s, from, last) ~= "null" then
       other = true
     end
     i, c = space(s, last + 1)
-    if c == CLOSE then return i, hosted or other and not typed end
+    if c == CLOSE then return i, hosted or other and not typed, dated end
     if c ~= COMMA then return stop(i) end
     i, c = space(s, i + 1)
   end
 end
 
 -- tools: s[i] begins the value of the member that lists tools; its end.
-local function tools(s, i, c, tally, gemini)
-  local hosted, last
+local function tools(s, i, c, tally, api)
+  local hosted, dated, last
   if c == OPEN then
-    last, hosted = tool(s, i, gemini)
+    last, hosted = tool(s, i, api)
     if hosted then count(tally, TOOL, 0) end
     return last
   end
   if c ~= LIST then return scalar_end(s, i, c) end
   i, c = space(s, i + 1)
   if c == LIST_END then return i end
+  if api == ANTHROPIC_API then count(tally, TOOL_PROMPT, 0) end
   while true do
-    hosted = false
-    if c == OPEN then last, hosted = tool(s, i, gemini) else last = value_end(s, i, c) end
+    hosted, dated = false, false
+    if c == OPEN then last, hosted, dated = tool(s, i, api) else last = value_end(s, i, c) end
     if not last then return nil end
     if hosted then count(tally, TOOL, 0) end
+    if dated and api == ANTHROPIC_API then count(tally, TOOL_PROMPT, 0) end
     i, c = space(s, last + 1)
     if c == LIST_END then return i end
     if c ~= COMMA then return stop(i) end
@@ -305,19 +314,22 @@ end
 -- name input which is not in the body.
 local ROOTS = {
   messages = true, input = true, contents = true, system = true, instructions = true, prompt = true,
-  systeminstruction = true, system_instruction = true,
+  systeminstruction = true, system_instruction = true, content = true, requests = true,
 }
 local NAMED = {
   cachedcontent = CACHED, cached_content = CACHED, previous_response_id = PREVIOUS, conversation = PREVIOUS,
   web_search_options = TOOL, search_parameters = TOOL, enable_search = TOOL, plugins = TOOL, data_sources = TOOL,
-  mcp_servers = TOOL,
+  mcp_servers = TOOL, container = TOOL, compaction = TOOL, fallbacks = TOOL,
 }
 
 -- scan is value_end for a member of the whole body, and counts what it holds or names.
-local function scan(s, i, c, key, tally, gemini)
+local function scan(s, i, c, key, tally, api)
+  if key == "prompt" and c == OPEN then count(tally, PREVIOUS, 0) end -- one that the provider keeps
   if ROOTS[key] then return content(s, i, c, tally, 0) end
-  if key == "tools" then return tools(s, i, c, tally, gemini) end
+  if key == "tools" then return tools(s, i, c, tally, api) end
   local last = value_end(s, i, c)
+  -- The provider may ask the model for a summary, which is not in the answer's count.
+  if last and key == "context_management" and find(sub(s, i, last), "compact", 1, true) then count(tally, TOOL, 0) end
   if last and NAMED[key] then
     local raw = sub(s, i, last)
     if raw ~= "null" and raw ~= "false" and raw ~= "[]" then count(tally, NAMED[key], 0) end

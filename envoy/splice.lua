@@ -80,18 +80,29 @@ local function usage(s, edits, at)
   end
 end
 
--- prepare writes what ratelimit decided into the body.
+-- named writes the model's name wherever the body has it; where it has none, only if it must.
+local function named(s, edits, at, name, must)
+  if at.model then edit(edits, at.model[1], at.model[2], name) end
+  local more = at.models or {}
+  for i = 1, #more, 2 do edit(edits, more[i], more[i + 1], name) end
+  if must and not at.model then insert(s, edits, at.document[1], '"model":' .. name) end
+end
+
+-- prepare writes into the body what ratelimit decided, and what the route says of its model.
 local function prepare(h)
-  local limit = h:streamInfo():dynamicMetadata():get("envoy.filters.http.ratelimit")
-  if not limit or not (limit.set_model or limit.max_tokens or limit.max_tokens_rename or limit.ask_usage) then return end
+  local limit = h:streamInfo():dynamicMetadata():get("envoy.filters.http.ratelimit") or {}
+  local name = h:filterContext():get("set_model") -- where ratelimit is not asked, or the path has it
+  if not (name or limit.set_model or limit.max_tokens or limit.max_tokens_rename or limit.ask_usage) then return end
   local buffer = h:body()
   if not buffer then return end
   local s = buffer:getBytes(0, buffer:length())
   -- Metadata again: body() yields, and objects taken before it die.
   local metadata = h:streamInfo():dynamicMetadata()
-  limit = metadata:get("envoy.filters.http.ratelimit")
+  limit = metadata:get("envoy.filters.http.ratelimit") or {}
   local at, edits = places(metadata:get("llm.body").at), {}
-  if limit.set_model then edit(edits, at.model[1], at.model[2], limit.set_model) end
+  local context = h:filterContext()
+  name = limit.set_model or context:get("set_model")
+  if name then named(s, edits, at, name, context:get("must_name")) end
   if limit.max_tokens then maximum(s, edits, at, limit) end
   if limit.max_tokens_rename then
     local name = at[limit.max_tokens_rename]
@@ -192,10 +203,13 @@ function envoy_on_response(h)
   if not hidden then return end
   local metadata = h:streamInfo():dynamicMetadata()
   if not metadata:get("llm.body") then return end
-  local asked = metadata:get("llm.request")
-  local text = '{"error":{"code":503,"message":"' .. hidden[1] .. '","status":"UNAVAILABLE"}}'
-  if asked and asked.model then
-    text = '{"error":{"message":"' .. hidden[1] .. '","type":"server_error","param":null,"code":"' .. hidden[2] .. '"}}'
+  local told = metadata:get("llm.body")
+  local family = told.family
+  local text = '{"error":{"message":"' .. hidden[1] .. '","type":"server_error","param":null,"code":"' .. hidden[2] .. '"}}'
+  if family == "gemini" then
+    text = '{"error":{"code":503,"message":"' .. hidden[1] .. '","status":"UNAVAILABLE"}}'
+  elseif family == "anthropic" then
+    text = '{"type":"error","error":{"type":"api_error","message":"' .. hidden[1] .. '"},"request_id":"' .. told.id .. '"}'
   end
   local body = h:body(true) -- yields, so the headers are taken after it
   local headers = h:headers()

@@ -52,7 +52,8 @@ local function events(r, s)
       end
       if r.line == "data" then
         if first and e and plain(r, places, s, i, e) then
-          count(r, spoken(places, s, i, e))
+          words(r, places, s, i, e)
+          count(r, spoken(r))
           r.line = nil
         else
           if first and r.cuts and r.depth == 0 then
@@ -145,13 +146,16 @@ local function cuts(h)
   return limit ~= nil and limit.ask_usage ~= nil
 end
 
-local OPENAI_CODED = '{"error":{"message":"the provider sent an encoded answer that nobody asked for","type":"server_error","param":null,"code":"provider_encoding"}}'
-local GEMINI_CODED = '{"error":{"code":502,"message":"the provider sent an encoded answer that nobody asked for","status":"UNAVAILABLE"}}'
+local CODED = {
+  openai = '{"error":{"message":"the provider sent an encoded answer that nobody asked for","type":"server_error","param":null,"code":"provider_encoding"}}',
+  anthropic = '{"type":"error","error":{"type":"api_error","message":"the provider sent an encoded answer that nobody asked for"},"request_id":"{id}"}',
+  gemini = '{"error":{"code":502,"message":"the provider sent an encoded answer that nobody asked for","status":"UNAVAILABLE"}}',
+}
 
 -- refuse answers in place of a body in a coding that this gateway does not read.
 local function refuse(h, headers)
-  local asked = h:streamInfo():dynamicMetadata():get("llm.request")
-  local text = asked and asked.model and OPENAI_CODED or GEMINI_CODED
+  local asked = h:streamInfo():dynamicMetadata():get("llm.body") or {}
+  local text = string.gsub(CODED[asked.family] or CODED.openai, "{id}", asked.id or "")
   headers:replace(":status", "502")
   headers:replace("content-type", "application/json")
   headers:replace("x-should-retry", "false")

@@ -97,9 +97,12 @@ var counters = map[string]string{
 	"total_tokens": "total", "totalTokenCount": "total", "total_token_count": "total",
 	"cached_tokens": "cached", "prompt_cache_hit_tokens": "cached", "cachedContentTokenCount": "cached", "cached_content_token_count": "cached",
 	"cache_read_input_tokens": "read", "cache_creation_input_tokens": "written",
-	"reasoning_tokens": "reasoning", "thoughtsTokenCount": "thoughts", "thoughts_token_count": "thoughts",
+	"cache_creation.ephemeral_1h_input_tokens": "written_1h",
+	"reasoning_tokens":                         "reasoning", "thoughtsTokenCount": "thoughts", "thoughts_token_count": "thoughts",
 	"toolUsePromptTokenCount": "tools", "tool_use_prompt_token_count": "tools",
 	"prompt_tokens_details.cached_tokens": "cached", "input_tokens_details.cached_tokens": "cached",
+	"prompt_tokens_details.cache_write_tokens": "wrote", "input_tokens_details.cache_write_tokens": "wrote",
+	"completion_tokens_details.thinking_tokens": "reasoning", "output_tokens_details.thinking_tokens": "reasoning",
 	"prompt_tokens_details.audio_tokens": "audio_in", "input_tokens_details.audio_tokens": "audio_in",
 	"completion_tokens_details.audio_tokens": "audio_out", "output_tokens_details.audio_tokens": "audio_out",
 	"completion_tokens_details.reasoning_tokens": "reasoning", "output_tokens_details.reasoning_tokens": "reasoning",
@@ -187,6 +190,8 @@ func (w *walker) scalar(path, raw string) {
 		}
 	case slices.Contains(errored, path):
 		w.failed = w.failed || quoted && text != ""
+	case path == "type":
+		w.failed = w.failed || text == "error"
 	default:
 		w.count(path, text)
 	}

@@ -24,20 +24,22 @@ local MAX_DEPTH = 8            -- of containers that are followed; usage lies at
 local MAX_TEXT = 128           -- bytes of a name, number or model that are kept
 local MAX_TOKENS = 1e15        -- a larger count is not believed
 local MAX_HELD = 16384         -- bytes of an event that may have to be taken out
+local LONGEST_WORD = 17        -- of those that tell content, less one byte
 local SPOKEN = 2               -- data lines at the beginning that are always scanned, for the model
 
 -- Where usage is told: a tree of members' names. A leaf names what the value is. An array
 -- stands for each of its elements. What is not named is skipped, however deep.
-local ERROR, MODEL, HEAVY = "error", "model", "heavy"
-local INPUT_DETAILS = { cached_tokens = "cached", audio_tokens = "audio_in" }
-local OUTPUT_DETAILS = { reasoning_tokens = "reasoning", audio_tokens = "audio_out" }
+local ERROR, MODEL, HEAVY, KIND, SPEECH = "error", "model", "heavy", "kind", "speech"
+local WRITTEN = { ephemeral_1h_input_tokens = "written_1h" } -- of what is told as written
+local INPUT_DETAILS = { cached_tokens = "cached", cache_write_tokens = "wrote", audio_tokens = "audio_in" }
+local OUTPUT_DETAILS = { reasoning_tokens = "reasoning", thinking_tokens = "reasoning", audio_tokens = "audio_out" }
 local USAGE = {
   prompt_tokens = "in", completion_tokens = "out", total_tokens = "total", -- OpenAI chat, embeddings
   input_tokens = "in", output_tokens = "out", -- OpenAI Responses, Anthropic
   prompt_tokens_details = INPUT_DETAILS, input_tokens_details = INPUT_DETAILS,
   completion_tokens_details = OUTPUT_DETAILS, output_tokens_details = OUTPUT_DETAILS,
   cached_tokens = "cached", prompt_cache_hit_tokens = "cached", reasoning_tokens = "reasoning", -- Moonshot, DeepSeek, Perplexity
-  cache_read_input_tokens = "read", cache_creation_input_tokens = "written", -- Anthropic
+  cache_read_input_tokens = "read", cache_creation_input_tokens = "written", cache_creation = WRITTEN, -- Anthropic
   promptTokenCount = "in", candidatesTokenCount = "out", totalTokenCount = "total", -- Gemini
   thoughtsTokenCount = "thoughts", toolUsePromptTokenCount = "tools", cachedContentTokenCount = "cached",
   prompt_token_count = "in", candidates_token_count = "out", total_token_count = "total",
@@ -46,13 +48,14 @@ local USAGE = {
 local CHOICE = { usage = USAGE, logprobs = HEAVY, delta = { usage = USAGE }, message = { usage = USAGE } }
 local ROOT = {
   usage = USAGE, usageMetadata = USAGE, usage_metadata = USAGE, model = MODEL, modelVersion = MODEL, error = ERROR,
+  type = KIND, -- of an event of Responses and Messages: "error"
   choices = CHOICE, -- Moonshot tells it there
-  candidates = { logprobsResult = HEAVY },
+  candidates = { logprobsResult = HEAVY, content = SPEECH },
   x_groq = { usage = USAGE }, -- Groq
   message = { usage = USAGE, model = MODEL }, -- Anthropic's message_start
   response = { usage = USAGE, usageMetadata = USAGE, model = MODEL, modelVersion = MODEL, error = ERROR }, -- Responses; Code Assist
 }
-local COUNTS = { "in", "out", "total", "cached", "read", "written", "reasoning", "thoughts", "tools", "audio_in", "audio_out" }
+local COUNTS = { "in", "out", "total", "cached", "read", "written", "written_1h", "wrote", "reasoning", "thoughts", "tools", "audio_in", "audio_out" }
 
 -- What the scanner is inside of, when a piece ends there.
 local NAME, TEXT, SKIPPED, WORD = "name", "text", "skipped", "word"
@@ -67,7 +70,8 @@ local function reader(cuts)
     depth = 0, nodes = {}, lists = {}, skip = 0, node = nil, key = false, inside = nil, escaped = false, text = "",
     usage = false, -- the document has a usage object
     -- the lines of an event stream
-    line = nil, lf = false, lines = 0, carry = "", content = false, now = false, rest = "", at = 1,
+    line = nil, lf = false, lines = 0, carry = "", now = false, rest = "", at = 1,
+    content = false, delta = false, wordy = false, quiet = false, -- what tells that a line carries content
     -- taking out
     cuts = cuts, may = false, cut = false, other = false, blank = false, lone = false,
   }
@@ -117,7 +121,9 @@ local function value(r, quoted)
     end
   elseif node == ERROR then
     if quoted and text ~= "" then r.failed, r.dirty = true, true end
-  elseif node ~= HEAVY and find(text, "^%d[%d.eE+-]*$") then -- a number, also one that is written as a string
+  elseif node == KIND then
+    if text == "error" then r.failed, r.dirty = true, true end
+  elseif node ~= HEAVY and node ~= SPEECH and find(text, "^%d[%d.eE+-]*$") then -- a number, also one that is written as a string
     local n = tonumber(text)
     if n and n >= 1 and n <= MAX_TOKENS then -- zero and null say nothing
       n = floor(n)
@@ -139,6 +145,7 @@ local function open(r, c, node)
   if type(node) ~= "table" or r.depth == MAX_DEPTH then
     if node == ERROR then r.failed, r.dirty = true, true end
     if node == HEAVY then r.heavy = true end
+    if node == SPEECH and r.lists[1] then r.content = true end
     r.skip = 1
     return
   end
@@ -153,6 +160,17 @@ local function open(r, c, node)
   end
 end
 
+-- count takes in the end of a data line, or of an element of a list of answers.
+local function count(r, content)
+  if content then
+    r.events, r.after = r.events + 1, r.after + 1
+    if r.events >= r.mark then r.dirty, r.mark = true, r.events + floor(r.events / 2) + 1 end
+    -- What was told covers no longer what passed, so that is told at once.
+    if r.whole and r.after >= r.beyond then r.dirty, r.beyond = true, r.after + floor(r.after / 2) + 1 end
+  end
+  if r.now then r.after, r.now, r.dirty, r.beyond = 0, false, true, 1 end
+end
+
 local function close(r)
   if r.depth == 0 then
     r.may = false
@@ -162,6 +180,10 @@ local function close(r)
     if not r.whole and next(r.told) then r.whole, r.dirty = true, true end
   end
   r.depth, r.node, r.key = r.depth - 1, nil, false
+  if r.depth == 1 and r.lists[1] and r.kind == "json" then -- Gemini's streams may be a list
+    count(r, r.content)
+    r.content = false
+  end
   if r.depth == 0 then
     if r.usage and r.may then r.cut = true end
     r.may = false
@@ -258,20 +280,21 @@ local function ahead(places, s, what, i)
   return at
 end
 
--- spoken says that the data s[i..j] carries content: one token at least.
-local function spoken(places, s, i, j)
-  return ahead(places, s, '"delta"', i) < j or ahead(places, s, '"text"', i) < j or ahead(places, s, '"parts"', i) < j
+-- words notes what of s[i..j], a piece of a data line, tells that the line carries content.
+local function words(r, places, s, i, j)
+  r.delta = ahead(places, s, '"delta"', i) < j
+  if r.delta then return end
+  r.wordy = r.wordy or ahead(places, s, '"text"', i) < j or ahead(places, s, '"parts"', i) < j
+  -- Responses and Messages also tell where a text begins and ends, and repeat it.
+  r.quiet = r.quiet or ahead(places, s, '"type":"response.', i) < j or ahead(places, s, '"type": "response.', i) < j
+    or ahead(places, s, '"content_block":', i) < j
 end
 
--- count takes in the end of a data line.
-local function count(r, content)
-  if content then
-    r.events, r.after = r.events + 1, r.after + 1
-    if r.events >= r.mark then r.dirty, r.mark = true, r.events + floor(r.events / 2) + 1 end
-    -- What was told covers no longer what passed, so that is told at once.
-    if r.whole and r.after >= r.beyond then r.dirty, r.beyond = true, r.after + floor(r.after / 2) + 1 end
-  end
-  if r.now then r.after, r.now, r.dirty, r.beyond = 0, false, true, 1 end
+-- spoken says that the data line carries content: one token at least; and forgets the line.
+local function spoken(r)
+  local content = r.delta or r.wordy and not r.quiet
+  r.delta, r.wordy, r.quiet = false, false, false
+  return content
 end
 
 -- end_line takes in the end of a line whose bytes are scanned.
@@ -279,8 +302,8 @@ local function end_line(r)
   if r.line == "data" then
     if r.inside == WORD then scan(r, "\n", 1, 1) end
     if r.inside then abandon(r) end -- a string does not go over a line
-    count(r, r.content)
-    r.lines, r.carry, r.content = r.lines + 1, "", false
+    count(r, spoken(r))
+    r.lines, r.carry = r.lines + 1, ""
   end
   r.line = nil
 end
@@ -318,14 +341,13 @@ end
 -- data takes in s[i..j], a piece of a data line.
 local function data(r, places, s, i, j)
   scan(r, s, i, j)
-  if not r.content then
-    if r.carry ~= "" then
-      local piece = r.carry .. sub(s, i, j)
-      r.content = spoken({}, piece, 1, #piece)
-      r.carry = sub(piece, -6)
-    else
-      r.content = spoken(places, s, i, j)
-      r.carry = sub(s, i > j - 5 and i or j - 5, j)
-    end
+  if r.delta then return end
+  if r.carry ~= "" then
+    local piece = r.carry .. sub(s, i, j)
+    words(r, {}, piece, 1, #piece)
+    r.carry = sub(piece, -LONGEST_WORD)
+  else
+    words(r, places, s, i, j)
+    r.carry = sub(s, math.max(i, j - LONGEST_WORD + 1), j)
   end
 end

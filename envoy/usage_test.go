@@ -131,43 +131,44 @@ func TestUsageIsFoundWhereverItIsTold(t *testing.T) {
 	const three = `"usage":{"prompt_tokens":100,"completion_tokens":40,"total_tokens":140}`
 	nulls := strings.Repeat(`data: {"choices":[{"delta":{"content":"x"}}],"usage":null}`+"\n\n", 3)
 	for name, c := range map[string]struct{ answer, told string }{
-		"chat":                     {`{"model":"m","choices":[{"message":{"content":"hi"}}],` + three + `}`, "in=100,out=40,total=140,model=m"},
-		"a model's name":           {`{"model":"a/b:c,2 \u00e9","modelVersion":"gemini-2.5, x"}`, "events=0,model=gemini-2.5, x"},
-		"chat stream":              {`data: {"choices":[{"delta":{}}]}` + "\n\n" + usageEvent + "data: [DONE]\n\n", "in=100,out=40,total=140"},
-		"usage first":              {`{` + three + `,"choices":[{"message":{"content":"hi"}}]}`, "in=100,out=40,total=140"},
-		"total alone":              {`{"usage":{"total_tokens":9}}`, "total=9"},
-		"numbers as strings":       {`{"usage":{"prompt_tokens":"100","completion_tokens":" 4"}}`, "in=100"},
-		"above 2^31":               {`{"usage":{"prompt_tokens":3000000000}}`, "in=3000000000"},
-		"absurd":                   {`{"usage":{"prompt_tokens":1e16,"completion_tokens":1e999}}`, ""},
-		"fraction and exponent":    {`{"usage":{"prompt_tokens":12.7,"completion_tokens":1e2}}`, "in=12,out=100"},
-		"negative":                 {`{"usage":{"prompt_tokens":-5,"completion_tokens":5}}`, "out=5"},
-		"zeros erase nothing":      {`data: {"usage":{"prompt_tokens":7}}` + "\n\n" + `data: {"usage":{"prompt_tokens":0,"completion_tokens":5}}` + "\n\n", "in=7,out=5"},
-		"null erases nothing":      {`data: {"usage":{"prompt_tokens":7}}` + "\n\ndata: {\"usage\":null}\n\n", "in=7"},
-		"a count after a null":     {nulls + `data: {"usage":null,"choices":[{"usage":{"prompt_tokens":5}}]}` + "\n\n" + nulls, "in=5"},
-		"a null after a count":     {nulls + `data: {"usage":{"prompt_tokens":5},"x_groq":{"usage": null}}` + "\n\n" + nulls, "in=5"},
-		"a null within text":       {nulls + `data: {"choices":[{"delta":{"content":"\"usage\":null"}}],"usage":{"prompt_tokens":5}}` + "\n\n", "in=5"},
-		"last one counts":          {`data: {"usage":{"completion_tokens":7}}` + "\n\n" + `data: {"usage":{"completion_tokens":5}}` + "\n\n", "out=5"},
-		"details":                  {`{"usage":{"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":4,"audio_tokens":1},"completion_tokens_details":{"reasoning_tokens":3,"audio_tokens":2}}}`, "in=9,cached=4,reasoning=3,audio_in=1,audio_out=2"},
-		"choices":                  {`data: {"choices":[{"index":0,"delta":{},` + three + `}]}` + "\n\n", "in=100,out=40,total=140"},
-		"x_groq":                   {`data: {"choices":[],"x_groq":{"id":"r",` + three + `}}` + "\n\n", "in=100,out=40,total=140"},
-		"responses":                {"event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":{\"usage\":{\"input_tokens\":7,\"input_tokens_details\":{\"cached_tokens\":2},\"output_tokens\":8,\"total_tokens\":15}}}\n\n", "in=7,out=8,total=15,cached=2"},
-		"anthropic":                {"event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"usage\":{\"input_tokens\":25,\"cache_read_input_tokens\":3,\"cache_creation_input_tokens\":2,\"output_tokens\":1}}}\n\nevent: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{},\"usage\":{\"output_tokens\":15}}\n\n", "in=25,out=15,read=3,written=2"},
-		"gemini":                   {`[{"candidates":[{}],"usageMetadata":{"promptTokenCount":7,"totalTokenCount":8}},` + "\r\n" + `{"usageMetadata":{"promptTokenCount":7,"candidatesTokenCount":11,"thoughtsTokenCount":5,"toolUsePromptTokenCount":1,"totalTokenCount":24}}]`, "in=7,out=11,total=24,thoughts=5,tools=1"},
-		"byte order mark":          {"\xef\xbb\xbf{" + three + "}", "in=100,out=40,total=140"},
-		"white space first":        {"\n\n \r\n{" + three + "}", "in=100,out=40,total=140"},
-		"CR":                       {"data: {\"choices\":[]}\r\rdata: {" + three + "}\r\r", "in=100,out=40,total=140"},
-		"CRLF":                     {": hi\r\nid: 1\r\ndata:{" + three + "}\r\n\r\n", "in=100,out=40,total=140"},
-		"no blank line at the end": {"data: {\"choices\":[]}\n\ndata: {" + three + "}", "in=100,out=40,total=140"},
-		"one newline apart":        {"data: {\"choices\":[{\"delta\":{}}]}\ndata: {" + three + "}\ndata: [DONE]\n", "in=100,out=40,total=140"},
-		"data over lines":          {"data: {\"choices\":[],\ndata: \"usage\":\ndata: {\"prompt_tokens\":5\ndata: }}\n\n", "in=5"},
-		"broken event before":      {"data: {\"choices\":[{\"delta\":{\"content\":\"x\n\ndata: {" + three + "}\n\n", "in=100,out=40,total=140"},
-		"broken event after":       {"data: {" + three + "}\n\ndata: {\"usage\":{\"prompt_tok\n\n", "in=100,out=40,total=140"},
-		"cut in the number":        {`{"usage":{"prompt_tokens":100,"completion_tokens":4`, "in=100,out=4"},
-		"text that looks like it":  {`{"choices":[{"message":{"content":"\"usage\":{\"prompt_tokens\":1}"}}]}`, ""},
-		"escaped text in text":     {`{"choices":[{"message":{"tool_calls":[{"function":{"arguments":"{\"usage\":{\"prompt_tokens\":1}}\\\\"}}]}}]}`, ""},
-		"tool arguments":           {`{"content":[{"type":"tool_use","input":{"usage":{"input_tokens":1}}}],"usage":{"input_tokens":5}}`, "in=5"},
-		"gemini call arguments":    {`{"candidates":[{"content":{"parts":[{"functionCall":{"args":{"usageMetadata":{"promptTokenCount":1}}}}]}}]}`, ""},
-		"data lines of one text":   {"{\"choices\":[{\"message\":{\"content\":\"data: {}\"}}],\n" + three + "}", "in=100,out=40,total=140"},
+		"chat":                         {`{"model":"m","choices":[{"message":{"content":"hi"}}],` + three + `}`, "in=100,out=40,total=140,model=m"},
+		"a model's name":               {`{"model":"a/b:c,2 \u00e9","modelVersion":"gemini-2.5, x"}`, "events=0,model=gemini-2.5, x"},
+		"chat stream":                  {`data: {"choices":[{"delta":{}}]}` + "\n\n" + usageEvent + "data: [DONE]\n\n", "in=100,out=40,total=140"},
+		"usage first":                  {`{` + three + `,"choices":[{"message":{"content":"hi"}}]}`, "in=100,out=40,total=140"},
+		"total alone":                  {`{"usage":{"total_tokens":9}}`, "total=9"},
+		"numbers as strings":           {`{"usage":{"prompt_tokens":"100","completion_tokens":" 4"}}`, "in=100"},
+		"above 2^31":                   {`{"usage":{"prompt_tokens":3000000000}}`, "in=3000000000"},
+		"absurd":                       {`{"usage":{"prompt_tokens":1e16,"completion_tokens":1e999}}`, ""},
+		"fraction and exponent":        {`{"usage":{"prompt_tokens":12.7,"completion_tokens":1e2}}`, "in=12,out=100"},
+		"negative":                     {`{"usage":{"prompt_tokens":-5,"completion_tokens":5}}`, "out=5"},
+		"zeros erase nothing":          {`data: {"usage":{"prompt_tokens":7}}` + "\n\n" + `data: {"usage":{"prompt_tokens":0,"completion_tokens":5}}` + "\n\n", "in=7,out=5"},
+		"null erases nothing":          {`data: {"usage":{"prompt_tokens":7}}` + "\n\ndata: {\"usage\":null}\n\n", "in=7"},
+		"a count after a null":         {nulls + `data: {"usage":null,"choices":[{"usage":{"prompt_tokens":5}}]}` + "\n\n" + nulls, "in=5"},
+		"a null after a count":         {nulls + `data: {"usage":{"prompt_tokens":5},"x_groq":{"usage": null}}` + "\n\n" + nulls, "in=5"},
+		"a null within text":           {nulls + `data: {"choices":[{"delta":{"content":"\"usage\":null"}}],"usage":{"prompt_tokens":5}}` + "\n\n", "in=5"},
+		"last one counts":              {`data: {"usage":{"completion_tokens":7}}` + "\n\n" + `data: {"usage":{"completion_tokens":5}}` + "\n\n", "out=5"},
+		"details":                      {`{"usage":{"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":4,"audio_tokens":1},"completion_tokens_details":{"reasoning_tokens":3,"audio_tokens":2}}}`, "in=9,cached=4,reasoning=3,audio_in=1,audio_out=2"},
+		"choices":                      {`data: {"choices":[{"index":0,"delta":{},` + three + `}]}` + "\n\n", "in=100,out=40,total=140"},
+		"x_groq":                       {`data: {"choices":[],"x_groq":{"id":"r",` + three + `}}` + "\n\n", "in=100,out=40,total=140"},
+		"responses":                    {"event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":{\"usage\":{\"input_tokens\":7,\"input_tokens_details\":{\"cached_tokens\":2},\"output_tokens\":8,\"total_tokens\":15}}}\n\n", "in=7,out=8,total=15,cached=2"},
+		"anthropic":                    {"event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"usage\":{\"input_tokens\":25,\"cache_read_input_tokens\":3,\"cache_creation_input_tokens\":2,\"output_tokens\":1}}}\n\nevent: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{},\"usage\":{\"output_tokens\":15}}\n\n", "in=25,out=15,read=3,written=2"},
+		"anthropic, cache for an hour": {`{"type":"message","usage":{"input_tokens":5,"cache_creation_input_tokens":12,"cache_creation":{"ephemeral_5m_input_tokens":4,"ephemeral_1h_input_tokens":8},"output_tokens":1}}`, "in=5,out=1,written=12,written_1h=8"},
+		"gemini":                       {`[{"candidates":[{}],"usageMetadata":{"promptTokenCount":7,"totalTokenCount":8}},` + "\r\n" + `{"usageMetadata":{"promptTokenCount":7,"candidatesTokenCount":11,"thoughtsTokenCount":5,"toolUsePromptTokenCount":1,"totalTokenCount":24}}]`, "in=7,out=11,total=24,thoughts=5,tools=1"},
+		"byte order mark":              {"\xef\xbb\xbf{" + three + "}", "in=100,out=40,total=140"},
+		"white space first":            {"\n\n \r\n{" + three + "}", "in=100,out=40,total=140"},
+		"CR":                           {"data: {\"choices\":[]}\r\rdata: {" + three + "}\r\r", "in=100,out=40,total=140"},
+		"CRLF":                         {": hi\r\nid: 1\r\ndata:{" + three + "}\r\n\r\n", "in=100,out=40,total=140"},
+		"no blank line at the end":     {"data: {\"choices\":[]}\n\ndata: {" + three + "}", "in=100,out=40,total=140"},
+		"one newline apart":            {"data: {\"choices\":[{\"delta\":{}}]}\ndata: {" + three + "}\ndata: [DONE]\n", "in=100,out=40,total=140"},
+		"data over lines":              {"data: {\"choices\":[],\ndata: \"usage\":\ndata: {\"prompt_tokens\":5\ndata: }}\n\n", "in=5"},
+		"broken event before":          {"data: {\"choices\":[{\"delta\":{\"content\":\"x\n\ndata: {" + three + "}\n\n", "in=100,out=40,total=140"},
+		"broken event after":           {"data: {" + three + "}\n\ndata: {\"usage\":{\"prompt_tok\n\n", "in=100,out=40,total=140"},
+		"cut in the number":            {`{"usage":{"prompt_tokens":100,"completion_tokens":4`, "in=100,out=4"},
+		"text that looks like it":      {`{"choices":[{"message":{"content":"\"usage\":{\"prompt_tokens\":1}"}}]}`, ""},
+		"escaped text in text":         {`{"choices":[{"message":{"tool_calls":[{"function":{"arguments":"{\"usage\":{\"prompt_tokens\":1}}\\\\"}}]}}]}`, ""},
+		"tool arguments":               {`{"content":[{"type":"tool_use","input":{"usage":{"input_tokens":1}}}],"usage":{"input_tokens":5}}`, "in=5"},
+		"gemini call arguments":        {`{"candidates":[{"content":{"parts":[{"functionCall":{"args":{"usageMetadata":{"promptTokenCount":1}}}}]}}]}`, ""},
+		"data lines of one text":       {"{\"choices\":[{\"message\":{\"content\":\"data: {}\"}}],\n" + three + "}", "in=100,out=40,total=140"},
 	} {
 		_, got := s.read(t, false, c.answer)
 		want := parseReport(c.told)
@@ -183,6 +184,13 @@ func TestUsageIsFoundWhereverItIsTold(t *testing.T) {
 	}
 }
 
+// The beginning of a stream of OpenAI's Responses, and one piece of its text.
+const (
+	responseHead = `data: {"type":"response.created","response":{"text":{"format":{"type":"text"}},"usage":null}}` + "\n\n" +
+		`data: {"type": "response.content_part.added","part":{"type":"output_text","text":""}}` + "\n\n"
+	responseDelta = `data: {"type":"response.output_text.delta","delta":"a"}` + "\n\n"
+)
+
 func TestUsageErrorsAndContentAreTold(t *testing.T) {
 	t.Parallel()
 	s := newScript(t)
@@ -192,17 +200,26 @@ func TestUsageErrorsAndContentAreTold(t *testing.T) {
 		events, after int64
 		failed        bool
 	}{
-		"content":                 {strings.Repeat(delta, 5) + "data: [DONE]\n\n", 5, 5, false},
-		"content, then usage":     {strings.Repeat(delta, 5) + usageEvent, 5, 0, false},
-		"content after usage":     {usageEvent + strings.Repeat(delta, 5), 5, 5, false},
-		"comments":                {": ping\n\n: ping\n\n" + delta, 1, 1, false},
-		"error event":             {"data: {\"error\":{\"message\":\"overloaded\"}}\n\n", 0, 0, true},
-		"error after content":     {delta + "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"x\"}}\n\n", 1, 1, true},
-		"error in a 200":          {`{"error":{"message":"no"}}`, 0, 0, true},
-		"error as text":           {`{"error":"no"}`, 0, 0, true},
-		"no error":                {`{"error":null,"choices":[{"message":{"content":"\"error\":{}"}}]}`, 0, 0, false},
-		"failed response":         {"data: {\"response\":{\"error\":{\"code\":\"x\"}}}\n\n", 0, 0, true},
-		"late errors are scanned": {strings.Repeat(delta, 3) + "data: {\"error\":\"x\"}\n\n", 3, 3, true},
+		"content":             {strings.Repeat(delta, 5) + "data: [DONE]\n\n", 5, 5, false},
+		"content, then usage": {strings.Repeat(delta, 5) + usageEvent, 5, 0, false},
+		"content after usage": {usageEvent + strings.Repeat(delta, 5), 5, 5, false},
+		"comments":            {": ping\n\n: ping\n\n" + delta, 1, 1, false},
+		"error event":         {"data: {\"error\":{\"message\":\"overloaded\"}}\n\n", 0, 0, true},
+		"error after content": {delta + "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"x\"}}\n\n", 1, 1, true},
+		"error in a 200":      {`{"error":{"message":"no"}}`, 0, 0, true},
+		"error as text":       {`{"error":"no"}`, 0, 0, true},
+		"no error":            {`{"error":null,"choices":[{"message":{"content":"\"error\":{}"}}]}`, 0, 0, false},
+		"failed response":     {"data: {\"response\":{\"error\":{\"code\":\"x\"}}}\n\n", 0, 0, true},
+		"error of Responses":  {"event: error\ndata: {\"type\":\"error\",\"code\":\"x\",\"message\":\"no\"}\n\n", 0, 0, true},
+		"responses":           {responseHead + responseDelta + responseDelta + `data: {"type":"response.output_text.done","text":"ab"}` + "\n\n", 2, 2, false},
+		"messages": {`data: {"type":"message_start","message":{"content":[],"usage":{"input_tokens":3}}}` + "\n\n" +
+			`data: {"type":"content_block_start","content_block":{"type":"text","text":""}}` + "\n\n" +
+			`data: {"type":"content_block_delta","delta":{"type":"text_delta","text":"a"}}` + "\n\n", 1, 1, false},
+		"legacy completions": {strings.Repeat(`data: {"choices":[{"text":"a"}]}`+"\n\n", 3), 3, 3, false},
+		"list of Gemini": {`[{"candidates":[{"content":{"parts":[{"text":"a"}]}}],"usageMetadata":{"promptTokenCount":3}},` +
+			`{"candidates":[{"content":{"parts":[{"text":"b"}]}}]},{"candidates":[{"finishReason":"STOP"}]}`, 2, 1, false},
+		"list that tells at its end": {`[{"candidates":[{"content":{"parts":[]}}]},{"candidates":[],"usageMetadata":{"promptTokenCount":3}}]`, 1, 0, false},
+		"late errors are scanned":    {strings.Repeat(delta, 3) + "data: {\"error\":\"x\"}\n\n", 3, 3, true},
 	} {
 		_, got := s.read(t, false, c.answer)
 		if got.events != c.events || got.after != c.after || got.failed != c.failed {

@@ -152,6 +152,9 @@ func (s *Service) refuse(c *call, d *denial) (*reply, error) {
 	if challenge := s.challenge(c, d); challenge != "" {
 		headers = append(headers, overwrite("www-authenticate", challenge))
 	}
+	if c.family == attributes.FamilyAnthropic { // its SDKs read it there
+		headers = append(headers, overwrite("request-id", c.requestID))
+	}
 	if d.retry > 0 {
 		headers = append(headers, overwrite("retry-after", strconv.Itoa(d.retry)))
 	}

@@ -42,6 +42,7 @@ type judge interface {
 // kind is what an estimate depends on.
 type kind struct {
 	provider, model string
+	route           string // of an answer, whose shape its bytes are
 	stream          bool
 }
 
@@ -92,7 +93,8 @@ func charge(l *spool.Line, j judge, policy Policy, now time.Time) verdict {
 	e.Allowed = true
 	a := &l.Answer
 	e.Cached, e.Reasoning = a.CachedInput(), a.ReasonedOutput()
-	e.CacheWrite5m, e.ToolInput, e.Audio, e.AudioOutput = a.Written, a.Tools, a.AudioIn, a.AudioOut
+	e.CacheWrite1h = min(a.Written, a.Written1h)
+	e.CacheWrite5m, e.ToolInput, e.Audio, e.AudioOutput = a.Written-e.CacheWrite1h+a.Wrote, a.Tools, a.AudioIn, a.AudioOut
 	switch {
 	case served(l) && a.Counted():
 		e.Source = usage.FromProvider
@@ -236,7 +238,7 @@ func kindOf(l *spool.Line) kind {
 	if model == "" {
 		model = l.Answer.Model
 	}
-	return kind{provider: l.Provider, model: model, stream: l.Stream == "true"}
+	return kind{provider: l.Provider, model: model, route: l.Route, stream: l.Stream == "true"}
 }
 
 // served says that the provider began an answer that is not an error.

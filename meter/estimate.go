@@ -74,7 +74,7 @@ func (e *Estimator) learn(l *spool.Line) float64 {
 	}
 	if bytes := parseBytes(l.Bytes); bytes > 0 && l.Parts == "" {
 		e.learnInput(k, bytes, input)
-		k.stream = false
+		k.stream, k.route = false, ""
 		e.add(e.inputs, k, sample{tokens: float64(input), bytes: float64(bytes), owner: owner})
 	}
 	return failure
@@ -83,7 +83,7 @@ func (e *Estimator) learn(l *spool.Line) float64 {
 // add stores a sample for the model and for its provider as a whole.
 func (e *Estimator) add(fits map[kind]*fit, k kind, s sample) {
 	e.changed = true
-	for _, k := range [...]kind{k, {provider: k.provider, stream: k.stream}} {
+	for _, k := range [...]kind{k, {provider: k.provider, route: k.route, stream: k.stream}} {
 		f := fits[k]
 		if f == nil {
 			if len(fits) >= maxKinds {
@@ -101,7 +101,7 @@ func (e *Estimator) fit(fits map[kind]*fit, k kind) *fit {
 	if f := fits[k]; f != nil {
 		return f
 	}
-	return fits[kind{provider: k.provider, stream: k.stream}]
+	return fits[kind{provider: k.provider, route: k.route, stream: k.stream}]
 }
 
 // output estimates the tokens of an answer, or of what passed of it: one for each event at
@@ -141,7 +141,7 @@ func (e *Estimator) input(k kind, bytes int64) int64 {
 	if bytes <= 0 {
 		return 0
 	}
-	k.stream = false
+	k.stream, k.route = false, ""
 	f, b := e.inputs[k], float64(bytes)
 	if !f.enough() {
 		f = e.inputs[kind{provider: k.provider}]
@@ -175,6 +175,7 @@ func orElse(v, fallback float64) float64 {
 type learned struct {
 	Provider string       `json:"provider"`
 	Model    string       `json:"model,omitzero"`
+	Route    string       `json:"route,omitzero"`
 	Stream   bool         `json:"stream,omitzero"`
 	Input    bool         `json:"input,omitzero"`
 	Samples  [][3]float64 `json:"samples,omitempty"` // tokens, bytes, hash of the account
@@ -190,7 +191,8 @@ func (e *Estimator) Save(path string) error {
 	all := []learned{}
 	for input, fits := range map[bool]map[kind]*fit{false: e.outputs, true: e.inputs} {
 		for k, f := range fits {
-			all = append(all, learned{Provider: k.provider, Model: k.model, Stream: k.stream, Input: input, Samples: f.sparse()})
+			all = append(all, learned{Provider: k.provider, Model: k.model, Route: k.route, Stream: k.stream, Input: input,
+				Samples: f.sparse()})
 		}
 	}
 	for k, r := range e.ratios {
@@ -238,7 +240,7 @@ func (e *Estimator) Load(path string) error {
 			}
 		}
 		if len(f.samples) > 0 && len(fits) < maxKinds {
-			fits[kind{provider: l.Provider, model: l.Model, stream: l.Stream}] = f
+			fits[kind{provider: l.Provider, model: l.Model, route: l.Route, stream: l.Stream}] = f
 		}
 	}
 	return nil

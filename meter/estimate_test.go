@@ -47,7 +47,7 @@ func TestEstimateOfACutStream(t *testing.T) {
 			for range 40 {
 				e.learn(s.line(20+rng.Int64N(200), 100+rng.Int64N(4000)))
 			}
-			k := kind{provider: "openai", model: "gpt-4o", stream: true}
+			k := kind{provider: "openai", model: "gpt-4o", route: "openai-chat", stream: true}
 			for _, served := range []int64{30, 60, 90, 150} {
 				got := e.output(k, answered{bytes: s.head + s.bytes(served)}, false)
 				if failure := float64(got-served) / float64(served); failure < 0 || failure > 0.1 {
@@ -66,7 +66,7 @@ func TestEstimateOfACutStream(t *testing.T) {
 
 func TestEstimateWithLittleKnowledge(t *testing.T) {
 	t.Parallel()
-	k := kind{provider: "openai", model: "gpt-4o", stream: true}
+	k := kind{provider: "openai", model: "gpt-4o", route: "openai-chat", stream: true}
 	cold := NewEstimator(map[string]Ratio{"openai": {BytesPerToken: 100, TokensPerByte: 0.25}})
 	if got := cold.output(k, answered{bytes: 1000}, false); got != 10 {
 		t.Errorf("want the configured ratio, 10, got %d", got)
@@ -85,7 +85,7 @@ func TestEstimateWithLittleKnowledge(t *testing.T) {
 	if got := same.output(k, answered{bytes: openaiShape.head + openaiShape.bytes(served)}, false); got < served || got > served*5/4 {
 		t.Errorf("answers of one length: want %d or a little more, got %d", served, got)
 	}
-	other := kind{provider: "openai", model: "gpt-never-seen", stream: true}
+	other := kind{provider: "openai", model: "gpt-never-seen", route: "openai-chat", stream: true}
 	if got := same.output(other, answered{bytes: openaiShape.head + openaiShape.bytes(served)}, false); got < served || got > served*5/4 {
 		t.Errorf("another model of the provider: want %d or a little more, got %d", served, got)
 	}
@@ -133,7 +133,7 @@ func TestEstimateOfAnAnswerWithoutUsage(t *testing.T) {
 	for n := int64(20); n < 120; n++ {
 		e.learn(openaiShape.line(n, 400))
 	}
-	k := kind{provider: "openai", model: "gpt-4o", stream: true}
+	k := kind{provider: "openai", model: "gpt-4o", route: "openai-chat", stream: true}
 	whole := openaiShape.head + openaiShape.bytes(80) + openaiShape.tail - 620
 	if got := e.output(k, answered{bytes: whole}, true); got < 80 || got > 84 {
 		t.Errorf("want 80 or a little more, got %d", got)
@@ -165,7 +165,7 @@ func TestEstimatorForgetsTheOldest(t *testing.T) {
 	for n := range int64(window) {
 		e.learn(openaiShape.line(20+n%50, 400))
 	}
-	slope, _, ok := e.outputs[kind{provider: "openai", model: "gpt-4o", stream: true}].line()
+	slope, _, ok := e.outputs[kind{provider: "openai", model: "gpt-4o", route: "openai-chat", stream: true}].line()
 	if want := float64(openaiShape.chunk + 4); !ok || math.Abs(slope-want) > 0.01 {
 		t.Errorf("want the new slope %v, got %v", want, slope)
 	}
@@ -185,7 +185,7 @@ func TestEstimatorSurvivesARestart(t *testing.T) {
 	if err := again.Load(path); err != nil {
 		t.Fatal(err)
 	}
-	k := kind{provider: "openai", model: "gpt-4o", stream: true}
+	k := kind{provider: "openai", model: "gpt-4o", route: "openai-chat", stream: true}
 	if want, got := e.output(k, answered{bytes: 10_000}, false), again.output(k, answered{bytes: 10_000}, false); want != got {
 		t.Errorf("want %d, got %d", want, got)
 	}
@@ -200,5 +200,25 @@ func TestEstimatorSurvivesARestart(t *testing.T) {
 	}
 	if err := NewEstimator(nil).Load(path + ".none"); err != nil {
 		t.Errorf("a missing file is no error, got %v", err)
+	}
+}
+
+// TestAnswersOfOneModelDifferByTheirAPI: a token takes other bytes in each, so what one taught is
+// not what another is charged by.
+func TestAnswersOfOneModelDifferByTheirAPI(t *testing.T) {
+	t.Parallel()
+	e := NewEstimator(nil)
+	for i := range int64(40) {
+		for route, s := range map[string]shape{"openai-chat": openaiShape, "openai-responses": openaiThree} {
+			l := s.line(20+i*5, 1000)
+			l.Route = route
+			e.learn(l)
+		}
+	}
+	for route, s := range map[string]shape{"openai-chat": openaiShape, "openai-responses": openaiThree} {
+		got := e.output(kind{provider: "openai", model: "gpt-4o", route: route, stream: true}, answered{bytes: s.head + s.bytes(90)}, false)
+		if got < 90 || got > 99 {
+			t.Errorf("%s: want 90 tokens or a little more, got %d", route, got)
+		}
 	}
 }

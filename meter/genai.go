@@ -66,6 +66,8 @@ func operationOf(route string) string {
 	switch {
 	case strings.Contains(route, "embed"):
 		return "embeddings"
+	case strings.HasSuffix(route, "-completions"):
+		return "text_completion"
 	case strings.HasPrefix(route, "gemini"):
 		return "generate_content"
 	}

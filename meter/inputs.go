@@ -70,7 +70,7 @@ func (r *ratios) upper() (float64, bool) {
 // learnInput takes in a request whose input the provider counted. Streams and others are
 // one: the input is read before the answer begins.
 func (e *Estimator) learnInput(k kind, bytes, input int64) {
-	k.stream = false
+	k.stream, k.route = false, ""
 	for _, k := range [...]kind{k, {provider: k.provider}} {
 		r := e.ratios[k]
 		if r == nil {

@@ -18,7 +18,7 @@ func by(account string, l *spool.Line) *spool.Line {
 // stream that is cut.
 func TestEstimatesAreNotPoisoned(t *testing.T) {
 	t.Parallel()
-	k := kind{provider: "openai", model: "gpt-4o", stream: true}
+	k := kind{provider: "openai", model: "gpt-4o", route: "openai-chat", stream: true}
 	for name, c := range map[string]struct {
 		heavy  bool // the reader saw the log probabilities
 		poison func(r *rand.Rand) *spool.Line
@@ -63,7 +63,7 @@ func TestEstimateCountsEvents(t *testing.T) {
 	for range 300 {
 		e.learn(by("user:mallory", shape{head: 345, chunk: 1850, tail: 965, perChunk: 1}.line(5, 400)))
 	}
-	k := kind{provider: "openai", model: "gpt-4o", stream: true}
+	k := kind{provider: "openai", model: "gpt-4o", route: "openai-chat", stream: true}
 	if got := e.output(k, answered{bytes: openaiShape.bytes(990), events: 990}, false); got < 990 {
 		t.Errorf("want a token for each event, got %d", got)
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"net/http"
 	"strconv"
 	"strings"
 )
@@ -167,6 +168,16 @@ func (s *Server) modelNames() []string {
 		return s.cfg.Models
 	}
 	return s.defaultModels()
+}
+
+// getModel answers GET /v1/models/{model}.
+func (s *Server) getModel(c *call) error {
+	name := c.r.PathValue("model")
+	if !s.knows(name) {
+		return &apiError{status: http.StatusNotFound, kind: "invalid_request_error", code: "model_not_found", param: "model",
+			message: fmt.Sprintf("The model '%s' does not exist", name)}
+	}
+	return c.whole(fmt.Appendf(nil, `{"id":%s,"object":"model","created":1700000000,"owned_by":"leaky-stub"}`, quoted(name)))
 }
 
 // listModels answers GET /v1/models.

@@ -10,22 +10,38 @@ import (
 	"github.com/google/uuid"
 )
 
-// generate answers POST /v1beta/models/{model}:generateContent and
-// :streamGenerateContent (SSE with ?alt=sse, else a JSON array that grows).
-func (s *Server) generate(c *call) error {
+// geminiCall answers POST /v1beta/models/{model}:{method}.
+func (s *Server) geminiCall(c *call) error {
 	name := c.r.PathValue("call")
 	at := strings.LastIndexByte(name, ':')
 	if at < 0 {
 		return s.noSuchPath(c)
 	}
 	model, method := name[:at], name[at+1:]
-	stream := method == "streamGenerateContent"
-	if !stream && method != "generateContent" {
+	var answer func(c *call, model string) error
+	switch method {
+	case "generateContent":
+		answer = func(c *call, model string) error { return s.generate(c, model, false) }
+	case "streamGenerateContent":
+		answer = func(c *call, model string) error { return s.generate(c, model, true) }
+	case "countTokens":
+		answer = s.geminiCount
+	case "embedContent":
+		answer = s.geminiEmbed
+	case "batchEmbedContents":
+		answer = s.geminiEmbedBatch
+	default:
 		return s.noSuchPath(c)
 	}
 	if !s.knows(model) {
 		return &apiError{status: http.StatusNotFound, message: fmt.Sprintf("models/%s is not found for API version v1beta, or is not supported for %s.", model, method)}
 	}
+	return answer(c, model)
+}
+
+// generate answers :generateContent and :streamGenerateContent (SSE with ?alt=sse, else a JSON array
+// that grows).
+func (s *Server) generate(c *call, model string, stream bool) error {
 	p, bad := planGemini(c, model)
 	if bad != nil {
 		return bad
@@ -216,13 +232,4 @@ func (g *geminiAnswer) stream() error {
 		return errGone
 	}
 	return nil
-}
-
-// geminiModels answers GET /v1beta/models.
-func (s *Server) geminiModels(c *call) error {
-	items := make([]string, 0, 4)
-	for _, name := range s.modelNames() {
-		items = append(items, fmt.Sprintf(`{"name":%s,"displayName":%s,"supportedGenerationMethods":["generateContent","streamGenerateContent"]}`, quoted("models/"+name), quoted(name)))
-	}
-	return c.whole([]byte(`{"models":[` + strings.Join(items, ",") + `]}`))
 }

@@ -1,5 +1,5 @@
-// Package stubs is the far end of the request path: it stands in for OpenAI, Gemini
-// and Qwen with their wire shapes (JSON and SSE), counts every token it really
+// Package stubs is the far end of the request path: it stands in for OpenAI,
+// Anthropic, Gemini and Qwen with their wire shapes (JSON and SSE), counts every token it really
 // writes per request id, and misbehaves on demand.
 //
 // Its tokenizer is deterministic: the tokens of a text are ceil(bytes/4) of its
@@ -26,7 +26,7 @@ import (
 type Flavour string
 
 const (
-	OpenAI Flavour = "openai"
+	OpenAI Flavour = "openai" // and Anthropic, whose paths are others
 	Gemini Flavour = "gemini"
 	Qwen   Flavour = "qwen"
 )
@@ -114,8 +114,11 @@ func (s *Server) routes() {
 	s.mux.Handle("POST /api/v1/"+string(s.cfg.Flavour)+"/chat", httpapi.Handle(s.cfg.Log, s.legacyChat))
 	s.mux.Handle("/api/", httpapi.Handle(s.cfg.Log, s.legacyOther))
 	if s.cfg.Flavour == Gemini {
-		s.mux.Handle("/v1beta/models/{call}", s.post(geminiError, s.generate))
-		s.mux.Handle("GET /v1beta/models", s.get(geminiError, s.geminiModels))
+		for _, base := range []string{"/v1beta", "/v1"} {
+			s.mux.Handle(base+"/models/{call}", s.post(geminiError, s.geminiCall))
+			s.mux.Handle("GET "+base+"/models/{model}", s.get(geminiError, s.geminiModel))
+			s.mux.Handle("GET "+base+"/models", s.get(geminiError, s.geminiModels))
+		}
 		s.mux.Handle("/", s.get(geminiError, s.noSuchPath))
 		return
 	}
@@ -126,7 +129,15 @@ func (s *Server) routes() {
 	for _, base := range bases {
 		s.mux.Handle(base+"/chat/completions", s.post(s.openaiError, s.chat))
 		s.mux.Handle(base+"/embeddings", s.post(s.openaiError, s.embeddings))
+		s.mux.Handle(base+"/completions", s.post(s.openaiError, s.completions))
 		s.mux.Handle("GET "+base+"/models", s.get(s.openaiError, s.listModels))
+		s.mux.Handle("GET "+base+"/models/{model...}", s.get(s.openaiError, s.getModel))
+	}
+	if s.cfg.Flavour == OpenAI {
+		s.mux.Handle("/v1/responses", s.post(s.openaiError, s.responses))
+		s.mux.Handle("/v1/moderations", s.post(s.openaiError, s.moderations))
+		s.mux.Handle("/v1/messages", s.post(anthropicError, s.messages))
+		s.mux.Handle("/v1/messages/count_tokens", s.post(anthropicError, s.countMessageTokens))
 	}
 	s.mux.Handle("/", s.get(s.openaiError, s.noSuchPath))
 }
@@ -146,7 +157,7 @@ func (s *Server) authorized(r *http.Request) bool {
 	if s.cfg.Flavour == Gemini {
 		return r.Header.Get("X-Goog-Api-Key") == s.cfg.APIKey || r.URL.Query().Get("key") == s.cfg.APIKey
 	}
-	return strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ") == s.cfg.APIKey
+	return strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ") == s.cfg.APIKey || r.Header.Get("X-Api-Key") == s.cfg.APIKey
 }
 
 func unixNow() int64 { return time.Now().Unix() }

@@ -76,7 +76,7 @@ func newWorld(t *testing.T, pool *pgxpool.Pool, policy tokensvc.Policy) *world {
 	}
 	api, err := tokensvc.New(tokensvc.Config{Store: store, Verifier: principal.NewVerifier(tokensvc.Audience, keys.Keyfunc),
 		Models:    cfg.Models,
-		Providers: []string{"openai", "gemini", "qwen"}, MayCall: policy, Pools: books, Metrics: registry, Log: log})
+		Providers: []string{"openai", "gemini", "qwen"}, Protocols: map[string]config.Protocol{"gemini": config.ProtocolGemini, "anthropic": config.ProtocolAnthropic}, MayCall: policy, Pools: books, Metrics: registry, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}

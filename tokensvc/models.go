@@ -1,6 +1,7 @@
 package tokensvc
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"strings"
@@ -12,55 +13,51 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 )
 
-// model is OpenAI's model object. Created is Unix seconds; the configuration does not
-// date its models, and clients need a number.
-type model struct {
-	ID      string `json:"id"`
-	Object  string `json:"object"`
-	Created int64  `json:"created"`
-	OwnedBy string `json:"owned_by"`
-}
-
-type modelList struct {
-	Object string  `json:"object"`
-	Data   []model `json:"data"`
-}
-
-func newModel(m config.Model) model {
-	return model{ID: m.Name, Object: "model", OwnedBy: m.Provider}
-}
-
-// listModels lists what the caller may call, in the order of the configuration.
-func (a *API) listModels(w http.ResponseWriter, _ *http.Request, who principal.Principal) *errorbody.Refusal {
-	list := modelList{Object: "list", Data: []model{}}
+// served gives the models that a caller may call by a protocol, in the order of the configuration:
+// an SDK is shown what its own calls reach.
+func (a *API) served(who principal.Principal, protocol config.Protocol) []config.Model {
+	var all []config.Model
 	for _, m := range a.cfg.Models {
-		if a.cfg.MayCall(who, m) {
-			list.Data = append(list.Data, newModel(m))
+		if cmp.Or(a.cfg.Protocols[m.Provider], config.ProtocolOpenAI) == protocol && a.cfg.MayCall(who, m) {
+			all = append(all, m)
 		}
 	}
-	httpapi.WriteJSON(w, http.StatusOK, list)
-	return nil
+	return all
+}
+
+// listModels lists what the caller may call, in a protocol's shape.
+func (a *API) listModels(shape shape) sdkHandler {
+	return func(w http.ResponseWriter, r *http.Request, who principal.Principal) *errorbody.Refusal {
+		list, said := shape.list(a.served(who, shape.protocol), r.URL.Query())
+		if said == nil {
+			httpapi.WriteJSON(w, http.StatusOK, list)
+		}
+		return said
+	}
 }
 
 // findModel finds "name" or "provider/name". One that exists and is not allowed reads
 // as one that does not exist.
-func (a *API) findModel(w http.ResponseWriter, r *http.Request, who principal.Principal) *errorbody.Refusal {
-	asked := r.PathValue("model")
-	for _, m := range a.cfg.Models {
-		if (asked == m.Name || asked == m.Provider+"/"+m.Name) && a.cfg.MayCall(who, m) {
-			httpapi.WriteJSON(w, http.StatusOK, newModel(m))
-			return nil
+func (a *API) findModel(shape shape) sdkHandler {
+	return func(w http.ResponseWriter, r *http.Request, who principal.Principal) *errorbody.Refusal {
+		asked := r.PathValue("model")
+		for _, m := range a.served(who, shape.protocol) {
+			if asked == m.Name || asked == m.Provider+"/"+m.Name {
+				httpapi.WriteJSON(w, http.StatusOK, shape.one(m))
+				return nil
+			}
 		}
+		w.Header().Set("X-Should-Retry", "false")
+		return &errorbody.Refusal{Status: http.StatusNotFound,
+			Message: fmt.Sprintf("The model %.100q does not exist or this key may not call it; GET %s lists those that it may.", asked, shape.path),
+			Type:    errorbody.TypeInvalidRequest, Code: errorbody.CodeModelNotFound, Param: "model"}
 	}
-	w.Header().Set("X-Should-Retry", "false")
-	return &errorbody.Refusal{Status: http.StatusNotFound,
-		Message: fmt.Sprintf("The model %.100q does not exist or this key may not call it; GET /v1/models lists those that it may.", asked), Type: errorbody.TypeInvalidRequest, Code: errorbody.CodeModelNotFound, Param: "model"}
 }
 
 // sdkHandler answers an SDK, or says why not.
 type sdkHandler func(w http.ResponseWriter, r *http.Request, who principal.Principal) *errorbody.Refusal
 
-// forSDKs lets callers with the role through and speaks OpenAI's errors.
+// forSDKs lets callers with the role through and speaks the errors of the path's SDK.
 func (a *API) forSDKs(h sdkHandler) http.Handler {
 	refuse := func(w http.ResponseWriter, r *http.Request) {
 		e := a.unknownCaller()
@@ -89,7 +86,7 @@ func (a *API) forSDKs(h sdkHandler) http.Handler {
 // noSuchRoute is what an SDK hears on /v1 where nothing is routed: 405 for a known path.
 func noSuchRoute(w http.ResponseWriter, r *http.Request) {
 	said := errorbody.Refusal{Status: http.StatusNotFound, Message: "No such route.", Type: errorbody.TypeInvalidRequest, Code: "unknown_url"}
-	if r.URL.Path == "/v1/models" || strings.HasPrefix(r.URL.Path, "/v1/models/") {
+	if _, below, is := strings.Cut(r.URL.Path, "/models"); is && (below == "" || below[0] == '/') {
 		w.Header().Set("Allow", "GET, HEAD")
 		said.Status, said.Message, said.Code = http.StatusMethodNotAllowed, "Only GET is allowed here.", "method_not_allowed"
 	}
@@ -98,8 +95,19 @@ func noSuchRoute(w http.ResponseWriter, r *http.Request) {
 
 func writeRefusal(w http.ResponseWriter, r *http.Request, said errorbody.Refusal) {
 	said.RequestID = r.Header.Get("X-Request-Id")
-	body, contentType := errorbody.Body(attributes.FamilyOpenAI, said)
+	body, contentType := errorbody.Body(familyOf(r.URL.Path), said)
 	w.Header().Set("Content-Type", contentType)
 	w.WriteHeader(said.Status)
 	_, _ = w.Write(body)
+}
+
+// familyOf is the shape of errors on a path.
+func familyOf(path string) string {
+	switch {
+	case strings.HasPrefix(path, "/anthropic/"):
+		return attributes.FamilyAnthropic
+	case strings.HasPrefix(path, "/v1beta/"):
+		return attributes.FamilyGemini
+	}
+	return attributes.FamilyOpenAI
 }

@@ -20,10 +20,11 @@ func TestModels(t *testing.T) {
 		policy tokensvc.Policy
 		want   []string
 	}{
-		"all": {nil, []string{"gpt-4o", "gpt-4o-mini", "gpt-4.1", "text-embedding-3-small", "text-embedding-3-large", "gemini-2.5-flash",
-			"gemini-2.5-pro", "qwen-plus", "qwen-max"}},
-		"policy": {onlyOpenAI, []string{"gpt-4o", "gpt-4o-mini", "gpt-4.1", "text-embedding-3-small", "text-embedding-3-large"}},
-		"none":   {func(principal.Principal, config.Model) bool { return false }, nil},
+		"all": {nil, []string{"gpt-4o", "gpt-4o-mini", "gpt-4.1", "text-embedding-3-small", "text-embedding-3-large",
+			"omni-moderation-latest", "qwen-plus", "qwen-max"}},
+		"policy": {onlyOpenAI, []string{"gpt-4o", "gpt-4o-mini", "gpt-4.1", "text-embedding-3-small", "text-embedding-3-large",
+			"omni-moderation-latest"}},
+		"none": {func(principal.Principal, config.Model) bool { return false }, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

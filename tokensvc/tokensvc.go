@@ -35,11 +35,12 @@ type Config struct {
 	Verifier  *principal.Verifier
 	KeysReady func() error // not nil while identities cannot be checked; may be nil
 	Models    []config.Model
-	Providers []string      // names, lower-case
-	MayCall   Policy        // nil: EveryModel
-	Purchases *saga.Service // nil: none are sold
-	Pools     *pools.API    // nil: none are kept
-	Consume   *consume.API  // nil: nothing is spent here
+	Providers []string                   // names, lower-case
+	Protocols map[string]config.Protocol // of providers; OpenAI's of one that is not here
+	MayCall   Policy                     // nil: EveryModel
+	Purchases *saga.Service              // nil: none are sold
+	Pools     *pools.API                 // nil: none are kept
+	Consume   *consume.API               // nil: nothing is spent here
 	Metrics   prometheus.Registerer
 	Log       *slog.Logger
 }
@@ -78,9 +79,13 @@ func (a *API) Routes() *httpapi.Mux {
 			mux.Handle(pattern, a.forUsers(h))
 		}
 	}
-	mux.Handle("GET /v1/models", a.forSDKs(a.listModels))
-	mux.Handle("GET /v1/models/{model...}", a.forSDKs(a.findModel))
+	for path, shape := range shapes() {
+		mux.Handle("GET "+path, a.forSDKs(a.listModels(shape)))
+		mux.Handle("GET "+path+"/{model...}", a.forSDKs(a.findModel(shape)))
+	}
 	mux.HandleFunc("/v1/", noSuchRoute)
+	mux.HandleFunc("/v1beta/", noSuchRoute)
+	mux.HandleFunc("/anthropic/", noSuchRoute)
 	return mux
 }
 

@@ -225,7 +225,7 @@ func TestPagesTellWhoRunsWhat(t *testing.T) {
 	for _, s := range services.Services {
 		healthy[s.Name] = s.Healthy
 	}
-	if !healthy["extauthz"] || !healthy["provider-openai"] || healthy["analytics"] || len(healthy) != 11 {
+	if !healthy["extauthz"] || !healthy["provider-openai"] || healthy["analytics"] || len(healthy) != 12 {
 		t.Errorf("want all but analytics healthy, got %v", healthy)
 	}
 }

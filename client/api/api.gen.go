@@ -18,6 +18,36 @@ import (
 	openapi_types "github.com/oapi-codegen/runtime/types"
 )
 
+// Defines values for AnthropicErrorType.
+const (
+	Error AnthropicErrorType = "error"
+)
+
+// Valid indicates whether the value is a known member of the AnthropicErrorType enum.
+func (e AnthropicErrorType) Valid() bool {
+	switch e {
+	case Error:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for AnthropicModelType.
+const (
+	AnthropicModelTypeModel AnthropicModelType = "model"
+)
+
+// Valid indicates whether the value is a known member of the AnthropicModelType enum.
+func (e AnthropicModelType) Valid() bool {
+	switch e {
+	case AnthropicModelTypeModel:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for FallbackStatus.
 const (
 	Unavailable FallbackStatus = "unavailable"
@@ -286,6 +316,39 @@ type Anomalies struct {
 	WindowStart         time.Time `json:"windowStart"`
 }
 
+// AnthropicError A refusal in the shape that Anthropic's SDKs know.
+type AnthropicError struct {
+	Error struct {
+		Message string `json:"message"`
+		Type    string `json:"type"`
+	} `json:"error"`
+	RequestID *string            `json:"request_id"`
+	Type      AnthropicErrorType `json:"type"`
+}
+
+// AnthropicErrorType defines model for AnthropicError.Type.
+type AnthropicErrorType string
+
+// AnthropicModel defines model for AnthropicModel.
+type AnthropicModel struct {
+	// CreatedAt The epoch where it is not known.
+	CreatedAt   time.Time          `json:"created_at"`
+	DisplayName string             `json:"display_name"`
+	ID          string             `json:"id"`
+	Type        AnthropicModelType `json:"type"`
+}
+
+// AnthropicModelType defines model for AnthropicModel.Type.
+type AnthropicModelType string
+
+// AnthropicModelList defines model for AnthropicModelList.
+type AnthropicModelList struct {
+	Data    []AnthropicModel `json:"data"`
+	FirstID *string          `json:"first_id"`
+	HasMore bool             `json:"has_more"`
+	LastID  *string          `json:"last_id"`
+}
+
 // APIKey A key without its secret.
 type APIKey struct {
 	CreatedAt time.Time          `json:"createdAt"`
@@ -520,6 +583,33 @@ type FieldError struct {
 	// Field Member of the body or parameter at fault.
 	Field   string `json:"field"`
 	Message string `json:"message"`
+}
+
+// GeminiError A refusal in the shape that Google's SDKs know (google.rpc.Status).
+type GeminiError struct {
+	Error struct {
+		Code    int                      `json:"code"`
+		Details []map[string]interface{} `json:"details,omitempty,omitzero"`
+		Message string                   `json:"message"`
+		Status  string                   `json:"status"`
+	} `json:"error"`
+}
+
+// GeminiModel defines model for GeminiModel.
+type GeminiModel struct {
+	BaseModelID string `json:"baseModelId"`
+	DisplayName string `json:"displayName"`
+
+	// Name models/ and the name.
+	Name                       string   `json:"name"`
+	OutputTokenLimit           int64    `json:"outputTokenLimit,omitempty,omitzero"`
+	SupportedGenerationMethods []string `json:"supportedGenerationMethods"`
+}
+
+// GeminiModelList defines model for GeminiModelList.
+type GeminiModelList struct {
+	Models        []GeminiModel `json:"models"`
+	NextPageToken string        `json:"nextPageToken,omitempty,omitzero"`
 }
 
 // Health defines model for Health.
@@ -1678,6 +1768,9 @@ type UsageTo = time.Time
 // UserID defines model for UserId.
 type UserID = openapi_types.UUID
 
+// AnthropicRefused A refusal in the shape that Anthropic's SDKs know.
+type AnthropicRefused = AnthropicError
+
 // BadRequest A refusal (RFC 9457) with the members that older clients know.
 type BadRequest = Problem
 
@@ -1686,6 +1779,9 @@ type Conflict = Problem
 
 // Forbidden A refusal (RFC 9457) with the members that older clients know.
 type Forbidden = Problem
+
+// GeminiRefused A refusal in the shape that Google's SDKs know (google.rpc.Status).
+type GeminiRefused = GeminiError
 
 // ModelRefused A refusal in the shape that the SDKs of the OpenAI protocol know.
 type ModelRefused = ModelError
@@ -2243,6 +2339,15 @@ type GrantOrganisationQuotaParams struct {
 
 // RegisterClientJSONBody defines parameters for RegisterClient.
 type RegisterClientJSONBody map[string]interface{}
+
+// ListGeminiModelsParams defines parameters for ListGeminiModels.
+type ListGeminiModelsParams struct {
+	// PageSize Most models of the answer; default 50.
+	PageSize *int `form:"pageSize,omitempty" json:"pageSize,omitempty"`
+
+	// PageToken nextPageToken of the page before.
+	PageToken *string `form:"pageToken,omitempty" json:"pageToken,omitempty"`
+}
 
 // CreateOAuthClientJSONRequestBody defines body for CreateOAuthClient for application/json ContentType.
 type CreateOAuthClientJSONRequestBody = OAuthClientRequest
@@ -3458,6 +3563,16 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /v1/models/{model} (the `GetModel` operationId).
 	GetModel(ctx context.Context, model string, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListGeminiModels List the models of Gemini that the caller may call
+	//
+	// Corresponds with GET /v1beta/models (the `ListGeminiModels` operationId).
+	ListGeminiModels(ctx context.Context, params *ListGeminiModelsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetGeminiModel Show a model of Gemini
+	//
+	// Corresponds with GET /v1beta/models/{model} (the `GetGeminiModel` operationId).
+	GetGeminiModel(ctx context.Context, model string, reqEditors ...RequestEditorFn) (*http.Response, error)
 }
 
 // GetServerMetadata Describe the authorization server (RFC 8414)
@@ -5054,6 +5169,36 @@ func (c *Client) ListModels(ctx context.Context, reqEditors ...RequestEditorFn) 
 // Corresponds with GET /v1/models/{model} (the `GetModel` operationId).
 func (c *Client) GetModel(ctx context.Context, model string, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetModelRequest(c.Server, model)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListGeminiModels List the models of Gemini that the caller may call
+//
+// Corresponds with GET /v1beta/models (the `ListGeminiModels` operationId).
+func (c *Client) ListGeminiModels(ctx context.Context, params *ListGeminiModelsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListGeminiModelsRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetGeminiModel Show a model of Gemini
+//
+// Corresponds with GET /v1beta/models/{model} (the `GetGeminiModel` operationId).
+func (c *Client) GetGeminiModel(ctx context.Context, model string, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetGeminiModelRequest(c.Server, model)
 	if err != nil {
 		return nil, err
 	}
@@ -9709,6 +9854,106 @@ func NewGetModelRequest(server string, model string) (*http.Request, error) {
 	return req, nil
 }
 
+// NewListGeminiModelsRequest constructs an http.Request for the ListGeminiModels method
+func NewListGeminiModelsRequest(server string, params *ListGeminiModelsParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1beta/models")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.PageSize != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "pageSize", *params.PageSize, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.PageToken != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "pageToken", *params.PageToken, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetGeminiModelRequest constructs an http.Request for the GetGeminiModel method
+func NewGetGeminiModelRequest(server string, model string) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "model", model, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1beta/models/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 func (c *Client) applyEditors(ctx context.Context, req *http.Request, additionalEditors []RequestEditorFn) error {
 	for _, r := range c.RequestEditors {
 		if err := r(ctx, req); err != nil {
@@ -10460,6 +10705,20 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /v1/models/{model} (the `GetModel` operationId).
 	GetModelWithResponse(ctx context.Context, model string, reqEditors ...RequestEditorFn) (*GetModelResponse, error)
+
+	// ListGeminiModelsWithResponse List the models of Gemini that the caller may call
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1beta/models (the `ListGeminiModels` operationId).
+	ListGeminiModelsWithResponse(ctx context.Context, params *ListGeminiModelsParams, reqEditors ...RequestEditorFn) (*ListGeminiModelsResponse, error)
+
+	// GetGeminiModelWithResponse Show a model of Gemini
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1beta/models/{model} (the `GetGeminiModel` operationId).
+	GetGeminiModelWithResponse(ctx context.Context, model string, reqEditors ...RequestEditorFn) (*GetGeminiModelResponse, error)
 }
 
 type GetServerMetadataResponse struct {
@@ -13575,6 +13834,88 @@ func (r GetModelResponse) ContentType() string {
 	return ""
 }
 
+type ListGeminiModelsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *GeminiModelList
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListGeminiModelsResponse) GetJSON200() *GeminiModelList {
+	return r.JSON200
+}
+
+// GetBody returns the raw response body bytes
+func (r ListGeminiModelsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListGeminiModelsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListGeminiModelsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListGeminiModelsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetGeminiModelResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *GeminiModel
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetGeminiModelResponse) GetJSON200() *GeminiModel {
+	return r.JSON200
+}
+
+// GetBody returns the raw response body bytes
+func (r GetGeminiModelResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetGeminiModelResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetGeminiModelResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetGeminiModelResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // GetServerMetadataWithResponse Describe the authorization server (RFC 8414)
 //
 // Returns a wrapper object for the known response body format(s).
@@ -14881,6 +15222,32 @@ func (c *ClientWithResponses) GetModelWithResponse(ctx context.Context, model st
 		return nil, err
 	}
 	return ParseGetModelResponse(rsp)
+}
+
+// ListGeminiModelsWithResponse List the models of Gemini that the caller may call
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1beta/models (the `ListGeminiModels` operationId).
+func (c *ClientWithResponses) ListGeminiModelsWithResponse(ctx context.Context, params *ListGeminiModelsParams, reqEditors ...RequestEditorFn) (*ListGeminiModelsResponse, error) {
+	rsp, err := c.ListGeminiModels(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListGeminiModelsResponse(rsp)
+}
+
+// GetGeminiModelWithResponse Show a model of Gemini
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1beta/models/{model} (the `GetGeminiModel` operationId).
+func (c *ClientWithResponses) GetGeminiModelWithResponse(ctx context.Context, model string, reqEditors ...RequestEditorFn) (*GetGeminiModelResponse, error) {
+	rsp, err := c.GetGeminiModel(ctx, model, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetGeminiModelResponse(rsp)
 }
 
 // ParseGetServerMetadataResponse parses an HTTP response from a GetServerMetadataWithResponse call
@@ -16869,6 +17236,58 @@ func ParseGetModelResponse(rsp *http.Response) (*GetModelResponse, error) {
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest Model
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListGeminiModelsResponse parses an HTTP response from a ListGeminiModelsWithResponse call
+func ParseListGeminiModelsResponse(rsp *http.Response) (*ListGeminiModelsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListGeminiModelsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest GeminiModelList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetGeminiModelResponse parses an HTTP response from a GetGeminiModelWithResponse call
+func ParseGetGeminiModelResponse(rsp *http.Response) (*GetGeminiModelResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetGeminiModelResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest GeminiModel
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}

@@ -98,8 +98,9 @@ type Protocol string
 
 // What providers speak.
 const (
-	ProtocolOpenAI Protocol = "openai" // also Qwen's compatible mode
-	ProtocolGemini Protocol = "gemini"
+	ProtocolOpenAI    Protocol = "openai" // also Qwen's compatible mode
+	ProtocolAnthropic Protocol = "anthropic"
+	ProtocolGemini    Protocol = "gemini"
 )
 
 // Provider is one upstream.
@@ -131,9 +132,9 @@ type Provider struct {
 type Model struct {
 	Name      string `yaml:"name"` // as clients ask for it; they may write PROVIDER/NAME too
 	Provider  string `yaml:"provider"`
-	Model     string `yaml:"model"`                                      // as the provider calls it, default the name
-	MaxOutput int64  `yaml:"max_output"`                                 // most output tokens the model gives, default by its name, else 16384
-	Kind      string `yaml:"kind" jsonschema:"enum=chat,enum=embedding"` // "chat" (default) or "embedding"
+	Model     string `yaml:"model"`                                                      // as the provider calls it, default the name
+	MaxOutput int64  `yaml:"max_output"`                                                 // most output tokens the model gives, default by its name, else 16384
+	Kind      string `yaml:"kind" jsonschema:"enum=chat,enum=embedding,enum=moderation"` // chat (default), embedding or moderation
 
 	Parts         map[string]Part `yaml:"parts"`                                                                   // what a part of each kind is held at; default the provider's
 	MaxTokensName string          `yaml:"max_tokens_name" jsonschema:"enum=max_tokens,enum=max_completion_tokens"` // default the provider's, else by the model's name

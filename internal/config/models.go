@@ -36,11 +36,20 @@ const defaultMaxOutput = 16384
 //
 // Qwen (help.aliyun.com/zh/model-studio/vision, huggingface.co/Qwen/Qwen2-VL-7B-Instruct): at most
 // 16 384 tokens, in high resolution. Models without VL in their names read pictures too.
+//
+// Anthropic (docs.anthropic.com/en/docs/build-with-claude/vision, .../tool-use): a picture is fit
+// into 1568 x 1568 and 1.15 megapixels, width x height / 750 tokens, so 1600; models since Opus 4.7
+// take up to 2576 pixels and 4784 tokens. A request with tools gets 346 tokens of instructions
+// (530 with Claude 3 Opus), 499 more with the computer's, whose description is 735; the others that
+// Anthropic describes are 245 (shell) and 700 (text editor).
 const (
-	openAIImage = 85 + 8*170
-	openAIAudio = 0.0075
-	geminiImage = 12 * 258
-	geminiAudio = 0.024
+	openAIImage    = 85 + 8*170
+	openAIAudio    = 0.0075
+	geminiImage    = 12 * 258
+	geminiAudio    = 0.024
+	anthropicImage = 4784
+	anthropicTools = 735
+	claudeImage    = 1600
 )
 
 // knownModel is what is known of the models whose names match.
@@ -53,7 +62,7 @@ type knownModel struct {
 
 // knownModels is what providers tell of their models; the first that matches counts.
 // Maxima of output: platform.openai.com/docs/models, ai.google.dev/gemini-api/docs/models,
-// help.aliyun.com/zh/model-studio/models. That reasoning models take max_completion_tokens alone:
+// help.aliyun.com/zh/model-studio/models, docs.anthropic.com/en/docs/about-claude/models. That reasoning models take max_completion_tokens alone:
 // platform.openai.com/docs/api-reference/chat/create.
 func knownModels() []knownModel {
 	return []knownModel{
@@ -77,6 +86,14 @@ func knownModels() []knownModel {
 		{"gpt-4-turbo*", 4096, 0, ""},
 		{"gpt-4*", 8192, 0, ""},
 		{"gpt-3.5*", 4096, 0, ""},
+		{"claude-3-[05]*", 8192, claudeImage, ""},
+		{"claude-3-7*", 64_000, claudeImage, ""},
+		{"claude-3*", 4096, claudeImage, ""},
+		{"claude-opus-4-[01]*", 32_000, claudeImage, ""},
+		{"claude-opus-4-20*", 32_000, claudeImage, ""},
+		{"claude-*-4-[2-5]*", 64_000, claudeImage, ""},
+		{"claude-sonnet-4-[0-6]*", 64_000, claudeImage, ""},
+		{"claude-*", 128_000, 0, ""},
 		{"gemini-1.5*", 8192, 0, ""},
 		{"gemini-2.0*", 8192, 0, ""},
 		{"gemini-*", 65_536, 0, ""},
@@ -109,7 +126,7 @@ func (p Provider) Complete(m Model) Model {
 	setDefault(&m.MaxOutput, k.maxOutput)
 	setDefault(&m.MaxOutput, defaultMaxOutput)
 	setDefault(&m.MaxTokensName, p.MaxTokensName)
-	if p.Protocol != ProtocolGemini {
+	if p.Protocol == ProtocolOpenAI {
 		setDefault(&m.MaxTokensName, k.maximum)
 	}
 	setDefault(&m.MaxTokens, p.MaxTokens)
@@ -121,6 +138,15 @@ func (p Provider) Complete(m Model) Model {
 	maps.Copy(parts, m.Parts)
 	m.Parts = parts
 	return m
+}
+
+// Protocols are what the providers speak, by their names.
+func (c *Config) Protocols() map[string]Protocol {
+	all := map[string]Protocol{}
+	for name, p := range c.Providers {
+		all[name] = p.Protocol
+	}
+	return all
 }
 
 // AsksUsage reports whether the provider takes stream_options, so that it can be asked for

@@ -15,11 +15,14 @@ const (
 	PartCached   = "cached"   // content that the provider has in a cache
 	PartPrevious = "previous" // an earlier answer or conversation that the provider remembers
 	PartTool     = "tool"     // a tool that the provider runs itself: search, code, ...
+	// PartToolPrompt is what a provider writes around the tools of a request: one for the request
+	// and one more for each tool that the provider itself describes.
+	PartToolPrompt = "tool_prompt"
 )
 
 // PartKinds lists the kinds.
 func PartKinds() []string {
-	return []string{PartImage, PartAudio, PartVideo, PartFile, PartCached, PartPrevious, PartTool}
+	return []string{PartImage, PartAudio, PartVideo, PartFile, PartCached, PartPrevious, PartTool, PartToolPrompt}
 }
 
 // Part is what one part of a request is held at; in leaky.yaml a number of tokens, or refuse.
@@ -54,13 +57,18 @@ func protocolParts(protocol Protocol) map[string]Part {
 	for _, kind := range PartKinds() {
 		parts[kind] = Part{Refuse: true}
 	}
-	if protocol == ProtocolGemini {
+	parts[PartToolPrompt] = Part{} // what the others write around a tool is shorter than its JSON
+	switch protocol {
+	case ProtocolGemini:
 		parts[PartImage] = Part{Tokens: geminiImage}
 		parts[PartAudio] = Part{PerByte: geminiAudio}
-		return parts
+	case ProtocolAnthropic:
+		parts[PartImage] = Part{Tokens: anthropicImage}
+		parts[PartToolPrompt] = Part{Tokens: anthropicTools}
+	default:
+		parts[PartImage] = Part{Tokens: openAIImage}
+		parts[PartAudio] = Part{PerByte: openAIAudio}
 	}
-	parts[PartImage] = Part{Tokens: openAIImage}
-	parts[PartAudio] = Part{PerByte: openAIAudio}
 	return parts
 }
 

@@ -36,7 +36,7 @@ func schema(t *testing.T) []byte {
 			case reflect.TypeFor[config.Part]():
 				return &jsonschema.Schema{OneOf: []*jsonschema.Schema{{Type: "integer", Minimum: "0"}, choice("refuse")}}
 			case reflect.TypeFor[config.Protocol]():
-				return choice(config.ProtocolOpenAI, config.ProtocolGemini)
+				return choice(config.ProtocolOpenAI, config.ProtocolAnthropic, config.ProtocolGemini)
 			case reflect.TypeFor[config.KeyStrategy]():
 				return choice(config.KeyAuto, config.KeyUser, config.KeyAPIKey, config.KeyIP)
 			case reflect.TypeFor[config.MaxTokensMode]():

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/operation"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 	"github.com/leaky-tokens/leaky-tokens/internal/wording"
@@ -18,8 +19,9 @@ import (
 
 // Kinds of models.
 const (
-	KindChat      = "chat"
-	KindEmbedding = "embedding"
+	KindChat       = operation.KindChat
+	KindEmbedding  = operation.KindEmbedding
+	KindModeration = operation.KindModeration
 )
 
 // What happens to a hold that nobody settled.
@@ -209,7 +211,7 @@ func (c *Config) validateProviders(v *validator) {
 		if !providerName.MatchString(name) {
 			v.fail(key, "a provider's name is lower-case letters, digits and hyphens, at most 32")
 		}
-		v.oneOf(key+".protocol", string(p.Protocol), string(ProtocolOpenAI), string(ProtocolGemini))
+		v.oneOf(key+".protocol", string(p.Protocol), string(ProtocolOpenAI), string(ProtocolAnthropic), string(ProtocolGemini))
 		if u, err := url.Parse(p.URL); err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || u.RawQuery != "" ||
 			u.Fragment != "" || u.User != nil {
 			v.fail(key+".url", "write http(s)://host[:port][/prefix], without credentials, query or fragment (or set %s)", providerVariable(name))
@@ -255,7 +257,7 @@ func (c *Config) validateModels(v *validator) {
 		}
 		seen[m.Name] = true
 		v.oneOf(key+".provider", m.Provider, slices.Sorted(maps.Keys(c.Providers))...)
-		v.oneOf(key+".kind", m.Kind, KindChat, KindEmbedding)
+		v.oneOf(key+".kind", m.Kind, KindChat, KindEmbedding, KindModeration)
 		between(v, key+".max_output", m.MaxOutput, 0, 1<<31-1)
 		m.validateRequests(v, key)
 	}

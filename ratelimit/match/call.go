@@ -1,6 +1,7 @@
 package match
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -18,8 +19,8 @@ import (
 const (
 	// maxTokens is the most output tokens a call may ask for.
 	maxTokens = math.MaxInt32
-	// maxChoices is the largest n.
-	maxChoices = 128
+	// maxChoices is the largest number of answers to one call: n of each of its prompts.
+	maxChoices = 4096
 	// maxBytes is the largest body counted, in bytes.
 	maxBytes = 1 << 40
 	// MaxID is the longest request id, in bytes.
@@ -98,14 +99,15 @@ func (p *Policy) ReadCall(d Descriptor) (*Call, error) {
 		return c, ErrNoID
 	}
 	c.Protocol = p.pricing.providers[c.Provider].Protocol
-	c.frame = c.framed(stated)
+	does := p.pricing.operations[c.Route]
+	c.frame = p.pricing.framed(c, stated)
 	asked := c.Model
 	provider, model := p.pricing.find(c)
 	if name := model.Upstream(); name != asked && c.Protocol != config.ProtocolGemini {
 		c.Upstream = name
 	}
-	c.AsksUsage = c.Protocol != config.ProtocolGemini && c.Stream && !c.Usage && provider.AsksUsage()
-	c.nameMaximum(model.MaxTokensName, stated)
+	c.AsksUsage = c.Protocol != config.ProtocolGemini && c.Stream && !c.Usage && does.Asks && provider.AsksUsage()
+	c.nameMaximum(cmp.Or(does.Maximum, model.MaxTokensName), stated)
 	err := errors.Join(c.readOutput(stated), c.readInput(stated))
 	return c, errors.Join(err, p.pricing.price(c, provider, model))
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/operation"
 )
 
 // Config is what a Policy is made of.
@@ -43,7 +44,7 @@ type State struct {
 // NewPolicy makes a policy ready for requests.
 func NewPolicy(c Config, s *State) *Policy {
 	p := &Policy{domains: map[string]*Rules{}, pricing: pricing{providers: c.Providers, models: map[string]config.Model{},
-		maxTokens: c.MaxTokens, ratios: &s.Ratios}}
+		operations: operation.ByName(), maxTokens: c.MaxTokens, ratios: &s.Ratios}}
 	for _, set := range append([]*limits.Set{c.Limits}, c.Domains...) {
 		p.domains[set.Domain()] = newRules(set, c.Tiers, s)
 	}

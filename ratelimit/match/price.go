@@ -5,14 +5,16 @@ import (
 	"strings"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/operation"
 )
 
 // pricing is what bounds the tokens of a call.
 type pricing struct {
-	providers map[string]config.Provider
-	models    map[string]config.Model
-	maxTokens config.MaxTokens
-	ratios    *Ratios
+	providers  map[string]config.Provider
+	models     map[string]config.Model
+	operations map[string]operation.Operation // by route
+	maxTokens  config.MaxTokens
+	ratios     *Ratios
 }
 
 // find gives what is configured for the call's provider and model, and for a model that is
@@ -37,13 +39,18 @@ func (p *pricing) price(c *Call, provider config.Provider, model config.Model) e
 	if err := p.priceInput(c, provider, model); err != nil {
 		return err
 	}
-	if model.Kind == config.KindEmbedding {
+	asked := p.operations[c.Route]
+	if model.Kind == config.KindEmbedding || asked.NoOutput {
 		c.stated = 0
 		return nil
 	}
 	if c.stated > 0 {
 		c.Output = c.stated * c.Choices
 		return nil
+	}
+	fill := model.MaxOutput
+	if asked.Default > 0 {
+		fill = min(fill, asked.Default)
 	}
 	mode := model.MaxTokens
 	if mode == "" {
@@ -53,10 +60,9 @@ func (p *pricing) price(c *Call, provider config.Provider, model config.Model) e
 	case config.MaxTokensReject:
 		return errUnstated
 	case config.MaxTokensModel:
-		c.Output = model.MaxOutput * c.Choices
+		c.Output = fill * c.Choices
 		return nil
 	}
-	fill := model.MaxOutput
 	if provider.OutputFill > 0 {
 		fill = min(fill, provider.OutputFill)
 	}
@@ -93,8 +99,10 @@ func (p *pricing) priceInput(c *Call, provider config.Provider, model config.Mod
 // The least JSON that a request of each kind has around its first text.
 const (
 	chatFrame   = `{"model":"","messages":[{"role":"user","content":""}]}`
+	textFrame   = `{"model":"","input":""}` // of Responses, and of prompts
 	embedFrame  = `{"model":"","input":}`
 	geminiFrame = `{"contents":[{"parts":[{"text":""}]}]}`
+	geminiEmbed = `{"content":{"parts":[{"text":""}]}}`
 )
 
 // framed counts bytes of the body that the attributes prove to be JSON and no text: a
@@ -102,7 +110,7 @@ const (
 // Every further message has more JSON around it than its tokens can round up. At the
 // ceiling of a token for each byte nothing is taken off, since templates add tokens of
 // their own.
-func (c *Call) framed(stated statedNumbers) int64 {
+func (p *pricing) framed(c *Call, stated statedNumbers) int64 {
 	member := func(name, value string) int {
 		if value == "" {
 			return 0
@@ -110,13 +118,20 @@ func (c *Call) framed(stated statedNumbers) int64 {
 		return len(`"":,`) + len(name) + len(value)
 	}
 	if c.Protocol == config.ProtocolGemini {
+		if p.operations[c.Route].NoOutput {
+			return int64(len(geminiEmbed))
+		}
 		n := len(geminiFrame)
 		if stated.most != "" {
 			n += len(`"generationConfig":{"maxOutputTokens":},`) + len(stated.most)
 		}
 		return int64(n)
 	}
-	n := len(chatFrame) + len(c.Model) + member("max_tokens", stated.most) + member("max_completion_tokens", stated.completion) +
+	frame := chatFrame
+	if dialect := p.operations[c.Route].Dialect; dialect == operation.DialectResponses || dialect == operation.DialectCompletions {
+		frame = textFrame
+	}
+	n := len(frame) + len(c.Model) + member("max_tokens", stated.most) + member("max_completion_tokens", stated.completion) +
 		member("n", stated.choices)
 	if c.Stream {
 		n += member("stream", "true")

@@ -1,13 +1,13 @@
 package wire
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/errorbody"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
@@ -85,12 +85,12 @@ func (r *Response) refuseRate(c *match.Call, message string, wait int64) {
 
 // refuse adds a refusal's body in the shape of the call's family.
 func (r *Response) refuse(c *match.Call, what errorbody.Refusal) {
-	family := attributes.FamilyOpenAI
-	if c.Protocol == config.ProtocolGemini {
-		family = attributes.FamilyGemini
-	}
+	family := cmp.Or(string(c.Protocol), attributes.FamilyOpenAI) // a protocol is named like its family
 	body, contentType := errorbody.Body(family, what)
 	r.addHeader("content-type", contentType)
+	if family == attributes.FamilyAnthropic {
+		r.addHeader("request-id", c.ID)
+	}
 	r.setBody(body)
 }
 

@@ -173,6 +173,9 @@ func (b *builder) providerClusters() []Cluster {
 			continue
 		}
 		c.Name = c.Stat + "-" + fingerprint(c)
+		if p.Protocol == config.ProtocolAnthropic {
+			p.Headers = append(slices.Clone(p.Headers), "anthropic-version", "anthropic-beta")
+		}
 		if loopback(u.Hostname()) {
 			p.Headers = append(slices.Clone(p.Headers), headersOfTests()...)
 		}
@@ -201,8 +204,12 @@ func (b *builder) credential(name string, p config.Provider, c *Cluster) bool {
 		return false
 	}
 	c.Credential, c.Header, c.HeaderPrefix = "provider-"+name, "authorization", "Bearer "
-	if p.Protocol == config.ProtocolGemini {
+	switch p.Protocol {
+	case config.ProtocolGemini:
 		c.Header, c.HeaderPrefix = "x-goog-api-key", ""
+	case config.ProtocolAnthropic:
+		c.Header, c.HeaderPrefix = "x-api-key", ""
+	case config.ProtocolOpenAI:
 	}
 	b.secrets = append(b.secrets, Secret{Name: c.Credential, Value: value})
 	return true
@@ -225,9 +232,11 @@ func base(name string, protocol config.Protocol, path string) string {
 	switch {
 	case protocol == config.ProtocolGemini && !strings.HasSuffix(path, "/v1beta") && !strings.HasSuffix(path, "/v1"):
 		return path + "/v1beta"
+	case protocol == config.ProtocolAnthropic && !strings.HasSuffix(path, "/v1"):
+		return path + "/v1" // which its SDKs have in each call
 	case path != "":
 		return path
-	case name == providerQwen:
+	case name == "qwen":
 		return "/compatible-mode/v1"
 	}
 	return "/v1"

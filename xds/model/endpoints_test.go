@@ -72,11 +72,19 @@ On a socket of its own (%s), for the token service alone.
 // llmEndpoints are the routes that reach a model, each once and with {model} for the names.
 func llmEndpoints(g *model.Gateway) string {
 	does := map[string]string{
-		"openai-chat":       "OpenAI chat completions, JSON or SSE",
-		"openai-embeddings": "OpenAI embeddings",
-		"qwen-chat":         "Qwen, in the OpenAI protocol",
-		"gemini-generate":   "Gemini, one answer",
-		"gemini-stream":     "Gemini, as SSE",
+		"openai-chat":        "OpenAI chat completions, JSON or SSE",
+		"openai-responses":   "OpenAI responses, JSON or SSE; none is stored for the caller",
+		"openai-completions": "OpenAI legacy completions, JSON or SSE",
+		"openai-embeddings":  "OpenAI embeddings",
+		"openai-moderations": "OpenAI moderations, for no tokens",
+		"qwen-chat":          "Qwen, in the OpenAI protocol",
+		"anthropic-messages": "Anthropic messages, JSON or SSE",
+		"anthropic-count":    "Anthropic, count the tokens of messages, for no tokens",
+		"gemini-generate":    "Gemini, one answer",
+		"gemini-stream":      "Gemini, as a list of JSON, or as SSE with `?alt=sse`",
+		"gemini-embed":       "Gemini, one embedding",
+		"gemini-embed-batch": "Gemini, embeddings of many contents",
+		"gemini-count":       "Gemini, count the tokens of a request, for no tokens",
 	}
 	var rows []string
 	for _, r := range g.Routes {
@@ -89,9 +97,6 @@ func llmEndpoints(g *model.Gateway) string {
 			if r.LLM.Model == "" {
 				continue // what a call meets before its body is read
 			}
-		}
-		if r.LLM.Stream {
-			path += "?alt=sse"
 		}
 		rows = append(rows, fmt.Sprintf("| `%s %s` | key; login, scope `%s` | %s |", r.Match.Method, path, strings.ReplaceAll(r.Scope, "|", "` or `"),
 			cmp.Or(does[r.LLM.Route], "**describe "+r.LLM.Route+" in endpoints_test.go**")))

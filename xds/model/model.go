@@ -87,6 +87,7 @@ type Match struct {
 	Preflight           bool              // only what a browser asks before a page's request (Fetch standard, 4.8)
 	NotHost             string            // only an authority that this expression does not match; empty: any
 	Query               map[string]string // exact values of query parameters
+	Header, Parameter   string            // only with the header or the query parameter; empty: any
 	Models              []string          // spellings of the model in the body; empty: any
 	Guarded             bool              // only once the guard has passed the body
 }
@@ -113,12 +114,20 @@ type Reply struct {
 
 // LLM marks a route on which tokens are held, metered and settled.
 type LLM struct {
-	Route    string // openai-chat, openai-embeddings, gemini-generate, gemini-stream, qwen-chat
+	Route    string // name of the operation, as package operation has it
+	Dialect  string // how the guard reads the body
+	Family   string // shape of errors
 	Provider string
 	Model    string // as configured; empty on the route taken before the model is known
-	Gemini   bool   // body and errors are Gemini's
+	SetModel string // what the body must call the model, where ratelimit does not say it; empty: as it stands
+	Usual    string // the model of a body that names none; empty: it must
+	Gemini   bool   // the model is in the path, and so is whether it streams
 	Stream   bool   // the path asks for a stream (Gemini)
-	StateMax bool   // a call that states no max_tokens is refused
+	Maximum  string // member that states the most output tokens; empty: as the model takes it
+	States   bool   // the API itself wants a maximum
+	StateMax bool   // a call that states none is refused
+	NoOutput bool   // no token is generated
+	Free     bool   // nothing is held, and nothing is written into the spool
 	// What of a request passes beside what every provider gets.
 	Headers []string // names, lower-case
 	Query   []string // names of parameters, or whole ones: alt=sse

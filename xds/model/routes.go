@@ -8,16 +8,9 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
-	"github.com/leaky-tokens/leaky-tokens/internal/contract/errorbody"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
-
-// providerQwen is the provider behind the compatible-mode path.
-const providerQwen = "qwen"
-
-// routeEmbeddings is the route that has no output.
-const routeEmbeddings = "openai-embeddings"
 
 // serviceTimeout bounds a call of the control APIs, in which nothing waits for a model.
 const serviceTimeout = 15 * time.Second
@@ -25,22 +18,16 @@ const serviceTimeout = 15 * time.Second
 // serviceIdle is the longest silence of any other request than a call of a provider.
 const serviceIdle = time.Minute
 
-const kindEmbedding = "embedding"
-
 // routes is the whole table. Exact paths come first, so that an LLM call passes no
 // regular expression; the last entry catches everything, since a request without a
 // route would not pass ext_authz.
 func (b *builder) routes() []Route {
 	routes := slices.Concat(
 		preflights(),
-		b.openAI("/v1/chat/completions", "/chat/completions", "openai-chat", func(m config.Model) bool { return m.Kind != kindEmbedding }),
-		b.openAI("/v1/embeddings", "/embeddings", routeEmbeddings, func(m config.Model) bool { return m.Kind == kindEmbedding }),
-		b.openAI("/compatible-mode/v1/chat/completions", "/chat/completions", "qwen-chat", func(m config.Model) bool {
-			return m.Kind != kindEmbedding && m.Provider == providerQwen
-		}),
-		b.gemini(),
+		b.operations(),
 		tricks(),
-		modelList(),
+		modelLists(),
+		elsewhere(),
 		index(),
 		docs(),
 		services(),
@@ -50,139 +37,11 @@ func (b *builder) routes() []Route {
 	for i := range routes {
 		routes[i].NeedsOrg = b.cfg.Auth.RequireOrg && routes[i].calls()
 		routes[i].Open = b.cfg.Limits.Outage.For(routes[i].LimitName()) == config.OutageOpen
-		if llm := routes[i].LLM; llm != nil && llm.Route != routeEmbeddings {
-			llm.StateMax = b.cfg.Limits.MaxTokens.For(llm.Route) == config.MaxTokensReject
+		if llm := routes[i].LLM; llm != nil && !llm.NoOutput {
+			llm.StateMax = llm.States || b.cfg.Limits.MaxTokens.For(llm.Route) == config.MaxTokensReject
 		}
 	}
 	return routes
-}
-
-// openAI is one path of the OpenAI protocol: a route for each model that serves it,
-// behind them the path's plain route. A request meets the plain one first, as no model
-// is known yet; the guard then has the routes looked at again.
-func (b *builder) openAI(path, operation, name string, serves func(config.Model) bool) []Route {
-	var routes []Route
-	plain := map[string]bool{}
-	for _, m := range b.cfg.Models {
-		p, ok := b.providers[m.Provider]
-		if _, configured := b.cfg.Providers[m.Provider]; !configured {
-			b.fail("models: %s names the provider %q, which is not configured", m.Name, m.Provider)
-		}
-		if !ok || p.Protocol != config.ProtocolOpenAI || !serves(m) {
-			continue
-		}
-		var spellings []string
-		if other := m.Provider + "/" + m.Name; !b.named(other) { // another model's own name wins
-			spellings = append(spellings, other)
-		}
-		if !plain[m.Name] {
-			plain[m.Name] = true
-			spellings = append(spellings, m.Name)
-		}
-		route := Route{
-			Name: name + ":" + m.Provider + "/" + m.Name, Match: Match{Path: path, Method: "POST", Models: spellings, Guarded: true},
-			Forward: b.call(p, p.base+operation), Rule: attributes.RuleAuthenticated, Scope: callModels,
-			Family: attributes.FamilyOpenAI,
-			LLM:    &LLM{Route: name, Provider: m.Provider, Model: m.Name, Headers: p.Headers, Query: p.Query},
-		}
-		routes = append(routes, p.served(route))
-	}
-	return append(routes,
-		Route{Name: name, Match: Match{Path: path, Method: "POST"}, Rule: attributes.RuleAuthenticated, Scope: callModels,
-			Family: attributes.FamilyOpenAI,
-			Reply:  &Reply{Status: 404, Code: errorbody.CodeModelNotFound, Message: "the model does not exist, or this path does not serve it"},
-			LLM:    &LLM{Route: name}},
-		notAllowed(path, attributes.FamilyOpenAI, "POST"))
-}
-
-// geminiVersions are the versions of Gemini's API whose paths are served: its SDKs ask for the
-// one or the other. What a provider is asked for is its URL's.
-func geminiVersions() []string { return []string{"/v1beta", "/v1"} }
-
-// geminiVerb is a way to call a Gemini model: an operation of its path, and the query it needs.
-type geminiVerb struct {
-	verb, name string
-	query      map[string]string
-}
-
-// gemini is two exact paths for each model and version; the model is in the path.
-func (b *builder) gemini() []Route {
-	var routes []Route
-	for _, m := range b.cfg.Models {
-		p, ok := b.providers[m.Provider]
-		if !ok || p.Protocol != config.ProtocolGemini {
-			continue
-		}
-		for _, version := range geminiVersions() {
-			routes = slices.Concat(routes, b.geminiModel(version, m, p, geminiVerb{":generateContent", "gemini-generate", nil}),
-				b.geminiModel(version, m, p, geminiVerb{":streamGenerateContent", "gemini-stream", map[string]string{"alt": "sse"}}))
-		}
-	}
-	for _, version := range geminiVersions() {
-		match := Match{Prefix: version + "/models/"}
-		if version == "/v1" {
-			match.Method = "POST" // the rest is OpenAI's
-		}
-		routes = append(routes, Route{Name: "gemini-models", Match: match, Rule: attributes.RuleAuthenticated, Family: attributes.FamilyGemini,
-			Reply: &Reply{Status: 404, Code: errorbody.CodeModelNotFound, Message: "no such model or operation"}})
-	}
-	return routes
-}
-
-// named reports whether a model is called so.
-func (b *builder) named(name string) bool {
-	return slices.ContainsFunc(b.cfg.Models, func(m config.Model) bool { return m.Name == name })
-}
-
-// geminiModel is one path of one model.
-func (b *builder) geminiModel(version string, m config.Model, p provider, o geminiVerb) []Route {
-	path := version + "/models/" + m.Name + o.verb
-	llm := LLM{Route: o.name, Provider: m.Provider, Model: m.Name, Gemini: true, Stream: o.query != nil, Headers: p.Headers, Query: p.Query}
-	if llm.Stream {
-		llm.Query = append([]string{"alt=sse"}, p.Query...)
-	}
-	before := llm
-	before.Provider, before.Model = "", ""
-	route := func(match Match) Route {
-		match.Path, match.Method, match.Query = path, "POST", o.query
-		return Route{Name: o.name + ":" + m.Provider + "/" + m.Name, Match: match, Rule: attributes.RuleAuthenticated,
-			Scope: callModels, Family: attributes.FamilyGemini}
-	}
-	guarded, plain := route(Match{Guarded: true}), route(Match{})
-	guarded.Forward, guarded.LLM = b.call(p, p.base+"/models/"+m.Upstream()+o.verb), &llm
-	plain.Reply, plain.LLM = &Reply{Status: 400, Message: "the body was not accepted"}, &before
-	routes := []Route{p.served(guarded), plain}
-	if o.query != nil {
-		routes = append(routes, Route{Name: o.name, Match: Match{Path: path, Method: "POST"}, Rule: attributes.RuleAuthenticated,
-			Family: attributes.FamilyGemini,
-			Reply:  &Reply{Status: 400, Message: "streamGenerateContent is served as server-sent events only: add ?alt=sse"}})
-	}
-	return append(routes, notAllowed(path, attributes.FamilyGemini, "POST"))
-}
-
-// served is a route to the provider; while it is down the gateway answers, and nothing is held.
-func (p provider) served(r Route) Route {
-	if p.down {
-		r.LLM = &LLM{Route: r.LLM.Route, Gemini: r.LLM.Gemini, Stream: r.LLM.Stream}
-		r.Forward, r.Reply = nil, &Reply{Status: 503, Message: "the provider is not available: the gateway has no key for it"}
-	}
-	return r
-}
-
-func (b *builder) call(p provider, path string) *Forward {
-	g := b.cfg.Gateway
-	return &Forward{Cluster: p.cluster, Path: path, Host: p.host, Longest: g.MaxStreamDuration, FirstByte: g.FirstByteTimeout,
-		Silence: g.StreamIdleTimeout}
-}
-
-func modelList() []Route {
-	const path = "/v1/models"
-	get := func(m Match) Route {
-		m.Method = "GET"
-		return Route{Name: "openai-models", Match: m, Forward: &Forward{Cluster: topology.TokenSvc, Timeout: serviceTimeout},
-			Rule: attributes.RuleAuthenticated, Scope: listModels, Audience: topology.TokenSvc, Family: attributes.FamilyOpenAI}
-	}
-	return []Route{get(Match{Path: path}), notAllowed(path, attributes.FamilyOpenAI, "GET"), get(Match{Prefix: path + "/"})}
 }
 
 func notAllowed(path, family, allow string) Route {
@@ -345,19 +204,6 @@ func fallbacks() []Route {
 		routes = append(routes, Route{Name: name, Match: Match{Path: "/fallback/" + name}, Rule: attributes.RuleAuthenticated,
 			Family: attributes.FamilyProblem,
 			Reply:  &Reply{Status: 503, Message: "not available"}})
-	}
-	return routes
-}
-
-// unknown answers 404 to a caller who is known, in the shape of the path's family.
-func unknown() []Route {
-	var routes []Route
-	for _, u := range []struct{ prefix, family string }{
-		{"/v1/", attributes.FamilyOpenAI}, {"/compatible-mode/", attributes.FamilyOpenAI}, {"/v1beta/", attributes.FamilyGemini},
-		{"/", attributes.FamilyProblem},
-	} {
-		routes = append(routes, Route{Name: "unknown", Match: Match{Prefix: u.prefix}, Rule: attributes.RuleAuthenticated, Family: u.family,
-			Reply: &Reply{Status: 404, Message: "no such path"}})
 	}
 	return routes
 }

@@ -30,7 +30,7 @@ const (
 // counted.
 func descriptors(r model.Route, g *model.Gateway) []*routev3.RateLimit {
 	var all []*routev3.RateLimit
-	hold := r.LLM != nil && r.LLM.Provider != ""
+	hold := r.LLM != nil && r.LLM.Provider != "" && !r.LLM.Free
 	if hold {
 		all = append(all, &routev3.RateLimit{Actions: holdFacts(*r.LLM)})
 	}

@@ -3,6 +3,7 @@ package protos
 import (
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -35,6 +36,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/envoy"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/operation"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 	"github.com/leaky-tokens/leaky-tokens/xds/model"
@@ -77,10 +79,20 @@ const authzTimeout = 2 * time.Second
 const leastBuffer = 8 * connectionBuffer
 
 // guardContext is what the guard knows of a route.
-func guardContext(protocol string, l model.Listener, stateMax bool) *structpb.Struct {
-	return &structpb.Struct{Fields: map[string]*structpb.Value{"protocol": structpb.NewStringValue(protocol),
+func guardContext(of model.LLM, l model.Listener) *structpb.Struct {
+	fields := map[string]*structpb.Value{"dialect": structpb.NewStringValue(of.Dialect), "family": structpb.NewStringValue(of.Family),
 		"max_bytes": structpb.NewNumberValue(float64(l.MaxBodyBytes)), "dimensions": structpb.NewStringValue(l.Dimensions),
-		"state_max": structpb.NewBoolValue(stateMax)}}
+		"state_max": structpb.NewBoolValue(of.StateMax)}
+	if of.Usual != "" {
+		fields["model"] = structpb.NewStringValue(of.Usual)
+	}
+	if of.Maximum != "" && !of.Gemini {
+		fields["maximum"] = structpb.NewStringValue(of.Maximum)
+	}
+	if of.Free {
+		fields["free"] = structpb.NewBoolValue(true)
+	}
+	return &structpb.Struct{Fields: fields}
 }
 
 // shortBody is the length of a body that is not worth counting, up to 9999 bytes. Running the
@@ -99,8 +111,13 @@ func inflight(l model.Listener) *matchingv3.ExtensionWithMatcher {
 
 // spliceContext is what the splice lets pass on a route beside what every provider gets.
 func spliceContext(l model.LLM) *structpb.Struct {
-	return &structpb.Struct{Fields: map[string]*structpb.Value{"headers": structpb.NewStringValue(strings.Join(l.Headers, ",")),
-		"query": structpb.NewStringValue(strings.Join(l.Query, ","))}}
+	fields := map[string]*structpb.Value{"headers": structpb.NewStringValue(strings.Join(l.Headers, ",")),
+		"query": structpb.NewStringValue(strings.Join(l.Query, ","))}
+	if l.SetModel != "" {
+		fields["set_model"] = structpb.NewStringValue(strconv.Quote(l.SetModel)) // names are letters, digits and signs
+		fields["must_name"] = structpb.NewBoolValue(l.Usual != "")
+	}
+	return &structpb.Struct{Fields: fields}
 }
 
 // filters is the chain, in the order of docs/design.
@@ -121,8 +138,8 @@ func filters(l model.Listener) []*hcmv3.HttpFilter {
 	add(filterAuthz, authz())
 	add(filterInflight, inflight(l))
 	add(filterBody, &bufferv3.Buffer{MaxRequestBytes: count(max(l.MaxBodyBytes, leastBuffer))})
-	add(filterGuard, &luav3.Lua{DefaultSourceCode: inline(envoy.GuardLua()), StatPrefix: filterGuard, FilterContext: guardContext("openai",
-		l, false)})
+	add(filterGuard, &luav3.Lua{DefaultSourceCode: inline(envoy.GuardLua()), StatPrefix: filterGuard,
+		FilterContext: guardContext(model.LLM{Dialect: operation.DialectChat, Family: attributes.FamilyOpenAI}, l)})
 	add(filterRateLimit, rateLimit(l, true))
 	if l.Open {
 		add(filterOpen, rateLimit(l, false))

@@ -3,6 +3,7 @@ package protos
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
@@ -44,11 +45,28 @@ func (r refusal) oauth() string {
 	return errorbody.OAuthCode(http.StatusBadRequest)
 }
 
+// anthropic is Anthropic's error type of a refusal.
+func (r refusal) anthropic() string {
+	switch r.google {
+	case "NOT_FOUND":
+		return errorbody.AnthropicType(http.StatusNotFound)
+	case "RESOURCE_EXHAUSTED":
+		return errorbody.AnthropicType(http.StatusTooManyRequests)
+	case "UNAVAILABLE":
+		return errorbody.AnthropicType(http.StatusServiceUnavailable)
+	}
+	if r.title == tooLarge {
+		return errorbody.AnthropicType(http.StatusRequestEntityTooLarge)
+	}
+	return errorbody.AnthropicType(http.StatusBadRequest)
+}
+
 // routeCode is the code that a route states for its own reply; null without one.
 const routeCode = "%METADATA(ROUTE:" + Namespace + ":code)%"
 
 const (
 	invalid     = "invalid_request_error"
+	tooLarge    = "Content Too Large"
 	unavailable = "the service behind the gateway is not available"
 )
 
@@ -74,7 +92,11 @@ func refusals(l model.Listener) []refusal {
 		{when: ours(415), title: "Unsupported Media Type", google: "INVALID_ARGUMENT", kind: invalid, message: own, final: true},
 		{when: ours(429), title: "Too Many Requests", google: "RESOURCE_EXHAUSTED", kind: "rate_limit_error", code: "rate_limit_exceeded",
 			message: own, later: true},
-		{when: code(413), title: "Content Too Large", google: "INVALID_ARGUMENT", kind: invalid, final: true,
+		// 426 makes clients that try a WebSocket first go on without one.
+		{when: `response.code_details == 'upgrade_failed' && request.method != 'CONNECT'`, status: 426, title: "Upgrade Required", google: "UNIMPLEMENTED", kind: invalid,
+			code: "websocket_not_supported", final: true,
+			message: "WebSockets are not served: nothing counts their tokens; call POST /v1/responses with stream: true"},
+		{when: code(413), title: tooLarge, google: "INVALID_ARGUMENT", kind: invalid, final: true,
 			message: fmt.Sprintf("the body is larger than %d bytes", l.MaxBodyBytes)},
 		{when: `response.code_details.startsWith('rbac_access_denied')`, status: 431, title: "Request Header Fields Too Large",
 			google: "INVALID_ARGUMENT", kind: invalid, final: true,
@@ -106,6 +128,7 @@ func refusals(l model.Listener) []refusal {
 // found yet. The last takes the rest.
 func families() []struct{ name, when string } {
 	return []struct{ name, when string }{
+		{attributes.FamilyAnthropic, family(attributes.FamilyAnthropic, "/v1/messages")},
 		{attributes.FamilyOpenAI, family(attributes.FamilyOpenAI, "/v1/", "/compatible-mode/")},
 		{attributes.FamilyGemini, family(attributes.FamilyGemini, "/v1beta/")},
 		{attributes.FamilyPage, family(attributes.FamilyPage, "/oauth2/authorize")},
@@ -129,7 +152,8 @@ func family(name string, prefixes ...string) string {
 func localReplies(l model.Listener) *hcmv3.LocalReplyConfig {
 	c := &hcmv3.LocalReplyConfig{
 		Mappers: []*hcmv3.ResponseMapper{fine(), tooMany(attributes.FamilyProblem), tooMany(attributes.FamilyOAuth),
-			tooMany(attributes.FamilyPage), invalidCall(), {
+			tooMany(attributes.FamilyPage), tooMany(attributes.FamilyOpenAI), tooMany(attributes.FamilyAnthropic), tooMany(attributes.FamilyGemini),
+			invalidCall(), {
 				// What our own services wrote else passes as it is, with its own content type.
 				Filter: cel(`response.code_details in ['ext_authz_denied', 'request_rate_limited']`),
 				BodyFormatOverride: &corev3.SubstitutionFormatString{Format: &corev3.SubstitutionFormatString_TextFormatSource{
@@ -153,17 +177,18 @@ func fine() *hcmv3.ResponseMapper {
 // tooMany is the refusal of the control APIs' limits. The rate limit service does not know
 // the path that was asked, so the body is made here; the wait is the service's.
 func tooMany(family string) *hcmv3.ResponseMapper {
-	no := refusal{later: true, title: "Too Many Requests", message: "rate limit exceeded", early: true}
+	no := refusal{later: true, title: "Too Many Requests", message: "rate limit exceeded", early: true, google: "RESOURCE_EXHAUSTED",
+		kind: errorbody.TypeRateLimit, code: errorbody.CodeRateLimit}
 	if family == attributes.FamilyPage {
 		no.message = "Too many requests came from your network. Try again in %RESP(RETRY-AFTER)% s"
 	}
 	format := body(family, no)
-	if fields := format.GetJsonFormat().GetFields(); fields != nil {
+	if fields := format.GetJsonFormat().GetFields(); fields != nil && fields["detail"] != nil { // a problem
 		fields["retryAfterSeconds"] = structpb.NewStringValue("%TYPED_CEL(int(response.headers['retry-after']))%")
 		fields["requestId"] = structpb.NewStringValue("%REQ(X-REQUEST-ID)%")
 	}
 	return &hcmv3.ResponseMapper{BodyFormatOverride: format, Filter: cel(fmt.Sprintf(
-		`response.code_details == 'request_rate_limited' && xds.route_metadata.filter_metadata['%s']['family'] == '%s' && 'retry-after' in response.headers`, Namespace, family))}
+		`response.code_details == 'request_rate_limited' && xds.route_metadata.filter_metadata['%s']['family'] == '%s' && 'retry-after' in response.headers && !('x-should-retry' in response.headers)`, Namespace, family))}
 }
 
 // invalidCall is a call that ratelimit refuses for what it says. The filter has one status for
@@ -181,11 +206,14 @@ func mapper(family, when string, r refusal) *hcmv3.ResponseMapper {
 	if r.status != 0 {
 		m.StatusCode = count(r.status)
 	}
-	if r.final && (family == attributes.FamilyOpenAI || family == attributes.FamilyGemini) {
+	if r.final && slices.Contains([]string{attributes.FamilyOpenAI, attributes.FamilyAnthropic, attributes.FamilyGemini}, family) {
 		m.HeadersToAdd = append(m.HeadersToAdd, set("x-should-retry", "false"))
 	}
 	if r.later {
 		m.HeadersToAdd = append(m.HeadersToAdd, set("retry-after", "1"))
+	}
+	if family == attributes.FamilyAnthropic {
+		m.HeadersToAdd = append(m.HeadersToAdd, set(headerRequestID, "%REQ(X-REQUEST-ID)%"))
 	}
 	return m
 }
@@ -212,6 +240,9 @@ func body(family string, r refusal) *corev3.SubstitutionFormatString {
 			param = text("%DYNAMIC_METADATA(" + attributes.NamespaceRefusal + ":" + attributes.RefusalParam + ")%")
 		}
 		fields["error"] = object(map[string]*structpb.Value{"message": text(message), "type": text(r.kind), "param": param, "code": code})
+	case attributes.FamilyAnthropic:
+		fields["type"], fields["request_id"] = text("error"), text("%REQ(X-REQUEST-ID)%")
+		fields["error"] = object(map[string]*structpb.Value{"type": text(r.anthropic()), "message": text(message)})
 	case attributes.FamilyGemini:
 		fields["error"] = object(map[string]*structpb.Value{"code": status, "message": text(message), "status": text(r.google)})
 	case attributes.FamilyPage:

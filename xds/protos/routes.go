@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/operation"
 	"github.com/leaky-tokens/leaky-tokens/xds/model"
 )
 
@@ -34,6 +35,9 @@ func Routes(g *model.Gateway) *routev3.RouteConfiguration {
 		VirtualHosts: []*routev3.VirtualHost{{Name: "gateway", Domains: []string{"*"}, Routes: routes}}}
 }
 
+// headerRequestID is where Anthropic's SDKs look for a request's id.
+const headerRequestID = "request-id"
+
 // afterFirstByte is how much longer silence may last than the wait for the first byte: else
 // two timers of one length would race to say why a call ended.
 const afterFirstByte = time.Second
@@ -46,6 +50,9 @@ func spoken(out *routev3.Route, r model.Route) []*routev3.Route {
 		return []*routev3.Route{out}
 	}
 	out.GetRoute().IdleTimeout = durationpb.New(r.Forward.FirstByte + afterFirstByte)
+	if r.LLM.Free {
+		return []*routev3.Route{out}
+	}
 	stream := proto.CloneOf(out)
 	stream.GetRoute().IdleTimeout = durationpb.New(r.Forward.Silence)
 	if r.LLM.Gemini {
@@ -72,6 +79,9 @@ func route(r model.Route, g *model.Gateway) *routev3.Route {
 	out.Action = &routev3.Route_Route{Route: forward(r)}
 	if r.LLM != nil {
 		out.ResponseHeadersToRemove = theirs()
+		if r.Family == attributes.FamilyAnthropic { // its SDKs read the request's id there
+			out.ResponseHeadersToAdd = append(out.ResponseHeadersToAdd, set(headerRequestID, "%REQ(X-REQUEST-ID)%"))
+		}
 	}
 	return out
 }
@@ -79,10 +89,13 @@ func route(r model.Route, g *model.Gateway) *routev3.Route {
 // theirs are headers of a provider's answer that would speak for the gateway, or tell
 // whose account it calls with. Limits on the way back are the caller's with us.
 func theirs() []string {
-	names := []string{"set-cookie", "server", "via", "alt-svc", "x-request-id", "ratelimit", "ratelimit-policy", "openai-organization",
+	names := []string{"anthropic-organization-id", "set-cookie", "server", "via", "alt-svc", "x-request-id", "ratelimit", "ratelimit-policy", "openai-organization",
 		"openai-project", "cf-ray", "cf-cache-status"}
 	for _, what := range []string{"limit", "remaining", "reset"} {
 		names = append(names, "x-ratelimit-"+what, "x-ratelimit-"+what+"-requests", "x-ratelimit-"+what+"-tokens")
+		for _, of := range []string{"requests", "tokens", "input-tokens", "output-tokens"} {
+			names = append(names, "anthropic-ratelimit-"+of+"-"+what)
+		}
 	}
 	return names
 }
@@ -137,6 +150,14 @@ func match(m model.Match) *routev3.RouteMatch {
 				StringMatch: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{
 					Regex: m.NotHost}}}}})
 	}
+	if m.Header != "" {
+		out.Headers = append(out.Headers, &routev3.HeaderMatcher{Name: m.Header,
+			HeaderMatchSpecifier: &routev3.HeaderMatcher_PresentMatch{PresentMatch: true}})
+	}
+	if m.Parameter != "" {
+		out.QueryParameters = append(out.QueryParameters, &routev3.QueryParameterMatcher{Name: m.Parameter,
+			QueryParameterMatchSpecifier: &routev3.QueryParameterMatcher_PresentMatch{PresentMatch: true}})
+	}
 	for _, name := range slices.Sorted(maps.Keys(m.Query)) {
 		out.QueryParameters = append(out.QueryParameters, &routev3.QueryParameterMatcher{Name: name,
 			QueryParameterMatchSpecifier: &routev3.QueryParameterMatcher_StringMatch{StringMatch: exact(m.Query[name])}})
@@ -147,7 +168,7 @@ func match(m model.Match) *routev3.RouteMatch {
 	}
 	if m.Guarded {
 		out.DynamicMetadata = append(out.DynamicMetadata, &matcherv3.MetadataMatcher{Filter: attributes.NamespaceBody,
-			Path:  metadataPath(attributes.Bytes),
+			Path:  metadataPath(attributes.Places),
 			Value: &matcherv3.ValueMatcher{MatchPattern: &matcherv3.ValueMatcher_PresentMatch{PresentMatch: true}}})
 	}
 	return out
@@ -221,15 +242,11 @@ func perFilter(r model.Route, g *model.Gateway) map[string]*anypb.Any {
 		return config
 	}
 	config[filterAway] = anyOf(&routev3.FilterConfig{Disabled: true})
-	if len(r.LLM.Headers)+len(r.LLM.Query) > 0 {
+	if len(r.LLM.Headers)+len(r.LLM.Query) > 0 || r.LLM.SetModel != "" {
 		config[filterSplice] = anyOf(&luav3.LuaPerRoute{FilterContext: spliceContext(*r.LLM)})
 	}
-	spoken := "openai"
-	if r.LLM.Gemini {
-		spoken = "gemini"
-	}
-	if r.LLM.Gemini || r.LLM.StateMax {
-		config[filterGuard] = anyOf(&luav3.LuaPerRoute{FilterContext: guardContext(spoken, g.Listener, r.LLM.StateMax)})
+	if r.LLM.Dialect != operation.DialectChat || r.LLM.StateMax {
+		config[filterGuard] = anyOf(&luav3.LuaPerRoute{FilterContext: guardContext(*r.LLM, g.Listener)})
 	}
 	return config
 }

@@ -47,8 +47,16 @@ const (
 	Tags    = "tags"
 )
 
-// Bytes is the key of NamespaceBody that carries the body's length in bytes.
-const Bytes = "bytes"
+// Keys of NamespaceBody.
+const (
+	// Bytes is the body's length in bytes. It is not there on calls that take no tokens: no line
+	// of the spool is written for them.
+	Bytes = "bytes"
+	// Places is where in the body stands what the splice may replace; there once the guard passed it.
+	Places = "at"
+	// Family is the shape of errors that the caller reads.
+	Family = "family"
+)
 
 // Report is the key of NamespaceAnswer: package spool says how it reads.
 const Report = "report"
@@ -115,11 +123,12 @@ const (
 	KeysRead = "read" // GET and HEAD
 	KeysNone = "none" // nothing: the route makes or shows credentials, roles or secrets
 
-	FamilyOpenAI  = "openai"
-	FamilyGemini  = "gemini"
-	FamilyProblem = "problem"
-	FamilyOAuth   = "oauth" // a problem with the members error and error_description
-	FamilyPage    = "page"  // HTML: a person is there
+	FamilyOpenAI    = "openai"
+	FamilyAnthropic = "anthropic"
+	FamilyGemini    = "gemini"
+	FamilyProblem   = "problem"
+	FamilyOAuth     = "oauth" // a problem with the members error and error_description
+	FamilyPage      = "page"  // HTML: a person is there
 )
 
 // Scopes that an OAuth2 client can be granted. Without ScopeAdmin a token carries no

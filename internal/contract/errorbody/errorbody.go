@@ -48,13 +48,15 @@ type Refusal struct {
 	Now               time.Time // problem only: timestamp; zero: the present
 }
 
-// Body renders r in the shape of a route's family (attributes.FamilyOpenAI, FamilyGemini,
-// FamilyOAuth or FamilyPage; anything else is RFC 9457) and names its content type.
+// Body renders r in the shape of a route's family (attributes.FamilyOpenAI, FamilyAnthropic,
+// FamilyGemini, FamilyOAuth or FamilyPage; anything else is RFC 9457) and names its content type.
 func Body(family string, r Refusal) (body []byte, contentType string) {
 	b := make([]byte, 0, 384)
 	switch family {
 	case attributes.FamilyOpenAI:
 		return r.openAI(b), ContentJSON
+	case attributes.FamilyAnthropic:
+		return r.anthropic(b), ContentJSON
 	case attributes.FamilyGemini:
 		return r.gemini(b), ContentJSON
 	case attributes.FamilyOAuth:
@@ -76,6 +78,39 @@ func (r Refusal) openAI(b []byte) []byte {
 	b = append(b, `,"code":`...)
 	b = orNull(b, r.Code)
 	return append(b, `}}`...)
+}
+
+// anthropic is {"type":"error","error":{"type","message"},"request_id"}
+// (docs.anthropic.com/en/api/errors).
+func (r Refusal) anthropic(b []byte) []byte {
+	b = append(b, `{"type":"error","error":{"type":"`...)
+	b = append(b, AnthropicType(r.Status)...)
+	b = append(b, `","message":`...)
+	b = r.message(b)
+	b = append(b, `},"request_id":`...)
+	return append(orNull(b, r.RequestID), '}')
+}
+
+// AnthropicType is Anthropic's error type for an HTTP status.
+func AnthropicType(status int) string {
+	switch status {
+	case http.StatusUnauthorized:
+		return "authentication_error"
+	case http.StatusForbidden:
+		return "permission_error"
+	case http.StatusNotFound:
+		return "not_found_error"
+	case http.StatusRequestEntityTooLarge:
+		return "request_too_large"
+	case http.StatusTooManyRequests:
+		return "rate_limit_error"
+	case http.StatusGatewayTimeout:
+		return "timeout_error"
+	}
+	if status >= http.StatusInternalServerError {
+		return "api_error"
+	}
+	return "invalid_request_error"
 }
 
 // gemini is Google's {"error":{code,message,status,details}} (google.rpc.Status).

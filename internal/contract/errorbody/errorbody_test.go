@@ -32,6 +32,11 @@ func TestBody(t *testing.T) {
 				`{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"3s"}]}}`, limited},
 		"gemini without details": {attributes.FamilyGemini, errorbody.ContentJSON,
 			`{"error":{"code":401,"message":"who?","status":"UNAUTHENTICATED","details":[]}}`, errorbody.Refusal{Status: 401, Message: "who?"}},
+		"anthropic": {attributes.FamilyAnthropic, errorbody.ContentJSON,
+			`{"type":"error","error":{"type":"rate_limit_error","message":"slow down (request id id-1)"},"request_id":"id-1"}`, limited},
+		"anthropic without a request": {attributes.FamilyAnthropic, errorbody.ContentJSON,
+			`{"type":"error","error":{"type":"authentication_error","message":"who?"},"request_id":null}`,
+			errorbody.Refusal{Status: 401, Message: "who?"}},
 		"problem": {attributes.FamilyProblem, errorbody.ContentProblem,
 			`{"type":"about:blank","title":"Too Many Requests","status":429,"detail":"slow down","instance":"/api/v1/tokens","message":"slow down",` +
 				`"timestamp":"1970-01-01T00:00:00Z","path":"/api/v1/tokens","requestId":"id-1","retryAfterSeconds":3}`, limited},

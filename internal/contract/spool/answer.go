@@ -21,6 +21,8 @@ type Answer struct {
 	In, Out, Total  int64 // as told: some providers leave a kind out of In or Out and put it into Total
 	Cached          int64 // of In, read from the provider's cache
 	Read, Written   int64 // from and to the cache, beside In (Anthropic)
+	Wrote           int64 // of In, written to the cache (OpenAI)
+	Written1h       int64 // of Written, to a cache that lives an hour; the rest lives five minutes
 	Reasoning       int64 // of Out, or beside it
 	Thoughts, Tools int64 // beside Out and beside In (Gemini)
 	AudioIn         int64 // of In
@@ -92,6 +94,10 @@ func (a *Answer) count(name string) *int64 {
 		return &a.Read
 	case "written":
 		return &a.Written
+	case "wrote":
+		return &a.Wrote
+	case "written_1h":
+		return &a.Written1h
 	case "reasoning":
 		return &a.Reasoning
 	case "thoughts":

@@ -18,6 +18,7 @@ func TestAnswerTokens(t *testing.T) {
 		"reasoning in the output":     {"whole=1,in=100,out=310,reasoning=300", 100, 310, true},
 		"gemini":                      {"whole=1,in=7,out=11,total=24,thoughts=5,tools=1", 8, 16, true},
 		"anthropic's cache":           {"whole=1,in=25,out=15,read=3,written=2", 30, 15, true},
+		"a cache for an hour":         {"whole=1,in=25,out=15,read=3,written=9,written_1h=7", 37, 15, true},
 		"a cache within the input":    {"whole=1,in=25,out=15,total=40,read=3,written=2", 25, 15, true},
 		"above 2^31":                  {"whole=1,in=3000000000,out=1", 3000000000, 1, true},
 		"absurd":                      {"whole=1,in=10000000000000000,out=1", 0, 1, false},

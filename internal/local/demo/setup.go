@@ -64,7 +64,8 @@ func adminCredentials(dir string) (Credentials, error) {
 	return c, nil
 }
 
-// targets are the providers whose address is a stub of this stack; others cost money.
+// targets are the providers whose address is a stub of this stack; others cost money. The demo
+// speaks two of the three protocols.
 func targets(cfg *config.Config) []judge.Target {
 	stubs := map[string]string{}
 	for _, part := range topology.Having(func(p topology.Part) bool { return p.Provider != "" }) {
@@ -74,7 +75,7 @@ func targets(cfg *config.Config) []judge.Target {
 	for _, name := range slices.Sorted(maps.Keys(cfg.Providers)) {
 		p := cfg.Providers[name]
 		part, ours := stubs[p.URL]
-		if !ours {
+		if !ours || p.Protocol == config.ProtocolAnthropic {
 			continue
 		}
 		t := judge.Target{Provider: name, Protocol: judge.Protocol(p.Protocol), Path: "/v1/chat/completions", Stub: p.URL, Part: part}
@@ -83,7 +84,7 @@ func targets(cfg *config.Config) []judge.Target {
 		}
 		t.Outage, t.StreamOutage = outageOf(&t, cfg.Limits.Outage)
 		for _, m := range cfg.Models {
-			if m.Provider == name && m.Kind != config.KindEmbedding {
+			if m.Provider == name && m.Kind == config.KindChat {
 				t.Models = append(t.Models, m.Name)
 			}
 		}

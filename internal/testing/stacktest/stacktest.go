@@ -32,11 +32,13 @@ purchases: {payment: {url: "http://${stub-payment}"}, poll_every: 200ms, backoff
 providers:
   openai: {protocol: openai, url: "http://${stub-openai}", tokens_per_byte: 0.25, fill_max_tokens: 256}
   gemini: {protocol: gemini, url: "http://${stub-gemini}", tokens_per_byte: 0.25, fill_max_tokens: 256}
+  anthropic: {protocol: anthropic, url: "http://${stub-openai}", tokens_per_byte: 0.25, fill_max_tokens: 256, consume_path: /api/v1/openai/chat}
   qwen: {protocol: openai, url: "http://${stub-qwen}", tokens_per_byte: 0.25, fill_max_tokens: 256}
   # Nobody serves these until a test does, to misbehave there without disturbing others.
   flaky: {url: "http://${flaky}", consume_path: /api/v1/openai/chat, egress: {timeout: 1s, backoff: 20ms, max_concurrent: 4}}
   # A test may serve this one with package rawprovider.
   raw: {url: "http://${raw}/v1"}
+  rawa: {protocol: anthropic, url: "http://${raw}"}
   rawg: {protocol: gemini, url: "http://${raw}/v1beta"}
   strict: {url: "http://${raw}/v1", stream_options: false}
   broken: {url: "http://${broken}", consume_path: /api/v1/openai/chat, egress: {timeout: 1s, backoff: 20ms}}
@@ -48,10 +50,15 @@ models:
   - {name: text-embedding-3-large, provider: openai, kind: embedding}
   - {name: gemini-2.5-flash, provider: gemini}
   - {name: gemini-2.5-pro, provider: gemini}
+  - {name: gemini-embedding-001, provider: gemini, kind: embedding}
+  - {name: omni-moderation-latest, provider: openai, kind: moderation}
+  - {name: claude-haiku-4-5, provider: anthropic}
+  - {name: "acme/haiku", provider: anthropic, model: claude-haiku-4-5}
   - {name: qwen-plus, provider: qwen}
   - {name: qwen-max, provider: qwen}
   - {name: raw1, provider: raw}
   - {name: rawe, provider: raw, kind: embedding}
+  - {name: rawa1, provider: rawa}
   - {name: rawg1, provider: rawg}
   - {name: "acme/fast:1", provider: openai, model: gpt-4o-mini}
   - {name: "openai/odd", provider: qwen, model: qwen-plus}

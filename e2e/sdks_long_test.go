@@ -1,0 +1,70 @@
+//go:build long
+
+package e2e
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Releases that are tried; docs/sdks.md names them.
+const (
+	pythonSDKs = pythonSDK + " anthropic==2.14.0 google-genai==3.6.1 langchain-openai==1.7.4 litellm==1.110.2"
+	nodeSDKs   = nodeSDK + " @anthropic-ai/sdk@1.14.0 @google/genai@3.3.0 ai@7.0.173 @ai-sdk/openai@4.0.118"
+)
+
+// TestEverySDK makes the calls of each SDK for Python and Node: what they were told of tokens is
+// what the books have, to the token.
+func TestEverySDK(t *testing.T) {
+	t.Parallel()
+	scripts, err := filepath.Abs(filepath.Join("testdata", "sdks"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, run := range map[string]struct {
+		env     string
+		command []string
+	}{
+		"python": {"PYTHONPATH=" + pythonPackages(t), []string{"python3", filepath.Join(scripts, "all.py")}},
+		"node":   {"PACKAGES=" + everyNodePackage(t), []string{"node", filepath.Join(scripts, "all.mjs")}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			who := newAccount(t)
+			out := runSDK(t, who, []string{run.env, "GATEWAY=" + running.Gateway}, "", run.command...)
+			providers := 0
+			for line := range strings.Lines(out) {
+				var provider string
+				var calls, tokens int64
+				if n, _ := fmt.Sscanf(line, "told %s %d %d", &provider, &calls, &tokens); n == 3 {
+					wantBooks(t, who, provider, int(calls), tokens)
+					providers++
+				}
+			}
+			if providers != 3 {
+				t.Errorf("want three providers told, got\n%s", out)
+			}
+		})
+	}
+}
+
+// pythonPackages is a folder with all of them, for PYTHONPATH.
+func pythonPackages(t *testing.T) string {
+	t.Helper()
+	releases := strings.Fields(pythonSDKs)
+	return cached(t, "python-sdks-"+strings.Join(releases, "-"), func(dir string) []string {
+		return append([]string{"python3", "-m", "pip", "install", "--quiet", "--target", dir}, releases...)
+	})
+}
+
+// everyNodePackage is a folder in which Node finds all of them.
+func everyNodePackage(t *testing.T) string {
+	t.Helper()
+	releases := strings.Fields(nodeSDKs)
+	name := strings.NewReplacer("/", "+").Replace("node-sdks-" + strings.Join(releases, "-"))
+	return cached(t, name, func(dir string) []string {
+		return append([]string{"npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", dir}, releases...)
+	})
+}
