@@ -52,6 +52,8 @@ type cli struct {
 	Sagas   sagasCommand   `cmd:"" group:"Tools" help:"List, show, retry or cancel purchases."`
 	Prices  pricesCommand  `cmd:"" group:"Tools" help:"What tokens cost: list the prices, validate a list."`
 	Reprice repriceCommand `cmd:"" group:"Tools" help:"Book what a new price list changes, as corrections."`
+	Backup  backupCommand  `cmd:"" group:"Tools" help:"Copy the stores while they are used, so that the copies fit together."`
+	Restore restoreCommand `cmd:"" group:"Tools" help:"Bring a backup back into empty stores, or look whether it is whole."`
 	Version versionCommand `cmd:"" group:"Tools" help:"Print the version."`
 
 	Completion completionCommand `cmd:"" group:"Tools" help:"Say how a shell learns to complete commands, flags and parts."`
