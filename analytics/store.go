@@ -37,6 +37,7 @@ type Store struct {
 	keep    int
 	columns []column
 	ready   atomic.Bool
+	refused atomic.Pointer[Refuses] // what the last insert was answered; nil: it was taken
 }
 
 // NewStore makes a store; it connects with the first query.
@@ -202,6 +203,7 @@ func (s *Store) Insert(ctx context.Context, token string, rows []Row) error {
 	if gone, ok := errors.AsType[*clickhouse.Exception](err); ok && gone.Code == codeUnknownTable {
 		err = errors.Join(err, s.Migrate(ctx)) // the database was made anew; the next attempt finds the table
 	}
+	s.refused.Store(refusal(err))
 	if err != nil {
 		return fmt.Errorf("insert batch of %d: %w", len(rows), err)
 	}

@@ -2,6 +2,7 @@ package meter
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -161,4 +162,23 @@ func TestRotationGoesOnAfterADeath(t *testing.T) {
 		}
 	})
 	r.events(5)
+}
+
+// TestASpoolHasOneMeter, and the next once that has ended.
+func TestASpoolHasOneMeter(t *testing.T) {
+	t.Parallel()
+	spool := filepath.Join(t.TempDir(), "usage.jsonl")
+	unlock, err := lockSpool(spool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lockSpool(spool); !errors.Is(err, ErrShared) {
+		t.Errorf("want %v, got %v", ErrShared, err)
+	}
+	unlock()
+	if unlock, err = lockSpool(spool); err != nil {
+		t.Errorf("after it has ended: want it locked, got %v", err)
+	} else {
+		unlock()
+	}
 }

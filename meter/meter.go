@@ -83,7 +83,8 @@ type Meter struct {
 	roomAt   time.Time // when the stream's room was last looked at
 
 	settleUp, publishUp atomic.Bool
-	verdicts            []verdict // reused
+	refused             atomic.Pointer[error] // why events are not stored, while publishUp is false
+	verdicts            []verdict             // reused
 }
 
 // New makes a meter; it starts nothing and touches no file.
@@ -131,6 +132,9 @@ func (m *Meter) Ready(context.Context) error {
 	case !m.settleUp.Load():
 		return errors.New("ratelimit does not answer; the spool keeps the lines")
 	case !m.publishUp.Load():
+		if why := m.refused.Load(); why != nil {
+			return fmt.Errorf("nats does not store events, the spool keeps them: %w", *why)
+		}
 		return errors.New("nats does not answer; the spool keeps the events")
 	}
 	return nil
@@ -141,6 +145,11 @@ func (m *Meter) Run(ctx context.Context) error {
 	if err := os.MkdirAll(filepath.Dir(m.cfg.Spool), 0o700); err != nil {
 		return fmt.Errorf("make spool folder: %w", err)
 	}
+	unlock, err := lockSpool(m.cfg.Spool)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	from, err := loadCheckpoint(m.cfg.checkpoint())
 	if err != nil {
 		return err

@@ -70,6 +70,7 @@ func (m *Meter) publishBatch(ctx context.Context, b settledBatch) {
 		}
 		return err
 	}, func(_ int, err error) {
+		m.refused.Store(&err)
 		m.publishUp.Store(false)
 		m.metrics.retries.WithLabelValues("publish").Inc()
 		m.quietly.warn("publishing waits for NATS", err)

@@ -24,6 +24,30 @@ type redisState struct {
 	err    error     // of the last write; nil: it was taken
 	said   time.Time // when it was last logged
 	failed int       // writes since
+
+	evicts error // it forgets what is written when its memory is full; nil: it does not
+}
+
+// evictsReason is the label of leaky_ratelimit_redis_refuses for it.
+const evictsReason = "EVICTS"
+
+// evicting notes how the server makes room, and tells whether that is new.
+func (r *redisState) evicting(policy string, evicted int64) (fresh bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	before := r.evicts
+	if r.evicts = nil; policy != "" {
+		r.evicts = fmt.Errorf("redis has maxmemory-policy %s and forgets limits and holds when its memory is full (%d keys so far); set noeviction",
+			policy, evicted)
+	}
+	return r.evicts != nil && before == nil
+}
+
+// warning is what a person should change though Redis serves; nil: nothing.
+func (r *redisState) warning() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.evicts
 }
 
 // wrote notes what came of a write, and returns a line to log, or nothing.
@@ -61,13 +85,16 @@ func (r *redisState) problem() error {
 // one of the link.
 func reasons() []string {
 	return []string{"OOM", "READONLY", "MISCONF", "LOADING", "NOAUTH", "WRONGPASS", "NOPERM", "NOREPLICAS", "CLUSTERDOWN", "MASTERDOWN",
-		"BUSY", "unreachable", "other"}
+		"BUSY", evictsReason, "unreachable", "other"}
 }
 
 // reason is the word for what is wrong; empty: nothing is.
 func (r *redisState) reason() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.err == nil && r.evicts != nil {
+		return evictsReason
+	}
 	if r.err == nil {
 		return ""
 	}
@@ -87,7 +114,12 @@ func (r *redisState) reason() string {
 func (s *Service) watchRedis(ctx context.Context) {
 	tick := time.NewTicker(beatEvery)
 	defer tick.Stop()
+	var looked time.Time
 	for {
+		if now := time.Now(); now.Sub(looked) >= sayAgain {
+			looked = now
+			s.lookAtEviction(ctx)
+		}
 		beating, cancel := context.WithTimeout(ctx, s.timeout)
 		err := s.store.Beat(beating)
 		cancel()
@@ -107,3 +139,16 @@ func (s *Service) watchRedis(ctx context.Context) {
 		}
 	}
 }
+
+// lookAtEviction asks how Redis makes room.
+func (s *Service) lookAtEviction(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	policy, evicted, err := s.store.Evicts(ctx)
+	if err == nil && s.redis.evicting(policy, evicted) {
+		s.log.LogAttrs(ctx, slog.LevelError, "redis may forget what is written", slog.Any("error", s.redis.warning()))
+	}
+}
+
+// Warning is what a person should change though the service serves; nil: nothing.
+func (s *Service) Warning() error { return s.redis.warning() }

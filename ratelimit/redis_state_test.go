@@ -67,6 +67,28 @@ func TestARedisThatRefusesSaysWhy(t *testing.T) {
 	}
 }
 
+// TestARedisThatEvictsIsToldOf: it serves, and would forget limits and holds when its memory is full.
+func TestARedisThatEvictsIsToldOf(t *testing.T) {
+	t.Parallel()
+	server, log, series := testenv.RedisServer(t), &lines{}, prometheus.NewRegistry()
+	for _, set := range [][]any{{"config", "set", "maxmemory", "100mb"}, {"config", "set", "maxmemory-policy", "allkeys-lru"}} {
+		if err := server.Client().Do(t.Context(), set...).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e := start(t, thousand, func(c *ratelimit.Config) {
+		c.RedisURL, c.Prefix, c.Metrics, c.Log = server.URL(), "", series, slog.New(slog.NewTextHandler(log, nil))
+	})
+	e.run(t)
+	testenv.Eventually(t, "the warning", func() bool {
+		err := e.service.Warning()
+		return err != nil && strings.Contains(err.Error(), "allkeys-lru")
+	})
+	if err := e.service.Ready(t.Context()); err != nil || refuses(t, series) != "EVICTS" || log.count("may forget") != 1 {
+		t.Errorf("want it ready, with a label and one line, got %v, %q, %d", err, refuses(t, series), log.count("may forget"))
+	}
+}
+
 // refuses is the reason whose series is 1.
 func refuses(t *testing.T, series prometheus.Gatherer) string {
 	t.Helper()

@@ -3,6 +3,9 @@ package telemetry
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -61,5 +64,38 @@ func TestShowsTheFreeSpace(t *testing.T) {
 	}
 	if got := testutil.ToFloat64(FreeSpace("/no such folder")); got != 1 {
 		t.Errorf("want 1 for what cannot be told, got %v", got)
+	}
+}
+
+// full is a refusal.
+type full struct{ error }
+
+func (full) Reason() string { return "no_space" }
+
+// TestARefusalIsToldOnceInTenSeconds, with its reason as a label and in what readiness says.
+func TestARefusalIsToldOnceInTenSeconds(t *testing.T) {
+	t.Parallel()
+	stores, lines := NewStores(prometheus.NewRegistry()), &strings.Builder{}
+	stores.LogTo(slog.New(slog.NewTextHandler(lines, nil)))
+	now := time.Now()
+	for second := range 25 {
+		stores.note(t.Context(), "nats", fmt.Errorf("probe: %w", full{errors.New("insufficient storage")}), now.Add(time.Duration(second)*time.Second))
+	}
+	if n := strings.Count(lines.String(), "nats refuses"); n != 3 {
+		t.Errorf("want a line at once and each ten seconds, got %d:\n%s", n, lines)
+	}
+	if err := stores.Problem(); err == nil || !strings.Contains(err.Error(), "nats refuses: insufficient storage") {
+		t.Errorf("want the problem told, got %v", err)
+	}
+	if got := testutil.ToFloat64(stores.refuses.WithLabelValues("nats", "no_space")); got != 1 {
+		t.Errorf("want the reason as a label, got %v", got)
+	}
+	stores.note(t.Context(), "nats", nil, now)
+	if err := stores.Problem(); err != nil || testutil.CollectAndCount(stores.refuses) != 0 || !strings.Contains(lines.String(), "does not refuse any more") {
+		t.Errorf("want it over, got %v", err)
+	}
+	stores.note(t.Context(), "nats", errors.New("connection refused"), now)
+	if err := stores.Problem(); err != nil {
+		t.Errorf("no answer: want no refusal, got %v", err)
 	}
 }

@@ -75,19 +75,20 @@ func (s *Store) holdOne(ctx context.Context, t Take) (Taken, error) {
 	if t.ID == "" && len(t.Buckets) == 0 {
 		return Taken{Outcome: Admitted}, nil
 	}
-	reply, err := s.run(ctx, s.hold, s.holdArgs(t))
+	args := s.holdArgs(t)
+	reply, err := s.run(ctx, s.hold, args)
 	if err != nil {
 		return Taken{}, err
 	}
 	taken, err := parseTaken(reply, t)
-	s.note(t, taken)
+	s.note(t, args, taken)
 	return taken, err
 }
 
-// note tells the index of a hold that was taken.
-func (s *Store) note(t Take, taken Taken) {
-	if t.ID != "" && taken.Outcome == Admitted {
-		s.stands(t.Account, t.ID, float64(taken.Now)+s.lifeOf(t))
+// note tells the index of a hold that was taken by a call of the script.
+func (s *Store) note(t Take, args []any, taken Taken) {
+	if key, ok := args[header].(string); ok && t.ID != "" && taken.Outcome == Admitted {
+		s.stands(key, float64(taken.Now)+s.lifeOf(t))
 	}
 }
 

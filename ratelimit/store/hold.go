@@ -47,15 +47,15 @@ func (s *Store) HoldAll(ctx context.Context, takes []Take) ([]Taken, error) {
 			out[i] = Taken{Outcome: Admitted}
 			continue
 		}
-		cmd := cmds[0]
-		cmds = cmds[1:]
+		cmd, args := cmds[0], calls[0]
+		cmds, calls = cmds[1:], calls[1:]
 		if err := failure(cmd); err != nil {
 			out[i].Err = err
 			continue
 		}
 		out[i], err = parseTaken(cmd.Val(), t)
 		out[i].Err = err
-		s.note(t, out[i])
+		s.note(t, args, out[i])
 	}
 	return out, nil
 }

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -153,4 +154,44 @@ func (s *Store) Forget(ctx context.Context, account, id string) error {
 		}
 	}
 	return nil
+}
+
+// Evicts is how the server makes room when its memory is full, and how many keys it took for that; empty:
+// it takes none, but refuses to write. Limits and holds that it takes are forgotten.
+func (s *Store) Evicts(ctx context.Context) (policy string, evicted int64, err error) {
+	servers, err := s.servers(ctx)
+	if err != nil {
+		return "", 0, err
+	}
+	for _, server := range servers {
+		var info string
+		if err := s.gated(func() (err error) {
+			var stats string
+			if info, err = server.Info(ctx, "memory").Result(); err == nil {
+				stats, err = server.Info(ctx, "stats").Result()
+			}
+			info += stats
+			return err
+		}); err != nil {
+			return "", 0, err
+		}
+		if most := field(info, "maxmemory"); most == "" || most == "0" {
+			continue
+		}
+		if how := field(info, "maxmemory_policy"); how != "" && how != "noeviction" {
+			n, _ := strconv.ParseInt(field(info, "evicted_keys"), 10, 64) // 0 where it is not told
+			policy, evicted = how, evicted+n
+		}
+	}
+	return policy, evicted, nil
+}
+
+// field is a line of INFO.
+func field(info, name string) string {
+	_, rest, found := strings.Cut(info, "\n"+name+":")
+	if !found {
+		return ""
+	}
+	value, _, _ := strings.Cut(rest, "\r\n")
+	return value
 }

@@ -44,8 +44,8 @@ func (s *Store) member(account, id string) string {
 	return strings.TrimPrefix(s.HoldKey(account, id), s.config.Prefix)
 }
 
-// stands notes a hold.
-func (s *Store) stands(account, id string, due float64) {
+// stands notes a hold by its key.
+func (s *Store) stands(key string, due float64) {
 	x := &s.index
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -56,7 +56,7 @@ func (s *Store) stands(account, id string, due float64) {
 	if x.young == nil {
 		x.young = map[string]float64{}
 	}
-	x.young[s.member(account, id)] = due
+	x.young[strings.TrimPrefix(key, s.config.Prefix)] = due
 }
 
 // ended notes that a hold stands no more.

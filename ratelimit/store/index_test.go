@@ -204,3 +204,27 @@ func TestOneSweepsAtATime(t *testing.T) {
 		t.Errorf("then: want the other to sweep, got %d, %v", swept, err)
 	}
 }
+
+// TestASettledCallIsChargedOnce also when it is settled again after it was forgotten.
+func TestASettledCallIsChargedOnce(t *testing.T) {
+	t.Parallel()
+	client, prefix := testenv.Redis(t)
+	s, err := store.New(store.Config{URL: "redis://" + client.Options().Addr, Prefix: prefix, Lifetime: time.Minute, SettledKept: 200 * time.Millisecond,
+		Timeout: 10 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	one := takes(0, 1)
+	one[0].Buckets[0].Limit = bucket.NewLimit(bucket.Tokens, bucket.Params{Capacity: 1e12})
+	holdAll(t, s, one)
+	settleAll(t, s, one, store.Settled)
+	testenv.Eventually(t, "it is forgotten", func() bool {
+		done, err := s.Settle(t.Context(), []store.Settlement{{Account: one[0].Account, ID: one[0].ID, Charged: 7}})
+		return err == nil && done[0].Status == store.Unknown
+	})
+	state, err := s.ReadState(t.Context(), one[0].Account, []string{one[0].ID}, one[0].Buckets)
+	if err != nil || state.States[0].Settled != 7 || state.States[0].Held != 0 {
+		t.Errorf("want 7 charged once, got %+v, %v", state, err)
+	}
+}

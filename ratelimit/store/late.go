@@ -53,6 +53,6 @@ func (s *Store) recordOneLate(ctx context.Context, take Take, lease string) (Lat
 		s.lacks()
 		return LateWay(reply[0]), nil //nolint:nilerr // as said
 	}
-	s.stands(take.Account, take.ID, float64(now)+s.lifeOf(take))
+	s.stands(s.HoldKey(take.Account, take.ID), float64(now)+s.lifeOf(take))
 	return LateWay(reply[0]), nil
 }

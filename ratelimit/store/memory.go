@@ -30,7 +30,8 @@ func memoryWidth(kept time.Duration) int {
 
 // memory is where a settled call is remembered, and by what.
 func (s *Store) memory(account, id string) (key, print string) {
-	hash := sha256.Sum256([]byte(account + "\x00" + id))
+	var room [192]byte
+	hash := sha256.Sum256(append(append(append(room[:0], account...), 0), id...))
 	print = string(hash[:printBytes])
 	number := uint64(binary.LittleEndian.Uint32(hash[printBytes:]))
 	if s.cluster {

@@ -53,7 +53,7 @@ func serveAnalytics(ctx context.Context, s service) error {
 	})
 	g.Go(func() error { return store.Run(ctx) })
 	g.Go(func() error { return keys.Run(ctx) })
-	g.Go(func() error { return s.stores.Watch(ctx, topology.ClickHouse, store.Ping) })
+	g.Go(func() error { return s.stores.Watch(ctx, topology.ClickHouse, store.Takes) })
 	g.Go(func() error { return consumer.Run(ctx) })
 	g.Go(func() error { return metrics.WatchLag(ctx, consumer, 5*time.Second) })
 	return g.Wait()

@@ -13,6 +13,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/identity"
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 	"github.com/leaky-tokens/leaky-tokens/internal/pgconn"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 // serveIdentity runs users, API keys and access tokens.
@@ -53,6 +54,9 @@ func serveIdentity(ctx context.Context, s service) error {
 	common := s.common(id.Ready)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return id.Run(ctx) })
+	group.Go(func() error {
+		return s.stores.Watch(ctx, topology.Postgres, func(ctx context.Context) error { return pgconn.Writable(ctx, pool) })
+	})
 	group.Go(func() error { return s.serveHTTP(ctx, common, id.Handler()) })
 	return group.Wait()
 }

@@ -52,9 +52,18 @@ func (l *live) flags() config.Flags { return l.now.Load().Flags }
 // info are the members of /actuator/info.
 func (s service) info() map[string]any { return map[string]any{"flags": s.live.flags().Shown()} }
 
-// common is what its HTTP side has beside its own routes; ready may be nil.
+// common is what its HTTP side has beside its own routes; ready may be nil. It is not ready either
+// while a store that it watches refuses what it is there for.
 func (s service) common(ready func(context.Context) error) httpapi.Common {
-	return httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info, Ready: ready, Warn: s.files.Problem}
+	whole := func(ctx context.Context) error {
+		if ready != nil {
+			if err := ready(ctx); err != nil {
+				return err
+			}
+		}
+		return s.stores.Problem()
+	}
+	return httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info, Ready: whole, Warn: s.files.Problem}
 }
 
 // Run starts a part by its name, as topology and `leaky ps` have it, and blocks until ctx
@@ -88,9 +97,11 @@ func Run(ctx context.Context, part, path string) error {
 		next, _ := files.Refresh() // what is wrong stands in readyz
 		current.now.Store(next.Config)
 	})
+	stores := telemetry.NewStores(metrics)
+	stores.LogTo(log)
 	return serve(ctx, service{name: name, index: index, cfg: cfg, files: files, first: first, dir: config.StateDir(os.Getenv), log: log,
 		registry: registry,
-		metrics:  metrics, live: current, stores: telemetry.NewStores(metrics)})
+		metrics:  metrics, live: current, stores: stores})
 }
 
 // listen opens an address of leaky.yaml; setting is its key, for the error.

@@ -68,7 +68,9 @@ func serveTokenSvc(ctx context.Context, s service) error {
 	g.Go(func() error {
 		return s.serveHTTP(ctx, s.common(api.Ready), api.Routes())
 	})
-	g.Go(func() error { return s.stores.Watch(ctx, topology.Postgres, pool.Ping) })
+	g.Go(func() error {
+		return s.stores.Watch(ctx, topology.Postgres, func(ctx context.Context) error { return pgconn.Writable(ctx, pool) })
+	})
 	g.Go(func() error { return s.stores.Watch(ctx, topology.NATS, nc.FlushWithContext) }) // a ping and its pong
 	g.Go(func() error {
 		if err := store.Run(ctx); err != nil { // the schema comes first

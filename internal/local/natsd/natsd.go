@@ -24,6 +24,8 @@ import (
 	"net/url"
 	"os"
 	"strconv"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -41,14 +43,19 @@ type Config struct {
 	Dir    string        // JetStream's folder
 	Sync   time.Duration // longest an acknowledged message stays unsynced; 0: none does
 	User   *url.Userinfo // who may connect; nil: anyone who reaches the address
-	Log    *slog.Logger
+	// MaxStore bounds JetStream's files, in bytes; 0: three quarters of what is free at the start.
+	MaxStore int64
+	// Look is how often it is tried whether the stream of events takes a message; 0: 30 s.
+	Look time.Duration
+	Log  *slog.Logger
 }
 
 // Server is an embedded NATS server.
 type Server struct {
-	nats  *server.Server
-	log   *logger
-	ready chan struct{}
+	config Config
+	nats   *server.Server
+	log    *logger
+	ready  chan struct{}
 }
 
 // New checks the configuration; it neither listens nor reads the stream.
@@ -67,8 +74,15 @@ func New(c Config) (*Server, error) {
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("nats: %w", err)
 	}
+	if c.Look <= 0 {
+		c.Look = lookEvery
+	}
+	most := c.MaxStore
+	if most <= 0 {
+		most = -1
+	}
 	opts := &server.Options{ServerName: "leaky", Host: host, Port: int(port), JetStream: true, StoreDir: c.Dir,
-		JetStreamMaxMemory: maxMemory, JetStreamMaxStore: -1, MaxPayload: maxPayload, NoSigs: true,
+		JetStreamMaxMemory: maxMemory, JetStreamMaxStore: most, MaxPayload: maxPayload, NoSigs: true,
 		SyncInterval: c.Sync, SyncAlways: c.Sync == 0}
 	if c.User != nil {
 		opts.Username = c.User.Username()
@@ -84,9 +98,9 @@ func New(c Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("nats: %w", err)
 	}
-	log := &logger{log: c.Log, fatal: make(chan error, 1)}
+	log := &logger{log: c.Log, fatal: make(chan error, 1), trouble: make(chan struct{}, 1)}
 	nats.SetLoggerV2(log, false, false, false)
-	return &Server{nats: nats, log: log, ready: make(chan struct{})}, nil
+	return &Server{config: c, nats: nats, log: log, ready: make(chan struct{})}, nil
 }
 
 // Run serves until ctx ends, then writes everything out and closes.
@@ -98,11 +112,18 @@ func (s *Server) Run(ctx context.Context) error {
 		s.await(ctx)
 	}()
 	var err error
+	looking, stop := context.WithCancel(ctx)
+	stuck := make(chan error, 1)
+	var watching sync.WaitGroup
+	watching.Go(func() { stuck <- s.watch(looking) })
 	select {
 	case <-ctx.Done():
 	case err = <-s.log.fatal:
 		err = fmt.Errorf("run nats: %w", err)
+	case err = <-stuck: // nil where ctx ended
 	}
+	stop()
+	watching.Wait()
 	s.nats.Shutdown()
 	s.nats.WaitForShutdown()
 	<-started
@@ -132,8 +153,21 @@ func (s *Server) URL() string { return s.nats.ClientURL() }
 // logger passes what nats-server says to slog. nats-server's own Fatalf ends the
 // process; ours ends Run.
 type logger struct {
-	log   *slog.Logger
-	fatal chan error
+	log     *slog.Logger
+	fatal   chan error
+	trouble chan struct{} // the server says that it did not store something
+}
+
+// tell passes a line on, and looks whether it says that something was not stored.
+func (l *logger) tell(level slog.Level, text string) {
+	l.log.Log(context.Background(), level, text)
+	if !strings.Contains(text, "failed to store") && !strings.Contains(text, "resource limits exceeded") {
+		return
+	}
+	select {
+	case l.trouble <- struct{}{}:
+	default:
+	}
 }
 
 func (l *logger) fail(err error) {
@@ -143,9 +177,11 @@ func (l *logger) fail(err error) {
 	}
 }
 
-func (l *logger) Fatalf(format string, v ...any)  { l.fail(fmt.Errorf(format, v...)) }
-func (l *logger) Errorf(format string, v ...any)  { l.log.Error(fmt.Sprintf(format, v...)) }
-func (l *logger) Warnf(format string, v ...any)   { l.log.Warn(fmt.Sprintf(format, v...)) }
+func (l *logger) Fatalf(format string, v ...any) { l.fail(fmt.Errorf(format, v...)) }
+func (l *logger) Errorf(format string, v ...any) {
+	l.tell(slog.LevelError, fmt.Sprintf(format, v...))
+}
+func (l *logger) Warnf(format string, v ...any)   { l.tell(slog.LevelWarn, fmt.Sprintf(format, v...)) }
 func (l *logger) Noticef(format string, v ...any) { l.log.Debug(fmt.Sprintf(format, v...)) }
 func (l *logger) Debugf(string, ...any)           {}
 func (l *logger) Tracef(string, ...any)           {}

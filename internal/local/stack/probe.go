@@ -13,8 +13,10 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/supervisor"
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
 	"github.com/leaky-tokens/leaky-tokens/internal/redisconn"
@@ -147,6 +149,7 @@ func redisReady(url string) probe {
 	}
 }
 
+// natsReady wants a message stored in the stream of events, once that is there.
 func natsReady(url string) probe {
 	return func(ctx context.Context) error {
 		conn, err := nats.Connect(url, nats.MaxReconnects(0), nats.Name("leaky-probe"))
@@ -154,11 +157,13 @@ func natsReady(url string) probe {
 			return err
 		}
 		defer conn.Close()
-		js, err := conn.JetStream()
+		js, err := jetstream.New(conn)
 		if err != nil {
 			return err
 		}
-		_, err = js.AccountInfo(nats.Context(ctx))
-		return err
+		if _, err := js.AccountInfo(ctx); err != nil {
+			return err
+		}
+		return usage.Probe(ctx, js)
 	}
 }
