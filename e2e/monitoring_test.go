@@ -128,3 +128,27 @@ func TestPanelsHaveData(t *testing.T) {
 		t.Errorf("%s shows nothing for %s: %s", page, q, why[q])
 	}
 }
+
+// TestOneCallIsFollowedThroughAllParts by its id alone.
+func TestOneCallIsFollowedThroughAllParts(t *testing.T) {
+	t.Parallel()
+	who := newAccount(t)
+	r := request(t, "POST", chatPath, "", `{"model":"gpt-4o","messages":[{"role":"user","content":"Hello"}]}`, byKey(who)...)
+	id := r.header.Get("X-Request-Id")
+	var out string
+	testenv.Within(t, 20*time.Second, "a line of every part", func() bool {
+		out, _ = running.Leaky(t.Context(), "logs", "--request", id)
+		for _, said := range []string{"extauthz", "call checked", "ratelimit", "call decided", "meter", "call settled", "analytics", "tokensvc", "call kept"} {
+			if !strings.Contains(out, said) {
+				return false
+			}
+		}
+		return true
+	})
+	if strings.Contains(out, who.Key) || strings.Contains(out, "Hello") {
+		t.Errorf("a log has the caller's key or words:\n%s", out)
+	}
+	if out, err := running.Leaky(t.Context(), "logs", "--request", "11111111-nobody"); err == nil || !strings.Contains(out, "logs.level") {
+		t.Errorf("want to be told of logs.level, got %v: %s", err, out)
+	}
+}

@@ -46,7 +46,7 @@ func withStack(m *testing.M) (int, error) {
 	if err := os.Chmod(dir, 0o711); err != nil { // Postgres runs as another user below it
 		return 1, err
 	}
-	s, err := stacktest.New(ctx, dir, 0, stacktest.Monitored)
+	s, err := stacktest.New(ctx, dir, 0, stacktest.Monitored, stacktest.Talkative)
 	if err != nil {
 		return 1, err
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	auth "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"google.golang.org/grpc/codes"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 )
@@ -29,7 +30,10 @@ func (s *Service) Check(ctx context.Context, req *auth.CheckRequest) (*auth.Chec
 }
 
 // check answers a call, whatever it takes.
-func (s *Service) check(ctx context.Context, c *call) (*reply, error) {
+func (s *Service) check(ctx context.Context, c *call) (r *reply, err error) {
+	if s.log.Enabled(ctx, slog.LevelDebug) {
+		defer func() { s.tell(ctx, c, r) }()
+	}
 	if wait := s.guesses.wait(c.client, time.Now()); wait > 0 {
 		if r, err := s.recall(ctx, c); !errors.Is(err, errUnknown) {
 			return r, err
@@ -37,6 +41,18 @@ func (s *Service) check(ctx context.Context, c *call) (*reply, error) {
 		return s.refuse(c, denyGuessing(wait))
 	}
 	return s.decide(ctx, c, s.identify)
+}
+
+// tell says what became of a call.
+func (s *Service) tell(ctx context.Context, c *call, r *reply) {
+	said := codes.Unavailable
+	if r != nil {
+		if message, err := r.message(); err == nil {
+			said = codes.Code(message.GetStatus().GetCode())
+		}
+	}
+	s.log.LogAttrs(ctx, slog.LevelDebug, "call checked", slog.String("request_id", c.requestID), slog.String("rule", string(c.rule)),
+		slog.String("said", said.String()))
 }
 
 // recall answers a call from memory, without I/O and without checking a signature;

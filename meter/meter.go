@@ -343,6 +343,10 @@ func (m *Meter) events(settled []*limitpb.Settled) []usage.Message {
 			continue
 		}
 		m.metrics.countEvent(&v.event)
+		if e := &v.event; m.cfg.Log.Enabled(context.Background(), slog.LevelDebug) {
+			m.cfg.Log.LogAttrs(context.Background(), slog.LevelDebug, "call settled", slog.String("request_id", e.RequestID),
+				slog.Int64("tokens", e.Charged), slog.String("source", string(e.Source)), slog.String("reason", e.Reason))
+		}
 		messages = append(messages, message)
 	}
 	return messages

@@ -153,6 +153,10 @@ func (s *Service) conclude(ctx context.Context, a *admission, t store.Taken) {
 		a.fail(status.Error(codes.DeadlineExceeded, "the decision came too late"))
 	}
 	s.remember(a)
+	if s.log.Enabled(ctx, slog.LevelDebug) && a.take.ID != "" {
+		s.log.LogAttrs(ctx, slog.LevelDebug, "call decided", slog.String("request_id", a.take.ID), slog.String("account", a.take.Account),
+			slog.String("outcome", t.Outcome.String()), slog.String("rule", a.refusal.Label))
+	}
 }
 
 // late reports whether the caller of a held request gave up before it was decided.

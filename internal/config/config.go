@@ -26,6 +26,7 @@ type Config struct {
 	Analytics  Analytics  `yaml:"analytics"`
 	Dimensions Dimensions `yaml:"dimensions"` // what calls say of themselves, for the books
 	Monitoring Monitoring `yaml:"monitoring"`
+	Logs       Logs       `yaml:"logs"`
 }
 
 // Gateway is Envoy's public listener.

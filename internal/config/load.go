@@ -99,6 +99,7 @@ func defaults() *Config {
 		Analytics:  defaultAnalytics(),
 		Dimensions: defaultDimensions(),
 		Monitoring: defaultMonitoring(),
+		Logs:       defaultLogs(),
 	}
 }
 

@@ -134,6 +134,7 @@ func (c *Config) validateServices(v *validator) {
 	if c.Limits.Envoys.Listen != "" {
 		check("limits.envoys.listen", c.Limits.Envoys.Listen, true)
 	}
+	c.Logs.validate(v)
 	c.Monitoring.validate(v, func(key, value string) { check(key, value, false) })
 	for _, part := range topology.Having(topology.Part.Listens) {
 		at := c.Services.Named(part.Name)

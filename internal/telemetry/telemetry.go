@@ -9,9 +9,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 )
 
-// Logger writes JSON lines with the service's name. Secrets never reach it: callers
-// log ids and hashes, not credentials.
-func Logger(w io.Writer, service string, level slog.Level) *slog.Logger {
+// Logger writes JSON lines with the service's name, of a level that may change. Secrets never reach
+// it: callers log ids and hashes, not credentials.
+func Logger(w io.Writer, service string, level slog.Leveler) *slog.Logger {
 	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level})).With(slog.String("application", service))
 }
 

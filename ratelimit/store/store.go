@@ -203,6 +203,21 @@ const (
 	Missing  Outcome = 'M' // the pool's state is not here: ask for it, SetBalance and try again
 )
 
+// String is the outcome in a word.
+func (o Outcome) String() string {
+	switch o {
+	case Admitted:
+		return "admitted"
+	case Refused:
+		return "refused"
+	case Repeated:
+		return "repeated"
+	case Short, NoPool:
+		return "balance"
+	}
+	return "unknown"
+}
+
 // Refuses reports whether nothing was taken.
 func (o Outcome) Refuses() bool { return o != Admitted && o != Repeated }
 

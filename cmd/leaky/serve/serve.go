@@ -69,7 +69,8 @@ func (s service) common(ready func(context.Context) error) httpapi.Common {
 // Run starts a part by its name, as topology and `leaky ps` have it, and blocks until ctx
 // ends. path is that of leaky.yaml; empty: the built-in one.
 func Run(ctx context.Context, part, path string) error {
-	log := telemetry.Logger(os.Stderr, part, slog.LevelInfo)
+	level := &slog.LevelVar{}
+	log := telemetry.Logger(os.Stderr, part, level)
 	files := settings.New(path, config.StateDir(os.Getenv), os.Getenv, log)
 	first, err := files.Open()
 	if err != nil {
@@ -83,6 +84,7 @@ func Run(ctx context.Context, part, path string) error {
 	if _, ok := cfg.Services.Service(part); !ok && index > 0 {
 		return fmt.Errorf("serve %s: leaky.yaml names no such replica; add it to services.%s.replicas", part, name)
 	}
+	level.Set(cfg.Logs.Of(name))
 	cfg.Services = cfg.Services.At(name, index)
 	registry, metrics := telemetry.Registry(name)
 	metrics.MustRegister(telemetry.FreeSpace(config.StateDir(os.Getenv)))
@@ -96,6 +98,7 @@ func Run(ctx context.Context, part, path string) error {
 	go config.Watcher{Files: files.Files}.Run(ctx, func() {
 		next, _ := files.Refresh() // what is wrong stands in readyz
 		current.now.Store(next.Config)
+		level.Set(next.Config.Logs.Of(name))
 	})
 	stores := telemetry.NewStores(metrics)
 	stores.LogTo(log)

@@ -152,6 +152,18 @@ func (c *Consumer) process(ctx context.Context, messages []jetstream.Msg) {
 		good = append(good, msg)
 	}
 	c.acknowledge(ctx, good)
+	if c.cfg.Log.Enabled(ctx, slog.LevelDebug) {
+		c.tell(ctx, good)
+	}
+}
+
+// tell says which calls are kept.
+func (c *Consumer) tell(ctx context.Context, messages []jetstream.Msg) {
+	for _, msg := range messages {
+		if e, err := Decode(msg.Data()); err == nil {
+			c.cfg.Log.LogAttrs(ctx, slog.LevelDebug, "call kept", slog.String("request_id", e.RequestID), slog.Int64("tokens", e.Charged))
+		}
+	}
 }
 
 // acknowledge sends every ack, and waits for the server's word on the last: acks of one

@@ -32,6 +32,12 @@ func Edit(old, text string) Option {
 	}
 }
 
+// Talkative has every service say a line for each call.
+func Talkative(s *setup) error {
+	s.text += "\nlogs: {level: debug}\n"
+	return nil
+}
+
 // Monitored runs Prometheus and Alertmanager beside the stack, with short intervals.
 func Monitored(s *setup) error {
 	at, err := FreeAddresses(2)
