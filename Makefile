@@ -122,6 +122,42 @@ sql: ## Regenerate the Go code of the SQL queries (builds sqlc the first time)
 	@$(call tool,$(SQLC),github.com/sqlc-dev/sqlc/cmd/sqlc,$(SQLCVERSION))
 	@$(SQLC) generate
 
+FUZZTIME ?= 20s
+
+.PHONY: fuzz
+fuzz: ## Run each fuzz test for FUZZTIME
+	@grep -rE '^func Fuzz[A-Za-z0-9_]+' --include='*_test.go' . | sed -E 's|^\./(.*)/[^/]*:func (Fuzz[A-Za-z0-9_]+).*|\1 \2|' | sort -u | while read -r dir name; do \
+	  echo "$$dir $$name"; $(GO) test "./$$dir" -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) || exit 1; done
+
+.PHONY: licences
+licences: ## Say under which licence each module is, and fail where one may not be shipped
+	@$(GO) run ./deploy/licences
+
+SBOMVERSION := v1.10.0
+SBOM := $(TOOLS)/cyclonedx-gomod-$(SBOMVERSION)
+
+.PHONY: sbom
+sbom: ## Write bin/sbom.cdx.json: what leaky is built from, as CycloneDX has it
+	@$(call tool,$(SBOM),github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod,$(SBOMVERSION))
+	@mkdir -p bin && $(SBOM) app -json -output-version 1.6 -output bin/sbom.cdx.json -main cmd/leaky .
+
+ACTIONLINTVERSION := v1.7.12
+ACTIONLINT := $(TOOLS)/actionlint-$(ACTIONLINTVERSION)
+
+.PHONY: workflows
+workflows: ## Check the workflows of .github
+	@$(call tool,$(ACTIONLINT),github.com/rhysd/actionlint/cmd/actionlint,$(ACTIONLINTVERSION))
+	@$(ACTIONLINT)
+
+# Builds everything that a release publishes into bin/release, and its notes; VERSION=v1.2.3.
+.PHONY: release
+release: image sbom ## Build binaries, chart, SBOM and checksums of VERSION into bin/release, and bin/notes.md
+	@awk -v head="## $(VERSION:v%=%)" '/^## /{on = index($$0, head) == 1; next} on' CHANGELOG.md > bin/notes.md
+	@test -s bin/notes.md || { echo "CHANGELOG.md has no section '## $(VERSION:v%=%)'"; exit 1; }
+	@rm -rf bin/release bin/chart && $(MAKE) --no-print-directory chart VERSION=$(VERSION) CHARTVERSION=$(VERSION:v%=%)
+	@mkdir -p bin/release && cp bin/image/leaky-amd64 bin/release/leaky-linux-amd64 && cp bin/image/leaky-arm64 bin/release/leaky-linux-arm64
+	@cp bin/chart/*.tgz bin/sbom.cdx.json bin/release && cd bin/release && sha256sum * > SHA256SUMS
+
 IMAGE ?= leaky-tokens:$(VERSION)
 
 .PHONY: image
