@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"fmt"
-	"os/exec"
 	"strings"
 	"testing"
 
@@ -83,7 +82,7 @@ func TestSDKsThatEndAtDone(t *testing.T) {
 // nodePackages is a folder in which Node finds the SDK.
 func nodePackages(t *testing.T) string {
 	t.Helper()
-	return toolcache.Folder(t, "node-"+nodeSDK, func(dir string) *exec.Cmd {
-		return exec.CommandContext(t.Context(), "npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", dir, nodeSDK)
+	return toolcache.Folder(t, "node-"+nodeSDK, func(dir string) []string {
+		return []string{"npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", dir, nodeSDK}
 	})
 }

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/toolcache"
 )
 
 // Releases that are tried; docs/sdks.md names them.
@@ -54,7 +56,7 @@ func TestEverySDK(t *testing.T) {
 func pythonPackages(t *testing.T) string {
 	t.Helper()
 	releases := strings.Fields(pythonSDKs)
-	return cached(t, "python-sdks-"+strings.Join(releases, "-"), func(dir string) []string {
+	return toolcache.Folder(t, "python-sdks-"+strings.Join(releases, "-"), func(dir string) []string {
 		return append([]string{"python3", "-m", "pip", "install", "--quiet", "--target", dir}, releases...)
 	})
 }
@@ -64,7 +66,7 @@ func everyNodePackage(t *testing.T) string {
 	t.Helper()
 	releases := strings.Fields(nodeSDKs)
 	name := strings.NewReplacer("/", "+").Replace("node-sdks-" + strings.Join(releases, "-"))
-	return cached(t, name, func(dir string) []string {
+	return toolcache.Folder(t, name, func(dir string) []string {
 		return append([]string{"npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", dir}, releases...)
 	})
 }

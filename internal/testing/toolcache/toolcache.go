@@ -15,8 +15,8 @@ import (
 // Python is a folder with a release of a package, such as "openai==3.57.0", for PYTHONPATH.
 func Python(tb testing.TB, release string) string {
 	tb.Helper()
-	return Folder(tb, "python-"+release, func(dir string) *exec.Cmd {
-		return exec.CommandContext(tb.Context(), "python3", "-m", "pip", "install", "--quiet", "--target", dir, release)
+	return Folder(tb, "python-"+release, func(dir string) []string {
+		return []string{"python3", "-m", "pip", "install", "--quiet", "--target", dir, release}
 	})
 }
 
@@ -28,16 +28,14 @@ func Go(tb testing.TB, pkg, version string) string {
 	if _, err := os.Stat(program); err == nil {
 		return program
 	}
-	dir := Folder(tb, filepath.Join("tools", "go-"+name+"-"+version), func(dir string) *exec.Cmd {
-		cmd := exec.CommandContext(tb.Context(), "go", "install", pkg+"@"+version)
-		cmd.Env = append(os.Environ(), "GOBIN="+dir, "CGO_ENABLED=0", "GOFLAGS=")
-		return cmd
+	dir := Folder(tb, filepath.Join("tools", "go-"+name+"-"+version), func(dir string) []string {
+		return []string{"env", "GOBIN=" + dir, "CGO_ENABLED=0", "GOFLAGS=", "go", "install", pkg + "@" + version}
 	})
 	return filepath.Join(dir, name)
 }
 
 // Folder is a folder of the cache that a command fills the first time.
-func Folder(tb testing.TB, name string, install func(dir string) *exec.Cmd) string {
+func Folder(tb testing.TB, name string, install func(dir string) []string) string {
 	tb.Helper()
 	dir := filepath.Join(config.CacheDir(os.Getenv), name)
 	if _, err := os.Stat(dir); err == nil {
@@ -50,7 +48,8 @@ func Folder(tb testing.TB, name string, install func(dir string) *exec.Cmd) stri
 	if err != nil {
 		tb.Fatal(err)
 	}
-	if out, err := install(staging).CombinedOutput(); err != nil {
+	command := install(staging)
+	if out, err := exec.CommandContext(tb.Context(), command[0], command[1:]...).CombinedOutput(); err != nil {
 		tb.Fatalf("install %s: %v\n%s", name, err, out)
 	}
 	if err := os.Rename(staging, dir); err != nil {
