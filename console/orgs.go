@@ -3,7 +3,6 @@ package console
 import (
 	"cmp"
 	"net/http"
-	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -49,16 +48,10 @@ type orgData struct {
 	ID, Name    string
 	Owner       bool // the caller may change it
 	Me          string
-	Teams       []teamRow
+	Teams       []api.Team
 	Members     []api.Member
 	Invitations []api.OrgInvitation
 	More        bool // members that are not shown
-}
-
-// teamRow is a team with those in it; without a name it is those without one.
-type teamRow struct {
-	Name  string
-	Count int
 }
 
 // mostMembers is how many members a page shows.
@@ -78,9 +71,17 @@ func (s *site) org(v *visit) error {
 	if err != nil {
 		return err
 	}
+	listed, err := v.api.ListTeamsWithResponse(ctx, org)
+	if err != nil {
+		return err
+	}
+	teams, err := client.Answer(listed.JSON200)
+	if err != nil {
+		return err
+	}
 	own, _ := v.orgOf(org)
 	d := orgData{ID: org.String(), Name: cmp.Or(own.Name, org.String()), Owner: own.Role == membership.Owner || v.admin(), Me: v.me.ID.String(),
-		Members: members, Teams: teams(members), More: len(members) == mostMembers}
+		Members: members, Teams: teams, More: len(members) == mostMembers}
 	if d.Owner {
 		invited, err := v.api.ListOrgInvitationsWithResponse(ctx, org)
 		if err != nil && !tolerable(err) {
@@ -93,17 +94,40 @@ func (s *site) org(v *visit) error {
 	return s.show(v, "org", "/orgs", d.Name, d)
 }
 
-func teams(members []api.Member) []teamRow {
-	count := map[string]int{}
-	for _, m := range members {
-		count[m.Team]++
+// createTeam makes a team: nobody can be in one that was not made.
+func (s *site) createTeam(v *visit) error {
+	org, err := id(v.r.PathValue("id"), "The organisation")
+	if err != nil {
+		return err
 	}
-	var out []teamRow
-	for name, n := range count {
-		out = append(out, teamRow{name, n})
+	if _, err := v.api.CreateTeamWithResponse(v.r.Context(), org, api.TeamRequest{Name: v.r.PostForm.Get("name")}); err != nil {
+		return err
 	}
-	slices.SortFunc(out, func(a, b teamRow) int { return strings.Compare(a.Name, b.Name) })
-	return out
+	return v.back(org)
+}
+
+// deleteTeam takes a team away that has no members.
+func (s *site) deleteTeam(v *visit) error {
+	org, err := id(v.r.PathValue("id"), "The organisation")
+	if err != nil {
+		return err
+	}
+	if _, err := v.api.DeleteTeamWithResponse(v.r.Context(), org, v.r.PostForm.Get("name")); err != nil {
+		return err
+	}
+	return v.back(org)
+}
+
+// renameOrg gives an organisation another name.
+func (s *site) renameOrg(v *visit) error {
+	org, err := id(v.r.PathValue("id"), "The organisation")
+	if err != nil {
+		return err
+	}
+	if _, err := v.api.RenameOrganisationWithResponse(v.r.Context(), org, api.OrganisationRequest{Name: v.r.PostForm.Get("name")}); err != nil {
+		return err
+	}
+	return v.back(org)
 }
 
 // back shows an organisation again.
@@ -118,11 +142,15 @@ func (s *site) setMember(v *visit) error {
 	if err != nil {
 		return err
 	}
-	user, err := id(strings.TrimSpace(v.r.PostForm.Get("user")), "The user")
-	if err != nil {
-		return err
+	in := api.MemberRequest{Role: api.MemberRequestRole(v.r.PostForm.Get("role"))}
+	who := strings.TrimSpace(v.r.PostForm.Get("user"))
+	if user, err := id(who, "The user"); err == nil {
+		in.UserID = &user
+	} else if strings.Contains(who, "@") {
+		in.Email = &who
+	} else {
+		in.Username = &who
 	}
-	in := api.MemberRequest{UserID: user, Role: api.MemberRequestRole(v.r.PostForm.Get("role"))}
 	if team := strings.TrimSpace(v.r.PostForm.Get("team")); team != "" {
 		in.Team = &team
 	}

@@ -112,6 +112,7 @@ func newOrg(t *testing.T, owner stacktest.Account, members ...stacktest.Account)
 	t.Helper()
 	var org struct{ ID string }
 	mustCall(t, 201, "POST", "/api/v1/orgs", owner.JWT, map[string]string{"name": "org of " + owner.ID}, &org)
+	mustCall(t, 201, "POST", "/api/v1/orgs/"+org.ID+"/teams", owner.JWT, map[string]string{"name": "core"}, nil)
 	for _, m := range members {
 		mustCall(t, 202, "POST", "/api/v1/orgs/"+org.ID+"/members", owner.JWT, map[string]string{"userId": m.ID, "role": "MEMBER",
 			"team": "core"}, nil)

@@ -154,6 +154,7 @@ func TestRegistrationByInvitation(t *testing.T) {
 	}
 	boss := &principal.Principal{UserID: b.login("zoe", "correct horse").body["userId"].(string), Roles: []string{"USER"}}
 	org := b.makeOrg(boss, "ours")
+	b.team(org, boss, "blue")
 	code = invite(map[string]string{"orgId": org, "team": "blue"})
 	r := register("yan", code)
 	if members := b.call("GET", orgsPath+"/"+org+"/members", nil, boss); r.status != 201 || !strings.Contains(members.text, `"team":"blue"`) {

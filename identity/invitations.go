@@ -93,6 +93,8 @@ func (s *Service) createInvitation(w http.ResponseWriter, r *http.Request, p pri
 	switch err := s.store.addInvitation(r.Context(), row); {
 	case errors.Is(err, errNotFound):
 		return invalid("orgId", "organisation not found")
+	case misspelt(err):
+		return orgRefusal(err)
 	case errors.Is(err, errTooManyInvitations):
 		return httpapi.Fail(http.StatusConflict, "at most %d invitations may be open: withdraw some first", maxInvitations)
 	case err != nil:
@@ -112,6 +114,9 @@ func (s store) addInvitation(ctx context.Context, row identitydb.AddInvitationPa
 	return s.change(ctx, func(ctx context.Context, c *change) error {
 		if row.OrgID != nil {
 			if _, err := found(c.LockOrg(ctx, *row.OrgID)); err != nil {
+				return err
+			}
+			if err := knownTeam(ctx, c, *row.OrgID, row.Team); err != nil {
 				return err
 			}
 		}

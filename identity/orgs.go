@@ -47,12 +47,9 @@ func (s *Service) createOrg(w http.ResponseWriter, r *http.Request, p principal.
 	if err := httpapi.ReadJSON(w, r, &body); err != nil {
 		return err
 	}
-	if body.Name == nil || strings.TrimSpace(*body.Name) == "" {
-		return invalid("name", "name is required")
-	}
-	name := strings.TrimSpace(*body.Name)
-	if utf8.RuneCountInString(name) > maxOrgName || !printable(name) {
-		return invalid("name", fmt.Sprintf("name must be at most %d characters without control characters", maxOrgName))
+	name, err := orgName(body.Name)
+	if err != nil {
+		return err
 	}
 	u, err := s.self(r, p)
 	if err != nil {
@@ -170,8 +167,46 @@ func (s *Service) listMembers(w http.ResponseWriter, r *http.Request, p principa
 	return nil
 }
 
-// setMember is POST /api/v1/orgs/{id}/members {userId, role, team}: 200 when a member got another
-// role or team. For somebody new an OWNER's call is an invitation, which the user accepts or not
+// renameOrg is PATCH /api/v1/orgs/{id} {name}, for an OWNER.
+func (s *Service) renameOrg(w http.ResponseWriter, r *http.Request, p principal.Principal) error {
+	org, err := pathID(r, "id", "organisation")
+	if err != nil {
+		return err
+	}
+	var body struct {
+		Name *string `json:"name"`
+	}
+	if err := httpapi.ReadJSON(w, r, &body); err != nil {
+		return err
+	}
+	if err := s.mustOwn(r, p, org); err != nil {
+		return err
+	}
+	name, err := orgName(body.Name)
+	if err != nil {
+		return err
+	}
+	if err := s.store.renameOrg(r.Context(), org, name, ownerStill(p, org)); err != nil {
+		return orgRefusal(err)
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// orgName is a name that somebody gives an organisation.
+func orgName(given *string) (string, error) {
+	if given == nil || strings.TrimSpace(*given) == "" {
+		return "", invalid("name", "name is required")
+	}
+	name := strings.TrimSpace(*given)
+	if utf8.RuneCountInString(name) > maxOrgName || !printable(name) {
+		return "", invalid("name", fmt.Sprintf("name must be at most %d characters without control characters", maxOrgName))
+	}
+	return name, nil
+}
+
+// setMember is POST /api/v1/orgs/{id}/members {userId or username or email, role, team}: 200 when a
+// member got another role or team. For somebody new an OWNER's call is an invitation, which the user accepts or not
 // (202); an ADMIN's makes the membership at once (201).
 func (s *Service) setMember(w http.ResponseWriter, r *http.Request, p principal.Principal) error {
 	org, err := pathID(r, "id", "organisation")
@@ -179,9 +214,10 @@ func (s *Service) setMember(w http.ResponseWriter, r *http.Request, p principal.
 		return err
 	}
 	var body struct {
-		UserID *string `json:"userId"`
-		Role   string  `json:"role"`
-		Team   string  `json:"team"`
+		handle
+
+		Role string `json:"role"`
+		Team string `json:"team"`
 	}
 	if err := httpapi.ReadJSON(w, r, &body); err != nil {
 		return err
@@ -190,27 +226,49 @@ func (s *Service) setMember(w http.ResponseWriter, r *http.Request, p principal.
 		return err
 	}
 	var bad []httpapi.FieldError
-	id, err := optionalID("userId", body.UserID)
-	if id == nil || err != nil {
-		bad = append(bad, httpapi.FieldError{Field: "userId", Message: "userId must be the id of a user"})
-	}
+	bad = append(bad, body.handle.check()...)
 	body.Team = strings.TrimSpace(body.Team)
 	if bad = append(bad, checkMembership(body.Role, body.Team)...); len(bad) > 0 {
 		return invalidFields(bad)
 	}
-	m := identitydb.SetMemberParams{OrgID: org, UserID: *id, Role: body.Role, Team: body.Team}
+	id, err := s.store.whoIs(r.Context(), body.handle)
+	if err != nil {
+		return orgRefusal(err)
+	}
+	m := identitydb.SetMemberParams{OrgID: org, UserID: id, Role: body.Role, Team: body.Team}
 	done, err := s.store.setMember(r.Context(), m, p, ownerStill(p, org))
 	if err != nil {
 		return orgRefusal(err)
 	}
 	switch {
 	case !done.invited.IsZero():
-		httpapi.WriteJSON(w, http.StatusAccepted, orgInvitationView{OrgID: org, UserID: id, Role: m.Role, Team: m.Team,
+		httpapi.WriteJSON(w, http.StatusAccepted, orgInvitationView{OrgID: org, UserID: &id, Role: m.Role, Team: m.Team,
 			Status: statusInvited, ExpiresAt: done.invited})
 	case done.fresh:
-		httpapi.WriteJSON(w, http.StatusCreated, memberView{UserID: *id, Role: m.Role, Team: m.Team})
+		httpapi.WriteJSON(w, http.StatusCreated, memberView{UserID: id, Role: m.Role, Team: m.Team})
 	default:
-		httpapi.WriteJSON(w, http.StatusOK, memberView{UserID: *id, Role: m.Role, Team: m.Team})
+		httpapi.WriteJSON(w, http.StatusOK, memberView{UserID: id, Role: m.Role, Team: m.Team})
+	}
+	return nil
+}
+
+// handle names a user, in one way.
+type handle struct {
+	UserID   *string `json:"userId"`
+	Username *string `json:"username"`
+	Email    *string `json:"email"`
+}
+
+// check wants one way, and of an id its form.
+func (h handle) check() []httpapi.FieldError {
+	given := 0
+	for _, text := range []*string{h.UserID, h.Username, h.Email} {
+		if text != nil && *text != "" {
+			given++
+		}
+	}
+	if _, err := optionalID("userId", h.UserID); given != 1 || err != nil {
+		return []httpapi.FieldError{{Field: "userId", Message: "name one user: userId must be an id, or give username or email"}}
 	}
 	return nil
 }
@@ -281,6 +339,14 @@ func ownerStill(p principal.Principal, org uuid.UUID) func(context.Context, *ide
 
 func orgRefusal(err error) error {
 	switch {
+	case misspelt(err):
+		return invalid("team", err.Error())
+	case errors.Is(err, errNoTeam):
+		return httpapi.Fail(http.StatusNotFound, "team not found")
+	case errors.Is(err, errTeamInUse):
+		return httpapi.Fail(http.StatusConflict, "%s", errTeamInUse.Error())
+	case errors.Is(err, errTooManyTeams):
+		return httpapi.Fail(http.StatusConflict, "an organisation may have at most %d teams", maxTeams)
 	case errors.Is(err, errNoUser):
 		return invalid("userId", "user not found")
 	case errors.Is(err, errNotMember):

@@ -26,8 +26,19 @@ func (b *bench) makeOrg(as *principal.Principal, name string) string {
 	return r.body["id"].(string)
 }
 
+// team makes one, if it is not there.
+func (b *bench) team(org string, as *principal.Principal, name string) {
+	b.t.Helper()
+	if r := b.call("POST", orgsPath+"/"+org+"/teams", map[string]string{"name": name}, as); r.status/100 != 2 {
+		b.t.Fatalf("make team %s: %d %s", name, r.status, r.text)
+	}
+}
+
 func (b *bench) setMember(org string, as, who *principal.Principal, role, team string) reply {
 	b.t.Helper()
+	if team != "" {
+		b.team(org, as, team)
+	}
 	return b.call("POST", orgsPath+"/"+org+"/members", map[string]string{"userId": who.UserID, "role": role, "team": team}, as)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -50,6 +51,42 @@ func (s store) createOrg(ctx context.Context, org identitydb.AddOrgParams, owner
 		}
 		return audit.Record(ctx, c, audit.Entry{Action: "org.create", Target: org.ID.String(), Detail: map[string]string{"name": org.Name}})
 	})
+}
+
+func (s store) renameOrg(ctx context.Context, org uuid.UUID, name string, ask may) error {
+	return s.change(ctx, func(ctx context.Context, c *change) error {
+		if _, err := found(c.LockOrg(ctx, org)); err != nil {
+			return err
+		}
+		if err := ask(ctx, c.Queries); err != nil {
+			return err
+		}
+		if _, err := c.RenameOrg(ctx, identitydb.RenameOrgParams{ID: org, Name: name}); err != nil {
+			return fmt.Errorf("rename organisation: %w", err)
+		}
+		return audit.Record(ctx, c, audit.Entry{Action: "org.rename", Target: org.String(), Detail: map[string]string{"name": name}})
+	})
+}
+
+// whoIs finds a user by what they are called; errNoUser when nobody is called so.
+func (s store) whoIs(ctx context.Context, h handle) (id uuid.UUID, err error) {
+	ctx, cancel, q := s.read(ctx)
+	defer cancel()
+	switch {
+	case h.Username != nil && *h.Username != "":
+		id, err = q.UserIDByName(ctx, strings.TrimSpace(*h.Username))
+	case h.Email != nil && *h.Email != "":
+		id, err = q.UserIDByEmail(ctx, strings.TrimSpace(*h.Email))
+	case h.UserID != nil:
+		return parseID(*h.UserID)
+	}
+	if errors.Is(err, pgx.ErrNoRows) {
+		return id, errNoUser
+	}
+	if err != nil {
+		return id, fmt.Errorf("look for user: %w", err)
+	}
+	return id, nil
 }
 
 func (s store) orgsOf(ctx context.Context, id uuid.UUID) ([]identitydb.OrgsOfRow, error) {
@@ -104,6 +141,9 @@ func (s store) setMember(ctx context.Context, m identitydb.SetMemberParams, p pr
 			return err
 		}
 		if err := may(ctx, c.Queries); err != nil {
+			return err
+		}
+		if err := knownTeam(ctx, c, m.OrgID, m.Team); err != nil {
 			return err
 		}
 		if _, err := found(c.LockUser(ctx, m.UserID)); errors.Is(err, errNotFound) {

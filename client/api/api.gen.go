@@ -815,13 +815,15 @@ type Member struct {
 	Username string             `json:"username,omitempty,omitzero"`
 }
 
-// MemberRequest defines model for MemberRequest.
+// MemberRequest Whom: one of userId, username and email.
 type MemberRequest struct {
-	Role MemberRequestRole `json:"role"`
+	Email *string           `json:"email,omitempty"`
+	Role  MemberRequestRole `json:"role"`
 
-	// Team 1 to 50 letters, digits, dots, underscores or dashes.
-	Team   *string            `json:"team,omitempty"`
-	UserID openapi_types.UUID `json:"userId"`
+	// Team A team of the organisation; none when absent or empty.
+	Team     *string             `json:"team,omitempty"`
+	UserID   *openapi_types.UUID `json:"userId,omitempty"`
+	Username *string             `json:"username,omitempty"`
 }
 
 // MemberRequestRole defines model for MemberRequest.Role.
@@ -1417,6 +1419,19 @@ type StubAnswer struct {
 	// Received The request, echoed.
 	Received             map[string]interface{} `json:"received"`
 	AdditionalProperties map[string]interface{} `json:"-"`
+}
+
+// Team defines model for Team.
+type Team struct {
+	CreatedAt time.Time `json:"createdAt"`
+	Members   int64     `json:"members"`
+	Name      string    `json:"name"`
+}
+
+// TeamRequest defines model for TeamRequest.
+type TeamRequest struct {
+	// Name 1 to 50 letters, digits, dots, underscores or dashes.
+	Name string `json:"name"`
 }
 
 // TokenAnswer defines model for TokenAnswer.
@@ -2391,8 +2406,14 @@ type RegisterJSONRequestBody = RegisterRequest
 // CreateOrganisationJSONRequestBody defines body for CreateOrganisation for application/json ContentType.
 type CreateOrganisationJSONRequestBody = OrganisationRequest
 
+// RenameOrganisationJSONRequestBody defines body for RenameOrganisation for application/json ContentType.
+type RenameOrganisationJSONRequestBody = OrganisationRequest
+
 // SetMemberJSONRequestBody defines body for SetMember for application/json ContentType.
 type SetMemberJSONRequestBody = MemberRequest
+
+// CreateTeamJSONRequestBody defines body for CreateTeam for application/json ContentType.
+type CreateTeamJSONRequestBody = TeamRequest
 
 // ConsumeTokensJSONRequestBody defines body for ConsumeTokens for application/json ContentType.
 type ConsumeTokensJSONRequestBody = ConsumeRequest
@@ -3349,6 +3370,20 @@ type ClientInterface interface {
 	// Corresponds with GET /api/v1/orgs/invitations (the `ListOwnInvitations` operationId).
 	ListOwnInvitations(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// RenameOrganisationWithBody Rename an organisation
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PATCH /api/v1/orgs/{id} (the `RenameOrganisation` operationId).
+	RenameOrganisationWithBody(ctx context.Context, id OrganisationID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RenameOrganisation Rename an organisation
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PATCH /api/v1/orgs/{id} (the `RenameOrganisation` operationId).
+	RenameOrganisation(ctx context.Context, id OrganisationID, body RenameOrganisationJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListOrgInvitations List who has not answered yet
 	//
 	// Corresponds with GET /api/v1/orgs/{id}/invitations (the `ListOrgInvitations` operationId).
@@ -3392,6 +3427,30 @@ type ClientInterface interface {
 	//
 	// Corresponds with DELETE /api/v1/orgs/{id}/members/{userId} (the `RemoveMember` operationId).
 	RemoveMember(ctx context.Context, id OrganisationID, userID openapi_types.UUID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListTeams List the teams
+	//
+	// Corresponds with GET /api/v1/orgs/{id}/teams (the `ListTeams` operationId).
+	ListTeams(ctx context.Context, id OrganisationID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateTeamWithBody Make a team
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/orgs/{id}/teams (the `CreateTeam` operationId).
+	CreateTeamWithBody(ctx context.Context, id OrganisationID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateTeam Make a team
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/orgs/{id}/teams (the `CreateTeam` operationId).
+	CreateTeam(ctx context.Context, id OrganisationID, body CreateTeamJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeleteTeam Delete a team without members
+	//
+	// Corresponds with DELETE /api/v1/orgs/{id}/teams/{team} (the `DeleteTeam` operationId).
+	DeleteTeam(ctx context.Context, id OrganisationID, team string, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ConsumeTokensWithBody Spend tokens on one call of a provider
 	//
@@ -4614,6 +4673,40 @@ func (c *Client) ListOwnInvitations(ctx context.Context, reqEditors ...RequestEd
 	return c.Client.Do(req)
 }
 
+// RenameOrganisationWithBody Rename an organisation
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PATCH /api/v1/orgs/{id} (the `RenameOrganisation` operationId).
+func (c *Client) RenameOrganisationWithBody(ctx context.Context, id OrganisationID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRenameOrganisationRequestWithBody(c.Server, id, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RenameOrganisation Rename an organisation
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PATCH /api/v1/orgs/{id} (the `RenameOrganisation` operationId).
+func (c *Client) RenameOrganisation(ctx context.Context, id OrganisationID, body RenameOrganisationJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRenameOrganisationRequest(c.Server, id, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // ListOrgInvitations List who has not answered yet
 //
 // Corresponds with GET /api/v1/orgs/{id}/invitations (the `ListOrgInvitations` operationId).
@@ -4728,6 +4821,70 @@ func (c *Client) SetMember(ctx context.Context, id OrganisationID, body SetMembe
 // Corresponds with DELETE /api/v1/orgs/{id}/members/{userId} (the `RemoveMember` operationId).
 func (c *Client) RemoveMember(ctx context.Context, id OrganisationID, userID openapi_types.UUID, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewRemoveMemberRequest(c.Server, id, userID)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListTeams List the teams
+//
+// Corresponds with GET /api/v1/orgs/{id}/teams (the `ListTeams` operationId).
+func (c *Client) ListTeams(ctx context.Context, id OrganisationID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListTeamsRequest(c.Server, id)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateTeamWithBody Make a team
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/orgs/{id}/teams (the `CreateTeam` operationId).
+func (c *Client) CreateTeamWithBody(ctx context.Context, id OrganisationID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateTeamRequestWithBody(c.Server, id, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateTeam Make a team
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/orgs/{id}/teams (the `CreateTeam` operationId).
+func (c *Client) CreateTeam(ctx context.Context, id OrganisationID, body CreateTeamJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateTeamRequest(c.Server, id, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeleteTeam Delete a team without members
+//
+// Corresponds with DELETE /api/v1/orgs/{id}/teams/{team} (the `DeleteTeam` operationId).
+func (c *Client) DeleteTeam(ctx context.Context, id OrganisationID, team string, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteTeamRequest(c.Server, id, team)
 	if err != nil {
 		return nil, err
 	}
@@ -8766,6 +8923,53 @@ func NewListOwnInvitationsRequest(server string) (*http.Request, error) {
 	return req, nil
 }
 
+// NewRenameOrganisationRequest calls the generic RenameOrganisation builder with application/json body
+func NewRenameOrganisationRequest(server string, id OrganisationID, body RenameOrganisationJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewRenameOrganisationRequestWithBody(server, id, "application/json", bodyReader)
+}
+
+// NewRenameOrganisationRequestWithBody constructs an http.Request for the RenameOrganisation method, with any body, and a specified content type
+func NewRenameOrganisationRequestWithBody(server string, id OrganisationID, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/orgs/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPatch, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
 // NewListOrgInvitationsRequest constructs an http.Request for the ListOrgInvitations method
 func NewListOrgInvitationsRequest(server string, id OrganisationID) (*http.Request, error) {
 	var err error
@@ -9053,6 +9257,128 @@ func NewRemoveMemberRequest(server string, id OrganisationID, userID openapi_typ
 	}
 
 	operationPath := fmt.Sprintf("/api/v1/orgs/%s/members/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListTeamsRequest constructs an http.Request for the ListTeams method
+func NewListTeamsRequest(server string, id OrganisationID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/orgs/%s/teams", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCreateTeamRequest calls the generic CreateTeam builder with application/json body
+func NewCreateTeamRequest(server string, id OrganisationID, body CreateTeamJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreateTeamRequestWithBody(server, id, "application/json", bodyReader)
+}
+
+// NewCreateTeamRequestWithBody constructs an http.Request for the CreateTeam method, with any body, and a specified content type
+func NewCreateTeamRequestWithBody(server string, id OrganisationID, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/orgs/%s/teams", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewDeleteTeamRequest constructs an http.Request for the DeleteTeam method
+func NewDeleteTeamRequest(server string, id OrganisationID, team string) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "team", team, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/orgs/%s/teams/%s", pathParam0, pathParam1)
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -10461,6 +10787,20 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /api/v1/orgs/invitations (the `ListOwnInvitations` operationId).
 	ListOwnInvitationsWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListOwnInvitationsResponse, error)
 
+	// RenameOrganisationWithBodyWithResponse Rename an organisation
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PATCH /api/v1/orgs/{id} (the `RenameOrganisation` operationId).
+	RenameOrganisationWithBodyWithResponse(ctx context.Context, id OrganisationID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RenameOrganisationResponse, error)
+
+	// RenameOrganisationWithResponse Rename an organisation
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PATCH /api/v1/orgs/{id} (the `RenameOrganisation` operationId).
+	RenameOrganisationWithResponse(ctx context.Context, id OrganisationID, body RenameOrganisationJSONRequestBody, reqEditors ...RequestEditorFn) (*RenameOrganisationResponse, error)
+
 	// ListOrgInvitationsWithResponse List who has not answered yet
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -10516,6 +10856,34 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with DELETE /api/v1/orgs/{id}/members/{userId} (the `RemoveMember` operationId).
 	RemoveMemberWithResponse(ctx context.Context, id OrganisationID, userID openapi_types.UUID, reqEditors ...RequestEditorFn) (*RemoveMemberResponse, error)
+
+	// ListTeamsWithResponse List the teams
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/orgs/{id}/teams (the `ListTeams` operationId).
+	ListTeamsWithResponse(ctx context.Context, id OrganisationID, reqEditors ...RequestEditorFn) (*ListTeamsResponse, error)
+
+	// CreateTeamWithBodyWithResponse Make a team
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/orgs/{id}/teams (the `CreateTeam` operationId).
+	CreateTeamWithBodyWithResponse(ctx context.Context, id OrganisationID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateTeamResponse, error)
+
+	// CreateTeamWithResponse Make a team
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/orgs/{id}/teams (the `CreateTeam` operationId).
+	CreateTeamWithResponse(ctx context.Context, id OrganisationID, body CreateTeamJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateTeamResponse, error)
+
+	// DeleteTeamWithResponse Delete a team without members
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /api/v1/orgs/{id}/teams/{team} (the `DeleteTeam` operationId).
+	DeleteTeamWithResponse(ctx context.Context, id OrganisationID, team string, reqEditors ...RequestEditorFn) (*DeleteTeamResponse, error)
 
 	// ConsumeTokensWithBodyWithResponse Spend tokens on one call of a provider
 	//
@@ -12798,6 +13166,40 @@ func (r ListOwnInvitationsResponse) ContentType() string {
 	return ""
 }
 
+type RenameOrganisationResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+}
+
+// GetBody returns the raw response body bytes
+func (r RenameOrganisationResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RenameOrganisationResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RenameOrganisationResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RenameOrganisationResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type ListOrgInvitationsResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -13079,6 +13481,129 @@ func (r RemoveMemberResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r RemoveMemberResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListTeamsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *[]Team
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListTeamsResponse) GetJSON200() *[]Team {
+	return r.JSON200
+}
+
+// GetBody returns the raw response body bytes
+func (r ListTeamsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListTeamsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListTeamsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListTeamsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type CreateTeamResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Team
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *Team
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r CreateTeamResponse) GetJSON200() *Team {
+	return r.JSON200
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r CreateTeamResponse) GetJSON201() *Team {
+	return r.JSON201
+}
+
+// GetBody returns the raw response body bytes
+func (r CreateTeamResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CreateTeamResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CreateTeamResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CreateTeamResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DeleteTeamResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+}
+
+// GetBody returns the raw response body bytes
+func (r DeleteTeamResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DeleteTeamResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DeleteTeamResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DeleteTeamResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -14769,6 +15294,32 @@ func (c *ClientWithResponses) ListOwnInvitationsWithResponse(ctx context.Context
 	return ParseListOwnInvitationsResponse(rsp)
 }
 
+// RenameOrganisationWithBodyWithResponse Rename an organisation
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PATCH /api/v1/orgs/{id} (the `RenameOrganisation` operationId).
+func (c *ClientWithResponses) RenameOrganisationWithBodyWithResponse(ctx context.Context, id OrganisationID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RenameOrganisationResponse, error) {
+	rsp, err := c.RenameOrganisationWithBody(ctx, id, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRenameOrganisationResponse(rsp)
+}
+
+// RenameOrganisationWithResponse Rename an organisation
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PATCH /api/v1/orgs/{id} (the `RenameOrganisation` operationId).
+func (c *ClientWithResponses) RenameOrganisationWithResponse(ctx context.Context, id OrganisationID, body RenameOrganisationJSONRequestBody, reqEditors ...RequestEditorFn) (*RenameOrganisationResponse, error) {
+	rsp, err := c.RenameOrganisation(ctx, id, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRenameOrganisationResponse(rsp)
+}
+
 // ListOrgInvitationsWithResponse List who has not answered yet
 //
 // Returns a wrapper object for the known response body format(s).
@@ -14871,6 +15422,58 @@ func (c *ClientWithResponses) RemoveMemberWithResponse(ctx context.Context, id O
 		return nil, err
 	}
 	return ParseRemoveMemberResponse(rsp)
+}
+
+// ListTeamsWithResponse List the teams
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/orgs/{id}/teams (the `ListTeams` operationId).
+func (c *ClientWithResponses) ListTeamsWithResponse(ctx context.Context, id OrganisationID, reqEditors ...RequestEditorFn) (*ListTeamsResponse, error) {
+	rsp, err := c.ListTeams(ctx, id, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListTeamsResponse(rsp)
+}
+
+// CreateTeamWithBodyWithResponse Make a team
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/orgs/{id}/teams (the `CreateTeam` operationId).
+func (c *ClientWithResponses) CreateTeamWithBodyWithResponse(ctx context.Context, id OrganisationID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateTeamResponse, error) {
+	rsp, err := c.CreateTeamWithBody(ctx, id, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateTeamResponse(rsp)
+}
+
+// CreateTeamWithResponse Make a team
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/orgs/{id}/teams (the `CreateTeam` operationId).
+func (c *ClientWithResponses) CreateTeamWithResponse(ctx context.Context, id OrganisationID, body CreateTeamJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateTeamResponse, error) {
+	rsp, err := c.CreateTeam(ctx, id, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateTeamResponse(rsp)
+}
+
+// DeleteTeamWithResponse Delete a team without members
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /api/v1/orgs/{id}/teams/{team} (the `DeleteTeam` operationId).
+func (c *ClientWithResponses) DeleteTeamWithResponse(ctx context.Context, id OrganisationID, team string, reqEditors ...RequestEditorFn) (*DeleteTeamResponse, error) {
+	rsp, err := c.DeleteTeam(ctx, id, team, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDeleteTeamResponse(rsp)
 }
 
 // ConsumeTokensWithBodyWithResponse Spend tokens on one call of a provider
@@ -16571,6 +17174,22 @@ func ParseListOwnInvitationsResponse(rsp *http.Response) (*ListOwnInvitationsRes
 	return response, nil
 }
 
+// ParseRenameOrganisationResponse parses an HTTP response from a RenameOrganisationWithResponse call
+func ParseRenameOrganisationResponse(rsp *http.Response) (*RenameOrganisationResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RenameOrganisationResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	return response, nil
+}
+
 // ParseListOrgInvitationsResponse parses an HTTP response from a ListOrgInvitationsWithResponse call
 func ParseListOrgInvitationsResponse(rsp *http.Response) (*ListOrgInvitationsResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -16743,6 +17362,81 @@ func ParseRemoveMemberResponse(rsp *http.Response) (*RemoveMemberResponse, error
 	}
 
 	response := &RemoveMemberResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	return response, nil
+}
+
+// ParseListTeamsResponse parses an HTTP response from a ListTeamsWithResponse call
+func ParseListTeamsResponse(rsp *http.Response) (*ListTeamsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListTeamsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest []Team
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseCreateTeamResponse parses an HTTP response from a CreateTeamWithResponse call
+func ParseCreateTeamResponse(rsp *http.Response) (*CreateTeamResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CreateTeamResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Team
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest Team
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDeleteTeamResponse parses an HTTP response from a DeleteTeamWithResponse call
+func ParseDeleteTeamResponse(rsp *http.Response) (*DeleteTeamResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DeleteTeamResponse{
 		Body:         bodyBytes,
 		HTTPResponse: rsp,
 	}

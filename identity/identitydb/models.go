@@ -160,6 +160,12 @@ type SigningKey struct {
 	WithdrawnAt *time.Time
 }
 
+type Team struct {
+	OrgID     uuid.UUID
+	Name      string
+	CreatedAt time.Time
+}
+
 type TokenFamily struct {
 	ID        uuid.UUID
 	UserID    uuid.UUID
