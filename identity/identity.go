@@ -244,6 +244,7 @@ func (s *Service) Handler() *httpapi.Mux {
 	handle("POST /api/v1/admin/invitations", s.known(s.admin(s.createInvitation)))
 	handle("GET /api/v1/admin/invitations", s.known(s.admin(s.listInvitations)))
 	handle("DELETE /api/v1/admin/invitations/{id}", s.known(s.admin(s.withdrawInvitation)))
+	handle("GET /api/v1/admin/orgs", s.known(s.admin(s.listAllOrgs)))
 	handle("GET /api/v1/admin/users", s.known(s.admin(s.listUsers)))
 	handle("PUT /api/v1/admin/users/{id}/roles", s.known(s.admin(s.setRoles)))
 	handle("POST /api/v1/admin/users/{id}/disable", s.known(s.admin(s.setDisabled(true))))

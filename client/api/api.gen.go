@@ -1001,6 +1001,14 @@ type OrganisationRequest struct {
 	Name string `json:"name"`
 }
 
+// OrganisationSummary defines model for OrganisationSummary.
+type OrganisationSummary struct {
+	CreatedAt time.Time          `json:"createdAt"`
+	ID        openapi_types.UUID `json:"id"`
+	Members   int64              `json:"members"`
+	Name      string             `json:"name"`
+}
+
 // PageForm Fields of the page that was shown; they are sealed.
 type PageForm map[string]string
 
@@ -1859,6 +1867,15 @@ type ListOAuthClientsParams struct {
 
 // ListInvitationsParams defines parameters for ListInvitations.
 type ListInvitationsParams struct {
+	// Limit Entries of a page; the header Link leads to the next.
+	Limit *PageLimit `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// ListAllOrganisationsParams defines parameters for ListAllOrganisations.
+type ListAllOrganisationsParams struct {
+	// After Id of the last organisation of the page before.
+	After *openapi_types.UUID `form:"after,omitempty" json:"after,omitempty"`
+
 	// Limit Entries of a page; the header Link leads to the next.
 	Limit *PageLimit `form:"limit,omitempty" json:"limit,omitempty"`
 }
@@ -3098,6 +3115,11 @@ type ClientInterface interface {
 	// Corresponds with GET /api/v1/admin/ledger/verify (the `VerifyLedger` operationId).
 	VerifyLedger(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListAllOrganisations List everybody's organisations
+	//
+	// Corresponds with GET /api/v1/admin/orgs (the `ListAllOrganisations` operationId).
+	ListAllOrganisations(ctx context.Context, params *ListAllOrganisationsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// AdjustPoolWithBody Correct a pool, up or down
 	//
 	// Takes any type of body and a specified content type.
@@ -3951,6 +3973,21 @@ func (c *Client) WithdrawSigningKey(ctx context.Context, id string, reqEditors .
 // Corresponds with GET /api/v1/admin/ledger/verify (the `VerifyLedger` operationId).
 func (c *Client) VerifyLedger(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewVerifyLedgerRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListAllOrganisations List everybody's organisations
+//
+// Corresponds with GET /api/v1/admin/orgs (the `ListAllOrganisations` operationId).
+func (c *Client) ListAllOrganisations(ctx context.Context, params *ListAllOrganisationsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListAllOrganisationsRequest(c.Server, params)
 	if err != nil {
 		return nil, err
 	}
@@ -6095,6 +6132,72 @@ func NewVerifyLedgerRequest(server string) (*http.Request, error) {
 	queryURL, err := serverURL.Parse(operationPath)
 	if err != nil {
 		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListAllOrganisationsRequest constructs an http.Request for the ListAllOrganisations method
+func NewListAllOrganisationsRequest(server string, params *ListAllOrganisationsParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/admin/orgs")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.After != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "after", *params.After, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "uuid"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
 	}
 
 	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
@@ -10471,6 +10574,13 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /api/v1/admin/ledger/verify (the `VerifyLedger` operationId).
 	VerifyLedgerWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*VerifyLedgerResponse, error)
 
+	// ListAllOrganisationsWithResponse List everybody's organisations
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/admin/orgs (the `ListAllOrganisations` operationId).
+	ListAllOrganisationsWithResponse(ctx context.Context, params *ListAllOrganisationsParams, reqEditors ...RequestEditorFn) (*ListAllOrganisationsResponse, error)
+
 	// AdjustPoolWithBodyWithResponse Correct a pool, up or down
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
@@ -11828,6 +11938,54 @@ func (r VerifyLedgerResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r VerifyLedgerResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ListAllOrganisationsResponse200Headers the declared response headers of an HTTP 200 response for ListAllOrganisations
+type ListAllOrganisationsResponse200Headers struct {
+	Link string
+}
+
+type ListAllOrganisationsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *[]OrganisationSummary
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *ListAllOrganisationsResponse200Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListAllOrganisationsResponse) GetJSON200() *[]OrganisationSummary {
+	return r.JSON200
+}
+
+// GetBody returns the raw response body bytes
+func (r ListAllOrganisationsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListAllOrganisationsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListAllOrganisationsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListAllOrganisationsResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -14714,6 +14872,19 @@ func (c *ClientWithResponses) VerifyLedgerWithResponse(ctx context.Context, reqE
 	return ParseVerifyLedgerResponse(rsp)
 }
 
+// ListAllOrganisationsWithResponse List everybody's organisations
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/admin/orgs (the `ListAllOrganisations` operationId).
+func (c *ClientWithResponses) ListAllOrganisationsWithResponse(ctx context.Context, params *ListAllOrganisationsParams, reqEditors ...RequestEditorFn) (*ListAllOrganisationsResponse, error) {
+	rsp, err := c.ListAllOrganisations(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListAllOrganisationsResponse(rsp)
+}
+
 // AdjustPoolWithBodyWithResponse Correct a pool, up or down
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
@@ -16335,6 +16506,45 @@ func ParseVerifyLedgerResponse(rsp *http.Response) (*VerifyLedgerResponse, error
 		}
 		response.JSON200 = &dest
 
+	}
+
+	return response, nil
+}
+
+// ParseListAllOrganisationsResponse parses an HTTP response from a ListAllOrganisationsWithResponse call
+func ParseListAllOrganisationsResponse(rsp *http.Response) (*ListAllOrganisationsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListAllOrganisationsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest []OrganisationSummary
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers ListAllOrganisationsResponse200Headers
+		if values := rsp.Header.Values("Link"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Link", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Link = value
+		}
+		response.Headers200 = &headers
 	}
 
 	return response, nil

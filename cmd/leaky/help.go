@@ -29,6 +29,9 @@ func (partsCommand) Help() string   { return "Examples:\n\n    leaky parts list"
 func (limitsCommand) Help() string  { return "Examples:\n\n    leaky limits list" }
 func (clientsCommand) Help() string { return "Examples:\n\n    leaky clients list" }
 func (invitesCommand) Help() string { return "Examples:\n\n    leaky invites list" }
+func (orgsCommand) Help() string    { return "Examples:\n\n    leaky orgs list" }
+func (teamsCommand) Help() string   { return "Examples:\n\n    leaky teams list \"Acme Corp\"" }
+func (usersCommand) Help() string   { return "Examples:\n\n    leaky users list" }
 func (pricesCommand) Help() string  { return "Examples:\n\n    leaky prices list" }
 func (keysCommand) Help() string    { return "Examples:\n\n    leaky keys list" }
 func (sagasCommand) Help() string   { return "Examples:\n\n    leaky sagas list --parked" }

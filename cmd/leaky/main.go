@@ -48,6 +48,11 @@ type cli struct {
 	Explain explainCommand `cmd:"" group:"Tools" help:"Say how one call was decided: rules, levels, what was held, why it was refused."`
 	Clients clientsCommand `cmd:"" group:"Tools" help:"The OAuth2 clients: list, create, delete them, rotate their secrets."`
 	Invites invitesCommand `cmd:"" group:"Tools" help:"Who may register where an invitation is needed: make, list and withdraw codes."`
+	Orgs    orgsCommand    `cmd:"" group:"Tools" help:"Organisations and their members: list, create, rename, add, remove."`
+	Teams   teamsCommand   `cmd:"" group:"Tools" help:"The teams of an organisation: list, create, delete."`
+	Users   usersCommand   `cmd:"" group:"Tools" help:"List the users."`
+	Usage   usageCommand   `cmd:"" group:"Tools" help:"Sum up who used what: by team, user, model, key or any other dimension."`
+	Apply   applyCommand   `cmd:"" group:"Tools" help:"Make organisations, teams and members what a file says."`
 	Keys    keysCommand    `cmd:"" group:"Tools" help:"The keys that sign access tokens: list them, rotate them."`
 	Sagas   sagasCommand   `cmd:"" group:"Tools" help:"List, show, retry or cancel purchases."`
 	Prices  pricesCommand  `cmd:"" group:"Tools" help:"What tokens cost: list the prices, validate a list."`

@@ -29,6 +29,48 @@ func (q *Queries) AddTeam(ctx context.Context, arg AddTeamParams) (int64, error)
 	return result.RowsAffected(), nil
 }
 
+const allOrgs = `-- name: AllOrgs :many
+SELECT o.id, o.name, o.created_at, (SELECT count(*) FROM org_members m WHERE m.org_id = o.id) AS members
+FROM orgs o WHERE o.id > $1 ORDER BY o.id LIMIT $2
+`
+
+type AllOrgsParams struct {
+	After uuid.UUID
+	Most  int32
+}
+
+type AllOrgsRow struct {
+	ID        uuid.UUID
+	Name      string
+	CreatedAt time.Time
+	Members   int64
+}
+
+func (q *Queries) AllOrgs(ctx context.Context, arg AllOrgsParams) ([]AllOrgsRow, error) {
+	rows, err := q.db.Query(ctx, allOrgs, arg.After, arg.Most)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []AllOrgsRow
+	for rows.Next() {
+		var i AllOrgsRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.Name,
+			&i.CreatedAt,
+			&i.Members,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const deleteTeam = `-- name: DeleteTeam :execrows
 DELETE FROM teams WHERE org_id = $1 AND name = $2
 `

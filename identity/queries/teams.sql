@@ -24,3 +24,7 @@ SELECT id FROM users WHERE username = $1;
 
 -- name: UserIDByEmail :one
 SELECT id FROM users WHERE lower(email) = lower(sqlc.arg(email)::text);
+
+-- name: AllOrgs :many
+SELECT o.id, o.name, o.created_at, (SELECT count(*) FROM org_members m WHERE m.org_id = o.id) AS members
+FROM orgs o WHERE o.id > sqlc.arg(after) ORDER BY o.id LIMIT sqlc.arg(most);

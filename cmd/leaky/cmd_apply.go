@@ -1,0 +1,262 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+	"github.com/google/uuid"
+
+	"github.com/leaky-tokens/leaky-tokens/client"
+	"github.com/leaky-tokens/leaky-tokens/client/api"
+)
+
+// company is what `leaky apply` reads: organisations as they are meant to be.
+type company struct {
+	Organisations []companyOrg `yaml:"organisations"`
+}
+
+type companyOrg struct {
+	Name    string          `yaml:"name"`
+	Teams   []string        `yaml:"teams"`
+	Members []companyMember `yaml:"members"`
+}
+
+type companyMember struct {
+	User string `yaml:"user"` // name or e-mail
+	Role string `yaml:"role"` // MEMBER (default) or OWNER
+	Team string `yaml:"team"` // one of the organisation's teams; empty: none
+}
+
+// mostCompany bounds the file, in bytes.
+const mostCompany = 4 << 20
+
+// readCompany reads and checks a file; mistakes name the line, or the organisation and the member.
+func readCompany(r io.Reader) (company, error) {
+	var c company
+	text, err := io.ReadAll(io.LimitReader(r, mostCompany+1))
+	if err != nil {
+		return c, fmt.Errorf("read company: %w", err)
+	}
+	if len(text) > mostCompany {
+		return c, fmt.Errorf("the file has more than %d bytes", mostCompany)
+	}
+	if err := yaml.NewDecoder(bytes.NewReader(text), yaml.Strict()).Decode(&c); err != nil && !errors.Is(err, io.EOF) {
+		return c, fmt.Errorf("read company: %w", err)
+	}
+	seen := map[string]bool{}
+	for i, o := range c.Organisations {
+		if o.Name == "" || seen[o.Name] {
+			return c, fmt.Errorf("organisations[%d].name: write a name that no other organisation of the file has", i)
+		}
+		seen[o.Name] = true
+		if err := o.check(); err != nil {
+			return c, fmt.Errorf("organisation %q: %w", o.Name, err)
+		}
+	}
+	return c, nil
+}
+
+func (o companyOrg) check() error {
+	seen := map[string]bool{}
+	for i, m := range o.Members {
+		switch {
+		case m.User == "" || seen[m.User]:
+			return fmt.Errorf("members[%d].user: write the name or e-mail of a user, each once", i)
+		case !slices.Contains([]string{"", "MEMBER", "OWNER"}, m.Role):
+			return fmt.Errorf("members[%d].role: %q is neither MEMBER nor OWNER", i, m.Role)
+		case m.Team != "" && !slices.Contains(o.Teams, m.Team):
+			return fmt.Errorf("members[%d].team: %q is not among the organisation's teams", i, m.Team)
+		}
+		seen[m.User] = true
+	}
+	return nil
+}
+
+type applyCommand struct {
+	output
+	File   string `short:"f" required:"" type:"existingfile" help:"The file, such as docs/company.yaml." placeholder:"FILE"`
+	DryRun bool   `help:"Only show what would change."`
+}
+
+// Help shows how it is used.
+func (applyCommand) Help() string {
+	return `What the file does not name stays as it is: nobody is removed. Applied again it changes nothing.
+
+Examples:
+
+    leaky apply -f company.yaml --dry-run
+    leaky apply -f company.yaml -o json`
+}
+
+// companyStep is one change, with what makes it.
+type companyStep struct {
+	What string `json:"what"`
+	do   func(ctx context.Context) error
+}
+
+// Run prints the changes, and makes them.
+func (c applyCommand) Run(ctx context.Context, root *cli) error {
+	file, err := os.Open(c.File)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	want, err := readCompany(file)
+	if err != nil {
+		return fmt.Errorf("%s: %w", c.File, err)
+	}
+	admin, err := openAdmin(root)
+	if err != nil {
+		return err
+	}
+	steps, err := planCompany(ctx, admin, want)
+	if err != nil {
+		return err
+	}
+	rows := make([][]string, len(steps))
+	for i, s := range steps {
+		if !c.DryRun {
+			if err := s.do(ctx); err != nil {
+				return fmt.Errorf("%s: %w (%d of %d changes are made; applying the file again makes the rest)", s.What, err, i, len(steps))
+			}
+		}
+		rows[i] = []string{s.What}
+	}
+	header := fmt.Sprintf("%d CHANGES", len(steps))
+	if c.DryRun {
+		header += " (NONE MADE)"
+	}
+	return c.print(os.Stdout, steps, []string{header}, rows)
+}
+
+// planCompany compares a file with what there is.
+func planCompany(ctx context.Context, admin *client.Client, want company) ([]companyStep, error) {
+	all, err := allOrgs(ctx, admin)
+	if err != nil {
+		return nil, err
+	}
+	steps := []companyStep{}
+	for _, o := range want.Organisations {
+		var found []uuid.UUID
+		for _, there := range all {
+			if there.Name == o.Name {
+				found = append(found, there.ID)
+			}
+		}
+		if len(found) > 1 {
+			return nil, fmt.Errorf("%d organisations are called %q: rename all but one (leaky orgs rename)", len(found), o.Name)
+		}
+		id := new(uuid.UUID) // known to the later steps once the first has made it
+		var teams []api.Team
+		var members []api.Member
+		if len(found) == 1 {
+			*id = found[0]
+			if teams, members, err = peopleOf(ctx, admin, *id); err != nil {
+				return nil, err
+			}
+		} else {
+			steps = append(steps, companyStep{What: "+ organisation " + o.Name, do: func(ctx context.Context) error {
+				got, err := admin.CreateOrganisationWithResponse(ctx, api.OrganisationRequest{Name: o.Name})
+				if err != nil {
+					return told(err)
+				}
+				made, err := client.Answer(got.JSON201)
+				*id = made.ID
+				return err
+			}})
+		}
+		emails, err := emailsOf(ctx, admin, o.Members)
+		if err != nil {
+			return nil, err
+		}
+		steps = append(steps, o.teamSteps(admin, id, teams)...)
+		steps = append(steps, o.memberSteps(admin, id, members, emails)...)
+	}
+	return steps, nil
+}
+
+// peopleOf are the teams and members that an organisation has.
+func peopleOf(ctx context.Context, admin *client.Client, org uuid.UUID) ([]api.Team, []api.Member, error) {
+	got, err := admin.ListTeamsWithResponse(ctx, org)
+	if err != nil {
+		return nil, nil, told(err)
+	}
+	teams, err := client.Answer(got.JSON200)
+	if err != nil {
+		return nil, nil, err
+	}
+	members, err := membersOf(ctx, admin, org)
+	return teams, members, err
+}
+
+// emailsOf finds the names of users that a file names by e-mail, since members are listed by name.
+func emailsOf(ctx context.Context, admin *client.Client, members []companyMember) (map[string]string, error) {
+	names := map[string]string{}
+	for _, m := range members {
+		if !strings.Contains(m.User, "@") {
+			continue
+		}
+		got, err := admin.ListUsersWithResponse(ctx, &api.ListUsersParams{Q: &m.User, Limit: new(api.PageLimit(mostOfPage))})
+		if err != nil {
+			return nil, told(err)
+		}
+		users, err := client.Answer(got.JSON200)
+		if err != nil {
+			return nil, err
+		}
+		for _, u := range users {
+			if strings.EqualFold(u.Email, m.User) {
+				names[m.User] = u.Username
+			}
+		}
+	}
+	return names, nil
+}
+
+func (o companyOrg) teamSteps(admin *client.Client, org *uuid.UUID, there []api.Team) []companyStep {
+	var steps []companyStep
+	for _, name := range o.Teams {
+		if slices.ContainsFunc(there, func(t api.Team) bool { return t.Name == name }) {
+			continue
+		}
+		steps = append(steps, companyStep{What: "+ team " + name + " of " + o.Name, do: func(ctx context.Context) error {
+			_, err := admin.CreateTeamWithResponse(ctx, *org, api.TeamRequest{Name: name})
+			return told(err)
+		}})
+	}
+	return steps
+}
+
+// memberSteps puts owners first: an organisation keeps at least one.
+func (o companyOrg) memberSteps(admin *client.Client, org *uuid.UUID, there []api.Member, names map[string]string) []companyStep {
+	var steps []companyStep
+	wanted := slices.Clone(o.Members)
+	slices.SortStableFunc(wanted, func(a, b companyMember) int { return strings.Compare(b.Role, a.Role) })
+	for _, m := range wanted {
+		role := cmp.Or(m.Role, "MEMBER")
+		name := cmp.Or(names[m.User], m.User)
+		sign := "+"
+		if at := slices.IndexFunc(there, func(t api.Member) bool { return t.Username == name }); at >= 0 {
+			if there[at].Role == role && there[at].Team == m.Team {
+				continue
+			}
+			sign = "~"
+		}
+		what := fmt.Sprintf("%s member %s of %s: %s", sign, m.User, o.Name, role)
+		if m.Team != "" {
+			what += ", team " + m.Team
+		}
+		steps = append(steps, companyStep{What: what, do: func(ctx context.Context) error {
+			return setMember(ctx, admin, *org, m.User, role, m.Team)
+		}})
+	}
+	return steps
+}
