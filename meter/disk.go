@@ -138,7 +138,7 @@ func roomOf(dir string) (free, total int64, err error) {
 		return 0, 0, fmt.Errorf("look at the room of %s: %w", dir, err)
 	}
 	size := int64(s.Bsize)                                     //nolint:unconvert // not everywhere an int64
-	return int64(s.Bavail) * size, int64(s.Blocks) * size, nil //nolint:unconvert,gosec // as above
+	return int64(s.Bavail) * size, int64(s.Blocks) * size, nil //nolint:gosec // fits
 }
 
 // sizes are how much is kept free, and how large the ballast is.

@@ -73,7 +73,8 @@ func (m *Meter) tellProgress(ctx context.Context, now time.Time) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, progressTimeout)
 	defer cancel()
-	if _, err := m.cfg.Limiter.Settle(ctx, &limitpb.SettleRequest{Meter: m.cfg.Name, BehindUs: behind, Unwritable: m.disk.problem()}); err != nil {
+	said := &limitpb.SettleRequest{Meter: m.cfg.Name, BehindUs: behind, Unwritable: m.disk.problem()}
+	if _, err := m.cfg.Limiter.Settle(ctx, said); err != nil {
 		m.quietly.warn("the limiter does not hear how far the spool is settled", fmt.Errorf("tell progress: %w", err))
 	}
 }

@@ -119,12 +119,11 @@ func New(c Config) (*Store, error) {
 	setDefault(&c.ExpiredKept, expiredKept)
 	setDefault(&c.DialTimeout, 50*time.Millisecond)
 	setDefault(&c.Timeout, 100*time.Millisecond)
-	s := &Store{config: c, life: float64(c.Lifetime.Microseconds()), kept: millis(c.SettledKept),
-		memoryBits: memoryWidth(c.SettledKept),
-		breaker:    breaker{now: time.Now},
-		hold:       newScript(common + holdLua), settle: newScript(common + releaseLua + correctLua + settleLua), expire: newScript(common + releaseLua +
-			expireLua), finish: newScript(finishLua), pool: newScript(balanceLua), late: newScript(common + releaseLua + lateLua),
-		renew: newScript(common + releaseLua + renewLua)}
+	s := &Store{config: c, life: float64(c.Lifetime.Microseconds()), kept: millis(c.SettledKept), memoryBits: memoryWidth(c.SettledKept),
+		breaker: breaker{now: time.Now},
+		hold:    newScript(common + holdLua), settle: newScript(common + releaseLua + correctLua + settleLua),
+		expire: newScript(common + releaseLua + expireLua), finish: newScript(finishLua), pool: newScript(balanceLua),
+		late: newScript(common + releaseLua + lateLua), renew: newScript(common + releaseLua + renewLua)}
 	s.identity.changed = func(older bool) {
 		s.lacks()
 		if c.Changed != nil {

@@ -38,8 +38,8 @@ func chargeOf(e usage.Event) (Charge, bool, error) {
 	case e.Charged == 0 && e.Version == 0 || e.Pool == usage.PoolNone:
 		return Charge{}, false, nil
 	}
-	c := Charge{Request: e.RequestID, Version: e.Version, Account: e.Account, Provider: e.Provider, Tokens: e.Charged, Drawn: e.Pool == usage.PoolDrawn,
-		At: e.Timestamp}
+	c := Charge{Request: e.RequestID, Version: e.Version, Account: e.Account, Provider: e.Provider, Tokens: e.Charged,
+		Drawn: e.Pool == usage.PoolDrawn, At: e.Timestamp}
 	return c, true, checkTexts(c.Request, "")
 }
 

@@ -58,7 +58,8 @@ func serveMeter(ctx context.Context, s service) error {
 	}
 	m, err := meter.New(meter.Config{Spool: spool, Name: host + " " + s.cfg.Services.Meter.HTTP, Limiter: limitpb.NewLimiterClient(limiter),
 		Publisher: publisher, Providers: ratios, Prices: list, HoldLife: s.cfg.HoldLife() + s.cfg.Holds.Margin, Aborted: s.cfg.Charge.For,
-		ReopenURL: envoy.AdminURL(admin) + "/reopen_logs", StatsURL: envoy.AdminURL(admin) + "/stats?filter=%5Efilesystem%5C.", Admin: &http.Transport{DialContext: admin.DialContext}, Log: s.log,
+		ReopenURL: envoy.AdminURL(admin) + "/reopen_logs", StatsURL: envoy.AdminURL(admin) + "/stats?filter=%5Efilesystem%5C.",
+		Admin: &http.Transport{DialContext: admin.DialContext}, Log: s.log,
 		Metrics: s.metrics})
 	if err != nil {
 		return err

@@ -101,7 +101,7 @@ func (p Peers) DialLimiter(all ...string) (*grpc.ClientConn, error) {
 	}
 	known := manual.NewBuilderWithScheme("leaky")
 	known.InitialState(found)
-	var guard credentials.TransportCredentials = insecure.NewCredentials()
+	guard := insecure.NewCredentials()
 	if p.Mutual {
 		guard = guardedPorts{credentials.NewTLS(mtls.Client(p.Dir, p.Part, topology.RateLimit))}
 	}

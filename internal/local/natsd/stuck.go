@@ -104,5 +104,5 @@ func hasRoom(dir string) bool {
 	if err := syscall.Statfs(dir, &disk); err != nil {
 		return true
 	}
-	return int64(disk.Bavail)*int64(disk.Bsize) >= enoughRoom //nolint:unconvert,gosec // not everywhere of these types
+	return int64(disk.Bavail)*int64(disk.Bsize) >= enoughRoom //nolint:unconvert // not everywhere of these types
 }
