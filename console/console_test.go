@@ -101,6 +101,7 @@ func TestHostileNamesAreText(t *testing.T) {
 	org := me.Organisations[0].ID.String()
 	answers["/api/v1/orgs/"+org+"/members"] = []api.Member{{Username: hostile, Role: "OWNER", Team: hostile}}
 	answers["/api/v1/orgs/"+org+"/invitations"] = []api.OrgInvitation{{Username: hostile, Team: hostile}}
+	answers["/api/v1/admin/orgs"] = []api.OrganisationSummary{{ID: uuid.New(), Name: hostile}}
 	answers["/api/v1/orgs/"+org+"/teams"] = []api.Team{{Name: hostile}}
 	c, pages := newSite(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		found, ok := answers[r.URL.Path]

@@ -3,6 +3,7 @@ package console
 import (
 	"cmp"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -16,7 +17,24 @@ import (
 type orgsData struct {
 	Orgs        []api.Organisation
 	Invitations []api.OrgInvitation
+	All         []api.OrganisationSummary // everybody's, for an ADMIN
+	More        bool                      // of those
 }
+
+// everyOrg are the organisations that an ADMIN sees, nil for others.
+func (v *visit) everyOrg() ([]api.OrganisationSummary, error) {
+	if !v.admin() {
+		return nil, nil
+	}
+	got, err := v.api.ListAllOrganisationsWithResponse(v.r.Context(), &api.ListAllOrganisationsParams{Limit: new(api.PageLimit(mostOrgs))})
+	if err != nil {
+		return nil, err
+	}
+	return client.Answer(got.JSON200)
+}
+
+// mostOrgs is how many organisations a page shows.
+const mostOrgs = 1000
 
 func (s *site) orgs(v *visit) error {
 	got, err := v.api.ListOwnInvitationsWithResponse(v.r.Context())
@@ -27,7 +45,12 @@ func (s *site) orgs(v *visit) error {
 	if err != nil {
 		return err
 	}
-	return s.show(v, "orgs", "/orgs", "Organisations", orgsData{Orgs: v.me.Organisations, Invitations: invitations})
+	all, err := v.everyOrg()
+	if err != nil {
+		return err
+	}
+	return s.show(v, "orgs", "/orgs", "Organisations", orgsData{Orgs: v.me.Organisations, Invitations: invitations, All: all,
+		More: len(all) == mostOrgs})
 }
 
 func (s *site) createOrg(v *visit) error {
@@ -79,7 +102,16 @@ func (s *site) org(v *visit) error {
 	if err != nil {
 		return err
 	}
-	own, _ := v.orgOf(org)
+	own, member := v.orgOf(org)
+	if !member {
+		all, err := v.everyOrg()
+		if err != nil {
+			return err
+		}
+		if at := slices.IndexFunc(all, func(o api.OrganisationSummary) bool { return o.ID == org }); at >= 0 {
+			own.Name = all[at].Name
+		}
+	}
 	d := orgData{ID: org.String(), Name: cmp.Or(own.Name, org.String()), Owner: own.Role == membership.Owner || v.admin(), Me: v.me.ID.String(),
 		Members: members, Teams: teams, More: len(members) == mostMembers}
 	if d.Owner {
