@@ -42,3 +42,22 @@ func TestControlPlaneCommands(t *testing.T) {
 	}
 	unchanged(t, before)
 }
+
+// TestGuides runs what docs/user-guide.md and docs/admin-guide.md tell people to do.
+func TestGuides(t *testing.T) {
+	t.Parallel()
+	for document, wants := range map[string][]string{
+		"user-guide.md":  {`"chat.completion"`, "[DONE]", `"gpt-4o-mini"`, `"tier"`, `"remainingTokens"`},
+		"admin-guide.md": {`"barbara"`, `"GOLD"`, "user-tokens", `"parsers"`, "20000"},
+	} {
+		t.Run(document, func(t *testing.T) {
+			t.Parallel()
+			out := shellBlocks(t, document)
+			for _, want := range wants {
+				if !strings.Contains(out, want) {
+					t.Errorf("want %q in\n%s", want, out)
+				}
+			}
+		})
+	}
+}
