@@ -58,6 +58,10 @@ test-race: parts ## Run the concurrent packages under the race detector, 20 time
 	@cc=$$($(GO) env CC); if ! command -v $$cc >/dev/null; then echo "test-race skipped: the race detector needs a C compiler, and $$cc is not here"; \
 	  else CGO_ENABLED=1 $(GO) test -race -count=20 -timeout 60m $(CONCURRENT); fi
 
+.PHONY: test-sdks
+test-sdks: parts ## Call the gateway with the SDKs for Python and Node (fetches them the first time)
+	@$(GO) test -tags long -timeout 15m ./e2e -run 'TestEverySDK|TestSDKsThatEndAtDone|TestPythonSDK'
+
 .PHONY: test-long
 test-long: parts ## The same proofs for longer: 500 schedules of purchases, thousands of random books, holds that run out (half an hour)
 	@LEAKY_LONG=1 $(GO) test -tags long -timeout 60m ./e2e/...

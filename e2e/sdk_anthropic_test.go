@@ -129,8 +129,10 @@ func TestFreeCallsOfAnthropic(t *testing.T) {
 	if pages.Err() != nil || !names[haiku] || !names["acme/haiku"] || names["gpt-4o"] {
 		t.Errorf("want the models of the protocol, got %v, %v", pages.Err(), names)
 	}
-	if model, err := client.Models.Get(t.Context(), haiku, anthropic.ModelGetParams{}); err != nil || model.ID != haiku {
-		t.Errorf("want it found, got %v", err)
+	for _, name := range []string{haiku, "acme/haiku"} {
+		if model, err := client.Models.Get(t.Context(), name, anthropic.ModelGetParams{}); err != nil || model.ID != name {
+			t.Errorf("%s: want it found, got %v", name, err)
+		}
 	}
 }
 

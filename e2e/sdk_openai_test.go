@@ -145,8 +145,8 @@ func TestFreeCallsOfOpenAI(t *testing.T) {
 			t.Errorf("want two results, got %v, %+v", err, got)
 		}
 	}
-	model, err := client.Models.Get(t.Context(), "gpt-4o-mini")
-	if err != nil || model.ID != "gpt-4o-mini" {
+	model, err := client.Models.Get(t.Context(), "acme/fast:1")
+	if err != nil || model.ID != "acme/fast:1" {
 		t.Errorf("want the model, got %v, %+v", err, model)
 	}
 	_, err = client.Models.Get(t.Context(), "claude-haiku-4-5")

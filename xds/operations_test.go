@@ -256,11 +256,32 @@ func TestListsOfModelsAreToldApart(t *testing.T) {
 		{"/v1/models?key=k&pageSize=2", "/v1beta/models?pageSize=2", nil},
 		{"/v1beta/models", "/v1beta/models", nil},
 		{"/v1beta/models/g", "/v1beta/models/g", nil},
+		{"/v1/models/a%2Fb%3Ac", "/v1/models/a%2Fb%3Ac", nil},
+		{"/v1/models/a%2fb%2Fc?limit=3", "/anthropic/v1/models/a%2fb%2Fc?limit=3", []string{"anthropic-version", "2023-06-01"}},
 	} {
 		a := g.do(t, "GET", c.path, "", c.headers...)
 		if got := g.back.last(t).uri; a.status != 200 || got != c.uri {
 			t.Errorf("%s %v: want %s asked, got %s and %d %s", c.path, c.headers, c.uri, got, a.status, a.body)
 		}
+	}
+}
+
+// TestEncodedSlashesAreOfNamesAlone: anywhere else, and in what could be a way up, they are refused.
+func TestEncodedSlashesAreOfNamesAlone(t *testing.T) {
+	t.Parallel()
+	g := start(t, nil, nil)
+	reached := g.back.count()
+	for _, path := range []string{"/v1/models/..%2fx", "/v1/models/a%2f..%2f..%2fapi", "/v1/models/a%2f.b", "/v1/models/%2fa", "/v1/models/a%2f",
+		"/v1/models/a/..%2fb", "/v1/models/a%2fb/c", "/v1/models/a%2f%2fb", "/v1%2fmodels/a", "/api/v1/models/a%2fb", "/v1/models/a%5cb", "/x%2fy",
+		"/v1/models/a%252f..%2fb", "/v1/models/a%2fb%00"} {
+		for _, key := range []string{goodKey, ""} {
+			if a := g.do(t, "GET", path, "", "Authorization", key); a.status != 400 {
+				t.Errorf("%s, key %q: want 400, got %d %s", path, key, a.status, a.body)
+			}
+		}
+	}
+	if got := g.back.count(); got != reached {
+		t.Errorf("%d of them reached a service", got-reached)
 	}
 }
 

@@ -225,8 +225,8 @@ func TestPagesTellWhoRunsWhat(t *testing.T) {
 	for _, s := range services.Services {
 		healthy[s.Name] = s.Healthy
 	}
-	if !healthy["extauthz"] || !healthy["provider-openai"] || healthy["analytics"] || len(healthy) != 12 {
-		t.Errorf("want all but analytics healthy, got %v", healthy)
+	if !healthy["extauthz"] || !healthy["provider-openai"] || healthy["analytics"] || len(healthy) != 13 {
+		t.Errorf("want all but analytics and the console healthy, got %v", healthy)
 	}
 }
 

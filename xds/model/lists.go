@@ -7,16 +7,28 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
+// slashed is the path of a model whose name has slashes, which SDKs encode as they do a space and
+// ()+,:=@. No part of it begins with a dot, so that nobody reads it as a way up. Envoy takes
+// expressions of a hundred steps, hence the ranges.
+const slashed = `/v1(beta)?/models/` + named + `(%(2[0289bBcCfF]|3[aAdD]|40)` + named + `)+(\?.*)?`
+
+// named is a part of a name.
+const named = `[0-:@-Z_a-z~][(-.0-:=@-Z_a-z~]*`
+
 // modelLists are the lists of models and single models, in the shape of the SDK that asks.
 // Gemini's SDKs may ask for /v1/models as OpenAI's do: they are known by their key or by what
 // they call themselves, Anthropic's by the version that they ask for. tokensvc answers, who
 // knows what a caller may call; each shape has a path of its own there.
-func modelLists() []Route {
+// like is an expression for the path; empty: any.
+func modelLists(like string) []Route {
 	const path, gemini, rule = "/v1/models", "/v1beta/models", attributes.RuleAuthenticated
 	var routes []Route
 	both := func(name, family string, match Match, asked, to string) {
 		for _, m := range []Match{{Path: asked}, {Prefix: asked + "/"}} {
-			m.Method, m.Header, m.Parameter = "GET", match.Header, match.Parameter
+			m.Method, m.Header, m.Parameter, m.Like = "GET", match.Header, match.Parameter, like
+			if like != "" && m.Path != "" {
+				continue
+			}
 			forward := &Forward{Cluster: topology.TokenSvc, Timeout: serviceTimeout}
 			if asked != to {
 				forward.Path = to + strings.TrimPrefix(m.Path+m.Prefix, asked)
@@ -31,6 +43,9 @@ func modelLists() []Route {
 	both("gemini-models", attributes.FamilyGemini, Match{}, gemini, gemini)
 	both("anthropic-models", attributes.FamilyAnthropic, Match{Header: "anthropic-version"}, path, "/anthropic"+path)
 	both("openai-models", attributes.FamilyOpenAI, Match{}, path, path)
+	if like != "" {
+		return routes
+	}
 	return append(routes, notAllowed(path, attributes.FamilyOpenAI, "GET"), notAllowed(gemini, attributes.FamilyGemini, "GET"))
 }
 

@@ -88,6 +88,7 @@ type Match struct {
 	NotHost             string            // only an authority that this expression does not match; empty: any
 	Query               map[string]string // exact values of query parameters
 	Header, Parameter   string            // only with the header or the query parameter; empty: any
+	Like                string            // only a path with its query that this expression matches as well; empty: any
 	Models              []string          // spellings of the model in the body; empty: any
 	Guarded             bool              // only once the guard has passed the body
 }

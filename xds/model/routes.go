@@ -25,8 +25,9 @@ func (b *builder) routes() []Route {
 	routes := slices.Concat(
 		preflights(),
 		b.operations(),
+		modelLists(slashed),
 		tricks(),
-		modelLists(),
+		modelLists(""),
 		elsewhere(),
 		index(),
 		docs(),
@@ -50,7 +51,7 @@ func notAllowed(path, family, allow string) Route {
 }
 
 // tricks refuses what two servers may read as different things: in a path matrix
-// parameters, backslashes and encoded NULs (Envoy itself refuses encoded slashes), and as an
+// parameters, slashes and backslashes in an encoding, and encoded NULs, and as an
 // authority what is none, such as the list that Envoy makes of two Host headers (RFC 9112, 3.2).
 // Without a route CONNECT would wait for the end of a tunnel that nobody opens.
 func tricks() []Route {
@@ -58,6 +59,8 @@ func tricks() []Route {
 		return Route{Name: "tricks", Match: m, Rule: rule, Family: attributes.FamilyProblem, Reply: &reply}
 	}
 	return []Route{
+		refuse(Match{Regex: `.*%(2[fF]|5[cC]).*`}, attributes.RulePublic,
+			Reply{Status: 400, Message: "the path holds an encoded slash"}),
 		refuse(Match{Regex: `.*(;|\\|%5[cC]|%00|%3[bB]|#|%23).*`}, attributes.RuleAuthenticated,
 			Reply{Status: 400, Message: "the path holds a character that is not accepted"}),
 		refuse(Match{Prefix: "/", NotHost: `[A-Za-z0-9._:\[\]-]+`}, attributes.RulePublic,

@@ -58,7 +58,8 @@ func manager(l model.Listener) *hcmv3.HttpConnectionManager {
 		GenerateRequestId: wrapperspb.Bool(true), PreserveExternalRequestId: false, AlwaysSetRequestIdInResponse: true,
 		EarlyHeaderMutationExtensions: []*corev3.TypedExtensionConfig{typed("envoy.http.early_header_mutation.header_mutation", strip())},
 
-		NormalizePath: wrapperspb.Bool(true), MergeSlashes: true, PathWithEscapedSlashesAction: hcmv3.HttpConnectionManager_REJECT_REQUEST,
+		// A route refuses encoded slashes, but for those in the name of a model.
+		NormalizePath: wrapperspb.Bool(true), MergeSlashes: true, PathWithEscapedSlashesAction: hcmv3.HttpConnectionManager_KEEP_UNCHANGED,
 		CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{IdleTimeout: durationpb.New(connectionIdle), MaxHeadersCount: count(codecHeaders),
 			// Proxies and CDNs add such headers. Servers that read - and _ alike shall not meet one.
 			HeadersWithUnderscoresAction: corev3.HttpProtocolOptions_DROP_HEADER},

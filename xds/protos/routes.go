@@ -154,6 +154,11 @@ func match(m model.Match) *routev3.RouteMatch {
 		out.Headers = append(out.Headers, &routev3.HeaderMatcher{Name: m.Header,
 			HeaderMatchSpecifier: &routev3.HeaderMatcher_PresentMatch{PresentMatch: true}})
 	}
+	if m.Like != "" {
+		out.Headers = append(out.Headers, &routev3.HeaderMatcher{Name: ":path",
+			HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: &matcherv3.StringMatcher{
+				MatchPattern: &matcherv3.StringMatcher_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: m.Like}}}}})
+	}
 	if m.Parameter != "" {
 		out.QueryParameters = append(out.QueryParameters, &routev3.QueryParameterMatcher{Name: m.Parameter,
 			QueryParameterMatchSpecifier: &routev3.QueryParameterMatcher_PresentMatch{PresentMatch: true}})
