@@ -72,6 +72,7 @@ func (a *API) Routes() *httpapi.Mux {
 		"/api/v1/analytics/anomalies":  {a.anomalies, m.anomalyQueries},
 		"/api/v1/analytics/export":     {a.export, m.exportQueries},
 		"/api/v1/analytics/trends":     {a.trends, m.trendQueries},
+		"/api/v1/analytics/purchases":  {a.purchases, m.purchaseQueries},
 		"/api/v1/analytics/providers":  {a.byProvider, m.groupQueries},
 		"/api/v1/analytics/users/{id}": {a.ofUser, m.groupQueries},
 		"/api/v1/me/usage":             {a.ofCaller, m.groupQueries},

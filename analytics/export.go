@@ -56,12 +56,16 @@ func (a *API) export(w http.ResponseWriter, r *http.Request, caller reader) erro
 	if name == "" {
 		name = "ndjson"
 	}
-	as, known := formats()[name]
-	if !known {
-		return bad("format must be ndjson or csv")
+	as, lines := formats()[name]
+	whole := map[string]func(http.ResponseWriter, *http.Request, Filter) error{"parquet": a.asParquet, "focus": a.asFocus}[name]
+	if !lines && whole == nil {
+		return bad("format must be ndjson, csv, parquet or focus")
 	}
 	if n := a.pending(r.Context()); n != nil {
 		w.Header().Set(HeaderPending, strconv.FormatInt(*n, 10))
+	}
+	if whole != nil {
+		return whole(w, r, f)
 	}
 	return a.stream(w, r, f, as)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -36,6 +37,7 @@ func survive(t *testing.T, n, accounts, kills int) {
 	done := make(chan error, 1)
 	go func() { done <- publishAll(t.Context(), server.URL(), batches, &published) }()
 
+	summing := keepSums(t, store)
 	rng := rand.New(rand.NewPCG(seed, 2))
 	c, stop := running(t, js, store)
 	for kill := range kills {
@@ -70,6 +72,30 @@ func survive(t *testing.T, n, accounts, kills int) {
 	if diff := cmp.Diff(sent, got); diff != "" {
 		t.Errorf("the books differ from what was sent (-want +got):\n%s", diff)
 	}
+	summing()
+	rolled(t, store)
+	sameAnswers(t, "after all", store, rawStore(t, engine.URL()), rng, time.Now().UTC())
+}
+
+// keepSums makes the sums again and again, as they are in the way of inserts and of kills; end stops it.
+func keepSums(t *testing.T, store *Store) (end func()) {
+	t.Helper()
+	store.settleFor, store.markedFor = time.Second, 100*time.Millisecond
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			_, _ = store.RollUp(ctx) // fails while the engine is away
+			select {
+			case <-ctx.Done():
+			case <-time.After(200 * time.Millisecond):
+			}
+		}
+	}()
+	end = sync.OnceFunc(func() { cancel(); <-done })
+	t.Cleanup(end)
+	return end
 }
 
 // planned makes the events, in batches of 200, and what their accounts should come to.

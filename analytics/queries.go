@@ -86,6 +86,11 @@ func (s *Store) Export(ctx context.Context, f Filter) iter.Seq2[Row, error] {
 	return s.rows(ctx, f, "")
 }
 
+// InOrder streams every event of the filter in the order in which calls began.
+func (s *Store) InOrder(ctx context.Context, f Filter) iter.Seq2[Row, error] {
+	return s.rows(ctx, f, " ORDER BY timestamp, request_id")
+}
+
 func (s *Store) rows(ctx context.Context, f Filter, tail string) iter.Seq2[Row, error] {
 	return func(yield func(Row, error) bool) {
 		ctx, cancel := context.WithTimeout(ctx, s.timeout)
@@ -173,17 +178,27 @@ func (s *Store) Totals(ctx context.Context, f Filter, top int) (Totals, error) {
 
 // Windows sums the charged tokens of [split, f.To) and of [f.From, split).
 func (s *Store) Windows(ctx context.Context, f Filter, split time.Time) (current, before int64, err error) {
+	now, then := f, f
+	now.From, then.To = split, split
+	if current, err = s.tokens(ctx, now); err == nil {
+		before, err = s.tokens(ctx, then)
+	}
+	return current, before, err
+}
+
+// tokens sums up the charged tokens of a filter.
+func (s *Store) tokens(ctx context.Context, f Filter) (sum int64, err error) {
 	if !s.ready.Load() {
-		return 0, 0, errNotReady
+		return 0, errNotReady
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	where, args := f.where()
-	row := s.conn.QueryRow(ctx, `SELECT sumIf(tokens, is_current), sumIf(tokens, NOT is_current)
-		FROM (SELECT tokens, timestamp >= fromUnixTimestamp64Milli(?, 'UTC') AS is_current FROM usage FINAL WHERE `+where+`)`+settings,
-		append([]any{split.UnixMilli()}, args...)...)
-	if err := row.Scan(&current, &before); err != nil {
-		return 0, 0, fmt.Errorf("query windows: %w", err)
+	from, args, err := s.relation(ctx, f, nil, nil, nil)
+	if err != nil {
+		return 0, err
 	}
-	return current, before, nil
+	if err := s.conn.QueryRow(ctx, "SELECT sum(tokens) FROM ("+from+")"+settings, args...).Scan(&sum); err != nil {
+		return 0, fmt.Errorf("query tokens: %w", err)
+	}
+	return sum, nil
 }

@@ -26,18 +26,27 @@ type StoreConfig struct {
 	Timeout time.Duration // of one query or insert; default 10 s
 	Log     *slog.Logger
 
-	KeepDays int // calls older than so many days are dropped, whole days at a time; 0: never
+	KeepDays   int // calls older than so many days are dropped, whole days at a time; 0: never
+	RollupDays int // sums by minute, hour and day likewise; 0: never
 }
 
 // Store is the table of usage events in ClickHouse.
 type Store struct {
-	conn    driver.Conn
-	timeout time.Duration
-	log     *slog.Logger
-	keep    int
-	columns []column
-	ready   atomic.Bool
-	refused atomic.Pointer[Refuses] // what the last insert was answered; nil: it was taken
+	conn     driver.Conn
+	url      string // with its password
+	timeout  time.Duration
+	log      *slog.Logger
+	keep     int
+	keepSums int
+	columns  []column
+	ready    atomic.Bool
+	refused  atomic.Pointer[Refuses] // what the last insert was answered; nil: it was taken
+
+	marks     marks
+	markedFor time.Duration // how long a mark serves, less than settleFor
+	settleFor time.Duration // see rollup.go
+	dropping  atomic.Bool   // calls older than keep are dropped
+	neverSums bool          // for tests: every question is answered from the calls
 }
 
 // NewStore makes a store; it connects with the first query.
@@ -59,7 +68,8 @@ func NewStore(cfg StoreConfig) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open event store: %w", redacted(err, cfg.URL))
 	}
-	return &Store{conn: conn, timeout: cfg.Timeout, log: cfg.Log, keep: cfg.KeepDays, columns: columns()}, nil
+	return &Store{conn: conn, url: cfg.URL, timeout: cfg.Timeout, log: cfg.Log, keep: cfg.KeepDays, keepSums: cfg.RollupDays,
+		columns: columns(), marks: marks{at: map[int64]time.Time{}}, markedFor: defaultMarked, settleFor: defaultSettle}, nil
 }
 
 // redacted drops a URL, which may hold a password, from an error.
@@ -119,30 +129,11 @@ func (s *Store) Migrate(ctx context.Context) error {
 			return fmt.Errorf("record migration %s: %w", file.Name(), err)
 		}
 	}
+	s.forgetMarks() // the database may be another one
 	if err := s.retain(ctx); err != nil {
 		return err
 	}
 	s.ready.Store(true)
-	return nil
-}
-
-// retain makes the table drop what is too old. Parts are of one day, and go as a whole.
-func (s *Store) retain(ctx context.Context) error {
-	var table string
-	if err := s.conn.QueryRow(ctx, "SELECT create_table_query FROM system.tables WHERE database = currentDatabase() AND name = 'usage'").
-		Scan(&table); err != nil {
-		return fmt.Errorf("read retention: %w", err)
-	}
-	statement := fmt.Sprintf("ALTER TABLE usage MODIFY TTL toDateTime(timestamp) + toIntervalDay(%d)", s.keep)
-	switch has := strings.Contains(table, " TTL "); {
-	case s.keep == 0 && !has, s.keep > 0 && strings.Contains(table, fmt.Sprintf("TTL toDateTime(timestamp) + toIntervalDay(%d)", s.keep)):
-		return nil
-	case s.keep == 0:
-		statement = "ALTER TABLE usage REMOVE TTL"
-	}
-	if err := s.conn.Exec(ctx, statement+" SETTINGS materialize_ttl_after_modify = 0"); err != nil {
-		return fmt.Errorf("set retention: %w", err)
-	}
 	return nil
 }
 
@@ -197,8 +188,15 @@ func (s *Store) Insert(ctx context.Context, token string, rows []Row) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	err := s.settle(ctx, rows)
+	var marked time.Time
+	if err == nil {
+		marked, err = s.touch(ctx, rows, false)
+	}
 	if err == nil {
 		err = s.insert(ctx, token, rows)
+	}
+	if err == nil && time.Since(marked) >= s.settleFor { // sums may have been made meanwhile
+		_, err = s.touch(ctx, rows, true)
 	}
 	if gone, ok := errors.AsType[*clickhouse.Exception](err); ok && gone.Code == codeUnknownTable {
 		err = errors.Join(err, s.Migrate(ctx)) // the database was made anew; the next attempt finds the table

@@ -27,9 +27,9 @@ type Sums struct {
 	Costs        map[string]int64 `json:"costMicros"`      // by currency
 }
 
-// aggregates are the columns of Sums in SQL, in the order of into. Rows of a repricing have a cost
-// and no tokens, and are no events.
-const aggregates = `toInt64(countIf(entry = 'call')), toInt64(countIf(entry = 'call' AND allowed)), sum(tokens) AS total_tokens,
+// aggregates are the columns of Sums in SQL over a relation, in the order of into. Rows of a repricing
+// have a cost and no tokens, and are no events.
+const aggregates = `sum(events), sumIf(events, allowed), sum(tokens) AS total_tokens,
 	sumIf(tokens, allowed), sum(input_tokens), sum(output_tokens), sum(cached_tokens), sum(cache_write_5m_tokens), sum(cache_write_1h_tokens),
 	sum(reasoning_tokens), sum(audio_tokens), sum(audio_output_tokens), sumIf(tokens, source IN ('estimated', 'expired', 'held')),
 	sum(unpriced_tokens), sumMap(map(toString(currency), cost_micros))`
@@ -66,25 +66,38 @@ type Grouped struct {
 // caller's; at most most groups are listed. It is one query, so that the sums and the list are of
 // one moment. With byKey the groups are in the order of their keys.
 func (s *Store) Group(ctx context.Context, f Filter, by []string, most int, byKey bool) (Grouped, error) {
+	return s.group(ctx, f, by, nil, most, byKey)
+}
+
+// group is Group; with cuts the last key is the one of these moments that a call is at or after.
+func (s *Store) group(ctx context.Context, f Filter, by []string, cuts []time.Time, most int, byKey bool) (Grouped, error) {
 	if !s.ready.Load() {
 		return Grouped{}, errNotReady
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	where, args := f.where()
 	names := make([]string, len(by))
 	keys := make([]string, len(by))
 	for i, expression := range by {
 		names[i] = fmt.Sprintf("g%d", i)
 		keys[i] = fmt.Sprintf("toString(%s) AS g%d", expression, i)
 	}
+	whole := "(%s)"
+	if len(cuts) > 0 { // once for all parts of the relation: there may be thousands
+		names, keys = append(names, "g_cut"), append(keys, "timestamp AS at")
+		whole = "(SELECT *, toString(roundDown(toInt64(toUnixTimestamp(at)), CAST([" + seconds(cuts) + "], 'Array(Int64)'))) AS g_cut FROM (%s))"
+	}
 	list := strings.Join(names, ", ")
 	order := "total_tokens DESC, " + list
 	if byKey {
 		order = list
 	}
-	found, err := s.conn.Query(ctx, `SELECT `+list+`, toInt64(uniqExact(tuple(`+list+`))), grouping(g0) AS is_total, `+aggregates+`
-		FROM (SELECT *, `+strings.Join(keys, ", ")+` FROM usage FINAL WHERE `+where+`)
+	from, args, err := s.relation(ctx, f, by, keys, cuts)
+	if err != nil {
+		return Grouped{}, err
+	}
+	found, err := s.conn.Query(ctx, `SELECT `+list+`, toInt64(uniqExact(tuple(`+list+`))), grouping(`+names[0]+`) AS is_total, `+aggregates+`
+		FROM `+fmt.Sprintf(whole, from)+`
 		GROUP BY GROUPING SETS ((`+list+`), ()) ORDER BY is_total DESC, `+order+fmt.Sprintf(" LIMIT %d", most+1)+settings, args...)
 	if err != nil {
 		return Grouped{}, fmt.Errorf("query groups: %w", err)
@@ -92,8 +105,8 @@ func (s *Store) Group(ctx context.Context, f Filter, by []string, most int, byKe
 	defer found.Close()
 	answer := Grouped{Total: Sums{Costs: map[string]int64{}}}
 	for found.Next() {
-		g, count, isTotal := Group{Key: make([]string, len(by))}, int64(0), uint64(0)
-		into := make([]any, 0, len(by)+2+len(g.Sums.into()))
+		g, count, isTotal := Group{Key: make([]string, len(names))}, int64(0), uint64(0)
+		into := make([]any, 0, len(names)+2+len(g.Sums.into()))
 		for i := range g.Key {
 			into = append(into, &g.Key[i])
 		}
@@ -117,8 +130,7 @@ func (s *Store) Group(ctx context.Context, f Filter, by []string, most int, byKe
 // The bounds are counted out here and not by the engine, so that both have one calendar.
 func (s *Store) Buckets(ctx context.Context, f Filter, starts []time.Time) (total Sums, buckets []Sums, err error) {
 	n := len(starts) - 1
-	at := "roundDown(toInt64(toUnixTimestamp(timestamp)), CAST([" + seconds(starts[:n]) + "], 'Array(Int64)'))"
-	found, err := s.Group(ctx, f, []string{at}, n, true)
+	found, err := s.group(ctx, f, nil, starts[:n], n, true)
 	if err != nil {
 		return Sums{}, nil, err
 	}

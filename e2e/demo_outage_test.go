@@ -75,6 +75,7 @@ func TestDemoOfPurchases(t *testing.T) {
 	if v.Dry.Code != "credit_balance_exhausted" || v.Dry.MayRetry || v.Captured == nil || !v.LedgerBalanced {
 		t.Errorf("got %+v", v)
 	}
+	reconciled(t, true)
 }
 
 // runDemo runs leaky demo and reads its verdict, which has to be OK.

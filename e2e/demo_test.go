@@ -1,9 +1,17 @@
 package e2e
 
 import (
+	"bytes"
+	"encoding/json"
+	"maps"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/reconcile"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/replay"
 )
 
 // These tests own the whole stack while they run (they stop and kill parts), so they
@@ -16,6 +24,53 @@ func TestDemoAgreesWithItself(t *testing.T) {
 	}
 	if !strings.Contains(out, "tokens over the limit: 0") {
 		t.Fatalf("the verdict does not say so:\n%s", out)
+	}
+	reconciled(t, false)
+	replayed(t)
+	must(t, "anomalies", "--since", "2h")
+}
+
+// replayed wants the limits of the stack to decide the calls of the last minutes as they did.
+func replayed(t *testing.T) {
+	t.Helper()
+	var out bytes.Buffer
+	limits := filepath.Join(filepath.Dir(running.Config), "limits.yaml")
+	cmd := exec.CommandContext(t.Context(), running.Bin, "limits", "replay", limits, "--since", "5m", "-o", "json")
+	cmd.Env, cmd.Stdout, cmd.Stderr = running.Env, &out, t.Output()
+	failed := cmd.Run()
+	var r replay.Report
+	if err := json.Unmarshal(out.Bytes(), &r); err != nil || failed != nil {
+		t.Fatalf("%v, %v\n%s", failed, err, out.String())
+	}
+	t.Logf("%d calls, %d refused then, %d decided with certainty, %d of them as then", r.Calls, r.RefusedThen, r.Certain, r.CertainAgreed)
+	if r.Certain == 0 || r.Certain != r.CertainAgreed || r.NewlyRefused > 0 {
+		t.Errorf("want every certain call decided as then, got %s", out.String())
+	}
+}
+
+// reconciled wants no difference between any two books of the last minutes, and their sums equal for
+// each account: calls and money of events and ClickHouse, to the micro-unit, and tokens of pools.
+func reconciled(t *testing.T, pools bool) {
+	t.Helper()
+	var out bytes.Buffer
+	cmd := exec.CommandContext(t.Context(), running.Bin, "reconcile", "--since", "5m", "-o", "json")
+	cmd.Env, cmd.Stdout, cmd.Stderr = running.Env, &out, t.Output()
+	failed := cmd.Run()
+	var r reconcile.Report
+	if err := json.Unmarshal(out.Bytes(), &r); err != nil || failed != nil || !r.Clean || r.Calls == 0 {
+		t.Fatalf("want books that agree, got %v, %v\n%s", failed, err, out.String())
+	}
+	var micros, drawn int64
+	for _, a := range r.Accounts {
+		micros += a.EventCosts["USD"]
+		drawn += a.Ledger
+		if a.Differs || !maps.Equal(a.EventCosts, a.CallCosts) || a.EventTokens != a.CallTokens || a.Drawn != a.Ledger {
+			t.Errorf("want equal sums of an account, got %+v", a)
+		}
+	}
+	if t.Logf("%d calls of %d accounts cost %d micro-dollars and drew %d tokens", r.Calls, len(r.Accounts), micros, drawn); micros == 0 ||
+		pools && drawn == 0 {
+		t.Error("want calls that cost something")
 	}
 }
 
@@ -32,6 +87,7 @@ func TestBooksOfRudeClientsAndProvidersAgree(t *testing.T) {
 			t.Errorf("no call was made in this manner: %s\n%s", manner, out)
 		}
 	}
+	reconciled(t, false)
 }
 
 // TestDemoSeesABrokenSettle takes the settle step away: the verdict must notice.

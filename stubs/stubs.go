@@ -19,6 +19,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/prices"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 )
 
@@ -40,6 +41,7 @@ type Config struct {
 	Models         []string              // when set, any other model is refused with 404
 	TokensPerChunk int                   // of a stream, 1 to 1000, default 1
 	Keep           int                   // served requests remembered, default 200000
+	Prices         *prices.Table         // what it bills (GET /__stub/costs.csv); nil: tokens alone
 	Done           <-chan struct{}       // closed when the stub stops: hanging and slow answers end; may be nil
 }
 
@@ -107,6 +109,7 @@ func (s *Server) routes() {
 	s.mux.Handle("PUT /__stub/config", httpapi.Handle(s.cfg.Log, s.putConfig))
 	s.mux.Handle("GET /__stub/config", httpapi.Handle(s.cfg.Log, s.getConfig))
 	s.mux.Handle("GET /__stub/requests", httpapi.Handle(s.cfg.Log, s.getRequests))
+	s.mux.Handle("GET /__stub/costs.csv", httpapi.Handle(s.cfg.Log, s.getCosts))
 	s.mux.Handle("DELETE /__stub/requests", httpapi.Handle(s.cfg.Log, s.deleteRequests))
 	s.mux.Handle("/__stub/", httpapi.Handle(s.cfg.Log, func(http.ResponseWriter, *http.Request) error {
 		return httpapi.Fail(http.StatusNotFound, "no such path")

@@ -257,8 +257,10 @@ func (e UsageTrendInterval) Valid() bool {
 
 // Defines values for ExportUsageParamsFormat.
 const (
-	Csv    ExportUsageParamsFormat = "csv"
-	Ndjson ExportUsageParamsFormat = "ndjson"
+	Csv     ExportUsageParamsFormat = "csv"
+	Focus   ExportUsageParamsFormat = "focus"
+	Ndjson  ExportUsageParamsFormat = "ndjson"
+	Parquet ExportUsageParamsFormat = "parquet"
 )
 
 // Valid indicates whether the value is a known member of the ExportUsageParamsFormat enum.
@@ -266,7 +268,11 @@ func (e ExportUsageParamsFormat) Valid() bool {
 	switch e {
 	case Csv:
 		return true
+	case Focus:
+		return true
 	case Ndjson:
+		return true
+	case Parquet:
 		return true
 	default:
 		return false
@@ -1150,6 +1156,40 @@ type PurchaseRequestRefill string
 
 // PurchaseStatus defines model for PurchaseStatus.
 type PurchaseStatus string
+
+// PurchasesMade defines model for PurchasesMade.
+type PurchasesMade struct {
+	Completed int64 `json:"completed"`
+
+	// CompletedAmounts Minor units by currency.
+	CompletedAmounts map[string]int64 `json:"completedAmounts"`
+	CompletedTokens  int64            `json:"completedTokens"`
+
+	// Count Also of those that the limit leaves out.
+	Count int64 `json:"count"`
+
+	// Items Newest first.
+	Items []struct {
+		// Amount Minor units.
+		Amount    int64     `json:"amount"`
+		CreatedAt time.Time `json:"createdAt"`
+		Currency  string    `json:"currency"`
+		OrgID     string    `json:"orgId,omitempty,omitzero"`
+		Provider  string    `json:"provider"`
+
+		// Reason Why it failed.
+		Reason    string             `json:"reason,omitempty,omitzero"`
+		SagaID    openapi_types.UUID `json:"sagaId"`
+		Status    string             `json:"status"`
+		Tokens    int64              `json:"tokens"`
+		UpdatedAt time.Time          `json:"updatedAt"`
+		UserID    openapi_types.UUID `json:"userId"`
+	} `json:"items"`
+
+	// WindowEnd Not in the window.
+	WindowEnd   time.Time `json:"windowEnd"`
+	WindowStart time.Time `json:"windowStart"`
+}
 
 // PushedRequest The parameters of the authorization endpoint, and what proves the client.
 type PushedRequest struct {
@@ -2055,6 +2095,27 @@ type SumProvidersParams struct {
 
 	// Tag NAME:VALUE, such as project:apollo.
 	Tag *UsageTag `form:"tag,omitempty" json:"tag,omitempty"`
+
+	// From First moment of the window (RFC 3339).
+	From *UsageFrom `form:"from,omitempty" json:"from,omitempty"`
+
+	// To First moment after the window (RFC 3339); now when absent.
+	To *UsageTo `form:"to,omitempty" json:"to,omitempty"`
+
+	// Limit Of the list; clamped to 5000, 100 when not positive.
+	Limit *int64 `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// ListPurchasesMadeParams defines parameters for ListPurchasesMade.
+type ListPurchasesMadeParams struct {
+	// Provider All when absent.
+	Provider *UsageProvider `form:"provider,omitempty" json:"provider,omitempty"`
+
+	// UserID Whose; the caller when absent. Others for an ADMIN only.
+	UserID *UserID `form:"userId,omitempty" json:"userId,omitempty"`
+
+	// OrgID Organisation, whole for its OWNER; a member adds userId for their own calls.
+	OrgID *UsageOrgID `form:"orgId,omitempty" json:"orgId,omitempty"`
 
 	// From First moment of the window (RFC 3339).
 	From *UsageFrom `form:"from,omitempty" json:"from,omitempty"`
@@ -3226,6 +3287,11 @@ type ClientInterface interface {
 	// Corresponds with GET /api/v1/analytics/providers (the `SumProviders` operationId).
 	SumProviders(ctx context.Context, params *SumProvidersParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListPurchasesMade List purchases
+	//
+	// Corresponds with GET /api/v1/analytics/purchases (the `ListPurchasesMade` operationId).
+	ListPurchasesMade(ctx context.Context, params *ListPurchasesMadeParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// GetReport Sum up a window
 	//
 	// Corresponds with GET /api/v1/analytics/report (the `GetReport` operationId).
@@ -4274,6 +4340,21 @@ func (c *Client) ExportUsage(ctx context.Context, params *ExportUsageParams, req
 // Corresponds with GET /api/v1/analytics/providers (the `SumProviders` operationId).
 func (c *Client) SumProviders(ctx context.Context, params *SumProvidersParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewSumProvidersRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListPurchasesMade List purchases
+//
+// Corresponds with GET /api/v1/analytics/purchases (the `ListPurchasesMade` operationId).
+func (c *Client) ListPurchasesMade(ctx context.Context, params *ListPurchasesMadeParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListPurchasesMadeRequest(c.Server, params)
 	if err != nil {
 		return nil, err
 	}
@@ -7373,6 +7454,120 @@ func NewSumProvidersRequest(server string, params *SumProvidersParams) (*http.Re
 		if params.Tag != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "tag", *params.Tag, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.From != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "from", *params.From, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.To != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "to", *params.To, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListPurchasesMadeRequest constructs an http.Request for the ListPurchasesMade method
+func NewListPurchasesMadeRequest(server string, params *ListPurchasesMadeParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/analytics/purchases")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Provider != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "provider", *params.Provider, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.UserID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "userId", *params.UserID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "uuid"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.OrgID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "orgId", *params.OrgID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "uuid"}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -10707,6 +10902,13 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /api/v1/analytics/providers (the `SumProviders` operationId).
 	SumProvidersWithResponse(ctx context.Context, params *SumProvidersParams, reqEditors ...RequestEditorFn) (*SumProvidersResponse, error)
 
+	// ListPurchasesMadeWithResponse List purchases
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/analytics/purchases (the `ListPurchasesMade` operationId).
+	ListPurchasesMadeWithResponse(ctx context.Context, params *ListPurchasesMadeParams, reqEditors ...RequestEditorFn) (*ListPurchasesMadeResponse, error)
+
 	// GetReportWithResponse Sum up a window
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -12493,7 +12695,8 @@ func (r GetAnomaliesResponse) ContentType() string {
 
 // ExportUsageResponse200Headers the declared response headers of an HTTP 200 response for ExportUsage
 type ExportUsageResponse200Headers struct {
-	XLeakyPendingEvents int
+	XLeakyPendingEvents  int
+	XLeakyUnpricedTokens int
 }
 
 type ExportUsageResponse struct {
@@ -12567,6 +12770,47 @@ func (r SumProvidersResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r SumProvidersResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListPurchasesMadeResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *PurchasesMade
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListPurchasesMadeResponse) GetJSON200() *PurchasesMade {
+	return r.JSON200
+}
+
+// GetBody returns the raw response body bytes
+func (r ListPurchasesMadeResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListPurchasesMadeResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListPurchasesMadeResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListPurchasesMadeResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -15119,6 +15363,19 @@ func (c *ClientWithResponses) SumProvidersWithResponse(ctx context.Context, para
 	return ParseSumProvidersResponse(rsp)
 }
 
+// ListPurchasesMadeWithResponse List purchases
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/analytics/purchases (the `ListPurchasesMade` operationId).
+func (c *ClientWithResponses) ListPurchasesMadeWithResponse(ctx context.Context, params *ListPurchasesMadeParams, reqEditors ...RequestEditorFn) (*ListPurchasesMadeResponse, error) {
+	rsp, err := c.ListPurchasesMade(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListPurchasesMadeResponse(rsp)
+}
+
 // GetReportWithResponse Sum up a window
 //
 // Returns a wrapper object for the known response body format(s).
@@ -16898,6 +17155,13 @@ func ParseExportUsageResponse(rsp *http.Response) (*ExportUsageResponse, error) 
 			}
 			headers.XLeakyPendingEvents = value
 		}
+		if values := rsp.Header.Values("X-Leaky-Unpriced-Tokens"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "X-Leaky-Unpriced-Tokens", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.XLeakyUnpricedTokens = value
+		}
 		response.Headers200 = &headers
 	}
 
@@ -16920,6 +17184,32 @@ func ParseSumProvidersResponse(rsp *http.Response) (*SumProvidersResponse, error
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest UsageGroups
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListPurchasesMadeResponse parses an HTTP response from a ListPurchasesMadeWithResponse call
+func ParseListPurchasesMadeResponse(rsp *http.Response) (*ListPurchasesMadeResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListPurchasesMadeResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest PurchasesMade
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}

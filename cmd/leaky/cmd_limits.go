@@ -20,6 +20,8 @@ import (
 type limitsCommand struct {
 	List limitsList `cmd:"" help:"List the rules, and when each last matched."`
 	Test limitsTest `cmd:"" help:"Say which rule a descriptor falls under."`
+
+	Replay limitsReplay `cmd:"" help:"Decide recorded calls by another file: who would have been refused."`
 }
 
 type limitsList struct {

@@ -8,10 +8,12 @@ import (
 	"os"
 	"os/user"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/analytics"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/prices"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 type repriceCommand struct {
@@ -82,17 +84,22 @@ func (r repriceCommand) Run(ctx context.Context, c *cli) error {
 	return nil
 }
 
-// moment is a time, the beginning of a day in UTC, or a duration before now.
+// moment is a time, the beginning of a day in UTC, or a duration or days before now.
 func moment(text string, now time.Time) (time.Time, error) {
 	for _, form := range []string{time.RFC3339, time.DateOnly} {
 		if at, err := time.Parse(form, text); err == nil {
 			return at, nil
 		}
 	}
+	if days, is := strings.CutSuffix(text, "d"); is {
+		if n, err := strconv.ParseUint(days, 10, 16); err == nil && n > 0 {
+			return now.AddDate(0, 0, -int(n)), nil
+		}
+	}
 	if ago, err := time.ParseDuration(text); err == nil && ago > 0 {
 		return now.Add(-ago), nil
 	}
-	return time.Time{}, fmt.Errorf("%q is no time; write 2026-11-15, 2026-11-15T08:00:00Z or 36h", text)
+	return time.Time{}, fmt.Errorf("%q is no time; write 2026-11-15, 2026-11-15T08:00:00Z, 36h or 7d", text)
 }
 
 // openEvents opens the books of calls.
@@ -101,21 +108,12 @@ func openEvents(ctx context.Context, c *cli) (*analytics.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	plan, err := l.plan(false)
+	url, err := l.storeURL(topology.ClickHouse)
 	if err != nil {
 		return nil, err
 	}
-	url := ""
-	for _, e := range plan.Exports() {
-		if e.Name == "LEAKY_CLICKHOUSE_URL" {
-			url = e.Value
-		}
-	}
-	if url == "" {
-		return nil, errors.New("no ClickHouse is known here; set LEAKY_CLICKHOUSE_URL, or run this beside the state folder (LEAKY_STATE_DIR)")
-	}
 	store, err := analytics.NewStore(analytics.StoreConfig{URL: url, Timeout: repriceTimeout, KeepDays: l.cfg.Analytics.KeepDays,
-		Log: slog.New(slog.DiscardHandler)})
+		RollupDays: l.cfg.Analytics.RollupDays, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/local/stack"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/supervisor"
 	"github.com/leaky-tokens/leaky-tokens/internal/settings"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 // local is the stack of this user on this machine, as every command about it sees it.
@@ -79,6 +81,21 @@ func (l local) limitSets() ([]*limits.Set, error) {
 // plan reads where everything listens; with secrets it makes the passwords that are not there yet.
 func (l local) plan(secrets bool) (*stack.Plan, error) {
 	return stack.New(stack.Config{Leaky: l.cfg, StateDir: l.dir, Getenv: os.Getenv, Secrets: secrets})
+}
+
+// storeURL is where a store is, with its password: as its variable says, else where the stack has it.
+func (l local) storeURL(name string) (string, error) {
+	plan, err := l.plan(false)
+	if err != nil {
+		return "", err
+	}
+	part, _ := topology.Find(name)
+	for _, e := range plan.Exports() {
+		if e.Name == part.Variable("URL") && e.Value != "" {
+			return e.Value, nil
+		}
+	}
+	return "", fmt.Errorf("no %s is known here; set %s, or run this beside the state folder (LEAKY_STATE_DIR)", name, part.Variable("URL"))
 }
 
 // control talks to the running supervisor; it needs no configuration, so that a broken

@@ -59,7 +59,10 @@ type cli struct {
 	Reprice repriceCommand `cmd:"" group:"Tools" help:"Book what a new price list changes, as corrections."`
 	Backup  backupCommand  `cmd:"" group:"Tools" help:"Copy the stores while they are used, so that the copies fit together."`
 	Restore restoreCommand `cmd:"" group:"Tools" help:"Bring a backup back into empty stores, or look whether it is whole."`
-	Version versionCommand `cmd:"" group:"Tools" help:"Print the version."`
+
+	Anomalies anomaliesCommand `cmd:"" group:"Tools" help:"List hours in which an account, a key or a model was used unusually."`
+	Reconcile reconcileCommand `cmd:"" group:"Tools" help:"Hold all books against each other, call by call, or against a provider's bill."`
+	Version   versionCommand   `cmd:"" group:"Tools" help:"Print the version."`
 
 	Completion completionCommand `cmd:"" group:"Tools" help:"Say how a shell learns to complete commands, flags and parts."`
 

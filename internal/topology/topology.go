@@ -118,7 +118,7 @@ func Parts() []Part {
 		{Name: ExtAuthz, Kind: Service, GRPC: true, Replicas: true, Stores: []string{NATS},
 			Callers: []string{Gateway, Supervisor}, Cluster: true, GOGC: gogcFast},
 		{Name: RateLimit, Kind: Service, GRPC: true, Replicas: true, Stores: []string{Redis, NATS},
-			Callers: []string{Gateway, Supervisor, Identity, ExtAuthz, Meter, TokenSvc}, Cluster: true, GOGC: gogcFast, Data: true},
+			Callers: []string{Gateway, Supervisor, Identity, ExtAuthz, Meter, TokenSvc, Analytics}, Cluster: true, GOGC: gogcFast, Data: true},
 		{Name: TokenSvc, Kind: Service, Replicas: true, Stores: []string{Postgres, NATS}, Callers: []string{Gateway, Supervisor},
 			Inner: true, Cluster: true, API: true, GOGC: gogcFast},
 		{Name: Analytics, Kind: Service, Replicas: true, Stores: []string{NATS, ClickHouse}, Callers: []string{Gateway, Supervisor},

@@ -18,7 +18,8 @@ import (
 )
 
 func serveAnalytics(ctx context.Context, s service) error {
-	store, err := analytics.NewStore(analytics.StoreConfig{URL: s.cfg.Stores.ClickHouse, KeepDays: s.cfg.Analytics.KeepDays, Log: s.log})
+	store, err := analytics.NewStore(analytics.StoreConfig{URL: s.cfg.Stores.ClickHouse, KeepDays: s.cfg.Analytics.KeepDays,
+		RollupDays: s.cfg.Analytics.RollupDays, Log: s.log})
 	if err != nil {
 		return err
 	}
@@ -37,6 +38,10 @@ func serveAnalytics(ctx context.Context, s service) error {
 	if err != nil {
 		return err
 	}
+	purchases, err := analytics.NewPurchaseConsumer(js, store, metrics, analytics.ConsumerConfig{Log: s.log})
+	if err != nil {
+		return err
+	}
 	keys, err := identityKeys(s)
 	if err != nil {
 		return err
@@ -47,15 +52,33 @@ func serveAnalytics(ctx context.Context, s service) error {
 	if err != nil {
 		return err
 	}
+	compared, err := openReconciliation(s, nc, store)
+	if err != nil {
+		return err
+	}
+	defer compared.close()
+	told, err := openNotices(s, js, store)
+	if err != nil {
+		return err
+	}
+	defer told.close()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		return s.serveHTTP(ctx, s.common(api.Ready), api.Routes())
 	})
-	g.Go(func() error { return store.Run(ctx) })
+	g.Go(func() error {
+		if err := store.Run(ctx); err != nil { // the schema comes first
+			return err
+		}
+		return store.RunRollups(ctx)
+	})
 	g.Go(func() error { return keys.Run(ctx) })
 	g.Go(func() error { return s.stores.Watch(ctx, topology.ClickHouse, store.Takes) })
 	g.Go(func() error { return consumer.Run(ctx) })
+	g.Go(func() error { return purchases.Run(ctx) })
 	g.Go(func() error { return metrics.WatchLag(ctx, consumer, 5*time.Second) })
+	g.Go(func() error { return compared.Run(ctx) })
+	g.Go(func() error { return told.Run(ctx) })
 	return g.Wait()
 }
 

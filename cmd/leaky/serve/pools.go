@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/ledgerbook"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/ledger"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/outbox"
@@ -59,7 +60,8 @@ func openBooks(s service, db *pgxpool.Pool, nc *nats.Conn, store *tokensvc.Store
 	if err != nil {
 		return nil, err
 	}
-	return &books{api: api, runs: []func(context.Context) error{consumer.Run, relay.Run, balances.Run, jobs.Run}}, nil
+	return &books{api: api, runs: []func(context.Context) error{consumer.Run, relay.Run, balances.Run, jobs.Run,
+		func(ctx context.Context) error { return ledgerbook.Serve(ctx, nc, ledger.Book{DB: db}) }}}, nil
 }
 
 // Run runs the parts until ctx ends; the schema must be in place.

@@ -19,7 +19,11 @@ func serveStub(ctx context.Context, s service) error {
 	if !ok {
 		return fmt.Errorf("serve %s: no such stub", s.name)
 	}
-	stub, err := stubs.New(stubs.Config{Flavour: flavour, Log: s.log, Metrics: s.metrics, Done: ctx.Done()})
+	list, err := s.prices()
+	if err != nil {
+		return err
+	}
+	stub, err := stubs.New(stubs.Config{Flavour: flavour, Prices: list, Log: s.log, Metrics: s.metrics, Done: ctx.Done()})
 	if err != nil {
 		return err
 	}

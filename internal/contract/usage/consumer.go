@@ -1,6 +1,7 @@
 package usage
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -44,10 +45,11 @@ type Handler interface {
 	Store(ctx context.Context, batch []Delivery) (refused map[int]error, err error)
 }
 
-// ConsumerConfig is what NewConsumer needs; every member is required.
+// ConsumerConfig is what NewConsumer needs; every member but Subjects is required.
 type ConsumerConfig struct {
 	JetStream    jetstream.JetStream
 	Durable      string        // the name that all replicas share
+	Subjects     string        // what it reads; empty: SubjectsUsage
 	Description  string        // of what the handler does, for NATS and the log: "book usage"
 	Linger       time.Duration // how long more messages are waited for after the first: larger batches, later
 	Outstanding  int           // batches of all replicas together that may be unanswered
@@ -92,8 +94,8 @@ func (c *Consumer) Attach(ctx context.Context) (jetstream.Consumer, error) {
 		return nil, err
 	}
 	consumer, err := c.cfg.JetStream.CreateOrUpdateConsumer(ctx, Stream, jetstream.ConsumerConfig{
-		Durable: c.cfg.Durable, FilterSubject: SubjectsUsage, AckPolicy: jetstream.AckExplicitPolicy, DeliverPolicy: jetstream.DeliverAllPolicy,
-		AckWait: ackWait, MaxDeliver: -1, MaxAckPending: c.cfg.Outstanding * BatchMost, Description: c.cfg.Description,
+		Durable: c.cfg.Durable, FilterSubject: cmp.Or(c.cfg.Subjects, SubjectsUsage), AckPolicy: jetstream.AckExplicitPolicy,
+		DeliverPolicy: jetstream.DeliverAllPolicy, AckWait: ackWait, MaxDeliver: -1, MaxAckPending: c.cfg.Outstanding * BatchMost, Description: c.cfg.Description,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make consumer %s: %w", c.cfg.Durable, err)

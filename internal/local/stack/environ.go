@@ -106,6 +106,11 @@ func (p *Plan) serviceEnv(part, configPath string) []string {
 	if key := p.cfg.Purchases.Payment.APIKeyEnv; key != "" && (name == topology.TokenSvc || name == topology.StubPayment) {
 		pass(key)
 	}
+	if name == topology.Analytics {
+		for _, w := range p.cfg.Webhooks {
+			pass(w.KeyEnv)
+		}
+	}
 	if name == topology.Identity {
 		pass("LEAKY_ADMIN_USERNAME", "LEAKY_ADMIN_PASSWORD", "LEAKY_KEYS_SECRET")
 	}

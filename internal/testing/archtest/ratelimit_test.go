@@ -25,6 +25,7 @@ func TestLimiterRooms(t *testing.T) {
 		root + "/lease":     {root + "/bucket", root + "/store"},
 		root + "/store":     {root + "/bucket"},
 		root + "/store/lua": nil,
+		root + "/replay":    {root + "/bucket", root + "/match"},
 		root + "/dropin":    {root, root + "/store"}, // a composition root
 	}
 	for _, s := range sources(t) {
