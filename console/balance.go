@@ -55,7 +55,9 @@ func (s *site) balance(v *visit) error {
 		return err
 	}
 	d := balanceData{Accounts: accounts, Account: q.Get("account"), Providers: s.cfg.Providers, Order: rand.Text()}
-	pools, err := each(ctx, s.cfg.Providers, func(ctx context.Context, provider string) (*api.Quota, error) { return pool(ctx, v, org, provider) })
+	pools, err := each(ctx, s.cfg.Providers, func(ctx context.Context, provider string) (*api.Quota, error) {
+		return pool(ctx, v, org, provider)
+	})
 	if err != nil {
 		return err
 	}
@@ -228,7 +230,8 @@ func steps(status api.PurchaseStatus) []step {
 	order := []struct {
 		status api.PurchaseStatus
 		label  string
-	}{{api.STARTED, "Ordered"}, {api.PAYMENTRESERVED, "Payment reserved"}, {api.TOKENSALLOCATED, "Tokens allocated"}, {api.COMPLETED, "Completed"}}
+	}{{api.STARTED, "Ordered"}, {api.PAYMENTRESERVED, "Payment reserved"}, {api.TOKENSALLOCATED, "Tokens allocated"},
+		{api.COMPLETED, "Completed"}}
 	if status == api.FAILED {
 		return []step{{Label: "Ordered", Reached: true}, {Label: "Failed, and undone", Reached: true}}
 	}

@@ -144,7 +144,8 @@ func (s *site) welcome(w http.ResponseWriter, r *http.Request) error {
 	if r.Method == http.MethodGet {
 		to = next(r.URL.EscapedPath() + query(r.URL.RawQuery))
 	}
-	return s.pages.write(w, http.StatusUnauthorized, "welcome", page{Title: "Sign in", Data: path + "/login?" + url.Values{"next": {to}}.Encode()})
+	login := path + "/login?" + url.Values{"next": {to}}.Encode()
+	return s.pages.write(w, http.StatusUnauthorized, "welcome", page{Title: "Sign in", Data: login})
 }
 
 // fail shows what went wrong: what the control API says as it says it, and nothing of what is ours.

@@ -112,8 +112,8 @@ func (s *site) org(v *visit) error {
 			own.Name = all[at].Name
 		}
 	}
-	d := orgData{ID: org.String(), Name: cmp.Or(own.Name, org.String()), Owner: own.Role == membership.Owner || v.admin(), Me: v.me.ID.String(),
-		Members: members, Teams: teams, More: len(members) == mostMembers}
+	d := orgData{ID: org.String(), Name: cmp.Or(own.Name, org.String()), Owner: own.Role == membership.Owner || v.admin(),
+		Me: v.me.ID.String(), Members: members, Teams: teams, More: len(members) == mostMembers}
 	if d.Owner {
 		invited, err := v.api.ListOrgInvitationsWithResponse(ctx, org)
 		if err != nil && !tolerable(err) {
@@ -156,7 +156,8 @@ func (s *site) renameOrg(v *visit) error {
 	if err != nil {
 		return err
 	}
-	if _, err := v.api.RenameOrganisationWithResponse(v.r.Context(), org, api.OrganisationRequest{Name: v.r.PostForm.Get("name")}); err != nil {
+	in := api.OrganisationRequest{Name: v.r.PostForm.Get("name")}
+	if _, err := v.api.RenameOrganisationWithResponse(v.r.Context(), org, in); err != nil {
 		return err
 	}
 	return v.back(org)

@@ -71,7 +71,7 @@ type firstCall struct {
 
 func (s *site) overview(v *visit) error {
 	ctx := v.r.Context()
-	w, err := v.viewOf(ctx)
+	w, err := v.viewOf()
 	if err != nil {
 		return err
 	}
@@ -124,7 +124,7 @@ func (s *site) trend(ctx context.Context, v *visit, w view) (api.UsageTrend, err
 
 // live is the part of the overview that refreshes itself.
 func (s *site) live(v *visit) error {
-	w, err := v.viewOf(v.r.Context())
+	w, err := v.viewOf()
 	if err != nil {
 		return err
 	}

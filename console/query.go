@@ -57,7 +57,7 @@ type view struct {
 }
 
 // viewOf reads whose calls, and since when, from the address.
-func (v *visit) viewOf(ctx context.Context) (view, error) {
+func (v *visit) viewOf() (view, error) {
 	q := v.r.URL.Query()
 	byDefault := ofMe
 	if v.admin() {

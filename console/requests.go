@@ -36,7 +36,7 @@ type call struct {
 
 func (s *site) requests(v *visit) error {
 	ctx := v.r.Context()
-	w, err := v.viewOf(ctx)
+	w, err := v.viewOf()
 	if err != nil {
 		return err
 	}
@@ -69,7 +69,8 @@ func (s *site) requests(v *visit) error {
 
 func (s *site) callOf(item api.UsageItem, known map[string]string, of string) call {
 	q := url.Values{"of": {of}, "provider": {item.Provider}}
-	return call{UsageItem: item, Name: cmp.Or(known[item.UserID], item.UserID), KeyName: cmp.Or(known[item.KeyID], item.KeyID[:min(len(item.KeyID), 8)]),
+	shortKey := item.KeyID[:min(len(item.KeyID), 8)]
+	return call{UsageItem: item, Name: cmp.Or(known[item.UserID], item.UserID), KeyName: cmp.Or(known[item.KeyID], shortKey),
 		Address: path + "/requests/" + url.PathEscape(item.RequestID) + "?" + q.Encode(), Why: why(item)}
 }
 
@@ -79,7 +80,7 @@ var requestID = regexp.MustCompile(`^[A-Za-z0-9._:~-]{1,128}$`)
 // request is one call: what was held for it, what it settled at, and why.
 func (s *site) request(v *visit) error {
 	ctx := v.r.Context()
-	w, err := v.viewOf(ctx)
+	w, err := v.viewOf()
 	if err != nil {
 		return err
 	}

@@ -64,7 +64,7 @@ func (s *sealer) put(w http.ResponseWriter, name string, content any, life time.
 	if err != nil {
 		return fmt.Errorf("seal cookie %s: %w", name, err)
 	}
-	c := cookie(name)
+	c := cookie(name) //nolint:gosec // cookie sets all three attributes
 	c.Value = base64.RawURLEncoding.EncodeToString(s.aead.Seal(nil, nil, text, []byte(name)))
 	c.MaxAge = int(life.Seconds())
 	if len(c.String()) > longestCookie {
@@ -94,7 +94,7 @@ func (s *sealer) get(r *http.Request, name string, content any) error {
 }
 
 func (s *sealer) drop(w http.ResponseWriter, name string) {
-	c := cookie(name)
+	c := cookie(name) //nolint:gosec // cookie sets all three attributes
 	c.MaxAge = -1
 	http.SetCookie(w, c)
 }

@@ -87,7 +87,8 @@ func (s *site) callback(w http.ResponseWriter, r *http.Request) error {
 		http.Redirect(w, r, path+"/", http.StatusSeeOther)
 		return nil
 	case q.Get("code") == "":
-		return &shown{status: http.StatusBadRequest, title: "Sign in again", text: "The sign-in was refused: " + brief(q.Get("error_description"))}
+		return &shown{status: http.StatusBadRequest, title: "Sign in again",
+			text: "The sign-in was refused: " + brief(q.Get("error_description"))}
 	}
 	got, err := s.token(r.Context(), url.Values{"grant_type": {"authorization_code"}, "code": {q.Get("code")}, "redirect_uri": {s.redirect()},
 		"code_verifier": {a.Verifier}})

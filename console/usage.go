@@ -42,7 +42,7 @@ func dimensions() []choice {
 
 func (s *site) usage(v *visit) error {
 	ctx := v.r.Context()
-	w, err := v.viewOf(ctx)
+	w, err := v.viewOf()
 	if err != nil {
 		return err
 	}
@@ -97,7 +97,7 @@ func (d *usageData) choose(name string) (string, error) {
 
 // export passes on the calls of a view as CSV, as they come.
 func (s *site) export(v *visit) error {
-	w, err := v.viewOf(v.r.Context())
+	w, err := v.viewOf()
 	if err != nil {
 		return err
 	}

@@ -226,7 +226,7 @@ func (s *Service) setMember(w http.ResponseWriter, r *http.Request, p principal.
 		return err
 	}
 	var bad []httpapi.FieldError
-	bad = append(bad, body.handle.check()...)
+	bad = append(bad, body.check()...)
 	body.Team = strings.TrimSpace(body.Team)
 	if bad = append(bad, checkMembership(body.Role, body.Team)...); len(bad) > 0 {
 		return invalidFields(bad)

@@ -23,10 +23,10 @@ func TestTeamsAreMadeBeforeAnybodyIsInThem(t *testing.T) {
 	if r := b.call("POST", teams, map[string]string{"name": "platform"}, ann); r.status != http.StatusOK {
 		t.Errorf("make it again: want 200, got %d %s", r.status, r.text)
 	}
-	if r := b.call("POST", members, member("platfrom"), ann); r.status != 400 || !strings.Contains(r.text, "did you mean platform?") {
+	if r := b.call("POST", members, member("pltform"), ann); r.status != 400 || !strings.Contains(r.text, "did you mean platform?") {
 		t.Errorf("a misspelt team: want 400 with a hint, got %d %s", r.status, r.text)
 	}
-	if r := b.call("POST", "/api/v1/admin/invitations", map[string]string{"orgId": org, "team": "platfrom"}, root); r.status != 400 {
+	if r := b.call("POST", "/api/v1/admin/invitations", map[string]string{"orgId": org, "team": "pltform"}, root); r.status != 400 {
 		t.Errorf("an invitation to a misspelt team: want 400, got %d %s", r.status, r.text)
 	}
 	if r := b.call("POST", members, member("platform"), ann); r.status != http.StatusAccepted {
