@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
-	"slices"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
@@ -31,8 +30,8 @@ type Config struct {
 	Lag       Lag
 	Members   Members
 	Verifier  *principal.Verifier
-	KeysReady func() error // not nil while identities cannot be checked; may be nil
-	Providers []string     // names, lower-case
+	KeysReady func() error    // not nil while identities cannot be checked; may be nil
+	Providers func() []string // names, lower-case and sorted, as they are now
 	Metrics   *Metrics
 	Log       *slog.Logger
 }
@@ -47,7 +46,6 @@ func New(cfg Config) (*API, error) {
 	if cfg.Store == nil || cfg.Lag == nil || cfg.Members == nil || cfg.Verifier == nil || cfg.Metrics == nil || cfg.Log == nil {
 		return nil, errors.New("make analytics api: Store, Lag, Members, Verifier, Metrics and Log are needed")
 	}
-	cfg.Providers = slices.Sorted(slices.Values(cfg.Providers))
 	return &API{cfg: cfg}, nil
 }
 
@@ -126,7 +124,7 @@ func (a *API) call(h caller, w http.ResponseWriter, r *http.Request) error {
 	if !who.Is(principal.RoleUser) && !who.Is(principal.RoleAdmin) {
 		return httpapi.Fail(http.StatusForbidden, "role USER is required")
 	}
-	err := h(w, r, reader{who, a.cfg.Members, a.cfg.Providers})
+	err := h(w, r, reader{who, a.cfg.Members, a.cfg.Providers()})
 	if err == nil {
 		return nil
 	}
@@ -142,7 +140,7 @@ func (a *API) call(h caller, w http.ResponseWriter, r *http.Request) error {
 // label is the provider for metrics: from the known list, else "unknown".
 func (a *API) label(r *http.Request) string {
 	values, _ := url.ParseQuery(r.URL.RawQuery)
-	if name, err := (params{values}).provider(a.cfg.Providers, true); err == nil {
+	if name, err := (params{values}).provider(a.cfg.Providers(), true); err == nil {
 		return name
 	}
 	return unknownProvider

@@ -56,7 +56,7 @@ func newFront(t *testing.T, store *Store, lag Lag) *front {
 	}
 	_, _ = keys.Key(t.Context(), "none") // fetches, so that calls at once find the key
 	registry := prometheus.NewRegistry()
-	api, err := New(Config{Store: store, Lag: lag, Members: members(), Verifier: principal.NewVerifier(Audience, keys.Keyfunc), Providers: providers(),
+	api, err := New(Config{Store: store, Lag: lag, Members: members(), Verifier: principal.NewVerifier(Audience, keys.Keyfunc), Providers: providers,
 		Metrics: NewMetrics(registry), Log: quiet()})
 	if err != nil {
 		t.Fatal(err)

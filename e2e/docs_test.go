@@ -61,3 +61,16 @@ func TestGuides(t *testing.T) {
 		})
 	}
 }
+
+// TestProviderCommands runs what docs/providers.md tells an operator: a provider, a name for its
+// model and a fallback on a running stack.
+func TestProviderCommands(t *testing.T) {
+	before := state(t)
+	out := shellBlocks(t, "providers.md")
+	for _, want := range []string{"+ Cluster provider-local", "+ Route openai-chat:local/local/llama", "Back to version", "parts are ready"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("want %q in\n%s", want, out)
+		}
+	}
+	unchanged(t, before)
+}

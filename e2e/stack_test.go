@@ -162,6 +162,8 @@ type usage struct {
 	Source       string `json:"source"`
 	Reason       string `json:"reason"`
 	Status       int    `json:"status"`
+	Model        string `json:"model"`
+	ModelServed  string `json:"modelServed"`
 }
 
 // booked waits until the books show the request and returns its one row.

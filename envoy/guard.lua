@@ -113,6 +113,10 @@ function envoy_on_request(h)
     local name = context:get("maximum") or "max_tokens"
     return refuse(h, "400", name .. " is missing: this route takes no call without it", name)
   end
+  -- What the gateway stated itself, for a model that did not answer, is nobody's wish.
+  if context:get("fallback") and h:headers():get("x-leaky-call-filled") then
+    facts.max_tokens, facts.max_completion_tokens = nil, nil
+  end
 
   labelled(facts, labels, h:headers(), told_members)
   facts.parts = counted(tally)

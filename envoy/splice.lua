@@ -51,6 +51,12 @@ local function maximum(s, edits, at, limit)
   if limit.max_tokens_name ~= "maxOutputTokens" then
     local where = at[limit.max_tokens_name]
     if where then return edit(edits, where[1], where[2], value) end
+    -- What the gateway stated for a model that did not answer.
+    where = at[limit.max_tokens_name == "max_tokens" and "max_completion_tokens" or "max_tokens"]
+    if where and sub(s, where[1], where[2]) ~= "null" then
+      edit(edits, where[3], where[4], limit.max_tokens_name)
+      return edit(edits, where[1], where[2], value)
+    end
     return insert(s, edits, at.document[1], '"' .. limit.max_tokens_name .. '":' .. value)
   end
   local where, member = at.generationconfig or at.generation_config, '"maxOutputTokens":' .. value

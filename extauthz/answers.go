@@ -20,7 +20,7 @@ import (
 
 // credentialHeaders go upstream only where an endpoint reads Authorization itself.
 func credentialHeaders(f form) []string {
-	names := []string{headerAPIKey, headerGoogleKey}
+	names := []string{headerAPIKey, headerGoogleKey, headerAzureKey}
 	if f&keepHeader == 0 {
 		names = append(names, headerAuthorization)
 	}

@@ -17,6 +17,7 @@ type call struct {
 	authorization string
 	apiKey        string
 	googleKey     string
+	azureKey      string
 	rule          string // attributes.ContextRule
 	scope         string // attributes.ContextScope
 	org           string // attributes.ContextOrg
@@ -36,7 +37,8 @@ func callOf(req *auth.CheckRequest) call {
 	headers := http.GetHeaders()
 	return call{method: http.GetMethod(), path: http.GetPath(), requestID: headers[headerRequestID], client: headers[headerClient],
 		authorization: headers[headerAuthorization], apiKey: headers[headerAPIKey], googleKey: headers[headerGoogleKey],
-		rule: extensions[attributes.ContextRule], scope: extensions[attributes.ContextScope],
+		azureKey: headers[headerAzureKey],
+		rule:     extensions[attributes.ContextRule], scope: extensions[attributes.ContextScope],
 		org: extensions[attributes.ContextOrg], keys: extensions[attributes.ContextKeys],
 		audience: extensions[attributes.ContextAudience], family: extensions[attributes.ContextFamily]}
 }
@@ -66,6 +68,8 @@ func (c *call) header(name string) *string {
 		return &c.apiKey
 	case headerGoogleKey:
 		return &c.googleKey
+	case headerAzureKey:
+		return &c.azureKey
 	case headerRequestID:
 		return &c.requestID
 	case headerClient:

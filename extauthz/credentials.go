@@ -29,6 +29,7 @@ const (
 	headerAuthorization = "authorization"
 	headerAPIKey        = "x-api-key"
 	headerGoogleKey     = "x-goog-api-key"
+	headerAzureKey      = "api-key" // Azure OpenAI's SDKs
 	queryKey            = "key"
 )
 
@@ -47,7 +48,7 @@ func readCredentials(from *call, keysOff bool) (c credentials, err error) {
 		}
 		return c, nil
 	}
-	for _, value := range [...]string{from.apiKey, from.googleKey} {
+	for _, value := range [...]string{from.apiKey, from.googleKey, from.azureKey} {
 		if value != "" {
 			if err := c.addKeys(value); err != nil {
 				return c, err

@@ -33,6 +33,8 @@ func TestReadCredentials(t *testing.T) {
 			key: "k", anything: true}, nil},
 		"same key everywhere": {map[string]string{"authorization": "Bearer leaky_x", "x-api-key": "leaky_x,leaky_x",
 			"x-goog-api-key": "leaky_x"}, "/v1?key=leaky_x", credentials{key: "leaky_x", form: dropQueryKey, anything: true}, nil},
+		"Azure's header":   {map[string]string{"api-key": "k"}, "/v1", credentials{key: "k", anything: true}, nil},
+		"Azure's and ours": {map[string]string{"api-key": "a", "x-api-key": "b"}, "/v1", credentials{key: "b", anything: true}, errSeveral},
 		"two keys": {map[string]string{"x-api-key": "a", "x-goog-api-key": "b"}, "/v1", credentials{key: "a", anything: true},
 			errSeveral},
 		"two keys in one header": {map[string]string{"x-api-key": "a,b"}, "/v1", credentials{key: "a", anything: true}, errSeveral},
@@ -43,7 +45,7 @@ func TestReadCredentials(t *testing.T) {
 		"bearer of two":          {map[string]string{"authorization": "Bearer a b"}, "/v1", credentials{anything: true}, errMalformed},
 	} {
 		got, err := readCredentials(&call{path: c.path, authorization: c.headers["authorization"], apiKey: c.headers["x-api-key"],
-			googleKey: c.headers["x-goog-api-key"]}, false)
+			googleKey: c.headers["x-goog-api-key"], azureKey: c.headers["api-key"]}, false)
 		if got != c.want || !errors.Is(err, c.err) {
 			t.Errorf("%s: want %+v, %v; got %+v, %v", name, c.want, c.err, got, err)
 		}

@@ -1,6 +1,7 @@
 package meter
 
 import (
+	"cmp"
 	"math"
 	"strconv"
 	"strings"
@@ -184,6 +185,10 @@ func eventOf(l *spool.Line, now time.Time) usage.Event {
 		ModelAsked: l.Model, ModelServed: l.Answer.Model, Held: whole(l.Held), Stream: l.Stream == "true", Status: l.Status, LatencyMS: l.Millis,
 		FirstByteMS: count(l.FirstByte), Timestamp: start.UTC(),
 		EndUser: labelOf(l.EndUser), Session: labelOf(l.Session), Tags: tagsOf(l.Tags), Attempts: l.Attempts}
+	if l.Moved() { // asked as the line says, served by another; the books know what that one held
+		provider, model := l.Served()
+		e.Provider, e.ModelServed, e.Held = provider, cmp.Or(l.Answer.Model, model), 0
+	}
 	if e.Provider == "" || strings.ContainsAny(e.Provider, ".*> \t\r\n") {
 		e.Provider = unknownProvider
 	}
@@ -234,11 +239,8 @@ func heldInput(l *spool.Line, guess int64) int64 {
 }
 
 func kindOf(l *spool.Line) kind {
-	model := l.Model
-	if model == "" {
-		model = l.Answer.Model
-	}
-	return kind{provider: l.Provider, model: model, route: l.Route, stream: l.Stream == "true"}
+	provider, model := l.Served()
+	return kind{provider: provider, model: cmp.Or(model, l.Answer.Model), route: l.Route, stream: l.Stream == "true"}
 }
 
 // served says that the provider began an answer that is not an error.

@@ -174,3 +174,22 @@ func TestChargeOfOddLines(t *testing.T) {
 		t.Errorf("want 10 + 0, got %+v", v.event)
 	}
 }
+
+// TestChargeOfACallThatMoved: asked as the line says, served and priced as its last cluster does.
+func TestChargeOfACallThatMoved(t *testing.T) {
+	t.Parallel()
+	l, err := spool.Parse([]byte(`{"id":"r1","account":"user:u","held":900,"held_in":100,"user":"u","route":"openai-chat","provider":"one","model":"first",` +
+		`"cluster":"fallback/two/meta/second","status":200,"flags":"-","up":"200","recv_h":10,"recv":500,"bytes":"40","wire":400,"attempts":2,` +
+		`"answer":"events=0,after=0,bytes=80,whole=1,in=7,out=5,model=second-2025"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := charge(&l, NewEstimator(nil), func(string) config.ChargeMode { return config.ChargeInput }, time.Now()).event
+	if e.Provider != "two" || e.ModelAsked != "first" || e.ModelServed != "second-2025" || e.Held != 0 || e.Attempts != 2 || e.Account != "user:u" {
+		t.Errorf("want first asked and two's second served, with what the books hold, got %+v", e)
+	}
+	l.Answer.Model = ""
+	if e := eventOf(&l, time.Now()); e.ModelServed != "meta/second" {
+		t.Errorf("want the fallback's name where the provider tells none, got %+v", e)
+	}
+}

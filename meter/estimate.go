@@ -45,15 +45,18 @@ type Ratio struct {
 // model, and tells the tokens of answers whose usage is not. It does not learn from answers
 // and requests whose bytes say nothing of their tokens: log probabilities, pictures, sound. One goroutine uses it.
 type Estimator struct {
-	defaults map[string]Ratio
+	defaults func(provider string) Ratio
 	outputs  map[kind]*fit
 	inputs   map[kind]*fit
 	ratios   map[kind]*ratios // of inputs, for holds
 	changed  bool
 }
 
-// NewEstimator starts from the providers' defaults.
-func NewEstimator(defaults map[string]Ratio) *Estimator {
+// NewEstimator starts from the providers' defaults, which may change meanwhile; nil: there are none.
+func NewEstimator(defaults func(provider string) Ratio) *Estimator {
+	if defaults == nil {
+		defaults = func(string) Ratio { return Ratio{} }
+	}
 	return &Estimator{defaults: defaults, outputs: map[kind]*fit{}, inputs: map[kind]*fit{}, ratios: map[kind]*ratios{}}
 }
 
@@ -131,7 +134,7 @@ func (e *Estimator) byBytes(k kind, bytes int64, ended bool) int64 {
 	}
 	per := jsonBytes
 	if k.stream {
-		per = orElse(e.defaults[k.provider].BytesPerToken, defaultStreamBytes)
+		per = orElse(e.defaults(k.provider).BytesPerToken, defaultStreamBytes)
 	}
 	return atLeastOne(b / per)
 }
@@ -154,7 +157,7 @@ func (e *Estimator) input(k kind, bytes int64) int64 {
 			return atLeastOne(max(b/ratio, b/mostInputBytes))
 		}
 	}
-	return atLeastOne(b * orElse(e.defaults[k.provider].TokensPerByte, defaultInputRatio))
+	return atLeastOne(b * orElse(e.defaults(k.provider).TokensPerByte, defaultInputRatio))
 }
 
 func atLeastOne(tokens float64) int64 {

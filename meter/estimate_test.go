@@ -67,7 +67,7 @@ func TestEstimateOfACutStream(t *testing.T) {
 func TestEstimateWithLittleKnowledge(t *testing.T) {
 	t.Parallel()
 	k := kind{provider: "openai", model: "gpt-4o", route: "openai-chat", stream: true}
-	cold := NewEstimator(map[string]Ratio{"openai": {BytesPerToken: 100, TokensPerByte: 0.25}})
+	cold := NewEstimator(func(string) Ratio { return Ratio{BytesPerToken: 100, TokensPerByte: 0.25} })
 	if got := cold.output(k, answered{bytes: 1000}, false); got != 10 {
 		t.Errorf("want the configured ratio, 10, got %d", got)
 	}

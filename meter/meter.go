@@ -30,7 +30,7 @@ type Config struct {
 	Limiter     Limiter               //
 	Name        string                // of this meter among others, default "meter"
 	Publisher   Publisher             //
-	Providers   map[string]Ratio      // by name: what to assume before anything was learned
+	Providers   func(string) Ratio    // of a provider: what to assume before anything was learned
 	Prices      *prices.Table         // what calls cost; nil: every event is unpriced
 	Aborted     Policy                // what a call is charged that ended early, default its input and what passed
 	ReopenURL   string                // Envoy admin's /reopen_logs; empty: never rotate

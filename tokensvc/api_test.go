@@ -69,14 +69,17 @@ func newWorld(t *testing.T, pool *pgxpool.Pool, policy tokensvc.Policy) *world {
 		t.Fatal(err)
 	}
 	registry := prometheus.NewRegistry()
-	books, err := pools.New(pools.Config{DB: pool, Ready: store.Ready, Providers: []string{"openai", "gemini", "qwen"},
+	books, err := pools.New(pools.Config{DB: pool, Ready: store.Ready, Providers: func() []string { return []string{"openai", "gemini", "qwen"} },
 		Timeout: 10 * time.Second, Metrics: registry, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
 	api, err := tokensvc.New(tokensvc.Config{Store: store, Verifier: principal.NewVerifier(tokensvc.Audience, keys.Keyfunc),
-		Models:    cfg.Models,
-		Providers: []string{"openai", "gemini", "qwen"}, Protocols: map[string]config.Protocol{"gemini": config.ProtocolGemini, "anthropic": config.ProtocolAnthropic}, MayCall: policy, Pools: books, Metrics: registry, Log: log})
+		Models: func() []config.Model { return cfg.Models },
+		Protocols: func() map[string]config.Protocol {
+			return map[string]config.Protocol{"gemini": config.ProtocolGemini, "anthropic": config.ProtocolAnthropic}
+		},
+		MayCall: policy, Pools: books, Metrics: registry, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}

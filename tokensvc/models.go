@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
@@ -17,18 +18,27 @@ import (
 // an SDK is shown what its own calls reach.
 func (a *API) served(who principal.Principal, protocol config.Protocol) []config.Model {
 	var all []config.Model
-	for _, m := range a.cfg.Models {
-		if cmp.Or(a.cfg.Protocols[m.Provider], config.ProtocolOpenAI) == protocol && a.cfg.MayCall(who, m) {
+	protocols := a.cfg.Protocols()
+	for _, m := range a.cfg.Models() {
+		if cmp.Or(protocols[m.Provider], config.ProtocolOpenAI) == protocol && a.cfg.MayCall(who, m) {
 			all = append(all, m)
 		}
 	}
 	return all
 }
 
+// listed are the models without those that stand for many.
+func listed(models []config.Model) []config.Model {
+	return slices.DeleteFunc(models, func(m config.Model) bool {
+		_, wild := m.Wildcard()
+		return wild
+	})
+}
+
 // listModels lists what the caller may call, in a protocol's shape.
 func (a *API) listModels(shape shape) sdkHandler {
 	return func(w http.ResponseWriter, r *http.Request, who principal.Principal) *errorbody.Refusal {
-		list, said := shape.list(a.served(who, shape.protocol), r.URL.Query())
+		list, said := shape.list(listed(a.served(who, shape.protocol)), r.URL.Query())
 		if said == nil {
 			httpapi.WriteJSON(w, http.StatusOK, list)
 		}
@@ -42,6 +52,9 @@ func (a *API) findModel(shape shape) sdkHandler {
 	return func(w http.ResponseWriter, r *http.Request, who principal.Principal) *errorbody.Refusal {
 		asked := r.PathValue("model")
 		for _, m := range a.served(who, shape.protocol) {
+			if _, stands := m.Stands(asked); stands {
+				m.Name = asked
+			}
 			if asked == m.Name || asked == m.Provider+"/"+m.Name {
 				httpapi.WriteJSON(w, http.StatusOK, shape.one(m))
 				return nil

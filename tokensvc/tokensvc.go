@@ -33,14 +33,13 @@ func EveryModel(principal.Principal, config.Model) bool { return true }
 type Config struct {
 	Store     *Store
 	Verifier  *principal.Verifier
-	KeysReady func() error // not nil while identities cannot be checked; may be nil
-	Models    []config.Model
-	Providers []string                   // names, lower-case
-	Protocols map[string]config.Protocol // of providers; OpenAI's of one that is not here
-	MayCall   Policy                     // nil: EveryModel
-	Purchases *saga.Service              // nil: none are sold
-	Pools     *pools.API                 // nil: none are kept
-	Consume   *consume.API               // nil: nothing is spent here
+	KeysReady func() error                      // not nil while identities cannot be checked; may be nil
+	Models    func() []config.Model             // as they are now, wildcards too
+	Protocols func() map[string]config.Protocol // of providers; OpenAI's of one that is not here
+	MayCall   Policy                            // nil: EveryModel
+	Purchases *saga.Service                     // nil: none are sold
+	Pools     *pools.API                        // nil: none are kept
+	Consume   *consume.API                      // nil: nothing is spent here
 	Metrics   prometheus.Registerer
 	Log       *slog.Logger
 }

@@ -29,7 +29,7 @@ type keys struct {
 
 // read gives a provider's key as it is now; configPath is that of leaky.yaml. Without keys it is a
 // placeholder. Errors name the place, never what is there.
-func (k *keys) read(configPath, name string, p config.Provider) (string, error) {
+func (k *keys) read(configPath, name string, p config.ProviderKey) (string, error) {
 	if k == nil {
 		return "not shown", nil
 	}
@@ -96,8 +96,10 @@ func keyFiles(set *settings.Settings) []string {
 	}
 	var files []string
 	for _, name := range slices.Sorted(maps.Keys(set.Config.Providers)) {
-		if file := set.Config.Providers[name].APIKeyFile; file != "" {
-			files = append(files, keyFile(set.Path(), name, file))
+		for _, k := range set.Config.Providers[name].AllKeys() {
+			if k.APIKeyFile != "" {
+				files = append(files, keyFile(set.Path(), name, k.APIKeyFile))
+			}
 		}
 	}
 	return files

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -217,12 +218,12 @@ func (x *XDS) goBack(tried loaded, because error) {
 	}
 }
 
-// watched are the files of the configuration, and those with providers' keys.
+// watched are the files of the configuration, and those with keys and certificates.
 func (x *XDS) watched() []string {
 	x.mu.Lock()
 	live := x.live.settings
 	x.mu.Unlock()
-	return append(x.files.Files(), keyFiles(live)...)
+	return slices.Concat(x.files.Files(), keyFiles(live), certificateFiles(live))
 }
 
 // Problem is what does not work of the live configuration, while the rest does; nil: nothing.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
+	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 	"github.com/leaky-tokens/leaky-tokens/internal/settings"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 	"github.com/leaky-tokens/leaky-tokens/xds/model"
@@ -18,6 +19,7 @@ import (
 type source struct {
 	dir    string // state folder
 	keys   *keys
+	certs  *certificates
 	trust  protos.Trust
 	issuer *mtls.Authority // nil without TLS
 }
@@ -37,8 +39,10 @@ func (s source) load(set *settings.Settings) (loaded, error) {
 	}
 	// Envoy makes no folders, and refuses a whole listener without them.
 	folders := []string{filepath.Dir(next.gateway.Listener.Spool)}
-	if egress := next.gateway.Egress.Addr; egress.Network == "unix" {
-		folders = append(folders, filepath.Dir(egress.Path))
+	for _, inner := range []netaddr.Addr{next.gateway.Egress.Addr, next.gateway.Fallback.Addr} {
+		if inner.Network == "unix" {
+			folders = append(folders, filepath.Dir(inner.Path))
+		}
 	}
 	for _, folder := range folders {
 		if err := os.MkdirAll(folder, 0o700); err != nil {
@@ -52,14 +56,26 @@ func (s source) translate(set *settings.Settings) (loaded, error) {
 	asked := *set.Config
 	asked.TLS.Mode = config.TLSOff // as at start: each part reads the mode once
 	in := model.Input{Config: &asked, StateDir: s.dir, Limits: set.Limits.Paths(),
-		Key: func(name string, p config.Provider) (string, error) { return s.keys.read(set.Path(), name, p) }}
+		Key: func(name string, k config.ProviderKey) (string, error) { return s.keys.read(set.Path(), name, k) }}
 	if s.issuer != nil {
 		asked.TLS.Mode = config.TLSMutual
 		in.Identity, in.Roots = s.issuer.Pair(topology.Gateway), s.issuer.Roots()
 	}
+	certs := s.certs
+	if certs == nil {
+		certs = newCertificates()
+	}
+	var stale string
+	var err error
+	if in.TLS, stale, err = certs.read(set.Path(), asked.Gateway.TLS); err != nil {
+		return loaded{}, err
+	}
 	g, secrets, err := model.Build(in)
 	if err != nil {
 		return loaded{}, err
+	}
+	if stale != "" {
+		g.Problems = append(g.Problems, stale)
 	}
 	snap, err := snapshot.Build(g, secrets, s.trust)
 	return loaded{settings: set, gateway: g, snapshot: snap}, err

@@ -271,16 +271,24 @@ func (u upCommand) finish(ctx context.Context, out io.Writer, l local, begun tim
 	if !u.Proof {
 		return nil
 	}
-	return prove(ctx, out, plan)
+	return prove(ctx, out, l, plan)
 }
 
-func prove(ctx context.Context, out io.Writer, plan *stack.Plan) error {
+func prove(ctx context.Context, out io.Writer, l local, plan *stack.Plan) error {
+	if l.cfg.Gateway.TLS.Clients == config.ClientsRequired {
+		fmt.Fprintln(out, "\nProof: left out, since callers must show a certificate.")
+		return nil
+	}
+	trust, err := l.gatewayTLS()
+	if err != nil {
+		return err
+	}
 	model, provider, ok := plan.Proof()
 	if !ok {
 		fmt.Fprintln(out, "\nProof: left out, since no model is served by a stub and a real call costs money.")
 		return nil
 	}
-	r, err := smoketest.Run(ctx, smoketest.Config{Gateway: plan.Gateway(), Model: model, Provider: provider})
+	r, err := smoketest.Run(ctx, smoketest.Config{Gateway: plan.Gateway(), TLS: trust, Model: model, Provider: provider})
 	if err != nil {
 		return fmt.Errorf("proof failed: %w\n(`leaky ps` and `leaky logs NAME` tell more; the stack stays up)", err)
 	}

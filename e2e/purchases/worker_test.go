@@ -106,7 +106,7 @@ func (c workerConfig) service(pool *pgxpool.Pool, log *slog.Logger) (*saga.Servi
 	if err != nil {
 		return nil, err
 	}
-	return saga.New(saga.Config{Pool: pool, Payments: pay, Members: nobody{}, Providers: providers(), Enabled: func() bool { return true },
+	return saga.New(saga.Config{Pool: pool, Payments: pay, Members: nobody{}, Providers: providers, Enabled: func() bool { return true },
 		Price:    func(string) int64 { return pricePerMillion },
 		QuotaMax: func(string) int64 { return 0 }, Currency: "usd", Attempts: 200, Workers: 4, Boundary: c.killer(), Log: log,
 		Metrics: prometheus.NewRegistry(),

@@ -41,8 +41,10 @@ type Gateway struct {
 	MaxStreamDuration time.Duration `yaml:"max_stream_duration"` // longest call, default 10m; holds outlive it
 	RequestHeaders    int           `yaml:"max_request_headers"` // different names, default 100; more is 431
 
-	Egress    string           `yaml:"egress"` // where tokensvc's calls to providers enter Envoy: unix:path or loopback, default unix:run/egress.sock
+	Fallback  string           `yaml:"fallback"` // where Envoy takes calls that go on at another model: unix:path or loopback, default unix:run/fallback.sock
+	Egress    string           `yaml:"egress"`   // where tokensvc's calls to providers enter Envoy: unix:path or loopback, default unix:run/egress.sock
 	RateLimit GatewayRateLimit `yaml:"rate_limit"`
+	TLS       GatewayTLS       `yaml:"tls"`
 	CORS      CORS             `yaml:"cors"` // web pages that may call models and the API
 }
 
@@ -107,13 +109,20 @@ const (
 
 // Provider is one upstream.
 type Provider struct {
+	Preset         string        `yaml:"preset"` // a provider that is known: groq, mistral, deepseek, ...; it fills in what is not stated
 	Protocol       Protocol      `yaml:"protocol"`
 	URL            string        `yaml:"url"`             // http(s)://host[:port][/prefix]; LEAKY_PROVIDER_<NAME>_URL wins
 	APIKeyEnv      string        `yaml:"api_key_env"`     // environment variable with the provider's own key; empty: none is sent
 	APIKeyFile     string        `yaml:"api_key_file"`    // or the file that holds it, or a folder with a file of the provider's name; relative to leaky.yaml, read again while running
+	APIKeyHeader   string        `yaml:"api_key_header"`  // header that carries the key, default by the protocol
+	Keys           []ProviderKey `yaml:"keys"`            // several keys in place of one
+	Unlisted       bool          `yaml:"unlisted"`        // PROVIDER/NAME calls models that stand nowhere here, default false
 	ConnectTimeout time.Duration `yaml:"connect_timeout"` // default 2s
 	MaxRequests    int           `yaml:"max_requests"`    // circuit breaker: calls at once, default 1024
 	MaxPending     int           `yaml:"max_pending"`     // circuit breaker: calls waiting for a connection, default 256
+	Retries        int           `yaml:"retries"`         // further attempts after 429 or 5xx before an answer began, 0 to 5, default 0
+	RetryBudget    int           `yaml:"retry_budget"`    // percent of the calls under way that may be repeated ones, default 20
+	Outlier        Outlier       `yaml:"outlier"`         // when it is left alone for a while
 	TokensPerByte  float64       `yaml:"tokens_per_byte"` // input bound, > 0 to 1, default 1: the ceiling of any tokenizer
 	LearnInput     bool          `yaml:"learn_input"`     // holds for inputs follow what the model was seen to take, default false
 	OutputFill     int64         `yaml:"fill_max_tokens"` // most that is written into a call without a maximum; default the model's max_output
@@ -132,11 +141,14 @@ type Provider struct {
 
 // Model is one model name and who serves it.
 type Model struct {
-	Name      string `yaml:"name"` // as clients ask for it; they may write PROVIDER/NAME too
-	Provider  string `yaml:"provider"`
-	Model     string `yaml:"model"`                                                      // as the provider calls it, default the name
-	MaxOutput int64  `yaml:"max_output"`                                                 // most output tokens the model gives, default by its name, else 16384
-	Kind      string `yaml:"kind" jsonschema:"enum=chat,enum=embedding,enum=moderation"` // chat (default), embedding or moderation
+	Name     string `yaml:"name"` // as clients ask for it; they may write PROVIDER/NAME too; gpt-4o* is every name that begins so
+	Provider string `yaml:"provider"`
+	Model    string `yaml:"model"` // as the provider calls it, default the name
+	// Fallback are models that answer where this one's provider does not: it is down, out of quota
+	// or refuses our key. They are of the same protocol and kind, and tried in this order.
+	Fallback  []string `yaml:"fallback"`
+	MaxOutput int64    `yaml:"max_output"`                                                 // most output tokens the model gives, default by its name, else 16384
+	Kind      string   `yaml:"kind" jsonschema:"enum=chat,enum=embedding,enum=moderation"` // chat (default), embedding or moderation
 
 	Parts         map[string]Part `yaml:"parts"`                                                                   // what a part of each kind is held at; default the provider's
 	MaxTokensName string          `yaml:"max_tokens_name" jsonschema:"enum=max_tokens,enum=max_completion_tokens"` // default the provider's, else by the model's name

@@ -36,7 +36,7 @@ type ProviderEgress struct {
 }
 
 func defaultGateway() Gateway {
-	return Gateway{Egress: "unix:run/egress.sock", CORS: defaultCORS(), RateLimit: GatewayRateLimit{KeyStrategy: KeyAuto, Whitelist: []string{"/actuator/**"}}}
+	return Gateway{Egress: "unix:run/egress.sock", Fallback: "unix:run/fallback.sock", CORS: defaultCORS(), TLS: GatewayTLS{Clients: ClientsOff}, RateLimit: GatewayRateLimit{KeyStrategy: KeyAuto, Whitelist: []string{"/actuator/**"}}}
 }
 
 // fillEgress puts the defaults of provider name where the file says nothing.
@@ -53,8 +53,12 @@ var plainPath = regexp.MustCompile(`^/[A-Za-z0-9._~:@/-]*$`)
 
 func (c *Config) validateGateway(v *validator) {
 	c.Gateway.CORS.validate(v)
+	c.Gateway.TLS.validate(v)
 	if addr := v.address("gateway.egress", c.Gateway.Egress, true); addr.Host != "" && !loopback(addr.Host) {
 		v.fail("gateway.egress", "%s is not a loopback address; who reaches this listener calls providers with our keys", addr.Host)
+	}
+	if addr := v.address("gateway.fallback", c.Gateway.Fallback, true); addr.Network == "tcp" {
+		v.fail("gateway.fallback", "who reaches it calls providers in anybody's name: write unix:path")
 	}
 	v.oneOf("gateway.rate_limit.key_strategy", string(c.Gateway.RateLimit.KeyStrategy), string(KeyAuto), string(KeyUser), string(KeyAPIKey),
 		string(KeyIP))

@@ -77,6 +77,9 @@ func parse(name string, text []byte, getenv func(string) string) (*Config, error
 		return nil, &Error{Mistakes: mistakes}
 	}
 	for i, m := range c.Models { // not before, lest a provider's mistakes be told of each of its models
+		if _, wild := m.Wildcard(); wild {
+			continue // what it leaves open depends on the model
+		}
 		c.Models[i] = c.Providers[m.Provider].Complete(m)
 	}
 	return c, nil
@@ -143,6 +146,7 @@ func (c *Config) fill(builtin Config) {
 		}
 	}
 	for name, p := range c.Providers {
+		p.fillPreset()
 		setDefault(&p.Protocol, ProtocolOpenAI)
 		setDefault(&p.ConnectTimeout, defaultConnectTimeout)
 		setDefault(&p.MaxRequests, 1024)
@@ -150,6 +154,7 @@ func (c *Config) fill(builtin Config) {
 		setDefault(&p.TokensPerByte, 1)
 		setDefault(&p.BytesPerToken, 200)
 		p.fillEgress(name)
+		p.fillUpstream()
 		c.Providers[name] = p
 	}
 	for i := range c.Models {

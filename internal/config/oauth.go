@@ -54,7 +54,7 @@ func (c *Config) fillOAuth() {
 }
 
 // URL is where parts of this machine reach the gateway.
-func (g Gateway) URL() string { return "http://" + reachable(g.Listen) }
+func (g Gateway) URL() string { return g.scheme() + reachable(g.Listen) }
 
 // reachable is an address to connect to for one to listen on.
 func reachable(listen string) string {

@@ -22,6 +22,7 @@ const (
 	KindChat       = operation.KindChat
 	KindEmbedding  = operation.KindEmbedding
 	KindModeration = operation.KindModeration
+	KindAny        = operation.KindAny // of models that stand nowhere: what the path says
 )
 
 // What happens to a hold that nobody settled.
@@ -171,14 +172,15 @@ func (c *Config) validateInner(v *validator, key string, part topology.Part, at 
 	}
 }
 
-// Keyed reports whether the provider wants a key of ours.
-func (p Provider) Keyed() bool { return p.APIKeyEnv != "" || p.APIKeyFile != "" }
-
+// keyMember is where a provider's file names its key.
 func keyMember(p Provider) string {
-	if p.APIKeyEnv == "" {
-		return "file"
+	switch {
+	case len(p.Keys) > 0:
+		return "keys"
+	case p.APIKeyEnv == "":
+		return "api_key_file"
 	}
-	return "env"
+	return "api_key_env"
 }
 
 // validateSecrets refuses to hand providers' keys to whoever connects to xds.
@@ -188,7 +190,7 @@ func (c *Config) validateSecrets(v *validator) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Providers)) {
 		if c.Providers[name].Keyed() {
-			v.fail("providers."+name+".api_key_"+keyMember(c.Providers[name]), "services.xds.grpc is a port, and xds would give the key to every process that connects: write services.xds.grpc: \"unix:run/xds.sock\", or set tls.mode: mutual")
+			v.fail("providers."+name+"."+keyMember(c.Providers[name]), "services.xds.grpc is a port, and xds would give the key to every process that connects: write services.xds.grpc: \"unix:run/xds.sock\", or set tls.mode: mutual")
 		}
 	}
 }
@@ -221,9 +223,8 @@ func (c *Config) validateProviders(v *validator) {
 		if u, err := url.Parse(p.URL); err == nil && closedAddress(u.Hostname()) {
 			v.fail(key+".url", "no provider is at %s: link-local addresses are where a cloud keeps its machines' credentials", u.Hostname())
 		}
-		if p.APIKeyEnv != "" && p.APIKeyFile != "" {
-			v.fail(key+".api_key_file", "the key is in the environment already (api_key_env); name one place")
-		}
+		p.validatePreset(v, key)
+		p.validateUpstream(v, key)
 		between(v, key+".connect_timeout", p.ConnectTimeout, 10*time.Millisecond, time.Minute)
 		between(v, key+".max_requests", p.MaxRequests, 1, 1_000_000)
 		between(v, key+".max_pending", p.MaxPending, 1, 1_000_000)
@@ -250,7 +251,12 @@ func (c *Config) validateModels(v *validator) {
 			if stated.member == ".model" && m.Model == "" {
 				continue // it is called by its name
 			}
-			if name := stated.name; !names.MatchString(name) || strings.HasSuffix(name, " ") {
+			name := stated.name
+			if _, wild := m.Wildcard(); wild && stated.member == ".name" {
+				m.validateWildcard(v, key)
+				name = strings.TrimSuffix(name, wildcard) + "x"
+			}
+			if !names.MatchString(name) || strings.HasSuffix(name, " ") {
 				v.fail(key+stated.member, "%q: a model's name is at most 255 letters, digits and . _ : @ / + ~ = , # ( ) - or spaces; with Gemini, whose paths have it, 128 letters, digits and . _ : @ -", name)
 			}
 		}
@@ -263,6 +269,7 @@ func (c *Config) validateModels(v *validator) {
 		between(v, key+".max_output", m.MaxOutput, 0, 1<<31-1)
 		m.validateRequests(v, key)
 	}
+	c.validateFallbacks(v)
 }
 
 func (c *Config) validateTiers(v *validator) {

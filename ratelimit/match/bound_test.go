@@ -19,7 +19,7 @@ func TestInputBoundHolds(t *testing.T) {
 	t.Parallel()
 	p := &Policy{pricing: pricing{providers: map[string]config.Provider{"openai": {Protocol: config.ProtocolOpenAI, TokensPerByte: 0.25},
 		"gemini": {Protocol: config.ProtocolGemini, TokensPerByte: 0.25}},
-		models: map[string]config.Model{"embed": {Name: "embed", Kind: "embedding"}}}}
+		models: map[string]config.Model{"embed": {Name: "embed", Provider: "openai", Kind: "embedding"}}}}
 	rapid.Check(t, func(t *rapid.T) {
 		texts := rapid.SliceOfN(rapid.OneOf(rapid.StringMatching(`[a-z ]{0,40}`), rapid.String()), 1, 20).Draw(t, "texts")
 		kind := rapid.SampledFrom([]string{"chat", "parts", "gemini", "embedding"}).Draw(t, "kind")

@@ -60,6 +60,7 @@ type Call struct {
 	Maximum   string // member that states the maximum where the limiter does
 	Renames   string // member that states it now, and that the model does not take; empty: none
 	AsksUsage bool   // the stream's usage is to be asked for
+	Moves     bool   // it goes on at this model, and held for another before
 
 	Protocol config.Protocol
 	Input    int64 // most tokens of the input
@@ -103,10 +104,10 @@ func (p *Policy) ReadCall(d Descriptor) (*Call, error) {
 	c.frame = p.pricing.framed(c, stated)
 	asked := c.Model
 	provider, model := p.pricing.find(c)
-	if name := model.Upstream(); name != asked && c.Protocol != config.ProtocolGemini {
+	if name := model.Upstream(); (name != asked || c.Moves) && c.Protocol != config.ProtocolGemini {
 		c.Upstream = name
 	}
-	c.AsksUsage = c.Protocol != config.ProtocolGemini && c.Stream && !c.Usage && does.Asks && provider.AsksUsage()
+	c.AsksUsage = c.Protocol != config.ProtocolGemini && c.Stream && !c.Usage && !c.Moves && does.Asks && p.pricing.asksUsage(provider, model)
 	c.nameMaximum(cmp.Or(does.Maximum, model.MaxTokensName), stated)
 	err := errors.Join(c.readOutput(stated), c.readInput(stated))
 	return c, errors.Join(err, p.pricing.price(c, provider, model))
@@ -139,6 +140,8 @@ func (c *Call) readAttributes(d Descriptor) (stated statedNumbers) {
 		switch e.Key {
 		case attributes.Hold:
 			c.ID = e.Value
+		case attributes.Moves:
+			c.Moves = true
 		case attributes.Route:
 			c.Route = e.Value
 		case attributes.Provider:

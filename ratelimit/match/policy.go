@@ -49,7 +49,11 @@ func NewPolicy(c Config, s *State) *Policy {
 		p.domains[set.Domain()] = newRules(set, c.Tiers, s)
 	}
 	p.Rules = p.domains[c.Limits.Domain()]
-	for _, m := range c.Models {
+	for _, m := range config.Routed(c.Models, c.Providers) {
+		if _, wild := m.Wildcard(); wild {
+			p.pricing.wildcards = append(p.pricing.wildcards, m)
+			continue
+		}
 		p.pricing.models[m.Name] = c.Providers[m.Provider].Complete(m)
 	}
 	return p

@@ -2,6 +2,7 @@ package match
 
 import (
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
@@ -12,6 +13,7 @@ import (
 type pricing struct {
 	providers  map[string]config.Provider
 	models     map[string]config.Model
+	wildcards  []config.Model                 // not completed
 	operations map[string]operation.Operation // by route
 	maxTokens  config.MaxTokens
 	ratios     *Ratios
@@ -19,18 +21,39 @@ type pricing struct {
 
 // find gives what is configured for the call's provider and model, and for a model that is
 // not, what holds for the provider. It takes the provider's prefix from the model's name; what
-// another calls exactly so is no prefix.
+// another calls exactly so is no prefix. A call of a wildcard is one of the wildcard's, in limits
+// and books alike, so that callers cannot make up as many names as they like.
 func (p *pricing) find(c *Call) (config.Provider, config.Model) {
 	provider := p.providers[c.Provider]
-	model, ok := p.models[c.Model]
-	if !ok || model.Provider != c.Provider {
-		c.Model = strings.TrimPrefix(c.Model, c.Provider+"/")
-		model, ok = p.models[c.Model]
+	bare := strings.TrimPrefix(c.Model, c.Provider+"/")
+	for _, name := range []string{c.Model, bare} {
+		if model, ok := p.models[name]; ok && model.Provider == c.Provider {
+			c.Model = name
+			return provider, model
+		}
 	}
-	if !ok {
-		model = provider.Complete(config.Model{Name: c.Model, Provider: c.Provider})
+	for _, model := range p.wildcards {
+		for _, name := range []string{c.Model, bare} {
+			if upstream, ok := model.Stands(name); ok && model.Provider == c.Provider {
+				c.Model, model.Name = model.Name, upstream
+				if model.Kind == config.KindAny && c.Route == config.RouteEmbeddings {
+					model.Kind = config.KindEmbedding
+				}
+				return provider, provider.Complete(model)
+			}
+		}
 	}
-	return provider, model
+	c.Model = bare
+	return provider, provider.Complete(config.Model{Name: bare, Provider: c.Provider})
+}
+
+// asksUsage reports whether streams of the model are asked for their usage: where its provider
+// takes the question and those of its fallbacks do, as the body is written before it is known who
+// gets it.
+func (p *pricing) asksUsage(provider config.Provider, model config.Model) bool {
+	return provider.AsksUsage() && !slices.ContainsFunc(model.Fallback, func(name string) bool {
+		return !p.providers[p.models[name].Provider].AsksUsage()
+	})
 }
 
 // price bounds what the call may use. The error says that it had to state its maximum, or

@@ -76,7 +76,7 @@ func (s *Store) holdOne(ctx context.Context, t Take) (Taken, error) {
 		return Taken{Outcome: Admitted}, nil
 	}
 	args := s.holdArgs(t)
-	reply, err := s.run(ctx, s.hold, args)
+	reply, err := s.run(ctx, s.scriptOf(t), args)
 	if err != nil {
 		return Taken{}, err
 	}

@@ -27,8 +27,8 @@ func (s *Store) HoldAll(ctx context.Context, takes []Take) ([]Taken, error) {
 	}
 	calls := make([][]any, 0, len(takes))
 	for i, t := range takes {
-		if shared, own, ok := s.split(t); ok {
-			out[i], out[i].Err = s.holdSplit(ctx, t, shared, own)
+		if s.alone(t) {
+			out[i], out[i].Err = s.Hold(ctx, t)
 			continue
 		}
 		if t.ID != "" || len(t.Buckets) > 0 {
@@ -40,7 +40,7 @@ func (s *Store) HoldAll(ctx context.Context, takes []Take) ([]Taken, error) {
 		return nil, err
 	}
 	for i, t := range takes {
-		if _, _, ok := s.split(t); ok {
+		if s.alone(t) {
 			continue
 		}
 		if t.ID == "" && len(t.Buckets) == 0 {
@@ -60,9 +60,23 @@ func (s *Store) HoldAll(ctx context.Context, takes []Take) ([]Taken, error) {
 	return out, nil
 }
 
+// alone reports whether a take is no call of the one script that the others are.
+func (s *Store) alone(t Take) bool {
+	_, _, split := s.split(t)
+	return split || t.Moves
+}
+
+// scriptOf is the script that decides about a take.
+func (s *Store) scriptOf(t Take) script {
+	if t.Moves && t.ID != "" {
+		return s.move
+	}
+	return s.hold
+}
+
 // holdArgs is the script's call.
 func (s *Store) holdArgs(t Take) []any {
-	args := s.hold.begin(len(t.Buckets), 5+2*len(t.Buckets))
+	args := s.scriptOf(t).begin(len(t.Buckets), 5+2*len(t.Buckets))
 	keys, life, tail, print := len(t.Buckets), 0.0, "", ""
 	if t.ID != "" {
 		keys += 2

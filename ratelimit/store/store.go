@@ -103,6 +103,7 @@ type Store struct {
 	identity   identity
 	index      index
 	hold       script
+	move       script // hold, of a call that holds already
 	settle     script
 	expire     script
 	finish     script
@@ -121,7 +122,8 @@ func New(c Config) (*Store, error) {
 	setDefault(&c.Timeout, 100*time.Millisecond)
 	s := &Store{config: c, life: float64(c.Lifetime.Microseconds()), kept: millis(c.SettledKept), memoryBits: memoryWidth(c.SettledKept),
 		breaker: breaker{now: time.Now},
-		hold:    newScript(common + holdLua), settle: newScript(common + releaseLua + correctLua + settleLua),
+		hold:    newScript(common + "local moving = false\n" + holdLua),
+		move:    newScript(common + releaseLua + "local moving = true\n" + holdLua), settle: newScript(common + releaseLua + correctLua + settleLua),
 		expire: newScript(common + releaseLua + expireLua), finish: newScript(finishLua), pool: newScript(balanceLua),
 		late: newScript(common + releaseLua + lateLua), renew: newScript(common + releaseLua + renewLua)}
 	s.identity.changed = func(older bool) {
@@ -153,7 +155,7 @@ func (s *Store) Close() error { return s.client.Close() }
 
 // Ping asks the server for a sign of life and loads the scripts.
 func (s *Store) Ping(ctx context.Context) error {
-	for _, sc := range []script{s.hold, s.settle, s.expire, s.finish, s.pool, s.late, s.renew} {
+	for _, sc := range []script{s.hold, s.move, s.settle, s.expire, s.finish, s.pool, s.late, s.renew} {
 		if err := s.client.ScriptLoad(ctx, sc.source).Err(); err != nil {
 			return fmt.Errorf("%w: %w", ErrUnavailable, err)
 		}
@@ -184,7 +186,10 @@ type Take struct {
 	// Life is how long the hold may stay unsettled; 0: Config.Lifetime.
 	Life time.Duration
 	// Release says that the hold is given back when it expires, whatever the policy.
-	Release  bool
+	Release bool
+	// Moves says that what the ID holds already is given back in the same step, if there is room for
+	// what is asked now; else it stays.
+	Moves    bool
 	Pool     PoolPart
 	Provider string // whose pool, up to 255 bytes; with a Pool an ID is needed
 }

@@ -51,8 +51,8 @@ type Config struct {
 	Provider  Provider
 	Members   Members
 	Books     Books
-	Providers []string    // names, lower-case
-	Enforce   func() bool // false: pools are not asked (flags.token_service.quota_enforcement)
+	Providers func() []string // names, lower-case, as they are now
+	Enforce   func() bool     // false: pools are not asked (flags.token_service.quota_enforcement)
 	Log       *slog.Logger
 	Metrics   prometheus.Registerer
 }
@@ -76,7 +76,7 @@ func New(cfg Config) (*API, error) {
 		spent: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "token_consumed_tokens_total", Help: "Tokens consumed."},
 			[]string{"provider"})}
 	cfg.Metrics.MustRegister(a.calls, a.spent)
-	for _, provider := range cfg.Providers {
+	for _, provider := range cfg.Providers() {
 		for _, outcome := range []string{outcomeAttempt, outcomeAllowed, outcomeLimited, outcomeQuota, outcomeProvider, outcomeUnbooked} {
 			a.calls.WithLabelValues(provider, outcome)
 		}
@@ -106,7 +106,7 @@ func (a *API) Serve(w http.ResponseWriter, r *http.Request) error {
 	if err := httpapi.ReadJSON(w, r, &b); err != nil {
 		return err
 	}
-	o, err := b.read(who, a.cfg.Providers)
+	o, err := b.read(who, a.cfg.Providers())
 	if err != nil {
 		return err
 	}

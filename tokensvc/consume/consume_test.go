@@ -143,7 +143,7 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{ledger: newLedger(), enforce: true}
 	var err error
-	w.api, err = New(Config{Limiter: w, Provider: w, Members: w, Books: w, Providers: []string{"openai", "qwen"},
+	w.api, err = New(Config{Limiter: w, Provider: w, Members: w, Books: w, Providers: func() []string { return []string{"openai", "qwen"} },
 		Enforce: func() bool { return w.enforce },
 		Log:     slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})
 	if err != nil {

@@ -41,7 +41,7 @@ type Config struct {
 	Ready     func() bool          // the schema is in place
 	Members   Members              // nil: a caller belongs to the organisation that they act for
 	Limiter   Limiter              // nil: what is told is what is booked
-	Providers []string             // names, lower-case
+	Providers func() []string      // names, lower-case, as they are now
 	Policy    func() ledger.Policy // of a pool that a grant makes; nil: windows of a day
 	Timeout   time.Duration        // of one request to Postgres, default 2 s
 	Metrics   prometheus.Registerer
@@ -134,7 +134,7 @@ func (a *API) fail(r *http.Request, err error) error {
 	return unavailable("the token store is not available")
 }
 
-func (a *API) known(provider string) bool { return slices.Contains(a.cfg.Providers, provider) }
+func (a *API) known(provider string) bool { return slices.Contains(a.cfg.Providers(), provider) }
 
 func unavailable(message string) *httpapi.Error {
 	return &httpapi.Error{Status: http.StatusServiceUnavailable, Message: message, Header: http.Header{"Retry-After": {"1"}}}

@@ -23,7 +23,7 @@ func BenchmarkTake(b *testing.B) {
 	if _, err := pool.Exec(b.Context(), `CREATE TABLE bare (id uuid PRIMARY KEY, user_id uuid, provider text, tokens bigint, created_at timestamptz)`); err != nil {
 		b.Fatal(err)
 	}
-	service, err := New(Config{Pool: pool, Payments: &fakePayments{}, Members: fakeMembers{}, Providers: []string{"openai"},
+	service, err := New(Config{Pool: pool, Payments: &fakePayments{}, Members: fakeMembers{}, Providers: func() []string { return []string{"openai"} },
 		Enabled: func() bool { return true },
 		Price:   func(string) int64 { return 1000 }, QuotaMax: func(string) int64 { return 0 }, Currency: "usd",
 		Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})

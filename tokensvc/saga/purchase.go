@@ -41,7 +41,7 @@ func (s *Service) Purchase(w http.ResponseWriter, r *http.Request) error {
 	if err := httpapi.ReadJSON(w, r, &b); err != nil {
 		return err
 	}
-	o, err := b.read(who, r.Header.Values(headerKey), s.cfg.Providers)
+	o, err := b.read(who, r.Header.Values(headerKey), s.cfg.Providers())
 	if err != nil {
 		return err
 	}

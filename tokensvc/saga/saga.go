@@ -70,7 +70,7 @@ type Config struct {
 	Pool      *pgxpool.Pool
 	Payments  Payments
 	Members   Members
-	Providers []string                    // names, lower-case
+	Providers func() []string             // names, lower-case, as they are now
 	Enabled   func() bool                 // false: purchases are refused (flags.token_service.saga_purchases)
 	Price     func(provider string) int64 // minor units per million tokens, at least 1
 	QuotaMax  func(tier string) int64     // most tokens that a buyer's pool may hold; 0: no bound
@@ -123,7 +123,7 @@ func New(cfg Config) (*Service, error) {
 		cfg.NewID = uuid.New
 	}
 	s := &Service{cfg: cfg, wake: make(chan struct{}, 1)}
-	s.metrics = newMetrics(cfg.Metrics, cfg.Providers)
+	s.metrics = newMetrics(cfg.Metrics, cfg.Providers())
 	return s, nil
 }
 

@@ -119,7 +119,7 @@ func newWorld(t *testing.T, change func(*Config)) *world {
 func (w *world) attach(change func(*Config)) {
 	w.t.Helper()
 	w.metrics = prometheus.NewRegistry()
-	cfg := Config{Pool: w.pool, Payments: w.payments, Members: fakeMembers{alice: acme}, Providers: []string{"openai", "qwen"},
+	cfg := Config{Pool: w.pool, Payments: w.payments, Members: fakeMembers{alice: acme}, Providers: func() []string { return []string{"openai", "qwen"} },
 		Enabled: func() bool { return true },
 		Price:   func(string) int64 { return 1000 }, QuotaMax: func(string) int64 { return 0 }, Currency: "usd", Attempts: 5,
 		Log: slog.New(slog.DiscardHandler), Metrics: w.metrics,

@@ -67,7 +67,7 @@ func TestDoubts(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			g, _, err := model.Build(model.Input{Config: cfg, StateDir: "/s", Limits: set.Paths(), Key: func(string, config.Provider) (string, error) { return "k", nil }})
+			g, _, err := model.Build(model.Input{Config: cfg, StateDir: "/s", Limits: set.Paths(), Key: func(string, config.ProviderKey) (string, error) { return "k", nil }})
 			if err != nil {
 				t.Fatal(err)
 			}

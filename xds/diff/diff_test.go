@@ -23,7 +23,7 @@ func build(t *testing.T, yaml, key string) *snapshot.Snapshot {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g, secrets, err := model.Build(model.Input{Config: cfg, StateDir: "/s", Limits: set.Paths(), Key: func(string, config.Provider) (string, error) { return key, nil }})
+	g, secrets, err := model.Build(model.Input{Config: cfg, StateDir: "/s", Limits: set.Paths(), Key: func(string, config.ProviderKey) (string, error) { return key, nil }})
 	if err != nil {
 		t.Fatal(err)
 	}

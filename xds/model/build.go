@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/netip"
 	"net/url"
 	"path/filepath"
 	"slices"
@@ -25,11 +24,13 @@ type Input struct {
 	Config   *config.Config
 	StateDir string // relative paths are resolved against it
 	Limits   []limits.Path
-	// Key is a provider's own key, or why there is none: the provider is down then, and no other.
-	Key func(name string, p config.Provider) (string, error)
+	// Key is one of a provider's own keys, or why it is not there: a provider without any is down, and
+	// no other.
+	Key func(name string, k config.ProviderKey) (string, error)
 	// Identity and Roots are what Envoy shows and checks services with; needed in TLS mode mutual.
 	Identity mtls.Pair
 	Roots    []byte
+	TLS      *ServerTLS // of the public listener; nil: plain HTTP
 }
 
 // Build makes the gateway and its secrets. Every mistake is reported, joined.
@@ -45,9 +46,18 @@ func Build(in Input) (*Gateway, []Secret, error) {
 			Secret{Name: SecretRoots, Roots: string(in.Roots)})
 	}
 	g.Listener = b.listener()
-	g.Clusters = append(b.services(), b.providerClusters()...)
+	if in.TLS != nil {
+		g.Listener.TLS, g.Listener.Clients = true, in.TLS.Clients
+		b.secrets = append(b.secrets, Secret{Name: SecretServer, Certificate: in.TLS.Certificate, Key: in.TLS.Key})
+		if in.TLS.Clients != config.ClientsOff {
+			b.secrets = append(b.secrets, Secret{Name: SecretClients, Roots: in.TLS.Roots})
+		}
+	}
+	b.upstreams = b.providerClusters()
 	g.Egress = b.egress()
 	g.Routes = b.routes()
+	g.Fallback = b.fallback(g.Listener)
+	g.Clusters = slices.Concat(b.services(), b.upstreams, b.fallbackClusters())
 	g.Problems = b.problems
 	g.Listener.Open = slices.ContainsFunc(g.Routes, func(r Route) bool { return r.Open })
 	if err := errors.Join(b.errs...); err != nil {
@@ -59,8 +69,11 @@ func Build(in Input) (*Gateway, []Secret, error) {
 type builder struct {
 	cfg       *config.Config
 	dir       string
-	key       func(string, config.Provider) (string, error)
+	key       func(string, config.ProviderKey) (string, error)
 	providers map[string]provider
+	upstreams []Cluster // of the providers
+	moved     []Route   // to fallbacks
+	guarded   []Cluster // see guard
 	secrets   []Secret
 	problems  []string
 	errs      []error
@@ -69,12 +82,12 @@ type builder struct {
 // provider is what routes need of a configured provider.
 type provider struct {
 	config.Provider
-	name    string
-	cluster string
-	egress  string // cluster of the egress listener
-	host    string // authority
-	base    string // path before the operation, e.g. /v1
-	down    bool   // nobody calls it: its key is not there
+	name   string
+	shares []Share // its clusters: one, or one for each of its keys
+	egress string  // cluster of the egress listener
+	host   string  // authority
+	base   string  // path before the operation, e.g. /v1
+	down   bool    // nobody calls it: its key is not there
 }
 
 func (b *builder) fail(format string, args ...any) {
@@ -154,65 +167,6 @@ func reachable(a netaddr.Addr) netaddr.Addr {
 		a.Host = "::1"
 	}
 	return a
-}
-
-func (b *builder) providerClusters() []Cluster {
-	var clusters []Cluster
-	for _, name := range slices.Sorted(maps.Keys(b.cfg.Providers)) {
-		p := b.cfg.Providers[name]
-		u, err := url.Parse(p.URL)
-		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" {
-			b.fail("providers.%s.url: %q must be http(s)://host[:port][/prefix]", name, p.URL)
-			continue
-		}
-		c := Cluster{Stat: "provider-" + name, Addr: netaddr.Addr{Network: "tcp", Host: u.Hostname(), Port: port(u)}, TLS: u.Scheme == "https",
-			Host: u.Hostname(), ConnectTimeout: p.ConnectTimeout, MaxRequests: uint32(p.MaxRequests), MaxPending: uint32(p.MaxPending),
-			Provider: true}
-		if p.Keyed() && !b.credential(name, p, &c) {
-			b.providers[name] = provider{Provider: p, name: name, down: true}
-			continue
-		}
-		c.Name = c.Stat + "-" + fingerprint(c)
-		if p.Protocol == config.ProtocolAnthropic {
-			p.Headers = append(slices.Clone(p.Headers), "anthropic-version", "anthropic-beta")
-		}
-		if loopback(u.Hostname()) {
-			p.Headers = append(slices.Clone(p.Headers), headersOfTests()...)
-		}
-		inner := egressCluster(name, c, p.Egress.MaxConcurrent)
-		b.providers[name] = provider{Provider: p, name: name, cluster: c.Name, egress: inner.Name, host: u.Host, base: base(name, p.Protocol,
-			u.EscapedPath())}
-		clusters = append(clusters, c, inner)
-	}
-	return clusters
-}
-
-// headersOfTests steer providers that are made for tests, the stubs and others. They pass to
-// loopback, where such providers run, and to no other.
-func headersOfTests() []string { return []string{"x-raw", "x-stub-*"} }
-
-func loopback(host string) bool {
-	addr, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && addr.IsLoopback()
-}
-
-// credential gives the provider's key to its cluster; false: there is none.
-func (b *builder) credential(name string, p config.Provider, c *Cluster) bool {
-	value, err := b.key(name, p)
-	if err != nil {
-		b.problems = append(b.problems, fmt.Sprintf("providers.%s is down: %v", name, err))
-		return false
-	}
-	c.Credential, c.Header, c.HeaderPrefix = "provider-"+name, "authorization", "Bearer "
-	switch p.Protocol {
-	case config.ProtocolGemini:
-		c.Header, c.HeaderPrefix = "x-goog-api-key", ""
-	case config.ProtocolAnthropic:
-		c.Header, c.HeaderPrefix = "x-api-key", ""
-	case config.ProtocolOpenAI:
-	}
-	b.secrets = append(b.secrets, Secret{Name: c.Credential, Value: value})
-	return true
 }
 
 func port(u *url.URL) int {

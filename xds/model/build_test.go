@@ -21,7 +21,7 @@ func build(t *testing.T, edit func(*config.Config), env map[string]string) (*mod
 	if edit != nil {
 		edit(cfg)
 	}
-	return model.Build(model.Input{Config: cfg, StateDir: "/state", Key: func(_ string, p config.Provider) (string, error) {
+	return model.Build(model.Input{Config: cfg, StateDir: "/state", Key: func(_ string, p config.ProviderKey) (string, error) {
 		if key := strings.TrimSpace(env[p.APIKeyEnv]); key != "" { // as xds reads it
 			return key, nil
 		}

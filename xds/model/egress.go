@@ -44,7 +44,7 @@ func (b *builder) egress() Egress {
 
 // egressCluster is a provider's cluster for calls of the egress listener.
 func egressCluster(name string, of Cluster, concurrent int) Cluster {
-	of.Stat, of.Bulkhead = "egress-"+name, true
+	of.Stat, of.Bulkhead, of.RetryBudget, of.Outlier = "egress-"+name, true, 0, Outlier{}
 	of.MaxRequests, of.MaxPending = uint32(concurrent), uint32(concurrent)
 	of.Name = of.Stat + "-" + fingerprint(of)
 	return of

@@ -17,6 +17,7 @@ import (
 type Gateway struct {
 	Listener Listener
 	Egress   Egress
+	Fallback Fallback
 	Routes   []Route // first match wins
 	Clusters []Cluster
 	Limits   []limits.Path // one descriptor is sent for each
@@ -46,6 +47,8 @@ type Listener struct {
 	LimitsTimeout time.Duration // how long a rate-limit decision may take
 	Dimensions    string        // what calls say of themselves: NAME|HEADER|MEMBER of each, with semicolons
 	Pages         []string      // origins whose pages may read answers; * alone: every one
+	TLS           bool          // with SecretServer
+	Clients       string        // certificates that they show: as config.GatewayTLS has it
 	Open          bool          // some route stays open without decisions
 }
 
@@ -89,14 +92,18 @@ type Match struct {
 	Query               map[string]string // exact values of query parameters
 	Header, Parameter   string            // only with the header or the query parameter; empty: any
 	Like                string            // only a path with its query that this expression matches as well; empty: any
-	Models              []string          // spellings of the model in the body; empty: any
+	Models              []string          // spellings of the model in the body; empty, with Prefixes: any
+	Prefixes            []string          // beginnings of the model in the body
+	Fallback            string            // the call goes on at this fallback
 	Guarded             bool              // only once the guard has passed the body
 }
 
 // Forward sends the request to a cluster.
 type Forward struct {
 	Cluster string
-	Path    string        // replaces the matched path; empty: as it came
+	Tries   [][]Share     // clusters of the first attempt, the second and so on; empty: Cluster each time
+	Retry   Retry         // beside what never reached anybody
+	Path    string        // replaces the matched path, with \1 for what a Regex found; empty: as it came
 	Host    string        // replaces the authority; empty: as it came
 	Timeout time.Duration // until the whole answer is there; 0: none
 	// FirstByte bounds the wait for the answer to begin, and Silence the time in which nothing
@@ -149,11 +156,15 @@ type Cluster struct {
 	ConnectTimeout time.Duration
 	MaxRequests    uint32 // circuit breaker; 0: Envoy's default
 	MaxPending     uint32
-	Provider       bool   // outlier detection; its answers are not ours
-	Bulkhead       bool   // MaxRequests at once, more are refused without waiting; a breaker
-	Credential     string // secret injected into each call; empty: none
-	Header         string // header that carries it
-	HeaderPrefix   string // before the secret, e.g. "Bearer "
+	Provider       bool // outlier detection; its answers are not ours
+	Outlier        Outlier
+	RetryBudget    float64  // percent of the calls under way that may be repeated ones; 0: Envoy's default
+	Moves          string   // it is a fallback's: Envoy calls itself, and says which and for whom
+	Of             []string // the clusters that stand behind this one: the first that has a host is asked
+	Bulkhead       bool     // MaxRequests at once, more are refused without waiting; a breaker
+	Credential     string   // secret injected into each call; empty: none
+	Header         string   // header that carries it
+	HeaderPrefix   string   // before the secret, e.g. "Bearer "
 }
 
 // Addrs are where the cluster's endpoints are.
@@ -168,6 +179,19 @@ type Secret struct {
 	Key         string // PEM
 	Roots       string // PEM
 }
+
+// ServerTLS is what the public listener shows and asks of clients; all PEM.
+type ServerTLS struct {
+	Certificate, Key string
+	Clients          string // as config.GatewayTLS has it
+	Roots            string // of clients
+}
+
+// Names of the secrets of the public listener.
+const (
+	SecretServer  = "gateway-certificate"
+	SecretClients = "gateway-clients"
+)
 
 // Names of the secrets by which Envoy and the services know each other.
 const (

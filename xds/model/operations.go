@@ -1,7 +1,9 @@
 package model
 
 import (
+	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
@@ -27,9 +29,10 @@ func (b *builder) operations() []Route {
 
 // servers are the models that serve an operation, with their providers.
 func (b *builder) servers(o operation.Operation) (models []config.Model, providers []provider) {
-	for _, m := range b.cfg.Models {
+	for _, m := range config.Routed(b.cfg.Models, b.cfg.Providers) {
 		p, ok := b.providers[m.Provider]
-		if ok && string(p.Protocol) == o.Family && o.Serves(m.Kind, m.Provider) {
+		serves := o.Serves(m.Kind, m.Provider) || m.Kind == config.KindAny && (o.Provider == "" || o.Provider == m.Provider)
+		if ok && string(p.Protocol) == o.Family && serves {
 			models, providers = append(models, m), append(providers, p)
 		}
 	}
@@ -49,22 +52,15 @@ func (b *builder) byBody(o operation.Operation) []Route {
 	}
 	for i, m := range models {
 		p := providers[i]
-		var spellings []string
-		if other := m.Provider + "/" + m.Name; !b.named(other) { // another model's own name wins
-			spellings = append(spellings, other)
-		}
-		if !plain[m.Name] {
-			plain[m.Name] = true
-			spellings = append(spellings, m.Name)
-		}
+		asked := b.asked(o.Path, m, plain)
 		llm := newLLM(o)
 		llm.Provider, llm.Model, llm.Headers, llm.Query, llm.Usual = m.Provider, m.Name, p.Headers, p.Query, usual
 		if o.Free { // ratelimit is not asked, so it cannot name the model
 			llm.SetModel = m.Upstream()
 		}
-		routes = append(routes, p.served(Route{
-			Name: o.Name + ":" + m.Provider + "/" + m.Name, Match: Match{Path: o.Path, Method: "POST", Models: spellings, Guarded: true},
-			Forward: b.call(p, p.base+o.Upstream), Rule: attributes.RuleAuthenticated, Scope: callModels, Family: o.Family, LLM: llm}))
+		route := Route{Name: o.Name + ":" + m.Provider + "/" + m.Name, Match: asked, Forward: b.call(p, p.base+o.Upstream),
+			Rule: attributes.RuleAuthenticated, Scope: callModels, Family: o.Family, LLM: llm}
+		routes = append(routes, p.served(b.moves(route, m, func(p provider, _ config.Model) string { return p.base + o.Upstream })))
 	}
 	llm := newLLM(o)
 	llm.Usual = usual
@@ -74,6 +70,32 @@ func (b *builder) byBody(o operation.Operation) []Route {
 			Reply:  &Reply{Status: 404, Code: errorbody.CodeModelNotFound, Message: "the model does not exist, or this path does not serve it"},
 			LLM:    llm},
 		notAllowed(o.Path, o.Family, "POST"))
+}
+
+// asked matches the names of a model in the body; plain are the names that are taken without a
+// provider before them.
+func (b *builder) asked(path string, m config.Model, plain map[string]bool) Match {
+	match := Match{Path: path, Method: "POST", Guarded: true}
+	if prefix, wild := m.Wildcard(); wild {
+		match.Prefixes = prefixes(m.Provider, prefix)
+		return match
+	}
+	if other := m.Provider + "/" + m.Name; !b.named(other) { // another model's own name wins
+		match.Models = append(match.Models, other)
+	}
+	if !plain[m.Name] {
+		plain[m.Name] = true
+		match.Models = append(match.Models, m.Name)
+	}
+	return match
+}
+
+// prefixes are the beginnings of a wildcard's names, as they are and with the provider before them.
+func prefixes(provider, prefix string) []string {
+	if strings.HasPrefix(prefix, provider+"/") {
+		return []string{prefix}
+	}
+	return []string{prefix, provider + "/" + prefix}
 }
 
 func newLLM(o operation.Operation) *LLM {
@@ -95,6 +117,14 @@ func (b *builder) gemini() []Route {
 		models, providers := b.servers(o)
 		for i, m := range models {
 			for _, version := range geminiVersions() {
+				if prefix, wild := m.Wildcard(); wild {
+					pattern := version + "/models/(" + regexp.QuoteMeta(strings.TrimPrefix(prefix, m.Provider+"/")) + "[A-Za-z0-9._@-]+)" + o.Path
+					if o.Stream {
+						routes = append(routes, b.geminiModel(Match{Regex: pattern, Query: map[string]string{"alt": "sse"}}, o, m, providers[i])...)
+					}
+					routes = append(routes, b.geminiModel(Match{Regex: pattern}, o, m, providers[i])...)
+					continue
+				}
 				path := version + "/models/" + m.Name + o.Path
 				if o.Stream { // as server-sent events, or as a list of JSON
 					routes = append(routes, b.geminiModel(Match{Path: path, Query: map[string]string{"alt": "sse"}}, o, m, providers[i])...)
@@ -135,14 +165,19 @@ func (b *builder) geminiModel(match Match, o operation.Operation, m config.Model
 		Scope: callModels, Family: attributes.FamilyGemini}
 	guarded, plain := route, route
 	guarded.Match.Guarded = true
-	guarded.Forward, guarded.LLM = b.call(p, p.base+"/models/"+m.Upstream()+o.Path), llm
+	named := m.Upstream()
+	if match.Regex != "" {
+		named = `\1`
+	}
+	guarded.Forward, guarded.LLM = b.call(p, p.base+"/models/"+named+o.Path), llm
+	guarded = b.moves(guarded, m, func(p provider, other config.Model) string { return p.base + "/models/" + other.Upstream() + o.Path })
 	plain.Reply, plain.LLM = &Reply{Status: 400, Message: "the body was not accepted"}, &before
 	return []Route{p.served(guarded), plain}
 }
 
 // served is a route to the provider; while it is down the gateway answers, and nothing is held.
 func (p provider) served(r Route) Route {
-	if p.down {
+	if p.down && len(r.Forward.Tries) == 0 {
 		down := *r.LLM
 		down.Provider, down.Model = "", ""
 		r.LLM = &down
@@ -153,6 +188,10 @@ func (p provider) served(r Route) Route {
 
 func (b *builder) call(p provider, path string) *Forward {
 	g := b.cfg.Gateway
-	return &Forward{Cluster: p.cluster, Path: path, Host: p.host, Longest: g.MaxStreamDuration, FirstByte: g.FirstByteTimeout,
-		Silence: g.StreamIdleTimeout}
+	f := &Forward{Path: path, Host: p.host, Longest: g.MaxStreamDuration, FirstByte: g.FirstByteTimeout, Silence: g.StreamIdleTimeout}
+	if !p.down {
+		f.Cluster = p.shares[0].Cluster
+		f.Retry, f.Tries = p.retry()
+	}
+	return f
 }

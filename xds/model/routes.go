@@ -33,8 +33,8 @@ func (b *builder) routes() []Route {
 		docs(),
 		services(),
 		fallbacks(),
-		unknown(),
 	)
+	routes = slices.Concat(routes, near(routes), unknown())
 	for i := range routes {
 		routes[i].NeedsOrg = b.cfg.Auth.RequireOrg && routes[i].calls()
 		routes[i].Open = b.cfg.Limits.Outage.For(routes[i].LimitName()) == config.OutageOpen

@@ -32,6 +32,9 @@ const upstreamBuffer = 256 << 10
 
 // Cluster is one upstream.
 func Cluster(c model.Cluster, trust Trust) *clusterv3.Cluster {
+	if len(c.Of) > 0 {
+		return aggregate(c)
+	}
 	out := &clusterv3.Cluster{
 		Name: c.Name, AltStatName: c.Stat, ConnectTimeout: durationpb.New(connectTimeout(c)),
 		PerConnectionBufferLimitBytes: wrapperspb.UInt32(upstreamBuffer),
@@ -55,13 +58,7 @@ func Cluster(c model.Cluster, trust Trust) *clusterv3.Cluster {
 	case c.Bulkhead:
 		bulkhead(c, out)
 	case c.Provider:
-		// Modest: a provider with one address keeps being asked (panic threshold), one of
-		// several is left alone for a while.
-		out.OutlierDetection = &clusterv3.OutlierDetection{ConsecutiveGatewayFailure: wrapperspb.UInt32(10),
-			EnforcingConsecutiveGatewayFailure: wrapperspb.UInt32(100),
-			EnforcingConsecutive_5Xx:           wrapperspb.UInt32(0), EnforcingSuccessRate: wrapperspb.UInt32(0),
-			Interval:         durationpb.New(5 * time.Second),
-			BaseEjectionTime: durationpb.New(5 * time.Second)}
+		provider(c, out)
 	}
 	return out
 }
@@ -146,6 +143,15 @@ func httpOptions(c model.Cluster) *httpv3.HttpProtocolOptions {
 			ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
 				ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{
 					HttpProtocolOptions: &corev3.Http1ProtocolOptions{}}}}
+	}
+	if c.Outlier.Limited {
+		o.OutlierDetection = limited()
+	}
+	if c.Moves != "" {
+		o.HttpFilters = []*hcmv3.HttpFilter{
+			{Name: "envoy.filters.http.header_mutation", ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: anyOf(moving(c.Moves))}},
+			{Name: "envoy.filters.http.upstream_codec", ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: anyOf(&codecv3.UpstreamCodec{})}},
+		}
 	}
 	if c.Credential != "" {
 		o.HttpFilters = []*hcmv3.HttpFilter{

@@ -32,11 +32,15 @@ func descriptors(r model.Route, g *model.Gateway) []*routev3.RateLimit {
 	var all []*routev3.RateLimit
 	hold := r.LLM != nil && r.LLM.Provider != "" && !r.LLM.Free
 	if hold {
-		all = append(all, &routev3.RateLimit{Actions: holdFacts(*r.LLM)})
+		facts := holdFacts(*r.LLM)
+		if r.Match.Fallback != "" {
+			facts = movedFacts(facts, *r.LLM)
+		}
+		all = append(all, &routev3.RateLimit{Actions: facts})
 	}
 	for _, p := range g.Limits {
 		requests := len(p) > 0 && p[0].Key == keyCount && p[0].Value == countRequests
-		if requests && g.Requests.Off || !requests && !hold {
+		if requests && g.Requests.Off || !requests && !hold || requests && r.Match.Fallback != "" && !ofModel(p) {
 			continue
 		}
 		actions := pathActions(p, r)
@@ -48,6 +52,22 @@ func descriptors(r model.Route, g *model.Gateway) []*routev3.RateLimit {
 		}
 	}
 	return all
+}
+
+// movedFacts are holdFacts of a call that goes on at another model: the body names the first.
+func movedFacts(facts []*routev3.RateLimit_Action, l model.LLM) []*routev3.RateLimit_Action {
+	for i, f := range facts {
+		if f.GetMetadata().GetDescriptorKey() == attributes.Model {
+			facts[i] = fixed(attributes.Model, l.Model)
+		}
+	}
+	return append(facts, fixed(attributes.Moves, "true"))
+}
+
+// ofModel reports whether a path is of single models or providers. Only there a request counts
+// once more where it goes on at another.
+func ofModel(p limits.Path) bool {
+	return slices.ContainsFunc(p, func(k limits.PathKey) bool { return k.Key == attributes.Model || k.Key == attributes.Provider })
 }
 
 // requestActions are the entries of a path that counts requests, keyed as the strategy

@@ -76,7 +76,7 @@ func egressReplies() *hcmv3.LocalReplyConfig {
 // credentials, who they are, where they call from, which of our accounts to bill, and that they
 // take compressed answers: Envoy can't read the usage of those.
 func private() []string {
-	return append(attributes.IdentityHeaders(), "authorization", "x-api-key", "x-goog-api-key", "cookie", "x-forwarded-for",
+	return append(attributes.IdentityHeaders(), "authorization", "x-api-key", "x-goog-api-key", "api-key", "cookie", "x-forwarded-for",
 		"x-forwarded-proto", "x-envoy-external-address", attributes.HeaderNetwork,
 		"openai-organization", "openai-project", "x-goog-user-project", "x-dashscope-workspace", "accept-encoding")
 }

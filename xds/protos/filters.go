@@ -95,6 +95,13 @@ func guardContext(of model.LLM, l model.Listener) *structpb.Struct {
 	return &structpb.Struct{Fields: fields}
 }
 
+// movedGuard is guardContext for a call that came here from another model.
+func movedGuard(of model.LLM, l model.Listener) *structpb.Struct {
+	c := guardContext(of, l)
+	c.Fields["fallback"] = structpb.NewBoolValue(true)
+	return c
+}
+
 // shortBody is the length of a body that is not worth counting, up to 9999 bytes. Running the
 // script costs more than the rest of what a call with such a body takes of Envoy's memory.
 const shortBody = "[0-9]{1,4}"
@@ -260,7 +267,7 @@ func authz() *authzv3.ExtAuthz {
 	// extauthz reads these and nothing else of a request, beside its path; the rest would be
 	// encoded and decoded for every call.
 	read := &matcherv3.ListStringMatcher{}
-	for _, name := range []string{"authorization", "x-api-key", "x-goog-api-key", "x-request-id", attributes.HeaderNetwork} {
+	for _, name := range []string{"authorization", "x-api-key", "x-goog-api-key", "api-key", "x-request-id", attributes.HeaderNetwork} {
 		read.Patterns = append(read.Patterns, exact(name))
 	}
 	return &authzv3.ExtAuthz{

@@ -30,7 +30,7 @@ const (
 
 // Listener is the public listener with the whole filter chain.
 func Listener(l model.Listener) *listenerv3.Listener {
-	return &listenerv3.Listener{
+	out := &listenerv3.Listener{
 		Name: ListenerName, Address: address(l.Addr), PerConnectionBufferLimitBytes: wrapperspb.UInt32(connectionBuffer),
 		// The inspector waits for the first bytes; what it finds in them is not used. A connection on
 		// which none come is ended, whereas the idle bound leaves clients time between two calls.
@@ -42,6 +42,10 @@ func Listener(l model.Listener) *listenerv3.Listener {
 		FilterChains: []*listenerv3.FilterChain{{Filters: []*listenerv3.Filter{{
 			Name: "envoy.filters.network.http_connection_manager", ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: anyOf(manager(l))}}}}},
 	}
+	if l.TLS {
+		out.FilterChains[0].TransportSocket = downstream(l)
+	}
+	return out
 }
 
 // manager is the edge configuration of Envoy's best practices, with two changes for

@@ -2,6 +2,7 @@ package protos
 
 import (
 	"maps"
+	"regexp"
 	"slices"
 	"time"
 
@@ -82,6 +83,9 @@ func route(r model.Route, g *model.Gateway) *routev3.Route {
 		if r.Family == attributes.FamilyAnthropic { // its SDKs read the request's id there
 			out.ResponseHeadersToAdd = append(out.ResponseHeadersToAdd, set(headerRequestID, "%REQ(X-REQUEST-ID)%"))
 		}
+		if len(r.Forward.Tries) > 0 { // a fallback's answer tells its own limits, too
+			out.ResponseHeadersToRemove = append(out.ResponseHeadersToRemove, "x-leaky-hold", "x-leaky-balance", "x-leaky-policy", "x-leaky-filled")
+		}
 	}
 	return out
 }
@@ -101,16 +105,17 @@ func theirs() []string {
 }
 
 func forward(r model.Route) *routev3.RouteAction {
-	a := &routev3.RouteAction{
-		ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: r.Forward.Cluster},
-		Timeout:          durationpb.New(r.Forward.Timeout),
-		// Only before anything was sent: a call that reached a provider may have been paid.
-		RetryPolicy: &routev3.RetryPolicy{RetryOn: "connect-failure,refused-stream", NumRetries: wrapperspb.UInt32(1)},
+	a := &routev3.RouteAction{ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: r.Forward.Cluster},
+		Timeout: durationpb.New(r.Forward.Timeout), RetryPolicy: repeat(r.Forward)}
+	if len(r.Forward.Tries) > 0 {
+		a.ClusterSpecifier = priorityGroups(r.Forward.Tries)
 	}
-	if r.Forward.FirstByte > 0 { // it ends with the answer's first byte
-		a.RetryPolicy.PerTryTimeout = durationpb.New(r.Forward.FirstByte)
-	}
-	if r.Forward.Path != "" {
+	switch {
+	case r.Match.Fallback != "":
+		a.RegexRewrite = &matcherv3.RegexMatchAndSubstitute{Pattern: &matcherv3.RegexMatcher{Regex: ".+"}, Substitution: r.Forward.Path}
+	case r.Forward.Path != "" && r.Match.Regex != "":
+		a.RegexRewrite = &matcherv3.RegexMatchAndSubstitute{Pattern: &matcherv3.RegexMatcher{Regex: r.Match.Regex}, Substitution: r.Forward.Path}
+	case r.Forward.Path != "":
 		a.PrefixRewrite = r.Forward.Path
 	}
 	if r.Forward.Host != "" {
@@ -144,6 +149,10 @@ func match(m model.Match) *routev3.RouteMatch {
 				HeaderMatchSpecifier: &routev3.HeaderMatcher_PresentMatch{PresentMatch: true}})
 		}
 	}
+	if m.Fallback != "" {
+		out.Headers = append(out.Headers, &routev3.HeaderMatcher{Name: attributes.HeaderFallback,
+			HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: exact(m.Fallback)}})
+	}
 	if m.NotHost != "" {
 		out.Headers = append(out.Headers, &routev3.HeaderMatcher{Name: ":authority", InvertMatch: true,
 			HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{
@@ -167,9 +176,9 @@ func match(m model.Match) *routev3.RouteMatch {
 		out.QueryParameters = append(out.QueryParameters, &routev3.QueryParameterMatcher{Name: name,
 			QueryParameterMatchSpecifier: &routev3.QueryParameterMatcher_StringMatch{StringMatch: exact(m.Query[name])}})
 	}
-	if len(m.Models) > 0 {
+	if len(m.Models)+len(m.Prefixes) > 0 {
 		out.DynamicMetadata = append(out.DynamicMetadata, &matcherv3.MetadataMatcher{Filter: attributes.NamespaceRequest,
-			Path: metadataPath(attributes.Model), Value: oneOf(m.Models)})
+			Path: metadataPath(attributes.Model), Value: oneOf(m.Models, m.Prefixes...)})
 	}
 	if m.Guarded {
 		out.DynamicMetadata = append(out.DynamicMetadata, &matcherv3.MetadataMatcher{Filter: attributes.NamespaceBody,
@@ -183,10 +192,16 @@ func exact(s string) *matcherv3.StringMatcher {
 	return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: s}}
 }
 
-func oneOf(values []string) *matcherv3.ValueMatcher {
+// oneOf takes any of the values, and what begins with one of the prefixes.
+func oneOf(values []string, prefixes ...string) *matcherv3.ValueMatcher {
 	var all []*matcherv3.ValueMatcher
 	for _, v := range values {
 		all = append(all, &matcherv3.ValueMatcher{MatchPattern: &matcherv3.ValueMatcher_StringMatch{StringMatch: exact(v)}})
+	}
+	for _, p := range prefixes {
+		// Envoy's prefix takes the prefix alone as well, which is no name.
+		all = append(all, &matcherv3.ValueMatcher{MatchPattern: &matcherv3.ValueMatcher_StringMatch{StringMatch: &matcherv3.StringMatcher{
+			MatchPattern: &matcherv3.StringMatcher_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: regexp.QuoteMeta(p) + ".+"}}}}})
 	}
 	if len(all) == 1 {
 		return all[0]
@@ -250,7 +265,10 @@ func perFilter(r model.Route, g *model.Gateway) map[string]*anypb.Any {
 	if len(r.LLM.Headers)+len(r.LLM.Query) > 0 || r.LLM.SetModel != "" {
 		config[filterSplice] = anyOf(&luav3.LuaPerRoute{FilterContext: spliceContext(*r.LLM)})
 	}
-	if r.LLM.Dialect != operation.DialectChat || r.LLM.StateMax {
+	switch {
+	case r.Match.Fallback != "":
+		config[filterGuard] = anyOf(&luav3.LuaPerRoute{FilterContext: movedGuard(*r.LLM, g.Fallback.Listener)})
+	case r.LLM.Dialect != operation.DialectChat || r.LLM.StateMax:
 		config[filterGuard] = anyOf(&luav3.LuaPerRoute{FilterContext: guardContext(*r.LLM, g.Listener)})
 	}
 	return config

@@ -7,7 +7,9 @@ import (
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
 	"github.com/leaky-tokens/leaky-tokens/xds/model"
 )
@@ -30,6 +32,21 @@ func Secret(s model.Secret) *tlsv3.Secret {
 // SecretFile is one secret as Envoy reads it from a file, which it watches.
 func SecretFile(s model.Secret) ([]byte, error) {
 	return protojson.Marshal(&discoveryv3.DiscoveryResponse{Resources: []*anypb.Any{anyOf(Secret(s))}})
+}
+
+// downstream is TLS with clients. Its certificate comes by SDS, so that a new one ends no connection.
+func downstream(l model.Listener) *corev3.TransportSocket {
+	sds := func(name string) *tlsv3.SdsSecretConfig { return &tlsv3.SdsSecretConfig{Name: name, SdsConfig: ads()} }
+	c := &tlsv3.DownstreamTlsContext{CommonTlsContext: &tlsv3.CommonTlsContext{
+		TlsParams:     &tlsv3.TlsParameters{TlsMinimumProtocolVersion: tlsv3.TlsParameters_TLSv1_2},
+		AlpnProtocols: []string{"h2", "http/1.1"}, TlsCertificateSdsSecretConfigs: []*tlsv3.SdsSecretConfig{sds(model.SecretServer)}}}
+	if l.Clients != config.ClientsOff {
+		c.RequireClientCertificate = wrapperspb.Bool(l.Clients == config.ClientsRequired)
+		c.CommonTlsContext.ValidationContextType = &tlsv3.CommonTlsContext_ValidationContextSdsSecretConfig{
+			ValidationContextSdsSecretConfig: sds(model.SecretClients)}
+	}
+	return &corev3.TransportSocket{Name: "envoy.transport_sockets.tls",
+		ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: anyOf(c)}}
 }
 
 // mutual is TLS among our own parts: Envoy shows its certificate and takes only that of

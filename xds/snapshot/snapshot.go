@@ -64,6 +64,10 @@ func Build(g *model.Gateway, secrets []model.Secret, trust protos.Trust) (*Snaps
 	r[resourcev3.RouteType][protos.RoutesName] = protos.Routes(g)
 	r[resourcev3.ListenerType][protos.EgressName] = protos.EgressListener(g.Egress)
 	r[resourcev3.RouteType][protos.EgressName] = protos.EgressRoutes(g.Egress)
+	if len(g.Fallback.Routes) > 0 {
+		r[resourcev3.ListenerType][protos.FallbackName] = protos.FallbackListener(g.Fallback.Listener)
+		r[resourcev3.RouteType][protos.FallbackName] = protos.FallbackRoutes(g)
+	}
 	s, err := New(r)
 	if err != nil {
 		return nil, err
@@ -184,7 +188,7 @@ func checkModel(g *model.Gateway, secrets []model.Secret) error {
 	cluster := func(name string) bool {
 		return slices.ContainsFunc(g.Clusters, func(c model.Cluster) bool { return c.Name == name })
 	}
-	for _, r := range g.Routes {
+	for _, r := range slices.Concat(g.Routes, g.Fallback.Routes) {
 		switch {
 		case r.Rule == "":
 			fail("route %s: no authorisation rule", r.Name)
@@ -192,6 +196,12 @@ func checkModel(g *model.Gateway, secrets []model.Secret) error {
 			fail("route %s: must either forward or reply", r.Name)
 		case r.Forward != nil && !cluster(r.Forward.Cluster):
 			fail("route %s: no cluster %s", r.Name, r.Forward.Cluster)
+		case r.Forward != nil:
+			for _, share := range slices.Concat(r.Forward.Tries...) {
+				if !cluster(share.Cluster) {
+					fail("route %s: no cluster %s", r.Name, share.Cluster)
+				}
+			}
 		}
 	}
 	for _, c := range g.Egress.Calls {
@@ -200,6 +210,11 @@ func checkModel(g *model.Gateway, secrets []model.Secret) error {
 		}
 	}
 	for _, c := range g.Clusters {
+		for _, of := range c.Of {
+			if !cluster(of) {
+				fail("cluster %s: no cluster %s", c.Name, of)
+			}
+		}
 		if c.Credential != "" && !slices.ContainsFunc(secrets, func(x model.Secret) bool { return x.Name == c.Credential }) {
 			fail("cluster %s: no secret %s", c.Name, c.Credential)
 		}

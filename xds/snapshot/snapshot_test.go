@@ -52,7 +52,7 @@ func build(t testing.TB, yaml, limitsYAML string, env map[string]string) (*model
 		t.Fatalf("limits: %v", err)
 	}
 	g, secrets, err := model.Build(model.Input{Config: cfg, StateDir: "/state", Limits: set.Paths(),
-		Key:      func(_ string, p config.Provider) (string, error) { return env[p.APIKeyEnv], nil },
+		Key:      func(_ string, p config.ProviderKey) (string, error) { return env[p.APIKeyEnv], nil },
 		Identity: mtls.Pair{Certificate: []byte("golden certificate"), Key: []byte("golden key")}, Roots: []byte("golden roots")})
 	if err != nil {
 		return nil, nil, err

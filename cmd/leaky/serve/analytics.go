@@ -3,8 +3,6 @@ package serve
 import (
 	"context"
 	"fmt"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -48,7 +46,7 @@ func serveAnalytics(ctx context.Context, s service) error {
 	}
 	api, err := analytics.New(analytics.Config{Store: store, Lag: consumer, Members: membership.NewClient(nc),
 		Verifier:  principal.NewVerifier(analytics.Audience, keys.Keyfunc),
-		KeysReady: keys.Ready, Providers: slices.Collect(maps.Keys(s.cfg.Providers)), Metrics: metrics, Log: s.log})
+		KeysReady: keys.Ready, Providers: s.live.providers, Metrics: metrics, Log: s.log})
 	if err != nil {
 		return err
 	}

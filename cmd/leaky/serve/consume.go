@@ -2,8 +2,6 @@ package serve
 
 import (
 	"fmt"
-	"maps"
-	"slices"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go"
@@ -29,6 +27,6 @@ func openConsume(s service, pool *pgxpool.Pool, limiter *grpc.ClientConn, member
 	}
 	return consume.New(consume.Config{Limiter: limitpb.NewLimiterClient(limiter), Provider: consume.NewEnvoy(egress.In(s.dir)),
 		Members: members,
-		Books:   consume.NewOutbox(pool, publisher), Providers: slices.Sorted(maps.Keys(s.cfg.Providers)),
+		Books:   consume.NewOutbox(pool, publisher), Providers: s.live.providers,
 		Enforce: func() bool { return s.live.flags().TokenService.QuotaEnforcement }, Log: s.log, Metrics: s.metrics})
 }

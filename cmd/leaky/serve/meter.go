@@ -35,9 +35,9 @@ func serveMeter(ctx context.Context, s service) error {
 	if err != nil {
 		return err
 	}
-	ratios := map[string]meter.Ratio{}
-	for name, p := range s.cfg.Providers {
-		ratios[name] = meter.Ratio{BytesPerToken: p.BytesPerToken, TokensPerByte: p.TokensPerByte}
+	ratios := func(provider string) meter.Ratio {
+		p := s.live.now.Load().Providers[provider]
+		return meter.Ratio{BytesPerToken: p.BytesPerToken, TokensPerByte: p.TokensPerByte}
 	}
 	spool := s.cfg.Envoy.Spool
 	if !filepath.IsAbs(spool) {

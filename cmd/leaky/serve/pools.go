@@ -3,8 +3,6 @@ package serve
 import (
 	"context"
 	"fmt"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -56,7 +54,7 @@ func openBooks(s service, db *pgxpool.Pool, nc *nats.Conn, store *tokensvc.Store
 		return nil, err
 	}
 	api, err := pools.New(pools.Config{DB: db, Ready: store.Ready, Members: members, Limiter: limiter,
-		Providers: slices.Sorted(maps.Keys(s.cfg.Providers)), Policy: poolPolicy(c.GrantRefill, c.Window), Metrics: s.metrics, Log: s.log})
+		Providers: s.live.providers, Policy: poolPolicy(c.GrantRefill, c.Window), Metrics: s.metrics, Log: s.log})
 	if err != nil {
 		return nil, err
 	}

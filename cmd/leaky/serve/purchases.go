@@ -1,9 +1,7 @@
 package serve
 
 import (
-	"maps"
 	"os"
-	"slices"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -25,7 +23,7 @@ func openPurchases(s service, pool *pgxpool.Pool, members saga.Members, policy f
 	if err != nil {
 		return nil, err
 	}
-	return saga.New(saga.Config{Pool: pool, Payments: payments, Members: members, Providers: slices.Sorted(maps.Keys(s.cfg.Providers)),
+	return saga.New(saga.Config{Pool: pool, Payments: payments, Members: members, Providers: s.live.providers,
 		Enabled:  func() bool { return s.live.flags().TokenService.SagaPurchases },
 		Price:    func(provider string) int64 { return s.live.now.Load().Purchases.Price(provider) },
 		QuotaMax: func(tier string) int64 { return s.live.now.Load().Tiers.Levels[tier].QuotaMax },

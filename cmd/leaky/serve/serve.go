@@ -7,10 +7,12 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 
 	"github.com/nats-io/nats.go"
@@ -48,6 +50,18 @@ type live struct{ now atomic.Pointer[config.Config] }
 
 // flags are the feature flags as they are now.
 func (l *live) flags() config.Flags { return l.now.Load().Flags }
+
+// providers are the names of the providers as they are now, sorted.
+func (l *live) providers() []string { return slices.Sorted(maps.Keys(l.now.Load().Providers)) }
+
+// protocols are what the providers speak now.
+func (l *live) protocols() map[string]config.Protocol { return l.now.Load().Protocols() }
+
+// models are the models as they are now, wildcards too.
+func (l *live) models() []config.Model {
+	now := l.now.Load()
+	return config.Routed(now.Models, now.Providers)
+}
 
 // info are the members of /actuator/info.
 func (s service) info() map[string]any { return map[string]any{"flags": s.live.flags().Shown()} }

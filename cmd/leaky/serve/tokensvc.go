@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -59,7 +57,7 @@ func serveTokenSvc(ctx context.Context, s service) error {
 	}
 	api, err := tokensvc.New(tokensvc.Config{Store: store, Verifier: principal.NewVerifier(tokensvc.Audience, keys.Keyfunc),
 		KeysReady: keys.Ready,
-		Models:    s.cfg.Models, Providers: slices.Collect(maps.Keys(s.cfg.Providers)), Protocols: s.cfg.Protocols(), Purchases: purchases, Pools: books.api, Consume: spend,
+		Models:    s.live.models, Protocols: s.live.protocols, Purchases: purchases, Pools: books.api, Consume: spend,
 		Metrics: s.metrics, Log: s.log})
 	if err != nil {
 		return err

@@ -3,6 +3,8 @@
 // Envoy's configuration; extauthz and ratelimit fill and read them.
 package attributes
 
+import "strings"
+
 // Metadata namespaces.
 const (
 	// NamespaceAuth is what extauthz says of the caller.
@@ -88,6 +90,9 @@ const (
 	Hold     = "hold" // value: x-request-id
 	Route    = "route"
 	Provider = "provider"
+	// Moves is "true" for a call that goes on at another model: what it holds already is given
+	// back in the same step.
+	Moves = "moves"
 	// the others share the names above: user, org, key, tier, model, max_tokens,
 	// max_completion_tokens, n, stream, include_usage, bytes.
 )
@@ -164,6 +169,36 @@ const (
 	// may take any address in it.
 	HeaderNetwork = "x-leaky-network"
 )
+
+// Headers between an Envoy and itself, where a call goes on at another model. They are taken from no
+// client and no provider sees them.
+const (
+	HeaderFallback = "x-leaky-fallback"    // which fallback, as Fallback writes it
+	HeaderFilled   = "x-leaky-call-filled" // the maximum that the gateway stated; absent: the caller's stands there
+	headerCall     = "x-leaky-call-"       // and a key of NamespaceAuth
+)
+
+// HeaderCaller is the header that carries a key of NamespaceAuth there.
+func HeaderCaller(key string) string { return headerCall + key }
+
+// HeaderServed tells a caller which model answered, as PROVIDER/NAME, where it is not the one that
+// was asked for.
+const HeaderServed = "x-leaky-served"
+
+// fallbackStat begins the name of a cluster behind which another model answers.
+const fallbackStat = "fallback/"
+
+// FallbackCluster is what the clusters of a fallback are called in metrics and in the spool.
+func FallbackCluster(provider, model string) string { return fallbackStat + provider + "/" + model }
+
+// ServedBy reads FallbackCluster; false: the cluster is not one.
+func ServedBy(cluster string) (provider, model string, ok bool) {
+	rest, ok := strings.CutPrefix(cluster, fallbackStat)
+	if !ok {
+		return "", "", false
+	}
+	return strings.Cut(rest, "/")
+}
 
 // HeaderRefusal is on a refusal of ratelimit's that is the request's own fault, which Envoy
 // answers with 400 and not with 429.

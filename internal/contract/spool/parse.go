@@ -111,6 +111,8 @@ func (l *Line) textField(name string) *string {
 		return &l.Provider
 	case "model":
 		return &l.Model
+	case "cluster":
+		return &l.Cluster
 	case "stream":
 		return &l.Stream
 	case "bytes":

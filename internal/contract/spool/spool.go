@@ -20,9 +20,10 @@ type Line struct {
 	Tier     string   `json:"tier"`
 	Route    string   `json:"route"`
 	Provider string   `json:"provider"`
-	Model    string   `json:"model"`  // as configured: what was asked for, without its provider
-	Stream   string   `json:"stream"` // "true" when a stream was asked for
-	Bytes    string   `json:"bytes"`  // request body length in bytes, decimal
+	Model    string   `json:"model"`   // as configured: what was asked for, without its provider
+	Cluster  string   `json:"cluster"` // of the last attempt; attributes.ServedBy tells a fallback
+	Stream   string   `json:"stream"`  // "true" when a stream was asked for
+	Bytes    string   `json:"bytes"`   // request body length in bytes, decimal
 
 	// Parts are what the request names and its bytes do not tell, as attributes.Parts says;
 	// empty: text alone.
@@ -54,6 +55,20 @@ type Line struct {
 	Type string `json:"type"`
 }
 
+// Served is the provider and the model that were asked last: the route's, or a fallback's.
+func (l *Line) Served() (provider, model string) {
+	if provider, model, ok := attributes.ServedBy(l.Cluster); ok {
+		return provider, model
+	}
+	return l.Provider, l.Model
+}
+
+// Moved reports whether the call went on at another model than the one asked for.
+func (l *Line) Moved() bool {
+	_, _, ok := attributes.ServedBy(l.Cluster)
+	return ok
+}
+
 // typeEnd is the type of a line of a request that ended.
 const typeEnd = "DownstreamEnd"
 
@@ -77,6 +92,7 @@ func Format(running bool) map[string]string {
 		"bytes":    "%DYNAMIC_METADATA(" + attributes.NamespaceBody + ":" + attributes.Bytes + ")%",
 		"parts":    request(attributes.Parts),
 		"end_user": request(attributes.EndUser), "session": request(attributes.Session), "tags": request(attributes.Tags),
+		"cluster":  "%UPSTREAM_CLUSTER%",
 		"attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
 		"answer":   "%DYNAMIC_METADATA(" + attributes.NamespaceAnswer + ":" + attributes.Report + ")%",
 		"status":   "%RESPONSE_CODE%", "flags": "%RESPONSE_FLAGS%", "details": "%RESPONSE_CODE_DETAILS%",

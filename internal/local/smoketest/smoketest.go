@@ -5,6 +5,7 @@ package smoketest
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/http"
@@ -23,9 +24,10 @@ const (
 
 // Config is where and what to call.
 type Config struct {
-	Gateway  string // http://host:port
-	Model    string // a chat model
-	Provider string // who serves it
+	Gateway  string      // http(s)://host:port
+	TLS      *tls.Config // how it is trusted; nil: as the machine says
+	Model    string      // a chat model
+	Provider string      // who serves it
 }
 
 // Result is one call that is on the books.
@@ -45,7 +47,7 @@ type completion struct {
 // Run registers an account, makes a key, calls, and reads the books. It fails when the
 // books differ from what the provider told.
 func Run(ctx context.Context, c Config) (Result, error) {
-	transport := &http.Transport{Proxy: nil}
+	transport := &http.Transport{Proxy: nil, TLSClientConfig: c.TLS}
 	defer transport.CloseIdleConnections()
 	// A gateway that is just up may not know every route's endpoint yet, and answers 503 so long.
 	gateway, err := client.New(client.Config{Gateway: c.Gateway, HTTP: &http.Client{Timeout: stepTimeout, Transport: transport},

@@ -16,7 +16,7 @@ type Export struct{ Name, Value string }
 // Exports are the URLs of the stack, the gateway first. A stub that is not
 // part of the stack has none.
 func (p *Plan) Exports() []Export {
-	all := []Export{{"LEAKY_GATEWAY_URL", httpURL(p.cfg.Gateway.Listen)}}
+	all := []Export{{"LEAKY_GATEWAY_URL", p.Gateway()}}
 	for _, part := range topology.Having(func(part topology.Part) bool { return part.API }) {
 		if address, on := p.cfg.Monitoring.At(part.Name); part.Kind == topology.Monitor {
 			if on {
@@ -99,8 +99,10 @@ func (p *Plan) serviceEnv(part, configPath string) []string {
 	}
 	for provider, settings := range p.cfg.Providers {
 		pass("LEAKY_PROVIDER_" + strings.ToUpper(strings.ReplaceAll(provider, "-", "_")) + "_URL")
-		if name == topology.XDS && settings.APIKeyEnv != "" {
-			pass(settings.APIKeyEnv)
+		for _, key := range settings.AllKeys() {
+			if name == topology.XDS && key.APIKeyEnv != "" {
+				pass(key.APIKeyEnv)
+			}
 		}
 	}
 	if key := p.cfg.Purchases.Payment.APIKeyEnv; key != "" && (name == topology.TokenSvc || name == topology.StubPayment) {
@@ -119,4 +121,9 @@ func (p *Plan) serviceEnv(part, configPath string) []string {
 }
 
 // Gateway is the URL of the gateway.
-func (p *Plan) Gateway() string { return httpURL(p.cfg.Gateway.Listen) }
+func (p *Plan) Gateway() string {
+	if p.cfg.Gateway.TLS.On() {
+		return "https" + strings.TrimPrefix(httpURL(p.cfg.Gateway.Listen), "http")
+	}
+	return httpURL(p.cfg.Gateway.Listen)
+}

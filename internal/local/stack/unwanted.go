@@ -35,11 +35,17 @@ func (p *Plan) Unwanted() []string {
 				say("providers.%s.url is %s, but services.%s.http is %s: the stub is not where the calls go", name, provider.URL, stub.Key(), at)
 			}
 		}
-		if !served[name] {
+		if !served[name] && !provider.Unlisted {
 			say("providers.%s serves no model: nothing is routed to it", name)
 		}
-		if key := provider.APIKeyEnv; key != "" && p.getenv(key) == "" {
-			say("providers.%s.api_key_env: %s is not set here: calls of this provider are answered with 503", name, key)
+		for i, key := range provider.AllKeys() {
+			switch env := key.APIKeyEnv; {
+			case env == "" || p.getenv(env) != "":
+			case len(provider.Keys) > 0:
+				say("providers.%s.keys[%d].api_key_env: %s is not set here: the others are used", name, i, env)
+			default:
+				say("providers.%s.api_key_env: %s is not set here: calls of this provider are answered with 503", name, env)
+			}
 		}
 	}
 	if !p.cfg.Flags.TokenService.QuotaEnforcement {

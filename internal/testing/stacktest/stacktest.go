@@ -37,10 +37,10 @@ providers:
   # Nobody serves these until a test does, to misbehave there without disturbing others.
   flaky: {url: "http://${flaky}", consume_path: /api/v1/openai/chat, egress: {timeout: 1s, backoff: 20ms, max_concurrent: 4}}
   # A test may serve this one with package rawprovider.
-  raw: {url: "http://${raw}/v1"}
-  rawa: {protocol: anthropic, url: "http://${raw}"}
-  rawg: {protocol: gemini, url: "http://${raw}/v1beta"}
-  strict: {url: "http://${raw}/v1", stream_options: false}
+  raw: {url: "http://${raw}/v1", outlier: {off: true}}
+  rawa: {protocol: anthropic, url: "http://${raw}", outlier: {off: true}}
+  rawg: {protocol: gemini, url: "http://${raw}/v1beta", outlier: {off: true}}
+  strict: {url: "http://${raw}/v1", stream_options: false, outlier: {off: true}}
   broken: {url: "http://${broken}", consume_path: /api/v1/openai/chat, egress: {timeout: 1s, backoff: 20ms}}
 models:
   - {name: gpt-4o, provider: openai}
@@ -57,6 +57,10 @@ models:
   - {name: qwen-plus, provider: qwen}
   - {name: qwen-max, provider: qwen}
   - {name: raw1, provider: raw}
+  # Nobody is there but who answers instead; the second has no room for anybody.
+  - {name: away1, provider: broken, fallback: [gpt-4o-mini]}
+  - {name: away2, provider: broken, model: away, fallback: [narrow]}
+  - {name: narrow, provider: qwen, model: qwen-plus}
   - {name: rawe, provider: raw, kind: embedding}
   - {name: rawa1, provider: rawa}
   - {name: rawg1, provider: rawg}

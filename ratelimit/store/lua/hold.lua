@@ -47,6 +47,20 @@ local values = redis.call('MGET', unpack(KEYS))
 local record = life > 0 and 1 or 0
 local first = policy > 0 and 2 * record + 1 or 2 * record
 local n = #KEYS - first
+
+-- A call that moves to another model gives back first what it holds, and takes it again below if
+-- there is no room for it there. (Only the script that says moving has release.)
+local before, had = moving and values[1], 0
+if before and string.sub(before, 1, 1) == 'H' then
+  local _, h = struct.unpack('<c1d', before)
+  had = h
+  release(KEYS[1], before, now, had, 0)
+  values = redis.call('MGET', unpack(KEYS))
+  values[1] = false
+else
+  before = false
+end
+
 local granted, fits = output, true
 local filling = output == 0 and fill > 0
 if filling then granted = fill end
@@ -235,4 +249,5 @@ if outcome == 'A' and w > 0 then
   if record == 1 then writes[2] = writes[2] .. tail end
   redis.call('MSET', unpack(writes, 1, w))
 end
+if before and outcome ~= 'A' then release(KEYS[1], before, now, -had, 0) end
 return reply
