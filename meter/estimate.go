@@ -27,9 +27,10 @@ const (
 	jsonBytes          = 4.0   // the same in a JSON answer, before anything was learned
 	defaultInputRatio  = 1.0   // tokens per byte of a request: the ceiling of any tokenizer
 
-	// enoughInputs is how many requests must have taught before an input is estimated by them:
-	// a line through a few short ones says anything of a long one.
+	// enoughInputs is how many requests must have taught before an input is estimated by them, each
+	// at most alike times shorter or longer: a line through short ones says anything of a long one.
 	enoughInputs = 16
+	alike        = 8.0
 	// mostInputBytes is how many bytes a token of input takes at most in an estimate, whatever
 	// was learned. Text takes two to eight.
 	mostInputBytes = 16.0
@@ -145,17 +146,16 @@ func (e *Estimator) input(k kind, bytes int64) int64 {
 		return 0
 	}
 	k.stream, k.route = false, ""
-	f, b := e.inputs[k], float64(bytes)
-	if !f.enough() {
-		f = e.inputs[kind{provider: k.provider}]
+	b := float64(bytes)
+	f := e.inputs[k].around(b)
+	if f == nil {
+		f = e.inputs[kind{provider: k.provider}].around(b)
 	}
-	if f.enough() {
-		if slope, fixed, ok := f.line(); ok {
-			return atLeastOne(max((b-fixed)/slope, b/mostInputBytes))
-		}
-		if ratio, ok := f.ratio(); ok {
-			return atLeastOne(max(b/ratio, b/mostInputBytes))
-		}
+	if slope, fixed, ok := f.line(); ok {
+		return atLeastOne(max((b-fixed)/slope, b/mostInputBytes))
+	}
+	if ratio, ok := f.ratio(); ok {
+		return atLeastOne(max(b/ratio, b/mostInputBytes))
 	}
 	return atLeastOne(b * orElse(e.defaults(k.provider).TokensPerByte, defaultInputRatio))
 }

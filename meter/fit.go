@@ -81,8 +81,22 @@ func (f *fit) place(owner uint32) int {
 	return -1
 }
 
-// enough says that inputs may be estimated by it.
-func (f *fit) enough() bool { return f != nil && len(f.samples) >= enoughInputs }
+// around is the fit of the samples that are about so many bytes long; nil: there are too few.
+func (f *fit) around(bytes float64) *fit {
+	if f == nil {
+		return nil
+	}
+	near := &fit{}
+	for _, s := range f.samples {
+		if s.bytes >= bytes/alike && s.bytes <= bytes*alike {
+			near.samples = append(near.samples, s)
+		}
+	}
+	if near.fresh = len(near.samples); near.fresh < enoughInputs {
+		return nil
+	}
+	return near
+}
 
 // line is the fitted line; not ok with too few samples, when all answers are about equally
 // long, or when the slope makes no sense.
