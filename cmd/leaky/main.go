@@ -64,6 +64,7 @@ type cli struct {
 	Reconcile reconcileCommand `cmd:"" group:"Tools" help:"Hold all books against each other, call by call, or against a provider's bill."`
 	Version   versionCommand   `cmd:"" group:"Tools" help:"Print the version."`
 
+	Man        manCommand        `cmd:"" group:"Tools" help:"Write the manual's pages, made from what --help says."`
 	Completion completionCommand `cmd:"" group:"Tools" help:"Say how a shell learns to complete commands, flags and parts."`
 
 	RateLimit ratelimitCommand `cmd:"" name:"ratelimit" group:"Services" help:"Run the limiter alone, in envoyproxy/ratelimit's place, from its environment variables."`

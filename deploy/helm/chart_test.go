@@ -2,7 +2,6 @@ package helm
 
 import (
 	"bytes"
-	"flag"
 	"net/url"
 	"os"
 	"os/exec"
@@ -21,8 +20,6 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/toolcache"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
-
-var update = flag.Bool("update", false, "copy deploy/alerts.yml into the chart")
 
 // kubernetes is the oldest version that Chart.yaml admits, and validator has its schemas.
 const (
@@ -221,19 +218,13 @@ func TestEveryPartRunsBesideEnvoy(t *testing.T) {
 // TestWhatPrometheusIsTold: the alerts are those of deploy/alerts.yml, and every part is scraped.
 func TestWhatPrometheusIsTold(t *testing.T) {
 	t.Parallel()
-	kept := filepath.Join(chart, "files", "alerts.yml")
-	if *update {
-		if err := os.WriteFile(kept, deploy.Alerts, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
 	all := render(t, "high-availability")
 	var want spec
 	if err := yaml.Unmarshal(deploy.Alerts, &want); err != nil {
 		t.Fatal(err)
 	}
 	if got := find(t, all, "PrometheusRule", "leaky").Spec.Groups; want.Groups == nil || !reflect.DeepEqual(got, want.Groups) {
-		t.Errorf("%s is not deploy/alerts.yml: go test ./deploy/helm -update", kept)
+		t.Error("the rules are not those of deploy/alerts.yml, which files/alerts.yml links to")
 	}
 	ports := find(t, all, "Service", "leaky-parts").Spec.Ports
 	for _, one := range find(t, all, "ServiceMonitor", "leaky").Spec.Endpoints {

@@ -64,7 +64,8 @@ capabilities: {drop: [ALL]}
     "ratelimit" (dict "http" "0.0.0.0:8084" "grpc" "unix:run/ratelimit.sock")
     "meter" (dict "http" "0.0.0.0:8086")
     "tokensvc" (dict "http" "0.0.0.0:8082")
-    "analytics" (dict "http" "0.0.0.0:8083")) -}}
+    "analytics" (dict "http" "0.0.0.0:8083")
+    "console" (dict "http" "0.0.0.0:8088")) -}}
 {{- if .Values.limits }}{{ $_ := set $base "limits" (dict "file" "limits.yaml") }}{{ end -}}
 {{- if .Values.prices }}{{ $_ := set $base "prices" (dict "file" "prices.yaml") }}{{ end -}}
 {{- if .Values.stubs.enabled -}}
@@ -95,7 +96,7 @@ prices.yaml: |
 
 {{- /* The ports for probes and metrics, by part. */ -}}
 {{- define "leaky.ports" -}}
-{xds: 8888, identity: 8081, extauthz: 8085, ratelimit: 8084, tokensvc: 8082, analytics: 8083, meter: 8086}
+{xds: 8888, identity: 8081, extauthz: 8085, ratelimit: 8084, tokensvc: 8082, analytics: 8083, console: 8088, meter: 8086}
 {{- end }}
 
 {{- /* uid: of the image's own user; keep: where its data is; writes: folders that it needs beside. */ -}}
