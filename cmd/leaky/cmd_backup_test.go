@@ -101,6 +101,13 @@ func (b *books) credit(user uuid.UUID) {
 
 // call publishes calls of ten tokens until told to stop, and answers how many.
 func (b *books) call(ctx context.Context, user uuid.UUID) (made int, err error) {
+	js, err := jetstream.New(b.nc)
+	if err != nil {
+		return 0, err
+	}
+	if _, err := usage.EnsureStream(ctx, js); err != nil {
+		return 0, err
+	}
 	publisher, err := usage.NewPublisher(b.nc)
 	if err != nil {
 		return 0, err
