@@ -15,8 +15,9 @@ const mostParquet = 1_000_000
 
 // parquetColumns are those of the other formats, under their names.
 const parquetColumns = `timestamp, request_id AS requestId, toInt64(version) AS version, toString(provider) AS provider,
-	toString(model_asked) AS model, toString(model_served) AS modelServed, toString(route) AS route, account, user_id AS userId, org_id AS orgId,
-	team, key_id AS keyId, end_user AS endUser, session, CAST(tags, 'Map(String, String)') AS tags, allowed, status, reason, toString(source) AS source,
+	toString(model_asked) AS model, toString(model_served) AS modelServed, toString(route) AS route, account, user_id AS userId,
+	org_id AS orgId, team, key_id AS keyId, end_user AS endUser, session, CAST(tags, 'Map(String, String)') AS tags, allowed, status,
+	reason, toString(source) AS source,
 	stream, attempts, tokens, input_tokens AS inputTokens, output_tokens AS outputTokens, cached_tokens AS cachedTokens,
 	cache_write_5m_tokens AS cacheWrite5mTokens, cache_write_1h_tokens AS cacheWrite1hTokens, tool_input_tokens AS toolInputTokens,
 	reasoning_tokens AS reasoningTokens, audio_tokens AS audioTokens, audio_output_tokens AS audioOutputTokens, held_tokens AS heldTokens,

@@ -51,7 +51,7 @@ func (s *Service) tell(ctx context.Context, c *call, r *reply) {
 			said = codes.Code(message.GetStatus().GetCode())
 		}
 	}
-	s.log.LogAttrs(ctx, slog.LevelDebug, "call checked", slog.String("request_id", c.requestID), slog.String("rule", string(c.rule)),
+	s.log.LogAttrs(ctx, slog.LevelDebug, "call checked", slog.String("request_id", c.requestID), slog.String("rule", c.rule),
 		slog.String("said", said.String()))
 }
 

@@ -137,8 +137,8 @@ func roomOf(dir string) (free, total int64, err error) {
 	if err := syscall.Statfs(dir, &s); err != nil {
 		return 0, 0, fmt.Errorf("look at the room of %s: %w", dir, err)
 	}
-	size := int64(s.Bsize)                                     //nolint:unconvert // not everywhere an int64
-	return int64(s.Bavail) * size, int64(s.Blocks) * size, nil //nolint:gosec // fits
+	size := int64(s.Bsize) //nolint:unconvert // not everywhere an int64
+	return int64(s.Bavail) * size, int64(s.Blocks) * size, nil
 }
 
 // sizes are how much is kept free, and how large the ballast is.

@@ -85,7 +85,8 @@ func (s *Service) findCallLimits(p *policy, r *match.Request, out *envoyCall) {
 	out.rules, out.asked = p.Rules, r.Descriptors[1:]
 	out.matched = p.Match(out.asked, c.Account, c.Tier, match.OneCall())
 	out.take = store.Take{Account: c.Account, ID: c.ID, Buckets: out.matched.Buckets, Requests: 1, Input: c.Input, Output: c.Output,
-		Fill: c.Fill, Facts: c.Facts(), Pool: s.part(p, limitpb.BalancePolicy_BALANCE_UNSPECIFIED, c.Tier, c.Provider), Provider: c.Provider, Moves: c.Moves}
+		Fill: c.Fill, Facts: c.Facts(), Pool: s.part(p, limitpb.BalancePolicy_BALANCE_UNSPECIFIED, c.Tier, c.Provider),
+		Provider: c.Provider, Moves: c.Moves}
 	out.mode = p.outage.For(c.Route)
 }
 

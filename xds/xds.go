@@ -116,8 +116,8 @@ func New(c Config) (*XDS, error) {
 	if err != nil {
 		return nil, err
 	}
-	src, cfg := source{dir: c.StateDir, certs: newCertificates(), keys: &keys{getenv: c.Getenv, last: map[string]string{}}, trust: systemTrust(c.Getenv)},
-		c.Settings.Config
+	src, cfg := source{dir: c.StateDir, certs: newCertificates(), keys: &keys{getenv: c.Getenv, last: map[string]string{}},
+		trust: systemTrust(c.Getenv)}, c.Settings.Config
 	if cfg.TLS.Mutual() {
 		if src.issuer, err = mtls.NewAuthority(c.StateDir, cfg.TLS.Lifetime, c.Log, cfg.Limits.Envoys.Names...); err != nil {
 			return nil, err

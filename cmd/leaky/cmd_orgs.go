@@ -30,7 +30,8 @@ const mostOfPage = 1000
 func allOrgs(ctx context.Context, admin *client.Client) ([]api.OrganisationSummary, error) {
 	all := []api.OrganisationSummary{}
 	for after := uuid.Nil; ; {
-		got, err := admin.ListAllOrganisationsWithResponse(ctx, &api.ListAllOrganisationsParams{After: &after, Limit: new(api.PageLimit(mostOfPage))})
+		got, err := admin.ListAllOrganisationsWithResponse(ctx, &api.ListAllOrganisationsParams{After: &after,
+			Limit: new(api.PageLimit(mostOfPage))})
 		if err != nil {
 			return nil, told(err)
 		}

@@ -123,8 +123,9 @@ func New(c Config) (*Store, error) {
 	s := &Store{config: c, life: float64(c.Lifetime.Microseconds()), kept: millis(c.SettledKept), memoryBits: memoryWidth(c.SettledKept),
 		breaker: breaker{now: time.Now},
 		hold:    newScript(common + "local moving = false\n" + holdLua),
-		move:    newScript(common + releaseLua + "local moving = true\n" + holdLua), settle: newScript(common + releaseLua + correctLua + settleLua),
-		expire: newScript(common + releaseLua + expireLua), finish: newScript(finishLua), pool: newScript(balanceLua),
+		move:    newScript(common + releaseLua + "local moving = true\n" + holdLua),
+		settle:  newScript(common + releaseLua + correctLua + settleLua),
+		expire:  newScript(common + releaseLua + expireLua), finish: newScript(finishLua), pool: newScript(balanceLua),
 		late: newScript(common + releaseLua + lateLua), renew: newScript(common + releaseLua + renewLua)}
 	s.identity.changed = func(older bool) {
 		s.lacks()

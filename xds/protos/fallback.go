@@ -66,7 +66,8 @@ func FallbackListener(l model.Listener) *listenerv3.Listener {
 	add(filterGuard, &luav3.Lua{DefaultSourceCode: inline(envoy.GuardLua()), StatPrefix: filterGuard,
 		FilterContext: movedGuard(model.LLM{Dialect: operation.DialectChat, Family: attributes.FamilyOpenAI}, l)})
 	add(filterRateLimit, rateLimit(l, true))
-	add(filterSplice, &luav3.Lua{DefaultSourceCode: inline(envoy.SpliceLua), StatPrefix: filterSplice, ClearRouteCache: wrapperspb.Bool(false)})
+	add(filterSplice, &luav3.Lua{DefaultSourceCode: inline(envoy.SpliceLua), StatPrefix: filterSplice,
+		ClearRouteCache: wrapperspb.Bool(false)})
 	add("envoy.filters.http.router", &routerv3.Router{SuppressEnvoyHeaders: true})
 	manager := &hcmv3.HttpConnectionManager{
 		StatPrefix: FallbackName, CodecType: hcmv3.HttpConnectionManager_AUTO,

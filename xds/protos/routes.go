@@ -93,8 +93,8 @@ func route(r model.Route, g *model.Gateway) *routev3.Route {
 // theirs are headers of a provider's answer that would speak for the gateway, or tell
 // whose account it calls with. Limits on the way back are the caller's with us.
 func theirs() []string {
-	names := []string{"anthropic-organization-id", "set-cookie", "server", "via", "alt-svc", "x-request-id", "ratelimit", "ratelimit-policy", "openai-organization",
-		"openai-project", "cf-ray", "cf-cache-status"}
+	names := []string{"anthropic-organization-id", "set-cookie", "server", "via", "alt-svc", "x-request-id", "ratelimit", "ratelimit-policy",
+		"openai-organization", "openai-project", "cf-ray", "cf-cache-status"}
 	for _, what := range []string{"limit", "remaining", "reset"} {
 		names = append(names, "x-ratelimit-"+what, "x-ratelimit-"+what+"-requests", "x-ratelimit-"+what+"-tokens")
 		for _, of := range []string{"requests", "tokens", "input-tokens", "output-tokens"} {

@@ -188,6 +188,11 @@ func checkModel(g *model.Gateway, secrets []model.Secret) error {
 	cluster := func(name string) bool {
 		return slices.ContainsFunc(g.Clusters, func(c model.Cluster) bool { return c.Name == name })
 	}
+	need := func(who, name string) {
+		if !cluster(name) {
+			fail("%s: no cluster %s", who, name)
+		}
+	}
 	for _, r := range slices.Concat(g.Routes, g.Fallback.Routes) {
 		switch {
 		case r.Rule == "":
@@ -198,22 +203,16 @@ func checkModel(g *model.Gateway, secrets []model.Secret) error {
 			fail("route %s: no cluster %s", r.Name, r.Forward.Cluster)
 		case r.Forward != nil:
 			for _, share := range slices.Concat(r.Forward.Tries...) {
-				if !cluster(share.Cluster) {
-					fail("route %s: no cluster %s", r.Name, share.Cluster)
-				}
+				need("route "+r.Name, share.Cluster)
 			}
 		}
 	}
 	for _, c := range g.Egress.Calls {
-		if !cluster(c.Cluster) {
-			fail("egress %s: no cluster %s", c.Provider, c.Cluster)
-		}
+		need("egress "+c.Provider, c.Cluster)
 	}
 	for _, c := range g.Clusters {
 		for _, of := range c.Of {
-			if !cluster(of) {
-				fail("cluster %s: no cluster %s", c.Name, of)
-			}
+			need("cluster "+c.Name, of)
 		}
 		if c.Credential != "" && !slices.ContainsFunc(secrets, func(x model.Secret) bool { return x.Name == c.Credential }) {
 			fail("cluster %s: no secret %s", c.Name, c.Credential)

@@ -95,7 +95,8 @@ func (c *Consumer) Attach(ctx context.Context) (jetstream.Consumer, error) {
 	}
 	consumer, err := c.cfg.JetStream.CreateOrUpdateConsumer(ctx, Stream, jetstream.ConsumerConfig{
 		Durable: c.cfg.Durable, FilterSubject: cmp.Or(c.cfg.Subjects, SubjectsUsage), AckPolicy: jetstream.AckExplicitPolicy,
-		DeliverPolicy: jetstream.DeliverAllPolicy, AckWait: ackWait, MaxDeliver: -1, MaxAckPending: c.cfg.Outstanding * BatchMost, Description: c.cfg.Description,
+		DeliverPolicy: jetstream.DeliverAllPolicy, AckWait: ackWait, MaxDeliver: -1, MaxAckPending: c.cfg.Outstanding * BatchMost,
+		Description: c.cfg.Description,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make consumer %s: %w", c.cfg.Durable, err)

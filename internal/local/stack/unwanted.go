@@ -38,21 +38,28 @@ func (p *Plan) Unwanted() []string {
 		if !served[name] && !provider.Unlisted {
 			say("providers.%s serves no model: nothing is routed to it", name)
 		}
-		for i, key := range provider.AllKeys() {
-			switch env := key.APIKeyEnv; {
-			case env == "" || p.getenv(env) != "":
-			case len(provider.Keys) > 0:
-				say("providers.%s.keys[%d].api_key_env: %s is not set here: the others are used", name, i, env)
-			default:
-				say("providers.%s.api_key_env: %s is not set here: calls of this provider are answered with 503", name, env)
-			}
-		}
+		found = append(found, p.unsetKeys(name, provider)...)
 	}
 	if !p.cfg.Flags.TokenService.QuotaEnforcement {
 		for _, name := range slices.Sorted(maps.Keys(p.cfg.Tiers.Levels)) {
 			if p.cfg.Tiers.Levels[name].Balance == config.BalanceRequired {
 				say("tiers.levels.%s.balance is required, but flags.token_service.quota_enforcement is off: nobody's balance is asked", name)
 			}
+		}
+	}
+	return found
+}
+
+// unsetKeys are a provider's keys whose variables are not set.
+func (p *Plan) unsetKeys(name string, provider config.Provider) []string {
+	var found []string
+	for i, key := range provider.AllKeys() {
+		switch env := key.APIKeyEnv; {
+		case env == "" || p.getenv(env) != "":
+		case len(provider.Keys) > 0:
+			found = append(found, fmt.Sprintf("providers.%s.keys[%d].api_key_env: %s is not set here: the others are used", name, i, env))
+		default:
+			found = append(found, fmt.Sprintf("providers.%s.api_key_env: %s is not set here: calls of this provider are answered with 503", name, env))
 		}
 	}
 	return found

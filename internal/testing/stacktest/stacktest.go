@@ -32,7 +32,8 @@ purchases: {payment: {url: "http://${stub-payment}"}, poll_every: 200ms, backoff
 providers:
   openai: {protocol: openai, url: "http://${stub-openai}", tokens_per_byte: 0.25, fill_max_tokens: 256}
   gemini: {protocol: gemini, url: "http://${stub-gemini}", tokens_per_byte: 0.25, fill_max_tokens: 256}
-  anthropic: {protocol: anthropic, url: "http://${stub-openai}", tokens_per_byte: 0.25, fill_max_tokens: 256, consume_path: /api/v1/openai/chat}
+  anthropic: {protocol: anthropic, url: "http://${stub-openai}", tokens_per_byte: 0.25, fill_max_tokens: 256,
+    consume_path: /api/v1/openai/chat}
   qwen: {protocol: openai, url: "http://${stub-qwen}", tokens_per_byte: 0.25, fill_max_tokens: 256}
   # Nobody serves these until a test does, to misbehave there without disturbing others.
   flaky: {url: "http://${flaky}", consume_path: /api/v1/openai/chat, egress: {timeout: 1s, backoff: 20ms, max_concurrent: 4}}
