@@ -36,9 +36,9 @@ func chat(stream bool, tokens, promptBytes int) []byte {
 // chain has to splice it in.
 func jsonShape() shape { return shape{name: "JSON 4 kB", body: chat(false, 20, 4096)} }
 
-// burstShape is a stream of 200 chunks as fast as the stub writes them: many arrive in one read.
-func burstShape() shape {
-	return shape{name: "SSE 200, burst", body: chat(true, 200, 4096), chunks: 200}
+// burstShape is a stream of so many chunks as fast as the stub writes them: many arrive in one read.
+func burstShape(chunks int) shape {
+	return shape{name: fmt.Sprintf("SSE %d, burst", chunks), body: chat(true, chunks, 4096), chunks: chunks}
 }
 
 // streamShape is a stream of 200 chunks as a provider sends them, one by one.

@@ -72,7 +72,7 @@ func bench(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	shapes := []shape{jsonShape(), streamShape(), burstShape(), feltShape()}
+	shapes := []shape{jsonShape(), streamShape(), burstShape(50), burstShape(200), feltShape()}
 	results := map[string][]sample{}
 	for round := range o.rounds {
 		for _, sh := range shapes {
