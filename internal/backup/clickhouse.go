@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,6 +16,7 @@ import (
 
 const (
 	clickhousePrefix = "clickhouse-usage-"
+	clickhouseTable  = "clickhouse-table-"
 	clickhouseSuffix = ".native.gz"
 	// dayOf is the partition of a row, which is a day.
 	dayOf = "toYYYYMMDD(timestamp)"
@@ -91,7 +93,14 @@ func (c *clickhouse) column(ctx context.Context, statement string) ([]int64, err
 	return all, nil
 }
 
-// copyClickHouse copies the calls, a file a day: the table usage has them all.
+// wholeTables are copied as they are. What usage_rolled names of the sums is copied before them, so
+// that each sum it names is there; sums of calls that are still kept are made anew after a restore.
+func wholeTables() []string {
+	return []string{"usage_rolled", "usage_minute", "usage_hour", "usage_day", "purchase_events"}
+}
+
+// copyClickHouse copies the calls, a file a day, then the sums, which are kept for longer, and what
+// became of purchases.
 func copyClickHouse(ctx context.Context, c Config, to *writer, _ *Manifest) error {
 	store, err := openClickHouse(c.ClickHouse)
 	if err != nil {
@@ -103,24 +112,33 @@ func copyClickHouse(ctx context.Context, c Config, to *writer, _ *Manifest) erro
 	}
 	for _, day := range days {
 		where := fmt.Sprintf(" FROM usage FINAL WHERE %s = %d", dayOf, day)
-		err := to.file(fmt.Sprintf("%s%d%s", clickhousePrefix, day, clickhouseSuffix), func(w io.Writer) (int64, error) {
-			count, err := store.column(ctx, "SELECT count()"+where)
-			if err != nil || len(count) != 1 {
-				return 0, errors.Join(err, errors.New("count calls"))
-			}
-			answer, err := store.ask(ctx, "SELECT *"+where+" FORMAT Native", nil)
-			if err != nil {
-				return 0, err
-			}
-			defer answer.Close()
-			_, err = io.Copy(w, answer)
-			return count[0], err
-		})
-		if err != nil {
+		if err := store.copy(ctx, to, fmt.Sprintf("%s%d%s", clickhousePrefix, day, clickhouseSuffix), where); err != nil {
+			return err
+		}
+	}
+	for _, table := range wholeTables() {
+		if err := store.copy(ctx, to, clickhouseTable+table+clickhouseSuffix, " FROM "+table); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// copy writes the rows of a query's rest into a file of the backup.
+func (s *clickhouse) copy(ctx context.Context, to *writer, name, rest string) error {
+	return to.file(name, func(w io.Writer) (int64, error) {
+		count, err := s.column(ctx, "SELECT count()"+rest)
+		if err != nil || len(count) != 1 {
+			return 0, errors.Join(err, errors.New("count rows"))
+		}
+		answer, err := s.ask(ctx, "SELECT *"+rest+" FORMAT Native", nil)
+		if err != nil {
+			return 0, err
+		}
+		defer answer.Close()
+		_, err = io.Copy(w, answer)
+		return count[0], err
+	})
 }
 
 func fillClickHouse(ctx context.Context, c Config, from *reader) error {
@@ -132,18 +150,30 @@ func fillClickHouse(ctx context.Context, c Config, from *reader) error {
 		return err
 	}
 	for _, day := range from.with(clickhousePrefix, clickhouseSuffix) {
-		err := from.file(clickhousePrefix+day+clickhouseSuffix, func(r io.Reader) error {
-			answer, err := store.ask(ctx, "INSERT INTO usage FORMAT Native", r)
-			if err != nil {
-				return err
-			}
-			return answer.Close()
-		})
-		if err != nil {
+		if err := store.fill(ctx, from, clickhousePrefix+day+clickhouseSuffix, "usage"); err != nil {
+			return err
+		}
+	}
+	for _, table := range from.with(clickhouseTable, clickhouseSuffix) {
+		if !slices.Contains(wholeTables(), table) {
+			return fmt.Errorf("the backup has a table %q, which this version does not know", table)
+		}
+		if err := store.fill(ctx, from, clickhouseTable+table+clickhouseSuffix, table); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// fill puts the rows of a file into a table.
+func (s *clickhouse) fill(ctx context.Context, from *reader, name, table string) error {
+	return from.file(name, func(r io.Reader) error {
+		answer, err := s.ask(ctx, "INSERT INTO "+table+" FORMAT Native", r)
+		if err != nil {
+			return err
+		}
+		return answer.Close()
+	})
 }
 
 func emptyClickHouse(ctx context.Context, c Config) error {
