@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"testing"
+	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/local/demo/judge"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
@@ -68,6 +69,7 @@ func TestDemoBoundsAnOutage(t *testing.T) {
 
 // TestDemoOfPurchases runs an account dry and tops it up.
 func TestDemoOfPurchases(t *testing.T) {
+	begun := time.Now()
 	v := runDemo[judge.PurchaseVerdict](t, running, "--purchases")
 	t.Logf("seed %d: from the commit to the first admitted call %.1f ms, from the order %.1f ms; 202 after %.1f ms, COMPLETED %.1f ms later",
 		v.Seed,
@@ -75,7 +77,7 @@ func TestDemoOfPurchases(t *testing.T) {
 	if v.Dry.Code != "credit_balance_exhausted" || v.Dry.MayRetry || v.Captured == nil || !v.LedgerBalanced {
 		t.Errorf("got %+v", v)
 	}
-	reconciled(t, true)
+	reconciled(t, begun, true)
 }
 
 // runDemo runs leaky demo and reads its verdict, which has to be OK.

@@ -18,6 +18,7 @@ import (
 // are not parallel: Go runs them before it resumes the parallel ones.
 
 func TestDemoAgreesWithItself(t *testing.T) {
+	begun := time.Now()
 	out, err := running.Leaky(t.Context(), "demo", "--for", "10s")
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -25,7 +26,7 @@ func TestDemoAgreesWithItself(t *testing.T) {
 	if !strings.Contains(out, "tokens over the limit: 0") {
 		t.Fatalf("the verdict does not say so:\n%s", out)
 	}
-	reconciled(t, false)
+	reconciled(t, begun, false)
 	replayed(t)
 	must(t, "anomalies", "--since", "2h")
 }
@@ -48,12 +49,12 @@ func replayed(t *testing.T) {
 	}
 }
 
-// reconciled wants no difference between any two books of the last minutes, and their sums equal for
+// reconciled wants no difference between any two books of the calls since then, and their sums equal for
 // each account: calls and money of events and ClickHouse, to the micro-unit, and tokens of pools.
-func reconciled(t *testing.T, pools bool) {
+func reconciled(t *testing.T, begun time.Time, pools bool) {
 	t.Helper()
 	var out bytes.Buffer
-	cmd := exec.CommandContext(t.Context(), running.Bin, "reconcile", "--since", "5m", "-o", "json")
+	cmd := exec.CommandContext(t.Context(), running.Bin, "reconcile", "--since", begun.UTC().Format(time.RFC3339Nano), "-o", "json")
 	cmd.Env, cmd.Stdout, cmd.Stderr = running.Env, &out, t.Output()
 	failed := cmd.Run()
 	var r reconcile.Report
@@ -77,6 +78,7 @@ func reconciled(t *testing.T, pools bool) {
 // TestBooksOfRudeClientsAndProvidersAgree: whoever leaves or fails, and however, nothing goes
 // over a limit and what was told is charged.
 func TestBooksOfRudeClientsAndProvidersAgree(t *testing.T) {
+	begun := time.Now()
 	out, err := running.Leaky(t.Context(), "demo", "--rude", "--for", "12s")
 	if err != nil || !strings.Contains(out, "tokens over the limit: 0") {
 		t.Fatalf("%v\n%s", err, out)
@@ -87,7 +89,7 @@ func TestBooksOfRudeClientsAndProvidersAgree(t *testing.T) {
 			t.Errorf("no call was made in this manner: %s\n%s", manner, out)
 		}
 	}
-	reconciled(t, false)
+	reconciled(t, begun, false)
 }
 
 // TestDemoSeesABrokenSettle takes the settle step away: the verdict must notice.

@@ -142,7 +142,7 @@ func malformed(root stacktest.Account) map[string]bytesAndStatus {
 		"CONNECT":               {strings.Replace(get("127.0.0.1:5432"), "GET", "CONNECT", 1), 403},
 		"HTTP/0.9":              {"GET /api/v1/me\r\n\r\n", 401},
 		"websocket": {"GET /api/v1/me HTTP/1.1\r\n" + host + auth +
-			"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n", 403},
+			"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n", 426},
 		"expects what nobody does": {with("Expect: 200-ok\r\n"), 417},
 		"authorization twice":      {with(auth), 400},
 		"two schemes":              {with("Authorization: Basic YTpi\r\n"), 400},

@@ -158,7 +158,7 @@ func TestRefuse(t *testing.T) {
 		"spellings differ": {ask{maxTokens: "1", maxCompletion: "2"}, "differ", map[string]string{"x-should-retry": "false"},
 			"openai"},
 		"no choices":       {ask{maxTokens: "1", n: "0"}, "n must be", map[string]string{"x-should-retry": "false"}, "openai"},
-		"too many choices": {ask{maxTokens: "1", n: "129"}, "n must be", map[string]string{"x-should-retry": "false"}, "openai"},
+		"too many choices": {ask{maxTokens: "1", n: "4097"}, "n must be", map[string]string{"x-should-retry": "false"}, "openai"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

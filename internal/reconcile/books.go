@@ -84,6 +84,7 @@ type Served struct {
 	Input, Output int64
 	Times         int
 	Whole         bool // the answer was neither cut nor left, and told its usage
+	Stream        bool // a stream, of which less may have passed than the stub wrote
 	At            time.Time
 }
 

@@ -113,6 +113,9 @@ func (b *Books) served(r *Report, id string, c Call) {
 	if !known || !c.Told || !one.Whole || one.Times != 1 || c.Version > 0 {
 		return
 	}
+	if one.Stream && one.Input == c.Input && one.Output > c.Output {
+		return // its reader left: it costs what was told until then, and the rest was on its way
+	}
 	if one.Input != c.Input || one.Output != c.Output {
 		r.add(BillOff, id, c, fmt.Sprintf("charged by the provider's count with %d in and %d out, and the stub served %d and %d",
 			c.Input, c.Output, one.Input, one.Output))

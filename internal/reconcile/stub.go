@@ -27,6 +27,7 @@ type stubAnswer struct {
 		Status    int       `json:"status"`
 		Input     int64     `json:"input"`
 		Output    int64     `json:"output"`
+		Stream    bool      `json:"stream"`
 		Aborted   bool      `json:"aborted"`
 		Truncated bool      `json:"truncated"`
 		NoUsage   bool      `json:"noUsage"`
@@ -52,7 +53,7 @@ func (s Sources) served(ctx context.Context, from, to time.Time) (map[string]Ser
 				one := all[r.ID]
 				whole := r.Status == http.StatusOK && !r.Aborted && !r.Truncated && !r.NoUsage
 				all[r.ID] = Served{Provider: provider, Input: one.Input + r.Input, Output: one.Output + r.Output, Times: one.Times + 1,
-					Whole: whole && (one.Times == 0 || one.Whole), At: r.Time}
+					Whole: whole && (one.Times == 0 || one.Whole), Stream: r.Stream, At: r.Time}
 			}
 			if len(all) > s.Most {
 				return nil, ErrTooMany
