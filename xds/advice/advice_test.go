@@ -46,7 +46,7 @@ func TestDoubts(t *testing.T) {
 		"no such provider":      {limits: rules("key: provider, value: nobody"), want: `there is no provider "nobody"`},
 		"no such tier":          {limits: rules("key: tier, value: PLATINUM"), want: `there is no tier "PLATINUM"`},
 		"no such route":         {limits: rules("key: route, value: chat"), want: `there is no route "chat"`},
-		"a wildcard of nothing": {limits: rules("key: model, value: 'claude-*'"), want: `there is no model "claude-*"`},
+		"a wildcard of nothing": {limits: rules("key: model, value: 'grok-*'"), want: `there is no model "grok-*"`},
 		"a wildcard":            {limits: rules("key: model, value: 'gpt-*'")},
 	} {
 		t.Run(name, func(t *testing.T) {

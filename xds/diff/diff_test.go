@@ -42,6 +42,15 @@ models:
   - {name: b, provider: openai}
 `
 
+// routes are what is told of a chat model of OpenAI's: each of its calls has two routes.
+func routes(sign, model string) []string {
+	var all []string
+	for _, call := range []string{"openai-chat", "openai-completions", "openai-responses"} {
+		all = append(all, sign+" Route "+call+":openai/"+model, sign+" Route "+call+":openai/"+model+"#2")
+	}
+	return all
+}
+
 func TestChangesAreToldOneByOne(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -49,11 +58,9 @@ func TestChangesAreToldOneByOne(t *testing.T) {
 		want      []string
 	}{
 		"nothing": {"", "", nil},
-		"a new model": {"name: b,", "name: c,", []string{"- Route openai-chat:openai/b", "- Route openai-chat:openai/b#2",
-			"+ Route openai-chat:openai/c", "+ Route openai-chat:openai/c#2"}},
-		"an address": {"127.0.0.1:1", "127.0.0.1:2", []string{"~ Cluster egress-openai", "~ Cluster provider-openai",
-			"~ Route egress/openai", "~ Route openai-chat:openai/a", "~ Route openai-chat:openai/a#2", "~ Route openai-chat:openai/b",
-			"~ Route openai-chat:openai/b#2"}},
+		"a new model": {"name: b,", "name: c,", slices.Concat(routes("-", "b"), routes("+", "c"))},
+		"an address": {"127.0.0.1:1", "127.0.0.1:2", slices.Concat([]string{"~ Cluster egress-openai", "~ Cluster provider-openai",
+			"~ Route egress/openai"}, routes("~", "a"), routes("~", "b"))},
 		"a bound of the listener": {"providers:", "gateway: {max_request_headers: 50}\nproviders:", []string{"~ Listener gateway"}},
 	} {
 		t.Run(name, func(t *testing.T) {
