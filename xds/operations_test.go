@@ -297,7 +297,7 @@ func TestWhatIsNotServedSaysWhatIs(t *testing.T) {
 		{"POST", "/v1/messages/batches", "POST /v1/messages"}, {"GET", "/v1/messages/batches/b/results", "POST /v1/messages"},
 		{"POST", "/v1beta/cachedContents", ":generateContent"}, {"POST", "/v1beta/files", "inlineData"},
 		{"POST", "/v1/chat/completions/", "without a slash"}, {"POST", "/v1/completions/", "without a slash"}, {"POST", "/chat/completions", "/v1/chat/completions"},
-		{"POST", "/v1/v1/chat/completions", "/v1 twice"}, {"POST", "/responses", "/v1/responses"}, {"POST", "/messages", "/v1/messages"},
+		{"POST", "/v1/v1/chat/completions", "did you mean /v1/chat/completions?"}, {"POST", "/responses", "/v1/responses"}, {"POST", "/messages", "/v1/messages"},
 		{"GET", "/v1/nothing", "no such path"},
 	} {
 		a := g.do(t, c.method, c.path, `{}`)

@@ -96,7 +96,7 @@ func TestNamesThatStandForMany(t *testing.T) {
 		"no switch":          {chatPath, "openai/other", 404, "", ""},
 		"gemini":             {"/v1beta/models/gemini-2.5-flash-lite:generateContent", "", 200, "/v1beta/models/gemini-2.5-flash-lite:generateContent", "gemini-2*"},
 		"gemini, other":      {"/v1beta/models/gemini-1.5-flash:generateContent", "", 404, "", ""},
-		"gemini, path":       {"/v1beta/models/gemini-2%2Fx:generateContent", "", 400, "", ""},
+		"gemini, path":       {"/v1beta/models/gemini-2%2Fx:generateContent", "", 404, "", ""},
 	} {
 		text := fmt.Sprintf(`{"model":%q,"messages":[]}`, c.asked)
 		if c.asked == "" {
