@@ -57,7 +57,7 @@ func TestChangesAreToldOneByOne(t *testing.T) {
 		old, text string
 		want      []string
 	}{
-		"nothing": {"", "", nil},
+		"nothing":     {"", "", nil},
 		"a new model": {"name: b,", "name: c,", slices.Concat(routes("-", "b"), routes("+", "c"))},
 		"an address": {"127.0.0.1:1", "127.0.0.1:2", slices.Concat([]string{"~ Cluster egress-openai", "~ Cluster provider-openai",
 			"~ Route egress/openai"}, routes("~", "a"), routes("~", "b"))},
