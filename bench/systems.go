@@ -83,7 +83,7 @@ func startWhole(ctx context.Context, dir string) (system, func(), error) {
 		return system{}, nothing, err
 	}
 	end := func() { _, _ = stack.Leaky(context.WithoutCancel(ctx), "down") }
-	if out, err := stack.Leaky(ctx, "up"); err != nil {
+	if out, err := stack.Up(ctx); err != nil {
 		return system{}, end, fmt.Errorf("%w\n%s", err, out)
 	}
 	who, err := stack.NewAccount(ctx, "VAST")

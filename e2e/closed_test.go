@@ -162,7 +162,7 @@ func closedStack(t *testing.T) *stacktest.Stack {
 	}
 	s.Env = append(s.Env, "OPENAI_API_KEY="+providerKey)
 	t.Cleanup(func() { _, _ = s.Leaky(context.Background(), "down") })
-	if out, err := s.Leaky(t.Context(), "up"); err != nil {
+	if out, err := s.Up(t.Context()); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	return s

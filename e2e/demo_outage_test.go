@@ -33,7 +33,7 @@ func TestDemoBoundsAnOutage(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _, _ = stack.Leaky(context.Background(), "down") })
-	if out, err := stack.Leaky(t.Context(), "up"); err != nil {
+	if out, err := stack.Up(t.Context()); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	v := runDemo[judge.Verdict](t, stack, "--for", "6s", "--kill", "redis@2s+2s")

@@ -53,7 +53,7 @@ func withStack(m *testing.M) (int, error) {
 	if err := doubled(s.Config, "extauthz"); err != nil {
 		return 1, err
 	}
-	if out, err := s.Leaky(ctx, "up"); err != nil {
+	if out, err := s.Up(ctx); err != nil {
 		_, _ = s.Leaky(ctx, "down")
 		return 1, fmt.Errorf("%w\n%s", err, out)
 	}

@@ -62,7 +62,7 @@ func TestEveryFormOfAStoreStartsTheStack(t *testing.T) {
 					t.Error(out)
 				}
 			}()
-			if out, err := s.Leaky(t.Context(), "up", "--timeout", "3m"); err != nil || !strings.Contains(out, "Proof: a call") {
+			if out, err := s.Up(t.Context()); err != nil || !strings.Contains(out, "Proof: a call") {
 				t.Fatalf("%v\n%s", err, out)
 			}
 			if out, err := s.Leaky(t.Context(), "status"); err != nil {

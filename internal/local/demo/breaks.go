@@ -107,6 +107,7 @@ func (b *breaker) carry(ctx context.Context, one Break) error {
 		if _, err := b.control.Stop(lasting, one.Part); err != nil { // or the supervisor starts it
 			return err
 		}
+		o.Dead = time.Since(b.start) // on a busy machine it may have been started meanwhile
 	}
 	if one.Part == judge.PartRedis && b.leased != nil {
 		leased, err := b.leased(lasting)

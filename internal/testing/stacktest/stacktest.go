@@ -316,6 +316,11 @@ func firstEphemeral() int {
 	return first
 }
 
+// Up starts the stack. It waits longer than a user would: the machine may have much else to do.
+func (s *Stack) Up(ctx context.Context) (string, error) {
+	return s.Leaky(ctx, "up", "--timeout", "4m")
+}
+
 // Leaky runs the binary as a user would and returns what it printed.
 func (s *Stack) Leaky(ctx context.Context, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
