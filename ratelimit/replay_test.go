@@ -114,3 +114,23 @@ func TestTheSameFileDecidesAsThen(t *testing.T) {
 		t.Errorf("seed %d: want all but the first of each refused by requests, got %+v", seed, none)
 	}
 }
+
+// TestWhoComesMeanwhileDecidesNothing: calls that are under way together may have been decided in
+// either order, and before or after the others ended.
+func TestWhoComesMeanwhileDecidesNothing(t *testing.T) {
+	t.Parallel()
+	begun := time.Now().UTC().Truncate(time.Second)
+	call := func(after, lasts time.Duration, held, charged int64) usage.Event {
+		return usage.Event{RequestID: uuid.NewString(), UserID: "5a6f5a2e-6f7e-4d0e-9a51-3f6f3f1f2b11", Tier: "USER", Route: "openai-chat", Provider: "openai",
+			ModelAsked: "gpt-4o", Timestamp: begun.Add(after), LatencyMS: lasts.Milliseconds(), Held: held, Charged: charged, Allowed: true}
+	}
+	for name, calls := range map[string][]usage.Event{
+		"the one before ended":     {call(0, 400*time.Millisecond, 900, 10), call(100*time.Millisecond, 600*time.Millisecond, 500, 500)},
+		"the one before was later": {call(0, 900*time.Millisecond, 900, 900), call(100*time.Millisecond, 20*time.Millisecond, 900, 10)},
+	} {
+		r := again(t, thousand, calls)
+		if r.Calls != 2 || r.NewlyRefused != 0 || r.Certain != r.CertainAgreed || r.Estimated != 1 {
+			t.Errorf("%s: want the second call told as an estimate, got %+v", name, r)
+		}
+	}
+}

@@ -3,12 +3,14 @@
 //
 // The books know when a call began and ended, what it held and what it was charged; they do not know
 // to the millisecond when its hold was taken and settled, nor what a refused call asked for. So each
-// bucket is kept twice, as empty and as full as it can have been: holds settled at once and late, the
-// decision late and at once. Where both say the same, the decision is certain. Where they do not, and
-// for calls that were refused then, what is told is an estimate and counted as one.
+// bucket is kept twice, as empty and as full as it can have been: holds taken late and settled at once,
+// or taken at once and settled late; and a call is decided late in the one, at once in the other. Where
+// both say the same, the decision is certain. Where they do not, and for calls that were refused then,
+// what is told is an estimate and counted as one.
 package replay
 
 import (
+	"cmp"
 	"container/heap"
 	"iter"
 	"slices"
@@ -22,8 +24,9 @@ import (
 )
 
 const (
-	// decided is how long after its begin a call can have been decided, in microseconds.
-	decided = 500_000
+	// decided is how long after its begin a call can have been decided, in microseconds, if it did not
+	// end before.
+	decided = 2_000_000
 	// settled is how long after its end a call can have been settled, in microseconds.
 	settled = 3_000_000
 	// longestWarm bounds how far back calls fill the buckets before the first that is reported.
@@ -73,21 +76,39 @@ type Report struct {
 // world is a bucket as empty and as full as it can be.
 type world struct{ low, high bucket.State }
 
-// settlement is a hold that ends.
-type settlement struct {
+// step is a hold that is taken, or that is settled.
+type step struct {
 	at      int64 // microseconds
-	high    bool  // in which of the two
+	call    int64 // whose hold it is, by its number
+	taken   bool
 	buckets []bucket.Bucket
-	held    float64
+	cost    int64 // tokens held
 	charged float64
 }
 
-type queue []settlement
+// do takes or settles the hold in one of its buckets.
+func (s *step) do(b *bucket.Bucket, state bucket.State) bucket.State {
+	state = b.Limit.Params.Drain(state, s.at)
+	switch {
+	case s.taken && b.Limit.Kind.CountsTokens():
+		return state.Hold(float64(s.cost))
+	case s.taken:
+		return state.Use(1)
+	case b.Limit.Kind.CountsTokens():
+		return state.Settle(float64(s.cost), s.charged)
+	}
+	return state
+}
 
-func (q queue) Len() int           { return len(q) }
-func (q queue) Less(i, j int) bool { return q[i].at < q[j].at }
-func (q queue) Swap(i, j int)      { q[i], q[j] = q[j], q[i] }
-func (q *queue) Push(x any)        { *q = append(*q, x.(settlement)) }
+// queue has the next step first; of one moment, a hold is taken before it is settled.
+type queue []*step
+
+func (q queue) Len() int { return len(q) }
+func (q queue) Less(i, j int) bool {
+	return q[i].at < q[j].at || q[i].at == q[j].at && q[i].taken && !q[j].taken
+}
+func (q queue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
+func (q *queue) Push(x any)   { *q = append(*q, x.(*step)) }
 func (q *queue) Pop() any {
 	last := (*q)[len(*q)-1]
 	*q = (*q)[:len(*q)-1]
@@ -99,7 +120,9 @@ type replay struct {
 	rules   *match.Rules
 	from    time.Time
 	worlds  map[string]*world
-	pending queue
+	calls   int64               // that took something
+	low     queue               // steps to come in the buckets as empty as they can be
+	high    queue               // and as full
 	usual   map[[2]string]int64 // what the last admitted call of an account and a model held
 	report  Report
 	refused map[string]*Refused
@@ -166,8 +189,9 @@ func (r *replay) call(e *usage.Event) {
 	default:
 		cost, guessed = r.usual[name], true
 	}
-	low, _ := r.fits(&m, cost, begun+decided, func(w *world) *bucket.State { return &w.low })
-	high, rule := r.fits(&m, cost, begun, func(w *world) *bucket.State { return &w.high })
+	late := begun + min(decided, (e.LatencyMS+2)*1000) // begin and duration are cut to the millisecond
+	low, _ := r.fits(&m, cost, late, r.emptiest)
+	high, rule := r.fits(&m, cost, begun, func(b *bucket.Bucket, _ int64) bucket.State { return r.world(b.Key).high })
 	estimated := guessed || low != high
 	admit := low && high
 	if low != high {
@@ -203,10 +227,10 @@ func costOf(b *bucket.Bucket, tokens int64) float64 {
 }
 
 // fits says whether all limits have room at a moment, and which had none.
-func (r *replay) fits(m *match.Matched, tokens, now int64, of func(*world) *bucket.State) (ok bool, rule string) {
+func (r *replay) fits(m *match.Matched, tokens, at int64, of func(*bucket.Bucket, int64) bucket.State) (ok bool, rule string) {
 	for i := range m.Buckets {
 		b := &m.Buckets[i]
-		state := b.Limit.Params.Drain(*of(r.world(b.Key)), now)
+		state := b.Limit.Params.Drain(of(b, at), at)
 		if b.Limit.Kind.Refuses() && !b.Limit.Params.Fits(state, costOf(b, tokens)) {
 			return false, m.Limits[i].Rule.Name
 		}
@@ -214,57 +238,68 @@ func (r *replay) fits(m *match.Matched, tokens, now int64, of func(*world) *buck
 	return true, ""
 }
 
-// take holds in both worlds, and has it settled later. What a call of an unknown cost would have taken
-// makes a bucket only as full as it can be.
-func (r *replay) take(m *match.Matched, e *usage.Event, tokens int64, guessed bool) {
-	begun := e.Timestamp.UnixMicro()
-	var holding []bucket.Bucket
-	for i := range m.Buckets {
-		b := m.Buckets[i]
-		w, p := r.world(b.Key), b.Limit.Params
-		w.low, w.high = p.Drain(w.low, begun), p.Drain(w.high, begun)
-		if !b.Limit.Kind.CountsTokens() {
-			w.high = w.high.Use(1)
-			if !guessed {
-				w.low = w.low.Use(1)
+// emptiest is a bucket as empty as it can be at a moment to come: what was surely taken before now, of
+// which all is settled that can be by then. Who has not surely taken yet may come later than that.
+func (r *replay) emptiest(b *bucket.Bucket, at int64) bucket.State {
+	state, ends := r.world(b.Key).low, queue{}
+	waiting := map[int64]bool{}
+	for _, s := range r.low {
+		for i := range s.buckets {
+			switch {
+			case s.buckets[i].Key != b.Key:
+			case s.taken:
+				waiting[s.call] = true
+			case s.at <= at:
+				ends = append(ends, s)
 			}
-			continue
-		}
-		holding = append(holding, b)
-		w.high = w.high.Hold(float64(tokens))
-		if !guessed {
-			w.low = w.low.Hold(float64(tokens))
 		}
 	}
-	if len(holding) == 0 {
-		return
+	slices.SortFunc(ends, func(a, b *step) int { return cmp.Compare(a.at, b.at) })
+	for _, s := range ends {
+		if !waiting[s.call] {
+			state = s.do(b, state)
+		}
 	}
-	charged := e.Charged
-	if guessed {
-		charged = tokens
-	}
-	end := begun + e.LatencyMS*1000
-	one := settlement{at: end, buckets: holding, held: float64(tokens), charged: float64(charged)}
-	if !guessed {
-		heap.Push(&r.pending, one)
-	}
-	one.at, one.high = end+settled, true
-	heap.Push(&r.pending, one)
+	return state
 }
 
-// settle ends the holds that are over.
+// take holds in both worlds, and has it settled. What a call of an unknown cost would have taken makes
+// a bucket only as full as it can be.
+func (r *replay) take(m *match.Matched, e *usage.Event, tokens int64, guessed bool) {
+	begun := e.Timestamp.UnixMicro()
+	end := begun + e.LatencyMS*1000
+	r.calls++
+	one := step{at: begun, call: r.calls, taken: true, buckets: m.Buckets, cost: tokens, charged: float64(e.Charged)}
+	if guessed {
+		one.charged = float64(tokens)
+	}
+	settling := one
+	settling.at, settling.taken = end+settled, false
+	heap.Push(&r.high, &one)
+	heap.Push(&r.high, &settling)
+	if guessed {
+		return
+	}
+	late, atOnce := one, settling
+	late.at, atOnce.at = min(begun+decided, end), end
+	heap.Push(&r.low, &late)
+	heap.Push(&r.low, &atOnce)
+}
+
+// settle takes and settles what is due.
 func (r *replay) settle(now int64) {
-	for len(r.pending) > 0 && r.pending[0].at <= now {
-		one := heap.Pop(&r.pending).(settlement)
-		for _, b := range one.buckets {
-			w, p := r.world(b.Key), b.Limit.Params
-			if one.high {
-				w.high = p.Drain(w.high, one.at).Settle(one.held, one.charged)
-			} else {
-				w.low = p.Drain(w.low, one.at).Settle(one.held, one.charged)
+	due := func(q *queue, of func(*world) *bucket.State) {
+		for len(*q) > 0 && (*q)[0].at <= now {
+			s := heap.Pop(q).(*step)
+			for i := range s.buckets {
+				b := &s.buckets[i]
+				state := of(r.world(b.Key))
+				*state = s.do(b, *state)
 			}
 		}
 	}
+	due(&r.low, func(w *world) *bucket.State { return &w.low })
+	due(&r.high, func(w *world) *bucket.State { return &w.high })
 }
 
 func (r *replay) count(e *usage.Event, account, rule string, admit, estimated bool) {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -115,7 +114,7 @@ func (c *Consumer) consume(ctx context.Context) error {
 	c.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "consuming usage events", slog.String("stream", Stream), slog.String("consumer", c.cfg.Durable))
 	for ctx.Err() == nil {
 		messages, err := Fetch(ctx, consumer, BatchMost, idleWait, c.cfg.Linger)
-		if messages = events(messages); len(messages) > 0 {
+		if len(messages) > 0 {
 			c.process(ctx, messages)
 		}
 		if err != nil {
@@ -123,18 +122,6 @@ func (c *Consumer) consume(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// events are the messages that are events; a probe of the stream that somebody made is none, and is
-// acknowledged.
-func events(messages []jetstream.Msg) []jetstream.Msg {
-	return slices.DeleteFunc(messages, func(m jetstream.Msg) bool {
-		if m.Subject() != subjectProbe {
-			return false
-		}
-		_ = m.Ack() // one that comes again is acknowledged again
-		return true
-	})
 }
 
 // process stores one fetch and answers for it.

@@ -9,9 +9,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// subjectProbe is one that nobody listens to; the stream takes it among those of sagas.
-const subjectProbe = "leaky.saga.v1.probe"
-
 // RefusesToStore is what NATS answers in place of storing an event: it lives, and its stream takes
 // nothing.
 type RefusesToStore struct{ Err error }
@@ -53,10 +50,10 @@ func Probe(ctx context.Context, js jetstream.JetStream) error {
 	if err != nil {
 		return fmt.Errorf("look at stream %s: %w", Stream, err)
 	}
-	if !slices.Contains(stream.CachedInfo().Config.Subjects, SubjectsSaga) {
+	if !slices.Contains(stream.CachedInfo().Config.Subjects, SubjectProbe) {
 		return nil // an operator's own
 	}
-	ack, err := js.Publish(ctx, subjectProbe, nil, jetstream.WithExpectStream(Stream), jetstream.WithRetryAttempts(0))
+	ack, err := js.Publish(ctx, SubjectProbe, nil, jetstream.WithExpectStream(Stream), jetstream.WithRetryAttempts(0))
 	if err != nil {
 		return &RefusesToStore{Err: err}
 	}

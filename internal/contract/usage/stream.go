@@ -44,7 +44,7 @@ func EnsureStream(ctx context.Context, js jetstream.JetStream) (jetstream.Stream
 // subjects are the stream's. Each version of usage events has its own, so that a process from before
 // a version never reads what it does not know: a new one finds it later.
 func subjects() []string {
-	return []string{"leaky.usage.v1.*", SubjectPrefix + "*", SubjectsSaga, SubjectsBalance}
+	return []string{"leaky.usage.v1.*", SubjectPrefix + "*", SubjectsSaga, SubjectsBalance, SubjectProbe}
 }
 
 // copies is how many servers of a cluster keep a stream that is made anew: three, where there are as

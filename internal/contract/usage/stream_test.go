@@ -67,7 +67,7 @@ func TestEnsureStreamKeepsTheOperatorsSettings(t *testing.T) {
 		t.Fatal(err)
 	}
 	config := stream.CachedInfo().Config
-	if config.MaxMsgs != 12345 || len(config.Subjects) != 4 {
-		t.Errorf("stream: want 12345 messages at most and 4 subjects, got %d and %v", config.MaxMsgs, config.Subjects)
+	if config.MaxMsgs != 12345 || len(config.Subjects) != 5 {
+		t.Errorf("stream: want 12345 messages at most and 5 subjects, got %d and %v", config.MaxMsgs, config.Subjects)
 	}
 }

@@ -18,6 +18,7 @@ const (
 	SubjectsSaga    = "leaky.saga.v1.>"
 	SubjectsBalance = "leaky.balance.v1.*" // see package balance
 	SubjectDead     = "leaky.dead.v1"
+	SubjectProbe    = "leaky.probe.v1" // see Probe; nobody listens to it
 )
 
 // Subject is where the usage of a provider is published.

@@ -27,7 +27,7 @@ func TestAServerThatDoesNotStoreEnds(t *testing.T) {
 	<-server.Ready()
 	js := connect(t, server.URL())
 	// A stream of its own bound would be reserved at once, and not be made.
-	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: usage.Stream, Subjects: []string{"leaky.usage.v2.*", usage.SubjectsSaga},
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: usage.Stream, Subjects: []string{"leaky.usage.v2.*", usage.SubjectProbe},
 		Storage: jetstream.FileStorage}); err != nil {
 		t.Fatal(err)
 	}
