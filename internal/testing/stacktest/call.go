@@ -92,11 +92,19 @@ type Account struct {
 
 // NewAccount registers a user, gives it roles beside USER, and makes a key.
 func (s *Stack) NewAccount(ctx context.Context, roles ...string) (Account, error) {
-	name, password := "u"+strings.ReplaceAll(uuid.NewString(), "-", "")[:20], "correct horse 9"
+	const password, tries = "correct horse 9", 3
+	var name string
 	var user struct{ UserID, Token string }
-	if err := s.Must(ctx, 201, "POST", "/api/v1/auth/register", "",
-		map[string]string{"username": name, "email": name + "@example.com", "password": password}, &user); err != nil {
-		return Account{}, err
+	for try := 1; ; try++ {
+		name = "u" + strings.ReplaceAll(uuid.NewString(), "-", "")[:20]
+		err := s.Must(ctx, 201, "POST", "/api/v1/auth/register", "",
+			map[string]string{"username": name, "email": name + "@example.com", "password": password}, &user)
+		if err == nil {
+			break
+		}
+		if try == tries || !strings.Contains(err.Error(), "got 503") { // which a busy disk may cause
+			return Account{}, err
+		}
 	}
 	if len(roles) > 0 {
 		admin, err := s.admin()
