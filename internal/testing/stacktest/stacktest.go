@@ -36,7 +36,7 @@ providers:
     consume_path: /api/v1/openai/chat}
   qwen: {protocol: openai, url: "http://${stub-qwen}", tokens_per_byte: 0.25, fill_max_tokens: 256}
   # Nobody serves these until a test does, to misbehave there without disturbing others.
-  flaky: {url: "http://${flaky}", consume_path: /api/v1/openai/chat, egress: {timeout: 1s, backoff: 20ms, max_concurrent: 4}}
+  flaky: {url: "http://${flaky}", consume_path: /api/v1/openai/chat, egress: {timeout: 2s, backoff: 20ms, max_concurrent: 4}}
   # A test may serve this one with package rawprovider.
   raw: {url: "http://${raw}/v1", outlier: {off: true}}
   rawa: {protocol: anthropic, url: "http://${raw}", outlier: {off: true}}
