@@ -17,6 +17,7 @@ local function events(r, s)
     r.rest, r.lone = "", false
   end
   local i, n = r.at, #s
+  local before = r.bytes - n
   r.at = 1
   local returns = find(s, "\r", i, true)
   while true do
@@ -41,7 +42,7 @@ local function events(r, s)
       end
     else
       if first then
-        r.blank = false
+        r.blank, r.begun = false, before + begin - 1
         if sub(s, i, i + 4) == "data:" then
           r.line, i = "data", i + 5
         elseif not e and n - i < 4 and sub("data:", 1, n - i + 1) == sub(s, i) then
@@ -125,7 +126,8 @@ end
 local function report(r)
   r.dirty = false
   local all = { format("events=%d,after=%d,bytes=%.0f", r.events, r.after, r.bytes) }
-  if r.whole then all[2] = "whole=1" end
+  if r.head > 0 then all[2] = format("head=%.0f", r.head) end
+  if r.whole then all[#all + 1] = "whole=1" end
   if r.failed then all[#all + 1] = "failed=1" end
   if r.heavy then all[#all + 1] = "heavy=1" end
   for _, name in ipairs(COUNTS) do

@@ -64,6 +64,7 @@ local function reader(cuts)
   return {
     kind = nil, -- "json" or "sse", once the first byte is seen
     bytes = 0, events = 0, after = 0, -- body bytes; data lines with content, and those since usage was last told
+    head = 0, begun = 0, -- body bytes before the first line with content, and before the present line
     told = {}, model = nil, whole = false, failed = false, heavy = false, -- what was found
     dirty = false, mark = 1, beyond = 1, -- to be written into the metadata: told something new, or events reached mark, or after beyond
     -- the scanner
@@ -163,6 +164,7 @@ end
 -- count takes in the end of a data line, or of an element of a list of answers.
 local function count(r, content)
   if content then
+    if r.events == 0 then r.head = r.begun end
     r.events, r.after = r.events + 1, r.after + 1
     if r.events >= r.mark then r.dirty, r.mark = true, r.events + floor(r.events / 2) + 1 end
     -- What was told covers no longer what passed, so that is told at once.

@@ -83,6 +83,7 @@ func (s *script) read(t testing.TB, cuts bool, pieces ...string) (passed string,
 type report struct {
 	found
 	events, after, bytes int64
+	head                 int64
 }
 
 func parseReport(text string) report {
@@ -101,6 +102,8 @@ func parseReport(text string) report {
 			r.after = n
 		case "bytes":
 			r.bytes = n
+		case "head":
+			r.head = n
 		case "whole":
 			r.whole = true
 		case "failed":
@@ -224,6 +227,23 @@ func TestUsageErrorsAndContentAreTold(t *testing.T) {
 		_, got := s.read(t, false, c.answer)
 		if got.events != c.events || got.after != c.after || got.failed != c.failed {
 			t.Errorf("%s: want %+v, got %+v", name, c, got)
+		}
+	}
+}
+
+// TestBytesBeforeTheFirstContentAreTold, however the answer comes in pieces.
+func TestBytesBeforeTheFirstContentAreTold(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	for name, head := range map[string]string{"nothing": "", "a comment": ": ping\r\n\r\n", "responses": responseHead, "usage": usageEvent} {
+		answer := head + strings.Repeat(responseDelta, 3)
+		for seed := range uint64(4) {
+			pieces := split(rand.New(rand.NewPCG(seed, 7)), answer)
+			for _, cuts := range []bool{false, true} {
+				if _, got := s.read(t, cuts, pieces...); got.head != int64(len(head)) || got.events != 3 {
+					t.Errorf("%s, seed %d: want %d bytes before 3 events, got %+v", name, seed, len(head), got)
+				}
+			}
 		}
 	}
 }

@@ -31,8 +31,9 @@ const (
 // unknownProvider stands in the event of a line without a provider: the subject needs one.
 const unknownProvider = "unknown"
 
-// answered is how much of an answer came.
-type answered struct{ bytes, events int64 }
+// answered is how much of an answer came: its bytes, those before its first content, 0 where that is
+// not known, and its events.
+type answered struct{ bytes, head, events int64 }
 
 // judge estimates what nobody counted, in tokens; bytes are those of the request's body.
 type judge interface {
@@ -227,7 +228,7 @@ func passed(l *spool.Line) answered {
 	if a.Events > 0 && a.Bytes > 0 && body > a.Bytes && !ended(l) {
 		a.Events = a.Events * body / a.Bytes
 	}
-	return answered{bytes: body, events: a.Events}
+	return answered{bytes: body, head: a.Head, events: a.Events}
 }
 
 // heldInput is what was held for the input; in an outage the limiter tells only the sum.

@@ -14,8 +14,9 @@ import (
 const (
 	maxKinds = 2000 // kinds remembered; more are served by their provider's or the default
 
-	// headShare is the part of a fit's fixed bytes that is taken to come before the text: an
-	// answer that broke off lacks its end (finish reason, usage). Low, so as to err high.
+	// headShare is the part of a fit's fixed bytes that is taken to come before the text where the
+	// reader did not tell: an answer that broke off lacks its end (finish reason, usage). Low, so as
+	// to err high.
 	headShare = 0.2
 	// narrowShare takes the fixed bytes out of a ratio when all answers were equally long.
 	narrowShare = 0.85
@@ -111,16 +112,19 @@ func (e *Estimator) fit(fits map[kind]*fit, k kind) *fit {
 // output estimates the tokens of an answer, or of what passed of it: one for each event at
 // least. ended: the answer came to its end and only its usage is missing.
 func (e *Estimator) output(k kind, a answered, ended bool) int64 {
-	return max(a.events, e.byBytes(k, a.bytes, ended))
+	return max(a.events, e.byBytes(k, a, ended))
 }
 
-func (e *Estimator) byBytes(k kind, bytes int64, ended bool) int64 {
-	if bytes <= 0 {
+func (e *Estimator) byBytes(k kind, a answered, ended bool) int64 {
+	if a.bytes <= 0 {
 		return 0
 	}
-	f, b := e.fit(e.outputs, k), float64(bytes)
+	f, b := e.fit(e.outputs, k), float64(a.bytes)
 	if slope, fixed, ok := f.line(); ok {
 		before := fixed * headShare
+		if a.head > 0 {
+			before = float64(a.head)
+		}
 		if ended {
 			lost := float64(usageBytesJSON)
 			if k.stream {

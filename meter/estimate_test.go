@@ -14,6 +14,7 @@ import (
 type shape struct {
 	head, chunk, tail int64 // the role; one chunk around its text; the end with the usage
 	perChunk          int64 // tokens of one chunk
+	told              int64 // of head, as the reader tells it
 }
 
 // Measured on the stubs: OpenAI's chunks with a chunked-encoding frame, Gemini's with the usage in each.
@@ -21,6 +22,8 @@ var (
 	openaiShape = shape{head: 345, chunk: 335, tail: 325 + 620 + 20, perChunk: 1}
 	openaiThree = shape{head: 345, chunk: 335, tail: 325 + 620 + 20, perChunk: 3}
 	geminiShape = shape{head: 0, chunk: 300, tail: 22, perChunk: 1}
+	// Responses tell the whole object twice before the text, and once behind it.
+	responsesShape = shape{head: 1900, chunk: 190, tail: 4200, perChunk: 1, told: 1880}
 )
 
 func (s shape) bytes(tokens int64) int64 {
@@ -39,7 +42,8 @@ func (s shape) line(tokens, prompt int64) *spool.Line {
 
 func TestEstimateOfACutStream(t *testing.T) {
 	t.Parallel()
-	for name, s := range map[string]shape{"openai": openaiShape, "openai, three tokens a chunk": openaiThree, "gemini": geminiShape} {
+	for name, s := range map[string]shape{"openai": openaiShape, "openai, three tokens a chunk": openaiThree, "gemini": geminiShape,
+		"responses": responsesShape} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			e := NewEstimator(nil)
@@ -49,7 +53,7 @@ func TestEstimateOfACutStream(t *testing.T) {
 			}
 			k := kind{provider: "openai", model: "gpt-4o", route: "openai-chat", stream: true}
 			for _, served := range []int64{30, 60, 90, 150} {
-				got := e.output(k, answered{bytes: s.head + s.bytes(served)}, false)
+				got := e.output(k, answered{bytes: s.head + s.bytes(served), head: s.told}, false)
 				if failure := float64(got-served) / float64(served); failure < 0 || failure > 0.1 {
 					t.Errorf("%d tokens served: estimated %d, off by %.0f %%", served, got, 100*failure)
 				}

@@ -28,6 +28,7 @@ type call struct {
 	faults Faults
 	got    Served
 	begun  bool // the status line is out
+	pieces int  // of a stream's content that went out
 	done   <-chan struct{}
 }
 
@@ -73,7 +74,7 @@ func (s *Server) get(render renderer, h func(*call) error) http.Handler {
 			}
 		}
 		if refusal, ok := errors.AsType[*apiError](err); ok && !c.begun {
-			c.got.Status, c.got.Input, c.got.Generated, c.begun = refusal.status, 0, 0, true
+			c.got.Status, c.got.Input, c.got.Generated, c.got.Kinds, c.begun = refusal.status, 0, 0, Kinds{}, true
 			render(w, refusal)
 		}
 	})
@@ -122,14 +123,35 @@ func (s *Server) misbehave(c *call) error {
 // though its reader may be gone; false: they are.
 func (c *call) think() bool {
 	if c.faults.Hang {
-		select {
-		case <-c.r.Context().Done():
-		case <-c.done:
-		}
-		c.got.Aborted = true
-		return false
+		return c.stall()
 	}
 	return c.sleep(c.faults.delay())
+}
+
+// stall waits until the reader goes away, or the stub stops; it gives false.
+func (c *call) stall() bool {
+	select {
+	case <-c.r.Context().Done():
+	case <-c.done:
+	}
+	c.got.Aborted = true
+	return false
+}
+
+// passed counts a piece of a stream's content that went out, and ends or stalls the answer after
+// as many as the faults say; false: the reader went away.
+func (c *call) passed() bool {
+	c.pieces++
+	if c.pieces == c.faults.TruncateAfterChunks {
+		c.cut()
+	}
+	return c.pieces != c.faults.StallAfterChunks || c.stall()
+}
+
+// serves notes what a plan takes and gives, as its usage tells it.
+func (c *call) serves(p *plan, stream bool) {
+	c.got.Model, c.got.Stream, c.got.Input, c.got.Generated, c.got.NoUsage = p.model, stream, p.input, p.output(), c.faults.OmitUsage
+	c.got.Kinds = Kinds{CacheRead: p.cached, Reasoning: p.n * p.thoughts}
 }
 
 // sleep waits; false: the reader went away.

@@ -23,7 +23,7 @@ func (s *Server) chat(c *call) error {
 	if bad != nil {
 		return bad
 	}
-	c.got.Model, c.got.Stream, c.got.Input, c.got.Generated = p.model, stream, p.input, p.output()
+	c.serves(p, stream)
 	c.got.NoUsage = c.faults.OmitUsage || stream && !p.usage
 	if c.gone() {
 		return errGone
@@ -199,6 +199,9 @@ func (p *plan) readOptions(m members, stream bool, w *wish) *apiError {
 	if p.tool, err = toolToCall(m); err != nil {
 		return err
 	}
+	if err = w.readForm(m); err != nil {
+		return err
+	}
 	effort, err := m.text("reasoning_effort")
 	if err != nil {
 		return err
@@ -214,6 +217,24 @@ func (p *plan) readOptions(m members, stream bool, w *wish) *apiError {
 		}
 	}
 	return nil
+}
+
+// readForm reads the form of the answer that response_format asks for.
+func (w *wish) readForm(m members) *apiError {
+	format, err := m.object("response_format")
+	if err != nil {
+		return err
+	}
+	kind, err := format.text("type")
+	if err != nil || kind == "" || kind == "text" {
+		return err
+	}
+	inner, err := format.object("json_schema")
+	if err != nil {
+		return err
+	}
+	w.json, err = structured(inner["schema"], w.print, "response_format")
+	return err
 }
 
 // toolToCall is the function the caller insists on: tool_choice "required" takes the
@@ -259,6 +280,12 @@ func quoted(s string) string {
 	return string(b)
 }
 
+// escaped is a text as it stands within a JSON string.
+func escaped(s string) string {
+	q := quoted(s)
+	return q[1 : len(q)-1]
+}
+
 func (p *plan) finish() string {
 	switch {
 	case p.cut:
@@ -291,8 +318,8 @@ func chatBody(p *plan, omitUsage bool) []byte {
 				i, callID(), quoted(p.tool), quoted(p.text), p.finish())
 			continue
 		}
-		b = fmt.Appendf(b, `{"index":%d,"message":{"role":"assistant","content":"%s","refusal":null,"annotations":[]},"logprobs":null,"finish_reason":"%s"}`,
-			i, p.text, p.finish())
+		b = fmt.Appendf(b, `{"index":%d,"message":{"role":"assistant","content":%s,"refusal":null,"annotations":[]},"logprobs":null,"finish_reason":"%s"}`,
+			i, quoted(p.text), p.finish())
 	}
 	b = append(b, `],`...)
 	if !omitUsage {

@@ -16,7 +16,6 @@ type chatStream struct {
 	prefix []byte // of every chunk, up to the choices
 	tail   []byte // of every chunk, after the choices
 	buf    []byte
-	chunks int
 }
 
 // streamChat answers with chat.completion.chunk events: the role first, then the text in
@@ -89,28 +88,17 @@ func (t *chatStream) pieces() bool {
 		}
 		piece := t.p.text[at:min(at+size, len(t.p.text))]
 		tokens := countTokens(piece)
-		if t.p.tool != "" {
-			piece = strings.ReplaceAll(piece, `"`, `\"`)
-		}
+		piece = escaped(piece)
 		for i := range t.p.n {
-			if !t.choice(i, "null", tokens, before, piece, after) {
+			if !t.choice(i, "null", tokens, before, piece, after) || !t.c.passed() {
 				return false
 			}
-			t.truncate()
+			if f.BrokenJSON && t.c.pieces == 1 {
+				t.c.chunk([]byte("data: {\"id\":\n\n"), 0)
+			}
 		}
 	}
 	return true
-}
-
-// truncate drops the connection after as many chunks as the fault says.
-func (t *chatStream) truncate() {
-	t.chunks++
-	if n := t.c.faults.TruncateAfterChunks; n > 0 && t.chunks >= n {
-		t.c.cut()
-	}
-	if t.c.faults.BrokenJSON && t.chunks == 1 {
-		t.c.chunk([]byte("data: {\"id\":\n\n"), 0)
-	}
 }
 
 func (t *chatStream) ends() bool {

@@ -27,7 +27,7 @@ func (s *Server) completions(c *call) error {
 	if bad != nil {
 		return bad
 	}
-	c.got.Model, c.got.Stream, c.got.Input, c.got.Generated = p.model, stream, p.input, p.output()
+	c.serves(p, stream)
 	c.got.NoUsage = c.faults.OmitUsage || stream && !p.usage
 	if c.gone() {
 		return errGone
@@ -122,7 +122,7 @@ func streamCompletion(c *call, p *plan, head string) error {
 	if p.usage && !c.faults.OmitUsage {
 		tail = "],\"usage\":null}\n\n"
 	}
-	size, chunks := c.faults.TokensPerChunk*bytesPerToken, 0
+	size := c.faults.TokensPerChunk * bytesPerToken
 	for at := 0; at == 0 || at < len(p.text); at += size {
 		if at > 0 && !c.pause() {
 			return errGone
@@ -134,11 +134,8 @@ func streamCompletion(c *call, p *plan, head string) error {
 		}
 		for i := range p.n {
 			b := fmt.Appendf(nil, `data: %s{"text":"%s","index":%d,"logprobs":null,"finish_reason":%s}%s`, head, p.text[at:end], i, finish, tail)
-			if !c.chunk(b, countTokens(p.text[at:end])) {
+			if !c.chunk(b, countTokens(p.text[at:end])) || !c.passed() {
 				return errGone
-			}
-			if chunks++; c.faults.TruncateAfterChunks > 0 && chunks >= c.faults.TruncateAfterChunks {
-				c.cut()
 			}
 		}
 	}

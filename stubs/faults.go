@@ -28,6 +28,7 @@ type Faults struct {
 	OmitUsage           bool    `json:"omitUsage"`           // leave the usage out
 	IgnoreMaxTokens     bool    `json:"ignoreMaxTokens"`     // do not cut at the caller's maximum
 	TruncateAfterChunks int     `json:"truncateAfterChunks"` // cut the connection after so many chunks of a stream, or half-way through a JSON body
+	StallAfterChunks    int     `json:"stallAfterChunks"`    // send no more after so many chunks of a stream
 	BrokenJSON          bool    `json:"brokenJson"`          // answer with a body that does not parse
 	TokensPerChunk      int     `json:"tokensPerChunk"`      // of a stream, 1 to 1000, default 1
 	LingerMS            int     `json:"lingerMs"`            // between the last byte of an answer and its end, 0 to 60000
@@ -68,6 +69,7 @@ func (f *Faults) check() error {
 	}{
 		{"delayMs", f.DelayMS, 0, 600_000}, {"jitterMs", f.JitterMS, 0, 600_000}, {"chunkDelayMs", f.ChunkDelayMS, 0, 60_000},
 		{"lingerMs", f.LingerMS, 0, 60_000}, {"failNext", f.FailNext, 0, 1 << 30}, {"truncateAfterChunks", f.TruncateAfterChunks, 0, 1 << 30},
+		{"stallAfterChunks", f.StallAfterChunks, 0, 1 << 30},
 		{"tokensPerChunk", f.TokensPerChunk, 1, 1000},
 	} {
 		if field.value < field.low || field.value > field.high {
@@ -99,7 +101,7 @@ func (f Faults) overridden(h http.Header) (Faults, error) {
 
 func (f *Faults) override(field, value string) error {
 	numbers := map[string]*int{"Delay-Ms": &f.DelayMS, "Jitter-Ms": &f.JitterMS, "Chunk-Delay-Ms": &f.ChunkDelayMS, "Status": &f.Status,
-		"Truncate-After-Chunks": &f.TruncateAfterChunks, "Tokens-Per-Chunk": &f.TokensPerChunk,
+		"Truncate-After-Chunks": &f.TruncateAfterChunks, "Stall-After-Chunks": &f.StallAfterChunks, "Tokens-Per-Chunk": &f.TokensPerChunk,
 		"Linger-Ms": &f.LingerMS}
 	flags := map[string]*bool{"Hang": &f.Hang, "Omit-Usage": &f.OmitUsage, "Ignore-Max-Tokens": &f.IgnoreMaxTokens,
 		"Broken-Json": &f.BrokenJSON, "Error-Inside": &f.ErrorInside}

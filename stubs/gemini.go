@@ -46,7 +46,7 @@ func (s *Server) generate(c *call, model string, stream bool) error {
 	if bad != nil {
 		return bad
 	}
-	c.got.Model, c.got.Stream, c.got.Input, c.got.Generated, c.got.NoUsage = model, stream, p.input, p.output(), c.faults.OmitUsage
+	c.serves(p, stream)
 	if c.gone() {
 		return errGone
 	}
@@ -100,6 +100,12 @@ func planGemini(c *call, model string) (*plan, *apiError) {
 	} else if stated {
 		p.n = n
 	}
+	if w.json, bad = geminiForm(generation, w.print); bad != nil {
+		return nil, bad
+	}
+	if p.tool, bad = geminiTool(m); bad != nil {
+		return nil, bad
+	}
 	thinking, bad := generation.firstObject("thinkingConfig", "thinking_config")
 	if bad != nil {
 		return nil, bad
@@ -114,6 +120,49 @@ func planGemini(c *call, model string) (*plan, *apiError) {
 	}
 	p.fill(w, &c.faults)
 	return p, nil
+}
+
+// geminiForm is the answer of the form that the options ask for; empty for a text.
+func geminiForm(generation members, print fingerprint) (string, *apiError) {
+	for _, name := range []string{"responseJsonSchema", "response_json_schema", "responseSchema", "response_schema"} {
+		if generation.has(name) {
+			return structured(generation[name], print, name)
+		}
+	}
+	for _, name := range []string{"responseMimeType", "response_mime_type"} {
+		if kind, bad := generation.text(name); bad != nil || kind == "application/json" {
+			text, _ := structured(nil, print, name)
+			return text, bad
+		}
+	}
+	return "", nil
+}
+
+// geminiTool is the function that the caller insists on, by the mode ANY.
+func geminiTool(m members) (string, *apiError) {
+	if !m.has("tools") {
+		return "", nil
+	}
+	var tools []struct {
+		Functions []struct {
+			Name string `json:"name"`
+		} `json:"functionDeclarations"`
+	}
+	if json.Unmarshal(m["tools"], &tools) != nil {
+		return "", invalid("tools", "", "Invalid JSON payload received. Invalid value at 'tools'")
+	}
+	config, bad := m.firstObject("toolConfig", "tool_config")
+	if bad != nil {
+		return "", bad
+	}
+	calling, bad := config.firstObject("functionCallingConfig", "function_calling_config")
+	if bad != nil {
+		return "", bad
+	}
+	if mode, bad := calling.text("mode"); bad != nil || mode != "ANY" || len(tools) == 0 || len(tools[0].Functions) == 0 {
+		return "", bad
+	}
+	return tools[0].Functions[0].Name, nil
 }
 
 // geminiTexts gives the texts of one content or of an array of them.
@@ -155,9 +204,16 @@ type geminiAnswer struct {
 }
 
 func (g *geminiAnswer) appendCandidate(b []byte, index int, text string, last bool) []byte {
-	b = append(b, `{"content":{"parts":[{"text":"`...)
-	b = append(b, text...)
-	b = append(b, `"}],"role":"model"}`...)
+	b = append(b, `{"content":{"parts":[`...)
+	if g.p.tool == "" {
+		b = append(append(b, `{"text":`...), quoted(text)...)
+	} else {
+		if !json.Valid([]byte(text)) { // it was cut
+			text = "{}"
+		}
+		b = fmt.Appendf(b, `{"functionCall":{"name":%s,"args":%s}`, quoted(g.p.tool), text)
+	}
+	b = append(b, `}],"role":"model"}`...)
 	if last {
 		reason := "STOP"
 		if g.p.cut {
@@ -198,8 +254,11 @@ func (g *geminiAnswer) stream() error {
 		return errGone
 	}
 	size := c.faults.TokensPerChunk * bytesPerToken
+	if p.tool != "" { // a call is told whole
+		size = max(1, len(p.text))
+	}
 	pause := time.Duration(c.faults.ChunkDelayMS) * time.Millisecond
-	written, thoughts, chunks := 0, 0, 0
+	written, thoughts := 0, 0
 	for at := 0; at == 0 || at < len(p.text); at += size {
 		if at > 0 && pause > 0 && !c.sleep(pause) {
 			return errGone
@@ -217,13 +276,10 @@ func (g *geminiAnswer) stream() error {
 			b = append(g.appendCandidate(b, i, piece, end == len(p.text)), ']')
 			g.buf = append(g.appendEnd(b, thoughts, written), after...)
 			before = between
-			if !c.chunk(g.buf, tokens) {
+			if !c.chunk(g.buf, tokens) || !c.passed() {
 				return errGone
 			}
-			if chunks++; c.faults.TruncateAfterChunks > 0 && chunks >= c.faults.TruncateAfterChunks {
-				c.cut()
-			}
-			if c.faults.BrokenJSON && chunks == 1 {
+			if c.faults.BrokenJSON && c.pieces == 1 {
 				c.chunk([]byte(before+"{\"candidates\":"+after), 0)
 			}
 		}

@@ -60,6 +60,13 @@ func (s *Server) messages(c *call) error {
 	if p.tool, bad = flatTool(m); bad != nil {
 		return bad
 	}
+	output, bad := m.object("output_config")
+	if bad != nil {
+		return bad
+	}
+	if w.json, bad = output.form(w.print, "format"); bad != nil {
+		return bad
+	}
 	thinking, bad := m.object("thinking")
 	if bad != nil {
 		return bad
@@ -73,7 +80,8 @@ func (s *Server) messages(c *call) error {
 		w.thinking = true
 	}
 	p.fill(w, &c.faults)
-	c.got.Model, c.got.Stream, c.got.Input, c.got.Generated, c.got.NoUsage = p.model, stream, p.input, p.output(), c.faults.OmitUsage
+	c.serves(p.plan, stream)
+	c.got.Kinds = Kinds{CacheRead: p.read, CacheWrite5m: p.written - p.hour, CacheWrite1h: p.hour}
 	if c.gone() {
 		return errGone
 	}
@@ -146,10 +154,9 @@ func (s *Server) planMessages(m members) (messagePlan, wish, *apiError) {
 
 // messageAnswer writes one message, whole or as events.
 type messageAnswer struct {
-	c      *call
-	p      messagePlan
-	id     string
-	chunks int
+	c  *call
+	p  messagePlan
+	id string
 }
 
 func (a *messageAnswer) reason() string {
@@ -246,11 +253,8 @@ func (a *messageAnswer) content(index int) bool {
 		}
 		piece := a.p.text[from:min(from+size, len(a.p.text))]
 		delta := fmt.Sprintf(`,"index":%d,"delta":{"type":"%s","%s":%s}`, index, kind, member, quoted(piece))
-		if !a.event("content_block_delta", delta, countTokens(piece)) {
+		if !a.event("content_block_delta", delta, countTokens(piece)) || !a.c.passed() {
 			return false
-		}
-		if a.chunks++; a.c.faults.TruncateAfterChunks > 0 && a.chunks >= a.c.faults.TruncateAfterChunks {
-			a.c.cut()
 		}
 	}
 	return a.event("content_block_stop", fmt.Sprintf(`,"index":%d`, index), 0)

@@ -17,19 +17,28 @@ const (
 
 // Served is what the stub really gave one request.
 type Served struct {
-	Seq       uint64    `json:"seq"` // 1, 2, 3, ... since the last reset
-	ID        string    `json:"id"`  // x-request-id as received, empty without one
-	Path      string    `json:"path"`
-	Model     string    `json:"model"`
-	Status    int       `json:"status"` // 0: nothing was answered
-	Stream    bool      `json:"stream"`
-	Input     int       `json:"input"`     // input tokens; 0 when nothing was served
-	Generated int       `json:"generated"` // output tokens of the whole answer
-	Output    int       `json:"output"`    // of those, written before the reader went away; reasoning included
+	Seq       uint64 `json:"seq"` // 1, 2, 3, ... since the last reset
+	ID        string `json:"id"`  // x-request-id as received, empty without one
+	Path      string `json:"path"`
+	Model     string `json:"model"`
+	Status    int    `json:"status"` // 0: nothing was answered
+	Stream    bool   `json:"stream"`
+	Input     int    `json:"input"`     // input tokens; 0 when nothing was served
+	Generated int    `json:"generated"` // output tokens of the whole answer
+	Output    int    `json:"output"`    // of those, written before the reader went away; reasoning included
+	Kinds
 	Aborted   bool      `json:"aborted"`   // the reader went away before the end
 	Truncated bool      `json:"truncated"` // the stub itself cut the answer
 	NoUsage   bool      `json:"noUsage"`   // the usage was left out
 	Time      time.Time `json:"time"`
+}
+
+// Kinds are tokens of the whole answer that its usage tells apart.
+type Kinds struct {
+	CacheRead    int `json:"cacheRead"`    // of the input
+	CacheWrite5m int `json:"cacheWrite5m"` // of the input, for five minutes
+	CacheWrite1h int `json:"cacheWrite1h"` // of the input, for an hour
+	Reasoning    int `json:"reasoning"`    // of the output; Anthropic does not tell it
 }
 
 // Body is one of the last requests, for tests that look at what the gateway sends.
@@ -51,13 +60,14 @@ type Counts struct {
 	ByStatus     map[int]uint64 `json:"byStatus"`
 }
 
-// entry is Served in 72 bytes, so that 200k of them are no burden.
+// entry is Served in 88 bytes, so that 200k of them are no burden.
 type entry struct {
 	seq                      uint64
 	uuid                     [16]byte
 	text                     string // an id that is not a UUID
 	millis                   int64
 	input, generated, output int32
+	kinds                    [4]int32 // in the order of Kinds
 	path, model              uint16
 	status                   int16
 	flags                    uint8
@@ -129,7 +139,7 @@ func (r *recorder) name(s string) uint16 {
 // end stores what a request got.
 func (r *recorder) end(s Served) {
 	e := entry{millis: s.Time.UnixMilli(), input: int32(s.Input), generated: int32(s.Generated), output: int32(s.Output),
-		status: int16(s.Status)}
+		kinds: [...]int32{int32(s.CacheRead), int32(s.CacheWrite5m), int32(s.CacheWrite1h), int32(s.Reasoning)}, status: int16(s.Status)}
 	if id, err := uuid.Parse(s.ID); err == nil && id.String() == s.ID {
 		e.uuid, e.flags = id, flagUUID
 	} else {
@@ -170,7 +180,9 @@ func (r *recorder) served(e *entry) Served {
 		id = uuid.UUID(e.uuid).String()
 	}
 	return Served{Seq: e.seq, ID: id, Path: r.names[e.path], Model: r.names[e.model], Status: int(e.status), Stream: e.flags&flagStream != 0,
-		Input: int(e.input), Generated: int(e.generated), Output: int(e.output), Aborted: e.flags&flagAborted != 0,
+		Input: int(e.input), Generated: int(e.generated), Output: int(e.output),
+		Kinds:     Kinds{CacheRead: int(e.kinds[0]), CacheWrite5m: int(e.kinds[1]), CacheWrite1h: int(e.kinds[2]), Reasoning: int(e.kinds[3])},
+		Aborted:   e.flags&flagAborted != 0,
 		Truncated: e.flags&flagTruncated != 0, NoUsage: e.flags&flagNoUsage != 0, Time: time.UnixMilli(e.millis).UTC()}
 }
 

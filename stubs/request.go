@@ -117,8 +117,9 @@ func (p *plan) output() int { return p.n * (p.thoughts + p.length) }
 // wish is what decides how long an answer gets.
 type wish struct {
 	print    fingerprint
-	tokens   int  // asked by header, metadata or prompt
-	stated   bool // tokens was asked
+	json     string // what to answer instead of a text, where a form was asked for
+	tokens   int    // asked by header, metadata or prompt
+	stated   bool   // tokens was asked
 	thoughts int
 	thinking bool // reasoning was asked without a number
 	limit    int  // the caller's maximum, 0: none
@@ -132,6 +133,9 @@ func (p *plan) fill(w wish, f *Faults) {
 	}
 	if f.tokens != nil {
 		total = *f.tokens
+	}
+	if w.json != "" && p.tool == "" {
+		total = countTokens(w.json)
 	}
 	p.thoughts = w.thoughts
 	if w.thinking {
@@ -147,7 +151,11 @@ func (p *plan) fill(w wish, f *Faults) {
 		p.thoughts = min(p.thoughts, w.limit)
 		p.length, p.cut = w.limit-p.thoughts, true
 	}
-	if p.tool == "" {
+	switch {
+	case p.tool == "" && w.json != "":
+		p.text = w.json[:min(len(w.json), p.length*bytesPerToken)]
+		return
+	case p.tool == "":
 		p.text = generateText(uint64(w.print), p.length)
 		return
 	}

@@ -19,7 +19,7 @@ func (s *Server) responses(c *call) error {
 	if bad != nil {
 		return bad
 	}
-	c.got.Model, c.got.Stream, c.got.Input, c.got.Generated, c.got.NoUsage = p.model, stream, p.input, p.output(), c.faults.OmitUsage
+	c.serves(p, stream)
 	if c.gone() {
 		return errGone
 	}
@@ -56,6 +56,13 @@ func (s *Server) planResponse(c *call, m members) (*plan, bool, *apiError) {
 		return nil, false, bad
 	} else if stated {
 		w.limit = limit
+	}
+	text, err := m.object("text")
+	if err != nil {
+		return nil, false, err
+	}
+	if w.json, err = text.form(w.print, "format"); err != nil {
+		return nil, false, err
 	}
 	reasoning, err := m.object("reasoning")
 	if err != nil {
@@ -155,8 +162,7 @@ type responseAnswer struct {
 	p        *plan
 	id, item string
 	call     string
-	number   int // of the next event
-	chunks   int
+	number   int    // of the next event
 	thinking string // item of the reasoning
 	created  int64
 }
@@ -275,11 +281,8 @@ func (r *responseAnswer) body(index int) bool {
 			return false
 		}
 		piece := r.p.text[from:min(from+size, len(r.p.text))]
-		if !r.event(kind+".delta", where+`,"delta":`+quoted(piece), countTokens(piece)) {
+		if !r.event(kind+".delta", where+`,"delta":`+quoted(piece), countTokens(piece)) || !r.c.passed() {
 			return false
-		}
-		if r.chunks++; r.c.faults.TruncateAfterChunks > 0 && r.chunks >= r.c.faults.TruncateAfterChunks {
-			r.c.cut()
 		}
 	}
 	if !r.event(kind+".done", where+`,`+done+quoted(r.p.text), 0) {

@@ -492,14 +492,27 @@ func TestDeterministic(t *testing.T) {
 	}
 }
 
-func FuzzChat(f *testing.F) {
+// FuzzRequests sends any body to every route.
+func FuzzRequests(f *testing.F) {
 	for _, seed := range []string{question, `{`, `{"model":"m","messages":[{"role":"u","content":[{"text":"[[tokens=9]]"}]}],"tools":[{}],"tool_choice":"required"}`,
-		`{"model":"m","input":[[1]]}`, `{"contents":[{"parts":[{"text":"x"}]}],"generationConfig":{"candidateCount":2}}`} {
+		`{"model":"m","input":[[1]]}`, `{"contents":[{"parts":[{"text":"x"}]}],"generationConfig":{"candidateCount":2}}`,
+		`{"model":"m","input":"x","text":{"format":{"type":"json_schema","schema":{"$ref":"#/$defs/a","$defs":{"a":{"anyOf":[{"$ref":"#/$defs/a"}]}}}}}}`,
+		`{"model":"m","max_tokens":9,"messages":[{"role":"u","content":[]}],"tools":[{"name":"f"}],"tool_choice":{"type":"any"},"thinking":{"budget_tokens":1024}}`,
+		`{"model":"m","prompt":["a",[1]],"best_of":2,"stream":true}`, `{"requests":[{"content":{"parts":[{}]}}]}`,
+		`{"contents":[],"tools":[{"functionDeclarations":[{}]}],"toolConfig":{"functionCallingConfig":{"mode":"ANY"}}}`} {
 		f.Add([]byte(seed))
 	}
 	handlers := map[string]http.Handler{}
-	for path, flavour := range map[string]Flavour{"/v1/chat/completions": OpenAI, "/v1/embeddings": OpenAI,
-		"/v1beta/models/m:streamGenerateContent": Gemini} {
+	paths := []string{"/v1/chat/completions", "/v1/embeddings", "/v1/completions", "/v1/responses", "/v1/moderations", "/v1/messages",
+		"/v1/messages/count_tokens"}
+	for _, verb := range []string{"generateContent", "streamGenerateContent", "countTokens", "embedContent", "batchEmbedContents"} {
+		paths = append(paths, "/v1beta/models/m:"+verb)
+	}
+	for _, path := range paths {
+		flavour := OpenAI
+		if strings.HasPrefix(path, "/v1beta") {
+			flavour = Gemini
+		}
 		s, err := New(Config{Flavour: flavour})
 		if err != nil {
 			f.Fatal(err)

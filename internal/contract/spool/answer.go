@@ -13,6 +13,7 @@ type Answer struct {
 	Events int64 // data lines of an event stream that carried content
 	After  int64 // of those, the ones that came after usage was last told
 	Bytes  int64 // of the body when this was written, decoded
+	Head   int64 // of those, that came before the first line with content of an event stream
 	Whole  bool  // a usage object came to its end
 	Failed bool  // the provider told an error within its answer
 	Coded  bool  // it was refused, since nobody can read its content-encoding
@@ -82,6 +83,8 @@ func (a *Answer) count(name string) *int64 {
 		return &a.After
 	case "bytes":
 		return &a.Bytes
+	case "head":
+		return &a.Head
 	case "in":
 		return &a.In
 	case "out":
