@@ -8,8 +8,10 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/tracing"
 )
 
 const (
@@ -36,6 +38,7 @@ type ConsumerConfig struct {
 	Store     Inserter
 	Metrics   *Metrics
 	Log       *slog.Logger
+	Traces    trace.TracerProvider // nil: no spans
 }
 
 // Consumer moves usage events from the stream to the store. Duplicates, which come from
@@ -53,7 +56,7 @@ func NewConsumer(cfg ConsumerConfig) (*Consumer, error) {
 	c, err := usage.NewConsumer(usage.ConsumerConfig{JetStream: cfg.JetStream, Durable: durable, Description: "insert usage events",
 		Linger:      linger,
 		Outstanding: 4, Handler: &inserts{store: cfg.Store, metrics: cfg.Metrics, recent: newRecentIDs(remembered)},
-		DeadLettered: cfg.Metrics.dead.Inc, Log: cfg.Log})
+		DeadLettered: cfg.Metrics.dead.Inc, Log: cfg.Log, Tracer: tracing.Tracer(cfg.Traces)})
 	if err != nil {
 		return nil, err
 	}

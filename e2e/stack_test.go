@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/apitest"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/otlptest"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
@@ -22,6 +23,9 @@ import (
 // running is the one stack every test of this package shares, each with accounts of
 // its own. TestMain sets it before any test; after that it is only read.
 var running *stacktest.Stack
+
+// spans is where its spans go.
+var spans *otlptest.Collector
 
 func TestMain(m *testing.M) {
 	if os.Getenv(strangerVariable) != "" {
@@ -46,7 +50,11 @@ func withStack(m *testing.M) (int, error) {
 	if err := os.Chmod(dir, 0o711); err != nil { // Postgres runs as another user below it
 		return 1, err
 	}
-	s, err := stacktest.New(ctx, dir, 0, stacktest.Monitored, stacktest.Talkative)
+	if spans, err = otlptest.Start(); err != nil {
+		return 1, err
+	}
+	defer spans.Stop()
+	s, err := stacktest.New(ctx, dir, 0, stacktest.Monitored, stacktest.Talkative, stacktest.Traced(spans.URL))
 	if err != nil {
 		return 1, err
 	}

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	auth "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
-	"google.golang.org/grpc/codes"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 )
@@ -45,14 +44,8 @@ func (s *Service) check(ctx context.Context, c *call) (r *reply, err error) {
 
 // tell says what became of a call.
 func (s *Service) tell(ctx context.Context, c *call, r *reply) {
-	said := codes.Unavailable
-	if r != nil {
-		if message, err := r.message(); err == nil {
-			said = codes.Code(message.GetStatus().GetCode())
-		}
-	}
 	s.log.LogAttrs(ctx, slog.LevelDebug, "call checked", slog.String("request_id", c.requestID), slog.String("rule", c.rule),
-		slog.String("said", said.String()))
+		slog.String("said", said(r).String()))
 }
 
 // recall answers a call from memory, without I/O and without checking a signature;

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
@@ -21,6 +22,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/jwks"
+	"github.com/leaky-tokens/leaky-tokens/internal/tracing"
 )
 
 // Config is what New needs.
@@ -37,6 +39,7 @@ type Config struct {
 	KeysOff       func() bool        // whether API keys are ignored, asked on every call; nil: never
 	Log           *slog.Logger
 	Metrics       prometheus.Registerer
+	Traces        trace.TracerProvider // nil: no spans
 
 	pace pace // of following revocations; zero: standardPace
 }
@@ -56,6 +59,7 @@ type Service struct {
 	fresh     *freshness
 	guesses   *guesses
 	metrics   *metrics
+	tracer    trace.Tracer
 	keysOff   func() bool
 	metadata  string             // where clients learn how to get a token (RFC 9728); may be empty
 	anonymous [1 << forms]*reply // by form, for calls without credentials
@@ -81,7 +85,7 @@ func New(cfg Config) (*Service, error) {
 	}
 	signer := principal.NewSigner(cfg.SigningKey)
 	s := &Service{log: cfg.Log, signer: signer, published: signer.JWKS(), issuers: issuers, fresh: newFreshness(),
-		guesses: newGuesses(cfg.Limiter, cfg.Log)}
+		guesses: newGuesses(cfg.Limiter, cfg.Log), tracer: tracing.Tracer(cfg.Traces)}
 	if s.keysOff = cfg.KeysOff; s.keysOff == nil {
 		s.keysOff = func() bool { return false }
 	}

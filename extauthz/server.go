@@ -7,6 +7,7 @@ import (
 	"time"
 
 	auth "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
@@ -57,16 +58,18 @@ func (h handler) Serve(ctx context.Context, calls []*grpcbatch.Call) {
 			asked.Fail(codes.InvalidArgument, err.Error())
 			continue
 		}
+		ctx, span := h.service.begin(ctx, asked)
 		r, err := h.service.recall(ctx, &c)
 		if err == errUnknown { //nolint:errorlint // as in decide
-			go h.check(ctx, asked, c)
+			go h.check(ctx, asked, c, span)
 			continue
 		}
+		end(span, &c, r)
 		send(asked, r, err)
 	}
 }
 
-func (h handler) check(ctx context.Context, asked *grpcbatch.Call, c call) {
+func (h handler) check(ctx context.Context, asked *grpcbatch.Call, c call, span trace.Span) {
 	until := asked.Deadline
 	if until.IsZero() {
 		until = time.Now().Add(longestCheck)
@@ -74,6 +77,7 @@ func (h handler) check(ctx context.Context, asked *grpcbatch.Call, c call) {
 	ctx, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
 	r, err := h.service.check(ctx, &c)
+	end(span, &c, r)
 	send(asked, r, err)
 }
 

@@ -61,7 +61,9 @@ type verdict struct {
 	tries  int // how often an orphan or a hold of an outage was sought
 	event  usage.Event
 
-	correlation, trace string // for the event's envelope
+	correlation, trace string    // for the event's envelope
+	traceID, spanID    string    // of Envoy's span
+	began              time.Time // the call
 }
 
 // Policy says what a call is charged that ended early, by the name of its route.

@@ -43,6 +43,7 @@ type Config struct {
 	HoldLife    time.Duration         // how long a hold lives that nobody settles, default 1 minute
 	Log         *slog.Logger          //
 	Metrics     prometheus.Registerer // may be nil
+	Traces      Traces                // of calls
 }
 
 func (c *Config) checkpoint() string { return filepath.Join(filepath.Dir(c.Spool), "meter.checkpoint") }
@@ -85,6 +86,8 @@ type Meter struct {
 	settleUp, publishUp atomic.Bool
 	refused             atomic.Pointer[error] // why events are not stored, while publishUp is false
 	verdicts            []verdict             // reused
+	tracer              tracer
+	settling            [2]time.Time // when the last batch was settled: from, to
 }
 
 // New makes a meter; it starts nothing and touches no file.
@@ -109,7 +112,7 @@ func New(cfg Config) (*Meter, error) {
 	m := &Meter{cfg: cfg, tail: newTail(cfg.Spool), estimator: NewEstimator(cfg.Providers), queue: make(chan settledBatch, 256),
 		rotator: &rotator{path: cfg.Spool, bytes: cfg.RotateBytes, reopen: cfg.ReopenURL, client: &http.Client{Transport: cfg.Admin}},
 		disk:    disk{spool: cfg.Spool, stats: cfg.StatsURL, client: &http.Client{Transport: cfg.Admin}, room: roomOf},
-		damage:  damage{path: cfg.damaged()}, quietly: newSparseLog(cfg.Log)}
+		damage:  damage{path: cfg.damaged()}, quietly: newSparseLog(cfg.Log), tracer: newTracer(cfg.Traces)}
 	var err error
 	m.metrics, err = newMetrics(cfg.Metrics)
 	m.settleUp.Store(true)
@@ -282,7 +285,9 @@ func (m *Meter) step(ctx context.Context) (int, error) {
 	}
 	m.renew(ctx)
 	m.seekOrphans(time.Now())
+	m.settling[0] = time.Now()
 	settled, err := m.settleAll(ctx, m.verdicts)
+	m.settling[1] = time.Now()
 	if err != nil {
 		return 0, nil // ctx ended: the lines are read again at the next start
 	}
@@ -316,7 +321,7 @@ func (m *Meter) judge(lines [][]byte) {
 			v.publish = false
 			m.metrics.skipped.Inc()
 		}
-		v.correlation, v.trace = l.Corr, l.Trace
+		v.correlation, v.trace, v.traceID, v.spanID, v.began = l.Corr, l.Trace, l.TraceID, l.SpanID, v.event.Timestamp
 		m.verdicts = append(m.verdicts, v)
 	}
 }
@@ -326,18 +331,19 @@ func (m *Meter) events(settled []*limitpb.Settled) []usage.Message {
 	messages := make([]usage.Message, 0, len(m.verdicts))
 	next := 0
 	for i := range m.verdicts {
-		v := &m.verdicts[i]
+		v, publish := &m.verdicts[i], m.verdicts[i].publish
+		var s *limitpb.Settled
 		if v.settle {
-			s := settled[next]
+			s = settled[next]
 			next++
-			if !m.outcome(v, s) {
-				continue
-			}
-		} else if !v.publish {
-			continue
+			publish = m.outcome(v, s)
 		}
 		m.cfg.Prices.Freeze(&v.event)
-		message, err := usage.MessageOf(v.event, "/meter", v.correlation, v.trace)
+		under := m.trace(v, s)
+		if !publish {
+			continue
+		}
+		message, err := usage.MessageOf(v.event, "/meter", v.correlation, under)
 		if err != nil {
 			m.quietly.warn("an event cannot be encoded", err)
 			continue

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
@@ -53,7 +54,7 @@ type handler struct {
 
 // Serve implements grpcbatch.Handler: calls that came together share a round trip to Redis.
 func (s handler) Serve(ctx context.Context, calls []*grpcbatch.Call) {
-	p := s.policy.Load()
+	p, begun := s.policy.Load(), time.Now()
 	envoys := make([]envoyCall, 0, len(calls))
 	for _, c := range calls {
 		if c.Method == wire.Method {
@@ -74,10 +75,12 @@ func (s handler) Serve(ctx context.Context, calls []*grpcbatch.Call) {
 			later := *e
 			go func() { // asks the token service; nothing else may wait for that
 				s.admitUnknown(ctx, &later.admission)
+				s.traced(ctx, &later, begun)
 				s.reply(&later)
 			}()
 			continue
 		}
+		s.traced(ctx, e, begun)
 		s.reply(e)
 	}
 }
@@ -86,24 +89,24 @@ func (s handler) Serve(ctx context.Context, calls []*grpcbatch.Call) {
 func (s *Service) serveOwn(ctx context.Context, c *grpcbatch.Call) {
 	switch c.Method {
 	case limitpb.Limiter_Hold_FullMethodName:
-		go serveOne(ctx, c, &limitpb.HoldRequest{}, s.Hold) // may ask the token service
+		go serveOne(ctx, s, c, &limitpb.HoldRequest{}, s.Hold) // may ask the token service
 	case limitpb.Limiter_Settle_FullMethodName:
-		serveOne(ctx, c, &limitpb.SettleRequest{}, s.Settle)
+		serveOne(ctx, s, c, &limitpb.SettleRequest{}, s.Settle)
 	case limitpb.Limiter_GetAccountState_FullMethodName:
-		go serveOne(ctx, c, &limitpb.GetAccountStateRequest{}, s.GetAccountState) // may ask the token service
+		go serveOne(ctx, s, c, &limitpb.GetAccountStateRequest{}, s.GetAccountState) // may ask the token service
 	case limitpb.Limiter_Renew_FullMethodName:
-		serveOne(ctx, c, &limitpb.RenewRequest{}, s.Renew)
+		serveOne(ctx, s, c, &limitpb.RenewRequest{}, s.Renew)
 	case limitpb.Limiter_ListHolds_FullMethodName:
-		go serveOne(ctx, c, &limitpb.ListHoldsRequest{}, s.ListHolds) // reads all keys
+		go serveOne(ctx, s, c, &limitpb.ListHoldsRequest{}, s.ListHolds) // reads all keys
 	case limitpb.Limiter_Explain_FullMethodName:
-		go serveOne(ctx, c, &limitpb.ExplainRequest{}, s.Explain)
+		go serveOne(ctx, s, c, &limitpb.ExplainRequest{}, s.Explain)
 	case limitpb.Limiter_ReportRatios_FullMethodName:
-		go serveOne(ctx, c, &limitpb.ReportRatiosRequest{}, s.ReportRatios)
+		go serveOne(ctx, s, c, &limitpb.ReportRatiosRequest{}, s.ReportRatios)
 	}
 }
 
 // serveOne decodes the request, has it served and encodes the answer.
-func serveOne[In, Out proto.Message](ctx context.Context, c *grpcbatch.Call, in In, serve func(context.Context, In) (Out, error)) {
+func serveOne[In, Out proto.Message](ctx context.Context, s *Service, c *grpcbatch.Call, in In, serve func(context.Context, In) (Out, error)) {
 	if err := proto.Unmarshal([]byte(c.Message), in); err != nil {
 		c.Fail(codes.InvalidArgument, err.Error())
 		return
@@ -113,10 +116,12 @@ func serveOne[In, Out proto.Message](ctx context.Context, c *grpcbatch.Call, in 
 		ctx, cancel = context.WithDeadline(ctx, c.Deadline)
 		defer cancel()
 	}
+	ctx, end := s.begin(ctx, c)
 	out, err := serve(ctx, in)
+	end()
 	if err != nil {
-		s := status.Convert(err)
-		c.Fail(s.Code(), s.Message())
+		said := status.Convert(err)
+		c.Fail(said.Code(), said.Message())
 		return
 	}
 	message, err := proto.Marshal(out)

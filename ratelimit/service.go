@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc/health"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
@@ -35,6 +36,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/redisconn"
+	"github.com/leaky-tokens/leaky-tokens/internal/tracing"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/lease"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/match"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
@@ -105,6 +107,7 @@ type Config struct {
 	Follow  func(ctx context.Context, apply func(context.Context, balance.State) error)
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
+	Traces  trace.TracerProvider // nil: no spans
 }
 
 // Service is Envoy's rate-limit service and our own Limiter in one.
@@ -128,6 +131,7 @@ type Service struct {
 	log       *slog.Logger
 	metrics   *metrics
 	health    *health.Server
+	tracer    trace.Tracer
 	now       func() int64 // Config.Now
 }
 
@@ -141,7 +145,7 @@ func New(c Config) (*Service, error) {
 	if s.timeout <= 0 {
 		s.timeout = 500 * time.Millisecond
 	}
-	s.health, s.now = newHealth(), c.Now
+	s.health, s.now, s.tracer = newHealth(), c.Now, tracing.Tracer(c.Traces)
 	s.memory.ring = make([]recalled, max(0, c.Explain))
 	if s.idleAfter = c.IdleAfter; s.idleAfter <= 0 {
 		s.idleAfter = defaultIdle

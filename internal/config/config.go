@@ -27,6 +27,7 @@ type Config struct {
 	Dimensions Dimensions `yaml:"dimensions"` // what calls say of themselves, for the books
 	Monitoring Monitoring `yaml:"monitoring"`
 	Logs       Logs       `yaml:"logs"`
+	Tracing    Tracing    `yaml:"tracing"`
 	Webhooks   []Webhook  `yaml:"webhooks"`
 }
 

@@ -103,6 +103,7 @@ func defaults() *Config {
 		Dimensions: defaultDimensions(),
 		Monitoring: defaultMonitoring(),
 		Logs:       defaultLogs(),
+		Tracing:    defaultTracing(),
 	}
 }
 

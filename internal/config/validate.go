@@ -106,6 +106,7 @@ func (c *Config) validate() []Mistake {
 	c.Pools.validate(v)
 	c.Dimensions.validate(v)
 	c.Analytics.validate(v)
+	c.Tracing.validate(v)
 	validateWebhooks(v, c.Webhooks)
 	return v.mistakes
 }

@@ -18,6 +18,8 @@ import (
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 	"google.golang.org/grpc/codes"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/tracing"
 )
 
 const (
@@ -221,6 +223,8 @@ func (c *conn) headers(ctx context.Context, f *http2.MetaHeadersFrame) error {
 			if d, ok := timeout(h.Value); ok {
 				s.call.Deadline = time.Now().Add(d)
 			}
+		case tracing.Header:
+			s.call.TraceParent = h.Value
 		case "grpc-encoding":
 			if s.gzip = h.Value == "gzip"; !s.gzip && h.Value != "identity" {
 				s.fault = "messages may be compressed by gzip only"

@@ -56,6 +56,8 @@ type Call struct {
 	Method   string    // "/package.Service/Method"
 	Message  string    // the request, encoded
 	Deadline time.Time // when the caller gives up; zero: it does not say
+	// TraceParent is the caller's span (W3C Trace Context), as it was sent; may be empty.
+	TraceParent string
 
 	conn   *conn
 	stream *stream

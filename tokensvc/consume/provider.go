@@ -26,8 +26,9 @@ const (
 // off and gives up.
 type Envoy struct{ client *http.Client }
 
-// NewEnvoy calls through the listener at addr.
-func NewEnvoy(addr netaddr.Addr) *Envoy {
+// NewEnvoy calls through the listener at addr. spans may put something before the connections; nil:
+// nothing.
+func NewEnvoy(addr netaddr.Addr, spans func(http.RoundTripper) http.RoundTripper) *Envoy {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
 		if addr.Network == "unix" {
@@ -35,8 +36,11 @@ func NewEnvoy(addr netaddr.Addr) *Envoy {
 		}
 		return d.DialContext(ctx, addr.Network, addr.String())
 	}
-	return &Envoy{client: &http.Client{Timeout: longestCall, Transport: &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 64,
-		IdleConnTimeout: time.Minute}}}
+	var transport http.RoundTripper = &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute}
+	if spans != nil {
+		transport = spans(transport)
+	}
+	return &Envoy{client: &http.Client{Timeout: longestCall, Transport: transport}}
 }
 
 // Call implements Provider. Every failure is an ErrProvider: it says what Envoy said of it,

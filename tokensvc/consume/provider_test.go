@@ -50,7 +50,7 @@ func TestProviderAnswers(t *testing.T) {
 				t.Fatal(err)
 			}
 			prompt := "say hi"
-			got, err := NewEnvoy(addr).Call(t.Context(), "openai", "c-1", &prompt)
+			got, err := NewEnvoy(addr, nil).Call(t.Context(), "openai", "c-1", &prompt)
 			if path != "/openai/consume" || sent != `{"prompt":"say hi"}` || correlation != "c-1" {
 				t.Errorf("sent %s %s with correlation %q", path, sent, correlation)
 			}
@@ -69,7 +69,7 @@ func TestProviderAnswers(t *testing.T) {
 
 func TestNoEnvoy(t *testing.T) {
 	t.Parallel()
-	_, err := NewEnvoy(netaddr.Addr{Network: "unix", Path: t.TempDir() + "/none.sock"}).Call(t.Context(), "openai", "", nil)
+	_, err := NewEnvoy(netaddr.Addr{Network: "unix", Path: t.TempDir() + "/none.sock"}, nil).Call(t.Context(), "openai", "", nil)
 	if !errors.Is(err, ErrProvider) {
 		t.Errorf("want a provider error, got %v", err)
 	}

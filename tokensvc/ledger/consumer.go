@@ -12,8 +12,10 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/tracing"
 )
 
 const (
@@ -31,6 +33,7 @@ type ConsumerConfig struct {
 	DB        *pgxpool.Pool
 	Metrics   prometheus.Registerer
 	Log       *slog.Logger
+	Traces    trace.TracerProvider // nil: no spans
 }
 
 // Consumer books the usage events of the stream. A message is acknowledged after the
@@ -52,7 +55,8 @@ func NewConsumer(cfg ConsumerConfig) (*Consumer, error) {
 			Help:    "Duration of the transactions that book usage.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5}})}
 	c, err := usage.NewConsumer(usage.ConsumerConfig{JetStream: cfg.JetStream, Durable: durable, Description: "book usage", Linger: linger,
-		Outstanding: 8, Handler: b, DeadLettered: b.events.WithLabelValues("dead").Inc, Log: cfg.Log})
+		Outstanding: 8, Handler: b, DeadLettered: b.events.WithLabelValues("dead").Inc, Log: cfg.Log,
+		Tracer: tracing.Tracer(cfg.Traces)})
 	if err != nil {
 		return nil, err
 	}

@@ -57,7 +57,7 @@ func Build(in Input) (*Gateway, []Secret, error) {
 	g.Egress = b.egress()
 	g.Routes = b.routes()
 	g.Fallback = b.fallback(g.Listener)
-	g.Clusters = slices.Concat(b.services(), b.upstreams, b.fallbackClusters())
+	g.Clusters = slices.Concat(b.services(), b.upstreams, b.fallbackClusters(), b.collector())
 	g.Problems = b.problems
 	g.Listener.Open = slices.ContainsFunc(g.Routes, func(r Route) bool { return r.Open })
 	if err := errors.Join(b.errs...); err != nil {
@@ -112,6 +112,7 @@ func (b *builder) listener() Listener {
 		CallerBytes: int64(g.CallerBytes()), AllBytes: b.cfg.Envoy.BodyBytes(),
 		MaxHeaders: uint32(g.RequestHeaders), IdleTimeout: serviceIdle, Spool: spool, RenewEvery: b.cfg.RenewEvery(),
 		LimitsTimeout: b.cfg.Limits.Timeout, Pages: g.CORS.Origins, Dimensions: dimensions(b.cfg.Dimensions),
+		Tracing: b.tracing(),
 	}
 }
 

@@ -12,8 +12,9 @@ import (
 // repeats and cuts those calls as it does for all others. It asks nobody who calls: a
 // socket of this machine's own user is its guard.
 type Egress struct {
-	Addr  netaddr.Addr
-	Calls []EgressCall
+	Addr    netaddr.Addr
+	Calls   []EgressCall
+	Tracing *Tracing // as on the public listener
 }
 
 // EgressCall is POST /PROVIDER/anything on the egress listener.
@@ -30,7 +31,7 @@ type EgressCall struct {
 // egress is the listener with a call for each provider. Its clusters are not those of the
 // LLM routes: a provider's breaker opens here for calls of this kind alone.
 func (b *builder) egress() Egress {
-	e := Egress{Addr: b.addr("gateway.egress", b.cfg.Gateway.Egress)}
+	e := Egress{Addr: b.addr("gateway.egress", b.cfg.Gateway.Egress), Tracing: b.tracing()}
 	for _, name := range slices.Sorted(maps.Keys(b.providers)) {
 		p := b.providers[name]
 		if p.down {

@@ -50,6 +50,7 @@ type Listener struct {
 	TLS           bool          // with SecretServer
 	Clients       string        // certificates that they show: as config.GatewayTLS has it
 	Open          bool          // some route stays open without decisions
+	Tracing       *Tracing      // nil: nothing is traced
 }
 
 // ReadsOrigin says that who answers decides itself which pages of other origins may read the answer.

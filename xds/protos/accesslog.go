@@ -14,11 +14,10 @@ import (
 
 // spoolLog writes one JSON line for each LLM request that the guard let pass. One it
 // refused held nothing and never reached ratelimit, so there is nothing to settle and
-// an anonymous caller cannot fill the disk. With renew, there are also lines of requests
-// that still run, and each line says which it is.
-func spoolLog(path string, renew bool) *accesslogv3.AccessLog {
+// an anonymous caller cannot fill the disk.
+func spoolLog(path string, with spool.Options) *accesslogv3.AccessLog {
 	fields := map[string]*structpb.Value{}
-	for name, format := range spool.Format(renew) {
+	for name, format := range spool.Format(with) {
 		fields[name] = structpb.NewStringValue(format)
 	}
 	return &accesslogv3.AccessLog{

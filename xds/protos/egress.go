@@ -41,7 +41,9 @@ func EgressListener(e model.Egress) *listenerv3.Listener {
 		NormalizePath: wrapperspb.Bool(true), PathWithEscapedSlashesAction: hcmv3.HttpConnectionManager_REJECT_REQUEST,
 		ServerHeaderTransformation: hcmv3.HttpConnectionManager_PASS_THROUGH,
 		RequestHeadersTimeout:      durationpb.New(headersTimeout), RequestTimeout: durationpb.New(requestTimeout),
-		LocalReplyConfig: egressReplies(),
+		LocalReplyConfig:   egressReplies(),
+		RequestIdExtension: wholeID(e.Tracing),
+		Tracing:            tracing(e.Tracing, EgressName+" "+ofRoute),
 	}
 	return &listenerv3.Listener{
 		Name: EgressName, Address: at, PerConnectionBufferLimitBytes: wrapperspb.UInt32(connectionBuffer),

@@ -76,8 +76,10 @@ func FallbackListener(l model.Listener) *listenerv3.Listener {
 		GenerateRequestId: wrapperspb.Bool(true), PreserveExternalRequestId: true, // the call's, by which it holds
 		ServerHeaderTransformation: hcmv3.HttpConnectionManager_PASS_THROUGH,
 		RequestHeadersTimeout:      durationpb.New(headersTimeout), RequestTimeout: durationpb.New(requestTimeout),
-		StreamIdleTimeout: durationpb.New(l.IdleTimeout),
-		LocalReplyConfig:  localReplies(l),
+		StreamIdleTimeout:  durationpb.New(l.IdleTimeout),
+		LocalReplyConfig:   localReplies(l),
+		RequestIdExtension: wholeID(l.Tracing),
+		Tracing:            tracing(l.Tracing, FallbackName+" "+ofRoute),
 	}
 	return &listenerv3.Listener{
 		Name: FallbackName, Address: at, PerConnectionBufferLimitBytes: wrapperspb.UInt32(connectionBuffer),

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/spool"
 	"github.com/leaky-tokens/leaky-tokens/xds/model"
 )
 
@@ -78,7 +79,9 @@ func manager(l model.Listener) *hcmv3.HttpConnectionManager {
 
 		ServerHeaderTransformation: hcmv3.HttpConnectionManager_PASS_THROUGH,
 		LocalReplyConfig:           localReplies(l),
-		AccessLog:                  []*accesslogv3.AccessLog{spoolLog(l.Spool, l.RenewEvery > 0)},
+		AccessLog:                  []*accesslogv3.AccessLog{spoolLog(l.Spool, spool.Options{Running: l.RenewEvery > 0, Traced: l.Tracing != nil})},
+		RequestIdExtension:         wholeID(l.Tracing),
+		Tracing:                    tracing(l.Tracing, ofRoute),
 	}
 	if l.RenewEvery > 0 {
 		m.AccessLogOptions = &hcmv3.HttpConnectionManager_HcmAccessLogOptions{AccessLogFlushInterval: durationpb.New(l.RenewEvery)}

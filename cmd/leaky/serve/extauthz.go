@@ -45,6 +45,7 @@ func serveExtAuthz(ctx context.Context, s service) error {
 		KeysOff:      func() bool { return !s.live.flags().Gateway.APIKeyValidation },
 		Log:          s.log,
 		Metrics:      s.metrics,
+		Traces:       s.traces,
 	})
 	if err != nil {
 		return err

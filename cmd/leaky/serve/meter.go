@@ -60,7 +60,7 @@ func serveMeter(ctx context.Context, s service) error {
 		Publisher: publisher, Providers: ratios, Prices: list, HoldLife: s.cfg.HoldLife() + s.cfg.Holds.Margin, Aborted: s.cfg.Charge.For,
 		ReopenURL: envoy.AdminURL(admin) + "/reopen_logs", StatsURL: envoy.AdminURL(admin) + "/stats?filter=%5Efilesystem%5C.",
 		Admin: &http.Transport{DialContext: admin.DialContext}, Log: s.log,
-		Metrics: s.metrics})
+		Metrics: s.metrics, Traces: s.meterTraces()})
 	if err != nil {
 		return err
 	}
@@ -78,4 +78,12 @@ func serveMeter(ctx context.Context, s service) error {
 	group.Go(func() error { return httpapi.Serve(ctx, ln, common.Wrap(http.NewServeMux())) })
 	group.Go(func() error { return m.Run(ctx) })
 	return group.Wait()
+}
+
+// meterTraces are of which calls the meter makes spans.
+func (s service) meterTraces() meter.Traces {
+	if s.cfg.Tracing.OTLP == "" {
+		return meter.Traces{}
+	}
+	return meter.Traces{Provider: s.traces, Share: s.live.traced, Slow: s.cfg.Tracing.Slow}
 }

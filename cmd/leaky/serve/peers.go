@@ -20,18 +20,20 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
+	"github.com/leaky-tokens/leaky-tokens/internal/telemetry"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 // Peers is how the parts of this machine call each other.
 type Peers struct {
-	Mutual bool   // with certificates (TLS mode mutual)
-	Dir    string // state folder
-	Part   string // who calls
+	Mutual bool              // with certificates (TLS mode mutual)
+	Dir    string            // state folder
+	Part   string            // who calls
+	Traces *telemetry.Traces // of the calls; nil: none
 }
 
 func (s service) peers() Peers {
-	return Peers{Mutual: s.cfg.TLS.Mutual(), Dir: s.dir, Part: s.name}
+	return Peers{Mutual: s.cfg.TLS.Mutual(), Dir: s.dir, Part: s.name, Traces: s.traces}
 }
 
 // guarded puts the service's certificate before a listener on TCP, and asks callers for theirs;
@@ -55,12 +57,12 @@ func (p Peers) API(service string, at config.Endpoint) (string, http.RoundTrippe
 	switch {
 	case addr.Network == "unix":
 		transport.DialContext = addr.In(p.Dir).DialContext
-		return "http://" + service, transport, nil
+		return "http://" + service, p.Traces.Transport(transport), nil
 	case p.Mutual:
 		transport.TLSClientConfig = mtls.Client(p.Dir, p.Part, service)
-		return "https://" + addr.String(), transport, nil
+		return "https://" + addr.String(), p.Traces.Transport(transport), nil
 	}
-	return "http://" + addr.String(), transport, nil
+	return "http://" + addr.String(), p.Traces.Transport(transport), nil
 }
 
 // maxConns bounds the connections of one part to another.
@@ -105,11 +107,11 @@ func (p Peers) DialLimiter(all ...string) (*grpc.ClientConn, error) {
 	if p.Mutual {
 		guard = guardedPorts{credentials.NewTLS(mtls.Client(p.Dir, p.Part, topology.RateLimit))}
 	}
-	return grpc.NewClient(known.Scheme()+":///"+topology.RateLimit, grpc.WithResolvers(known), grpc.WithTransportCredentials(guard),
+	return grpc.NewClient(known.Scheme()+":///"+topology.RateLimit, append(p.Traces.DialOptions(), grpc.WithResolvers(known), grpc.WithTransportCredentials(guard),
 		grpc.WithDefaultServiceConfig(balanced), grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingEvery, Timeout: pingWait}),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2,
 			MaxDelay: time.Second},
-			MinConnectTimeout: 2 * time.Second}))
+			MinConnectTimeout: 2 * time.Second}))...)
 }
 
 // guardedPorts asks for certificates on ports and speaks plainly on Unix sockets.

@@ -33,7 +33,8 @@ func openBooks(s service, db *pgxpool.Pool, nc *nats.Conn, store *tokensvc.Store
 	if err != nil {
 		return nil, fmt.Errorf("open jetstream: %w", err)
 	}
-	consumer, err := ledger.NewConsumer(ledger.ConsumerConfig{JetStream: js, DB: db, Metrics: s.metrics, Log: s.log})
+	consumer, err := ledger.NewConsumer(ledger.ConsumerConfig{JetStream: js, DB: db, Metrics: s.metrics, Log: s.log,
+		Traces: s.traces})
 	if err != nil {
 		return nil, err
 	}

@@ -28,6 +28,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/settings"
 	"github.com/leaky-tokens/leaky-tokens/internal/telemetry"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
+	"github.com/leaky-tokens/leaky-tokens/internal/tracing"
 )
 
 // service is what every composition root gets.
@@ -42,7 +43,8 @@ type service struct {
 	registry *prometheus.Registry  // served at /metrics
 	metrics  prometheus.Registerer // register here: adds application=<name>
 	stores   *telemetry.Stores     // for those of the service
-	live     *live                 // cfg as the file has it now
+	traces   *telemetry.Traces
+	live     *live // cfg as the file has it now
 }
 
 // live is the configuration's present content, for what may change while a service runs.
@@ -56,6 +58,9 @@ func (l *live) providers() []string { return slices.Sorted(maps.Keys(l.now.Load(
 
 // protocols are what the providers speak now.
 func (l *live) protocols() map[string]config.Protocol { return l.now.Load().Protocols() }
+
+// traced is the share of the calls, in millionths, whose spans Envoy keeps now.
+func (l *live) traced() uint32 { return tracing.Share(l.now.Load().Tracing.Sample) }
 
 // models are the models as they are now, wildcards too.
 func (l *live) models() []config.Model {
@@ -116,9 +121,14 @@ func Run(ctx context.Context, part, path string) error {
 	})
 	stores := telemetry.NewStores(metrics)
 	stores.LogTo(log)
+	traces, err := telemetry.OpenTraces(ctx, telemetry.TracesConfig{OTLP: cfg.Tracing.OTLP, Service: name, Instance: part, Log: log})
+	if err != nil {
+		return err
+	}
+	defer traces.Close()
 	return serve(ctx, service{name: name, index: index, cfg: cfg, files: files, first: first, dir: config.StateDir(os.Getenv), log: log,
 		registry: registry,
-		metrics:  metrics, live: current, stores: stores})
+		metrics:  metrics, live: current, stores: stores, traces: traces})
 }
 
 // listen opens an address of leaky.yaml; setting is its key, for the error.
@@ -157,7 +167,7 @@ func (s service) serveHTTP(ctx context.Context, common httpapi.Common, api http.
 		if err != nil {
 			return err
 		}
-		g.Go(func() error { return httpapi.Serve(ctx, ln, common.Wrap(h)) })
+		g.Go(func() error { return httpapi.Serve(ctx, ln, s.traces.Handler(s.name, common.Wrap(h))) })
 		return nil
 	}
 	shown := api

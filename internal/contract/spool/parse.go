@@ -133,6 +133,10 @@ func (l *Line) textField(name string) *string {
 		return &l.Trace
 	case "corr":
 		return &l.Corr
+	case "trace_id":
+		return &l.TraceID
+	case "span_id":
+		return &l.SpanID
 	case "type":
 		return &l.Type
 	}

@@ -90,10 +90,10 @@ func TestFormatNamesEveryField(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := slices.Sorted(maps.Keys(fields))
-	if diff := cmp.Diff(want, slices.Sorted(maps.Keys(Format(true)))); diff != "" {
+	if diff := cmp.Diff(want, slices.Sorted(maps.Keys(Format(Options{Running: true, Traced: true})))); diff != "" {
 		t.Errorf("Format and Line differ (-line +format):\n%s", diff)
 	}
-	for name := range Format(true) {
+	for name := range Format(Options{Running: true, Traced: true}) {
 		value := map[string]string{"answer": "in=7", "trace": traced}[name]
 		if value == "" {
 			value = "7"

@@ -50,6 +50,8 @@ type Line struct {
 	Start      string `json:"start"`    // RFC 3339 with milliseconds
 	Trace      string `json:"trace"`    // traceparent, in its form of version 00, or empty
 	Corr       string `json:"corr"`     // x-correlation-id
+	TraceID    string `json:"trace_id"` // of Envoy's span of the request; empty where nothing is traced
+	SpanID     string `json:"span_id"`
 
 	// Type is Envoy's AccessLogType; empty where every line is of a request that ended.
 	Type string `json:"type"`
@@ -75,10 +77,15 @@ const typeEnd = "DownstreamEnd"
 // Running reports whether the request goes on: its line tells only that.
 func (l *Line) Running() bool { return l.Type != "" && l.Type != typeEnd }
 
+// Options are what lines tell beside the rest.
+type Options struct {
+	Running bool // requests that go on write lines too, and every line says of which kind it is
+	Traced  bool // the ids of Envoy's span
+}
+
 // Format maps each field of Line to Envoy's substitution. The route's name, provider
-// and model come from the route's own metadata in namespace "leaky". With running, requests
-// that go on write lines too, and every line says of which kind it is.
-func Format(running bool) map[string]string {
+// and model come from the route's own metadata in namespace "leaky".
+func Format(with Options) map[string]string {
 	auth := func(key string) string { return "%DYNAMIC_METADATA(" + attributes.NamespaceAuth + ":" + key + ")%" }
 	request := func(key string) string { return "%DYNAMIC_METADATA(" + attributes.NamespaceRequest + ":" + key + ")%" }
 	limit := func(key string) string { return "%DYNAMIC_METADATA(" + attributes.NamespaceLimit + ":" + key + ")%" }
@@ -103,8 +110,11 @@ func Format(running bool) map[string]string {
 		"trace": "%REQ(TRACEPARENT):56%", // one byte more than it may have, so that Parse sees a longer one
 		"corr":  "%REQ(X-CORRELATION-ID)%",
 	}
-	if running {
+	if with.Running {
 		all["type"] = "%ACCESS_LOG_TYPE%"
+	}
+	if with.Traced {
+		all["trace_id"], all["span_id"] = "%TRACE_ID%", "%SPAN_ID%"
 	}
 	return all
 }

@@ -10,8 +10,11 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	semconv "go.opentelemetry.io/otel/semconv/v1.37.0"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/retry"
+	"github.com/leaky-tokens/leaky-tokens/internal/tracing"
 )
 
 const (
@@ -45,7 +48,7 @@ type Handler interface {
 	Store(ctx context.Context, batch []Delivery) (refused map[int]error, err error)
 }
 
-// ConsumerConfig is what NewConsumer needs; every member but Subjects is required.
+// ConsumerConfig is what NewConsumer needs; every member but Subjects and Tracer is required.
 type ConsumerConfig struct {
 	JetStream    jetstream.JetStream
 	Durable      string        // the name that all replicas share
@@ -56,6 +59,7 @@ type ConsumerConfig struct {
 	Handler      Handler
 	DeadLettered func() // counts a dead letter
 	Log          *slog.Logger
+	Tracer       trace.Tracer // nil: no spans
 }
 
 // Consumer moves usage events from the stream to its handler:
@@ -134,7 +138,7 @@ func (c *Consumer) process(ctx context.Context, messages []jetstream.Msg) {
 		}
 	}
 	var refused map[int]error
-	stored := false
+	stored, begun := false, time.Now()
 	retry.Away().Forever(ctx, c.cfg.Log, c.cfg.Description, func(ctx context.Context) (err error) {
 		refused, err = c.cfg.Handler.Store(context.WithoutCancel(ctx), batch)
 		stored = err == nil
@@ -154,9 +158,28 @@ func (c *Consumer) process(ctx context.Context, messages []jetstream.Msg) {
 		}
 		good = append(good, msg)
 	}
+	c.traced(ctx, good, begun)
 	c.acknowledge(ctx, good)
 	if c.cfg.Log.Enabled(ctx, slog.LevelDebug) {
 		c.tell(ctx, good)
+	}
+}
+
+// traced makes a span of the storing for each call whose spans are kept. They were stored together,
+// so all spans of a batch are as long.
+func (c *Consumer) traced(ctx context.Context, messages []jetstream.Msg, begun time.Time) {
+	if c.cfg.Tracer == nil {
+		return
+	}
+	for _, msg := range messages {
+		above := msg.Headers().Get(tracing.Header)
+		if !tracing.Sampled(above) {
+			continue
+		}
+		_, span := c.cfg.Tracer.Start(tracing.Parent(ctx, above), c.cfg.Description, trace.WithTimestamp(begun), trace.WithSpanKind(trace.SpanKindConsumer),
+			trace.WithAttributes(semconv.MessagingSystemKey.String("nats"), semconv.MessagingDestinationName(msg.Subject()),
+				semconv.MessagingConsumerGroupName(c.cfg.Durable), semconv.MessagingBatchMessageCount(len(messages))))
+		span.End()
 	}
 }
 

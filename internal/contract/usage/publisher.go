@@ -9,6 +9,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/tracing"
 )
 
 const (
@@ -21,12 +23,17 @@ type Message struct {
 	ID      string // of the event; JetStream drops a repeat
 	Subject string
 	Data    []byte
+	Trace   string // the traceparent, if the spans of the call are kept: a header, for who reads no envelope
 }
 
 // MessageOf is an event of a source, "/meter", as it is published.
 func MessageOf(e Event, source, correlationID, traceParent string) (Message, error) {
 	data, err := Encode(e, source, correlationID, traceParent)
-	return Message{ID: e.ID(), Subject: Subject(e.Provider), Data: data}, err
+	m := Message{ID: e.ID(), Subject: Subject(e.Provider), Data: data}
+	if tracing.Sampled(traceParent) {
+		m.Trace = traceParent
+	}
+	return m, err
 }
 
 // Publisher publishes to the stream and makes it when it is missing. It is safe for
@@ -60,8 +67,11 @@ func (p *Publisher) Publish(ctx context.Context, messages []Message) (rest []Mes
 	acks := make([]jetstream.PubAckFuture, len(messages))
 	var failure error
 	for i, m := range messages {
-		ack, err := p.js.PublishMsgAsync(&nats.Msg{Subject: m.Subject, Data: m.Data}, jetstream.WithMsgID(m.ID),
-			jetstream.WithExpectStream(Stream))
+		msg := &nats.Msg{Subject: m.Subject, Data: m.Data}
+		if m.Trace != "" {
+			msg.Header = nats.Header{tracing.Header: {m.Trace}}
+		}
+		ack, err := p.js.PublishMsgAsync(msg, jetstream.WithMsgID(m.ID), jetstream.WithExpectStream(Stream))
 		if err != nil {
 			rest, failure = append(rest, messages[i:]...), err
 			break

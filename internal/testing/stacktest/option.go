@@ -38,6 +38,14 @@ func Talkative(s *setup) error {
 	return nil
 }
 
+// Traced sends spans to a collector: of every hundredth call, and of those that are kept.
+func Traced(otlp string) Option {
+	return func(s *setup) error {
+		s.text += fmt.Sprintf("\ntracing: {otlp: %q}\n", otlp)
+		return nil
+	}
+}
+
 // Monitored runs Prometheus and Alertmanager beside the stack, with short intervals.
 func Monitored(s *setup) error {
 	at, err := FreeAddresses(2)

@@ -1,0 +1,154 @@
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/otlptest"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
+)
+
+// The trees of calls, without what extauthz asks identity the first time that it meets a key. A "?" is
+// before a span whose parent is the caller's own.
+const (
+	treeAdmitted = `?envoy: POST openai-chat:openai/gpt-4o-mini
+  envoy: async envoy.service.auth.v3.Authorization.Check egress
+    extauthz: check who calls
+  envoy: async envoy.service.ratelimit.v3.RateLimitService.ShouldRateLimit egress
+    ratelimit: hold
+  envoy: call provider-openai
+  meter: chat gpt-4o-mini
+    analytics: insert usage events
+    meter: settle
+    tokensvc: book usage
+`
+	treeRefused = `?envoy: POST openai-chat:openai/gpt-4o-mini
+  envoy: async envoy.service.auth.v3.Authorization.Check egress
+    extauthz: check who calls
+  envoy: async envoy.service.ratelimit.v3.RateLimitService.ShouldRateLimit egress
+    ratelimit: hold
+  meter: chat gpt-4o-mini
+    analytics: insert usage events
+    tokensvc: book usage
+`
+	treeKept = `meter: chat gpt-4o-mini
+  analytics: insert usage events
+  tokensvc: book usage
+`
+)
+
+// TestTheWholeTreeOfACall reads the spans of a call from the first to the last part that it passes.
+func TestTheWholeTreeOfACall(t *testing.T) {
+	t.Parallel()
+	const prompt = "a prompt that no span shall hold"
+	body := func(more string) string {
+		return `{"model":"gpt-4o-mini","messages":[{"role":"user","content":"` + prompt + `"}],"max_tokens":900` + more + `}`
+	}
+	for name, c := range map[string]struct {
+		roles  []string
+		calls  int // the last is looked at
+		body   string
+		chosen bool // by Envoy, of the hundredth of all calls
+		leave  bool // in the middle of the answer
+		tree   string
+		want   map[string]string // attributes of the meter's span
+	}{
+		"admitted": {nil, 1, body(""), true, false, treeAdmitted, map[string]string{"error.type": "", "http.response.status_code": "200",
+			"gen_ai.request.model": "gpt-4o-mini", "gen_ai.provider.name": "openai", "gen_ai.operation.name": "chat", "leaky.charge.source": "provider"}},
+		"refused": {[]string{"TINY"}, 3, body(""), true, false, treeRefused, map[string]string{"error.type": "rate_limited",
+			"http.response.status_code": "429", "leaky.tokens.charged": "0"}},
+		"aborted": {nil, 1, body(`,"stream":true`), true, true, treeAdmitted, map[string]string{"error.type": "client_disconnected",
+			"leaky.charge.source": "estimated"}},
+		"refused and not chosen": {[]string{"TINY"}, 3, body(""), false, false, treeKept, map[string]string{"error.type": "rate_limited"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			who := newAccount(t, c.roles...)
+			var id string
+			for range c.calls {
+				id = traceID(c.chosen)
+				callIn(t, id, who, c.body, c.leave)
+			}
+			found := treeOf(t, id, c.tree)
+			for _, s := range found {
+				if text := s.String(); strings.Contains(text, prompt) || strings.Contains(text, who.Key) {
+					t.Errorf("a prompt or a key is in a span: %s", text)
+				}
+				if s.Service != "meter" || s.GetName() == "settle" {
+					continue
+				}
+				for attribute, want := range c.want {
+					if got := s.Attribute(attribute); got != want {
+						t.Errorf("%s: want %q, got %q", attribute, want, got)
+					}
+				}
+			}
+		})
+	}
+}
+
+// traceID is the id of a new trace. Of a share of the traces Envoy chooses those whose first half is
+// small; zero is chosen always.
+func traceID(chosen bool) string {
+	first := uint64(0)
+	if !chosen {
+		first = 0xff
+	}
+	return fmt.Sprintf("%016x%016x", first, rand.Uint64()|1)
+}
+
+// treeOf waits for the spans of a trace.
+func treeOf(t *testing.T, id, want string) []otlptest.Span {
+	t.Helper()
+	deadline := time.Now().Add(time.Minute)
+	for ; ; time.Sleep(50 * time.Millisecond) {
+		found := slices.DeleteFunc(spans.Trace(id), func(s otlptest.Span) bool {
+			return s.Service == "identity" || strings.HasPrefix(s.GetName(), "HTTP ")
+		})
+		tree := otlptest.Tree(found)
+		switch {
+		case tree == want:
+			return found
+		case time.Now().After(deadline):
+			t.Fatalf("want the spans\n%s, got\n%s", want, tree)
+		}
+	}
+}
+
+// callIn makes a call in a trace; leave ends it after the first line of the answer.
+func callIn(t *testing.T, traceID string, who stacktest.Account, body string, leave bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, running.Gateway+chatPath, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+who.Key)
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Traceparent", "00-"+traceID+"-00f067aa0ba902b7-00")
+	if leave {
+		req.Header.Set("X-Stub-Chunk-Delay-Ms", "1000")
+	}
+	res, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if leave {
+		_, err = bufio.NewReader(res.Body).ReadString('\n')
+	} else {
+		_, err = io.Copy(io.Discard, res.Body)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
