@@ -14,8 +14,10 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/tracing"
 )
 
+// Durable is the consumer of usage events, which all replicas share.
+const Durable = "analytics"
+
 const (
-	durable = "analytics"
 	// linger is how long more messages are waited for after the first: the price in
 	// freshness of fewer, larger inserts: an insert costs the engine some 30 ms whatever its
 	// size, and the books promise two seconds.
@@ -53,7 +55,7 @@ func NewConsumer(cfg ConsumerConfig) (*Consumer, error) {
 	if cfg.Store == nil || cfg.Metrics == nil {
 		return nil, errors.New("make usage consumer: Store and Metrics are needed")
 	}
-	c, err := usage.NewConsumer(usage.ConsumerConfig{JetStream: cfg.JetStream, Durable: durable, Description: "insert usage events",
+	c, err := usage.NewConsumer(usage.ConsumerConfig{JetStream: cfg.JetStream, Durable: Durable, Description: "insert usage events",
 		Linger:      linger,
 		Outstanding: 4, Handler: &inserts{store: cfg.Store, metrics: cfg.Metrics, recent: newRecentIDs(remembered)},
 		DeadLettered: cfg.Metrics.dead.Inc, Log: cfg.Log, Tracer: tracing.Tracer(cfg.Traces)})

@@ -204,7 +204,7 @@ func TestConsumerOutlivesNATS(t *testing.T) {
 		sum, err := store.Totals(t.Context(), everything(now), 1)
 		return err == nil && sum.Events == 2 && sum.Tokens == 3
 	})
-	if err := js.DeleteConsumer(t.Context(), usage.Stream, durable); err != nil {
+	if err := js.DeleteConsumer(t.Context(), usage.Stream, Durable); err != nil {
 		t.Fatal(err)
 	}
 	publish(t, js, event("after delete", alice, "openai", now, 4))

@@ -259,7 +259,7 @@ func ring(t *testing.T) *keyring.Ring {
 	}
 	_, rest, _ := strings.Cut(out, "LEAKY_POSTGRES_URL='")
 	address, _, _ := strings.Cut(rest, "'")
-	pool, err := pgxpool.New(t.Context(), address)
+	pool, err := pgxpool.New(t.Context(), address+"&search_path=identity") // the owner of the store sees each part's schema
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -77,7 +77,7 @@ func withStack(m *testing.M) (int, error) {
 	code := 1
 	if err == nil {
 		code = m.Run()
-		err = wrong.found()
+		err = errors.Join(wrong.found(), trespasses(s.Dir))
 	}
 	if out, err := s.Leaky(ctx, "down"); err != nil {
 		return 1, fmt.Errorf("%w\n%s", err, out)

@@ -189,7 +189,7 @@ func (s *stack) connect(ctx context.Context, plan *layout.Plan) error {
 	for _, e := range plan.Exports() {
 		urls[e.Name] = e.Value
 	}
-	cfg, err := pgxpool.ParseConfig(urls["LEAKY_POSTGRES_URL"])
+	cfg, err := pgxpool.ParseConfig(urls["LEAKY_POSTGRES_URL"] + "&search_path=tokensvc") // the owner sees each part's schema
 	if err != nil {
 		return err
 	}

@@ -13,12 +13,21 @@ import (
 )
 
 type bootstrapCommand struct {
+	Envoy    bootstrapEnvoy    `cmd:"" default:"withargs" help:"Write the bootstrap file of an Envoy; what bootstrap alone does."`
+	Postgres bootstrapPostgres `cmd:"" help:"Give each part a user of its own in a Postgres that runs elsewhere."`
+	NATS     bootstrapNATS     `cmd:"" name:"nats" help:"Print the parts' users for the configuration of a NATS server that runs elsewhere."`
+}
+
+// Help shows what is done most.
+func (bootstrapCommand) Help() string { return "Examples:\n\n    leaky bootstrap" }
+
+type bootstrapEnvoy struct {
 	File string `arg:"" optional:"" help:"Where to write it, with mode 0600; standard output when not given."`
 	Copy string `placeholder:"FILE" help:"Copy this program there too, for the hook (FILE drain) of an Envoy whose image has none."`
 }
 
 // Help shows how a container uses it.
-func (bootstrapCommand) Help() string {
+func (bootstrapEnvoy) Help() string {
 	return `Envoy needs no more than this to ask xds for everything else. leaky up writes it by itself; in a container it is written before Envoy starts, into the state folder that both share, together with the folder of its spool.
 
 Examples:
@@ -29,7 +38,7 @@ Examples:
 }
 
 // Run writes the file.
-func (b bootstrapCommand) Run(c *cli) error {
+func (b bootstrapEnvoy) Run(c *cli) error {
 	cfg, err := config.Load(c.Config, os.Getenv)
 	if err != nil {
 		return err

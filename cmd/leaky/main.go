@@ -70,7 +70,7 @@ type cli struct {
 	RateLimit ratelimitCommand `cmd:"" name:"ratelimit" group:"Services" help:"Run the limiter alone, in envoyproxy/ratelimit's place, from its environment variables."`
 	Serve     serveCommand     `cmd:"" group:"Services" help:"Run one service in the foreground."`
 	Probe     probeCommand     `cmd:"" group:"Services" help:"Ask one service on this machine whether it is ready; the exit code tells."`
-	Bootstrap bootstrapCommand `cmd:"" group:"Services" help:"Write the bootstrap file of an Envoy, for where leaky up does not start it."`
+	Bootstrap bootstrapCommand `cmd:"" group:"Services" help:"What is made once where leaky up starts no Envoy, Postgres or NATS."`
 	Drain     drainCommand     `cmd:"" group:"Services" help:"Let an Envoy end its requests before its container does."`
 	Migrate   migrateCommand   `cmd:"" group:"Services" help:"Bring the schemas of the stores up to date, as a step before an upgrade."`
 	Prove     proveCommand     `cmd:"" group:"Services" help:"Make one call through a gateway as an app does, and compare it with the books."`

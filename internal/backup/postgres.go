@@ -35,6 +35,9 @@ func copyPostgres(ctx context.Context, c Config, to *writer, m *Manifest) error 
 		return fmt.Errorf("read clock: %w", err)
 	}
 	m.Moment = m.Moment.UTC().Truncate(time.Millisecond)
+	if err := everySchema(ctx, tx); err != nil {
+		return err
+	}
 	if m.Schemas, err = schemas(ctx, tx); err != nil {
 		return err
 	}
@@ -155,11 +158,20 @@ func continueNumbers(ctx context.Context, tx pgx.Tx, table string) error {
 	return nil
 }
 
+// everySchema lets a transaction find the tables of parts that have schemas of their own, as well as
+// those that share one.
+func everySchema(ctx context.Context, tx pgx.Tx) error {
+	if _, err := tx.Exec(ctx, `SELECT set_config('search_path', current_setting('search_path') || ', identity, tokensvc', true)`); err != nil {
+		return fmt.Errorf("look into the parts' schemas: %w", err)
+	}
+	return nil
+}
+
 // tablesOf are all but those of migrations, each after those that its foreign keys point at.
 func tablesOf(ctx context.Context, tx pgx.Tx) ([]string, error) {
 	rows, err := tx.Query(ctx, `SELECT c.relname, ARRAY(SELECT f.relname::text FROM pg_constraint k JOIN pg_class f ON f.oid = k.confrelid
 			WHERE k.conrelid = c.oid AND k.contype = 'f' AND k.confrelid <> c.oid)
-		FROM pg_class c WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r' AND c.relname NOT LIKE 'goose%'
+		FROM pg_class c WHERE c.relnamespace = ANY (current_schemas(false)::text[]::regnamespace[]) AND c.relkind = 'r' AND c.relname NOT LIKE 'goose%'
 		ORDER BY c.relname`)
 	if err != nil {
 		return nil, fmt.Errorf("list tables: %w", err)
@@ -212,6 +224,9 @@ func emptyPostgres(ctx context.Context, c Config) error {
 	}
 	defer conn.Close(ctx)
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if err := everySchema(ctx, tx); err != nil {
+			return err
+		}
 		tables, err := tablesOf(ctx, tx)
 		if err != nil {
 			return err

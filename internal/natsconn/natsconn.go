@@ -21,6 +21,10 @@ const (
 	dialTimeout     = 3 * time.Second
 )
 
+// Inbox is the prefix of the subjects on which a service gets its answers: one of its own, since a
+// part that may hear those of others would hear what they ask.
+func Inbox(service string) string { return "_INBOX." + service }
+
 // Config is what Connect needs.
 type Config struct {
 	URL  string // nats://[user:password@]host:port
@@ -38,7 +42,7 @@ func Connect(cfg Config, options ...nats.Option) (*nats.Conn, error) {
 		return nil, errors.New("connect to nats: no URL; set LEAKY_NATS_URL or stores.nats")
 	}
 	all := []nats.Option{
-		nats.Name("leaky-" + cfg.Name), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.Timeout(dialTimeout),
+		nats.Name("leaky-" + cfg.Name), nats.CustomInboxPrefix(Inbox(cfg.Name)), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.Timeout(dialTimeout),
 		nats.ReconnectWait(reconnectWait), nats.ReconnectJitter(reconnectJitter, reconnectJitter),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil { // else it is closed by us

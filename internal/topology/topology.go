@@ -78,6 +78,7 @@ type Part struct {
 	URL      string // of one that we run, without host and password
 	Binary   bool   // a program or library that is not ours and must be fetched
 	Embedded bool   // runs in our own program, as `leaky serve NAME`
+	Users    bool   // each part is a user of its own there, with rights of its own (package storeuser)
 
 	// Of a service or a stub.
 	GRPC     bool     // listens for gRPC beside HTTP
@@ -100,9 +101,11 @@ type Part struct {
 // not keep the gateway down.
 func Parts() []Part {
 	return []Part{
-		{Name: Postgres, Kind: Store, Listen: "127.0.0.1:5432", URL: "postgres://leaky@/leaky?sslmode=disable", Binary: true, Data: true},
+		{Name: Postgres, Kind: Store, Listen: "127.0.0.1:5432", URL: "postgres://leaky@/leaky?sslmode=disable", Binary: true, Data: true,
+			Users: true},
 		{Name: Redis, Kind: Store, Listen: "127.0.0.1:6379", URL: "redis:///0", Binary: true, Data: true},
-		{Name: NATS, Kind: Store, Listen: "127.0.0.1:4222", URL: "nats://leaky@", Embedded: true, Stores: []string{NATS}, Data: true},
+		{Name: NATS, Kind: Store, Listen: "127.0.0.1:4222", URL: "nats://leaky@", Embedded: true, Stores: []string{NATS}, Data: true,
+			Users: true},
 		// "default" is the only database that the engine has from the start.
 		{Name: ClickHouse, Kind: Store, Listen: "127.0.0.1:8123", URL: "http://leaky@/default", Binary: true, Embedded: true,
 			Stores: []string{ClickHouse}, Data: true},

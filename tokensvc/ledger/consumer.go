@@ -18,8 +18,10 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/tracing"
 )
 
+// Durable is the consumer of usage events, which all replicas share.
+const Durable = "ledger"
+
 const (
-	durable = "ledger"
 	// linger is how long more messages are waited for after the first. A lost Redis waits
 	// for the books to catch up, so it is short.
 	linger = 25 * time.Millisecond
@@ -54,7 +56,7 @@ func NewConsumer(cfg ConsumerConfig) (*Consumer, error) {
 		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "token_ledger_batch_seconds",
 			Help:    "Duration of the transactions that book usage.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5}})}
-	c, err := usage.NewConsumer(usage.ConsumerConfig{JetStream: cfg.JetStream, Durable: durable, Description: "book usage", Linger: linger,
+	c, err := usage.NewConsumer(usage.ConsumerConfig{JetStream: cfg.JetStream, Durable: Durable, Description: "book usage", Linger: linger,
 		Outstanding: 8, Handler: b, DeadLettered: b.events.WithLabelValues("dead").Inc, Log: cfg.Log,
 		Tracer: tracing.Tracer(cfg.Traces)})
 	if err != nil {

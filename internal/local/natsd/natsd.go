@@ -21,7 +21,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -42,7 +41,8 @@ type Config struct {
 	Listen string        // host:port; port 0 takes a free one
 	Dir    string        // JetStream's folder
 	Sync   time.Duration // longest an acknowledged message stays unsynced; 0: none does
-	User   *url.Userinfo // who may connect; nil: anyone who reaches the address
+	// Users are who may connect, the owner first; none: anyone who reaches the address.
+	Users []User
 	// MaxStore bounds JetStream's files, in bytes; 0: three quarters of what is free at the start.
 	MaxStore int64
 	// Look is how often it is tried whether the stream of events takes a message; 0: 30 s.
@@ -84,9 +84,8 @@ func New(c Config) (*Server, error) {
 	opts := &server.Options{ServerName: "leaky", Host: host, Port: int(port), JetStream: true, StoreDir: c.Dir,
 		JetStreamMaxMemory: maxMemory, JetStreamMaxStore: most, MaxPayload: maxPayload, NoSigs: true,
 		SyncInterval: c.Sync, SyncAlways: c.Sync == 0}
-	if c.User != nil {
-		opts.Username = c.User.Username()
-		opts.Password, _ = c.User.Password()
+	for _, u := range c.Users {
+		opts.Users = append(opts.Users, u.user())
 	}
 	if port == 0 {
 		opts.Port = server.RANDOM_PORT

@@ -91,11 +91,11 @@ func (s *Server) watch(ctx context.Context) error {
 
 // credentials are those that the server asks for.
 func (s *Server) credentials() nats.Option {
-	if s.config.User == nil {
+	if len(s.config.Users) == 0 {
 		return func(*nats.Options) error { return nil }
 	}
-	password, _ := s.config.User.Password()
-	return nats.UserInfo(s.config.User.Username(), password)
+	owner := s.config.Users[0]
+	return nats.UserInfo(owner.Name, owner.Password)
 }
 
 // hasRoom reports whether there is some on the disk of a folder; where that cannot be told, there is.

@@ -1,12 +1,14 @@
 package stack
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
+	"github.com/leaky-tokens/leaky-tokens/internal/storeuser"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
@@ -67,7 +69,7 @@ func (p *Plan) baseEnv() []string {
 	return env
 }
 
-// serviceEnv is the environment of `leaky serve NAME`: the stores it uses and, where it
+// serviceEnv is the environment of `leaky serve NAME`: the stores it uses, as a user of its own, and, where it
 // alone needs them, providers' keys (xds), the payment's (tokensvc) and the first administrator (identity).
 func (p *Plan) serviceEnv(part, configPath string) []string {
 	name, _ := config.Instance(part)
@@ -94,7 +96,7 @@ func (p *Plan) serviceEnv(part, configPath string) []string {
 	}
 	for _, s := range p.stores {
 		if slices.Contains(of.Stores, s.Name) {
-			env = append(env, s.Variable("URL")+"="+s.url)
+			env = append(env, s.Variable("URL")+"="+p.urlFor(s, of))
 		}
 	}
 	for provider, settings := range p.cfg.Providers {
@@ -118,6 +120,23 @@ func (p *Plan) serviceEnv(part, configPath string) []string {
 	}
 	slices.Sort(env)
 	return slices.Compact(env)
+}
+
+// urlFor is how a part reaches a store: as the user that is its own there, which of a store that
+// runs elsewhere LEAKY_<PART>_<STORE>_URL says. Else all parts share the store's URL; the store
+// itself has that of its owner.
+func (p *Plan) urlFor(s store, part topology.Part) string {
+	if s.external {
+		return cmp.Or(p.getenv(part.Variable(strings.ToUpper(s.Name)+"_URL")), s.url)
+	}
+	if !s.Users || part.Name == s.Name {
+		return s.url
+	}
+	url, err := storeuser.URL(s.url, s.Name, part.Name)
+	if err != nil {
+		return "" // there is no password yet: the part says that it has no URL
+	}
+	return url
 }
 
 // Gateway is the URL of the gateway.

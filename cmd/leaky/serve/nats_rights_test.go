@@ -1,0 +1,266 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/url"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/leaky-tokens/leaky-tokens/analytics"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/membership"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/local/natsd"
+	"github.com/leaky-tokens/leaky-tokens/internal/natsconn"
+	"github.com/leaky-tokens/leaky-tokens/internal/storeuser"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit"
+	"github.com/leaky-tokens/leaky-tokens/tokensvc/ledger"
+	"github.com/leaky-tokens/leaky-tokens/xds/history"
+)
+
+// bus is a NATS with the users of all parts.
+type bus struct {
+	t   *testing.T
+	url string // of the owner
+}
+
+func newBus(t *testing.T) bus {
+	t.Helper()
+	users, err := natsUsers(url.UserPassword("leaky", "owners-secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	server, err := natsd.New(natsd.Config{Listen: "127.0.0.1:0", Dir: t.TempDir(), Sync: time.Minute, Users: users, Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- server.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("nats: %v", err)
+		}
+	})
+	select {
+	case <-server.Ready():
+	case <-time.After(30 * time.Second):
+		t.Fatal("nats is not ready")
+	}
+	owner := owned(server.URL(), url.UserPassword("leaky", "owners-secret"))
+	if err := MakeStreams(t.Context(), owner); err != nil {
+		t.Fatal(err)
+	}
+	return bus{t, owner}
+}
+
+// as connects as a part does. refused are the violations that it was told of.
+func (b bus) as(part string) (conn *nats.Conn, refused func() []error) {
+	b.t.Helper()
+	address, err := storeuser.URL(b.url, topology.NATS, part)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	var mu sync.Mutex
+	var told []error
+	conn, err = natsconn.Connect(natsconn.Config{URL: address, Name: part, Log: slog.New(slog.DiscardHandler)},
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			told = append(told, err)
+		}))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(conn.Close)
+	testenv.Eventually(b.t, part+" is connected", conn.IsConnected)
+	return conn, func() []error {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(told)
+	}
+}
+
+// TestNoPartUsesTheSubjectsOfAnother: each does what another is there for, and is refused.
+func TestNoPartUsesTheSubjectsOfAnother(t *testing.T) {
+	t.Parallel()
+	b := newBus(t)
+	const purge = "$JS.API.STREAM.PURGE."
+	usageOut, all := usage.Subject("openai"), slices.Sorted(slices.Values([]string{topology.XDS, topology.Identity, topology.ExtAuthz,
+		topology.RateLimit, topology.TokenSvc, topology.Analytics, topology.Meter}))
+	for subject, allowed := range map[string][]string{
+		usageOut: {topology.Meter, topology.RateLimit, topology.TokenSvc}, usage.SubjectDead: {topology.Analytics, topology.TokenSvc},
+		"leaky.saga.v1.X": {topology.TokenSvc}, balance.Subject("openai"): {topology.TokenSvc}, balance.SubjectAsk: {topology.RateLimit},
+		membership.Subject: {topology.Analytics, topology.TokenSvc}, revocation.Subject: {topology.Identity},
+		revocation.SubjectHeartbeat: {topology.Identity}, history.Subject: {topology.XDS}, "$KV." + history.Bucket + ".version.1": {topology.XDS},
+		purge + usage.Stream: nil, "$JS.API.STREAM.DELETE." + usage.Stream: nil, "$JS.API.STREAM.UPDATE." + usage.Stream: nil,
+		"$JS.API.CONSUMER.DELETE." + usage.Stream + "." + ledger.Durable:      nil,
+		"$JS.ACK." + usage.Stream + "." + ledger.Durable + ".1.1.1.1.1":       {topology.TokenSvc},
+		"$JS.API.CONSUMER.MSG.NEXT." + usage.Stream + "." + analytics.Durable: {topology.Analytics},
+		"$JS.API.CONSUMER.MSG.NEXT." + usage.Stream + "." + ratelimit.Durable: {topology.RateLimit},
+		"$JS.API.CONSUMER.CREATE." + usage.Stream + ".spy":                    nil,
+		"_INBOX." + topology.Identity + ".guess":                              nil, "anything": nil, "$SYS.REQ.SERVER.PING": nil,
+	} {
+		for _, part := range all {
+			conn, refused := b.as(part)
+			if err := conn.Publish(subject, nil); err != nil {
+				t.Fatal(err)
+			}
+			if want := !slices.Contains(allowed, part); want {
+				testenv.Eventually(t, part+" is refused "+subject, func() bool { return len(refused()) > 0 })
+				if !errors.Is(refused()[0], nats.ErrPermissionViolation) {
+					t.Errorf("%s publishes %s: want a violation, got %v", part, subject, refused()[0])
+				}
+			} else if err := conn.Flush(); err != nil || len(refused()) > 0 {
+				t.Errorf("%s publishes %s: want it allowed, got %v, %v", part, subject, err, refused())
+			}
+			conn.Close()
+		}
+	}
+}
+
+// TestNoPartHearsAnother: what a part may not hear.
+func TestNoPartHearsAnother(t *testing.T) {
+	t.Parallel()
+	b := newBus(t)
+	for _, part := range []string{topology.XDS, topology.Identity, topology.ExtAuthz, topology.RateLimit, topology.TokenSvc,
+		topology.Analytics, topology.Meter} {
+		for _, subject := range []string{">", "_INBOX.>", "leaky.>", "leaky.usage.>", "$SYS.>", "$JS.>", "_INBOX.other.>"} {
+			conn, refused := b.as(part)
+			if _, err := conn.SubscribeSync(subject); err != nil {
+				t.Fatal(err)
+			}
+			testenv.Eventually(t, part+" may not hear "+subject, func() bool { return len(refused()) > 0 })
+			conn.Close()
+		}
+	}
+}
+
+// TestPartsCanDoTheirWork runs the clients of the parts as their users: nothing of it is refused.
+func TestPartsCanDoTheirWork(t *testing.T) {
+	t.Parallel()
+	b := newBus(t)
+	ctx, log := t.Context(), slog.New(slog.DiscardHandler)
+	work := map[string]func(*nats.Conn, jetstream.JetStream) error{
+		topology.Meter: func(conn *nats.Conn, _ jetstream.JetStream) error {
+			p, err := usage.NewPublisher(conn)
+			if err != nil {
+				return err
+			}
+			id := uuid.NewString()
+			message, err := usage.MessageOf(usage.Event{RequestID: id, Account: "user:" + id, Provider: "openai"}, "/meter", "", "")
+			if err != nil {
+				return err
+			}
+			if _, err := p.Publish(ctx, []usage.Message{message}); err != nil {
+				return err
+			}
+			_, _, err = p.Room(ctx)
+			return err
+		},
+		topology.Analytics: func(_ *nats.Conn, js jetstream.JetStream) error {
+			c, err := usage.NewConsumer(usage.ConsumerConfig{JetStream: js, Durable: analytics.Durable, Description: "x", Linger: time.Millisecond,
+				Outstanding: 1, Handler: storing{}, DeadLettered: func() {}, Log: log})
+			if err != nil {
+				return err
+			}
+			return consumed(t, c)
+		},
+		topology.TokenSvc: func(_ *nats.Conn, js jetstream.JetStream) error {
+			c, err := ledger.NewConsumer(ledger.ConsumerConfig{JetStream: js, DB: testenv.Postgres(t), Metrics: prometheus.NewRegistry(), Log: log})
+			if err != nil {
+				return err
+			}
+			if _, err := c.Attach(ctx); err != nil {
+				return err
+			}
+			if err := c.CatchUp(shortly(t)); err != nil && !errors.Is(err, ledger.ErrBehind) {
+				return err
+			}
+			return nil
+		},
+		topology.RateLimit: func(conn *nats.Conn, js jetstream.JetStream) error {
+			balances := ratelimit.NewNATSBalances(conn, js, log)
+			balances.Follow(shortly(t), func(context.Context, balance.State) error { return nil })
+			return nil
+		},
+		topology.XDS: func(conn *nats.Conn, _ jetstream.JetStream) error {
+			h, err := history.Open(ctx, conn)
+			if err != nil {
+				return err
+			}
+			if _, _, err := h.Record(ctx, history.Version{Hash: "abc", State: history.Taken}, history.Files{}); err != nil {
+				return err
+			}
+			_, err = h.List(ctx)
+			return err
+		},
+		topology.Identity: func(conn *nats.Conn, _ jetstream.JetStream) error {
+			if _, err := membership.Serve(ctx, conn, func(context.Context, uuid.UUID, uuid.UUID) (membership.Answer, error) {
+				return membership.Answer{Member: true}, nil
+			}); err != nil {
+				return err
+			}
+			if err := conn.Flush(); err != nil {
+				return err
+			}
+			asks, refused := b.as(topology.TokenSvc)
+			answer, err := membership.NewClient(asks).Ask(ctx, uuid.NewString(), uuid.NewString())
+			if err == nil && (!answer.Member || len(refused()) > 0) {
+				err = errors.Join(append(refused(), errors.New("not answered as a member"))...)
+			}
+			return err
+		},
+	}
+	for _, part := range []string{topology.Meter, topology.Analytics, topology.TokenSvc, topology.RateLimit, topology.XDS, topology.Identity} {
+		conn, refused := b.as(part)
+		js, err := jetstream.New(conn)
+		if err == nil {
+			err = work[part](conn, js)
+		}
+		if err := errors.Join(append(refused(), err)...); err != nil {
+			t.Errorf("%s: %v", part, err)
+		}
+	}
+}
+
+// storing takes every batch.
+type storing struct{}
+
+func (storing) Store(context.Context, []usage.Delivery) (map[int]error, error) { return nil, nil }
+
+// consumed runs a consumer until it has nothing before it.
+func consumed(t *testing.T, c *usage.Consumer) error {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- c.Run(ctx) }()
+	testenv.Eventually(t, "the consumer has read everything", func() bool {
+		lag, err := c.Lag(t.Context())
+		return err == nil && lag == 0
+	})
+	cancel()
+	return <-ended
+}
+
+// shortly ends soon: for what runs until its end.
+func shortly(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
