@@ -16,6 +16,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/errorbody"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
+	"github.com/leaky-tokens/leaky-tokens/internal/dpop"
 )
 
 // credentialHeaders go upstream only where an endpoint reads Authorization itself.
@@ -100,6 +101,9 @@ var (
 	denyInvalid = denial{status: http.StatusUnauthorized, grpc: codes.Unauthenticated, kind: errorbody.TypeInvalidRequest,
 		code:    errorbody.CodeInvalidKey,
 		message: "the API key or access token is not valid"}
+	denyProof = denial{status: http.StatusUnauthorized, grpc: codes.Unauthenticated, kind: errorbody.TypeInvalidRequest,
+		code:    "invalid_dpop_proof",
+		message: "the access token is bound to a key: send it by the scheme DPoP with a fresh proof in the header DPoP (RFC 9449)"}
 	denyExpired = denial{status: http.StatusUnauthorized, grpc: codes.Unauthenticated, kind: errorbody.TypeInvalidRequest,
 		code:    errorbody.CodeInvalidKey,
 		message: "the API key or access token has expired: make a new key, or log in again"}
@@ -179,6 +183,8 @@ func (s *Service) challenge(c *call, d *denial) string {
 		}
 	}
 	switch {
+	case d == &denyProof:
+		return `DPoP error="invalid_dpop_proof", algs="` + strings.Join(dpop.Methods(), " ") + `"`
 	case d == &denyInvalid, d == &denyExpired:
 		add("error", "invalid_token")
 	case d.status == http.StatusUnauthorized:

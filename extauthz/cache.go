@@ -28,6 +28,7 @@ func fingerprintOf(key string) fingerprint {
 // caller is a checked credential and the answers made for it so far.
 type caller struct {
 	who    principal.Principal
+	key    string    // thumbprint of the key that the token is bound to; empty: to none
 	oauth  bool      // the token of an OAuth2 client: bound by its scopes
 	asked  time.Time // when its check began
 	until  time.Time // the credential must be checked again from then on

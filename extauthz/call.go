@@ -5,6 +5,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/dpop"
 	"github.com/leaky-tokens/leaky-tokens/internal/grpcbatch"
 )
 
@@ -18,6 +19,7 @@ type call struct {
 	apiKey        string
 	googleKey     string
 	azureKey      string
+	proof         string // of the key that the token is bound to (RFC 9449)
 	rule          string // attributes.ContextRule
 	scope         string // attributes.ContextScope
 	org           string // attributes.ContextOrg
@@ -37,8 +39,8 @@ func callOf(req *auth.CheckRequest) call {
 	headers := http.GetHeaders()
 	return call{method: http.GetMethod(), path: http.GetPath(), requestID: headers[headerRequestID], client: headers[headerClient],
 		authorization: headers[headerAuthorization], apiKey: headers[headerAPIKey], googleKey: headers[headerGoogleKey],
-		azureKey: headers[headerAzureKey],
-		rule:     extensions[attributes.ContextRule], scope: extensions[attributes.ContextScope],
+		azureKey: headers[headerAzureKey], proof: headers[dpop.Header],
+		rule: extensions[attributes.ContextRule], scope: extensions[attributes.ContextScope],
 		org: extensions[attributes.ContextOrg], keys: extensions[attributes.ContextKeys],
 		audience: extensions[attributes.ContextAudience], family: extensions[attributes.ContextFamily]}
 }
@@ -70,6 +72,8 @@ func (c *call) header(name string) *string {
 		return &c.googleKey
 	case headerAzureKey:
 		return &c.azureKey
+	case dpop.Header:
+		return &c.proof
 	case headerRequestID:
 		return &c.requestID
 	case headerClient:

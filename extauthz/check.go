@@ -87,6 +87,9 @@ func (s *Service) decide(ctx context.Context, c *call, find finder) (r *reply, e
 		}
 		return s.refuse(c, denied)
 	}
+	if denied := s.proofs.holds(who, creds, c, now); denied != nil {
+		return s.refuse(c, denied)
+	}
 	if denied := s.permit(who, c); denied != nil {
 		return s.refuse(c, denied)
 	}

@@ -117,7 +117,13 @@ type accessClaims struct {
 	Scope   string
 	Org     string
 	Team    string
-	scoped  bool // scope is there, be it empty
+	Bound   confirmation // cnf
+	scoped  bool         // scope is there, be it empty
+}
+
+// confirmation names the key without which a token is no good (RFC 7800).
+type confirmation struct {
+	JKT string `json:"jkt"`
 }
 
 // firstParty is the client_id of our own logins, which no scope bounds unless they state one.
@@ -140,6 +146,9 @@ func parseClaims(text []byte) (*accessClaims, error) {
 		}
 		if bytes.Equal(value, []byte("null")) || json.Unmarshal(value, into) != nil {
 			return fmt.Errorf("%w: claim %s has another type", errInvalid, name)
+		}
+		if name == "cnf" && c.Bound.JKT == "" {
+			return fmt.Errorf("%w: bound in a way that cannot be checked", errInvalid)
 		}
 		return nil
 	})
@@ -179,6 +188,8 @@ func (c *accessClaims) member(name string) any {
 		return &c.Org
 	case "team":
 		return &c.Team
+	case "cnf":
+		return &c.Bound
 	}
 	return nil
 }

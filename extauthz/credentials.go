@@ -7,11 +7,13 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/apikey"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/dpop"
 )
 
 // credentials are what a request brings, unchecked. At most one of each kind.
 type credentials struct {
 	token    string // JWT
+	bound    bool   // the token comes by the scheme DPoP
 	key      string // API key
 	form     form   // what the answer has to do about them
 	anything bool   // some credential is present, well-formed or not
@@ -68,7 +70,7 @@ func (c *credentials) addAuthorization(from *call, value string, keysOff bool) e
 		c.form |= keepHeader
 		return nil
 	}
-	bearer, err := parseBearer(value)
+	bearer, bound, err := parseBearer(value)
 	if err != nil {
 		if from.rule == attributes.RulePublic && otherScheme(value) {
 			return nil
@@ -79,8 +81,8 @@ func (c *credentials) addAuthorization(from *call, value string, keysOff bool) e
 	c.anything = true
 	switch {
 	case !apikey.Looks(bearer):
-		c.token = bearer
-	case keysOff:
+		c.token, c.bound = bearer, bound
+	case keysOff || bound:
 		return errMalformed
 	default:
 		c.key = bearer
@@ -96,7 +98,8 @@ func otherScheme(value string) bool {
 			return false
 		}
 	}
-	return scheme != "" && !strings.HasPrefix(strings.ToLower(scheme), "bearer") && !strings.Contains(value, ",")
+	ours := strings.HasPrefix(strings.ToLower(scheme), "bearer") || strings.EqualFold(scheme, dpop.Scheme)
+	return scheme != "" && !ours && !strings.Contains(value, ",")
 }
 
 // hasKey reports whether a query has a key parameter.
@@ -109,17 +112,19 @@ func hasKey(query string) bool {
 	return false
 }
 
-// parseBearer reads an Authorization header (RFC 6750, 2.1) and gives its token.
-func parseBearer(value string) (string, error) {
+// parseBearer reads an Authorization header (RFC 6750, 2.1) and gives its token, and whether that comes
+// with a proof (RFC 9449, 7.1).
+func parseBearer(value string) (token string, bound bool, err error) {
 	if strings.Contains(value, ",") {
-		return "", errSeveral
+		return "", false, errSeveral
 	}
-	scheme, token, _ := strings.Cut(value, " ")
-	token = strings.Trim(token, " \t")
-	if !strings.EqualFold(scheme, "bearer") || token == "" || strings.IndexByte(token, ' ') >= 0 || strings.IndexByte(token, '\t') >= 0 {
-		return "", errMalformed
+	scheme, rest, _ := strings.Cut(value, " ")
+	token, bound = strings.Trim(rest, " \t"), strings.EqualFold(scheme, dpop.Scheme)
+	if !bound && !strings.EqualFold(scheme, "bearer") || token == "" || strings.IndexByte(token, ' ') >= 0 ||
+		strings.IndexByte(token, '\t') >= 0 {
+		return "", false, errMalformed
 	}
-	return token, nil
+	return token, bound, nil
 }
 
 // addKeys takes the keys of one header; all keys of a request must be the same.

@@ -58,6 +58,7 @@ type Service struct {
 	follower  *follower
 	fresh     *freshness
 	guesses   *guesses
+	proofs    *proofs
 	metrics   *metrics
 	tracer    trace.Tracer
 	keysOff   func() bool
@@ -85,7 +86,7 @@ func New(cfg Config) (*Service, error) {
 	}
 	signer := principal.NewSigner(cfg.SigningKey)
 	s := &Service{log: cfg.Log, signer: signer, published: signer.JWKS(), issuers: issuers, fresh: newFreshness(),
-		guesses: newGuesses(cfg.Limiter, cfg.Log), tracer: tracing.Tracer(cfg.Traces)}
+		guesses: newGuesses(cfg.Limiter, cfg.Log), proofs: newProofs(cfg.PublicIssuer), tracer: tracing.Tracer(cfg.Traces)}
 	if s.keysOff = cfg.KeysOff; s.keysOff == nil {
 		s.keysOff = func() bool { return false }
 	}

@@ -166,7 +166,7 @@ func (t *tokens) caller(c *accessClaims, now time.Time) *caller {
 	}
 	slices.Sort(who.Roles)
 	who.Tier = principal.TierOf(who.Roles, t.tiers)
-	found := &caller{who: who, oauth: oauth, asked: now, until: until,
+	found := &caller{who: who, oauth: oauth, asked: now, until: until, key: c.Bound.JKT,
 		names: names{user: nameOf(revocation.User, c.Subject), ver: c.Version}}
 	if c.IssuedAt != nil {
 		found.names.issued = c.IssuedAt.Time

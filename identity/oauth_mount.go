@@ -25,6 +25,7 @@ func (s *Service) newOAuth(sealer *keyring.Sealer) (*oauth.Provider, error) {
 	}
 	p, err := oauth.New(oauth.Config{Pool: s.cfg.Pool, Issuer: s.cfg.Auth.PublicURL, Login: s.cfg.Auth.Issuer, Resources: s.cfg.Auth.Resources,
 		Registration: s.cfg.Auth.ClientRegistration, Schemes: s.cfg.Auth.ClientSchemes, FormKey: key,
+		TellClients: s.cfg.Auth.BackchannelLogout,
 		SignIn: func(ctx context.Context, username, password string) (uuid.UUID, error) {
 			id, err := s.SignIn(ctx, username, password)
 			if errors.Is(err, errBusy) {

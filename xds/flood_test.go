@@ -32,6 +32,16 @@ func (g *gateway) resident(t *testing.T) int {
 	return kib << 10
 }
 
+// descriptors is how many file descriptors Envoy has open.
+func (g *gateway) descriptors(t *testing.T) int {
+	t.Helper()
+	files, err := os.ReadDir("/proc/" + strconv.Itoa(g.envoy.PID) + "/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(files)
+}
+
 // unfinished is a body that says it has size bytes and never sends the last.
 type unfinished struct {
 	left int
@@ -190,7 +200,7 @@ func TestAFullHeap(t *testing.T) {
 func TestSilentConnections(t *testing.T) {
 	t.Parallel()
 	const most = 200
-	g := startWith(t, func(g *gateway, _ *config.Config) { g.bounds = envoy.Bounds{Connections: most} }, nil)
+	g := startWith(t, func(g *gateway, _ *config.Config) { g.bounds = envoy.Bounds{Connections: most} }, nil) // and no bound on how fast
 	g.served(t, 5)
 	var silent []net.Conn
 	for range 2 * most {
@@ -202,12 +212,8 @@ func TestSilentConnections(t *testing.T) {
 		silent = append(silent, conn)
 	}
 	g.served(t, 100) // on the connection that is open
-	files, err := os.ReadDir("/proc/" + strconv.Itoa(g.envoy.PID) + "/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(files) > most+100 {
-		t.Errorf("want clients to have %d descriptors at most, got %d with Envoy's own", most, len(files))
+	if files := g.descriptors(t); files > most+100 {
+		t.Errorf("want clients to have %d descriptors at most, got %d with Envoy's own", most, files)
 	}
 	for i, conn := range silent {
 		_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
@@ -217,6 +223,58 @@ func TestSilentConnections(t *testing.T) {
 	}
 	g.client.CloseIdleConnections()
 	g.served(t, 5)
+}
+
+// TestAFloodOfConnectionsLeavesPlaces: silent ones get half of them, whoever says something the rest.
+func TestAFloodOfConnectionsLeavesPlaces(t *testing.T) {
+	t.Parallel()
+	const most = 400
+	g := startWith(t, func(g *gateway, c *config.Config) {
+		g.bounds, c.Envoy.Connections = envoy.Bounds{Connections: most}, most
+	}, nil)
+	g.served(t, 5)
+	own := g.descriptors(t)
+	ctx, stop := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	t.Cleanup(running.Wait)
+	t.Cleanup(stop)
+	for range 8 {
+		running.Go(func() { floodConnections(ctx, g.url) })
+	}
+	testenv.Eventually(t, "connections are turned away", func() bool {
+		return g.envoy.Stat(t, "listener_local_ratelimit.accepts.rate_limited") > 2*most
+	})
+	for range 20 {
+		if open := g.descriptors(t) - own; open > most/2+most/8 {
+			t.Errorf("want silent connections to take half of the %d places, got %d", most, open)
+		}
+		g.served(t, 5) // on the connection that is open
+	}
+	fresh := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	testenv.Eventually(t, "new connections come through meanwhile", func() bool {
+		resp, err := fresh.Get(g.url + "/actuator/health")
+		if err != nil {
+			return false
+		}
+		resp.Body.Close()
+		return resp.StatusCode == http.StatusOK
+	})
+}
+
+// floodConnections opens silent connections as fast as it can until ctx ends.
+func floodConnections(ctx context.Context, url string) {
+	var dialer net.Dialer
+	for ctx.Err() == nil {
+		conn, err := dialer.DialContext(ctx, "tcp", strings.TrimPrefix(url, "http://"))
+		if err != nil {
+			continue
+		}
+		context.AfterFunc(ctx, func() { conn.Close() })
+		go func() {
+			_, _ = conn.Read(make([]byte, 1)) // until Envoy ends it
+			conn.Close()
+		}()
+	}
 }
 
 // TestIPv6AddressesCountByNetwork: who has one address of a /64 has them all.

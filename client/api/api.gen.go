@@ -654,9 +654,14 @@ type Info struct {
 
 // Introspection RFC 7662 section 2.2.
 type Introspection struct {
-	Active    bool     `json:"active"`
-	Aud       []string `json:"aud,omitempty,omitzero"`
-	ClientID  string   `json:"client_id,omitempty,omitzero"`
+	Active   bool     `json:"active"`
+	Aud      []string `json:"aud,omitempty,omitzero"`
+	ClientID string   `json:"client_id,omitempty,omitzero"`
+
+	// Cnf The key that the token is bound to (RFC 9449).
+	Cnf struct {
+		Jkt string `json:"jkt"`
+	} `json:"cnf,omitempty,omitzero"`
 	Exp       int64    `json:"exp,omitempty,omitzero"`
 	Iat       int64    `json:"iat,omitempty,omitzero"`
 	Iss       string   `json:"iss,omitempty,omitzero"`
@@ -882,19 +887,22 @@ type NewAPIKey struct {
 // OAuthClient defines model for OAuthClient.
 type OAuthClient struct {
 	// AuthMethod By what it proves who it is: secret, keys or none.
-	AuthMethod string `json:"authMethod"`
-	ClientID   string `json:"clientId"`
+	AuthMethod           string `json:"authMethod"`
+	BackchannelLogoutURI string `json:"backchannelLogoutUri,omitempty,omitzero"`
+	ClientID             string `json:"clientId"`
 
 	// ClientSecret Shown once, when it was made.
-	ClientSecret  string              `json:"clientSecret,omitempty,omitzero"`
-	CreatedAt     time.Time           `json:"createdAt"`
-	GrantTypes    []string            `json:"grantTypes"`
-	IDTokenClaims bool                `json:"idTokenClaims"`
-	Name          string              `json:"name"`
-	OrgID         *openapi_types.UUID `json:"orgId"`
-	OwnerID       openapi_types.UUID  `json:"ownerId"`
-	Public        bool                `json:"public"`
-	RedirectUris  []string            `json:"redirectUris"`
+	ClientSecret           string              `json:"clientSecret,omitempty,omitzero"`
+	CreatedAt              time.Time           `json:"createdAt"`
+	DpopBoundAccessTokens  bool                `json:"dpopBoundAccessTokens"`
+	GrantTypes             []string            `json:"grantTypes"`
+	IDTokenClaims          bool                `json:"idTokenClaims"`
+	Name                   string              `json:"name"`
+	OrgID                  *openapi_types.UUID `json:"orgId"`
+	OwnerID                openapi_types.UUID  `json:"ownerId"`
+	PostLogoutRedirectUris []string            `json:"postLogoutRedirectUris"`
+	Public                 bool                `json:"public"`
+	RedirectUris           []string            `json:"redirectUris"`
 
 	// Registered Who made it: admin, open or document.
 	Registered     string    `json:"registered"`
@@ -905,19 +913,28 @@ type OAuthClient struct {
 
 // OAuthClientChange What is absent stays.
 type OAuthClientChange struct {
-	GrantTypes    []string `json:"grantTypes,omitempty,omitzero"`
-	IDTokenClaims *bool    `json:"idTokenClaims,omitempty"`
+	// BackchannelLogoutURI Empty for none.
+	BackchannelLogoutURI  *string  `json:"backchannelLogoutUri,omitempty"`
+	DpopBoundAccessTokens *bool    `json:"dpopBoundAccessTokens,omitempty"`
+	GrantTypes            []string `json:"grantTypes,omitempty,omitzero"`
+	IDTokenClaims         *bool    `json:"idTokenClaims,omitempty"`
 
 	// Jwks New keys of a client that proves itself by keys.
-	Jwks         map[string]interface{} `json:"jwks,omitempty,omitzero"`
-	Name         string                 `json:"name,omitempty,omitzero"`
-	RedirectUris []string               `json:"redirectUris,omitempty,omitzero"`
-	Scopes       []string               `json:"scopes,omitempty,omitzero"`
+	Jwks                   map[string]interface{} `json:"jwks,omitempty,omitzero"`
+	Name                   string                 `json:"name,omitempty,omitzero"`
+	PostLogoutRedirectUris []string               `json:"postLogoutRedirectUris,omitempty,omitzero"`
+	RedirectUris           []string               `json:"redirectUris,omitempty,omitzero"`
+	Scopes                 []string               `json:"scopes,omitempty,omitzero"`
 }
 
 // OAuthClientRequest defines model for OAuthClientRequest.
 type OAuthClientRequest struct {
-	GrantTypes *[]string `json:"grantTypes,omitempty"`
+	// BackchannelLogoutURI Hears that a grant has ended, where auth.backchannel_logout is on.
+	BackchannelLogoutURI string `json:"backchannelLogoutUri,omitempty,omitzero"`
+
+	// DpopBoundAccessTokens Its tokens are bound to a key, which it proves with each request (RFC 9449).
+	DpopBoundAccessTokens bool      `json:"dpopBoundAccessTokens,omitempty,omitzero"`
+	GrantTypes            *[]string `json:"grantTypes,omitempty"`
 
 	// IDTokenClaims Name and e-mail stand in its ID tokens too, by its scopes.
 	IDTokenClaims bool `json:"idTokenClaims,omitempty,omitzero"`
@@ -933,6 +950,9 @@ type OAuthClientRequest struct {
 
 	// OwnerID Whom client_credentials acts for; an account of its own when empty.
 	OwnerID string `json:"ownerId,omitempty,omitzero"`
+
+	// PostLogoutRedirectUris Where people may go who have signed out there; compared exactly.
+	PostLogoutRedirectUris *[]string `json:"postLogoutRedirectUris,omitempty"`
 
 	// Public It has no secret.
 	Public bool `json:"public,omitempty,omitzero"`
@@ -2430,6 +2450,21 @@ type GrantOrganisationQuotaParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// EndSessionParams defines parameters for EndSession.
+type EndSessionParams struct {
+	// IDTokenHint The ID token of the grant that ends; it may have expired.
+	IDTokenHint *string `form:"id_token_hint,omitempty" json:"id_token_hint,omitempty"`
+	ClientID    *string `form:"client_id,omitempty" json:"client_id,omitempty"`
+
+	// PostLogoutRedirectURI One that the client is registered with.
+	PostLogoutRedirectURI *string `form:"post_logout_redirect_uri,omitempty" json:"post_logout_redirect_uri,omitempty"`
+	State                 *string `form:"state,omitempty" json:"state,omitempty"`
+}
+
+// PostEndSessionFormdataBody defines parameters for PostEndSession.
+type PostEndSessionFormdataBody struct {
+}
+
 // RegisterClientJSONBody defines parameters for RegisterClient.
 type RegisterClientJSONBody map[string]interface{}
 
@@ -2504,6 +2539,9 @@ type GrantOrganisationQuotaJSONRequestBody = PoolOrder
 
 // AuthorizeDeviceFormdataRequestBody defines body for AuthorizeDevice for application/x-www-form-urlencoded ContentType.
 type AuthorizeDeviceFormdataRequestBody = DeviceRequest
+
+// PostEndSessionFormdataRequestBody defines body for PostEndSession for application/x-www-form-urlencoded ContentType.
+type PostEndSessionFormdataRequestBody PostEndSessionFormdataBody
 
 // IntrospectTokenFormdataRequestBody defines body for IntrospectToken for application/x-www-form-urlencoded ContentType.
 type IntrospectTokenFormdataRequestBody = TokenForm
@@ -3615,6 +3653,25 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /oauth2/device_authorization (the `AuthorizeDevice` operationId).
 	AuthorizeDeviceWithFormdataBody(ctx context.Context, body AuthorizeDeviceFormdataRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// EndSession Sign out of an application (OpenID Connect RP-Initiated Logout)
+	//
+	// Corresponds with GET /oauth2/end_session (the `EndSession` operationId).
+	EndSession(ctx context.Context, params *EndSessionParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PostEndSessionWithBody The same by a form
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /oauth2/end_session (the `PostEndSession` operationId).
+	PostEndSessionWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PostEndSessionWithFormdataBody The same by a form
+	//
+	// Takes a body of the `application/x-www-form-urlencoded` content type.
+	//
+	// Corresponds with POST /oauth2/end_session (the `PostEndSession` operationId).
+	PostEndSessionWithFormdataBody(ctx context.Context, body PostEndSessionFormdataRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// IntrospectTokenWithBody Tell what a token is worth
 	//
@@ -5199,6 +5256,55 @@ func (c *Client) AuthorizeDeviceWithBody(ctx context.Context, contentType string
 // Corresponds with POST /oauth2/device_authorization (the `AuthorizeDevice` operationId).
 func (c *Client) AuthorizeDeviceWithFormdataBody(ctx context.Context, body AuthorizeDeviceFormdataRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewAuthorizeDeviceRequestWithFormdataBody(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// EndSession Sign out of an application (OpenID Connect RP-Initiated Logout)
+//
+// Corresponds with GET /oauth2/end_session (the `EndSession` operationId).
+func (c *Client) EndSession(ctx context.Context, params *EndSessionParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewEndSessionRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PostEndSessionWithBody The same by a form
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /oauth2/end_session (the `PostEndSession` operationId).
+func (c *Client) PostEndSessionWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPostEndSessionRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PostEndSessionWithFormdataBody The same by a form
+//
+// Takes a body of the `application/x-www-form-urlencoded` content type.
+//
+// Corresponds with POST /oauth2/end_session (the `PostEndSession` operationId).
+func (c *Client) PostEndSessionWithFormdataBody(ctx context.Context, body PostEndSessionFormdataRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPostEndSessionRequestWithFormdataBody(c.Server, body)
 	if err != nil {
 		return nil, err
 	}
@@ -10136,6 +10242,136 @@ func NewAuthorizeDeviceRequestWithBody(server string, contentType string, body i
 	return req, nil
 }
 
+// NewEndSessionRequest constructs an http.Request for the EndSession method
+func NewEndSessionRequest(server string, params *EndSessionParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/oauth2/end_session")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.IDTokenHint != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "id_token_hint", *params.IDTokenHint, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.ClientID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "client_id", *params.ClientID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.PostLogoutRedirectURI != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "post_logout_redirect_uri", *params.PostLogoutRedirectURI, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.State != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "state", *params.State, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewPostEndSessionRequestWithFormdataBody calls the generic PostEndSession builder with application/x-www-form-urlencoded body
+func NewPostEndSessionRequestWithFormdataBody(server string, body PostEndSessionFormdataRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	bodyStr, err := runtime.MarshalForm(body, nil)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = strings.NewReader(bodyStr.Encode())
+	return NewPostEndSessionRequestWithBody(server, "application/x-www-form-urlencoded", bodyReader)
+}
+
+// NewPostEndSessionRequestWithBody constructs an http.Request for the PostEndSession method, with any body, and a specified content type
+func NewPostEndSessionRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/oauth2/end_session")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
 // NewIntrospectTokenRequestWithFormdataBody calls the generic IntrospectToken builder with application/x-www-form-urlencoded body
 func NewIntrospectTokenRequestWithFormdataBody(server string, body IntrospectTokenFormdataRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
@@ -11280,6 +11516,27 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /oauth2/device_authorization (the `AuthorizeDevice` operationId).
 	AuthorizeDeviceWithFormdataBodyWithResponse(ctx context.Context, body AuthorizeDeviceFormdataRequestBody, reqEditors ...RequestEditorFn) (*AuthorizeDeviceResponse, error)
+
+	// EndSessionWithResponse Sign out of an application (OpenID Connect RP-Initiated Logout)
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /oauth2/end_session (the `EndSession` operationId).
+	EndSessionWithResponse(ctx context.Context, params *EndSessionParams, reqEditors ...RequestEditorFn) (*EndSessionResponse, error)
+
+	// PostEndSessionWithBodyWithResponse The same by a form
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /oauth2/end_session (the `PostEndSession` operationId).
+	PostEndSessionWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PostEndSessionResponse, error)
+
+	// PostEndSessionWithFormdataBodyWithResponse The same by a form
+	//
+	// Takes a body of the `application/x-www-form-urlencoded` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /oauth2/end_session (the `PostEndSession` operationId).
+	PostEndSessionWithFormdataBodyWithResponse(ctx context.Context, body PostEndSessionFormdataRequestBody, reqEditors ...RequestEditorFn) (*PostEndSessionResponse, error)
 
 	// IntrospectTokenWithBodyWithResponse Tell what a token is worth
 	//
@@ -14350,6 +14607,116 @@ func (r AuthorizeDeviceResponse) ContentType() string {
 	return ""
 }
 
+// EndSessionResponse303Headers the declared response headers of an HTTP 303 response for EndSession
+type EndSessionResponse303Headers struct {
+	Location string
+}
+
+type EndSessionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *PageApplicationJSON
+	// ApplicationProblemJSON200 the response for an HTTP 200 `application/problem+json` response
+	ApplicationProblemJSON200 *PageApplicationProblemPlusJSON
+	// Headers303 the parsed response headers for an HTTP 303 response
+	Headers303 *EndSessionResponse303Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r EndSessionResponse) GetJSON200() *PageApplicationJSON {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSON200 returns the response for an HTTP 200 `application/problem+json` response
+func (r EndSessionResponse) GetApplicationProblemJSON200() *PageApplicationProblemPlusJSON {
+	return r.ApplicationProblemJSON200
+}
+
+// GetBody returns the raw response body bytes
+func (r EndSessionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r EndSessionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r EndSessionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r EndSessionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// PostEndSessionResponse303Headers the declared response headers of an HTTP 303 response for PostEndSession
+type PostEndSessionResponse303Headers struct {
+	Location string
+}
+
+type PostEndSessionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *PageApplicationJSON
+	// ApplicationProblemJSON200 the response for an HTTP 200 `application/problem+json` response
+	ApplicationProblemJSON200 *PageApplicationProblemPlusJSON
+	// Headers303 the parsed response headers for an HTTP 303 response
+	Headers303 *PostEndSessionResponse303Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r PostEndSessionResponse) GetJSON200() *PageApplicationJSON {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSON200 returns the response for an HTTP 200 `application/problem+json` response
+func (r PostEndSessionResponse) GetApplicationProblemJSON200() *PageApplicationProblemPlusJSON {
+	return r.ApplicationProblemJSON200
+}
+
+// GetBody returns the raw response body bytes
+func (r PostEndSessionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r PostEndSessionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r PostEndSessionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r PostEndSessionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type IntrospectTokenResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -16058,6 +16425,45 @@ func (c *ClientWithResponses) AuthorizeDeviceWithFormdataBodyWithResponse(ctx co
 		return nil, err
 	}
 	return ParseAuthorizeDeviceResponse(rsp)
+}
+
+// EndSessionWithResponse Sign out of an application (OpenID Connect RP-Initiated Logout)
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /oauth2/end_session (the `EndSession` operationId).
+func (c *ClientWithResponses) EndSessionWithResponse(ctx context.Context, params *EndSessionParams, reqEditors ...RequestEditorFn) (*EndSessionResponse, error) {
+	rsp, err := c.EndSession(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseEndSessionResponse(rsp)
+}
+
+// PostEndSessionWithBodyWithResponse The same by a form
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /oauth2/end_session (the `PostEndSession` operationId).
+func (c *ClientWithResponses) PostEndSessionWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PostEndSessionResponse, error) {
+	rsp, err := c.PostEndSessionWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePostEndSessionResponse(rsp)
+}
+
+// PostEndSessionWithFormdataBodyWithResponse The same by a form
+//
+// Takes a body of the `application/x-www-form-urlencoded` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /oauth2/end_session (the `PostEndSession` operationId).
+func (c *ClientWithResponses) PostEndSessionWithFormdataBodyWithResponse(ctx context.Context, body PostEndSessionFormdataRequestBody, reqEditors ...RequestEditorFn) (*PostEndSessionResponse, error) {
+	rsp, err := c.PostEndSessionWithFormdataBody(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePostEndSessionResponse(rsp)
 }
 
 // IntrospectTokenWithBodyWithResponse Tell what a token is worth
@@ -18181,6 +18587,110 @@ func ParseAuthorizeDeviceResponse(rsp *http.Response) (*AuthorizeDeviceResponse,
 		}
 		response.JSON200 = &dest
 
+	}
+
+	return response, nil
+}
+
+// ParseEndSessionResponse parses an HTTP response from a EndSessionWithResponse call
+func ParseEndSessionResponse(rsp *http.Response) (*EndSessionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &EndSessionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.Header.Get("Content-Type") == "application/json" && rsp.StatusCode == 200:
+		var dest PageApplicationJSON
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case rsp.Header.Get("Content-Type") == "application/problem+json" && rsp.StatusCode == 200:
+		var dest PageApplicationProblemPlusJSON
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON200 = &dest
+
+	case rsp.StatusCode == 303:
+		break // No content-type
+
+	case rsp.StatusCode == 200:
+		// Content-type (text/html) unsupported
+
+	}
+
+	switch {
+	case rsp.StatusCode == 303:
+		var headers EndSessionResponse303Headers
+		if values := rsp.Header.Values("Location"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Location = value
+		}
+		response.Headers303 = &headers
+	}
+
+	return response, nil
+}
+
+// ParsePostEndSessionResponse parses an HTTP response from a PostEndSessionWithResponse call
+func ParsePostEndSessionResponse(rsp *http.Response) (*PostEndSessionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &PostEndSessionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.Header.Get("Content-Type") == "application/json" && rsp.StatusCode == 200:
+		var dest PageApplicationJSON
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case rsp.Header.Get("Content-Type") == "application/problem+json" && rsp.StatusCode == 200:
+		var dest PageApplicationProblemPlusJSON
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON200 = &dest
+
+	case rsp.StatusCode == 303:
+		break // No content-type
+
+	case rsp.StatusCode == 200:
+		// Content-type (text/html) unsupported
+
+	}
+
+	switch {
+	case rsp.StatusCode == 303:
+		var headers PostEndSessionResponse303Headers
+		if values := rsp.Header.Values("Location"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Location = value
+		}
+		response.Headers303 = &headers
 	}
 
 	return response, nil

@@ -85,6 +85,9 @@ type clientsCreate struct {
 	ResourceServer bool     `help:"May introspect the tokens of every client."`
 	Keys           string   `type:"existingfile" help:"JWK set of the public keys by which it proves who it is, instead of a secret." placeholder:"FILE"`
 	IDTokenClaims  bool     `name:"id-token-claims" help:"Name and e-mail stand in its ID tokens too, by its scopes."`
+	LogoutRedirect []string `sep:"none" help:"Where people may go who have signed out there; repeat the flag for more." placeholder:"URI"`
+	LogoutURI      string   `name:"backchannel-logout" help:"Where it hears that a grant has ended (auth.backchannel_logout)." placeholder:"URI"`
+	DPoP           bool     `name:"dpop" help:"Its tokens are bound to a key, which it proves with each request."`
 }
 
 // Help shows how it is used.
@@ -110,7 +113,8 @@ func (c clientsCreate) Run(ctx context.Context, root *cli) error {
 	grants := longGrants(c.Grant)
 	got, err := admin.CreateOAuthClientWithResponse(ctx, api.OAuthClientRequest{Name: c.Name, Public: c.Public, RedirectUris: &c.Redirect,
 		GrantTypes: &grants, Scopes: &c.Scope, OwnerID: c.Owner, OrgID: c.Org, ResourceServer: c.ResourceServer, Jwks: keys,
-		IDTokenClaims: c.IDTokenClaims})
+		IDTokenClaims: c.IDTokenClaims, PostLogoutRedirectUris: &c.LogoutRedirect, BackchannelLogoutURI: c.LogoutURI,
+		DpopBoundAccessTokens: c.DPoP})
 	if err != nil {
 		return told(err)
 	}

@@ -19,6 +19,10 @@ type clientsEdit struct {
 	Redirect      []string `sep:"none" help:"Redirect URI in place of the present ones; repeat the flag for more." placeholder:"URI"`
 	Keys          string   `type:"existingfile" help:"JWK set in place of the present one." placeholder:"FILE"`
 	IDTokenClaims *bool    `name:"id-token-claims" negatable:"" help:"Name and e-mail stand in its ID tokens too, by its scopes."`
+
+	LogoutRedirect []string `sep:"none" help:"Where people may go who have signed out there, in place of the present URIs." placeholder:"URI"`
+	LogoutURI      *string  `name:"backchannel-logout" help:"Where it hears that a grant has ended; empty for nowhere." placeholder:"URI"`
+	DPoP           *bool    `name:"dpop" negatable:"" help:"Its tokens are bound to a key, which it proves with each request."`
 }
 
 // Help shows how it is used.
@@ -51,9 +55,10 @@ func (c clientsEdit) Run(ctx context.Context, root *cli) error {
 	if len(c.Scope) > 0 {
 		change.Scopes = c.Scope
 	}
-	if c.IDTokenClaims != nil {
-		change.IDTokenClaims = c.IDTokenClaims
+	if len(c.LogoutRedirect) > 0 {
+		change.PostLogoutRedirectUris = c.LogoutRedirect
 	}
+	change.IDTokenClaims, change.BackchannelLogoutURI, change.DpopBoundAccessTokens = c.IDTokenClaims, c.LogoutURI, c.DPoP
 	got, err := admin.EditOAuthClientWithResponse(ctx, c.ID, change)
 	if err != nil {
 		return told(err)

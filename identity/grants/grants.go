@@ -56,6 +56,19 @@ type Grant struct {
 	OrgID     uuid.UUID
 	AuthTime  time.Time // when the user proved who they are
 	Family    uuid.UUID // set by Rotate
+	// Key is the thumbprint of the key that its tokens are bound to (RFC 9449); empty: whoever has them
+	// may use them. A refresh token of Bound stays bound to it.
+	Key   string
+	Bound bool
+}
+
+// kept is the key that its refresh tokens are bound to. Those of a client that proves who it is need none
+// (RFC 9449 section 5).
+func (g Grant) kept() string {
+	if !g.Bound {
+		return ""
+	}
+	return g.Key
 }
 
 // Announcer tells every extauthz of revocations.
@@ -99,7 +112,7 @@ func (s *Store) BeginIn(ctx context.Context, tx identitydb.DBTX, g Grant) (uuid.
 	q := identitydb.New(tx)
 	if err := q.AddFamily(ctx, identitydb.AddFamilyParams{ID: family, UserID: g.UserID, ClientID: g.ClientID, Scope: g.Scope,
 		OrgID: optional(g.OrgID), AuthTime: g.AuthTime, ExpiresAt: ends,
-		Resources: strings.Fields(g.Resources)}); err != nil {
+		Resources: strings.Fields(g.Resources), Jkt: g.kept()}); err != nil {
 		return uuid.UUID{}, "", fmt.Errorf("begin token family: %w", err)
 	}
 	if err := q.AddRefreshToken(ctx, identitydb.AddRefreshTokenParams{Hash: hash(refresh), FamilyID: family,
@@ -242,7 +255,7 @@ func (s *Store) Purge(ctx context.Context) error {
 
 func grantOf(row identitydb.TokenFamily) Grant {
 	g := Grant{UserID: row.UserID, ClientID: row.ClientID, Scope: row.Scope, AuthTime: row.AuthTime, Family: row.ID,
-		Resources: strings.Join(row.Resources, " ")}
+		Resources: strings.Join(row.Resources, " "), Key: row.Jkt, Bound: row.Jkt != ""}
 	if row.OrgID != nil {
 		g.OrgID = *row.OrgID
 	}

@@ -21,14 +21,28 @@ import (
 // Claims are those of an access token (RFC 9068, 2.2, and our own).
 type Claims struct {
 	jwt.RegisteredClaims
-	ClientID   string   `json:"client_id"`
-	Scope      string   `json:"scope,omitzero"` // absent: whatever the roles allow
-	Roles      []string `json:"roles"`
-	Generation int64    `json:"ver"`           // the user's, when it was issued
-	Family     string   `json:"sid,omitzero"`  // the login or grant it came from
-	OrgID      string   `json:"org,omitzero"`  // organisation it acts for
-	Team       string   `json:"team,omitzero"` // within that organisation
-	AuthTime   int64    `json:"auth_time,omitzero"`
+	ClientID   string        `json:"client_id"`
+	Scope      string        `json:"scope,omitzero"` // absent: whatever the roles allow
+	Roles      []string      `json:"roles"`
+	Generation int64         `json:"ver"`           // the user's, when it was issued
+	Family     string        `json:"sid,omitzero"`  // the login or grant it came from
+	OrgID      string        `json:"org,omitzero"`  // organisation it acts for
+	Team       string        `json:"team,omitzero"` // within that organisation
+	AuthTime   int64         `json:"auth_time,omitzero"`
+	Bound      *Confirmation `json:"cnf,omitempty"`
+}
+
+// Confirmation names the key without which a token is no good (RFC 7800; RFC 9449 section 6.1).
+type Confirmation struct {
+	JKT string `json:"jkt"`
+}
+
+// Key is the thumbprint of the key that the token is bound to, empty without one.
+func (c Claims) Key() string {
+	if c.Bound == nil {
+		return ""
+	}
+	return c.Bound.JKT
 }
 
 // Signer signs tokens; *keyring.Ring does.
@@ -77,6 +91,9 @@ func (t *Tokens) Issue(ctx context.Context, g Grant, family uuid.UUID) (token st
 			IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(t.TTL))}}
 	if family != uuid.Nil {
 		claims.Family = family.String()
+	}
+	if g.Key != "" {
+		claims.Bound = &Confirmation{JKT: g.Key}
 	}
 	if !g.AuthTime.IsZero() {
 		claims.AuthTime = g.AuthTime.Unix()

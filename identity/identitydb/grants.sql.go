@@ -13,8 +13,8 @@ import (
 )
 
 const addFamily = `-- name: AddFamily :exec
-INSERT INTO token_families (id, user_id, client_id, scope, org_id, auth_time, expires_at, resources)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8::text[])
+INSERT INTO token_families (id, user_id, client_id, scope, org_id, auth_time, expires_at, resources, jkt)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8::text[], $9)
 `
 
 type AddFamilyParams struct {
@@ -26,6 +26,7 @@ type AddFamilyParams struct {
 	AuthTime  time.Time
 	ExpiresAt time.Time
 	Resources []string
+	Jkt       string
 }
 
 func (q *Queries) AddFamily(ctx context.Context, arg AddFamilyParams) error {
@@ -38,6 +39,7 @@ func (q *Queries) AddFamily(ctx context.Context, arg AddFamilyParams) error {
 		arg.AuthTime,
 		arg.ExpiresAt,
 		arg.Resources,
+		arg.Jkt,
 	)
 	return err
 }
@@ -308,7 +310,7 @@ func (q *Queries) Holder(ctx context.Context, id uuid.UUID) (HolderRow, error) {
 }
 
 const lockFamily = `-- name: LockFamily :one
-SELECT id, user_id, client_id, scope, org_id, auth_time, created_at, expires_at, revoked_at, reason, resources FROM token_families WHERE id = $1 FOR UPDATE
+SELECT id, user_id, client_id, scope, org_id, auth_time, created_at, expires_at, revoked_at, reason, resources, jkt FROM token_families WHERE id = $1 FOR UPDATE
 `
 
 // The row lock makes rotations of one family wait for each other.
@@ -327,6 +329,7 @@ func (q *Queries) LockFamily(ctx context.Context, id uuid.UUID) (TokenFamily, er
 		&i.RevokedAt,
 		&i.Reason,
 		&i.Resources,
+		&i.Jkt,
 	)
 	return i, err
 }

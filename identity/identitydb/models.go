@@ -54,24 +54,27 @@ type OauthAssertion struct {
 }
 
 type OauthClient struct {
-	ID             string
-	Name           string
-	SecretHash     []byte
-	RedirectUris   []string
-	GrantTypes     []string
-	Scopes         []string
-	OwnerID        uuid.UUID
-	OrgID          *uuid.UUID
-	ResourceServer bool
-	Family         uuid.UUID
-	CreatedAt      time.Time
-	UpdatedAt      time.Time
-	Origins        []string
-	Keys           string
-	IDTokenClaims  bool
-	Registered     string
-	UsedAt         *time.Time
-	FetchedAt      *time.Time
+	ID                 string
+	Name               string
+	SecretHash         []byte
+	RedirectUris       []string
+	GrantTypes         []string
+	Scopes             []string
+	OwnerID            uuid.UUID
+	OrgID              *uuid.UUID
+	ResourceServer     bool
+	Family             uuid.UUID
+	CreatedAt          time.Time
+	UpdatedAt          time.Time
+	Origins            []string
+	Keys               string
+	IDTokenClaims      bool
+	Registered         string
+	UsedAt             *time.Time
+	FetchedAt          *time.Time
+	LogoutRedirectUris []string
+	LogoutUri          string
+	Dpop               bool
 }
 
 type OauthCode struct {
@@ -87,6 +90,7 @@ type OauthCode struct {
 	UsedAt      *time.Time
 	Family      *uuid.UUID
 	Resources   []string
+	Jkt         string
 }
 
 type OauthDevice struct {
@@ -101,6 +105,17 @@ type OauthDevice struct {
 	PolledAt     *time.Time
 	ExpiresAt    time.Time
 	Resources    []string
+}
+
+type OauthLogout struct {
+	ID        uuid.UUID
+	ClientID  string
+	Uri       string
+	UserID    uuid.UUID
+	Family    uuid.UUID
+	Attempts  int32
+	NextAt    time.Time
+	CreatedAt time.Time
 }
 
 type Org struct {
@@ -178,6 +193,7 @@ type TokenFamily struct {
 	RevokedAt *time.Time
 	Reason    string
 	Resources []string
+	Jkt       string
 }
 
 type User struct {

@@ -13,7 +13,7 @@ import (
 )
 
 const oAuthClient = `-- name: OAuthClient :one
-SELECT id, name, secret_hash, redirect_uris, grant_types, scopes, owner_id, org_id, resource_server, family, created_at, updated_at, origins, keys, id_token_claims, registered, used_at, fetched_at FROM oauth_clients WHERE id = $1
+SELECT id, name, secret_hash, redirect_uris, grant_types, scopes, owner_id, org_id, resource_server, family, created_at, updated_at, origins, keys, id_token_claims, registered, used_at, fetched_at, logout_redirect_uris, logout_uri, dpop FROM oauth_clients WHERE id = $1
 `
 
 func (q *Queries) OAuthClient(ctx context.Context, id string) (OauthClient, error) {
@@ -38,6 +38,9 @@ func (q *Queries) OAuthClient(ctx context.Context, id string) (OauthClient, erro
 		&i.Registered,
 		&i.UsedAt,
 		&i.FetchedAt,
+		&i.LogoutRedirectUris,
+		&i.LogoutUri,
+		&i.Dpop,
 	)
 	return i, err
 }
@@ -63,7 +66,7 @@ func (q *Queries) OAuthClientUsed(ctx context.Context, id string) error {
 }
 
 const oAuthClients = `-- name: OAuthClients :many
-SELECT id, name, secret_hash, redirect_uris, grant_types, scopes, owner_id, org_id, resource_server, family, created_at, updated_at, origins, keys, id_token_claims, registered, used_at, fetched_at FROM oauth_clients WHERE id > $1 ORDER BY id LIMIT $2
+SELECT id, name, secret_hash, redirect_uris, grant_types, scopes, owner_id, org_id, resource_server, family, created_at, updated_at, origins, keys, id_token_claims, registered, used_at, fetched_at, logout_redirect_uris, logout_uri, dpop FROM oauth_clients WHERE id > $1 ORDER BY id LIMIT $2
 `
 
 type OAuthClientsParams struct {
@@ -99,6 +102,9 @@ func (q *Queries) OAuthClients(ctx context.Context, arg OAuthClientsParams) ([]O
 			&i.Registered,
 			&i.UsedAt,
 			&i.FetchedAt,
+			&i.LogoutRedirectUris,
+			&i.LogoutUri,
+			&i.Dpop,
 		); err != nil {
 			return nil, err
 		}
@@ -135,19 +141,23 @@ func (q *Queries) OAuthDeleteClient(ctx context.Context, id string) (int64, erro
 
 const oAuthEditClient = `-- name: OAuthEditClient :one
 UPDATE oauth_clients SET name = $1, redirect_uris = $2, origins = $3, grant_types = $4, scopes = $5,
-    keys = $6, id_token_claims = $7, updated_at = now()
-WHERE id = $8 RETURNING id, name, secret_hash, redirect_uris, grant_types, scopes, owner_id, org_id, resource_server, family, created_at, updated_at, origins, keys, id_token_claims, registered, used_at, fetched_at
+    keys = $6, id_token_claims = $7, logout_redirect_uris = $8, logout_uri = $9, dpop = $10,
+    updated_at = now()
+WHERE id = $11 RETURNING id, name, secret_hash, redirect_uris, grant_types, scopes, owner_id, org_id, resource_server, family, created_at, updated_at, origins, keys, id_token_claims, registered, used_at, fetched_at, logout_redirect_uris, logout_uri, dpop
 `
 
 type OAuthEditClientParams struct {
-	Name          string
-	RedirectUris  []string
-	Origins       []string
-	GrantTypes    []string
-	Scopes        []string
-	Keys          string
-	IDTokenClaims bool
-	ID            string
+	Name               string
+	RedirectUris       []string
+	Origins            []string
+	GrantTypes         []string
+	Scopes             []string
+	Keys               string
+	IDTokenClaims      bool
+	LogoutRedirectUris []string
+	LogoutUri          string
+	Dpop               bool
+	ID                 string
 }
 
 // What tokens were given for is left alone.
@@ -160,6 +170,9 @@ func (q *Queries) OAuthEditClient(ctx context.Context, arg OAuthEditClientParams
 		arg.Scopes,
 		arg.Keys,
 		arg.IDTokenClaims,
+		arg.LogoutRedirectUris,
+		arg.LogoutUri,
+		arg.Dpop,
 		arg.ID,
 	)
 	var i OauthClient
@@ -182,6 +195,9 @@ func (q *Queries) OAuthEditClient(ctx context.Context, arg OAuthEditClientParams
 		&i.Registered,
 		&i.UsedAt,
 		&i.FetchedAt,
+		&i.LogoutRedirectUris,
+		&i.LogoutUri,
+		&i.Dpop,
 	)
 	return i, err
 }
@@ -229,28 +245,31 @@ func (q *Queries) OAuthIdleClients(ctx context.Context, before *time.Time) ([]st
 
 const oAuthInsertClient = `-- name: OAuthInsertClient :exec
 INSERT INTO oauth_clients (id, name, secret_hash, redirect_uris, origins, grant_types, scopes, owner_id, org_id, resource_server, family, keys,
-    id_token_claims, registered, used_at, fetched_at)
+    id_token_claims, registered, used_at, fetched_at, logout_redirect_uris, logout_uri, dpop)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
-    $13, $14, $15, $16)
+    $13, $14, $15, $16, $17, $18, $19)
 `
 
 type OAuthInsertClientParams struct {
-	ID             string
-	Name           string
-	SecretHash     []byte
-	RedirectUris   []string
-	Origins        []string
-	GrantTypes     []string
-	Scopes         []string
-	OwnerID        uuid.UUID
-	OrgID          *uuid.UUID
-	ResourceServer bool
-	Family         uuid.UUID
-	Keys           string
-	IDTokenClaims  bool
-	Registered     string
-	UsedAt         *time.Time
-	FetchedAt      *time.Time
+	ID                 string
+	Name               string
+	SecretHash         []byte
+	RedirectUris       []string
+	Origins            []string
+	GrantTypes         []string
+	Scopes             []string
+	OwnerID            uuid.UUID
+	OrgID              *uuid.UUID
+	ResourceServer     bool
+	Family             uuid.UUID
+	Keys               string
+	IDTokenClaims      bool
+	Registered         string
+	UsedAt             *time.Time
+	FetchedAt          *time.Time
+	LogoutRedirectUris []string
+	LogoutUri          string
+	Dpop               bool
 }
 
 func (q *Queries) OAuthInsertClient(ctx context.Context, arg OAuthInsertClientParams) error {
@@ -271,6 +290,9 @@ func (q *Queries) OAuthInsertClient(ctx context.Context, arg OAuthInsertClientPa
 		arg.Registered,
 		arg.UsedAt,
 		arg.FetchedAt,
+		arg.LogoutRedirectUris,
+		arg.LogoutUri,
+		arg.Dpop,
 	)
 	return err
 }
@@ -307,7 +329,7 @@ func (q *Queries) OAuthKnownOrigin(ctx context.Context, origins []string) (bool,
 }
 
 const oAuthLockClient = `-- name: OAuthLockClient :one
-SELECT id, name, secret_hash, redirect_uris, grant_types, scopes, owner_id, org_id, resource_server, family, created_at, updated_at, origins, keys, id_token_claims, registered, used_at, fetched_at FROM oauth_clients WHERE id = $1 FOR UPDATE
+SELECT id, name, secret_hash, redirect_uris, grant_types, scopes, owner_id, org_id, resource_server, family, created_at, updated_at, origins, keys, id_token_claims, registered, used_at, fetched_at, logout_redirect_uris, logout_uri, dpop FROM oauth_clients WHERE id = $1 FOR UPDATE
 `
 
 func (q *Queries) OAuthLockClient(ctx context.Context, id string) (OauthClient, error) {
@@ -332,6 +354,9 @@ func (q *Queries) OAuthLockClient(ctx context.Context, id string) (OauthClient, 
 		&i.Registered,
 		&i.UsedAt,
 		&i.FetchedAt,
+		&i.LogoutRedirectUris,
+		&i.LogoutUri,
+		&i.Dpop,
 	)
 	return i, err
 }
@@ -354,7 +379,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'document', now(), now())
 ON CONFLICT (id) DO UPDATE SET name = excluded.name, redirect_uris = excluded.redirect_uris, origins = excluded.origins,
     grant_types = excluded.grant_types, scopes = excluded.scopes, fetched_at = now(), updated_at = now()
     WHERE oauth_clients.registered = 'document'
-RETURNING id, name, secret_hash, redirect_uris, grant_types, scopes, owner_id, org_id, resource_server, family, created_at, updated_at, origins, keys, id_token_claims, registered, used_at, fetched_at
+RETURNING id, name, secret_hash, redirect_uris, grant_types, scopes, owner_id, org_id, resource_server, family, created_at, updated_at, origins, keys, id_token_claims, registered, used_at, fetched_at, logout_redirect_uris, logout_uri, dpop
 `
 
 type OAuthPutDocumentParams struct {
@@ -400,6 +425,9 @@ func (q *Queries) OAuthPutDocument(ctx context.Context, arg OAuthPutDocumentPara
 		&i.Registered,
 		&i.UsedAt,
 		&i.FetchedAt,
+		&i.LogoutRedirectUris,
+		&i.LogoutUri,
+		&i.Dpop,
 	)
 	return i, err
 }
@@ -407,7 +435,7 @@ func (q *Queries) OAuthPutDocument(ctx context.Context, arg OAuthPutDocumentPara
 const oAuthSetSecret = `-- name: OAuthSetSecret :one
 UPDATE oauth_clients SET secret_hash = $1, family = $2, updated_at = now()
 WHERE id = $3 AND secret_hash IS NOT NULL
-RETURNING id, name, secret_hash, redirect_uris, grant_types, scopes, owner_id, org_id, resource_server, family, created_at, updated_at, origins, keys, id_token_claims, registered, used_at, fetched_at
+RETURNING id, name, secret_hash, redirect_uris, grant_types, scopes, owner_id, org_id, resource_server, family, created_at, updated_at, origins, keys, id_token_claims, registered, used_at, fetched_at, logout_redirect_uris, logout_uri, dpop
 `
 
 type OAuthSetSecretParams struct {
@@ -438,6 +466,9 @@ func (q *Queries) OAuthSetSecret(ctx context.Context, arg OAuthSetSecretParams) 
 		&i.Registered,
 		&i.UsedAt,
 		&i.FetchedAt,
+		&i.LogoutRedirectUris,
+		&i.LogoutUri,
+		&i.Dpop,
 	)
 	return i, err
 }

@@ -13,8 +13,8 @@ import (
 )
 
 const oAuthInsertCode = `-- name: OAuthInsertCode :exec
-INSERT INTO oauth_codes (code_hash, client_id, user_id, redirect_uri, challenge, scope, nonce, auth_time, expires_at, resources)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+INSERT INTO oauth_codes (code_hash, client_id, user_id, redirect_uri, challenge, scope, nonce, auth_time, expires_at, resources, jkt)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 `
 
 type OAuthInsertCodeParams struct {
@@ -28,6 +28,7 @@ type OAuthInsertCodeParams struct {
 	AuthTime    time.Time
 	ExpiresAt   time.Time
 	Resources   []string
+	Jkt         string
 }
 
 func (q *Queries) OAuthInsertCode(ctx context.Context, arg OAuthInsertCodeParams) error {
@@ -42,12 +43,13 @@ func (q *Queries) OAuthInsertCode(ctx context.Context, arg OAuthInsertCodeParams
 		arg.AuthTime,
 		arg.ExpiresAt,
 		arg.Resources,
+		arg.Jkt,
 	)
 	return err
 }
 
 const oAuthLockCode = `-- name: OAuthLockCode :one
-SELECT code_hash, client_id, user_id, redirect_uri, challenge, scope, nonce, auth_time, expires_at, used_at, family, resources FROM oauth_codes WHERE code_hash = $1 FOR UPDATE
+SELECT code_hash, client_id, user_id, redirect_uri, challenge, scope, nonce, auth_time, expires_at, used_at, family, resources, jkt FROM oauth_codes WHERE code_hash = $1 FOR UPDATE
 `
 
 func (q *Queries) OAuthLockCode(ctx context.Context, codeHash []byte) (OauthCode, error) {
@@ -66,6 +68,7 @@ func (q *Queries) OAuthLockCode(ctx context.Context, codeHash []byte) (OauthCode
 		&i.UsedAt,
 		&i.Family,
 		&i.Resources,
+		&i.Jkt,
 	)
 	return i, err
 }

@@ -59,7 +59,7 @@ func (q *Queries) OAuthPerson(ctx context.Context, id uuid.UUID) (OAuthPersonRow
 }
 
 const oAuthRefreshToken = `-- name: OAuthRefreshToken :one
-SELECT f.id, f.user_id, f.client_id, f.scope, f.org_id, f.auth_time, f.created_at, f.expires_at, f.revoked_at, f.reason, f.resources, t.used_at, t.created_at AS issued_at, t.expires_at AS ends_at
+SELECT f.id, f.user_id, f.client_id, f.scope, f.org_id, f.auth_time, f.created_at, f.expires_at, f.revoked_at, f.reason, f.resources, f.jkt, t.used_at, t.created_at AS issued_at, t.expires_at AS ends_at
 FROM refresh_tokens t JOIN token_families f ON f.id = t.family_id WHERE t.hash = $1
 `
 
@@ -75,6 +75,7 @@ type OAuthRefreshTokenRow struct {
 	RevokedAt *time.Time
 	Reason    string
 	Resources []string
+	Jkt       string
 	UsedAt    *time.Time
 	IssuedAt  time.Time
 	EndsAt    time.Time
@@ -95,6 +96,7 @@ func (q *Queries) OAuthRefreshToken(ctx context.Context, hash []byte) (OAuthRefr
 		&i.RevokedAt,
 		&i.Reason,
 		&i.Resources,
+		&i.Jkt,
 		&i.UsedAt,
 		&i.IssuedAt,
 		&i.EndsAt,

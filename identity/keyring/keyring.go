@@ -38,6 +38,7 @@ const (
 const (
 	TypeAccess = "at+jwt" // RFC 9068, 2.1
 	TypeID     = "JWT"
+	TypeLogout = "logout+jwt" // OpenID Connect Back-Channel Logout 1.0, 2.4
 )
 
 var (
@@ -355,7 +356,7 @@ func (r *Ring) JWKS() ([]byte, error) {
 	return nil, ErrNoKey
 }
 
-// Sign makes a JWT with RS256. typ is TypeAccess or TypeID.
+// Sign makes a JWT with RS256. typ is TypeAccess, TypeID or TypeLogout.
 func (r *Ring) Sign(typ string, claims jwt.Claims) (string, error) {
 	s := r.state.Load()
 	if s == nil {

@@ -34,6 +34,7 @@ type request struct {
 	State     string   `json:"state,omitzero"`
 	Nonce     string   `json:"nonce,omitzero"`
 	Challenge string   `json:"challenge"`
+	Key       string   `json:"jkt,omitzero"` // that the code is bound to
 	Subject   string   `json:"sub,omitzero"` // the one user who may answer, by id_token_hint
 }
 
@@ -94,7 +95,7 @@ func (p *Provider) requestOf(c identitydb.OauthClient, form params) (request, er
 		return request{}, errRedirect
 	}
 	return request{ClientID: c.ID, Redirect: redirect, Left: left, State: form["state"], Nonce: form["nonce"],
-		Challenge: form["code_challenge"]}, nil
+		Challenge: form["code_challenge"], Key: form["dpop_jkt"]}, nil
 }
 
 // fill checks what comes after client and redirect URI.
@@ -156,6 +157,8 @@ func checkRequest(c identitydb.OauthClient, form params) ([]string, error) {
 		return nil, refuse(codeInvalidRequest, "code_challenge must be 43 characters of base64url")
 	case len(form["state"]) > maxState || !visible(form["state"]):
 		return nil, refuse(codeInvalidRequest, "state must be at most %d printable ASCII characters", maxState)
+	case form["dpop_jkt"] != "" && (len(form["dpop_jkt"]) != 43 || !unreserved(form["dpop_jkt"])):
+		return nil, refuse(codeInvalidRequest, "dpop_jkt must be 43 characters of base64url (RFC 9449)")
 	case len(form["nonce"]) > maxNonce || !visible(form["nonce"]):
 		return nil, refuse(codeInvalidRequest, "nonce must be at most %d printable ASCII characters", maxNonce)
 	case slices.Contains(prompts, "none") && len(prompts) > 1:
@@ -287,7 +290,7 @@ func (p *Provider) grantCode(ctx context.Context, req request, c identitydb.Oaut
 	err = pgx.BeginFunc(ctx, p.cfg.Pool, func(tx pgx.Tx) error {
 		err := identitydb.New(tx).OAuthInsertCode(ctx, identitydb.OAuthInsertCodeParams{CodeHash: hashed(code), ClientID: c.ID, UserID: who.ID,
 			RedirectUri: redirect, Challenge: req.Challenge, Scope: strings.Join(scopes, " "), Nonce: req.Nonce, AuthTime: now,
-			ExpiresAt: now.Add(codeLife), Resources: strings.Fields(req.Resources)})
+			ExpiresAt: now.Add(codeLife), Resources: strings.Fields(req.Resources), Jkt: req.Key})
 		if err != nil {
 			return fmt.Errorf("store code: %w", err)
 		}

@@ -32,6 +32,9 @@ type clientView struct {
 	ResourceServer bool       `json:"resourceServer"`
 	AuthMethod     string     `json:"authMethod"` // by what it proves who it is: secret, keys or none
 	IDTokenClaims  bool       `json:"idTokenClaims"`
+	LogoutRedirect []string   `json:"postLogoutRedirectUris"`
+	LogoutURI      string     `json:"backchannelLogoutUri,omitzero"`
+	DPoP           bool       `json:"dpopBoundAccessTokens"`
 	Registered     string     `json:"registered"` // who made it: admin, open or document
 	CreatedAt      time.Time  `json:"createdAt"`
 	UpdatedAt      time.Time  `json:"updatedAt"`
@@ -46,7 +49,8 @@ func viewOf(c identitydb.OauthClient, secret string) clientView {
 		method = "none"
 	}
 	return clientView{AuthMethod: method, IDTokenClaims: c.IDTokenClaims, Registered: c.Registered, ID: c.ID, Secret: secret, Name: c.Name,
-		Public: public(c), RedirectURIs: c.RedirectUris, GrantTypes: c.GrantTypes,
+		Public: public(c), RedirectURIs: c.RedirectUris, GrantTypes: c.GrantTypes, LogoutRedirect: c.LogoutRedirectUris,
+		LogoutURI: c.LogoutUri, DPoP: c.Dpop,
 		Scopes:  c.Scopes,
 		OwnerID: c.OwnerID, OrgID: c.OrgID, ResourceServer: c.ResourceServer, CreatedAt: c.CreatedAt.UTC(), UpdatedAt: c.UpdatedAt.UTC()}
 }
@@ -84,7 +88,7 @@ func (p *Provider) createClient(w http.ResponseWriter, r *http.Request, admin pr
 	if err := httpapi.ReadJSON(w, r, &n); err != nil {
 		return err
 	}
-	n.schemes = p.cfg.Schemes
+	n.schemes, n.told = p.cfg.Schemes, p.cfg.TellClients
 	if err := n.check(); err != nil {
 		return err
 	}

@@ -71,7 +71,7 @@ func (p *Provider) deviceAuthorization(w http.ResponseWriter, r *http.Request) e
 }
 
 // byDevice is what a device polls for (RFC 8628 sections 3.4 and 3.5).
-func (p *Provider) byDevice(ctx context.Context, c identitydb.OauthClient, form params) (answer, error) {
+func (p *Provider) byDevice(ctx context.Context, c identitydb.OauthClient, form params, key string) (answer, error) {
 	code := form["device_code"]
 	if code == "" {
 		return answer{}, refuse(codeInvalidRequest, "device_code is required")
@@ -97,6 +97,7 @@ func (p *Provider) byDevice(ctx context.Context, c identitydb.OauthClient, form 
 			return p.polled(ctx, q, row, refused, now)
 		}
 		grant = p.deviceGrant(c, row)
+		grant.Key, grant.Bound = key, public(c)
 		if resources, refused = p.fewerResources(form[paramResource], grant.Resources); refused != nil {
 			return nil
 		}

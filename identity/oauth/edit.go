@@ -24,6 +24,9 @@ type change struct {
 	Scopes        *[]string       `json:"scopes"`
 	JWKS          json.RawMessage `json:"jwks"` // new keys of a client that has keys
 	IDTokenClaims *bool           `json:"idTokenClaims"`
+	Logout        *[]string       `json:"postLogoutRedirectUris"`
+	LogoutURI     *string         `json:"backchannelLogoutUri"`
+	DPoP          *bool           `json:"dpopBoundAccessTokens"`
 }
 
 // editClient is PATCH /api/v1/admin/clients/{id}. Tokens go on; one that is refreshed has no scope that
@@ -57,13 +60,13 @@ func (p *Provider) edit(ctx context.Context, id string, to change) (c identitydb
 			return badField("jwks", "the client does not prove itself by keys")
 		}
 		n := to.applied(old)
-		n.schemes = p.cfg.Schemes
+		n.schemes, n.told = p.cfg.Schemes, p.cfg.TellClients
 		if err := n.check(); err != nil {
 			return err
 		}
 		c, err = q.OAuthEditClient(ctx, identitydb.OAuthEditClientParams{ID: id, Name: n.Name, RedirectUris: notNil(n.RedirectURIs),
 			Origins: originsOf(n.RedirectURIs), GrantTypes: notNil(n.GrantTypes), Scopes: notNil(n.Scopes), Keys: n.keys(),
-			IDTokenClaims: n.IDTokenClaims})
+			IDTokenClaims: n.IDTokenClaims, LogoutRedirectUris: notNil(n.LogoutRedirectURIs), LogoutUri: n.LogoutURI, Dpop: n.DPoP})
 		if err != nil {
 			return fmt.Errorf("change client: %w", err)
 		}
@@ -76,12 +79,16 @@ func (p *Provider) edit(ctx context.Context, id string, to change) (c identitydb
 // applied is the client as it would be registered with the change.
 func (to change) applied(old identitydb.OauthClient) registration {
 	n := registration{Name: old.Name, Public: public(old), RedirectURIs: old.RedirectUris, GrantTypes: old.GrantTypes, Scopes: old.Scopes,
-		ResourceServer: old.ResourceServer, JWKS: json.RawMessage(old.Keys), IDTokenClaims: old.IDTokenClaims}
+		ResourceServer: old.ResourceServer, JWKS: json.RawMessage(old.Keys), IDTokenClaims: old.IDTokenClaims,
+		LogoutRedirectURIs: old.LogoutRedirectUris, LogoutURI: old.LogoutUri, DPoP: old.Dpop}
 	set(&n.Name, to.Name)
 	set(&n.RedirectURIs, to.RedirectURIs)
 	set(&n.GrantTypes, to.GrantTypes)
 	set(&n.Scopes, to.Scopes)
 	set(&n.IDTokenClaims, to.IDTokenClaims)
+	set(&n.LogoutRedirectURIs, to.Logout)
+	set(&n.LogoutURI, to.LogoutURI)
+	set(&n.DPoP, to.DPoP)
 	if len(to.JWKS) > 0 && string(to.JWKS) != "null" {
 		n.JWKS = to.JWKS
 	}

@@ -37,6 +37,7 @@ const (
 	codeExpiredToken        = "expired_token"
 	codeInvalidToken        = "invalid_token"
 	codeInsufficientScope   = "insufficient_scope"
+	codeInvalidProof        = "invalid_dpop_proof" // RFC 9449, 5
 )
 
 // protocolError is a refusal as OAuth2 words it. The description is for developers

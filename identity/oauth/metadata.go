@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/dpop"
 )
 
 // metadata is RFC 8414 and OpenID Connect Discovery in one document, as the two agree
@@ -23,6 +24,10 @@ func (p *Provider) metadata(w http.ResponseWriter, _ *http.Request) error {
 		"introspection_endpoint":                        at("/oauth2/introspect"),
 		"revocation_endpoint":                           at("/oauth2/revoke"),
 		"userinfo_endpoint":                             at("/oauth2/userinfo"),
+		"end_session_endpoint":                          at(logoutPath),
+		"backchannel_logout_supported":                  p.cfg.TellClients,
+		"backchannel_logout_session_supported":          p.cfg.TellClients,
+		"dpop_signing_alg_values_supported":             dpop.Methods(),
 		"pushed_authorization_request_endpoint":         at(pushPath),
 		"require_pushed_authorization_requests":         false,
 		"jwks_uri":                                      at("/oauth2/jwks"),
@@ -36,7 +41,7 @@ func (p *Provider) metadata(w http.ResponseWriter, _ *http.Request) error {
 		"revocation_endpoint_auth_methods_supported":    append([]string{"none"}, secret...),
 		"subject_types_supported":                       []string{"public"},
 		"id_token_signing_alg_values_supported":         []string{"RS256"},
-		"claims_supported": []string{"iss", "sub", "aud", "exp", "iat", "auth_time", "nonce", "at_hash", "name",
+		"claims_supported": []string{"iss", "sub", "aud", "exp", "iat", "auth_time", "nonce", "at_hash", "sid", "name",
 			"preferred_username", "email", "email_verified"},
 		"token_endpoint_auth_signing_alg_values_supported":         assertionMethods(),
 		"introspection_endpoint_auth_signing_alg_values_supported": assertionMethods(),

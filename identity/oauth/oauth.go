@@ -6,8 +6,8 @@
 // It speaks RFC 6749 (client_credentials, authorization_code, refresh_token), RFC 7636
 // (PKCE, S256 only, for every client), RFC 7009 (revocation), RFC 7662
 // (introspection), RFC 8414 (metadata), RFC 8628 (devices), RFC 9068 (access tokens),
-// RFC 9207 (iss in the answer) as RFC 9700 wants them, and OpenID Connect Core and
-// Discovery. It keeps no session: each page asks for the password, and sets no cookie.
+// RFC 9207 (iss in the answer), RFC 9449 (DPoP) as RFC 9700 wants them, and OpenID Connect Core,
+// Discovery, RP-Initiated and Back-Channel Logout. It keeps no session: each page asks for the password, and sets no cookie.
 package oauth
 
 import (
@@ -25,6 +25,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/leaky-tokens/leaky-tokens/identity/grants"
 	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
@@ -55,6 +56,7 @@ type Config struct {
 	Schemes      []string      // without a dot that redirect URIs may have
 	Documents    *http.Client  // fetches clients' documents; nil: one that reaches public addresses alone
 	Resources    []string      // resource servers beside the gateway that tokens may be for
+	TellClients  bool          // whether clients with an address for it hear that a grant has ended
 	Interval     time.Duration // between two polls of a device, whole seconds; default 5s (RFC 8628 section 3.2)
 	FormKey      []byte        // 32 bytes: seals what pages remember; the same for all replicas
 	SignIn       SignIn
@@ -134,12 +136,24 @@ func (p *Provider) Routes(handle func(pattern string, h http.Handler)) {
 	handle("POST /oauth2/introspect", p.endpoint(p.introspect))
 	handle("GET /oauth2/authorize", p.page(p.showAuthorize))
 	handle("POST /oauth2/authorize", p.page(p.decideAuthorize))
+	handle("GET "+logoutPath, p.page(p.endSession))
+	handle("POST "+logoutPath, p.page(p.endSession))
 	handle("GET /oauth2/device", p.page(p.showDevice))
 	handle("POST /oauth2/device", p.page(p.decideDevice))
 }
 
-// Run removes what has expired, now and then, until ctx ends. Several replicas may.
+// Run removes what has expired, now and then, and tells clients of grants that have ended, until ctx
+// ends. Several replicas may.
 func (p *Provider) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return p.purgeEach(ctx) })
+	if p.cfg.TellClients {
+		group.Go(func() error { return p.tellClients(ctx) })
+	}
+	return group.Wait()
+}
+
+func (p *Provider) purgeEach(ctx context.Context) error {
 	every := time.NewTicker(10 * time.Minute)
 	defer every.Stop()
 	for {
@@ -181,6 +195,9 @@ func (p *Provider) Purge(ctx context.Context, now time.Time) error {
 	}
 	if _, err := p.db.OAuthPurgeAssertions(ctx, now); err != nil {
 		return fmt.Errorf("remove assertions: %w", err)
+	}
+	if _, err := p.db.OAuthPurgeLogouts(ctx, now.Add(-logoutKept)); err != nil {
+		return fmt.Errorf("remove logouts: %w", err)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package oauth
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -40,8 +41,13 @@ type registration struct {
 	// JWKS are the public keys by which it proves who it is (private_key_jwt); it has no secret then.
 	JWKS          json.RawMessage `json:"jwks,omitempty"`
 	IDTokenClaims bool            `json:"idTokenClaims"` // name and e-mail stand in its ID tokens too, by its scopes
+	// Where people may go who have signed out there, and where it hears that a grant of theirs has ended.
+	LogoutRedirectURIs []string `json:"postLogoutRedirectUris"`
+	LogoutURI          string   `json:"backchannelLogoutUri"`
+	DPoP               bool     `json:"dpopBoundAccessTokens"` // its tokens are bound to a key (RFC 9449)
 
 	schemes []string // without a dot that redirect URIs may have
+	told    bool     // whether clients are told of grants that end
 }
 
 // keys is the key set as it is kept, empty without one.
@@ -69,6 +75,7 @@ func (n *registration) check() error {
 		fail("resourceServer", "needs a client with a secret or keys")
 	}
 	n.checkKeys(fail)
+	n.checkLogout(fail)
 	if len(bad) == 0 {
 		return nil
 	}
@@ -136,6 +143,26 @@ func (n *registration) checkRedirects(fail func(string, string, ...any)) {
 	}
 }
 
+func (n *registration) checkLogout(fail func(string, string, ...any)) {
+	if len(n.LogoutRedirectURIs) > maxRedirects || repeated(n.LogoutRedirectURIs) {
+		fail("postLogoutRedirectUris", "must be at most %d URIs, each once", maxRedirects)
+	}
+	for i, uri := range n.LogoutRedirectURIs[:min(len(n.LogoutRedirectURIs), maxRedirects)] {
+		if why := checkRedirect(uri, n.schemes...); why != "" {
+			fail("postLogoutRedirectUris["+strconv.Itoa(i)+"]", "%s", why)
+		}
+	}
+	if n.LogoutURI == "" {
+		return
+	}
+	if !n.told {
+		fail("backchannelLogoutUri", "needs auth.backchannel_logout: true")
+	}
+	if why := checkRedirect(n.LogoutURI); why != "" || !strings.HasPrefix(n.LogoutURI, "http") {
+		fail("backchannelLogoutUri", "%s", cmp.Or(why, "must be http or https"))
+	}
+}
+
 func repeated(list []string) bool {
 	sorted := slices.Sorted(slices.Values(list))
 	return len(slices.Compact(sorted)) != len(list)
@@ -152,7 +179,8 @@ const (
 func (p *Provider) register(ctx context.Context, n registration, admin uuid.UUID) (identitydb.OauthClient, string, error) {
 	c := identitydb.OauthClient{ID: "app-" + strings.ToLower(rand.Text()[:20]), Name: n.Name, RedirectUris: notNil(n.RedirectURIs),
 		GrantTypes: notNil(n.GrantTypes), Scopes: notNil(n.Scopes), ResourceServer: n.ResourceServer, Family: uuid.New(),
-		Keys: n.keys(), IDTokenClaims: n.IDTokenClaims, Registered: byAdmin}
+		Keys: n.keys(), IDTokenClaims: n.IDTokenClaims, Registered: byAdmin, LogoutRedirectUris: notNil(n.LogoutRedirectURIs),
+		LogoutUri: n.LogoutURI, Dpop: n.DPoP}
 	secret := ""
 	if !n.Public && c.Keys == "" {
 		secret = token()
@@ -241,7 +269,8 @@ func insertClient(ctx context.Context, tx pgx.Tx, c identitydb.OauthClient) erro
 	err := identitydb.New(tx).OAuthInsertClient(ctx, identitydb.OAuthInsertClientParams{ID: c.ID, Name: c.Name, SecretHash: c.SecretHash,
 		RedirectUris: c.RedirectUris, Origins: originsOf(c.RedirectUris),
 		GrantTypes: c.GrantTypes, Scopes: c.Scopes, OwnerID: c.OwnerID, OrgID: c.OrgID, ResourceServer: c.ResourceServer, Family: c.Family,
-		Keys: c.Keys, IDTokenClaims: c.IDTokenClaims, Registered: c.Registered, UsedAt: c.UsedAt, FetchedAt: c.FetchedAt})
+		Keys: c.Keys, IDTokenClaims: c.IDTokenClaims, Registered: c.Registered, UsedAt: c.UsedAt, FetchedAt: c.FetchedAt,
+		LogoutRedirectUris: notNil(c.LogoutRedirectUris), LogoutUri: c.LogoutUri, Dpop: c.Dpop})
 	if err != nil {
 		return fmt.Errorf("add client: %w", err)
 	}

@@ -48,7 +48,11 @@ func (p *Provider) token(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	give, known := map[string]func(context.Context, identitydb.OauthClient, params) (answer, error){
+	key, err := p.proven(r.WithContext(ctx), c, "/oauth2/token")
+	if err != nil {
+		return err
+	}
+	give, known := map[string]func(context.Context, identitydb.OauthClient, params, string) (answer, error){
 		grantCode: p.byCode, grantClient: p.byClient, grantRefresh: p.byRefresh, grantDevice: p.byDevice,
 	}[grant]
 	switch {
@@ -57,7 +61,7 @@ func (p *Provider) token(w http.ResponseWriter, r *http.Request) error {
 	case !allows(c, grant):
 		return refuse(codeUnauthorizedClient, "the client is not registered for this grant type")
 	}
-	a, err := give(ctx, c, form)
+	a, err := give(ctx, c, form, key)
 	if err != nil {
 		return err
 	}
@@ -89,13 +93,13 @@ func (p *Provider) issueBy(ctx context.Context, tokens *grants.Tokens, g grants.
 	if err != nil {
 		return answer{}, err
 	}
-	return answer{AccessToken: access, TokenType: "Bearer", ExpiresIn: life, Scope: g.Scope}, nil
+	return answer{AccessToken: access, TokenType: tokenType(g.Key), ExpiresIn: life, Scope: g.Scope}, nil
 }
 
 // byClient is the client credentials grant (RFC 6749 section 4.4): the client acts for
 // its owner, mostly a service account of its own. There is no refresh token (4.4.3) and
 // no row: all such tokens of a client share its family, and end with it.
-func (p *Provider) byClient(ctx context.Context, c identitydb.OauthClient, form params) (answer, error) {
+func (p *Provider) byClient(ctx context.Context, c identitydb.OauthClient, form params, key string) (answer, error) {
 	if public(c) {
 		return answer{}, refuse(codeUnauthorizedClient, "a public client has no credentials of its own")
 	}
@@ -115,6 +119,7 @@ func (p *Provider) byClient(ctx context.Context, c identitydb.OauthClient, form 
 		return answer{}, err
 	}
 	g := p.grantOf(c, c.OwnerID, strings.Join(scopes, " "), time.Time{})
+	g.Key = key
 	if g.Resources, err = p.knownResources(form[paramResource]); err != nil {
 		return answer{}, err
 	}
@@ -140,7 +145,7 @@ func (p *Provider) grantOf(c identitydb.OauthClient, user uuid.UUID, scope strin
 }
 
 // byCode redeems an authorization code (RFC 6749 section 4.1.3, RFC 7636 section 4.5).
-func (p *Provider) byCode(ctx context.Context, c identitydb.OauthClient, form params) (answer, error) {
+func (p *Provider) byCode(ctx context.Context, c identitydb.OauthClient, form params, key string) (answer, error) {
 	code, verifier, redirect := form["code"], form["code_verifier"], form["redirect_uri"]
 	switch {
 	case code == "":
@@ -171,12 +176,13 @@ func (p *Provider) byCode(ctx context.Context, c identitydb.OauthClient, form pa
 			refused = refuse(codeInvalidRequest, "redirect_uri is required, as in the authorization request")
 			return nil
 		case row.ClientID != c.ID || !sameRedirect(c, row.RedirectUri, redirect) || !verifies(row.Challenge, verifier) ||
-			!time.Now().Before(row.ExpiresAt):
+			!time.Now().Before(row.ExpiresAt) || row.Jkt != "" && row.Jkt != key:
 			// Whoever presents it, it has leaked or is late: nobody gets anything for it.
 			refused = badGrant("the code")
 			return q.OAuthUseCode(ctx, identitydb.OAuthUseCodeParams{CodeHash: row.CodeHash})
 		}
 		grant = p.codeGrant(c, row)
+		grant.Key, grant.Bound = key, public(c)
 		if resources, refused = p.fewerResources(form[paramResource], grant.Resources); refused != nil {
 			return nil
 		}
@@ -225,7 +231,7 @@ func (p *Provider) complete(ctx context.Context, c identitydb.OauthClient, g gra
 	if hasScope(g.Scope, scopeOffline) && allows(c, grantRefresh) {
 		a.RefreshToken = refresh
 	}
-	if hasScope(g.Scope, scopeOpenID) {
+	if g.Family = family; hasScope(g.Scope, scopeOpenID) {
 		a.IDToken, err = p.idToken(ctx, c, g, a.AccessToken, nonce)
 	}
 	return a, err
@@ -233,7 +239,7 @@ func (p *Provider) complete(ctx context.Context, c identitydb.OauthClient, g gra
 
 // byRefresh rotates a refresh token (RFC 6749 section 6, RFC 9700 section 4.14). The
 // next one keeps the whole scope, also when this access token has less.
-func (p *Provider) byRefresh(ctx context.Context, c identitydb.OauthClient, form params) (answer, error) {
+func (p *Provider) byRefresh(ctx context.Context, c identitydb.OauthClient, form params, key string) (answer, error) {
 	given := form["refresh_token"]
 	if given == "" {
 		return answer{}, refuse(codeInvalidRequest, "refresh_token is required")
@@ -256,6 +262,10 @@ func (p *Provider) byRefresh(ctx context.Context, c identitydb.OauthClient, form
 		if g.Resources, err = p.fewerResources(form[paramResource], g.Resources); err != nil {
 			return nil, err
 		}
+		if g.Key != "" && g.Key != key {
+			return nil, badGrant("the refresh token") // it is bound to another key, or to one that is not proved
+		}
+		g.Key = key
 		return p.refreshed(ctx, tx, c, g, next, form["scope"])
 	})
 	if errors.Is(err, grants.ErrUnknown) || errors.Is(err, grants.ErrReused) || errors.Is(err, grants.ErrExpired) ||
@@ -304,6 +314,7 @@ func (p *Provider) refreshed(ctx context.Context, tx pgx.Tx, c identitydb.OauthC
 type idClaims struct {
 	jwt.RegisteredClaims
 	Nonce    string `json:"nonce,omitzero"`
+	Session  string `json:"sid"` // the grant, by which a client signs out of it
 	AuthTime int64  `json:"auth_time"`
 	AtHash   string `json:"at_hash"`
 	// Only for clients that are to have them here and not at userinfo alone, by the scopes profile and email.
@@ -317,7 +328,7 @@ type idClaims struct {
 // is not at+jwt, so that nobody takes it for an access token.
 func (p *Provider) idToken(ctx context.Context, c identitydb.OauthClient, g grants.Grant, access, nonce string) (string, error) {
 	sum, now := sha256.Sum256([]byte(access)), time.Now()
-	claims := idClaims{Nonce: nonce, AuthTime: g.AuthTime.Unix(),
+	claims := idClaims{Nonce: nonce, Session: g.Family.String(), AuthTime: g.AuthTime.Unix(),
 		AtHash: base64.RawURLEncoding.EncodeToString(sum[:len(sum)/2]), // OpenID Connect Core section 3.1.3.6
 		RegisteredClaims: jwt.RegisteredClaims{Issuer: p.cfg.Issuer, Subject: g.UserID.String(), Audience: jwt.ClaimStrings{c.ID},
 			IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(p.cfg.Tokens.TTL))}}

@@ -17,6 +17,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
 	"github.com/leaky-tokens/leaky-tokens/identity/keyring"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/dpop"
 )
 
 // errDead says that a token is not good (any longer), whatever the reason.
@@ -70,20 +71,21 @@ func (p *Provider) live(ctx context.Context, access string) (grants.Claims, iden
 
 // description is what introspection tells of a token (RFC 7662 section 2.2).
 type description struct {
-	Active    bool     `json:"active"`
-	Scope     string   `json:"scope,omitzero"`
-	ClientID  string   `json:"client_id,omitzero"`
-	Username  string   `json:"username,omitzero"`
-	TokenType string   `json:"token_type,omitzero"`
-	Expires   int64    `json:"exp,omitzero"`
-	Issued    int64    `json:"iat,omitzero"`
-	NotBefore int64    `json:"nbf,omitzero"`
-	Subject   string   `json:"sub,omitzero"`
-	Audience  []string `json:"aud,omitzero"`
-	Issuer    string   `json:"iss,omitzero"`
-	ID        string   `json:"jti,omitzero"`
-	OrgID     string   `json:"org,omitzero"`
-	Roles     []string `json:"roles,omitzero"`
+	Active    bool                 `json:"active"`
+	Scope     string               `json:"scope,omitzero"`
+	ClientID  string               `json:"client_id,omitzero"`
+	Username  string               `json:"username,omitzero"`
+	TokenType string               `json:"token_type,omitzero"`
+	Expires   int64                `json:"exp,omitzero"`
+	Issued    int64                `json:"iat,omitzero"`
+	NotBefore int64                `json:"nbf,omitzero"`
+	Subject   string               `json:"sub,omitzero"`
+	Audience  []string             `json:"aud,omitzero"`
+	Issuer    string               `json:"iss,omitzero"`
+	ID        string               `json:"jti,omitzero"`
+	OrgID     string               `json:"org,omitzero"`
+	Roles     []string             `json:"roles,omitzero"`
+	Bound     *grants.Confirmation `json:"cnf,omitempty"`
 }
 
 // introspect is POST /oauth2/introspect (RFC 7662) for confidential clients. A client
@@ -138,7 +140,7 @@ func (p *Provider) describe(ctx context.Context, text string) (description, erro
 	if err != nil {
 		return description{}, err
 	}
-	return description{Active: true, Scope: claims.Scope, ClientID: claims.ClientID, Username: who.Username, TokenType: "Bearer",
+	return description{Active: true, Scope: claims.Scope, ClientID: claims.ClientID, Username: who.Username, TokenType: tokenType(claims.Key()), Bound: claims.Bound,
 		Expires: unix(claims.ExpiresAt), Issued: unix(claims.IssuedAt), NotBefore: unix(claims.NotBefore), Subject: claims.Subject,
 		Audience: claims.Audience, Issuer: claims.Issuer, ID: claims.ID, OrgID: claims.OrgID, Roles: claims.Roles}, nil
 }
@@ -216,7 +218,7 @@ func (p *Provider) revokeAccess(ctx context.Context, c identitydb.OauthClient, t
 // userinfo is GET and POST /oauth2/userinfo (OpenID Connect Core section 5.3): who the
 // access token speaks of, by its scopes. Its errors are those of RFC 6750.
 func (p *Provider) userinfo(w http.ResponseWriter, r *http.Request) error {
-	text, err := p.bearer(r)
+	text, bound, err := p.bearer(r)
 	if err != nil {
 		return err
 	}
@@ -225,6 +227,9 @@ func (p *Provider) userinfo(w http.ResponseWriter, r *http.Request) error {
 	claims, who, err := p.live(ctx, text)
 	if err == nil && !p.forUs(claims.Audience) {
 		err = errDead // a resource server that was shown it must not act with it here
+	}
+	if err == nil && (bound || claims.Key() != "") {
+		err = p.holds(r.WithContext(ctx), claims, text, bound)
 	}
 	if errors.Is(err, errDead) {
 		return &protocolError{status: http.StatusUnauthorized, code: codeInvalidToken, description: "the access token is not valid",
@@ -249,21 +254,22 @@ func (p *Provider) userinfo(w http.ResponseWriter, r *http.Request) error {
 }
 
 // bearer is the token of the Authorization header, the one way that RFC 9700 leaves.
-func (p *Provider) bearer(r *http.Request) (string, error) {
+// With the scheme DPoP it is bound to a key (RFC 9449 section 7.1).
+func (p *Provider) bearer(r *http.Request) (token string, bound bool, err error) {
 	none := &protocolError{status: http.StatusUnauthorized, code: codeInvalidToken, description: "an access token is required",
 		challenge: `Bearer realm="leaky-tokens", ` + p.resourceMetadata()}
 	headers := r.Header.Values("Authorization")
 	if len(headers) > 1 {
-		return "", refuse(codeInvalidRequest, "more than one Authorization header")
+		return "", false, refuse(codeInvalidRequest, "more than one Authorization header")
 	}
 	if len(headers) == 0 {
-		return "", none
+		return "", false, none
 	}
 	scheme, text, ok := strings.Cut(headers[0], " ")
-	if !ok || !strings.EqualFold(scheme, "Bearer") {
-		return "", none
+	if bound = strings.EqualFold(scheme, dpop.Scheme); !ok || !bound && !strings.EqualFold(scheme, "Bearer") {
+		return "", false, none
 	}
-	return strings.TrimSpace(text), nil
+	return strings.TrimSpace(text), bound, nil
 }
 
 // resourceMetadata is the parameter of a challenge by which a client finds the way to a token (RFC 9728

@@ -1,6 +1,6 @@
 -- name: AddFamily :exec
-INSERT INTO token_families (id, user_id, client_id, scope, org_id, auth_time, expires_at, resources)
-VALUES ($1, $2, $3, $4, $5, $6, $7, sqlc.arg(resources)::text[]);
+INSERT INTO token_families (id, user_id, client_id, scope, org_id, auth_time, expires_at, resources, jkt)
+VALUES ($1, $2, $3, $4, $5, $6, $7, sqlc.arg(resources)::text[], sqlc.arg(jkt));
 
 -- name: GrantsOfUser :many
 -- What a user granted to applications and what still gives them tokens, by application. A family without

@@ -1,13 +1,14 @@
 -- name: OAuthInsertClient :exec
 INSERT INTO oauth_clients (id, name, secret_hash, redirect_uris, origins, grant_types, scopes, owner_id, org_id, resource_server, family, keys,
-    id_token_claims, registered, used_at, fetched_at)
+    id_token_claims, registered, used_at, fetched_at, logout_redirect_uris, logout_uri, dpop)
 VALUES (@id, @name, @secret_hash, @redirect_uris, @origins, @grant_types, @scopes, @owner_id, @org_id, @resource_server, @family, @keys,
-    @id_token_claims, @registered, @used_at, @fetched_at);
+    @id_token_claims, @registered, @used_at, @fetched_at, @logout_redirect_uris, @logout_uri, @dpop);
 
 -- name: OAuthEditClient :one
 -- What tokens were given for is left alone.
 UPDATE oauth_clients SET name = @name, redirect_uris = @redirect_uris, origins = @origins, grant_types = @grant_types, scopes = @scopes,
-    keys = @keys, id_token_claims = @id_token_claims, updated_at = now()
+    keys = @keys, id_token_claims = @id_token_claims, logout_redirect_uris = @logout_redirect_uris, logout_uri = @logout_uri, dpop = @dpop,
+    updated_at = now()
 WHERE id = @id RETURNING *;
 
 -- name: OAuthClientUsed :exec

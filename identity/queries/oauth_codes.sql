@@ -1,6 +1,6 @@
 -- name: OAuthInsertCode :exec
-INSERT INTO oauth_codes (code_hash, client_id, user_id, redirect_uri, challenge, scope, nonce, auth_time, expires_at, resources)
-VALUES (@code_hash, @client_id, @user_id, @redirect_uri, @challenge, @scope, @nonce, @auth_time, @expires_at, @resources);
+INSERT INTO oauth_codes (code_hash, client_id, user_id, redirect_uri, challenge, scope, nonce, auth_time, expires_at, resources, jkt)
+VALUES (@code_hash, @client_id, @user_id, @redirect_uri, @challenge, @scope, @nonce, @auth_time, @expires_at, @resources, @jkt);
 
 -- name: OAuthLockCode :one
 SELECT * FROM oauth_codes WHERE code_hash = @code_hash FOR UPDATE;

@@ -43,6 +43,9 @@ type Auth struct {
 	ClientRegistration string `yaml:"client_registration"`
 	// ClientSchemes are schemes without a dot that redirect URIs of native apps may have: cursor, vscode.
 	ClientSchemes []string `yaml:"client_schemes"`
+	// BackchannelLogout tells clients that registered an address for it when a grant of theirs has
+	// ended (OpenID Connect Back-Channel Logout), default false: identity then calls those addresses.
+	BackchannelLogout bool `yaml:"backchannel_logout"`
 	// Resources are resource servers beside the gateway that a token may be asked for (RFC 8707): URIs,
 	// compared exactly. Such a token is no good here.
 	Resources []string `yaml:"resources"`

@@ -109,6 +109,7 @@ func (b *builder) listener() Listener {
 	}
 	return Listener{
 		Addr: b.addr("gateway.listen", g.Listen), TrustedHops: uint32(g.TrustedHops), MaxBodyBytes: uint32(g.MaxBodyBytes),
+		Connections: uint32(b.cfg.Envoy.Connections),
 		CallerBytes: int64(g.CallerBytes()), AllBytes: b.cfg.Envoy.BodyBytes(),
 		MaxHeaders: uint32(g.RequestHeaders), IdleTimeout: serviceIdle, Spool: spool, RenewEvery: b.cfg.RenewEvery(),
 		LimitsTimeout: b.cfg.Limits.Timeout, Pages: g.CORS.Origins, Dimensions: dimensions(b.cfg.Dimensions),

@@ -98,7 +98,7 @@ func checkScope(t *testing.T, route model.Route, method, path string, operation 
 func find(routes []model.Route, method, path string) model.Route {
 	for _, r := range routes {
 		m := r.Match
-		if m.NotHost != "" || m.Connect || m.Regex != "" || m.Guarded || cmp.Or(m.Method, method) != method {
+		if m.Expects || m.NotHost != "" || m.Connect || m.Regex != "" || m.Guarded || cmp.Or(m.Method, method) != method {
 			continue
 		}
 		if m.Path == path || m.Path == "" && strings.HasPrefix(path, m.Prefix) {

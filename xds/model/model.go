@@ -38,6 +38,7 @@ type Listener struct {
 	Addr          netaddr.Addr
 	TrustedHops   uint32
 	MaxBodyBytes  uint32
+	Connections   uint32
 	CallerBytes   int64 // of request bodies that one caller may have under way in one worker
 	AllBytes      int64 // that all callers may, beside small ones
 	MaxHeaders    uint32
@@ -89,6 +90,7 @@ type Match struct {
 	Connect             bool              // the method CONNECT, which has no path
 	Method              string            // empty: any
 	Preflight           bool              // only what a browser asks before a page's request (Fetch standard, 4.8)
+	Expects             bool              // only with an expectation that Envoy has not met itself (RFC 9110, 10.1.1)
 	NotHost             string            // only an authority that this expression does not match; empty: any
 	Query               map[string]string // exact values of query parameters
 	Header, Parameter   string            // only with the header or the query parameter; empty: any

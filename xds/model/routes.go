@@ -23,10 +23,12 @@ const serviceIdle = time.Minute
 // route would not pass ext_authz.
 func (b *builder) routes() []Route {
 	routes := slices.Concat(
+		heads(),
 		preflights(),
 		b.operations(),
 		modelLists(slashed),
 		tricks(),
+		escapes(),
 		modelLists(""),
 		elsewhere(),
 		index(),
@@ -48,25 +50,6 @@ func (b *builder) routes() []Route {
 func notAllowed(path, family, allow string) Route {
 	return Route{Name: "method", Match: Match{Path: path}, Rule: attributes.RuleAuthenticated, Family: family,
 		Reply: &Reply{Status: 405, Message: "method is not allowed here, use " + allow, Allow: allow}}
-}
-
-// tricks refuses what two servers may read as different things: in a path matrix
-// parameters, slashes and backslashes in an encoding, and encoded NULs, and as an
-// authority what is none, such as the list that Envoy makes of two Host headers (RFC 9112, 3.2).
-// Without a route CONNECT would wait for the end of a tunnel that nobody opens.
-func tricks() []Route {
-	refuse := func(m Match, rule string, reply Reply) Route {
-		return Route{Name: "tricks", Match: m, Rule: rule, Family: attributes.FamilyProblem, Reply: &reply}
-	}
-	return []Route{
-		refuse(Match{Regex: `.*%(2[fF]|5[cC]).*`}, attributes.RulePublic,
-			Reply{Status: 400, Message: "the path holds an encoded slash"}),
-		refuse(Match{Regex: `.*(;|\\|%5[cC]|%00|%3[bB]|#|%23).*`}, attributes.RuleAuthenticated,
-			Reply{Status: 400, Message: "the path holds a character that is not accepted"}),
-		refuse(Match{Prefix: "/", NotHost: `[A-Za-z0-9._:\[\]-]+`}, attributes.RulePublic,
-			Reply{Status: 400, Message: "the host is malformed, or there are two"}),
-		refuse(Match{Connect: true}, attributes.RulePublic, Reply{Status: 405, Message: "this is no forward proxy", Allow: "GET, POST"}),
-	}
 }
 
 // index is what the gateway tells everybody of itself: where to go from its root, and its

@@ -1,6 +1,8 @@
 package model
 
 import (
+	"regexp"
+
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
@@ -22,6 +24,7 @@ func signIn() []service {
 	return []service{
 		public("/oauth2/authorize", "", routeSignInPages, attributes.FamilyPage),
 		public("/oauth2/device", "", routeSignInPages, attributes.FamilyPage),
+		public("/oauth2/end_session", "", routeSignInPages, attributes.FamilyPage),
 		public("/oauth2/jwks", "/.well-known/", routeSignInKeys, attributes.FamilyOAuth),
 		public("", "/oauth2/", routeSignInOAuth, attributes.FamilyOAuth),
 	}
@@ -31,8 +34,8 @@ func signIn() []service {
 // for sign-in, and Envoy's CORS filter for the rest: nothing of that goes on.
 func preflights() []Route {
 	to := func(prefix, family string) Route {
-		return Route{Name: "preflight", Match: Match{Prefix: prefix, Method: "OPTIONS", Preflight: true}, Rule: attributes.RulePublic,
-			Forward: &Forward{Cluster: topology.Identity, Timeout: serviceTimeout}, Family: family}
+		return Route{Name: "preflight", Match: Match{Regex: regexp.QuoteMeta(prefix) + encoded, Method: "OPTIONS", Preflight: true},
+			Rule: attributes.RulePublic, Forward: &Forward{Cluster: topology.Identity, Timeout: serviceTimeout}, Family: family}
 	}
 	return []Route{to("/oauth2/", attributes.FamilyOAuth), to("/.well-known/", attributes.FamilyOAuth), to("/", attributes.FamilyProblem)}
 }

@@ -37,6 +37,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/operation"
+	"github.com/leaky-tokens/leaky-tokens/internal/dpop"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 	"github.com/leaky-tokens/leaky-tokens/xds/model"
@@ -267,7 +268,8 @@ func authz() *authzv3.ExtAuthz {
 	// extauthz reads these and nothing else of a request, beside its path; the rest would be
 	// encoded and decoded for every call.
 	read := &matcherv3.ListStringMatcher{}
-	for _, name := range []string{"authorization", "x-api-key", "x-goog-api-key", "api-key", "x-request-id", attributes.HeaderNetwork} {
+	for _, name := range []string{"authorization", "x-api-key", "x-goog-api-key", "api-key", "x-request-id", dpop.Header,
+		attributes.HeaderNetwork} {
 		read.Patterns = append(read.Patterns, exact(name))
 	}
 	return &authzv3.ExtAuthz{

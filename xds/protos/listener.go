@@ -7,10 +7,13 @@ import (
 	mutationv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	acceptv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/local_ratelimit/v3"
 	inspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	earlyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/http/early_header_mutation/header_mutation/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -24,6 +27,8 @@ const (
 	// routes have a bound of their own.
 	connectionBuffer = 64 << 10
 	firstByteTimeout = 5 * time.Second // of a new connection
+	acceptEvery      = 100 * time.Millisecond
+	acceptsAtOnce    = 16 // new connections in one turn of a worker
 	headersTimeout   = 10 * time.Second
 	requestTimeout   = 2 * time.Minute // to receive a whole request
 	connectionIdle   = 75 * time.Second
@@ -37,9 +42,11 @@ func Listener(l model.Listener) *listenerv3.Listener {
 		// which none come is ended, whereas the idle bound leaves clients time between two calls.
 		// That of TLS has seen enough after five bytes of anything else; that of HTTP waits for the
 		// whole request line, and hangs up without an answer on one above 64 KiB.
-		ListenerFilters: []*listenerv3.ListenerFilter{{Name: "envoy.filters.listener.tls_inspector",
-			ConfigType: &listenerv3.ListenerFilter_TypedConfig{TypedConfig: anyOf(&inspectorv3.TlsInspector{})}}},
+		ListenerFilters: []*listenerv3.ListenerFilter{listenerFilter("envoy.filters.listener.local_ratelimit", accepts(l.Connections)),
+			listenerFilter("envoy.filters.listener.tls_inspector", &inspectorv3.TlsInspector{})},
 		ListenerFiltersTimeout: durationpb.New(firstByteTimeout),
+		// Those who are connected get their turn between new ones.
+		MaxConnectionsToAcceptPerSocketEvent: wrapperspb.UInt32(acceptsAtOnce),
 		FilterChains: []*listenerv3.FilterChain{{Filters: []*listenerv3.Filter{{
 			Name: "envoy.filters.network.http_connection_manager", ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: anyOf(manager(l))}}}}},
 	}
@@ -47,6 +54,20 @@ func Listener(l model.Listener) *listenerv3.Listener {
 		out.FilterChains[0].TransportSocket = downstream(l)
 	}
 	return out
+}
+
+func listenerFilter(name string, m proto.Message) *listenerv3.ListenerFilter {
+	return &listenerv3.ListenerFilter{Name: name, ConfigType: &listenerv3.ListenerFilter_TypedConfig{TypedConfig: anyOf(m)}}
+}
+
+// accepts bounds how fast new connections come: in the time that one may stay silent a quarter of the
+// places is given out, beside the quarter that may be given at once. However many a flood opens, half
+// of the places are for those who say something.
+func accepts(connections uint32) *acceptv3.LocalRateLimit {
+	quarter := connections / 4
+	each := quarter * uint32(acceptEvery.Milliseconds()) / uint32(firstByteTimeout.Milliseconds())
+	return &acceptv3.LocalRateLimit{StatPrefix: "accepts", TokenBucket: &typev3.TokenBucket{MaxTokens: max(quarter, 1),
+		TokensPerFill: wrapperspb.UInt32(max(each, 1)), FillInterval: durationpb.New(acceptEvery)}}
 }
 
 // manager is the edge configuration of Envoy's best practices, with two changes for

@@ -153,6 +153,10 @@ func match(m model.Match) *routev3.RouteMatch {
 		out.Headers = append(out.Headers, &routev3.HeaderMatcher{Name: attributes.HeaderFallback,
 			HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: exact(m.Fallback)}})
 	}
+	if m.Expects {
+		out.Headers = append(out.Headers, &routev3.HeaderMatcher{Name: "expect",
+			HeaderMatchSpecifier: &routev3.HeaderMatcher_PresentMatch{PresentMatch: true}})
+	}
 	if m.NotHost != "" {
 		out.Headers = append(out.Headers, &routev3.HeaderMatcher{Name: ":authority", InvertMatch: true,
 			HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{

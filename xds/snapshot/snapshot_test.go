@@ -327,6 +327,11 @@ func without(clusters []model.Cluster, name string) []model.Cluster {
 	return slices.DeleteFunc(clusters, func(c model.Cluster) bool { return c.Name == name })
 }
 
+// forwarding is the first route that goes on to somebody.
+func forwarding(g *model.Gateway) *model.Route {
+	return &g.Routes[slices.IndexFunc(g.Routes, func(r model.Route) bool { return r.Forward != nil })]
+}
+
 func TestWhatDoesNotHangTogetherIsRefused(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -336,9 +341,9 @@ func TestWhatDoesNotHangTogetherIsRefused(t *testing.T) {
 		"no cluster": {func(g *model.Gateway) { g.Clusters = g.Clusters[:8] }, "no cluster provider-"},
 		"no authz":   {func(g *model.Gateway) { g.Clusters = without(g.Clusters, topology.ExtAuthz) }, "no cluster extauthz"},
 		"no rule":    {func(g *model.Gateway) { g.Routes[3].Rule = "" }, "no authorisation rule"},
-		"no action":  {func(g *model.Gateway) { g.Routes[0].Forward = nil }, "must either forward or reply"},
+		"no action":  {func(g *model.Gateway) { forwarding(g).Forward = nil }, "must either forward or reply"},
 		"no secret":  {func(g *model.Gateway) { g.Clusters[9].Credential = "lost" }, "no secret lost"},
-		"bad route":  {func(g *model.Gateway) { g.Routes[0].Forward.Path = "a\nb" }, "PrefixRewrite"},
+		"bad route":  {func(g *model.Gateway) { forwarding(g).Forward.Path = "a\nb" }, "PrefixRewrite"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
