@@ -48,9 +48,13 @@ func asked(ctx context.Context, client *http.Client, path, body string, header .
 // thousand right logins, exchanges and introspections from it, of which none is refused.
 func TestWhoIsRightIsNotRefusedForGuesses(t *testing.T) {
 	t.Parallel()
-	const guesses, logins, each, atOnce = 20, 20, 490, 8
+	const guesses, logins, each, clients, atOnce = 20, 20, 490, 10, 8
 	client := office(t, "127.0.0.77")
-	job := newApp(t, newAccount(t, "ADMIN"), jobApp("tokens.read"))
+	root := newAccount(t, "ADMIN")
+	var jobs []app // each has a limit of its own, which is not what this is about
+	for range clients {
+		jobs = append(jobs, newApp(t, root, jobApp("tokens.read")))
+	}
 	name, password := "right-"+uuid.NewString()[:18], "correct horse 9"
 	mustCall(t, 201, "POST", "/api/v1/auth/register", "", map[string]string{"username": name, "email": name + "@example.com",
 		"password": password}, nil)
@@ -78,15 +82,15 @@ func TestWhoIsRightIsNotRefusedForGuesses(t *testing.T) {
 			return nil
 		})
 	}
-	form := func(path string, values url.Values) func() (int, string, error) {
+	form := func(job app, path string, values url.Values) func() (int, string, error) {
 		return func() (int, string, error) { return asked(t.Context(), client, path, values.Encode(), job.basic()...) }
 	}
 	for i := range each {
 		if i < logins {
 			count("login", func() (int, string, error) { return login(name, password) })
 		}
-		count("exchange", form("/oauth2/token", url.Values{"grant_type": {"client_credentials"}}))
-		count("introspection", form("/oauth2/introspect", url.Values{"token": {"x"}}))
+		count("exchange", form(jobs[i%clients], "/oauth2/token", url.Values{"grant_type": {"client_credentials"}}))
+		count("introspection", form(jobs[i%clients], "/oauth2/introspect", url.Values{"token": {"x"}}))
 	}
 	_ = group.Wait()
 	if right.Load() != logins+2*each || refused.Load() != 0 {
