@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/pgconn"
 	"github.com/leaky-tokens/leaky-tokens/internal/retry"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 	tokenschema "github.com/leaky-tokens/leaky-tokens/tokensvc/migrations"
 )
 
@@ -24,7 +26,7 @@ type migrateCommand struct {
 
 // Help shows where it is used.
 func (migrateCommand) Help() string {
-	return `Every service does this for itself when it starts. Here it is a step of its own, before an upgrade: a wrong leaky.yaml or a migration that fails stops the upgrade while the old parts still serve. What is there already is left alone, and several at once take turns.
+	return `Every service does this for itself when it starts. Here it is a step of its own, before an upgrade: a wrong leaky.yaml or a migration that fails stops the upgrade while the old parts still serve. What is there already is left alone, and several at once take turns. Where each part is a user of its own in Postgres, LEAKY_IDENTITY_POSTGRES_URL and LEAKY_TOKENSVC_POSTGRES_URL are theirs.
 
 Examples:
 
@@ -43,11 +45,16 @@ func (m migrateCommand) Run(ctx context.Context, c *cli) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, m.Wait)
 	defer cancel()
-	pool, err := pgconn.Open(ctx, pgconn.Config{URL: cfg.Stores.Postgres})
+	users, err := schemaOf(ctx, topology.Identity, cfg.Stores.Postgres)
 	if err != nil {
 		return err
 	}
-	defer pool.Close()
+	defer users.Close()
+	books, err := schemaOf(ctx, topology.TokenSvc, cfg.Stores.Postgres)
+	if err != nil {
+		return err
+	}
+	defer books.Close()
 	events, err := analytics.NewStore(analytics.StoreConfig{URL: cfg.Stores.ClickHouse, KeepDays: cfg.Analytics.KeepDays,
 		Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -58,8 +65,8 @@ func (m migrateCommand) Run(ctx context.Context, c *cli) error {
 		of string
 		up func(context.Context) error
 	}{
-		{"identity in Postgres", of(pool, identityschema.Up)},
-		{"tokensvc in Postgres", of(pool, tokenschema.Up)},
+		{"identity in Postgres", of(users, identityschema.Up)},
+		{"tokensvc in Postgres", of(books, tokenschema.Up)},
 		{"analytics in ClickHouse", events.Migrate},
 	} {
 		fmt.Fprintf(os.Stderr, "%s ...\n", schema.of)
@@ -69,6 +76,13 @@ func (m migrateCommand) Run(ctx context.Context, c *cli) error {
 	}
 	fmt.Println("The schemas are up to date.")
 	return nil
+}
+
+// schemaOf connects as the part whose schema it is: by LEAKY_<PART>_POSTGRES_URL, where each part is a
+// user of its own.
+func schemaOf(ctx context.Context, name, shared string) (*pgxpool.Pool, error) {
+	part, _ := topology.Find(name)
+	return pgconn.Open(ctx, pgconn.Config{URL: cmp.Or(os.Getenv(part.Variable("POSTGRES_URL")), shared)})
 }
 
 func of(pool *pgxpool.Pool, up func(context.Context, *pgxpool.Pool) error) func(context.Context) error {
