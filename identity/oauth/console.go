@@ -60,7 +60,8 @@ func (p *Provider) PrepareConsole(ctx context.Context, origins []string) error {
 			return nil
 		}
 		_, err = q.OAuthEditClient(ctx, identitydb.OAuthEditClientParams{ID: c.ID, Name: want.Name, RedirectUris: want.RedirectUris,
-			Origins: originsOf(want.RedirectUris), GrantTypes: want.GrantTypes, Scopes: want.Scopes, Keys: c.Keys})
+			Origins: originsOf(want.RedirectUris), GrantTypes: want.GrantTypes, Scopes: want.Scopes, Keys: c.Keys,
+			LogoutRedirectUris: c.LogoutRedirectUris, LogoutUri: c.LogoutUri, Dpop: c.Dpop})
 		if err != nil {
 			return fmt.Errorf("change console client: %w", err)
 		}
