@@ -128,9 +128,9 @@ func printNATSUsers(out io.Writer) error {
 	for _, part := range slices.Sorted(maps.Keys(rights)) {
 		r := rights[part]
 		fmt.Fprintf(&text, "    {user: %s, password: $LEAKY_NATS_PASSWORD_%s, permissions: {\n", storeuser.Name(part), strings.ToUpper(part))
-		fmt.Fprintf(&text, "      publish: %s\n      subscribe: %s\n", subjectList(r.Publish), subjectList(r.Subscribe))
+		fmt.Fprintf(&text, "      publish: %s\n      subscribe: %s\n", subjectList(r.Publish, r.Deny), subjectList(r.Subscribe, nil))
 		if r.Answers {
-			text.WriteString("      allow_responses: {max: 1, expires: \"10s\"}\n")
+			text.WriteString("      allow_responses: {max: 1, expires: \"30s\"}\n")
 		}
 		text.WriteString("    }}\n")
 	}
@@ -139,15 +139,17 @@ func printNATSUsers(out io.Writer) error {
 	return err
 }
 
-// subjectList writes what is allowed; nothing at all is written as everything denied, since an empty
-// list allows everything.
-func subjectList(subjects []string) string {
-	if len(subjects) == 0 {
+// subjectList writes what is allowed and what of it is not; nothing at all is written as everything
+// denied, since an empty list allows everything.
+func subjectList(allow, deny []string) string {
+	if len(allow) == 0 {
 		return `{deny: [">"]}`
 	}
-	quoted := make([]string, len(subjects))
-	for i, s := range subjects {
-		quoted[i] = `"` + s + `"`
+	list := "{allow: " + quotedList(allow)
+	if len(deny) > 0 {
+		list += ", deny: " + quotedList(deny)
 	}
-	return "{allow: [" + strings.Join(quoted, ", ") + "]}"
+	return list + "}"
 }
+
+func quotedList(subjects []string) string { return `["` + strings.Join(subjects, `", "`) + `"]` }

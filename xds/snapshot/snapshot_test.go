@@ -343,7 +343,7 @@ func TestWhatDoesNotHangTogetherIsRefused(t *testing.T) {
 		"no rule":    {func(g *model.Gateway) { g.Routes[3].Rule = "" }, "no authorisation rule"},
 		"no action":  {func(g *model.Gateway) { forwarding(g).Forward = nil }, "must either forward or reply"},
 		"no secret":  {func(g *model.Gateway) { g.Clusters[9].Credential = "lost" }, "no secret lost"},
-		"bad route":  {func(g *model.Gateway) { forwarding(g).Forward.Path = "a\nb" }, "PrefixRewrite"},
+		"bad route":  {func(g *model.Gateway) { forwarding(g).Forward.Path = "a\nb" }, "Rewrite"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/notice"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/natsd"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
@@ -70,7 +71,10 @@ func MakeStreams(ctx context.Context, address string) error {
 	if err != nil {
 		return fmt.Errorf("open jetstream: %w", err)
 	}
-	_, err = usage.EnsureStream(ctx, js)
+	if _, err = usage.EnsureStream(ctx, js); err != nil {
+		return err
+	}
+	_, err = notice.EnsureStream(ctx, js)
 	return err
 }
 

@@ -4,9 +4,10 @@ import (
 	"net/url"
 	"slices"
 
-	"github.com/leaky-tokens/leaky-tokens/analytics"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/ledgerbook"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/membership"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/notice"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/natsd"
@@ -28,11 +29,12 @@ func NATSRights() map[string]natsd.Rights {
 			Subscribe: []string{revocation.Subject, membership.Subject}, Answers: true},
 		topology.ExtAuthz: {Subscribe: []string{revocation.Subject, revocation.SubjectHeartbeat}},
 		topology.RateLimit: {Publish: slices.Concat([]string{usageOut, balance.SubjectAsk}, streams(),
-			consumer(ratelimit.Durable))},
+			consumer(usage.Stream, ratelimit.Durable))},
 		topology.Meter: {Publish: append(streams(), usageOut)},
 		topology.TokenSvc: {Publish: slices.Concat([]string{usageOut, usage.SubjectsSaga, usage.SubjectsBalance, usage.SubjectDead,
-			membership.Subject}, streams(), lastMessage(), consumer(ledger.Durable)), Subscribe: []string{balance.SubjectAsk}, Answers: true},
-		topology.Analytics: {Publish: slices.Concat([]string{usage.SubjectDead, membership.Subject}, streams(), consumer(analytics.Durable))},
+			membership.Subject}, streams(), lastMessage(), consumer(usage.Stream, ledger.Durable)),
+			Subscribe: []string{balance.SubjectAsk, ledgerbook.Subjects}, Answers: true},
+		topology.Analytics: analyticsRights(),
 		topology.XDS:       {Publish: append(bucket(history.Bucket), history.Subject)},
 	}
 	for part, rights := range all {
@@ -42,14 +44,27 @@ func NATSRights() map[string]natsd.Rights {
 	return all
 }
 
+// analyticsRights: beside its own two consumers, it compares the stream with other books by consumers
+// that are new each time, under names that nobody knows before; those of other parts are denied. The
+// notices are its own, with a consumer for each webhook.
+func analyticsRights() natsd.Rights {
+	r := natsd.Rights{Publish: slices.Concat([]string{usage.SubjectDead, membership.Subject, ledgerbook.Subjects, notice.Subjects},
+		streams(), stream(notice.Stream), consumer(usage.Stream, "*"), consumer(notice.Stream, "*"),
+		[]string{"$JS.API.CONSUMER.DELETE." + usage.Stream + ".*"})}
+	for _, durable := range []string{ledger.Durable, ratelimit.Durable} {
+		r.Deny = append(r.Deny, append(consumer(usage.Stream, durable), "$JS.API.CONSUMER.DELETE."+usage.Stream+"."+durable)...)
+	}
+	return r
+}
+
 // streams look at the streams of events, and make them where they are not there. To make one that is
 // there changes nothing.
 func streams() []string {
-	var all []string
-	for _, stream := range []string{usage.Stream, usage.StreamDead} {
-		all = append(all, "$JS.API.STREAM.INFO."+stream, "$JS.API.STREAM.CREATE."+stream)
-	}
-	return all
+	return append(stream(usage.Stream), stream(usage.StreamDead)...)
+}
+
+func stream(name string) []string {
+	return []string{"$JS.API.STREAM.INFO." + name, "$JS.API.STREAM.CREATE." + name}
 }
 
 // lastMessage reads the last message of a subject in the stream.
@@ -58,9 +73,9 @@ func lastMessage() []string {
 	return []string{"$JS.API.STREAM.MSG.GET." + usage.Stream, direct, direct + ".>"}
 }
 
-// consumer reads the stream as a durable consumer of that name.
-func consumer(durable string) []string {
-	of := usage.Stream + "." + durable
+// consumer reads a stream as a consumer of that name.
+func consumer(stream, name string) []string {
+	of := stream + "." + name
 	return []string{"$JS.API.CONSUMER.CREATE." + of, "$JS.API.CONSUMER.CREATE." + of + ".>", "$JS.API.CONSUMER.INFO." + of,
 		"$JS.API.CONSUMER.MSG.NEXT." + of, "$JS.ACK." + of + ".>"}
 }

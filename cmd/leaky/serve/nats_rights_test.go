@@ -3,9 +3,11 @@ package serve
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -16,12 +18,16 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/leaky-tokens/leaky-tokens/analytics"
+	"github.com/leaky-tokens/leaky-tokens/analytics/webhook"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/ledgerbook"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/membership"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/notice"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/natsd"
 	"github.com/leaky-tokens/leaky-tokens/internal/natsconn"
+	"github.com/leaky-tokens/leaky-tokens/internal/reconcile"
 	"github.com/leaky-tokens/leaky-tokens/internal/storeuser"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
@@ -112,8 +118,11 @@ func TestNoPartUsesTheSubjectsOfAnother(t *testing.T) {
 		"$JS.ACK." + usage.Stream + "." + ledger.Durable + ".1.1.1.1.1":       {topology.TokenSvc},
 		"$JS.API.CONSUMER.MSG.NEXT." + usage.Stream + "." + analytics.Durable: {topology.Analytics},
 		"$JS.API.CONSUMER.MSG.NEXT." + usage.Stream + "." + ratelimit.Durable: {topology.RateLimit},
-		"$JS.API.CONSUMER.CREATE." + usage.Stream + ".spy":                    nil,
-		"_INBOX." + topology.Identity + ".guess":                              nil, "anything": nil, "$SYS.REQ.SERVER.PING": nil,
+		"$JS.API.CONSUMER.CREATE." + usage.Stream + ".spy":                    {topology.Analytics},
+		"$JS.API.CONSUMER.CREATE." + usage.Stream + "." + ledger.Durable:      {topology.TokenSvc},
+		"$JS.API.STREAM.UPDATE." + notice.Stream:                              nil, "leaky.notice.v1.x": {topology.Analytics},
+		"leaky.rpc.v1.ledger.entries":            {topology.Analytics},
+		"_INBOX." + topology.Identity + ".guess": nil, "anything": nil, "$SYS.REQ.SERVER.PING": nil,
 	} {
 		for _, part := range all {
 			conn, refused := b.as(part)
@@ -172,7 +181,10 @@ func TestPartsCanDoTheirWork(t *testing.T) {
 			_, _, err = p.Room(ctx)
 			return err
 		},
-		topology.Analytics: func(_ *nats.Conn, js jetstream.JetStream) error {
+		topology.Analytics: func(conn *nats.Conn, js jetstream.JetStream) error {
+			if err := analyse(b, conn, js); err != nil {
+				return err
+			}
 			c, err := usage.NewConsumer(usage.ConsumerConfig{JetStream: js, Durable: analytics.Durable, Description: "x", Linger: time.Millisecond,
 				Outstanding: 1, Handler: storing{}, DeadLettered: func() {}, Log: log})
 			if err != nil {
@@ -237,6 +249,52 @@ func TestPartsCanDoTheirWork(t *testing.T) {
 		}
 	}
 }
+
+// analyse is what analytics does beside its consumers: it compares books, and tells and delivers.
+func analyse(b bus, conn *nats.Conn, js jetstream.JetStream) error {
+	ctx, now, log := b.t.Context(), time.Now(), slog.New(slog.DiscardHandler)
+	asked, refused := b.as(topology.TokenSvc)
+	serving, stop := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- ledgerbook.Serve(serving, asked, emptyBook{}) }()
+	ledger := ledgerbook.NewClient(conn)
+	testenv.Eventually(b.t, "the ledger answers", func() bool {
+		_, err := ledger.Pools(ctx, []ledgerbook.Key{{}})
+		return err == nil
+	})
+	r, err := reconcile.Run(ctx, reconcile.Sources{Stream: js, Ledger: ledger, Most: 9}, now.Add(-time.Hour), now.Add(time.Hour), 0)
+	stop()
+	if err := errors.Join(append(refused(), err, <-ended)...); err != nil {
+		return err
+	}
+	for _, unread := range r.Unread {
+		if !strings.Contains(unread, "not configured") {
+			return errors.New(unread)
+		}
+	}
+	if r.Calls != 1 {
+		return fmt.Errorf("want the meter's event in the stream, got %d calls", r.Calls)
+	}
+	for _, want := range []bool{true, false} {
+		if told, err := notice.Publish(ctx, js, notice.New(notice.KindAnomaly, now, notice.Anomaly{}, "x")); err != nil || told != want {
+			return fmt.Errorf("tell a notice: want %t, got %t, %w", want, told, err)
+		}
+	}
+	sender, err := webhook.New(webhook.Config{Endpoint: webhook.Endpoint{URL: "http://127.0.0.1:1", Secret: []byte("x")}, JetStream: js,
+		Metrics: webhook.NewMetrics(prometheus.NewRegistry()), Log: log})
+	if err != nil {
+		return err
+	}
+	return sender.Run(shortly(b.t))
+}
+
+// emptyBook is a ledger without entries.
+type emptyBook struct{}
+
+func (emptyBook) Entries(context.Context, ledgerbook.Span, int) ([]ledgerbook.Entry, error) {
+	return nil, nil
+}
+func (emptyBook) Pools(context.Context, []ledgerbook.Key) ([]ledgerbook.Pool, error) { return nil, nil }
 
 // storing takes every batch.
 type storing struct{}

@@ -15,6 +15,7 @@ import (
 )
 
 const (
+	Subjects       = "leaky.rpc.v1.ledger.*" // all that is asked
 	subjectEntries = "leaky.rpc.v1.ledger.entries"
 	subjectPools   = "leaky.rpc.v1.ledger.pools"
 	queue          = "tokensvc"

@@ -84,8 +84,11 @@ const (
 func EnsureStream(ctx context.Context, js jetstream.JetStream) (jetstream.Stream, error) {
 	have, err := js.Stream(ctx, Stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		have, err = js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{Name: Stream, Subjects: []string{Subjects}, MaxAge: maxAge,
+		have, err = js.CreateStream(ctx, jetstream.StreamConfig{Name: Stream, Subjects: []string{Subjects}, MaxAge: maxAge,
 			MaxBytes: maxBytes, Storage: jetstream.FileStorage, Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardOld, AllowDirect: true})
+		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // somebody was faster, with other settings
+			have, err = js.Stream(ctx, Stream)
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("ensure stream %s: %w", Stream, err)

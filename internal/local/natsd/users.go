@@ -6,8 +6,8 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// replyTime is how long the answer to a question may take.
-const replyTime = 10 * time.Second
+// replyTime is how long the answer to a question may take: longer than who asks waits.
+const replyTime = 30 * time.Second
 
 // User is somebody who may connect.
 type User struct {
@@ -19,6 +19,7 @@ type User struct {
 // refused.
 type Rights struct {
 	Publish   []string
+	Deny      []string // what of Publish is not allowed after all
 	Subscribe []string
 	Answers   bool // may answer each message that it got, once
 }
@@ -30,6 +31,7 @@ func (u User) user() *server.User {
 		return all
 	}
 	all.Permissions = &server.Permissions{Publish: only(u.Rights.Publish), Subscribe: only(u.Rights.Subscribe)}
+	all.Permissions.Publish.Deny = append(all.Permissions.Publish.Deny, u.Rights.Deny...)
 	if u.Rights.Answers {
 		all.Permissions.Response = &server.ResponsePermission{MaxMsgs: 1, Expires: replyTime}
 	}

@@ -15,7 +15,7 @@ import (
 // What parts kept in the schema that all shared, before each had one of its own.
 const (
 	identityBefore = `goose_identity.*|users|roles|user_roles|api_keys|signing_keys|orgs|org_members|token_families|refresh_tokens|` +
-		`revocations|audit_log.*|oauth_.*|invitations|org_invitations|name_skeleton`
+		`teams|revocations|audit_log.*|oauth_.*|invitations|org_invitations|name_skeleton|token_family_ended`
 	tokensBefore = `goose_tokensvc.*|token_(pools|org_pools|pool_states|ledger.*|lots|outbox.*|purchase_.*)`
 )
 
