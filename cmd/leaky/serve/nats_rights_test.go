@@ -171,7 +171,8 @@ func TestPartsCanDoTheirWork(t *testing.T) {
 				return err
 			}
 			id := uuid.NewString()
-			message, err := usage.MessageOf(usage.Event{RequestID: id, Account: "user:" + id, Provider: "openai"}, "/meter", "", "")
+			message, err := usage.MessageOf(usage.Event{RequestID: id, Timestamp: time.Now(), Account: "user:" + id, Provider: "openai"},
+				"/meter", "", "")
 			if err != nil {
 				return err
 			}
