@@ -140,7 +140,8 @@ func (p *Provider) describe(ctx context.Context, text string) (description, erro
 	if err != nil {
 		return description{}, err
 	}
-	return description{Active: true, Scope: claims.Scope, ClientID: claims.ClientID, Username: who.Username, TokenType: tokenType(claims.Key()), Bound: claims.Bound,
+	return description{Active: true, Scope: claims.Scope, ClientID: claims.ClientID, Username: who.Username,
+		TokenType: tokenType(claims.Key()), Bound: claims.Bound,
 		Expires: unix(claims.ExpiresAt), Issued: unix(claims.IssuedAt), NotBefore: unix(claims.NotBefore), Subject: claims.Subject,
 		Audience: claims.Audience, Issuer: claims.Issuer, ID: claims.ID, OrgID: claims.OrgID, Roles: claims.Roles}, nil
 }

@@ -171,7 +171,8 @@ func everySchema(ctx context.Context, tx pgx.Tx) error {
 func tablesOf(ctx context.Context, tx pgx.Tx) ([]string, error) {
 	rows, err := tx.Query(ctx, `SELECT c.relname, ARRAY(SELECT f.relname::text FROM pg_constraint k JOIN pg_class f ON f.oid = k.confrelid
 			WHERE k.conrelid = c.oid AND k.contype = 'f' AND k.confrelid <> c.oid)
-		FROM pg_class c WHERE c.relnamespace = ANY (current_schemas(false)::text[]::regnamespace[]) AND c.relkind = 'r' AND c.relname NOT LIKE 'goose%'
+		FROM pg_class c WHERE c.relnamespace = ANY (current_schemas(false)::text[]::regnamespace[]) AND c.relkind = 'r'
+			AND c.relname NOT LIKE 'goose%'
 		ORDER BY c.relname`)
 	if err != nil {
 		return nil, fmt.Errorf("list tables: %w", err)

@@ -42,7 +42,8 @@ func Connect(cfg Config, options ...nats.Option) (*nats.Conn, error) {
 		return nil, errors.New("connect to nats: no URL; set LEAKY_NATS_URL or stores.nats")
 	}
 	all := []nats.Option{
-		nats.Name("leaky-" + cfg.Name), nats.CustomInboxPrefix(Inbox(cfg.Name)), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.Timeout(dialTimeout),
+		nats.Name("leaky-" + cfg.Name), nats.CustomInboxPrefix(Inbox(cfg.Name)), nats.RetryOnFailedConnect(true),
+		nats.MaxReconnects(-1), nats.Timeout(dialTimeout),
 		nats.ReconnectWait(reconnectWait), nats.ReconnectJitter(reconnectJitter, reconnectJitter),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil { // else it is closed by us
