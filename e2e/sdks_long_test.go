@@ -7,7 +7,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/toolcache"
 )
 
@@ -18,7 +21,7 @@ const (
 )
 
 // TestEverySDK makes the calls of each SDK for Python and Node: what they were told of tokens is
-// what the books have, to the token.
+// what the books have, to the token, and streams that they left are charged within a tenth.
 func TestEverySDK(t *testing.T) {
 	t.Parallel()
 	scripts, err := filepath.Abs(filepath.Join("testdata", "sdks"))
@@ -29,13 +32,14 @@ func TestEverySDK(t *testing.T) {
 		env     string
 		command []string
 	}{
-		"python": {"PYTHONPATH=" + pythonPackages(t), []string{"python3", filepath.Join(scripts, "all.py")}},
+		"python": {"PYTHONPATH=" + pythonPackages(t), []string{"env", "LITELLM_LOCAL_MODEL_COST_MAP=True", "python3", filepath.Join(scripts, "all.py")}},
 		"node":   {"PACKAGES=" + everyNodePackage(t), []string{"node", filepath.Join(scripts, "all.mjs")}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			who := newAccount(t)
-			out := runSDK(t, who, []string{run.env, "GATEWAY=" + running.Gateway}, "", run.command...)
+			who, leaver, tiny := newAccount(t), newAccount(t), newAccount(t, "TINY")
+			out := runSDK(t, who, []string{run.env, "GATEWAY=" + running.Gateway, "LEAVER_KEY=" + leaver.Key, "TINY_KEY=" + tiny.Key}, "",
+				run.command...)
 			providers := 0
 			for line := range strings.Lines(out) {
 				var provider string
@@ -43,12 +47,30 @@ func TestEverySDK(t *testing.T) {
 				if n, _ := fmt.Sscanf(line, "told %s %d %d", &provider, &calls, &tokens); n == 3 {
 					wantBooks(t, who, provider, int(calls), tokens)
 					providers++
+				} else if n, _ := fmt.Sscanf(line, "left %s %d", &provider, &calls); n == 2 {
+					wantLeft(t, leaver, provider, int(calls))
+					providers++
 				}
 			}
-			if providers != 3 {
+			if providers != 6 {
 				t.Errorf("want three providers told, got\n%s", out)
 			}
 		})
+	}
+}
+
+// wantLeft waits for streams of an account on the books that were left after 30 tokens.
+func wantLeft(t *testing.T, who stacktest.Account, provider string, calls int) {
+	t.Helper()
+	var page struct{ Items []usage }
+	testenv.Within(t, 30*time.Second, fmt.Sprintf("%d calls on the books", calls), func() bool {
+		mustCall(t, 200, "GET", "/api/v1/analytics/usage?limit=200&provider="+provider, who.Key, nil, &page)
+		return len(page.Items) >= calls
+	})
+	for _, row := range page.Items {
+		if len(page.Items) != calls || row.OutputTokens < 27 || row.OutputTokens > 33 {
+			t.Errorf("want %d calls of 30 tokens within a tenth, got %+v", calls, row)
+		}
 	}
 }
 
