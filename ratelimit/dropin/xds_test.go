@@ -288,15 +288,30 @@ func TestTLSBothWays(t *testing.T) {
 	}
 }
 
-// TestRedisForms runs on a cluster.
-func TestRedisCluster(t *testing.T) {
+// TestRedisForms counts in a cluster, and in the server that a Sentinel names.
+func TestRedisForms(t *testing.T) {
 	t.Parallel()
-	r := begin(t, map[string]string{"shop.yaml": rule("shop", "k", "1")}, func(s *Settings) {
-		s.Redis.Type, s.Redis.URL = "CLUSTER", strings.TrimPrefix(testenv.RedisCluster(t).URL(), "redis://")
-	})
-	for i, want := range []rls.RateLimitResponse_Code{rls.RateLimitResponse_OK, rls.RateLimitResponse_OVER_LIMIT} {
-		if a, err := r.ask(t.Context(), "shop", "k", "v"); err != nil || a.GetOverallCode() != want {
-			t.Errorf("request %d: want %v, got %v, %v", i+1, want, a, err)
-		}
+	for form, address := range map[string]func(*testing.T) string{
+		redisCluster: func(t *testing.T) string {
+			t.Helper()
+			return strings.TrimPrefix(testenv.RedisCluster(t).URL(), "redis://")
+		},
+		redisSentinel: func(t *testing.T) string {
+			t.Helper()
+			sentinel, master, _ := strings.Cut(strings.TrimPrefix(testenv.RedisBySentinel(t), "redis+sentinel://"), "/")
+			return master + "," + sentinel
+		},
+	} {
+		t.Run(form, func(t *testing.T) {
+			t.Parallel()
+			r := begin(t, map[string]string{"shop.yaml": rule("shop", "k", "1")}, func(s *Settings) {
+				s.Redis.Type, s.Redis.URL = form, address(t)
+			})
+			for i, want := range []rls.RateLimitResponse_Code{rls.RateLimitResponse_OK, rls.RateLimitResponse_OVER_LIMIT} {
+				if a, err := r.ask(t.Context(), "shop", "k", "v"); err != nil || a.GetOverallCode() != want {
+					t.Errorf("request %d: want %v, got %v, %v", i+1, want, a, err)
+				}
+			}
+		})
 	}
 }
