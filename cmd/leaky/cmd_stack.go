@@ -52,6 +52,11 @@ func openLastGood(c *cli, log *slog.Logger) (local, error) {
 	if err != nil {
 		return l, err
 	}
+	return l.lastGood(log)
+}
+
+// lastGood is the stack as its files have it now, or had it last.
+func (l local) lastGood(log *slog.Logger) (local, error) {
 	files := l.files(log)
 	now, err := files.Open()
 	if err != nil {

@@ -35,19 +35,40 @@ func supervise(ctx context.Context, l local, w io.Writer) error {
 		return err
 	}
 	raiseFileLimit()
-	plan, err := l.plan(true)
+	log := supervisorLog(w)
+	parts, err := l.parts(ctx, log)
 	if err != nil {
 		return err
+	}
+	replan := func(ctx context.Context) ([]supervisor.Part, error) {
+		now, err := l.lastGood(log)
+		if err != nil {
+			return nil, err
+		}
+		return now.parts(ctx, log)
+	}
+	s, err := supervisor.New(supervisor.Config{Parts: parts, LogDir: stack.LogDir(l.dir), RunDir: stack.RunDir(l.dir), StateDir: l.dir,
+		Log: log, Replan: replan})
+	if err != nil {
+		return err
+	}
+	return s.Run(ctx)
+}
+
+// parts are what the supervisor is to run.
+func (l local) parts(ctx context.Context, log *slog.Logger) ([]supervisor.Part, error) {
+	plan, err := l.plan(true)
+	if err != nil {
+		return nil, err
 	}
 	programs, err := partsStore()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	self, err := os.Executable()
 	if err != nil {
-		return fmt.Errorf("find own program: %w", err)
+		return nil, fmt.Errorf("find own program: %w", err)
 	}
-	log := supervisorLog(w)
 	if lacking := programs.Lacking(); len(lacking) > 0 {
 		log.Warn("monitors are left out, their programs are not on this machine", slog.Any("parts", lacking))
 		plan.Without(lacking...)
@@ -56,16 +77,7 @@ func supervise(ctx context.Context, l local, w io.Writer) error {
 	if err := plan.Drop(ctx, commands); err != nil {
 		log.Warn("parts run as root", slog.Any("because", err))
 	}
-	parts, err := plan.Parts(ctx, commands)
-	if err != nil {
-		return err
-	}
-	s, err := supervisor.New(supervisor.Config{Parts: parts, LogDir: stack.LogDir(l.dir), RunDir: stack.RunDir(l.dir), StateDir: l.dir,
-		Log: log})
-	if err != nil {
-		return err
-	}
-	return s.Run(ctx)
+	return plan.Parts(ctx, commands)
 }
 
 func supervisorLog(w io.Writer) *slog.Logger {

@@ -33,7 +33,7 @@ func (upCommand) Help() string {
 
 Examples:
 
-    leaky up                                        # start, or look after what runs already
+    leaky up                                        # start, or add to what runs what leaky.yaml has gained
     leaky up --clean                                # begin with empty books
     leaky --config my.yaml up                       # another leaky.yaml
     LEAKY_POSTGRES_LISTEN=127.0.0.1:5433 leaky up   # another port for our own Postgres
@@ -60,6 +60,9 @@ func (u upCommand) Run(ctx context.Context, c *cli) error {
 			return errors.New("already running in the background: `leaky down` first")
 		}
 		sayRunning(ctx, out, pid)
+		if err := follow(ctx, out, l); err != nil {
+			return err
+		}
 		return errors.Join(u.finish(ctx, out, l, begun, nil), notFollowed(ctx))
 	}
 	if err := prepare(ctx, l); err != nil {
@@ -115,6 +118,31 @@ func sayRunning(ctx context.Context, out io.Writer, pid int) {
 	}
 }
 
+// follow makes a running stack what leaky.yaml says by now, and tells what that changed.
+func follow(ctx context.Context, out io.Writer, l local) error {
+	plan, err := l.plan(true)
+	if err != nil {
+		return err
+	}
+	if err := fetch(ctx, plan); err != nil {
+		return err
+	}
+	changes, err := control().Replan(ctx)
+	if err != nil {
+		return fmt.Errorf("start what is new in leaky.yaml: %w", err)
+	}
+	for _, name := range changes.Started {
+		fmt.Fprintf(out, "  %-12s is new, and started\n", name)
+	}
+	for _, name := range changes.Stopped {
+		fmt.Fprintf(out, "  %-12s is not asked for any more, and stopped\n", name)
+	}
+	for _, name := range changes.Stale {
+		fmt.Fprintf(out, "  %-12s runs as before: `leaky restart %s` has it take what changed\n", name, name)
+	}
+	return nil
+}
+
 // notFollowed is why the running stack does not follow the files as they are; nil: it does.
 func notFollowed(ctx context.Context) error {
 	o, err := control().Status(ctx)
@@ -159,6 +187,11 @@ func prepare(ctx context.Context, l local) error {
 	if err := freePorts(ctx, ports, filepath.Join(stack.RunDir(l.dir), "supervisor.sock")); err != nil {
 		return err
 	}
+	return fetch(ctx, plan)
+}
+
+// fetch gets the programs that a plan needs and this machine lacks.
+func fetch(ctx context.Context, plan *stack.Plan) error {
 	programs, err := partsStore()
 	if err != nil {
 		return err

@@ -128,8 +128,8 @@ func handOver(dir string) error {
 		if err := os.MkdirAll(filepath.Join(dir, folder), 0o700); err != nil {
 			return fmt.Errorf("make %s: %w", folder, err)
 		}
-		err := filepath.WalkDir(filepath.Join(dir, folder), func(path string, _ fs.DirEntry, err error) error {
-			if err != nil {
+		err := filepath.WalkDir(filepath.Join(dir, folder), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.Type() == fs.ModeSocket { // whoever listens there made it: the supervisor's is its own
 				return err
 			}
 			return os.Lchown(path, partsID, partsID)

@@ -62,6 +62,14 @@ func (c *Client) Kill(ctx context.Context, name string) (Status, error) {
 	return c.operate(ctx, name, "kill")
 }
 
+// Replan has the supervisor read anew which parts there are to be: new ones are started, and those
+// that are gone are stopped.
+func (c *Client) Replan(ctx context.Context) (Changes, error) {
+	var changes Changes
+	err := c.call(ctx, http.MethodPost, "/v1/replan", &changes)
+	return changes, err
+}
+
 // Down ends every part and the supervisor, and returns when they are gone. A
 // supervisor that does not answer is killed; its parts die with it. Nothing running is
 // no error: false is returned.

@@ -83,6 +83,14 @@ func (s *Supervisor) routes() http.Handler {
 		answer(w, http.StatusAccepted, struct{}{})
 		s.askDown()
 	})
+	mux.HandleFunc("POST /v1/replan", func(w http.ResponseWriter, r *http.Request) {
+		changes, err := s.replan(r.Context())
+		if err != nil {
+			answer(w, http.StatusConflict, failure{err.Error()})
+			return
+		}
+		answer(w, http.StatusOK, changes)
+	})
 	for name, op := range map[string]operation{"start": opStart, "stop": opStop, "restart": opRestart, "kill": opKill} {
 		mux.HandleFunc("POST /v1/parts/{name}/"+name, func(w http.ResponseWriter, r *http.Request) { s.operate(w, r, op) })
 	}
@@ -107,7 +115,7 @@ func (s *Supervisor) operate(w http.ResponseWriter, r *http.Request, op operatio
 }
 
 func (s *Supervisor) find(name string) (*runner, error) {
-	if r := s.byName[name]; r != nil {
+	if r := find(s.all(), name); r != nil {
 		return r, nil
 	}
 	return nil, UnknownPart(name, s.names())

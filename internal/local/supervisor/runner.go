@@ -48,13 +48,18 @@ type runner struct {
 	restarts restarts
 	readyAt  time.Time // when this run became ready; only run touches it
 
+	next    latest
+	running Part               // as the process was started, or will be; guarded by next
+	leave   context.CancelFunc // ends run, once the part is stopped
+	gone    chan struct{}      // closed when run has ended
+
 	mu     sync.Mutex
 	status Status
 }
 
 func newRunner(p Part, cfg Config, spawn *spawner) *runner {
 	r := &runner{part: p, log: cfg.Log.With("part", p.Name), logs: logFolder(cfg.LogDir), grace: cfg.StopGrace, spawn: spawn,
-		commands: make(chan command), ready: make(chan struct{}), want: true,
+		commands: make(chan command), ready: make(chan struct{}), want: true, running: p, gone: make(chan struct{}),
 		status: Status{Name: p.Name, Address: p.Address, State: StateWaiting, Since: time.Now()}}
 	if p.External {
 		r.status.State = StateExternal
@@ -71,6 +76,11 @@ func (r *runner) do(ctx context.Context, op operation) error {
 	c := command{op: op, reply: make(chan error, 1)}
 	select {
 	case r.commands <- c:
+	case <-r.gone:
+		if op == opStop {
+			return nil
+		}
+		return fmt.Errorf("%s is not a part of the stack any more", r.part.Name)
 	case <-ctx.Done():
 		return fmt.Errorf("%s is busy: %w", r.part.Name, ctx.Err())
 	}
@@ -104,6 +114,7 @@ func (r *runner) enter(state State, pid int, message string) {
 
 // run keeps the part as it is wanted until ctx ends; the caller stops it before that.
 func (r *runner) run(ctx context.Context) {
+	defer close(r.gone)
 	r.await(ctx)
 	for ctx.Err() == nil {
 		if !r.want {
@@ -171,6 +182,7 @@ func (r *runner) decide(c command) bool {
 }
 
 func (r *runner) launch(ctx context.Context) (*process, error) {
+	r.adopt()
 	r.readyAt = time.Time{}
 	r.enter(StateStarting, 0, "")
 	if r.part.Prepare != nil {
@@ -197,7 +209,7 @@ func (r *runner) attend(ctx context.Context, proc *process) (crashed bool) {
 	probing, stop := context.WithCancel(ctx)
 	defer stop()
 	results := make(chan error)
-	go r.probe(probing, results)
+	go probe(probing, r.part.Ready, results)
 	for {
 		select {
 		case <-proc.exited:
@@ -285,7 +297,7 @@ func (r *runner) judge(proc *process, err error) {
 }
 
 // probe reports readiness until ctx ends: often while starting, seldom once ready.
-func (r *runner) probe(ctx context.Context, results chan<- error) {
+func probe(ctx context.Context, ready func(context.Context) error, results chan<- error) {
 	every := time.Duration(0)
 	for {
 		select {
@@ -294,9 +306,9 @@ func (r *runner) probe(ctx context.Context, results chan<- error) {
 		case <-time.After(every):
 		}
 		var err error
-		if r.part.Ready != nil {
+		if ready != nil {
 			probing, cancel := context.WithTimeout(ctx, probeTimeout)
-			err = r.part.Ready(probing)
+			err = ready(probing)
 			cancel()
 		}
 		every = probeReady

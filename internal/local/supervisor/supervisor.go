@@ -38,15 +38,21 @@ type Config struct {
 	StateDir  string // told to clients
 	Log       *slog.Logger
 	StopGrace time.Duration // between the polite signal and SIGKILL, default 10 s
+	// Replan gives the parts as they are to be by now, in start order; nil: they stay as they are.
+	Replan func(context.Context) ([]Part, error)
 }
 
 // Supervisor runs the parts.
 type Supervisor struct {
 	cfg     Config
 	spawn   *spawner
-	runners []*runner
-	byName  map[string]*runner
 	started time.Time
+
+	replanning sync.Mutex    // held by the one replan at a time
+	begin      func(*runner) // starts the goroutine of a part; Run sets it before anybody can ask
+	mu         sync.Mutex    // over what follows
+	runners    []*runner     // in start order; the list is replaced, not changed
+	ending     bool          // nothing is started any more
 
 	downOnce sync.Once
 	down     chan struct{} // closed when a client asks for the end
@@ -60,23 +66,31 @@ func New(cfg Config) (*Supervisor, error) {
 	if cfg.StopGrace <= 0 {
 		cfg.StopGrace = 10 * time.Second
 	}
-	s := &Supervisor{cfg: cfg, spawn: newSpawner(), byName: map[string]*runner{}, down: make(chan struct{})}
+	s := &Supervisor{cfg: cfg, spawn: newSpawner(), down: make(chan struct{})}
 	for _, p := range cfg.Parts {
-		if s.byName[p.Name] != nil {
+		if find(s.runners, p.Name) != nil {
 			return nil, fmt.Errorf("supervisor: part %s is there twice", p.Name)
 		}
-		r := newRunner(p, cfg, s.spawn)
-		for _, name := range p.After {
-			dependency := s.byName[name]
-			if dependency == nil {
-				return nil, fmt.Errorf("supervisor: part %s comes after %s, which is not before it", p.Name, name)
-			}
-			r.after = append(r.after, dependency.ready)
+		r, err := s.newRunner(p, s.runners)
+		if err != nil {
+			return nil, err
 		}
-		s.byName[p.Name] = r
 		s.runners = append(s.runners, r)
 	}
 	return s, nil
+}
+
+// newRunner makes the runner of a part that comes after others.
+func (s *Supervisor) newRunner(p Part, before []*runner) (*runner, error) {
+	r := newRunner(p, s.cfg, s.spawn)
+	for _, name := range p.After {
+		dependency := find(before, name)
+		if dependency == nil {
+			return nil, fmt.Errorf("supervisor: part %s comes after %s, which is not before it", p.Name, name)
+		}
+		r.after = append(r.after, dependency.ready)
+	}
+	return r, nil
 }
 
 // Run starts every part and blocks until ctx ends or a client asks for the end; it
@@ -98,10 +112,15 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	defer end()
 	var group sync.WaitGroup
 	group.Go(func() { s.spawn.run(lifetime) })
-	for _, r := range s.runners {
+	s.begin = func(r *runner) {
 		if !r.part.External {
-			group.Go(func() { r.run(lifetime) })
+			var staying context.Context
+			staying, r.leave = context.WithCancel(lifetime)
+			group.Go(func() { r.run(staying) })
 		}
+	}
+	for _, r := range s.all() {
+		s.begin(r)
 	}
 	group.Go(func() { s.trimLogs(lifetime) })
 	control := s.serveControl(ln)
@@ -120,19 +139,23 @@ func (s *Supervisor) Run(ctx context.Context) error {
 // stopAll ends the parts, each after those that need it, and independent ones at once.
 func (s *Supervisor) stopAll(ctx context.Context) error {
 	s.cfg.Log.Info("stopping every part")
+	s.mu.Lock()
+	s.ending = true
+	s.mu.Unlock()
+	all := s.all()
 	stopped := map[string]chan struct{}{}
-	for _, r := range s.runners {
+	for _, r := range all {
 		stopped[r.part.Name] = make(chan struct{})
 	}
 	needed := map[string][]chan struct{}{}
-	for _, r := range s.runners {
+	for _, r := range all {
 		for _, name := range r.part.After {
 			needed[name] = append(needed[name], stopped[r.part.Name])
 		}
 	}
 	var group sync.WaitGroup
-	failures := make([]error, len(s.runners))
-	for i, r := range s.runners {
+	failures := make([]error, len(all))
+	for i, r := range all {
 		group.Go(func() {
 			defer close(stopped[r.part.Name])
 			for _, dependent := range needed[r.part.Name] {
@@ -147,10 +170,17 @@ func (s *Supervisor) stopAll(ctx context.Context) error {
 	return errors.Join(failures...)
 }
 
+// all are the parts by now, in start order.
+func (s *Supervisor) all() []*runner {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.runners
+}
+
 // Statuses are all parts in start order.
 func (s *Supervisor) Statuses() []Status {
-	all := make([]Status, 0, len(s.runners))
-	for _, r := range s.runners {
+	var all []Status
+	for _, r := range s.all() {
 		status := r.snapshot()
 		status.RSS, status.PSS = memory(status.PID)
 		all = append(all, status)
@@ -159,8 +189,8 @@ func (s *Supervisor) Statuses() []Status {
 }
 
 func (s *Supervisor) names() []string {
-	names := make([]string, 0, len(s.runners))
-	for _, r := range s.runners {
+	var names []string
+	for _, r := range s.all() {
 		names = append(names, r.part.Name)
 	}
 	return names

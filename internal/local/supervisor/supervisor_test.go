@@ -94,7 +94,12 @@ func child(dir, name, mode string, after ...string) Part {
 // begin runs a supervisor over the parts until the test ends.
 func begin(t *testing.T, dir string, parts ...Part) *Client {
 	t.Helper()
-	s, err := New(Config{Parts: parts, LogDir: dir, RunDir: dir, StateDir: dir, Log: slog.New(slog.DiscardHandler), StopGrace: time.Second})
+	return beginWith(t, Config{Parts: parts, LogDir: dir, RunDir: dir, StateDir: dir, Log: slog.New(slog.DiscardHandler), StopGrace: time.Second})
+}
+
+func beginWith(t *testing.T, c Config) *Client {
+	t.Helper()
+	s, err := New(c)
 	if err != nil {
 		t.Fatalf("new supervisor: %v", err)
 	}
@@ -107,7 +112,7 @@ func begin(t *testing.T, dir string, parts ...Part) *Client {
 			t.Errorf("supervisor ended with %v", err)
 		}
 	})
-	client := NewClient(dir)
+	client := NewClient(c.RunDir)
 	testenv.Eventually(t, "the control socket answers", func() bool {
 		_, err := client.Status(t.Context())
 		return err == nil

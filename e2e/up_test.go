@@ -1,0 +1,58 @@
+package e2e
+
+import (
+	"context"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
+)
+
+// TestUpFollowsTheFile: `leaky up` on the running stack starts the process that leaky.yaml has gained,
+// and stops it when it is gone from there. Meanwhile calls go on.
+func TestUpFollowsTheFile(t *testing.T) {
+	who := newAccount(t)
+	text, err := os.ReadFile(running.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaky := func(want string, args ...string) {
+		t.Helper()
+		if out, err := running.Leaky(context.WithoutCancel(t.Context()), args...); err != nil || !strings.Contains(out, want) {
+			t.Fatalf("leaky %s: want %q, got %v %s", strings.Join(args, " "), want, err, out)
+		}
+	}
+	answered := func() {
+		t.Helper()
+		for range 20 {
+			if a := callOf(t, who, "gpt-4o", false); a.status != 200 {
+				t.Errorf("want calls to go on, got %d %s", a.status, a.text)
+			}
+		}
+	}
+	out, err := running.Leaky(t.Context(), "start", "ratelimit-2")
+	if err == nil || !strings.Contains(out, "services.ratelimit.replicas") {
+		t.Errorf("want told where a further process is asked for, got %v %s", err, out)
+	}
+	t.Cleanup(func() {
+		replaced(t, running.Config, string(text))
+		leaky("ratelimit-2  is not asked for any more, and stopped", "up", "--no-proof")
+		testenv.Eventually(t, "all is well again", func() bool { return state(t).Ready })
+	})
+	if err := doubled(running.Config, "ratelimit"); err != nil {
+		t.Fatal(err)
+	}
+	leaky("ratelimit-2  is new, and started", "up", "--no-proof")
+	leaky("ratelimit-2", "ps")
+	testenv.Eventually(t, "Envoy is told", func() bool {
+		s := state(t)
+		return s.Ready && s.Configuration.Live.Content != ""
+	})
+	answered()
+	leaky("is stopped", "stop", "ratelimit-2")
+	answered()
+	leaky("is ready", "start", "ratelimit-2")
+	leaky("ratelimit-2", "kill", "ratelimit-2")
+	answered()
+}
