@@ -4,8 +4,10 @@
 package envoy
 
 import (
+	"cmp"
 	_ "embed"
 	"strconv"
+	"time"
 )
 
 // Version is the one Envoy release this product is built on and tested with.
@@ -58,6 +60,9 @@ type ArgsConfig struct {
 	Concurrency int    // worker threads; 0: one per core
 	AdminPath   string // file Envoy writes the admin address to; empty: none
 	LogLevel    string // default warning
+	// Drain is how long a listener that was changed lets what it has begun come to its end, in whole
+	// seconds: the longest answer that is not to be cut. Default 10m, as gateway.max_stream_duration.
+	Drain time.Duration
 }
 
 // Args are the arguments (without the program's name) that Envoy is started with. The
@@ -73,7 +78,8 @@ func Args(c ArgsConfig) []string {
 		"--file-flush-interval-msec", "100",
 		// Hot restart shares memory by base id: two Envoys on one machine would clash.
 		"--disable-hot-restart",
-		"--drain-time-s", "5",
+		// Clients go over to a listener's successor with their next call, not by and by.
+		"--drain-time-s", strconv.Itoa(int(cmp.Or(c.Drain, 10*time.Minute).Seconds())), "--drain-strategy", "immediate",
 	}
 	if c.Concurrency > 0 {
 		args = append(args, "--concurrency", strconv.Itoa(c.Concurrency))

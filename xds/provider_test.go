@@ -13,11 +13,13 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 )
 
 func TestProviderKeysAreInjectedAndShownNowhere(t *testing.T) {
@@ -182,5 +184,34 @@ func TestAProviderThatRefusesOurKeyDoesNotBlameTheCaller(t *testing.T) {
 	}
 	if a := g.do(t, "POST", chatPath, body(""), "Authorization", ""); a.status != 401 || a.body != `{"who":"authz"}` {
 		t.Errorf("want our own 401 untouched, got %+v", a)
+	}
+}
+
+// TestProvidersSayNothingInOurName: a header of the gateway's own in a provider's answer reaches
+// nobody, whether it is asked itself or stands in for another.
+func TestProvidersSayNothingInOurName(t *testing.T) {
+	t.Parallel()
+	forging := newOther(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Add(attributes.HeaderServed, "forged/model")
+		w.Header().Set("X-Leaky-Held", "1")
+		w.Header().Set("X-Leaky-Anything", "1")
+	})
+	g := start(t, func(cfg *config.Config) {
+		cfg.Gateway.Fallback = "unix:run/f.sock"
+		provide(cfg, "away", nowhere, nil)
+		provide(cfg, "plain", forging.url, nil)
+		provide(cfg, "keyed", forging.url, func(p *config.Provider) { p.APIKeyEnv = "KEY" })
+		cfg.Models = []config.Model{{Name: "plain", Provider: "plain"}, {Name: "keyed", Provider: "keyed"},
+			{Name: "first", Provider: "away", Fallback: []string{"keyed"}}, {Name: "never", Provider: "plain", Fallback: []string{"keyed"}}}
+	}, map[string]string{"KEY": "k"})
+	g.limit.set(admit(nil))
+	for model, served := range map[string][]string{"plain": nil, "keyed": nil, "never": nil, "first": {"keyed/keyed"}} {
+		a := g.do(t, "POST", chatPath, `{"model":"`+model+`","messages":[]}`)
+		if got := a.header.Values(attributes.HeaderServed); a.status != 200 || !slices.Equal(got, served) {
+			t.Errorf("%s: want served by %q, got %d %q", model, served, a.status, got)
+		}
+		if a.header.Get("X-Leaky-Anything") != "" || slices.Contains(a.header.Values("X-Leaky-Held"), "1") {
+			t.Errorf("%s: the provider spoke in our name: %v", model, a.header)
+		}
 	}
 }

@@ -6,9 +6,11 @@ import (
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	mutationv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	injectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/credential_injector/v3"
+	headersv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/header_mutation/v3"
 	codecv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/upstream_codec/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	genericv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/http/injected_credentials/generic/v3"
@@ -16,6 +18,7 @@ import (
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -26,6 +29,9 @@ import (
 
 // Trust is the file of root certificates that providers' certificates are checked against.
 type Trust struct{ File string }
+
+// ownRetries is how many questions may be asked again of a service at once; Envoy's default is 3.
+const ownRetries = 1 << 16
 
 // upstreamBuffer bounds what is buffered for one upstream connection, in bytes.
 const upstreamBuffer = 256 << 10
@@ -41,6 +47,9 @@ func Cluster(c model.Cluster, trust Trust) *clusterv3.Cluster {
 		TypedExtensionProtocolOptions: map[string]*anypb.Any{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": anyOf(httpOptions(c))},
 		CircuitBreakers: &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{{
 			MaxConnections: count(c.MaxRequests), MaxRequests: count(c.MaxRequests), MaxPendingRequests: count(c.MaxPending)}}},
+	}
+	if !c.Provider { // what is asked again of our own services is bounded by what is asked
+		out.GetCircuitBreakers().GetThresholds()[0].MaxRetries = wrapperspb.UInt32(ownRetries)
 	}
 	discover(c, out)
 	if len(c.More) > 0 {
@@ -98,11 +107,11 @@ func numeric(c model.Cluster) bool {
 	})
 }
 
-// unreachable leaves a replica out at its first refused connection. Questions that were
-// under way are lost: in Envoy 1.40 the clients of ext_authz and ratelimit do not retry
-// (GrpcService.retry_policy has no effect on them), so such a call ends as a 503.
+// unreachable leaves a replica out that refused connections, or broke them, several times in a row.
+// What it was asked is asked of another (see another), so that nothing is lost until then; a single
+// answer that comes too late is no death.
 func unreachable() *clusterv3.OutlierDetection {
-	return &clusterv3.OutlierDetection{SplitExternalLocalOriginErrors: true, ConsecutiveLocalOriginFailure: wrapperspb.UInt32(1),
+	return &clusterv3.OutlierDetection{SplitExternalLocalOriginErrors: true, ConsecutiveLocalOriginFailure: wrapperspb.UInt32(3),
 		EnforcingConsecutiveLocalOriginFailure: wrapperspb.UInt32(100),
 		EnforcingLocalOriginSuccessRate:        wrapperspb.UInt32(0), EnforcingConsecutive_5Xx: wrapperspb.UInt32(0),
 		EnforcingConsecutiveGatewayFailure: wrapperspb.UInt32(0), EnforcingSuccessRate: wrapperspb.UInt32(0),
@@ -147,19 +156,29 @@ func httpOptions(c model.Cluster) *httpv3.HttpProtocolOptions {
 	if c.Outlier.Limited {
 		o.OutlierDetection = limited()
 	}
+	add := func(name string, m proto.Message) {
+		o.HttpFilters = append(o.HttpFilters, &hcmv3.HttpFilter{Name: "envoy.filters.http." + name,
+			ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: anyOf(m)}})
+	}
 	if c.Moves != "" {
-		o.HttpFilters = []*hcmv3.HttpFilter{
-			{Name: "envoy.filters.http.header_mutation", ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: anyOf(moving(c.Moves))}},
-			{Name: "envoy.filters.http.upstream_codec", ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: anyOf(&codecv3.UpstreamCodec{})}},
-		}
+		add("header_mutation", moving(c.Moves))
+	}
+	if c.Provider {
+		add("header_mutation", unsaid())
 	}
 	if c.Credential != "" {
-		o.HttpFilters = []*hcmv3.HttpFilter{
-			{Name: "envoy.filters.http.credential_injector", ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: anyOf(injector(c))}},
-			{Name: "envoy.filters.http.upstream_codec", ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: anyOf(&codecv3.UpstreamCodec{})}},
-		}
+		add("credential_injector", injector(c))
+	}
+	if len(o.HttpFilters) > 0 {
+		add("upstream_codec", &codecv3.UpstreamCodec{})
 	}
 	return o
+}
+
+// unsaid takes out of a provider's answer what the gateway alone tells callers, such as who answered.
+// The route of the answer cannot: behind it may be this Envoy itself, whose word counts.
+func unsaid() *headersv3.HeaderMutation {
+	return &headersv3.HeaderMutation{Mutations: &headersv3.Mutations{ResponseMutations: []*mutationv3.HeaderMutation{removePrefix(ownPrefix)}}}
 }
 
 // injector sets the provider's own key on each call. It sits on the upstream side, so

@@ -26,6 +26,7 @@ import (
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	policyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/http/custom_response/local_response_policy/v3"
+	previousv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/proto"
@@ -284,7 +285,20 @@ func authz() *authzv3.ExtAuthz {
 
 func grpc(cluster string, timeout time.Duration) *corev3.GrpcService {
 	return &corev3.GrpcService{Timeout: durationpb.New(timeout),
+		RetryPolicy:     another(timeout),
 		TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{ClusterName: cluster}}}
+}
+
+// another asks another process of a service when one has died with a question, or does not listen
+// any more. A question may be asked twice so: a hold is one by its id, and the others change nothing.
+// In Envoy 1.40 the longest pause is also the longest wait for one answer, which may take it all.
+func another(timeout time.Duration) *corev3.RetryPolicy {
+	const tries = 3
+	return &corev3.RetryPolicy{NumRetries: wrapperspb.UInt32(tries), RetryOn: "connect-failure,refused-stream,reset",
+		RetryBackOff: &corev3.BackoffStrategy{BaseInterval: durationpb.New(5 * time.Millisecond), MaxInterval: durationpb.New(timeout)},
+		RetryHostPredicate: []*corev3.RetryPolicy_RetryHostPredicate{{Name: "envoy.retry_host_predicates.previous_hosts",
+			ConfigType: &corev3.RetryPolicy_RetryHostPredicate_TypedConfig{TypedConfig: anyOf(&previousv3.PreviousHostsPredicate{})}}},
+		HostSelectionRetryMaxAttempts: tries}
 }
 
 // rateLimit asks for a hold. No answer in time is a refusal, as providers cost money, but

@@ -124,10 +124,16 @@ func strip() *earlyv3.HeaderMutation {
 	for _, name := range attributes.IdentityHeaders() {
 		m.Mutations = append(m.Mutations, &mutationv3.HeaderMutation{Action: &mutationv3.HeaderMutation_Remove{Remove: name}})
 	}
-	for _, prefix := range []string{"x-envoy-", "x-user-", "x-org-", "x-leaky-", "x-quota-"} {
-		m.Mutations = append(m.Mutations, &mutationv3.HeaderMutation{Action: &mutationv3.HeaderMutation_RemoveOnMatch_{
-			RemoveOnMatch: &mutationv3.HeaderMutation_RemoveOnMatch{
-				KeyMatcher: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Prefix{Prefix: prefix}}}}})
+	for _, prefix := range []string{"x-envoy-", "x-user-", "x-org-", ownPrefix, "x-quota-"} {
+		m.Mutations = append(m.Mutations, removePrefix(prefix))
 	}
 	return m
+}
+
+// ownPrefix begins the headers in which this product alone says something.
+const ownPrefix = "x-leaky-"
+
+func removePrefix(prefix string) *mutationv3.HeaderMutation {
+	return &mutationv3.HeaderMutation{Action: &mutationv3.HeaderMutation_RemoveOnMatch_{RemoveOnMatch: &mutationv3.HeaderMutation_RemoveOnMatch{
+		KeyMatcher: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Prefix{Prefix: prefix}}}}}
 }

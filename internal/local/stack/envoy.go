@@ -30,8 +30,8 @@ func (p *Plan) envoy(bin string) supervisor.Part {
 		Dir:  p.dir, // relative socket paths are resolved against it
 		User: p.user, Caps: p.lowPort(),
 		// custom_response is work in progress upstream, and Envoy says so with each push.
-		Args: append(envoy.Args(envoy.ArgsConfig{Bootstrap: file, Concurrency: p.cfg.Envoy.Concurrency}), "--component-log-level",
-			"misc:error"),
+		Args: append(envoy.Args(envoy.ArgsConfig{Bootstrap: file, Concurrency: p.cfg.Envoy.Concurrency,
+			Drain: p.cfg.Gateway.MaxStreamDuration}), "--component-log-level", "misc:error"),
 		Prepare: func(context.Context) error { return p.prepareEnvoy(file) },
 		// An admin that does not answer has nothing to wait for, and what did not end in time is cut.
 		Drain: func(ctx context.Context) { _ = p.DrainEnvoy(ctx) },
