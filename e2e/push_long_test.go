@@ -3,6 +3,13 @@
 package e2e
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"math/big"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -10,6 +17,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
@@ -34,6 +42,15 @@ func TestBadPushesChangeNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	tls := func(certificate, key string) string {
+		return edit("gateway: {", fmt.Sprintf("gateway: {tls: {certificate: %q, key: %q}, ", certificate, key))
+	}
+	certs := t.TempDir()
+	if err := os.Chmod(certs, 0o755); err != nil { // xds is another user
+		t.Fatal(err)
+	}
+	late, lateKey := selfSigned(t, certs, "late", time.Now().Add(-time.Hour))
+	good, _ := selfSigned(t, certs, "good", time.Now().Add(time.Hour))
 	before := state(t)
 	stop := load(t, who)
 	for _, c := range []struct{ name, text, told string }{
@@ -46,6 +63,9 @@ func TestBadPushesChangeNothing(t *testing.T) {
 		{"a key twice", whole + "\ntiers: {default: USER}\n", `"tiers" already defined`},
 		{"the address of a cloud's credentials", edit(`protocol: gemini, url: "http://`, `protocol: gemini, url: "http://169.254.169.254/`), "no provider is at 169.254.169.254"},
 		{"an address that cannot be bound", edit(`gateway: {listen: "127.0.0.1:`, `gateway: {listen: "192.0.2.77:`), "192.0.2.77"},
+		{"a certificate that does not fit its key", tls(good, lateKey), "private key does not match public key"},
+		{"a certificate that has expired", tls(late, lateKey), "expired at"},
+		{"a certificate that is not there", tls(filepath.Join(certs, "gone"), lateKey), "no such file"},
 		{"a model of a provider that is gone", edit("  qwen: {protocol: openai", "  qwen2: {protocol: openai"), `"qwen" is not known`},
 		{"a limits file that is not there", edit("limits: {file: limits.yaml", "limits: {file: gone.yaml"), "gone.yaml"},
 	} {
@@ -95,6 +115,31 @@ func TestBadPushesChangeNothing(t *testing.T) {
 		t.Errorf("restart envoy: %v %s", err, out)
 	}
 	unchanged(t, before)
+}
+
+// selfSigned puts a certificate and its key into files and gives their paths.
+func selfSigned(t *testing.T, dir, name string, ends time.Time) (certificate, key string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	made := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{name}, NotBefore: ends.Add(-24 * time.Hour), NotAfter: ends}
+	der, err := x509.CreateCertificate(rand.Reader, made, made, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate, key = filepath.Join(dir, name+".crt"), filepath.Join(dir, name+".key")
+	for path, block := range map[string]*pem.Block{certificate: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "PRIVATE KEY", Bytes: pkcs8}} {
+		if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return certificate, key
 }
 
 // load calls the gateway without a pause until the function it gives is called, which tells how
