@@ -45,7 +45,7 @@ demo: build ## 64 clients for a minute, then the verdict on the books (needs mak
 
 .PHONY: test
 test: vet parts ## Run every test against real parts
-	@$(GO) test -shuffle=on -timeout 18m ./e2e ./...
+	@internal/testing/inmemory.sh $(GO) test -shuffle=on -timeout 18m ./e2e ./...
 
 .PHONY: test-busy
 test-busy: ## Run every test three times beside as many busy loops as there are cores

@@ -40,6 +40,8 @@ type modelHold struct {
 	drawn                          bool
 	index                          int64
 	done                           bool
+	late                           bool  // the sweeper charged it, at since; a settlement corrects that once
+	since                          int64 // microseconds
 }
 
 func rat(n int64) *big.Rat { return new(big.Rat).SetInt64(n) }
@@ -177,6 +179,9 @@ func (m *model) take(t store.Take, now int64) (store.Outcome, int64, int64) {
 
 func (m *model) settle(id string, charged, now int64) {
 	h := m.holds[id]
+	if h != nil && h.late {
+		m.correct(h, charged, now)
+	}
 	if h == nil || h.done {
 		return
 	}
@@ -192,6 +197,40 @@ func (m *model) settle(id string, charged, now int64) {
 		if h.index >= p.index {
 			p.spent += charged
 		}
+	}
+}
+
+func (m *model) expire(id string, now int64) {
+	if h := m.holds[id]; h != nil && h.expires <= now && !h.done {
+		m.settle(id, h.cost, now)
+		h.late, h.since = true, now
+	}
+}
+
+// correct replaces the sweeper's charge. Of what was too much, only what is still there comes back.
+func (m *model) correct(h *modelHold, charged, now int64) {
+	more := charged - h.charged
+	h.late, h.charged = false, charged
+	for i := range 2 {
+		b := &m.buckets[i]
+		b.drain(now)
+		change := rat(more)
+		switch {
+		case more > 0:
+		case b.window > 0 && h.since < b.at:
+			change = rat(0)
+		case b.window == 0:
+			drained := new(big.Rat).Mul(b.rate, rat(max(0, now-h.since)))
+			if change.Add(change, drained); change.Sign() > 0 {
+				change = rat(0)
+			}
+		}
+		if b.settled = new(big.Rat).Add(b.settled, change); b.settled.Sign() < 0 {
+			b.settled = rat(0)
+		}
+	}
+	if p := m.pool; h.drawn && p != nil && h.index >= p.index {
+		p.spent = max(0, p.spent+more)
 	}
 }
 
@@ -308,9 +347,7 @@ func TestBooksAreExact(t *testing.T) {
 			},
 			"expire": func(t *rapid.T) {
 				id := rapid.SampledFrom(ids).Draw(t, "id")
-				if h := m.holds[id]; h != nil && h.expires <= clock.Load() {
-					m.settle(id, h.cost, clock.Load())
-				}
+				m.expire(id, clock.Load())
 				if _, _, err := s.Expire(ctx, account, id, true); err != nil {
 					t.Fatal(err)
 				}
