@@ -54,8 +54,11 @@ type Call struct {
 
 // Entry is a usage entry of the ledger.
 type Entry struct {
-	Account, Provider string
-	Tokens            int64
+	Account, Provider      string
+	Tokens                 int64
+	CostMicros             int64
+	PriceVersion, Currency string
+	Costed                 bool // false: from before entries had a cost
 }
 
 // Hold is one that stands in Redis.
@@ -119,8 +122,10 @@ type Sums struct {
 	Calls       int64            `json:"bookedCalls"`
 	CallTokens  int64            `json:"bookedTokens"`
 	CallCosts   map[string]int64 `json:"bookedCostMicros"`
-	Drawn       int64            `json:"drawnTokens"`  // by events
-	Ledger      int64            `json:"ledgerTokens"` // by usage entries
+	Drawn       int64            `json:"drawnTokens"`      // by events
+	DrawnCosts  map[string]int64 `json:"drawnCostMicros"`  // of the same calls
+	Ledger      int64            `json:"ledgerTokens"`     // by usage entries
+	LedgerCosts map[string]int64 `json:"ledgerCostMicros"` //
 	Differs     bool             `json:"differs"`
 }
 

@@ -97,6 +97,9 @@ func (b *Books) entry(r *Report, id string, c Call) {
 		r.add(WrongAccount, id, c, fmt.Sprintf("the ledger has it on %s of %s", entry.Provider, entry.Account))
 	case entry.Tokens != c.Tokens:
 		r.add(LedgerGap, id, c, fmt.Sprintf("charged %d tokens, and the ledger has %d", c.Tokens, entry.Tokens))
+	case entry.Costed && (entry.PriceVersion != c.PriceVersion || entry.CostMicros != c.CostMicros || entry.Currency != c.Currency):
+		r.add(WrongPrice, id, c, fmt.Sprintf("published as %s, the ledger has %s", cost(c),
+			cost(Call{CostMicros: entry.CostMicros, PriceVersion: entry.PriceVersion, Currency: entry.Currency})))
 	}
 }
 
@@ -183,38 +186,48 @@ func (b *Books) sums() []Sums {
 	all := map[string]*Sums{}
 	of := func(account string) *Sums {
 		if all[account] == nil {
-			all[account] = &Sums{Account: account, EventCosts: map[string]int64{}, CallCosts: map[string]int64{}}
+			all[account] = &Sums{Account: account, EventCosts: map[string]int64{}, CallCosts: map[string]int64{},
+				DrawnCosts: map[string]int64{}, LedgerCosts: map[string]int64{}}
 		}
 		return all[account]
 	}
-	priced := func(costs map[string]int64, c Call) {
-		if c.Currency != "" {
-			costs[c.Currency] += c.CostMicros
+	priced := func(costs map[string]int64, currency string, micros int64) {
+		if currency != "" {
+			costs[currency] += micros
 		}
 	}
 	for id, c := range b.Events {
 		s := of(c.Account)
 		s.Events++
 		s.EventTokens += c.Tokens
-		priced(s.EventCosts, c)
-		if _, entered := b.Entries[id]; c.Drawn || entered {
+		priced(s.EventCosts, c.Currency, c.CostMicros)
+		entry, entered := b.Entries[id]
+		if c.Drawn || entered {
 			s.Drawn += c.Tokens
+		}
+		if entered && entry.Costed || !entered && c.Drawn && c.Tokens > 0 {
+			priced(s.DrawnCosts, c.Currency, c.CostMicros)
 		}
 	}
 	for _, c := range b.Calls {
 		s := of(c.Account)
 		s.Calls += int64(max(c.Rows, 1))
 		s.CallTokens += c.Tokens * int64(max(c.Rows, 1))
-		priced(s.CallCosts, c)
+		priced(s.CallCosts, c.Currency, c.CostMicros)
 	}
 	for _, e := range b.Entries {
-		of(e.Account).Ledger += e.Tokens
+		s := of(e.Account)
+		s.Ledger += e.Tokens
+		if e.Costed {
+			priced(s.LedgerCosts, e.Currency, e.CostMicros)
+		}
 	}
 	sums := make([]Sums, 0, len(all))
 	for _, account := range slices.Sorted(maps.Keys(all)) {
 		s := all[account]
 		s.Differs = b.Events != nil && b.Calls != nil && (s.Events != s.Calls || s.EventTokens != s.CallTokens ||
-			!maps.Equal(s.EventCosts, s.CallCosts)) || b.Events != nil && b.Entries != nil && s.Drawn != s.Ledger
+			!maps.Equal(s.EventCosts, s.CallCosts)) || b.Events != nil && b.Entries != nil &&
+			(s.Drawn != s.Ledger || !maps.Equal(s.DrawnCosts, s.LedgerCosts))
 		sums = append(sums, *s)
 	}
 	return sums

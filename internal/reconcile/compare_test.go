@@ -17,10 +17,12 @@ func TestWhatIsNoFault(t *testing.T) {
 	same := change(func(*reconcile.Call) {})
 	corrected := change(func(c *reconcile.Call) { c.Version, c.Tokens = 1, 8 })
 	for name, b := range map[string]reconcile.Books{
-		"nothing at all":                  {},
-		"books that were not read":        {Events: same},
-		"a call whose pool nobody knew":   {Events: change(func(c *reconcile.Call) { c.Drawn = false }), Entries: map[string]reconcile.Entry{}},
-		"a call that was corrected":       {Events: corrected, Calls: corrected, Entries: map[string]reconcile.Entry{"r": {Account: "user:a", Provider: "openai", Tokens: 8}}, Settled: map[string]reconcile.Settled{"r": {Charged: 8}}},
+		"nothing at all":                {},
+		"books that were not read":      {Events: same},
+		"a call whose pool nobody knew": {Events: change(func(c *reconcile.Call) { c.Drawn = false }), Entries: map[string]reconcile.Entry{}},
+		"a call that was corrected":     {Events: corrected, Calls: corrected, Entries: map[string]reconcile.Entry{"r": {Account: "user:a", Provider: "openai", Tokens: 8}}, Settled: map[string]reconcile.Settled{"r": {Charged: 8}}},
+		"an entry from before costs": {Events: change(func(c *reconcile.Call) { c.CostMicros, c.PriceVersion, c.Currency = 5, "list-1", "USD" }),
+			Entries: map[string]reconcile.Entry{"r": {Account: "user:a", Provider: "openai", Tokens: 10}}},
 		"a free call that drew":           {Events: change(func(c *reconcile.Call) { c.Tokens = 0 }), Entries: map[string]reconcile.Entry{}},
 		"a call that runs":                {Events: map[string]reconcile.Call{}, Holds: []reconcile.Hold{{RequestID: "r"}}, Served: map[string]reconcile.Served{"r": {Input: 1, Times: 1, Whole: true}}},
 		"an answer that was cut":          {Events: change(func(c *reconcile.Call) { c.Told = true }), Served: map[string]reconcile.Served{"r": {Input: 4, Output: 9, Times: 1}}},
@@ -37,6 +39,12 @@ func TestWhatIsNoFault(t *testing.T) {
 func TestFaultsOfBooksThatNoCallExplains(t *testing.T) {
 	t.Parallel()
 	call := reconcile.Call{Account: "user:a", Provider: "openai", Tokens: 10, Rows: 1, Allowed: true, Drawn: true}
+	priced := call
+	priced.CostMicros, priced.WantMicros, priced.PriceVersion, priced.Currency = 5, 5, "list-1", "USD"
+	entryAt := func(micros int64, list string) map[string]reconcile.Entry {
+		return map[string]reconcile.Entry{"r": {Account: "user:a", Provider: "openai", Tokens: 10, CostMicros: micros, PriceVersion: list,
+			Currency: "USD", Costed: true}}
+	}
 	pool := map[reconcile.PoolKey]reconcile.Pool{{Account: "user:a", Provider: "openai"}: {Redis: 90, InRedis: true, Ledger: 100, InLedger: true}}
 	for name, tc := range map[string]struct {
 		books reconcile.Books
@@ -51,6 +59,8 @@ func TestFaultsOfBooksThatNoCallExplains(t *testing.T) {
 		"a hold that outlived its end":          {reconcile.Books{Holds: []reconcile.Hold{{RequestID: "r", Overdue: 1}}}, reconcile.OrphanHold, "r"},
 		"an entry on another account":           {reconcile.Books{Events: map[string]reconcile.Call{"r": call}, Entries: map[string]reconcile.Entry{"r": {Account: "user:b", Provider: "openai", Tokens: 10}}}, reconcile.WrongAccount, "r"},
 		"an entry of another amount":            {reconcile.Books{Events: map[string]reconcile.Call{"r": call}, Entries: map[string]reconcile.Entry{"r": {Account: "user:a", Provider: "openai", Tokens: 9}}}, reconcile.LedgerGap, "r"},
+		"an entry of another cost":              {reconcile.Books{Events: map[string]reconcile.Call{"r": priced}, Entries: entryAt(7, "list-1")}, reconcile.WrongPrice, "r"},
+		"an entry of another list":              {reconcile.Books{Events: map[string]reconcile.Call{"r": priced}, Entries: entryAt(5, "list-0")}, reconcile.WrongPrice, "r"},
 		"a cost that its own list makes other":  {reconcile.Books{Calls: map[string]reconcile.Call{"r": {Account: "user:a", CostMicros: 5, WantMicros: 6, PriceVersion: "7", Rows: 1}}}, reconcile.WrongPrice, "r"},
 	} {
 		r := reconcile.Compare(tc.books)

@@ -159,7 +159,9 @@ func (s Sources) entries(ctx context.Context, from, to time.Time) (map[string]En
 		if err != nil {
 			return nil, err
 		}
-		if entries[e.RequestID] = (Entry{e.Account, e.Provider, e.Tokens}); len(entries) > s.Most {
+		entries[e.RequestID] = Entry{Account: e.Account, Provider: e.Provider, Tokens: e.Tokens, CostMicros: e.CostMicros,
+			PriceVersion: e.PriceVersion, Currency: e.Currency, Costed: e.Costed}
+		if len(entries) > s.Most {
 			return nil, ErrTooMany
 		}
 	}

@@ -2,6 +2,7 @@ package ledger_test
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/ledgerbook"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/ledger"
 )
 
@@ -40,12 +42,14 @@ func TestAHigherVersionReplacesWhatWasCharged(t *testing.T) {
 			user := uuid.New()
 			account := ledger.Account(user, uuid.Nil)
 			mustCredit(t, db, ledger.Purchase{UserID: user, Provider: "openai", Tokens: 50_000, Reference: uuid.NewString()})
-			one := charge(account, 0)
+			one, last := charge(account, 0), int64(0)
 			for _, batch := range tc.batches {
 				var charges []ledger.Charge
 				for _, w := range batch {
 					c := one
 					c.Version, c.Tokens = w[0], w[1]
+					c.Cost = ledger.Cost{Micros: 3 * c.Tokens, Currency: "USD", Version: fmt.Sprint("list-", c.Version)}
+					last = max(last, c.Version)
 					if c.Version > 0 || c.Tokens > 0 { // else the event is no charge
 						charges = append(charges, c)
 					}
@@ -55,6 +59,16 @@ func TestAHigherVersionReplacesWhatWasCharged(t *testing.T) {
 			p := find(t, db, account, "openai")
 			if s := p.State(time.Now()); s.Spent != tc.spent || s.Returned != tc.back || p.Total != 50_000 {
 				t.Errorf("want %d spent and %d given back, got %+v", tc.spent, tc.back, s)
+			}
+			booked, err := ledger.Book{DB: db}.Entries(t.Context(), ledgerbook.Span{From: one.At.Add(-time.Hour), To: time.Now().Add(time.Hour)}, 1000)
+			if err != nil {
+				t.Fatal(err)
+			}
+			at := slices.IndexFunc(booked, func(e ledgerbook.Entry) bool { return e.RequestID == one.Request })
+			want := ledgerbook.Entry{RequestID: one.Request, Account: account, Provider: "openai", Tokens: tc.spent, CostMicros: 3 * tc.spent,
+				Currency: "USD", PriceVersion: fmt.Sprint("list-", last), Costed: true}
+			if at < 0 || booked[at] != want {
+				t.Errorf("want the cost of the last version, %+v, got %+v", want, booked)
 			}
 		})
 	}

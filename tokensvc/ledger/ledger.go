@@ -134,6 +134,7 @@ type entry struct {
 	at                     time.Time
 	version                int64  // of what was told of a call
 	corrects               string // reference of the call's first entry
+	cost                   Cost   // of usage
 }
 
 func (k Key) compare(other Key) int {

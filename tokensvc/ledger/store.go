@@ -192,6 +192,7 @@ func post(ctx context.Context, q *tokensdb.Queries, entries []entry) ([]string, 
 		p.Amounts, p.Kinds, p.Refs = append(p.Amounts, e.amount), append(p.Kinds, e.kind), append(p.Refs, e.reference)
 		p.Reasons, p.Actors, p.Ats = append(p.Reasons, e.reason), append(p.Actors, e.actor), append(p.Ats, e.at)
 		p.Versions, p.Corrected = append(p.Versions, e.version), append(p.Corrected, e.corrects)
+		p.Costs, p.Currencies, p.Prices = append(p.Costs, e.cost.Micros), append(p.Currencies, e.cost.Currency), append(p.Prices, e.cost.Version)
 	}
 	added, err := q.PostEntries(ctx, p)
 	if err != nil {

@@ -26,6 +26,14 @@ type Charge struct {
 	Tokens   int64 // 1 or more; of a correction 0 or more
 	Drawn    bool  // the limiter took it from the pool; else it does not know
 	At       time.Time
+	Cost     Cost
+}
+
+// Cost is what a call cost in money, as its event has it. Without a Version no price was known.
+type Cost struct {
+	Micros   int64  // millionths of Currency
+	Currency string // ISO 4217
+	Version  string // of the price list
 }
 
 // chargeOf is what an event costs a pool. Not every event costs one.
@@ -39,7 +47,7 @@ func chargeOf(e usage.Event) (Charge, bool, error) {
 		return Charge{}, false, nil
 	}
 	c := Charge{Request: e.RequestID, Version: e.Version, Account: e.Account, Provider: e.Provider, Tokens: e.Charged,
-		Drawn: e.Pool == usage.PoolDrawn, At: e.Timestamp}
+		Drawn: e.Pool == usage.PoolDrawn, At: e.Timestamp, Cost: Cost{Micros: e.CostMicros, Currency: e.Currency, Version: e.PriceVersion}}
 	return c, true, checkTexts(c.Request, "")
 }
 
@@ -136,7 +144,7 @@ func (b *books) told(charges []Charge, done *Applied) map[string]Charge {
 // entry books tokens of the charge.
 func (c Charge) entry(reference string, tokens int64) entry {
 	return entry{account: c.Account, counter: counterUsage, unit: unit(c.Provider), amount: -tokens, kind: kindUsage, reference: reference,
-		at: c.At, version: c.Version}
+		at: c.At, version: c.Version, cost: c.Cost}
 }
 
 // change is what a charge whose entry is posted does to its pool: it takes tokens, or gives some
@@ -224,6 +232,7 @@ func (b *books) correct(ctx context.Context, later []Charge) ([]change, error) {
 		difference := change{Charge: c, tokens: c.Tokens - was.Tokens}
 		e := c.entry(usageReference(c.call()), difference.tokens)
 		e.corrects = was.Reference
+		e.cost.Micros -= was.CostMicros
 		changes, entries = append(changes, difference), append(entries, e)
 	}
 	if len(entries) == 0 {

@@ -1,13 +1,14 @@
 -- name: PostEntries :many
 -- Posts what was not posted before, in the order of the references, so that two writers
 -- with the same ones wait for each other instead of deadlocking. Answers the new references.
-INSERT INTO token_ledger (account, counter, unit, amount, kind, reference, reason, actor, at, version, corrects)
+INSERT INTO token_ledger (account, counter, unit, amount, kind, reference, reason, actor, at, version, corrects, cost_micros, currency, price_version)
 SELECT e.account, e.counter, e.unit, e.amount, e.kind, e.reference, e.reason, nullif(e.actor, '00000000-0000-0000-0000-000000000000'::uuid), e.at,
-    e.version, nullif(e.corrects, '')
+    e.version, nullif(e.corrects, ''), CASE WHEN e.kind = 'usage' THEN e.cost END, nullif(e.currency, ''), nullif(e.price, '')
 FROM (SELECT unnest(@accounts::text[]) AS account, unnest(@counters::text[]) AS counter, unnest(@units::text[]) AS unit,
     unnest(@amounts::bigint[]) AS amount, unnest(@kinds::text[]) AS kind, unnest(@refs::text[]) AS reference,
     unnest(@reasons::text[]) AS reason, unnest(@actors::uuid[]) AS actor, unnest(@ats::timestamptz[]) AS at,
-    unnest(@versions::bigint[]) AS version, unnest(@corrected::text[]) AS corrects) AS e
+    unnest(@versions::bigint[]) AS version, unnest(@corrected::text[]) AS corrects,
+    unnest(@costs::bigint[]) AS cost, unnest(@currencies::text[]) AS currency, unnest(@prices::text[]) AS price) AS e
 ORDER BY e.reference
 ON CONFLICT (reference) DO NOTHING
 RETURNING reference;
@@ -15,7 +16,8 @@ RETURNING reference;
 -- name: BookedCalls :many
 -- What the calls with these first entries are charged by now, and by which version.
 SELECT coalesce(e.corrects, e.reference)::text AS reference, min(e.account)::text AS account, min(e.unit)::text AS unit,
-    (-sum(e.amount))::bigint AS tokens, max(e.version)::bigint AS version, min(e.at)::timestamptz AS at
+    (-sum(e.amount))::bigint AS tokens, max(e.version)::bigint AS version, min(e.at)::timestamptz AS at,
+    coalesce(sum(e.cost_micros), 0)::bigint AS cost_micros
 FROM token_ledger e WHERE e.reference = ANY(@refs::text[]) OR e.corrects = ANY(@refs::text[])
 GROUP BY coalesce(e.corrects, e.reference);
 
@@ -26,7 +28,7 @@ SELECT account, counter, unit, amount, kind, reason, at FROM token_ledger WHERE 
 SELECT coalesce(sum(amount), 0)::bigint FROM token_ledger WHERE reference = ANY(@refs::text[]);
 
 -- name: ListEntries :many
-SELECT id, account, counter, unit, amount, kind, reference, reason, actor, at, created_at, version, corrects FROM token_ledger
+SELECT id, account, counter, unit, amount, kind, reference, reason, actor, at, created_at, version, corrects, cost_micros, currency, price_version FROM token_ledger
 WHERE account = @account AND unit = @unit AND id < @before ORDER BY id DESC LIMIT @most;
 
 -- name: OpenLots :many

@@ -14,18 +14,20 @@ import (
 
 const bookedCalls = `-- name: BookedCalls :many
 SELECT coalesce(e.corrects, e.reference)::text AS reference, min(e.account)::text AS account, min(e.unit)::text AS unit,
-    (-sum(e.amount))::bigint AS tokens, max(e.version)::bigint AS version, min(e.at)::timestamptz AS at
+    (-sum(e.amount))::bigint AS tokens, max(e.version)::bigint AS version, min(e.at)::timestamptz AS at,
+    coalesce(sum(e.cost_micros), 0)::bigint AS cost_micros
 FROM token_ledger e WHERE e.reference = ANY($1::text[]) OR e.corrects = ANY($1::text[])
 GROUP BY coalesce(e.corrects, e.reference)
 `
 
 type BookedCallsRow struct {
-	Reference string
-	Account   string
-	Unit      string
-	Tokens    int64
-	Version   int64
-	At        time.Time
+	Reference  string
+	Account    string
+	Unit       string
+	Tokens     int64
+	Version    int64
+	At         time.Time
+	CostMicros int64
 }
 
 // What the calls with these first entries are charged by now, and by which version.
@@ -45,6 +47,7 @@ func (q *Queries) BookedCalls(ctx context.Context, refs []string) ([]BookedCalls
 			&i.Tokens,
 			&i.Version,
 			&i.At,
+			&i.CostMicros,
 		); err != nil {
 			return nil, err
 		}
@@ -178,7 +181,7 @@ func (q *Queries) LedgerDifferences(ctx context.Context) ([]LedgerDifferencesRow
 }
 
 const listEntries = `-- name: ListEntries :many
-SELECT id, account, counter, unit, amount, kind, reference, reason, actor, at, created_at, version, corrects FROM token_ledger
+SELECT id, account, counter, unit, amount, kind, reference, reason, actor, at, created_at, version, corrects, cost_micros, currency, price_version FROM token_ledger
 WHERE account = $1 AND unit = $2 AND id < $3 ORDER BY id DESC LIMIT $4
 `
 
@@ -217,6 +220,9 @@ func (q *Queries) ListEntries(ctx context.Context, arg ListEntriesParams) ([]Tok
 			&i.CreatedAt,
 			&i.Version,
 			&i.Corrects,
+			&i.CostMicros,
+			&i.Currency,
+			&i.PriceVersion,
 		); err != nil {
 			return nil, err
 		}
@@ -312,30 +318,34 @@ func (q *Queries) OverfullLots(ctx context.Context) ([]OverfullLotsRow, error) {
 }
 
 const postEntries = `-- name: PostEntries :many
-INSERT INTO token_ledger (account, counter, unit, amount, kind, reference, reason, actor, at, version, corrects)
+INSERT INTO token_ledger (account, counter, unit, amount, kind, reference, reason, actor, at, version, corrects, cost_micros, currency, price_version)
 SELECT e.account, e.counter, e.unit, e.amount, e.kind, e.reference, e.reason, nullif(e.actor, '00000000-0000-0000-0000-000000000000'::uuid), e.at,
-    e.version, nullif(e.corrects, '')
+    e.version, nullif(e.corrects, ''), CASE WHEN e.kind = 'usage' THEN e.cost END, nullif(e.currency, ''), nullif(e.price, '')
 FROM (SELECT unnest($1::text[]) AS account, unnest($2::text[]) AS counter, unnest($3::text[]) AS unit,
     unnest($4::bigint[]) AS amount, unnest($5::text[]) AS kind, unnest($6::text[]) AS reference,
     unnest($7::text[]) AS reason, unnest($8::uuid[]) AS actor, unnest($9::timestamptz[]) AS at,
-    unnest($10::bigint[]) AS version, unnest($11::text[]) AS corrects) AS e
+    unnest($10::bigint[]) AS version, unnest($11::text[]) AS corrects,
+    unnest($12::bigint[]) AS cost, unnest($13::text[]) AS currency, unnest($14::text[]) AS price) AS e
 ORDER BY e.reference
 ON CONFLICT (reference) DO NOTHING
 RETURNING reference
 `
 
 type PostEntriesParams struct {
-	Accounts  []string
-	Counters  []string
-	Units     []string
-	Amounts   []int64
-	Kinds     []string
-	Refs      []string
-	Reasons   []string
-	Actors    []uuid.UUID
-	Ats       []time.Time
-	Versions  []int64
-	Corrected []string
+	Accounts   []string
+	Counters   []string
+	Units      []string
+	Amounts    []int64
+	Kinds      []string
+	Refs       []string
+	Reasons    []string
+	Actors     []uuid.UUID
+	Ats        []time.Time
+	Versions   []int64
+	Corrected  []string
+	Costs      []int64
+	Currencies []string
+	Prices     []string
 }
 
 // Posts what was not posted before, in the order of the references, so that two writers
@@ -353,6 +363,9 @@ func (q *Queries) PostEntries(ctx context.Context, arg PostEntriesParams) ([]str
 		arg.Ats,
 		arg.Versions,
 		arg.Corrected,
+		arg.Costs,
+		arg.Currencies,
+		arg.Prices,
 	)
 	if err != nil {
 		return nil, err

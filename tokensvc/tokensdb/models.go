@@ -11,19 +11,22 @@ import (
 )
 
 type TokenLedger struct {
-	ID        int64
-	Account   string
-	Counter   string
-	Unit      string
-	Amount    int64
-	Kind      string
-	Reference string
-	Reason    string
-	Actor     *uuid.UUID
-	At        time.Time
-	CreatedAt time.Time
-	Version   int64
-	Corrects  *string
+	ID           int64
+	Account      string
+	Counter      string
+	Unit         string
+	Amount       int64
+	Kind         string
+	Reference    string
+	Reason       string
+	Actor        *uuid.UUID
+	At           time.Time
+	CreatedAt    time.Time
+	Version      int64
+	Corrects     *string
+	CostMicros   *int64
+	Currency     *string
+	PriceVersion *string
 }
 
 type TokenLedgerSide struct {

@@ -1,6 +1,7 @@
 package serve_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -158,7 +159,8 @@ func (nobody) Publish(context.Context, usage.Event) error { return nil }
 type fault struct {
 	served            func(*usage.Event)
 	booked            func(usage.Event) []usage.Event
-	settledBy         int64 // more than was charged
+	settledBy         int64  // more than was charged
+	paidBy            string // the price list of the ledger's entry
 	unsettled, unpaid bool
 }
 
@@ -195,7 +197,7 @@ func (w *world) call(f fault) string {
 	check(err)
 	if !f.unpaid {
 		_, err = ledger.Apply(ctx, w.db, []ledger.Charge{{Request: id, Account: e.Account, Provider: e.Provider, Tokens: e.Charged, Drawn: true,
-			At: e.Timestamp}})
+			At: e.Timestamp, Cost: ledger.Cost{Micros: e.CostMicros, Currency: e.Currency, Version: cmp.Or(f.paidBy, e.PriceVersion)}}})
 		check(err)
 	}
 	rows := []usage.Event{e}
@@ -247,7 +249,7 @@ func TestEachPlantedFaultIsFoundByRequestID(t *testing.T) {
 		t.Fatalf("want five calls without a difference, got %+v, %v", clean, err)
 	}
 	if s := clean.Accounts[0]; len(clean.Accounts) != 1 || s.Differs || s.Drawn != s.EventTokens || s.Ledger != s.CallTokens ||
-		s.EventCosts["USD"] == 0 || s.EventCosts["USD"] != s.CallCosts["USD"] {
+		s.EventCosts["USD"] == 0 || s.EventCosts["USD"] != s.CallCosts["USD"] || s.EventCosts["USD"] != s.LedgerCosts["USD"] {
 		t.Errorf("want one account whose sums are equal in every book, got %+v", clean.Accounts)
 	}
 	w.plant(from, to)
@@ -273,9 +275,10 @@ func (w *world) plant(from, to time.Time) {
 		w.call(fault{booked: with(func(e *usage.Event) { e.Account = "org:" + uuid.NewString() })}):         reconcile.WrongAccount,
 		w.call(fault{booked: with(func(e *usage.Event) { e.PriceVersion = "of-last-year" })}):               reconcile.WrongPrice,
 		w.call(fault{booked: with(func(e *usage.Event) { e.Charged, e.Output = e.Charged+1, e.Output+1 })}): reconcile.WrongCharge,
-		w.call(fault{unsettled: true}): reconcile.OrphanHold,
-		w.call(fault{settledBy: 7}):    reconcile.RedisDrift,
-		w.call(fault{unpaid: true}):    reconcile.LedgerGap,
+		w.call(fault{unsettled: true}):                                          reconcile.OrphanHold,
+		w.call(fault{settledBy: 7}):                                             reconcile.RedisDrift,
+		w.call(fault{unpaid: true}):                                             reconcile.LedgerGap,
+		w.call(fault{paidBy: "of-last-year"}):                                   reconcile.WrongPrice,
 		w.call(fault{served: func(e *usage.Event) { e.Output--; e.Charged-- }}): reconcile.BillOff,
 	}
 	r, err := reconcile.Run(w.t.Context(), w.sources, from, to, 0)

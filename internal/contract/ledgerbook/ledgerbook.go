@@ -37,6 +37,12 @@ type Entry struct {
 	Account   string `json:"account"`
 	Provider  string `json:"provider"`
 	Tokens    int64  `json:"tokens"`
+
+	// What the call cost, as its event has it.
+	CostMicros   int64  `json:"costMicros"`
+	Currency     string `json:"currency,omitzero"`
+	PriceVersion string `json:"priceVersion,omitzero"`
+	Costed       bool   `json:"costed"` // false: booked before the ledger had costs
 }
 
 // Key names a pool.
