@@ -28,7 +28,7 @@ func TestDemoBoundsAnOutage(t *testing.T) {
 		t.Fatal(err)
 	}
 	stack, err := stacktest.New(t.Context(), dir, 0, stacktest.Built(running.Bin), stacktest.Replicas("ratelimit", 4),
-		stacktest.Edit("timeout: 2s}", outages))
+		stacktest.Edit("timeout: 10s}", outages))
 	if err != nil {
 		t.Fatal(err)
 	}

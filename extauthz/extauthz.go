@@ -5,6 +5,7 @@
 package extauthz
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -32,7 +33,7 @@ type Config struct {
 	Auth          config.Auth        // issuer, audience and for how long a key is trusted
 	Tiers         config.Tiers       // roles to tier
 	SigningKey    ed25519.PrivateKey // signs identities; see LoadSigningKey
-	LookupTimeout time.Duration      // waiting for identity, default 1.5 s: less than Envoy waits for us
+	LookupTimeout time.Duration      // waiting for identity, default three quarters of what Envoy waits for us
 	Transport     http.RoundTripper  // how identity is called; nil: Go's default
 	PublicIssuer  string             // iss of OAuth2 tokens beside Auth.Issuer; empty: there are none
 	Limiter       counted.Limiter    // counts failed authentication by address; nil: nobody does
@@ -78,7 +79,7 @@ func New(cfg Config) (*Service, error) {
 		return nil, fmt.Errorf("auth.key_ttl: %v is not above 0 and at most %v", cfg.Auth.KeyTTL, maxKeyTTL)
 	}
 	if cfg.LookupTimeout <= 0 {
-		cfg.LookupTimeout = 1500 * time.Millisecond
+		cfg.LookupTimeout = cmp.Or(cfg.Auth.CheckTimeout, config.CheckTimeout) * 3 / 4
 	}
 	issuers, err := jwks.New(jwks.Config{URL: cfg.Identity + "/oauth2/jwks", Client: newClient(cfg.Transport), Log: cfg.Log})
 	if err != nil {

@@ -29,6 +29,9 @@ type Auth struct {
 	RotateAhead time.Duration `yaml:"rotate_ahead"`
 	// OfflineGrace is how long extauthz goes on with what it knows while identity is down, default 5m.
 	OfflineGrace time.Duration `yaml:"offline_grace"`
+	// CheckTimeout is how long Envoy waits for extauthz, which waits for identity three quarters of it;
+	// default 2s. Without an answer a call is refused.
+	CheckTimeout time.Duration `yaml:"check_timeout"`
 	Throttle     Throttle      `yaml:"throttle"`
 	// Registration says who may make an account: RegistrationOpen (default), RegistrationInvite or
 	// RegistrationClosed.
@@ -77,12 +80,15 @@ const (
 	ClientsOpen      = "open"      // these, and whoever asks (RFC 7591)
 )
 
+// CheckTimeout is the default of Auth.CheckTimeout: it covers a look-up at identity.
+const CheckTimeout = 2 * time.Second
+
 func defaultAuth() Auth {
 	return Auth{ClientRegistration: ClientsClosed, Registration: RegistrationOpen, RefreshTTL: 720 * time.Hour,
 		RefreshGrace: 10 * time.Second, SessionTTL: 2160 * time.Hour,
 		RotateEvery: 720 * time.Hour, RotateAhead: time.Hour,
-		OfflineGrace: 5 * time.Minute,
-		Throttle:     Throttle{Failures: 5, Addresses: 20, Registers: 100, Longest: 5 * time.Minute, Window: 15 * time.Minute}}
+		OfflineGrace: 5 * time.Minute, CheckTimeout: CheckTimeout,
+		Throttle: Throttle{Failures: 5, Addresses: 20, Registers: 100, Longest: 5 * time.Minute, Window: 15 * time.Minute}}
 }
 
 func (a Auth) validate(v *validator) {
@@ -98,6 +104,7 @@ func (a Auth) validate(v *validator) {
 	between(v, "auth.refresh_ttl", a.RefreshTTL, time.Minute, 8760*time.Hour)
 	between(v, "auth.session_ttl", a.SessionTTL, time.Minute, 8760*time.Hour)
 	between(v, "auth.refresh_grace", a.RefreshGrace, 0, time.Minute)
+	between(v, "auth.check_timeout", a.CheckTimeout, 100*time.Millisecond, time.Minute)
 	v.oneOf("auth.registration", a.Registration, RegistrationOpen, RegistrationInvite, RegistrationClosed)
 	v.oneOf("auth.client_registration", a.ClientRegistration, ClientsClosed, ClientsDocuments, ClientsOpen)
 	for _, scheme := range a.ClientSchemes {

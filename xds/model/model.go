@@ -45,6 +45,7 @@ type Listener struct {
 	IdleTimeout   time.Duration // of a request on which nothing moves
 	Spool         string        // absolute path of the usage log
 	RenewEvery    time.Duration // how often a running call is written to it, 0: never
+	ChecksTimeout time.Duration // how long extauthz may take
 	LimitsTimeout time.Duration // how long a rate-limit decision may take
 	Dimensions    string        // what calls say of themselves: NAME|HEADER|MEMBER of each, with semicolons
 	Pages         []string      // origins whose pages may read answers; * alone: every one

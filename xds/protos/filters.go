@@ -68,9 +68,6 @@ func llmFilters() []string {
 	return []string{filterInflight, filterBody, filterGuard, filterSplice, filterUsage, filterUnpack}
 }
 
-// authzTimeout covers a look-up at identity when the key is not cached.
-const authzTimeout = 2 * time.Second
-
 // leastBuffer is the least bound of the buffer filter, in bytes; the guard applies the
 // configured one. While ext_authz waits for its answer, Envoy stops reading at the
 // connection's limit, and the buffer filter then raises that limit. Reading resumes only
@@ -144,7 +141,7 @@ func filters(l model.Listener) []*hcmv3.HttpFilter {
 		add(filterReadable, readable(l.Pages))
 	}
 	add(filterCORS, &corsv3.Cors{})
-	add(filterAuthz, authz())
+	add(filterAuthz, authz(l.ChecksTimeout))
 	add(filterInflight, inflight(l))
 	add(filterBody, &bufferv3.Buffer{MaxRequestBytes: count(max(l.MaxBodyBytes, leastBuffer))})
 	add(filterGuard, &luav3.Lua{DefaultSourceCode: inline(envoy.GuardLua()), StatPrefix: filterGuard,
@@ -265,7 +262,7 @@ func securityHeaders() []*corev3.HeaderValueOption {
 }
 
 // authz asks who calls, before any body is buffered or parsed. No answer is no entry.
-func authz() *authzv3.ExtAuthz {
+func authz(timeout time.Duration) *authzv3.ExtAuthz {
 	// extauthz reads these and nothing else of a request, beside its path; the rest would be
 	// encoded and decoded for every call.
 	read := &matcherv3.ListStringMatcher{}
@@ -276,7 +273,7 @@ func authz() *authzv3.ExtAuthz {
 	return &authzv3.ExtAuthz{
 		AllowedHeaders:      read,
 		TransportApiVersion: corev3.ApiVersion_V3,
-		Services:            &authzv3.ExtAuthz_GrpcService{GrpcService: grpc(topology.ExtAuthz, authzTimeout)},
+		Services:            &authzv3.ExtAuthz_GrpcService{GrpcService: grpc(topology.ExtAuthz, timeout)},
 		FailureModeAllow:    false,
 		StatusOnError:       &typev3.HttpStatus{Code: typev3.StatusCode_ServiceUnavailable},
 		ValidateMutations:   true,

@@ -88,10 +88,11 @@ tiers:
     CAPPED: {priority: 60, quota_max_tokens: 5000}
     PREPAID: {priority: 70, balance: required}
     ADMIN: {priority: 100, bucket_capacity_multiplier: 2, quota_max_tokens: 500000}
-limits: {file: limits.yaml, timeout: 2s}
+# Decisions may take longer than in production: the machine may have much else to do.
+limits: {file: limits.yaml, timeout: 10s}
 monitoring: {prometheus: "off", alertmanager: "off"}
 # All accounts come from one address. A refresh token that is used twice ends its login at once.
-auth: {throttle: {registers: 100000, addresses: 100000}, refresh_grace: 0s}
+auth: {throttle: {registers: 100000, addresses: 100000}, refresh_grace: 0s, check_timeout: 10s}
 `
 
 const limitsText = `
