@@ -47,6 +47,14 @@ demo: build ## 64 clients for a minute, then the verdict on the books (needs mak
 test: vet parts ## Run every test against real parts
 	@internal/testing/inmemory.sh $(GO) test -shuffle=on -timeout 18m ./e2e ./...
 
+COVERED ?= ./e2e ./...
+
+.PHONY: cover
+cover: parts ## Run every test as make test does and print the coverage of the module without generated code (bin/cover.out)
+	@mkdir -p bin && $(GO) test -shuffle=on -timeout 40m -coverpkg=./... -coverprofile=bin/cover.all $(COVERED)
+	@module=$$($(GO) list -m) && grep -rl --include='*.go' '^// Code generated .* DO NOT EDIT' . | sed "s|^\.|$$module|; s|$$|:|" > bin/generated
+	@grep -v -F -f bin/generated bin/cover.all > bin/cover.out && $(GO) tool cover -func=bin/cover.out | awk 'END {print "coverage of the module without generated code: " $$NF}'
+
 .PHONY: test-busy
 test-busy: ## Run every test three times beside as many busy loops as there are cores
 	@for i in $$(seq $$(getconf _NPROCESSORS_ONLN)); do (while :; do :; done) & loops="$$loops $$!"; done; \

@@ -55,8 +55,8 @@ func (m *Meter) trace(v *verdict, s *limitpb.Settled) string {
 		return v.trace
 	}
 	e := &v.event
-	ctx, span := t.spans.Start(ctx, operationOf(e.Route)+" "+e.ModelAsked, trace.WithTimestamp(v.began), trace.WithSpanKind(trace.SpanKindClient),
-		trace.WithAttributes(callAttributes(e)...))
+	ctx, span := t.spans.Start(ctx, operationOf(e.Route)+" "+e.ModelAsked, trace.WithTimestamp(v.began),
+		trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(callAttributes(e)...))
 	if why := failure(e); why != "" {
 		span.SetAttributes(semconv.ErrorTypeKey.String(why))
 		span.SetStatus(codes.Error, "")
@@ -101,7 +101,8 @@ func (t *tracer) worthKeeping(e *usage.Event) bool {
 // failure is error.type of a call that did not go well for who called; empty: it did.
 func failure(e *usage.Event) string {
 	switch e.Reason {
-	case ReasonRateLimited, ReasonDisconnected, ReasonTimedOut, ReasonCut, ReasonNoAnswer, ReasonNotServed, ReasonProviderError, ReasonUndecided:
+	case ReasonRateLimited, ReasonDisconnected, ReasonTimedOut, ReasonCut, ReasonNoAnswer, ReasonNotServed, ReasonProviderError,
+		ReasonUndecided:
 		return e.Reason
 	}
 	if e.Status == 0 || e.Status >= http.StatusBadRequest {

@@ -106,7 +106,8 @@ func (s *Service) serveOwn(ctx context.Context, c *grpcbatch.Call) {
 }
 
 // serveOne decodes the request, has it served and encodes the answer.
-func serveOne[In, Out proto.Message](ctx context.Context, s *Service, c *grpcbatch.Call, in In, serve func(context.Context, In) (Out, error)) {
+func serveOne[In, Out proto.Message](ctx context.Context, s *Service, c *grpcbatch.Call, in In,
+	serve func(context.Context, In) (Out, error)) {
 	if err := proto.Unmarshal([]byte(c.Message), in); err != nil {
 		c.Fail(codes.InvalidArgument, err.Error())
 		return

@@ -17,7 +17,8 @@ func (s *Service) traced(ctx context.Context, e *envoyCall, begun time.Time) {
 	if !tracing.Sampled(e.caller.TraceParent) {
 		return
 	}
-	_, span := s.tracer.Start(tracing.Parent(ctx, e.caller.TraceParent), "hold", trace.WithTimestamp(begun), trace.WithSpanKind(trace.SpanKindServer))
+	_, span := s.tracer.Start(tracing.Parent(ctx, e.caller.TraceParent), "hold", trace.WithTimestamp(begun),
+		trace.WithSpanKind(trace.SpanKindServer))
 	span.SetAttributes(e.attributes()...)
 	span.End()
 }

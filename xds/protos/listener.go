@@ -73,6 +73,7 @@ func accepts(connections uint32) *acceptv3.LocalRateLimit {
 // manager is the edge configuration of Envoy's best practices, with two changes for
 // LLM calls: no bound on a whole answer (a stream may last), and an idle bound instead.
 func manager(l model.Listener) *hcmv3.HttpConnectionManager {
+	logged := spool.Options{Running: l.RenewEvery > 0, Traced: l.Tracing != nil}
 	m := &hcmv3.HttpConnectionManager{
 		StatPrefix: ListenerName, CodecType: hcmv3.HttpConnectionManager_AUTO,
 		RouteSpecifier: &hcmv3.HttpConnectionManager_Rds{Rds: &hcmv3.Rds{ConfigSource: ads(), RouteConfigName: RoutesName}},
@@ -100,7 +101,7 @@ func manager(l model.Listener) *hcmv3.HttpConnectionManager {
 
 		ServerHeaderTransformation: hcmv3.HttpConnectionManager_PASS_THROUGH,
 		LocalReplyConfig:           localReplies(l),
-		AccessLog:                  []*accesslogv3.AccessLog{spoolLog(l.Spool, spool.Options{Running: l.RenewEvery > 0, Traced: l.Tracing != nil})},
+		AccessLog:                  []*accesslogv3.AccessLog{spoolLog(l.Spool, logged)},
 		RequestIdExtension:         wholeID(l.Tracing),
 		Tracing:                    tracing(l.Tracing, ofRoute),
 	}
