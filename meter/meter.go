@@ -24,6 +24,9 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 )
 
+// Prices writes into an event what the call cost.
+type Prices interface{ Freeze(*usage.Event) }
+
 // Config is what the meter needs.
 type Config struct {
 	Spool       string                // path of Envoy's usage log
@@ -31,7 +34,7 @@ type Config struct {
 	Name        string                // of this meter among others, default "meter"
 	Publisher   Publisher             //
 	Providers   func(string) Ratio    // of a provider: what to assume before anything was learned
-	Prices      *prices.Table         // what calls cost; nil: every event is unpriced
+	Prices      Prices                // what calls cost; nil: every event is unpriced
 	Aborted     Policy                // what a call is charged that ended early, default its input and what passed
 	ReopenURL   string                // Envoy admin's /reopen_logs; empty: never rotate
 	StatsURL    string                // Envoy admin's counters of files; empty: only the disk tells whether it can write
@@ -102,6 +105,9 @@ func New(cfg Config) (*Meter, error) {
 	cfg.HoldLife = positive(cfg.HoldLife, time.Minute)
 	if cfg.Aborted == nil {
 		cfg.Aborted = func(string) config.ChargeMode { return config.ChargeInput }
+	}
+	if cfg.Prices == nil {
+		cfg.Prices = (*prices.Table)(nil)
 	}
 	if cfg.Name == "" {
 		cfg.Name = "meter"

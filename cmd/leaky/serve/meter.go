@@ -52,7 +52,7 @@ func serveMeter(ctx context.Context, s service) error {
 	if err != nil {
 		return fmt.Errorf("name this meter: %w", err)
 	}
-	list, err := s.prices()
+	list, err := s.livePrices(ctx, 0)
 	if err != nil {
 		return err
 	}

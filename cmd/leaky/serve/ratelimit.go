@@ -35,7 +35,7 @@ func serveRateLimit(ctx context.Context, s service) error {
 	if err != nil {
 		return err
 	}
-	list, err := s.prices()
+	list, err := s.livePrices(ctx, 0)
 	if err != nil {
 		return err
 	}
