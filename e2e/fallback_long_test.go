@@ -58,7 +58,7 @@ func TestFallbackAnswersForAProvider(t *testing.T) {
 	for _, who := range accounts {
 		testenv.Within(t, time.Minute, "every call in the books", func() bool {
 			var page struct{ Items []usage }
-			mustCall(t, 200, "GET", "/api/v1/analytics/usage?limit=200", who.Key, nil, &page)
+			mustCall(t, 200, "GET", "/api/v1/analytics/usage?provider=openai&limit=200", who.Key, nil, &page)
 			for _, row := range page.Items {
 				if row.Model != "away1" || row.Allowed && !strings.HasPrefix(row.ModelServed, "gpt-4o-mini") {
 					t.Fatalf("want away1 asked and gpt-4o-mini served, got %+v", row)

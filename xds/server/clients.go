@@ -322,13 +322,23 @@ func (c *clients) silent(patience time.Duration) map[string]bool {
 	return found
 }
 
-func (c *clients) list() []Client {
+// list is who is connected, given what each node is served. An Envoy that connects anew says what it
+// has: what it is served of that is not sent again, and is acknowledged all the same.
+func (c *clients) list(served map[string]*snapshot.Snapshot) []Client {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	out := []Client{}
 	for _, s := range c.streams {
 		one := s.Client
 		one.Acknowledged, one.Refused, one.Unanswered = maps.Clone(s.Acknowledged), maps.Clone(s.Refused), len(s.sent)
+		if snap := served[s.Node]; snap != nil && len(s.sent) == 0 {
+			for typeURL, sub := range s.subs {
+				kind := snapshot.ShortType(typeURL)
+				if _, refused := s.Refused[kind]; !refused && len(sub.has) > 0 && sub.settled(snap.ResourceVersions(typeURL)) {
+					one.Acknowledged[kind] = snap.TypeVersion(typeURL)
+				}
+			}
+		}
 		out = append(out, one)
 	}
 	slices.SortFunc(out, func(a, b Client) int { return cmp.Or(cmp.Compare(a.Node, b.Node), a.Since.Compare(b.Since)) })

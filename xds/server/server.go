@@ -114,7 +114,7 @@ func New(c Config) (*Server, error) {
 	s := &Server{c: c, log: c.Log, cache: cachev3.NewSnapshotCache(true, byNode{}, nil), clients: newClients(c.Log, newMetrics(c.Metrics)),
 		retiring: make(chan struct{}, 1)}
 	if c.Metrics != nil {
-		if err := c.Metrics.Register(newStanding(s.clients.list)); err != nil {
+		if err := c.Metrics.Register(newStanding(s.Clients)); err != nil {
 			return nil, fmt.Errorf("register xds metrics: %w", err)
 		}
 	}
@@ -149,7 +149,7 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 }
 
 // Clients are the connected Envoys, ordered by node id.
-func (s *Server) Clients() []Client { return s.clients.list() }
+func (s *Server) Clients() []Client { return s.clients.list(s.served.present()) }
 
 // pools are the types of resources that a route needs; they are added before and removed
 // after the routes that name them.

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 	"github.com/leaky-tokens/leaky-tokens/xds/server"
 	"github.com/leaky-tokens/leaky-tokens/xds/snapshot"
 )
@@ -197,5 +198,43 @@ func TestAnEnvoyThatComesLateGetsEverything(t *testing.T) {
 	slices.Sort(got)
 	if !strings.Contains(got[0], "+b") || got[1] != "RouteConfiguration +gateway" {
 		t.Errorf("want the present configuration, got %v", got)
+	}
+}
+
+// TestWhoConnectsAnewHasWhatItSays: nothing is sent again to an Envoy that has it already, and it is
+// shown as one that took it.
+func TestWhoConnectsAnewHasWhatItSays(t *testing.T) {
+	t.Parallel()
+	s, err := server.New(server.Config{Log: slog.New(slog.DiscardHandler), Patience: 10 * time.Millisecond, Linger: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := snap(t, "one", "a")
+	publish(t, s, first)
+	conn, err := grpc.NewClient(serve(t, s), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := func(has map[string]string) {
+		t.Helper()
+		err := stream.Send(&discoveryv3.DeltaDiscoveryRequest{Node: &corev3.Node{Id: "again"}, TypeUrl: resourcev3.RouteType,
+			ResourceNamesSubscribe: []string{"gateway"}, InitialResourceVersions: has})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	again(first.ResourceVersions(resourcev3.RouteType))
+	testenv.Eventually(t, "what it has is acknowledged", func() bool {
+		c := s.Clients()
+		return len(c) == 1 && c[0].Acknowledged["RouteConfiguration"] == first.TypeVersion(resourcev3.RouteType)
+	})
+	publish(t, s, snap(t, "two", "a"))
+	if c := s.Clients(); len(c) != 1 || c[0].Acknowledged["RouteConfiguration"] == first.TypeVersion(resourcev3.RouteType) && c[0].Unanswered == 0 {
+		t.Errorf("want no newer version acknowledged before it is, got %+v", c)
 	}
 }
