@@ -47,8 +47,11 @@ type clients struct {
 
 	mu       sync.Mutex
 	streams  map[int64]*stream
-	refusals int64         // serial of the last one
-	changed  chan struct{} // closed and replaced on every event
+	refusals int64 // serial of the last one
+	// events are closed at the next event of a node, or of any node, which is "". Each of many Envoys is
+	// waited for alone: looking at all resources for one at every event of the others would be most of
+	// the work of a change.
+	events map[string]chan struct{}
 }
 
 type stream struct {
@@ -70,13 +73,13 @@ type subscription struct {
 }
 
 func newClients(log *slog.Logger, m *metrics) *clients {
-	return &clients{log: log, metrics: m, streams: map[int64]*stream{}, changed: make(chan struct{})}
+	return &clients{log: log, metrics: m, streams: map[int64]*stream{}, events: map[string]chan struct{}{}}
 }
 
 func (c *clients) callbacks() serverv3.Callbacks {
 	return serverv3.CallbackFuncs{
 		DeltaStreamOpenFunc: func(_ context.Context, id int64, _ string) error {
-			c.with(func() {
+			c.with(id, func() {
 				c.streams[id] = &stream{Client: Client{Since: time.Now().UTC(), Acknowledged: map[string]string{}, Refused: map[string]Nack{}},
 					sent: map[string]sent{}, subs: map[string]*subscription{}}
 			})
@@ -87,28 +90,41 @@ func (c *clients) callbacks() serverv3.Callbacks {
 			if r.GetNode() != nil {
 				c.join(nodeKey(r.GetNode()))
 			}
-			c.with(func() { c.asked(c.streams[id], r) })
+			c.with(id, func() { c.asked(c.streams[id], r) })
 			return nil
 		},
 		StreamDeltaResponseFunc: func(id int64, _ *discoveryv3.DeltaDiscoveryRequest, r *discoveryv3.DeltaDiscoveryResponse) {
-			c.with(func() { c.sending(c.streams[id], r) })
+			c.with(id, func() { c.sending(c.streams[id], r) })
 		},
 	}
 }
 
-// with runs f under the lock and wakes who waits.
-func (c *clients) with(f func()) {
+// with runs f, which is about a stream, under the lock and wakes who waits for its node or for any.
+func (c *clients) with(id int64, f func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	s := c.streams[id]
 	f()
 	c.metrics.clients.Set(float64(len(c.streams)))
-	close(c.changed)
-	c.changed = make(chan struct{})
+	if s == nil {
+		s = c.streams[id]
+	}
+	c.wake("")
+	if s != nil && s.Node != "" {
+		c.wake(s.Node)
+	}
+}
+
+func (c *clients) wake(node string) {
+	if waiting := c.events[node]; waiting != nil {
+		close(waiting)
+		delete(c.events, node)
+	}
 }
 
 func (c *clients) closed(id int64) {
 	var gone string
-	c.with(func() {
+	c.with(id, func() {
 		if s := c.streams[id]; s != nil {
 			gone = s.Node
 			delete(c.streams, id)
@@ -229,7 +245,7 @@ func (c *clients) serial() int64 {
 // needs nothing.
 func (c *clients) wait(ctx context.Context, node string, want *snapshot.Snapshot, since int64) (*Refused, error) {
 	for {
-		changed := c.event()
+		changed := c.event(node)
 		refused, done := c.standing(node, want, since)
 		if refused != nil || done {
 			return refused, nil
@@ -242,11 +258,14 @@ func (c *clients) wait(ctx context.Context, node string, want *snapshot.Snapshot
 	}
 }
 
-// event is closed at the next one.
-func (c *clients) event() <-chan struct{} {
+// event is closed at the next one of a node, or of any, which is "".
+func (c *clients) event(node string) <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.changed
+	if c.events[node] == nil {
+		c.events[node] = make(chan struct{})
+	}
+	return c.events[node]
 }
 
 func (c *clients) standing(node string, want *snapshot.Snapshot, since int64) (refused *Refused, done bool) {
@@ -270,12 +289,15 @@ func (c *clients) standing(node string, want *snapshot.Snapshot, since int64) (r
 
 // settled reports whether the stream was sent all that it takes and owes no answer.
 func (s *stream) settled(want *snapshot.Snapshot) bool {
+	if len(s.sent) > 0 {
+		return false
+	}
 	for typeURL, sub := range s.subs {
 		if !sub.settled(want.ResourceVersions(typeURL)) {
 			return false
 		}
 	}
-	return len(s.sent) == 0
+	return true
 }
 
 // runs reports whether a stream of the node has taken the whole snapshot, the routes with it,

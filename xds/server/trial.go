@@ -67,7 +67,7 @@ func (s *Server) undo(ctx context.Context, back trial, next *snapshot.Snapshot, 
 // proven, and undoes it when it is refused late.
 func (s *Server) guard(ctx context.Context) {
 	for seen := int64(0); ; {
-		changed := s.clients.event()
+		changed := s.clients.event("")
 		if refused, serial := s.clients.refusalAfter(seen); refused != nil {
 			seen = serial
 			s.late(ctx, refused, serial)
