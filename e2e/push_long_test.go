@@ -45,10 +45,7 @@ func TestBadPushesChangeNothing(t *testing.T) {
 	tls := func(certificate, key string) string {
 		return edit("gateway: {", fmt.Sprintf("gateway: {tls: {certificate: %q, key: %q}, ", certificate, key))
 	}
-	certs := t.TempDir()
-	if err := os.Chmod(certs, 0o755); err != nil { // xds is another user
-		t.Fatal(err)
-	}
+	certs := filepath.Dir(running.Config) // xds is another user, and reads here
 	late, lateKey := selfSigned(t, certs, "late", time.Now().Add(-time.Hour))
 	good, _ := selfSigned(t, certs, "good", time.Now().Add(time.Hour))
 	before := state(t)
@@ -138,6 +135,7 @@ func selfSigned(t *testing.T, dir, name string, ends time.Time) (certificate, ke
 		if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o644); err != nil {
 			t.Fatal(err)
 		}
+		t.Cleanup(func() { os.Remove(path) })
 	}
 	return certificate, key
 }
