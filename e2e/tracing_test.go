@@ -50,33 +50,30 @@ func TestTheWholeTreeOfACall(t *testing.T) {
 	t.Parallel()
 	const prompt = "a prompt that no span shall hold"
 	body := func(more string) string {
-		return `{"model":"gpt-4o-mini","messages":[{"role":"user","content":"` + prompt + `"}],"max_tokens":900` + more + `}`
+		return `{"model":"gpt-4o-mini","messages":[{"role":"user","content":"` + prompt + `"}]` + more + `}`
 	}
+	const fits, never = `,"max_tokens":900`, `,"max_tokens":5000` // in the thousand tokens of TINY
 	for name, c := range map[string]struct {
 		roles  []string
-		calls  int // the last is looked at
 		body   string
 		chosen bool // by Envoy, of the hundredth of all calls
 		leave  bool // in the middle of the answer
 		tree   string
 		want   map[string]string // attributes of the meter's span
 	}{
-		"admitted": {nil, 1, body(""), true, false, treeAdmitted, map[string]string{"error.type": "", "http.response.status_code": "200",
+		"admitted": {nil, body(fits), true, false, treeAdmitted, map[string]string{"error.type": "", "http.response.status_code": "200",
 			"gen_ai.request.model": "gpt-4o-mini", "gen_ai.provider.name": "openai", "gen_ai.operation.name": "chat", "leaky.charge.source": "provider"}},
-		"refused": {[]string{"TINY"}, 3, body(""), true, false, treeRefused, map[string]string{"error.type": "rate_limited",
+		"refused": {[]string{"TINY"}, body(never), true, false, treeRefused, map[string]string{"error.type": "rate_limited",
 			"http.response.status_code": "429", "leaky.tokens.charged": "0"}},
-		"aborted": {nil, 1, body(`,"stream":true`), true, true, treeAdmitted, map[string]string{"error.type": "client_disconnected",
+		"aborted": {nil, body(fits + `,"stream":true`), true, true, treeAdmitted, map[string]string{"error.type": "client_disconnected",
 			"leaky.charge.source": "estimated"}},
-		"refused and not chosen": {[]string{"TINY"}, 3, body(""), false, false, treeKept, map[string]string{"error.type": "rate_limited"}},
+		"refused and not chosen": {[]string{"TINY"}, body(never), false, false, treeKept, map[string]string{"error.type": "rate_limited"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			who := newAccount(t, c.roles...)
-			var id string
-			for range c.calls {
-				id = traceID(c.chosen)
-				callIn(t, id, who, c.body, c.leave)
-			}
+			id := traceID(c.chosen)
+			callIn(t, id, who, c.body, c.leave)
 			found := treeOf(t, id, c.tree)
 			for _, s := range found {
 				if text := s.String(); strings.Contains(text, prompt) || strings.Contains(text, who.Key) {
