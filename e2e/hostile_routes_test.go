@@ -25,6 +25,8 @@ func hostileRoutes() []hostileRoute {
 		{"/v1/responses", `{"model":"gpt-4o-mini",%s"input":"hi"}`, "max_output_tokens", "openai"},
 		{"/v1/embeddings", `{"model":"text-embedding-3-small",%s"input":"hi"}`, "", "openai"},
 		{"/v1/moderations", `{%s"input":"hi"}`, "", "openai"},
+		{"/v1/images/generations", `{"model":"gpt-image-1",%s"prompt":"hi"}`, "", "openai"},
+		{"/v1/audio/speech", `{"model":"tts-1",%s"voice":"alloy","input":"hi"}`, "", "openai"},
 		{"/v1/messages", `{"model":"claude-haiku-4-5",%s"max_tokens":20,` + messages, "", "anthropic"},
 		{"/v1/messages", `{"model":"claude-haiku-4-5",%s` + messages, "max_tokens", "anthropic"},
 		{"/v1/messages/count_tokens", `{"model":"claude-haiku-4-5",%s` + messages, "", "anthropic"},

@@ -177,6 +177,11 @@ func (m mixer) embedding() generated {
 		"encoding_format": m.one("float", "base64")})
 }
 
+func (m mixer) image() generated {
+	return posted("/v1/images/generations", map[string]any{"model": "gpt-image-1", "prompt": m.prompt(), "n": 1 + m.IntN(2), "quality": m.one("low", "medium"),
+		"stream": m.sometimes()})
+}
+
 // free is a call that costs no tokens.
 func (m mixer) free() generated {
 	messages := []any{map[string]any{"role": "user", "content": m.prompt()}}
@@ -192,7 +197,7 @@ func (m mixer) free() generated {
 }
 
 func (m mixer) call() generated {
-	return []func() generated{m.chat, m.chat, m.completion, m.response, m.message, m.gemini, m.gemini, m.embedding, m.free}[m.IntN(9)]()
+	return []func() generated{m.chat, m.chat, m.completion, m.response, m.message, m.gemini, m.gemini, m.embedding, m.image, m.free}[m.IntN(10)]()
 }
 
 // tokenSums are tokens by kind, of calls that were served.

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"errors"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -153,8 +154,54 @@ func TestFreeCallsOfOpenAI(t *testing.T) {
 	if refused, ok := errors.AsType[*openai.Error](err); !ok || refused.StatusCode != 404 || refused.Code != "model_not_found" {
 		t.Errorf("want a model of another protocol not to be found, got %v", err)
 	}
-	_, err = client.Images.Generate(t.Context(), openai.ImageGenerateParams{Prompt: "a leak"}, option.WithMaxRetries(2))
+	_, err = client.Videos.New(t.Context(), openai.VideoNewParams{Prompt: "a leak"}, option.WithMaxRetries(2))
 	if refused, ok := errors.AsType[*openai.Error](err); !ok || refused.StatusCode != 404 || !strings.Contains(refused.Message, "/v1/chat/completions") {
+		t.Errorf("want a 404 that says what is there, got %v", err)
+	}
+}
+
+// TestImagesAndSpeech are charged what the provider tells, else what each is held at.
+func TestImagesAndSpeech(t *testing.T) {
+	t.Parallel()
+	who := newAccount(t)
+	var header http.Header
+	client := openaiClient(who, "/v1", &header)
+	p := openai.ImageGenerateParams{Model: "gpt-image-1", Prompt: "A leak.", N: openai.Int(2), Quality: openai.ImageGenerateParamsQualityLow}
+	got, err := client.Images.Generate(t.Context(), p)
+	if err != nil || len(got.Data) != 2 || got.Data[0].B64JSON == "" || got.Usage.OutputTokens != 2*272 {
+		t.Fatalf("want two pictures, got %v, %+v", err, got)
+	}
+	if held := header.Get("x-leaky-hold"); held < "12480" || len(held) != 5 { // 6240 each, and the prompt
+		t.Errorf("want two pictures of high quality held, got %s", held)
+	}
+	wantRow(t, who, "openai", header, got.Usage.InputTokens, 2*272)
+	stream := client.Images.GenerateStreaming(t.Context(), p)
+	for stream.Next() {
+	}
+	if err := stream.Err(); err != nil {
+		t.Fatal(err)
+	}
+	wantRow(t, who, "openai", header, got.Usage.InputTokens, 2*272)
+	p = openai.ImageGenerateParams{Model: "dall-e-3", Prompt: "A leak.", N: openai.Int(1)}
+	if got, err = client.Images.Generate(t.Context(), p); err != nil || got.Data[0].URL == "" {
+		t.Fatalf("want a picture, got %v, %+v", err, got)
+	}
+	if row := booked(t, who, "openai", header.Get("X-Request-Id")); row.OutputTokens != 4000 || row.Source != "held" || row.Reason != "usage_missing" {
+		t.Errorf("want the price of a picture, got %+v", row)
+	}
+	sound, err := client.Audio.Speech.New(t.Context(), openai.AudioSpeechNewParams{Model: "tts-1", Input: "Drip.", Voice: openai.AudioSpeechNewParamsVoiceUnion{OfString: openai.String("alloy")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sound.Body.Close()
+	if text, err := io.ReadAll(sound.Body); err != nil || !strings.HasPrefix(string(text), "ID3") {
+		t.Errorf("want sound, got %v, %.20q", err, text)
+	}
+	if row := booked(t, who, "openai", header.Get("X-Request-Id")); row.OutputTokens != 500 || row.Source != "held" {
+		t.Errorf("want the price of a speech, got %+v", row)
+	}
+	_, err = client.Audio.Transcriptions.New(t.Context(), openai.AudioTranscriptionNewParams{Model: "whisper-1", File: strings.NewReader("x")})
+	if refused, ok := errors.AsType[*openai.Error](err); !ok || refused.StatusCode != 404 || !strings.Contains(refused.Message, "input_audio") {
 		t.Errorf("want a 404 that says what is there, got %v", err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/operation"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/spool"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 )
@@ -78,6 +79,7 @@ type Policy func(route string) config.ChargeMode
 //   - the provider's usage covers what passed: its count, exactly, even above the hold;
 //   - the provider refused, by its status or by an error and nothing else: zero;
 //   - the request never reached the provider: zero, and the hold is given back;
+//   - it made pictures or sound and told no usage: what each is held at;
 //   - it did, and no usage covers what came of it: an estimate, never above the hold, or
 //     what the policy says where the answer did not come to its end.
 func charge(l *spool.Line, j judge, policy Policy, now time.Time) verdict {
@@ -107,7 +109,9 @@ func charge(l *spool.Line, j judge, policy Policy, now time.Time) verdict {
 		e.Source, e.Reason = usage.FromUnstarted, refused(l)
 	default:
 		e.Source, e.Reason = usage.FromEstimate, reason(l)
-		if e.Input, e.Output = estimate(l, j); !ended(l) {
+		if e.Input, e.Output = estimate(l, j); operation.PerItem(l.Route) && served(l) && !l.Answer.Told() {
+			e.Source, e.Output = usage.FromHold, max(0, whole(l.Held)-heldInput(l, e.Input)) // the price of its items
+		} else if !ended(l) {
 			byPolicy(e, l, policy(l.Route))
 		}
 	}

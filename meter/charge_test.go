@@ -73,8 +73,13 @@ func TestCharge(t *testing.T) {
 		j    fixed
 		want want
 	}{
-		"complete JSON": {held(nil), guess, settled(12, 80, usage.FromProvider, "")},
-		"complete SSE":  {held(func(l *spool.Line) { l.Stream = "true" }), guess, settled(12, 80, usage.FromProvider, "")},
+		"complete JSON":        {held(nil), guess, settled(12, 80, usage.FromProvider, "")},
+		"pictures, usage told": {held(func(l *spool.Line) { l.Route = "openai-images" }), guess, settled(12, 80, usage.FromProvider, "")},
+		"pictures at their price": {held(func(l *spool.Line) { unknownUsage(l); l.Route = "openai-images" }), guess,
+			settled(20, 256, usage.FromHold, ReasonNoUsage)},
+		"speech that its caller left": {held(func(l *spool.Line) { unknownUsage(l); l.Route, l.Flags = "openai-speech", "DC" }), guess,
+			settled(20, 256, usage.FromHold, ReasonDisconnected)},
+		"complete SSE": {held(func(l *spool.Line) { l.Stream = "true" }), guess, settled(12, 80, usage.FromProvider, "")},
 		"usage above the hold": {held(func(l *spool.Line) { l.Answer.Out = 5000 }), guess,
 			settled(12, 5000, usage.FromProvider, "")},
 		"complete and then a disconnect": {held(func(l *spool.Line) { l.Flags = "DC" }), guess, settled(12, 80, usage.FromProvider, "")},

@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/operation"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/spool"
 )
 
@@ -65,7 +66,7 @@ func NewEstimator(defaults func(provider string) Ratio) *Estimator {
 // learn takes in a line whose usage is told in full and gives the relative error the fit had
 // on it, NaN when there was none to test.
 func (e *Estimator) learn(l *spool.Line) float64 {
-	if !l.Answer.Counted() || !ended(l) || !served(l) || l.Answer.Heavy {
+	if !l.Answer.Counted() || !ended(l) || !served(l) || l.Answer.Heavy || operation.PerItem(l.Route) {
 		return math.NaN()
 	}
 	k, failure := kindOf(l), math.NaN()

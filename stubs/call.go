@@ -223,7 +223,10 @@ func (c *call) chunk(piece []byte, tokens int) bool {
 }
 
 // whole answers a JSON body that carries all tokens.
-func (c *call) whole(body []byte) error {
+func (c *call) whole(body []byte) error { return c.typed("application/json", body) }
+
+// typed is whole for a body of a content type.
+func (c *call) typed(contentType string, body []byte) error {
 	if !c.think() {
 		return errGone
 	}
@@ -231,7 +234,7 @@ func (c *call) whole(body []byte) error {
 		body = body[:len(body)/2]
 	}
 	h := c.w.Header()
-	h.Set("Content-Type", "application/json")
+	h.Set("Content-Type", contentType)
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	c.begun, c.got.Status = true, http.StatusOK
 	c.w.WriteHeader(http.StatusOK)

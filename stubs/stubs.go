@@ -139,6 +139,8 @@ func (s *Server) routes() {
 	if s.cfg.Flavour == OpenAI {
 		s.mux.Handle("/v1/responses", s.post(s.openaiError, s.responses))
 		s.mux.Handle("/v1/moderations", s.post(s.openaiError, s.moderations))
+		s.mux.Handle("/v1/images/generations", s.post(s.openaiError, s.images))
+		s.mux.Handle("/v1/audio/speech", s.post(s.openaiError, s.speech))
 		s.mux.Handle("/v1/messages", s.post(anthropicError, s.messages))
 		s.mux.Handle("/v1/messages/count_tokens", s.post(anthropicError, s.countMessageTokens))
 	}

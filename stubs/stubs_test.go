@@ -504,7 +504,7 @@ func FuzzRequests(f *testing.F) {
 	}
 	handlers := map[string]http.Handler{}
 	paths := []string{"/v1/chat/completions", "/v1/embeddings", "/v1/completions", "/v1/responses", "/v1/moderations", "/v1/messages",
-		"/v1/messages/count_tokens"}
+		"/v1/messages/count_tokens", "/v1/images/generations", "/v1/audio/speech"}
 	for _, verb := range []string{"generateContent", "streamGenerateContent", "countTokens", "embedContent", "batchEmbedContents"} {
 		paths = append(paths, "/v1beta/models/m:"+verb)
 	}

@@ -25,6 +25,8 @@ func everyOperation() map[string]asked {
 		"openai-responses":   {"/v1/responses", `{"model":"gpt-4o","input":"x"}`},
 		"openai-completions": {"/v1/completions", `{"model":"gpt-4o","prompt":"x"}`},
 		"openai-moderations": {"/v1/moderations", `{"model":"omni-moderation-latest","input":"x"}`},
+		"openai-images":      {"/v1/images/generations", `{"model":"pictures","prompt":"x","n":2}`},
+		"openai-speech":      {"/v1/audio/speech", `{"model":"voice","input":"x"}`},
 		"anthropic-messages": {"/v1/messages", `{"model":"claude-haiku-4-5","max_tokens":9,"messages":[]}`},
 		"anthropic-count":    {"/v1/messages/count_tokens", `{"model":"claude-haiku-4-5","messages":[]}`},
 		"gemini-generate":    {gemini + ":generateContent", `{"contents":[]}`},
@@ -39,7 +41,10 @@ func everyOperation() map[string]asked {
 // a hold, and one that is free asks for none and leaves no line in the spool.
 func TestEveryOperationReachesItsProvider(t *testing.T) {
 	t.Parallel()
-	g := start(t, nil, nil)
+	g := start(t, func(c *config.Config) {
+		c.Models = append(c.Models, config.Model{Name: "pictures", Provider: "openai", Kind: config.KindImage, MaxOutput: 7},
+			config.Model{Name: "voice", Provider: "openai", Kind: config.KindSpeech, MaxOutput: 7})
+	}, nil)
 	g.limit.set(admit(nil))
 	calls := everyOperation()
 	var metered []string

@@ -148,8 +148,8 @@ type Model struct {
 	// Fallback are models that answer where this one's provider does not: it is down, out of quota
 	// or refuses our key. They are of the same protocol and kind, and tried in this order.
 	Fallback  []string `yaml:"fallback"`
-	MaxOutput int64    `yaml:"max_output"`                                                 // most output tokens the model gives, default by its name, else 16384
-	Kind      string   `yaml:"kind" jsonschema:"enum=chat,enum=embedding,enum=moderation"` // chat (default), embedding or moderation
+	MaxOutput int64    `yaml:"max_output"`                                                                        // most output tokens the model gives, default by its name, else 16384; of a picture or a speech, what each is held at
+	Kind      string   `yaml:"kind" jsonschema:"enum=chat,enum=embedding,enum=moderation,enum=image,enum=speech"` // chat (default), embedding, moderation, image or speech
 
 	Parts         map[string]Part `yaml:"parts"`                                                                   // what a part of each kind is held at; default the provider's
 	MaxTokensName string          `yaml:"max_tokens_name" jsonschema:"enum=max_tokens,enum=max_completion_tokens"` // default the provider's, else by the model's name

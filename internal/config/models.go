@@ -62,10 +62,12 @@ type knownModel struct {
 
 // knownModels is what providers tell of their models; the first that matches counts.
 // Maxima of output: platform.openai.com/docs/models, ai.google.dev/gemini-api/docs/models,
-// help.aliyun.com/zh/model-studio/models, docs.anthropic.com/en/docs/about-claude/models. That reasoning models take max_completion_tokens alone:
+// help.aliyun.com/zh/model-studio/models, platform.openai.com/docs/guides/image-generation ("Cost and
+// latency": a picture of 1024 x 1536 in high quality takes 6240 tokens), docs.anthropic.com/en/docs/about-claude/models. That reasoning models take max_completion_tokens alone:
 // platform.openai.com/docs/api-reference/chat/create.
 func knownModels() []knownModel {
 	return []knownModel{
+		{"gpt-image-*", 6240, 0, ""},
 		{"gpt-5*-chat*", 16_384, 12_000, MaxCompletionTokensMember},
 		{"gpt-5-mini*", 128_000, 2489, MaxCompletionTokensMember},
 		{"gpt-5-nano*", 128_000, 3779, MaxCompletionTokensMember},

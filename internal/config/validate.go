@@ -22,6 +22,8 @@ const (
 	KindChat       = operation.KindChat
 	KindEmbedding  = operation.KindEmbedding
 	KindModeration = operation.KindModeration
+	KindImage      = operation.KindImage
+	KindSpeech     = operation.KindSpeech
 	KindAny        = operation.KindAny // of models that stand nowhere: what the path says
 )
 
@@ -266,7 +268,10 @@ func (c *Config) validateModels(v *validator) {
 		}
 		seen[m.Name] = true
 		v.oneOf(key+".provider", m.Provider, slices.Sorted(maps.Keys(c.Providers))...)
-		v.oneOf(key+".kind", m.Kind, KindChat, KindEmbedding, KindModeration)
+		v.oneOf(key+".kind", m.Kind, KindChat, KindEmbedding, KindModeration, KindImage, KindSpeech)
+		if (m.Kind == KindImage || m.Kind == KindSpeech) && m.MaxOutput == 0 && known(m.Upstream()).maxOutput == 0 {
+			v.fail(key+".max_output", "is missing: say at how many tokens one item of a model of kind %s is held, and charged where its provider tells none", m.Kind)
+		}
 		between(v, key+".max_output", m.MaxOutput, 0, 1<<31-1)
 		m.validateRequests(v, key)
 	}

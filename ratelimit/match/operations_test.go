@@ -21,6 +21,7 @@ func TestEachAPIHasItsBounds(t *testing.T) {
 		Providers: map[string]config.Provider{"openai": {Protocol: config.ProtocolOpenAI}, "anthropic": {Protocol: config.ProtocolAnthropic},
 			"gemini": {Protocol: config.ProtocolGemini}},
 		Models: []config.Model{{Name: "gpt-5", Provider: "openai", MaxOutput: 1000}, {Name: "claude-haiku-4-5", Provider: "anthropic"},
+			{Name: "pictures", Provider: "openai", Kind: config.KindImage, MaxOutput: 400},
 			{Name: "vec", Provider: "gemini", Kind: config.KindEmbedding}}}, &match.State{})
 	for name, tc := range map[string]struct {
 		provider, model, route, most, n, parts string
@@ -36,6 +37,8 @@ func TestEachAPIHasItsBounds(t *testing.T) {
 		"messages":                        {"anthropic", "claude-haiku-4-5", "anthropic-messages", "7", "-", "-", "max_tokens", "", 7, 0, 100, false},
 		"messages with tools":             {"anthropic", "claude-haiku-4-5", "anthropic-messages", "7", "-", "tool_prompt:2:2:0", "max_tokens", "", 7, 0, 100 + 2*735, false},
 		"messages with a picture":         {"anthropic", "claude-haiku-4-5", "anthropic-messages", "7", "-", "image:1:0:90", "max_tokens", "", 7, 0, 10 + 1600, false},
+		"pictures":                        {"openai", "pictures", "openai-images", "-", "3", "-", "max_tokens", "", 1200, 0, 100, false},
+		"a maximum says nothing of them":  {"openai", "pictures", "openai-images", "9", "-", "-", "max_tokens", "", 400, 0, 100, false},
 		"an embedding has no output":      {"gemini", "vec", "gemini-embed-batch", "9", "-", "-", "maxOutputTokens", "", 0, 0, 100, false},
 		"a picture's embedding is priced": {"gemini", "vec", "gemini-embed", "-", "-", "image:1:0:90", "maxOutputTokens", "", 0, 0, 10 + 3096, false},
 	} {

@@ -63,6 +63,10 @@ func (p *pricing) price(c *Call, provider config.Provider, model config.Model) e
 		return err
 	}
 	asked := p.operations[c.Route]
+	if asked.PerItem {
+		c.stated, c.Output = 0, min(model.MaxOutput*c.Choices, MaxHits)
+		return nil
+	}
 	if model.Kind == config.KindEmbedding || asked.NoOutput {
 		c.stated = 0
 		return nil
@@ -151,7 +155,8 @@ func (p *pricing) framed(c *Call, stated statedNumbers) int64 {
 		return int64(n)
 	}
 	frame := chatFrame
-	if dialect := p.operations[c.Route].Dialect; dialect == operation.DialectResponses || dialect == operation.DialectCompletions {
+	does := p.operations[c.Route]
+	if does.PerItem || does.Dialect == operation.DialectResponses || does.Dialect == operation.DialectCompletions {
 		frame = textFrame
 	}
 	n := len(frame) + len(c.Model) + member("max_tokens", stated.most) + member("max_completion_tokens", stated.completion) +

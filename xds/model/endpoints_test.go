@@ -77,6 +77,8 @@ func llmEndpoints(g *model.Gateway) string {
 		"openai-completions": "OpenAI legacy completions, JSON or SSE",
 		"openai-embeddings":  "OpenAI embeddings",
 		"openai-moderations": "OpenAI moderations, for no tokens",
+		"openai-images":      "OpenAI, make pictures",
+		"openai-speech":      "OpenAI, make sound of a text",
 		"qwen-chat":          "Qwen, in the OpenAI protocol",
 		"anthropic-messages": "Anthropic messages, JSON or SSE",
 		"anthropic-count":    "Anthropic, count the tokens of messages, for no tokens",

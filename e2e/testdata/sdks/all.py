@@ -77,7 +77,10 @@ def by_openai():
     assert "gpt-4o-mini" in names and client.models.retrieve("gpt-4o-mini").id == "gpt-4o-mini", names
     refused(openai.NotFoundError, lambda: client.chat.completions.create(**{**chat, "model": "nope"}))
     refused(openai.NotFoundError, lambda: client.responses.retrieve("resp_1"))
-    refused(openai.NotFoundError, lambda: client.images.generate(prompt="x"))
+    pictures = client.images.generate(model="gpt-image-1", prompt="x", n=2, quality="low")
+    assert len(pictures.data) == 2 and pictures.data[0].b64_json, pictures
+    count("openai", pictures.usage.total_tokens)
+    refused(openai.NotFoundError, lambda: client.images.create_variation(image=b"x"))
     refused(openai.BadRequestError, lambda: client.responses.create(model="gpt-4o-mini", input="x", background=True))
     refused(openai.AuthenticationError, lambda: openai.OpenAI(api_key="leaky_no").models.list())
     refused(openai.RateLimitError, lambda: openai.OpenAI(api_key=tiny).chat.completions.create(max_tokens=5000, **chat))

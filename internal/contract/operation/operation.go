@@ -15,6 +15,8 @@ const (
 	KindChat       = "chat"
 	KindEmbedding  = "embedding"
 	KindModeration = "moderation"
+	KindImage      = "image"  // makes pictures
+	KindSpeech     = "speech" // makes sound of texts
 	KindAny        = ""
 )
 
@@ -52,8 +54,11 @@ type Operation struct {
 	Asks bool
 	// States says that the API refuses a call without a maximum.
 	States bool
-	// NoOutput says that no token is generated.
+	// NoOutput says that no tokens are generated of which a call states the most.
 	NoOutput bool
+	// PerItem says that what is generated are items (pictures, sound), each held at the model's
+	// max_output, and charged so where the provider tells no tokens.
+	PerItem bool
 	// Free says that it takes no tokens: requests alone are counted.
 	Free bool
 	// Stream says that the path asks for a stream.
@@ -67,6 +72,8 @@ const MaxOutputTokens = "max_output_tokens"
 const (
 	Embeddings = "openai-embeddings"
 	QwenChat   = "qwen-chat"
+	images     = "openai-images"
+	speech     = "openai-speech"
 )
 
 // All are the operations, in the order of their routes.
@@ -86,6 +93,10 @@ func All() []Operation {
 			Upstream: "/completions", Maximum: attributes.MaxTokens, Default: 16, Asks: true},
 		{Name: "openai-moderations", Family: openai, Dialect: DialectModerations, Kind: KindModeration, Path: "/v1/moderations",
 			Upstream: "/moderations", NoOutput: true, Free: true},
+		{Name: images, Family: openai, Dialect: DialectChat, Kind: KindImage, Path: "/v1/images/generations",
+			Upstream: "/images/generations", NoOutput: true, PerItem: true},
+		{Name: speech, Family: openai, Dialect: DialectChat, Kind: KindSpeech, Path: "/v1/audio/speech",
+			Upstream: "/audio/speech", NoOutput: true, PerItem: true},
 		{Name: "anthropic-messages", Family: anthropic, Dialect: DialectMessages, Kind: KindChat, Path: "/v1/messages",
 			Upstream: "/messages", Maximum: attributes.MaxTokens, States: true},
 		{Name: "anthropic-count", Family: anthropic, Dialect: DialectCount, Kind: KindChat, Path: "/v1/messages/count_tokens",
@@ -101,6 +112,9 @@ func All() []Operation {
 			Free: true},
 	}
 }
+
+// PerItem reports whether a route of this name generates items: see Operation.PerItem.
+func PerItem(route string) bool { return route == images || route == speech }
 
 // ByName are the operations by the names of their routes.
 func ByName() map[string]Operation {

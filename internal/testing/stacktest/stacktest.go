@@ -53,6 +53,9 @@ models:
   - {name: gemini-2.5-pro, provider: gemini}
   - {name: gemini-embedding-001, provider: gemini, kind: embedding}
   - {name: omni-moderation-latest, provider: openai, kind: moderation}
+  - {name: gpt-image-1, provider: openai, kind: image}
+  - {name: dall-e-3, provider: openai, kind: image, max_output: 4000}
+  - {name: tts-1, provider: openai, kind: speech, max_output: 500}
   - {name: claude-haiku-4-5, provider: anthropic}
   - {name: "acme/haiku", provider: anthropic, model: claude-haiku-4-5}
   - {name: qwen-plus, provider: qwen}
