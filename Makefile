@@ -45,7 +45,8 @@ demo: build ## 64 clients for a minute, then the verdict on the books (needs mak
 
 .PHONY: test
 test: vet parts ## Run every test against real parts
-	@internal/testing/inmemory.sh $(GO) test -shuffle=on -timeout 18m ./e2e ./...
+	@internal/testing/inmemory.sh $(GO) test -shuffle=on -timeout 18m -p 1 ./e2e/...
+	@internal/testing/inmemory.sh $(GO) test -shuffle=on -timeout 18m $$($(GO) list ./... | grep -v /e2e)
 
 COVERED ?= ./e2e ./...
 

@@ -52,7 +52,7 @@ func Monitored(s *setup) error {
 	if err != nil {
 		return err
 	}
-	text := fmt.Sprintf("monitoring: {prometheus: %q, alertmanager: %q, every: 2s}", at[0], at[1])
+	text := fmt.Sprintf("monitoring: {prometheus: %q, alertmanager: %q, every: 5s}", at[0], at[1])
 	return Edit(`monitoring: {prometheus: "off", alertmanager: "off"}`, text)(s)
 }
 
