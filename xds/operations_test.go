@@ -295,7 +295,7 @@ func TestWhatIsNotServedSaysWhatIs(t *testing.T) {
 	t.Parallel()
 	g := start(t, nil, nil)
 	for _, c := range []struct{ method, path, want string }{
-		{"POST", "/v1/images/generations", "parts of a message"}, {"POST", "/v1/audio/transcriptions", "input_audio"},
+		{"POST", "/v1/images/edits", "parts of a message"}, {"POST", "/v1/audio/transcriptions", "input_audio"},
 		{"POST", "/v1/files", "POST /v1/chat/completions"}, {"GET", "/v1/files/file-1", "within the request"}, {"POST", "/v1/batches", "each call by itself"},
 		{"GET", "/v1/responses/resp_1", "store: false"}, {"POST", "/v1/responses/resp_1/cancel", "store: false"},
 		{"GET", "/v1/responses/resp_1/input_items", "store: false"}, {"DELETE", "/v1/responses/resp_1", "store: false"},

@@ -3,7 +3,6 @@ package config
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"reflect"
 	"strings"
 	"time"
@@ -94,10 +93,10 @@ func syntaxMistake(name string, err error) Mistake {
 // durationMistakes finds durations that do not parse; the YAML library reports them
 // without a position.
 func durationMistakes(name string, file *ast.File) []Mistake {
-	w := &durationWalk{name: name, keys: durationKeys(reflect.TypeFor[Config]())}
+	w := &durationWalk{name: name}
 	for _, doc := range file.Docs {
 		if doc.Body != nil {
-			ast.Walk(w, doc.Body)
+			w.look(reflect.TypeFor[Config](), "", doc.Body)
 		}
 	}
 	return w.mistakes
@@ -105,41 +104,61 @@ func durationMistakes(name string, file *ast.File) []Mistake {
 
 type durationWalk struct {
 	name     string
-	keys     map[string]bool
 	mistakes []Mistake
 }
 
-// Visit looks at one node (ast.Visitor).
-func (w *durationWalk) Visit(n ast.Node) ast.Visitor {
-	pair, ok := n.(*ast.MappingValueNode)
-	if !ok || !w.keys[pair.Key.String()] || pair.Value == nil {
-		return w
+// look compares a node with the type that stands there, since names that people give, such as those of
+// providers, may be those of our keys. What does not fit its type is told by the YAML library.
+func (w *durationWalk) look(t reflect.Type, key string, n ast.Node) {
+	if t == reflect.TypeFor[time.Duration]() {
+		w.judge(key, n)
+		return
 	}
-	text := pair.Value.GetToken()
+	switch t.Kind() {
+	case reflect.Pointer:
+		w.look(t.Elem(), key, n)
+	case reflect.Slice:
+		if list, ok := n.(*ast.SequenceNode); ok {
+			for _, value := range list.Values {
+				w.look(t.Elem(), key, value)
+			}
+		}
+	case reflect.Map:
+		for _, pair := range pairsOf(n) {
+			w.look(t.Elem(), pair.Key.String(), pair.Value)
+		}
+	case reflect.Struct:
+		for _, pair := range pairsOf(n) {
+			for f := range t.Fields() {
+				if f.Tag.Get("yaml") == pair.Key.String() {
+					w.look(f.Type, pair.Key.String(), pair.Value)
+				}
+			}
+		}
+	}
+}
+
+func (w *durationWalk) judge(key string, n ast.Node) {
+	if n == nil {
+		return
+	}
+	text := n.GetToken()
 	if _, err := time.ParseDuration(text.Value); err != nil {
-		m := Mistake{file: w.name, Key: pair.Key.String(), Message: fmt.Sprintf("%q is not a duration; write a number with its unit, such as 500ms, 30s, 10m or 1h", text.Value)}
+		m := Mistake{file: w.name, Key: key, Message: fmt.Sprintf("%q is not a duration; write a number with its unit, such as 500ms, 30s, 10m or 1h", text.Value)}
 		m.at(text)
 		w.mistakes = append(w.mistakes, m)
 	}
-	return w
 }
 
-// durationKeys lists the keys whose value is a duration.
-func durationKeys(t reflect.Type) map[string]bool {
-	keys := map[string]bool{}
-	switch t.Kind() {
-	case reflect.Map, reflect.Slice:
-		return durationKeys(t.Elem())
-	case reflect.Struct:
-		for f := range t.Fields() {
-			if f.Type == reflect.TypeFor[time.Duration]() {
-				keys[f.Tag.Get("yaml")] = true
-				continue
-			}
-			maps.Copy(keys, durationKeys(f.Type))
-		}
+// pairsOf are the keys of a mapping with their values; nil of anything else.
+func pairsOf(n ast.Node) []*ast.MappingValueNode {
+	switch n := n.(type) {
+	case *ast.MappingNode:
+		return n.Values
+	case *ast.MappingValueNode:
+		return []*ast.MappingValueNode{n}
 	}
-	return keys
+	return nil
 }
 
 // keysOf lists every key that may stand in a leaky.yaml, at any depth.
