@@ -112,8 +112,9 @@ func (b *builder) listener() Listener {
 		Connections: uint32(b.cfg.Envoy.Connections),
 		CallerBytes: int64(g.CallerBytes()), AllBytes: b.cfg.Envoy.BodyBytes(),
 		MaxHeaders: uint32(g.RequestHeaders), IdleTimeout: serviceIdle, Spool: spool, RenewEvery: b.cfg.RenewEvery(),
-		ChecksTimeout: b.cfg.Auth.CheckTimeout, LimitsTimeout: b.cfg.Limits.Timeout, Pages: g.CORS.Origins, Dimensions: dimensions(b.cfg.Dimensions),
-		Tracing: b.tracing(),
+		ChecksTimeout: b.cfg.Auth.CheckTimeout, LimitsTimeout: b.cfg.Limits.Timeout, Pages: g.CORS.Origins,
+		Dimensions: dimensions(b.cfg.Dimensions),
+		Tracing:    b.tracing(),
 	}
 }
 

@@ -25,8 +25,9 @@ func openConsume(s service, pool *pgxpool.Pool, limiter *grpc.ClientConn, member
 	if err != nil {
 		return nil, err
 	}
-	return consume.New(consume.Config{Limiter: limitpb.NewLimiterClient(limiter), Provider: consume.NewEnvoy(egress.In(s.dir), s.traces.Transport),
-		Members: members,
-		Books:   consume.NewOutbox(pool, publisher), Providers: s.live.providers,
+	return consume.New(consume.Config{Limiter: limitpb.NewLimiterClient(limiter),
+		Provider: consume.NewEnvoy(egress.In(s.dir), s.traces.Transport),
+		Members:  members,
+		Books:    consume.NewOutbox(pool, publisher), Providers: s.live.providers,
 		Enforce: func() bool { return s.live.flags().TokenService.QuotaEnforcement }, Log: s.log, Metrics: s.metrics})
 }

@@ -107,7 +107,8 @@ func (p Peers) DialLimiter(all ...string) (*grpc.ClientConn, error) {
 	if p.Mutual {
 		guard = guardedPorts{credentials.NewTLS(mtls.Client(p.Dir, p.Part, topology.RateLimit))}
 	}
-	return grpc.NewClient(known.Scheme()+":///"+topology.RateLimit, append(p.Traces.DialOptions(), grpc.WithResolvers(known), grpc.WithTransportCredentials(guard),
+	return grpc.NewClient(known.Scheme()+":///"+topology.RateLimit, append(p.Traces.DialOptions(),
+		grpc.WithResolvers(known), grpc.WithTransportCredentials(guard),
 		grpc.WithDefaultServiceConfig(balanced), grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingEvery, Timeout: pingWait}),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2,
 			MaxDelay: time.Second},

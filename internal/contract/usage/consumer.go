@@ -176,7 +176,8 @@ func (c *Consumer) traced(ctx context.Context, messages []jetstream.Msg, begun t
 		if !tracing.Sampled(above) {
 			continue
 		}
-		_, span := c.cfg.Tracer.Start(tracing.Parent(ctx, above), c.cfg.Description, trace.WithTimestamp(begun), trace.WithSpanKind(trace.SpanKindConsumer),
+		_, span := c.cfg.Tracer.Start(tracing.Parent(ctx, above), c.cfg.Description, trace.WithTimestamp(begun),
+			trace.WithSpanKind(trace.SpanKindConsumer),
 			trace.WithAttributes(semconv.MessagingSystemKey.String("nats"), semconv.MessagingDestinationName(msg.Subject()),
 				semconv.MessagingConsumerGroupName(c.cfg.Durable), semconv.MessagingBatchMessageCount(len(messages))))
 		span.End()
