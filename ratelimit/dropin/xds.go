@@ -79,6 +79,8 @@ func stream(ctx context.Context, conn grpc.ClientConnInterface, node *core.Node,
 		if err != nil {
 			return err
 		}
+		// A server may send the same resources in another order each time.
+		slices.SortFunc(answer.Resources, func(a, b *anypb.Any) int { return bytes.Compare(a.GetValue(), b.GetValue()) })
 		if refused != nil && slices.EqualFunc(answer.Resources, refused, func(a, b *anypb.Any) bool { return proto.Equal(a, b) }) {
 			// go-control-plane sends what was refused again, at once and for ever.
 			select {
