@@ -14,6 +14,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/otlptest"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 // The trees of calls, without what extauthz asks identity the first time that it meets a key. A "?" is
@@ -105,19 +106,21 @@ func traceID(chosen bool) string {
 // treeOf waits for the spans of a trace.
 func treeOf(t *testing.T, id, want string) []otlptest.Span {
 	t.Helper()
-	deadline := time.Now().Add(time.Minute)
-	for ; ; time.Sleep(50 * time.Millisecond) {
-		found := slices.DeleteFunc(spans.Trace(id), func(s otlptest.Span) bool {
+	var found []otlptest.Span
+	var tree string
+	defer func() {
+		if tree != want {
+			t.Logf("want the spans\n%s, got\n%s", want, tree)
+		}
+	}()
+	testenv.Within(t, time.Minute, "the spans of the call", func() bool {
+		found = slices.DeleteFunc(spans.Trace(id), func(s otlptest.Span) bool {
 			return s.Service == "identity" || strings.HasPrefix(s.GetName(), "HTTP ")
 		})
-		tree := otlptest.Tree(found)
-		switch {
-		case tree == want:
-			return found
-		case time.Now().After(deadline):
-			t.Fatalf("want the spans\n%s, got\n%s", want, tree)
-		}
-	}
+		tree = otlptest.Tree(found)
+		return tree == want
+	})
+	return found
 }
 
 // callIn makes a call in a trace; leave ends it after the first line of the answer.
