@@ -5,7 +5,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
@@ -36,11 +35,6 @@ func TestUpFollowsTheFile(t *testing.T) {
 			}
 		}
 	}
-	// A part may still complain of what another test wrote.
-	testenv.Within(t, time.Minute, "nothing is wrong", func() bool {
-		_, err := running.Leaky(t.Context(), "ps")
-		return err == nil
-	})
 	out, err := running.Leaky(t.Context(), "start", "ratelimit-2")
 	if err == nil || !strings.Contains(out, "services.ratelimit.replicas") {
 		t.Errorf("want told where a further process is asked for, got %v %s", err, out)

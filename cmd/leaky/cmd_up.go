@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/local/smoketest"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/stack"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/supervisor"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 )
 
 type upCommand struct {
@@ -143,13 +145,24 @@ func follow(ctx context.Context, out io.Writer, l local) error {
 	return nil
 }
 
+// looksAgain is how long a part may still speak of a file as it was before: it reads its files every
+// second, and is asked how it is every five.
+const looksAgain = 8 * time.Second
+
 // notFollowed is why the running stack does not follow the files as they are; nil: it does.
 func notFollowed(ctx context.Context) error {
-	o, err := control().Status(ctx)
-	if err != nil {
-		return err
-	}
-	return warned(o.Parts)
+	ctx, cancel := context.WithTimeout(ctx, looksAgain)
+	defer cancel()
+	var wrong error
+	err := retry.Policy{First: 200 * time.Millisecond}.Do(ctx, func(ctx context.Context) error {
+		o, err := control().Status(ctx)
+		if err != nil {
+			return retry.Permanent(err)
+		}
+		wrong = warned(o.Parts)
+		return wrong
+	}, nil)
+	return cmp.Or(wrong, err)
 }
 
 func builtAt() (time.Time, error) {
