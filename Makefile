@@ -71,8 +71,8 @@ test-race: parts ## Run the concurrent packages under the race detector, 20 time
 	  else CGO_ENABLED=1 $(GO) test -race -count=20 -timeout 60m $(CONCURRENT); fi
 
 .PHONY: test-sdks
-test-sdks: parts ## Call the gateway with the SDKs for Python and Node (fetches them the first time)
-	@$(GO) test -tags long -timeout 15m ./e2e -run 'TestEverySDK|TestSDKsThatEndAtDone|TestPythonSDK'
+test-sdks: parts ## Call the gateway with the SDKs for Python and Node, Claude Code and Codex (fetches them the first time)
+	@$(GO) test -tags long -timeout 15m ./e2e -run 'TestEverySDK|TestSDKsThatEndAtDone|TestPythonSDK|TestCodingAgents'
 
 .PHONY: test-long
 test-long: parts ## The same proofs for longer: 500 schedules of purchases, thousands of random books, holds that run out (half an hour)

@@ -66,7 +66,7 @@ func TestSDKsThatEndAtDone(t *testing.T) {
 		command  []string
 	}{
 		"python": {"PYTHONPATH=" + toolcache.Python(t, pythonSDK), "", []string{"python3", "-c", pythonStreams}},
-		"node":   {"X=", nodePackages(t), []string{"node", "-e", nodeStreams}},
+		"node":   {"X=", nodeFolder(t, "node", nodeSDK), []string{"node", "-e", nodeStreams}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			who := newAccount(t)
@@ -77,12 +77,4 @@ func TestSDKsThatEndAtDone(t *testing.T) {
 			wantBooks(t, who, "raw", streams, sum)
 		})
 	}
-}
-
-// nodePackages is a folder in which Node finds the SDK.
-func nodePackages(t *testing.T) string {
-	t.Helper()
-	return toolcache.Folder(t, "node-"+nodeSDK, func(dir string) []string {
-		return []string{"npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", dir, nodeSDK}
-	})
 }

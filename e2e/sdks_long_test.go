@@ -33,7 +33,7 @@ func TestEverySDK(t *testing.T) {
 		command []string
 	}{
 		"python": {"PYTHONPATH=" + pythonPackages(t), []string{"env", "LITELLM_LOCAL_MODEL_COST_MAP=True", "python3", filepath.Join(scripts, "all.py")}},
-		"node":   {"PACKAGES=" + everyNodePackage(t), []string{"node", filepath.Join(scripts, "all.mjs")}},
+		"node":   {"PACKAGES=" + nodeFolder(t, "node-sdks", nodeSDKs), []string{"node", filepath.Join(scripts, "all.mjs")}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -83,11 +83,11 @@ func pythonPackages(t *testing.T) string {
 	})
 }
 
-// everyNodePackage is a folder in which Node finds all of them.
-func everyNodePackage(t *testing.T) string {
+// nodeFolder is a folder of the cache with these releases of Node packages.
+func nodeFolder(t *testing.T, name, packages string) string {
 	t.Helper()
-	releases := strings.Fields(nodeSDKs)
-	name := strings.NewReplacer("/", "+").Replace("node-sdks-" + strings.Join(releases, "-"))
+	releases := strings.Fields(packages)
+	name = strings.NewReplacer("/", "+").Replace(name + "-" + strings.Join(releases, "-"))
 	return toolcache.Folder(t, name, func(dir string) []string {
 		return append([]string{"npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", dir}, releases...)
 	})

@@ -3,6 +3,7 @@ package meter
 import (
 	"cmp"
 	"math"
+	"net/http"
 	"strconv"
 	"strings"
 	"time"
@@ -16,6 +17,7 @@ import (
 // Why an event carries no count of the provider's; Event.Reason.
 const (
 	ReasonRateLimited   = "rate_limited"           // a limit refused
+	ReasonNotAccepted   = "request_not_accepted"   // it asks for what no hold can bound, such as a hosted tool
 	ReasonDisconnected  = "client_disconnected"    // the client went away before the end of the answer
 	ReasonTimedOut      = "timed_out"              // the provider took longer than the gateway waits
 	ReasonCut           = "stream_cut"             // the answer broke off
@@ -73,7 +75,7 @@ type Policy func(route string) config.ChargeMode
 // charge decides what a request costs. It is pure: the same line and the same judge give
 // the same verdict. now stands in for a start time that does not parse.
 //
-//   - refused by a limit: nothing is settled, the event says so;
+//   - refused by a limit, or as what no hold can bound: nothing is settled, the event says so;
 //   - nothing was held (no credential, a bad body): neither settled nor published, unless the
 //     provider served it all the same;
 //   - the provider's usage covers what passed: its count, exactly, even above the hold;
@@ -89,6 +91,9 @@ func charge(l *spool.Line, j judge, policy Policy, now time.Time) verdict {
 	case flagged(l, "RL"):
 		e.Account, e.Held = accountOf(l), 0
 		e.Source, e.Reason, v.publish = usage.FromRefusal, ReasonRateLimited, l.Provider != ""
+		if l.Status == http.StatusBadRequest {
+			e.Reason = ReasonNotAccepted
+		}
 		return v
 	case l.Account == "" && !unasked(l):
 		return orphaned(l, v)

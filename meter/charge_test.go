@@ -127,6 +127,8 @@ func TestCharge(t *testing.T) {
 			settled(20, 0, usage.FromEstimate, ReasonDisconnected)},
 		"refused by a limit": {held(func(l *spool.Line) { refusedLine(l); l.Status, l.Flags = 429, "RL" }), guess,
 			want{Publish: true, Account: "user:u1", Source: usage.FromRefusal, Reason: ReasonRateLimited}},
+		"asks for what no hold can bound": {held(func(l *spool.Line) { refusedLine(l); l.Status, l.Flags = 400, "RL" }), guess,
+			want{Publish: true, Account: "user:u1", Source: usage.FromRefusal, Reason: ReasonNotAccepted}},
 		"refused for an organisation": {held(func(l *spool.Line) { refusedLine(l); l.Status, l.Flags, l.Org = 429, "RL", "o1" }), guess,
 			want{Publish: true, Account: "org:o1", Source: usage.FromRefusal, Reason: ReasonRateLimited}},
 		"guard 400": {held(func(l *spool.Line) { refusedLine(l); l.Status, l.Bytes = 400, "" }), guess, want{}},

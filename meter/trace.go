@@ -101,8 +101,8 @@ func (t *tracer) worthKeeping(e *usage.Event) bool {
 // failure is error.type of a call that did not go well for who called; empty: it did.
 func failure(e *usage.Event) string {
 	switch e.Reason {
-	case ReasonRateLimited, ReasonDisconnected, ReasonTimedOut, ReasonCut, ReasonNoAnswer, ReasonNotServed, ReasonProviderError,
-		ReasonUndecided:
+	case ReasonRateLimited, ReasonNotAccepted, ReasonDisconnected, ReasonTimedOut, ReasonCut, ReasonNoAnswer, ReasonNotServed,
+		ReasonProviderError, ReasonUndecided:
 		return e.Reason
 	}
 	if e.Status == 0 || e.Status >= http.StatusBadRequest {
