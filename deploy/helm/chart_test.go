@@ -62,33 +62,37 @@ func TestEachPodIsBound(t *testing.T) {
 			t.Parallel()
 			all := render(t, example)
 			for _, one := range all {
-				p, labels, ok := one.workload()
-				if !ok {
-					continue
-				}
-				where := one.Kind + " " + one.Metadata.Name
-				if c := p.SecurityContext; !c.RunAsNonRoot || c.RunAsUser == 0 || c.SeccompProfile.Type != "RuntimeDefault" {
-					t.Errorf("%s: %+v", where, c)
-				}
-				if p.AutomountToken == nil || *p.AutomountToken {
-					t.Errorf("%s gets a token of Kubernetes, and asks it nothing", where)
-				}
-				for _, c := range slices.Concat(p.InitContainers, p.Containers) {
-					bound(t, where+", "+c.Name, c)
-				}
-				if !guarded(all, labels, "NetworkPolicy") {
-					t.Errorf("%s has no NetworkPolicy", where)
-				}
-				// A store of one pod cannot be moved without being away: a budget would only stop the drain.
-				if serves := one.Kind == "Deployment" || one.Kind == "StatefulSet"; serves && labels["leaky-tokens/store"] == "" &&
-					!guarded(all, labels, "PodDisruptionBudget") {
-					t.Errorf("%s has no PodDisruptionBudget", where)
-				}
-				if one.Kind == "Deployment" || one.Kind == "StatefulSet" {
-					probed(t, where, p)
-				}
+				one.bound(t, all)
 			}
 		})
+	}
+}
+
+// bound holds what an object runs, if anything, against the rules; all are the objects beside it.
+func (o object) bound(t *testing.T, all []object) {
+	t.Helper()
+	p, labels, ok := o.workload()
+	if !ok {
+		return
+	}
+	where := o.Kind + " " + o.Metadata.Name
+	if c := p.SecurityContext; !c.RunAsNonRoot || c.RunAsUser == 0 || c.SeccompProfile.Type != "RuntimeDefault" {
+		t.Errorf("%s: %+v", where, c)
+	}
+	if p.AutomountToken == nil || *p.AutomountToken {
+		t.Errorf("%s gets a token of Kubernetes, and asks it nothing", where)
+	}
+	for _, c := range slices.Concat(p.InitContainers, p.Containers) {
+		bound(t, where+", "+c.Name, c)
+	}
+	if !guarded(all, labels, "NetworkPolicy") {
+		t.Errorf("%s has no NetworkPolicy", where)
+	}
+	if o.Kind == "Deployment" || o.Kind == "StatefulSet" {
+		if !guarded(all, labels, "PodDisruptionBudget") {
+			t.Errorf("%s has no PodDisruptionBudget", where)
+		}
+		probed(t, where, p)
 	}
 }
 
@@ -234,6 +238,30 @@ func TestWhatPrometheusIsTold(t *testing.T) {
 	}
 	if got := len(find(t, all, "ServiceMonitor", "leaky").Spec.Endpoints); got != len(ports) {
 		t.Errorf("%d ports, of which %d are scraped", len(ports), got)
+	}
+}
+
+// TestGrafanaGetsTheDashboards as they are in deploy/dashboards, each in a ConfigMap that its sidecar finds.
+func TestGrafanaGetsTheDashboards(t *testing.T) {
+	t.Parallel()
+	made, err := filepath.Glob("../dashboards/*.json")
+	if err != nil || len(made) == 0 {
+		t.Fatalf("no dashboards: %v", err)
+	}
+	all := render(t, "high-availability")
+	for _, path := range made {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Base(path)
+		got := find(t, all, "ConfigMap", "leaky-dashboard-"+strings.TrimSuffix(file, ".json"))
+		if strings.TrimSpace(got.Data[file]) != strings.TrimSpace(string(text)) {
+			t.Errorf("%s is another than that of deploy/dashboards, which files/dashboards links to", file)
+		}
+		if got.Metadata.Labels["grafana_dashboard"] != "1" || got.Metadata.Annotations["grafana_folder"] != "Leaky Tokens" {
+			t.Errorf("%s: %+v", file, got.Metadata)
+		}
 	}
 }
 

@@ -62,6 +62,7 @@ type pod struct {
 	} `yaml:"securityContext"`
 	InitContainers []container `yaml:"initContainers"`
 	Containers     []container
+	Grace          int `yaml:"terminationGracePeriodSeconds"`
 }
 
 type container struct {
@@ -86,12 +87,18 @@ type container struct {
 	} `yaml:"securityContext"`
 }
 
-// helm runs it with the chart; the error has what it said.
+// helm runs it without a cluster; the error has what it said.
 func helm(t *testing.T, args ...string) ([]byte, error) {
+	t.Helper()
+	return helmWith(t, filepath.Join(t.TempDir(), "none"), args...)
+}
+
+// helmWith runs it with the cluster of a kubeconfig.
+func helmWith(t *testing.T, kubeconfig string, args ...string) ([]byte, error) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), toolcache.Go(t, "helm.sh/helm/v4/cmd/helm", helmVersion), args...)
 	home := t.TempDir() // not the settings of who runs the test
-	cmd.Env = append(os.Environ(), "HELM_CONFIG_HOME="+home, "HELM_CACHE_HOME="+home, "HELM_DATA_HOME="+home, "KUBECONFIG="+home+"/none")
+	cmd.Env = append(os.Environ(), "HELM_CONFIG_HOME="+home, "HELM_CACHE_HOME="+home, "HELM_DATA_HOME="+home, "KUBECONFIG="+kubeconfig)
 	var out, said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &said
 	if err := cmd.Run(); err != nil {
@@ -109,6 +116,12 @@ func render(t *testing.T, example string, more ...string) []object {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return objects(t, text)
+}
+
+// objects reads the documents of a YAML text.
+func objects(t *testing.T, text []byte) []object {
+	t.Helper()
 	var all []object
 	for decoder := yaml.NewDecoder(bytes.NewReader(text)); ; {
 		var raw yaml.MapSlice
@@ -121,6 +134,7 @@ func render(t *testing.T, example string, more ...string) []object {
 			continue
 		}
 		var one object
+		var err error
 		if one.text, err = yaml.Marshal(raw); err == nil {
 			err = yaml.Unmarshal(one.text, &one)
 		}
