@@ -80,7 +80,8 @@ func (m mixer) chat() generated {
 	case 1:
 		body["reasoning_effort"] = "high"
 	case 2:
-		body["tools"] = []any{map[string]any{"type": "function", "function": map[string]any{"name": "look"}}}
+		look, hear := map[string]any{"name": "look"}, map[string]any{"name": "hear"}
+		body["tools"] = []any{map[string]any{"type": "function", "function": look}, map[string]any{"type": "function", "function": hear}}
 		body["tool_choice"] = "required"
 	case 3:
 		body["max_completion_tokens"] = 1 + m.IntN(40)
@@ -115,7 +116,8 @@ func (m mixer) response() generated {
 	case 0:
 		body["reasoning"] = map[string]any{"effort": "high"}
 	case 1:
-		body["tools"], body["tool_choice"] = []any{map[string]any{"type": "function", "name": "look"}}, "required"
+		body["tools"], body["tool_choice"] = []any{
+			map[string]any{"type": "function", "name": "look"}, map[string]any{"type": "function", "name": "hear"}}, "required"
 	case 2:
 		body["max_output_tokens"] = 1 + m.IntN(40)
 	case 3:
@@ -134,7 +136,8 @@ func (m mixer) message() generated {
 	case 1:
 		body["max_tokens"], body["thinking"] = 1200, map[string]any{"type": "enabled", "budget_tokens": 1024}
 	case 2:
-		body["tools"] = []any{map[string]any{"name": "look", "input_schema": map[string]any{"type": "object"}}}
+		schema := map[string]any{"type": "object"}
+		body["tools"] = []any{map[string]any{"name": "look", "input_schema": schema}, map[string]any{"name": "hear", "input_schema": schema}}
 		body["tool_choice"] = map[string]any{"type": "any"}
 	case 3:
 		source := map[string]any{"type": "base64", "media_type": "image/png", "data": strings.TrimPrefix(picture, "data:image/png;base64,")}

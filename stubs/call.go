@@ -148,6 +148,25 @@ func (c *call) passed() bool {
 	return c.pieces != c.faults.StallAfterChunks || c.stall()
 }
 
+// pause is the time between two pieces of a stream; false: the reader went away.
+func (c *call) pause() bool {
+	if c.faults.ChunkDelayMS == 0 {
+		return true
+	}
+	return c.sleep(time.Duration(c.faults.ChunkDelayMS) * time.Millisecond)
+}
+
+// pieceByPiece has a text written in pieces with a pause between two; false: the reader went away.
+func (c *call) pieceByPiece(text string, write func(piece string) bool) bool {
+	size := c.faults.TokensPerChunk * bytesPerToken
+	for from := 0; from < len(text); from += size {
+		if from > 0 && !c.pause() || !write(text[from:min(from+size, len(text))]) {
+			return false
+		}
+	}
+	return true
+}
+
 // serves notes what a plan takes and gives, as its usage tells it.
 func (c *call) serves(p *plan, stream bool) {
 	c.got.Model, c.got.Stream, c.got.Input, c.got.Generated, c.got.NoUsage = p.model, stream, p.input, p.output(), c.faults.OmitUsage

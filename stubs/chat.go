@@ -196,7 +196,7 @@ func (p *plan) readOptions(m members, stream bool, w *wish) *apiError {
 	if p.usage, err = options.flag("include_usage"); err != nil {
 		return invalid("stream_options.include_usage", err.code, "%s", err.message)
 	}
-	if p.tool, err = toolToCall(m); err != nil {
+	if p.tools, err = chatTools(m); err != nil {
 		return err
 	}
 	if err = w.readForm(m); err != nil {
@@ -237,43 +237,6 @@ func (w *wish) readForm(m members) *apiError {
 	return err
 }
 
-// toolToCall is the function the caller insists on: tool_choice "required" takes the
-// first tool, {"function":{"name"}} the named one. Otherwise the answer is text.
-func toolToCall(m members) (string, *apiError) {
-	if !m.has("tools") {
-		return "", nil
-	}
-	var tools []struct {
-		Function struct {
-			Name string `json:"name"`
-		} `json:"function"`
-	}
-	if json.Unmarshal(m["tools"], &tools) != nil {
-		return "", invalid("tools", "invalid_type", "Invalid type for 'tools': expected an array of objects")
-	}
-	choice := string(m["tool_choice"])
-	switch {
-	case len(tools) == 0:
-		return "", invalid("tools", "empty_array", "Invalid 'tools': empty array. Expected an array with minimum length 1")
-	case choice == `"required"`:
-		return tools[0].Function.Name, nil
-	case strings.HasPrefix(choice, "{"):
-		var named struct {
-			Function struct {
-				Name string `json:"name"`
-			} `json:"function"`
-		}
-		_ = json.Unmarshal(m["tool_choice"], &named)
-		for _, t := range tools {
-			if t.Function.Name == named.Function.Name && t.Function.Name != "" {
-				return t.Function.Name, nil
-			}
-		}
-		return "", invalid("tool_choice", "invalid_value", "Tool choice '%s' not found in 'tools' parameter.", named.Function.Name)
-	}
-	return "", nil
-}
-
 // quoted is a JSON string.
 func quoted(s string) string {
 	b, _ := json.Marshal(s) // a string always encodes
@@ -290,7 +253,7 @@ func (p *plan) finish() string {
 	switch {
 	case p.cut:
 		return "length"
-	case p.tool != "":
+	case p.tools != nil:
 		return "tool_calls"
 	}
 	return "stop"
@@ -304,6 +267,15 @@ func appendUsage(b []byte, p *plan) []byte {
 
 func callID() string { return "call_" + strings.ReplaceAll(uuid.NewString(), "-", "")[:24] }
 
+// chatCalls are the members of tool_calls.
+func chatCalls(calls []invocation) string {
+	all := make([]string, len(calls))
+	for i, one := range calls {
+		all[i] = `{"id":"` + callID() + `","type":"function","function":{"name":` + quoted(one.name) + `,"arguments":` + quoted(one.arguments) + `}}`
+	}
+	return strings.Join(all, ",")
+}
+
 // chatBody is a chat.completion.
 func chatBody(p *plan, omitUsage bool) []byte {
 	b := make([]byte, 0, 1024+p.n*(len(p.text)+256))
@@ -313,9 +285,9 @@ func chatBody(p *plan, omitUsage bool) []byte {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		if p.tool != "" {
-			b = fmt.Appendf(b, `{"index":%d,"message":{"role":"assistant","content":null,"tool_calls":[{"id":"%s","type":"function","function":{"name":%s,"arguments":%s}}],"refusal":null,"annotations":[]},"logprobs":null,"finish_reason":"%s"}`,
-				i, callID(), quoted(p.tool), quoted(p.text), p.finish())
+		if p.tools != nil {
+			b = fmt.Appendf(b, `{"index":%d,"message":{"role":"assistant","content":null,"tool_calls":[%s],"refusal":null,"annotations":[]},"logprobs":null,"finish_reason":"%s"}`,
+				i, chatCalls(p.calls), p.finish())
 			continue
 		}
 		b = fmt.Appendf(b, `{"index":%d,"message":{"role":"assistant","content":%s,"refusal":null,"annotations":[]},"logprobs":null,"finish_reason":"%s"}`,

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/google/uuid"
 )
@@ -62,9 +61,8 @@ func (t *chatStream) choice(index int, finish string, tokens int, delta ...strin
 func (t *chatStream) roles() bool {
 	for i := range t.p.n {
 		delta := `"role":"assistant","content":"","refusal":null`
-		if t.p.tool != "" {
-			delta = `"role":"assistant","content":null,"tool_calls":[{"index":0,"id":"` + callID() + `","type":"function","function":{"name":` +
-				quoted(t.p.tool) + `,"arguments":""}}],"refusal":null`
+		if t.p.tools != nil {
+			delta = `"role":"assistant","content":null,"refusal":null`
 		}
 		if !t.choice(i, "null", t.p.thoughts, delta) {
 			return false
@@ -73,32 +71,40 @@ func (t *chatStream) roles() bool {
 	return true
 }
 
-// pieces writes the text, the choices taking turns.
+// pieces writes the text, or each function's name and arguments, the choices taking turns.
 func (t *chatStream) pieces() bool {
-	f := &t.c.faults
-	size := f.TokensPerChunk * bytesPerToken
-	pause := time.Duration(f.ChunkDelayMS) * time.Millisecond
-	before, after := `"content":"`, `"`
-	if t.p.tool != "" {
-		before, after = `"tool_calls":[{"index":0,"function":{"arguments":"`, `"}}]`
+	if !t.c.pause() {
+		return false
 	}
-	for at := 0; at < len(t.p.text); at += size {
-		if pause > 0 && !t.c.sleep(pause) {
+	for at, one := range t.p.calls {
+		for i := range t.p.n {
+			if !t.choice(i, "null", 0, fmt.Sprintf(`"tool_calls":[{"index":%d,"id":"%s","type":"function","function":{"name":%s,"arguments":""}}]`,
+				at, callID(), quoted(one.name))) {
+				return false
+			}
+		}
+		if !t.inPieces(one.arguments, fmt.Sprintf(`"tool_calls":[{"index":%d,"function":{"arguments":"`, at), `"}}]`) {
 			return false
 		}
-		piece := t.p.text[at:min(at+size, len(t.p.text))]
+	}
+	return t.p.calls != nil || t.inPieces(t.p.text, `"content":"`, `"`)
+}
+
+// inPieces writes a text, each piece between two halves of a delta.
+func (t *chatStream) inPieces(text, before, after string) bool {
+	return t.c.pieceByPiece(text, func(piece string) bool {
 		tokens := countTokens(piece)
 		piece = escaped(piece)
 		for i := range t.p.n {
 			if !t.choice(i, "null", tokens, before, piece, after) || !t.c.passed() {
 				return false
 			}
-			if f.BrokenJSON && t.c.pieces == 1 {
+			if t.c.faults.BrokenJSON && t.c.pieces == 1 {
 				t.c.chunk([]byte("data: {\"id\":\n\n"), 0)
 			}
 		}
-	}
-	return true
+		return true
+	})
 }
 
 func (t *chatStream) ends() bool {

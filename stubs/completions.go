@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/google/uuid"
 )
@@ -149,14 +148,6 @@ func streamCompletion(c *call, p *plan, head string) error {
 		return errGone
 	}
 	return nil
-}
-
-// pause is the time between two pieces of a stream; false: the reader went away.
-func (c *call) pause() bool {
-	if c.faults.ChunkDelayMS == 0 {
-		return true
-	}
-	return c.sleep(time.Duration(c.faults.ChunkDelayMS) * time.Millisecond)
 }
 
 // moderations answers POST /v1/moderations, for which nothing is billed.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"time"
 
 	"github.com/google/uuid"
 )
@@ -59,7 +58,7 @@ func (s *Server) generate(c *call, model string, stream bool) error {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = g.appendCandidate(b, i, p.text, true)
+		b = g.appendCandidate(b, i, g.parts(), true)
 	}
 	return c.whole(g.appendEnd(append(b, ']'), p.n*p.thoughts, p.n*p.length))
 }
@@ -103,7 +102,7 @@ func planGemini(c *call, model string) (*plan, *apiError) {
 	if w.json, bad = geminiForm(generation, w.print); bad != nil {
 		return nil, bad
 	}
-	if p.tool, bad = geminiTool(m); bad != nil {
+	if p.tools, bad = geminiTools(m); bad != nil {
 		return nil, bad
 	}
 	thinking, bad := generation.firstObject("thinkingConfig", "thinking_config")
@@ -136,33 +135,6 @@ func geminiForm(generation members, print fingerprint) (string, *apiError) {
 		}
 	}
 	return "", nil
-}
-
-// geminiTool is the function that the caller insists on, by the mode ANY.
-func geminiTool(m members) (string, *apiError) {
-	if !m.has("tools") {
-		return "", nil
-	}
-	var tools []struct {
-		Functions []struct {
-			Name string `json:"name"`
-		} `json:"functionDeclarations"`
-	}
-	if json.Unmarshal(m["tools"], &tools) != nil {
-		return "", invalid("tools", "", "Invalid JSON payload received. Invalid value at 'tools'")
-	}
-	config, bad := m.firstObject("toolConfig", "tool_config")
-	if bad != nil {
-		return "", bad
-	}
-	calling, bad := config.firstObject("functionCallingConfig", "function_calling_config")
-	if bad != nil {
-		return "", bad
-	}
-	if mode, bad := calling.text("mode"); bad != nil || mode != "ANY" || len(tools) == 0 || len(tools[0].Functions) == 0 {
-		return "", bad
-	}
-	return tools[0].Functions[0].Name, nil
 }
 
 // geminiTexts gives the texts of one content or of an array of them.
@@ -203,17 +175,48 @@ type geminiAnswer struct {
 	buf []byte
 }
 
-func (g *geminiAnswer) appendCandidate(b []byte, index int, text string, last bool) []byte {
-	b = append(b, `{"content":{"parts":[`...)
-	if g.p.tool == "" {
-		b = append(append(b, `{"text":`...), quoted(text)...)
-	} else {
-		if !json.Valid([]byte(text)) { // it was cut
-			text = "{}"
-		}
-		b = fmt.Appendf(b, `{"functionCall":{"name":%s,"args":%s}`, quoted(g.p.tool), text)
+// parts are those of a whole answer: a text, or the functions' calls.
+func (g *geminiAnswer) parts() string {
+	if g.p.calls == nil {
+		return geminiText(g.p.text)
 	}
-	b = append(b, `}],"role":"model"}`...)
+	all := make([]string, len(g.p.calls))
+	for i, one := range g.p.calls {
+		all[i] = geminiCall(one)
+	}
+	return strings.Join(all, ",")
+}
+
+func geminiText(text string) string { return `{"text":` + quoted(text) + `}` }
+
+func geminiCall(v invocation) string {
+	return `{"functionCall":{"name":` + quoted(v.name) + `,"args":` + v.object() + `}}`
+}
+
+// geminiPiece is what one message of a stream has: a piece of the text, or a call, which is told whole.
+type geminiPiece struct {
+	part   string
+	tokens int
+}
+
+func (g *geminiAnswer) pieces() (all []geminiPiece) {
+	for _, one := range g.p.calls {
+		all = append(all, geminiPiece{geminiCall(one), countTokens(one.arguments)})
+	}
+	if all != nil {
+		return all
+	}
+	size := g.c.faults.TokensPerChunk * bytesPerToken
+	for at := 0; at == 0 || at < len(g.p.text); at += size {
+		piece := g.p.text[at:min(at+size, len(g.p.text))]
+		all = append(all, geminiPiece{geminiText(piece), countTokens(piece)})
+	}
+	return all
+}
+
+func (g *geminiAnswer) appendCandidate(b []byte, index int, parts string, last bool) []byte {
+	b = append(append(b, `{"content":{"parts":[`...), parts...)
+	b = append(b, `],"role":"model"}`...)
 	if last {
 		reason := "STOP"
 		if g.p.cut {
@@ -253,27 +256,21 @@ func (g *geminiAnswer) stream() error {
 	if !c.start(label) {
 		return errGone
 	}
-	size := c.faults.TokensPerChunk * bytesPerToken
-	if p.tool != "" { // a call is told whole
-		size = max(1, len(p.text))
-	}
-	pause := time.Duration(c.faults.ChunkDelayMS) * time.Millisecond
+	pieces := g.pieces()
 	written, thoughts := 0, 0
-	for at := 0; at == 0 || at < len(p.text); at += size {
-		if at > 0 && pause > 0 && !c.sleep(pause) {
+	for at, piece := range pieces {
+		if at > 0 && !c.pause() {
 			return errGone
 		}
-		end := min(at+size, len(p.text))
-		piece := p.text[at:end]
 		for i := range p.n {
-			tokens := countTokens(piece)
+			tokens := piece.tokens
 			if at == 0 {
 				tokens += p.thoughts
 				thoughts += p.thoughts
 			}
-			written += countTokens(piece)
+			written += piece.tokens
 			b := append(append(g.buf[:0], before...), `{"candidates":[`...)
-			b = append(g.appendCandidate(b, i, piece, end == len(p.text)), ']')
+			b = append(g.appendCandidate(b, i, piece.part, at == len(pieces)-1), ']')
 			g.buf = append(g.appendEnd(b, thoughts, written), after...)
 			before = between
 			if !c.chunk(g.buf, tokens) || !c.passed() {

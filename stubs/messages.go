@@ -57,7 +57,7 @@ func (s *Server) messages(c *call) error {
 	if bad != nil {
 		return bad
 	}
-	if p.tool, bad = flatTool(m); bad != nil {
+	if p.tools, bad = flatTools(m); bad != nil {
 		return bad
 	}
 	output, bad := m.object("output_config")
@@ -163,7 +163,7 @@ func (a *messageAnswer) reason() string {
 	switch {
 	case a.p.cut:
 		return "max_tokens"
-	case a.p.tool != "":
+	case a.p.tools != nil:
 		return "tool_use"
 	}
 	return "end_turn"
@@ -185,23 +185,25 @@ func (a *messageAnswer) message(blocks, reason string, output int) string {
 		a.id, quoted(a.p.model), blocks, reason, a.usage(output))
 }
 
-// block is the content itself; the input of a tool that was cut is no JSON, so it is left out then.
-func (a *messageAnswer) block(text string) string {
-	if a.p.tool == "" {
-		return `{"type":"text","text":` + quoted(text) + `}`
-	}
-	if !json.Valid([]byte(text)) {
-		text = "{}"
-	}
-	return fmt.Sprintf(`{"type":"tool_use","id":"toolu_%s","name":%s,"input":%s}`, a.id, quoted(a.p.tool), text)
+func textBlock(text string) string { return `{"type":"text","text":` + quoted(text) + `}` }
+
+// toolBlock is one function's call.
+func (a *messageAnswer) toolBlock(i int, input string) string {
+	return fmt.Sprintf(`{"type":"tool_use","id":"toolu_%s%d","name":%s,"input":%s}`, a.id, i, quoted(a.p.calls[i].name), input)
 }
 
 func (a *messageAnswer) blocks() string {
-	all := a.block(a.p.text)
+	var all []string
 	if a.p.thoughts > 0 {
-		all = `{"type":"thinking","thinking":"so","signature":"c2ln"},` + all
+		all = append(all, `{"type":"thinking","thinking":"so","signature":"c2ln"}`)
 	}
-	return all
+	for i, one := range a.p.calls {
+		all = append(all, a.toolBlock(i, one.object()))
+	}
+	if a.p.calls == nil {
+		all = append(all, textBlock(a.p.text))
+	}
+	return strings.Join(all, ",")
 }
 
 func (a *messageAnswer) event(kind, members string, tokens int) bool {
@@ -237,25 +239,22 @@ func (a *messageAnswer) stream() error {
 	return nil
 }
 
-// content writes the events of the text, or of the tool's input.
+// content writes the events of the blocks after the thinking: the text, or each function's call.
 func (a *messageAnswer) content(index int) bool {
-	kind, member := "text_delta", "text"
-	if a.p.tool != "" {
-		kind, member = "input_json_delta", "partial_json"
-	}
-	if !a.event("content_block_start", fmt.Sprintf(`,"index":%d,"content_block":%s`, index, a.block("")), 0) || !a.event("ping", "", 0) {
-		return false
-	}
-	size := a.c.faults.TokensPerChunk * bytesPerToken
-	for from := 0; from < len(a.p.text); from += size {
-		if from > 0 && !a.c.pause() {
-			return false
-		}
-		piece := a.p.text[from:min(from+size, len(a.p.text))]
-		delta := fmt.Sprintf(`,"index":%d,"delta":{"type":"%s","%s":%s}`, index, kind, member, quoted(piece))
-		if !a.event("content_block_delta", delta, countTokens(piece)) || !a.c.passed() {
+	for i, one := range a.p.calls {
+		if !a.oneBlock(index+i, a.toolBlock(i, "{}"), "input_json_delta", "partial_json", one.arguments) {
 			return false
 		}
 	}
-	return a.event("content_block_stop", fmt.Sprintf(`,"index":%d`, index), 0)
+	return a.p.calls != nil || a.oneBlock(index, textBlock(""), "text_delta", "text", a.p.text)
+}
+
+// oneBlock writes the events of one block, as it begins and with its text in pieces.
+func (a *messageAnswer) oneBlock(index int, block, kind, member, text string) bool {
+	return a.event("content_block_start", fmt.Sprintf(`,"index":%d,"content_block":%s`, index, block), 0) && a.event("ping", "", 0) &&
+		a.c.pieceByPiece(text, func(piece string) bool {
+			delta := fmt.Sprintf(`,"index":%d,"delta":{"type":"%s","%s":%s}`, index, kind, member, quoted(piece))
+			return a.event("content_block_delta", delta, countTokens(piece)) && a.c.passed()
+		}) &&
+		a.event("content_block_stop", fmt.Sprintf(`,"index":%d`, index), 0)
 }

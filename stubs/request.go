@@ -107,8 +107,9 @@ type plan struct {
 	text     string
 	length   int // text tokens of each choice
 	cut      bool
-	tool     string // name of the function to call, empty for text
-	usage    bool   // in a stream: the caller asked for the usage
+	tools    []string     // names of the functions to call, nil for a text
+	calls    []invocation // of each choice, at least one where tools are
+	usage    bool         // in a stream: the caller asked for the usage
 }
 
 // output is the tokens of all choices, reasoning included.
@@ -134,7 +135,7 @@ func (p *plan) fill(w wish, f *Faults) {
 	if f.tokens != nil {
 		total = *f.tokens
 	}
-	if w.json != "" && p.tool == "" {
+	if w.json != "" && p.tools == nil {
 		total = countTokens(w.json)
 	}
 	p.thoughts = w.thoughts
@@ -152,13 +153,11 @@ func (p *plan) fill(w wish, f *Faults) {
 		p.length, p.cut = w.limit-p.thoughts, true
 	}
 	switch {
-	case p.tool == "" && w.json != "":
+	case p.tools != nil:
+		p.invoke(w.print, total)
+	case w.json != "":
 		p.text = w.json[:min(len(w.json), p.length*bytesPerToken)]
-		return
-	case p.tool == "":
+	default:
 		p.text = generateText(uint64(w.print), p.length)
-		return
 	}
-	arguments := `{"q":"` + generateText(uint64(w.print), max(total-2, 0)) + `"}`
-	p.text = arguments[:min(len(arguments), p.length*bytesPerToken)]
 }

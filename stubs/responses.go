@@ -73,7 +73,7 @@ func (s *Server) planResponse(c *call, m members) (*plan, bool, *apiError) {
 		return nil, false, err
 	}
 	w.thinking = effort != "" && effort != "none" && effort != "minimal"
-	if p.tool, err = flatTool(m); err != nil {
+	if p.tools, err = flatTools(m); err != nil {
 		return nil, false, err
 	}
 	if m.has("prompt_cache_key") && p.input >= 1024 {
@@ -123,53 +123,24 @@ func (p *plan) readInput(m members, w *wish) *apiError {
 	return nil
 }
 
-// flatTool is toolToCall for tools whose members are not in a function of their own, as those of
-// Responses and Messages.
-func flatTool(m members) (string, *apiError) {
-	var tools []struct {
-		Name string `json:"name"`
-	}
-	if !m.has("tools") {
-		return "", nil
-	}
-	if json.Unmarshal(m["tools"], &tools) != nil {
-		return "", invalid("tools", "invalid_type", "Invalid type for 'tools': expected an array of objects")
-	}
-	var choice struct {
-		Type string `json:"type"`
-		Name string `json:"name"`
-	}
-	if json.Unmarshal(m["tool_choice"], &choice) != nil {
-		choice.Type = strings.Trim(string(m["tool_choice"]), `"`)
-	}
-	if len(tools) > 0 && (choice.Type == "required" || choice.Type == "any") {
-		return tools[0].Name, nil
-	}
-	if choice.Name == "" {
-		return "", nil
-	}
-	for _, t := range tools {
-		if t.Name == choice.Name {
-			return t.Name, nil
-		}
-	}
-	return "", invalid("tool_choice", "invalid_value", "Tool choice '%s' not found in 'tools' parameter.", choice.Name)
-}
-
 // responseAnswer writes one response, whole or as events.
 type responseAnswer struct {
 	c        *call
 	p        *plan
 	id, item string
-	call     string
-	number   int    // of the next event
-	thinking string // item of the reasoning
+	calls    []string // their ids, one for each function that is called
+	number   int      // of the next event
+	thinking string   // item of the reasoning
 	created  int64
 }
 
 func newResponseAnswer(c *call, p *plan) *responseAnswer {
 	name := strings.ReplaceAll(uuid.NewString(), "-", "")
-	return &responseAnswer{c: c, p: p, id: "resp_" + name, item: "msg_" + name, thinking: "rs_" + name, call: callID(), created: unixNow()}
+	r := &responseAnswer{c: c, p: p, id: "resp_" + name, item: "msg_" + name, thinking: "rs_" + name, created: unixNow()}
+	for range p.calls {
+		r.calls = append(r.calls, callID())
+	}
+	return r
 }
 
 func (r *responseAnswer) status() string {
@@ -208,12 +179,14 @@ func (r *responseAnswer) reasoning() string {
 	return `{"id":"` + r.thinking + `","type":"reasoning","summary":[]}`
 }
 
-// main is the item of the text, or of the function's call; as it begins with an empty text.
-func (r *responseAnswer) main(text, status string) string {
-	if r.p.tool != "" {
-		return fmt.Sprintf(`{"id":"fc_%s","type":"function_call","status":"%s","call_id":"%s","name":%s,"arguments":%s}`, r.item, status, r.call,
-			quoted(r.p.tool), quoted(text))
-	}
+// invocation is the item of one function's call; as it begins it has no arguments.
+func (r *responseAnswer) invocation(i int, arguments, status string) string {
+	return fmt.Sprintf(`{"id":"fc_%s","type":"function_call","status":"%s","call_id":"%s","name":%s,"arguments":%s}`, r.calls[i], status, r.calls[i],
+		quoted(r.p.calls[i].name), quoted(arguments))
+}
+
+// message is the item of the text; as it begins it has none.
+func (r *responseAnswer) message(text, status string) string {
 	content := r.part(text)
 	if status == "in_progress" {
 		content = ""
@@ -222,11 +195,17 @@ func (r *responseAnswer) main(text, status string) string {
 }
 
 func (r *responseAnswer) items() string {
-	items := r.main(r.p.text, r.status())
+	var items []string
 	if r.p.thoughts > 0 {
-		items = r.reasoning() + "," + items
+		items = append(items, r.reasoning())
 	}
-	return items
+	for i, one := range r.p.calls {
+		items = append(items, r.invocation(i, one.arguments, r.status()))
+	}
+	if r.p.calls == nil {
+		items = append(items, r.message(r.p.text, r.status()))
+	}
+	return strings.Join(items, ",")
 }
 
 // event writes one event of a type; members are behind its type and number.
@@ -261,35 +240,34 @@ func (r *responseAnswer) stream() error {
 	return nil
 }
 
-// body writes the events of the main item.
+// body writes the events of the items after the reasoning: the text, or each function's call.
 func (r *responseAnswer) body(index int) bool {
+	for i, one := range r.p.calls {
+		at := fmt.Sprintf(`"output_index":%d`, index+i)
+		where := fmt.Sprintf(`"item_id":"fc_%s",%s`, r.calls[i], at)
+		if !r.event("response.output_item.added", at+`,"item":`+r.invocation(i, "", "in_progress"), 0) ||
+			!r.deltas("response.function_call_arguments", where, one.arguments) ||
+			!r.event("response.function_call_arguments.done", where+`,"arguments":`+quoted(one.arguments), 0) ||
+			!r.event("response.output_item.done", at+`,"item":`+r.invocation(i, one.arguments, r.status()), 0) {
+			return false
+		}
+	}
+	if r.p.calls != nil {
+		return true
+	}
 	at := fmt.Sprintf(`"output_index":%d`, index)
-	kind, where, done := "response.output_text", fmt.Sprintf(`"item_id":"%s",%s,"content_index":0`, r.item, at), `"logprobs":[],"text":`
-	if r.p.tool != "" {
-		kind, where, done = "response.function_call_arguments", fmt.Sprintf(`"item_id":"fc_%s",%s`, r.item, at), `"arguments":`
-	}
-	if !r.event("response.output_item.added", at+`,"item":`+r.main("", "in_progress"), 0) {
-		return false
-	}
-	text := r.p.tool == ""
-	if text && !r.event("response.content_part.added", where+`,"part":`+r.part(""), 0) {
-		return false
-	}
-	size := r.c.faults.TokensPerChunk * bytesPerToken
-	for from := 0; from < len(r.p.text); from += size {
-		if from > 0 && !r.c.pause() {
-			return false
-		}
-		piece := r.p.text[from:min(from+size, len(r.p.text))]
-		if !r.event(kind+".delta", where+`,"delta":`+quoted(piece), countTokens(piece)) || !r.c.passed() {
-			return false
-		}
-	}
-	if !r.event(kind+".done", where+`,`+done+quoted(r.p.text), 0) {
-		return false
-	}
-	if text && !r.event("response.content_part.done", where+`,"part":`+r.part(r.p.text), 0) {
-		return false
-	}
-	return r.event("response.output_item.done", at+`,"item":`+r.main(r.p.text, r.status()), 0)
+	where := fmt.Sprintf(`"item_id":"%s",%s,"content_index":0`, r.item, at)
+	return r.event("response.output_item.added", at+`,"item":`+r.message("", "in_progress"), 0) &&
+		r.event("response.content_part.added", where+`,"part":`+r.part(""), 0) &&
+		r.deltas("response.output_text", where, r.p.text) &&
+		r.event("response.output_text.done", where+`,"logprobs":[],"text":`+quoted(r.p.text), 0) &&
+		r.event("response.content_part.done", where+`,"part":`+r.part(r.p.text), 0) &&
+		r.event("response.output_item.done", at+`,"item":`+r.message(r.p.text, r.status()), 0)
+}
+
+// deltas writes a text, or a function's arguments, in pieces.
+func (r *responseAnswer) deltas(kind, where, text string) bool {
+	return r.c.pieceByPiece(text, func(piece string) bool {
+		return r.event(kind+".delta", where+`,"delta":`+quoted(piece), countTokens(piece)) && r.c.passed()
+	})
 }
