@@ -111,6 +111,9 @@ func (s *Service) ServeRules(w http.ResponseWriter, _ *http.Request) {
 			if r.Algorithm != limits.FixedWindow {
 				fmt.Fprintf(&b, ", algorithm: %s, burst: %.0f", r.Algorithm, r.Capacity)
 			}
+			if r.Calendar != nil {
+				fmt.Fprintf(&b, ", window: calendar, time_zone: %s", r.Calendar)
+			}
 			b.WriteByte('\n')
 		}
 	}

@@ -145,6 +145,7 @@ func New(c Config) (*Service, error) {
 	if s.timeout <= 0 {
 		s.timeout = 500 * time.Millisecond
 	}
+	s.matching.Now = c.Now
 	s.health, s.now, s.tracer = newHealth(), c.Now, tracing.Tracer(c.Traces)
 	s.memory.ring = make([]recalled, max(0, c.Explain))
 	if s.idleAfter = c.IdleAfter; s.idleAfter <= 0 {

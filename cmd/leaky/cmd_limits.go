@@ -123,6 +123,9 @@ func describeRule(l local, set *limits.Set, rule *limits.Rule) limitLine {
 		line.Mode = "quota"
 	}
 	line.Limit = fmt.Sprintf("%d/%s", rule.PerPeriod, limits.PeriodName(rule.Period))
+	if rule.Calendar != nil {
+		line.Limit += " of the calendar, " + rule.Calendar.String()
+	}
 	if rule.Capacity != float64(rule.PerPeriod) {
 		line.Limit += fmt.Sprintf(" burst %.0f", rule.Capacity)
 	}

@@ -25,6 +25,7 @@ type Params struct {
 	Capacity float64 // most the bucket holds, >= 0
 	Rate     float64 // drained per microsecond, >= 0; without meaning in a window
 	Window   int64   // microseconds of a fixed window; 0: a leaky or token bucket
+	Origin   int64   // when one of the windows begins, microseconds since the epoch; 0: they count from there
 }
 
 // State is what a bucket holds at a time.
@@ -47,7 +48,7 @@ const Ahead = 60_000_000
 // left, and comes back to, is not emptied again.
 func (p Params) Drain(s State, now int64) State {
 	if p.Window > 0 {
-		begin := now - now%p.Window
+		begin := p.begin(now)
 		switch {
 		case begin > s.At:
 			s.Settled, s.At = 0, begin
@@ -201,8 +202,12 @@ func (p Params) Anew(now int64) int64 {
 	if p.Window <= 0 {
 		return 0
 	}
-	return p.Window - now%p.Window
+	return p.begin(now) + p.Window - now
 }
+
+// begin is when the window of now began. Of a time before Origin that is Origin: who counts windows
+// of the calendar by a clock that is ahead is in the next one.
+func (p Params) begin(now int64) int64 { return now - (now-p.Origin)%p.Window }
 
 // ceil rounds up to whole microseconds and a bit more, so that rounding of the
 // drain does not refuse who came back exactly on time. It is bounded to stay an int64.

@@ -33,22 +33,27 @@ func (k Kind) CountsAll() bool { return k == Counted || k == ShadowCounted }
 type Limit struct {
 	Kind   Kind
 	Params Params
-	packed any    // for the scripts: kind, capacity, rate, window
-	drain  string // for a hold's record: rate, window
+	packed string // for the scripts: kind, capacity, form
+	arg    any    // the same in an interface
+	drain  string // for a hold's record: form
 }
 
 // NewLimit prepares a limit.
 func NewLimit(kind Kind, p Params) *Limit {
-	window := float64(p.Window)
-	return &Limit{Kind: kind, Params: p, packed: string(kind) + Pack(p.Capacity, p.Rate, window), drain: Pack(p.Rate, window)}
+	form := p.Form()
+	drain := Pack(form.Rate, float64(form.Window))
+	packed := string(kind) + Pack(p.Capacity) + drain
+	return &Limit{Kind: kind, Params: p, packed: packed, arg: packed, drain: drain}
 }
 
-// Packed is the limit as a script takes it: its kind, and capacity, rate and window as
-// doubles. It is a string in an interface, so that an argument list allocates nothing.
-func (l *Limit) Packed() any { return l.packed }
+// Packed is the limit as a script takes it: its kind, and capacity and form as doubles.
+func (l *Limit) Packed() string { return l.packed }
 
-// PackedDrain is what it takes to drain the bucket, as a hold's record keeps it: rate and
-// window as doubles.
+// Argument is Packed as part of an argument list, which so allocates nothing.
+func (l *Limit) Argument() any { return l.arg }
+
+// PackedDrain is what it takes to drain the bucket, as a hold's record keeps it: its form, as
+// doubles.
 func (l *Limit) PackedDrain() string { return l.drain }
 
 // Bucket is one bucket that a request falls into.

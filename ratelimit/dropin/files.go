@@ -64,7 +64,12 @@ func (s *Settings) read() ([]*limits.Set, error) {
 		}
 		texts[i] = limits.Text{Name: path, YAML: text}
 	}
-	return limits.ParseDomains(texts, s.Merge)
+	return limits.ParseDomains(texts, s.reading())
+}
+
+// reading is how rules are read, wherever they come from.
+func (s *Settings) reading() limits.Reading {
+	return limits.Reading{Merge: s.Merge, CalendarMonths: s.CalendarMonths}
 }
 
 // watchFiles gives the folder's rules to take, now and after each change, until ctx ends.

@@ -147,7 +147,7 @@ func (d *Dropin) serve(ctx context.Context, all []opened) error {
 // watch follows the rules.
 func (d *Dropin) watch(ctx context.Context) error {
 	if d.settings.ConfigType == xdsConfig {
-		return d.settings.XDS.watchXDS(ctx, d.settings.Merge, d.log, d.take)
+		return d.settings.XDS.watchXDS(ctx, d.settings.reading(), d.log, d.take)
 	}
 	d.settings.watchFiles(ctx, d.take)
 	return nil

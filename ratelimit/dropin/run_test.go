@@ -16,6 +16,7 @@ import (
 
 	common "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
 	rls "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	rlsconf "github.com/envoyproxy/go-control-plane/ratelimit/config/ratelimit/v3"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -287,6 +288,26 @@ func TestModesAndHeaders(t *testing.T) {
 				t.Errorf("got %v, %v", a, err)
 			}
 		})
+	}
+}
+
+// TestCalendarMonths begins each month anew where upstream's switch says so, in files and over xDS.
+func TestCalendarMonths(t *testing.T) {
+	t.Parallel()
+	c, _ := startControl(t, "127.0.0.1:0")
+	c.publish(t, route("shop", 5, rlsconf.RateLimitUnit_MONTH))
+	files := begin(t, map[string]string{"shop.yaml": "domain: shop\ndescriptors: [{key: k, rate_limit: {unit: month, requests_per_unit: 5}}]\n"},
+		func(s *Settings) { s.CalendarMonths = true })
+	a, err := files.ask(t.Context(), "shop", "k", "v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, b := begin(t, nil, func(s *Settings) { fromXDS(c)(s); s.CalendarMonths = true }).ofRoute(t, "shop", "ann")
+	for _, answer := range []*rls.RateLimitResponse{a, b} {
+		end := time.Now().UTC().Add(answer.GetStatuses()[0].GetDurationUntilReset().AsDuration()).Round(time.Hour)
+		if end.Day() != 1 || end.Hour() != 0 || answer.GetStatuses()[0].GetCurrentLimit().GetUnit() != rls.RateLimitResponse_RateLimit_MONTH {
+			t.Errorf("want it until the end of the month, got %v", answer)
+		}
 	}
 }
 

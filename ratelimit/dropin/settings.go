@@ -45,6 +45,8 @@ type Settings struct {
 	ForceStart bool   `env:"FORCE_START_WITHOUT_INITIAL_CONFIG" name:"force-start-without-initial-config" help:"Serve before the first rules are there."`
 	Merge      bool   `env:"MERGE_DOMAIN_CONFIG" name:"merge-domain-config" help:"Several files may make one domain."`
 
+	CalendarMonths bool `env:"USE_CALENDAR_MONTH_RATE_LIMIT" name:"use-calendar-month-rate-limit" help:"A month is one of the calendar, in UTC, and not 30 days."`
+
 	RuntimeRoot    string `env:"RUNTIME_ROOT" name:"runtime-root" default:"/srv/runtime_data/current" help:"Where files are."`
 	RuntimeSub     string `env:"RUNTIME_SUBDIRECTORY" name:"runtime-subdirectory" help:"Below it."`
 	RuntimeApp     string `env:"RUNTIME_APPDIRECTORY" name:"runtime-appdirectory" default:"config" help:"Below that; all files there are rules."`

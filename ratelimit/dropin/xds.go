@@ -36,7 +36,7 @@ const againPause = 500 * time.Millisecond
 
 // watchXDS gives the rules that the xDS server sends to take, until ctx ends. Rules that make
 // no sense are refused there (NACK) and the last ones stay; so they do while it is away.
-func (x *XDSSettings) watchXDS(ctx context.Context, merge bool, log *slog.Logger, take func([]*limits.Set, error)) error {
+func (x *XDSSettings) watchXDS(ctx context.Context, how limits.Reading, log *slog.Logger, take func([]*limits.Set, error)) error {
 	conn, err := x.dial()
 	if err != nil {
 		return err
@@ -51,7 +51,7 @@ func (x *XDSSettings) watchXDS(ctx context.Context, merge bool, log *slog.Logger
 	for ctx.Err() == nil {
 		_ = pause.Do(ctx, func(ctx context.Context) error {
 			began := time.Now()
-			err := stream(ctx, conn, node, merge, take)
+			err := stream(ctx, conn, node, how, take)
 			if time.Since(began) > pause.Most { // it was up: begin with short pauses again
 				return nil
 			}
@@ -66,7 +66,8 @@ func (x *XDSSettings) watchXDS(ctx context.Context, merge bool, log *slog.Logger
 }
 
 // stream follows one stream of the server until it ends.
-func stream(ctx context.Context, conn grpc.ClientConnInterface, node *core.Node, merge bool, take func([]*limits.Set, error)) error {
+func stream(ctx context.Context, conn grpc.ClientConnInterface, node *core.Node, how limits.Reading,
+	take func([]*limits.Set, error)) error {
 	ctx, cancel := context.WithCancel(ctx) // ends the stream when this returns
 	defer cancel()
 	client := sotw.NewADSClient(ctx, node, resource.RateLimitConfigType)
@@ -93,7 +94,7 @@ func stream(ctx context.Context, conn grpc.ClientConnInterface, node *core.Node,
 			}
 			continue
 		}
-		sets, err := setsOf(answer.Resources, merge)
+		sets, err := setsOf(answer.Resources, how)
 		take(sets, err)
 		if refused = nil; err != nil {
 			refused = answer.Resources
@@ -109,7 +110,7 @@ func stream(ctx context.Context, conn grpc.ClientConnInterface, node *core.Node,
 
 // setsOf are the rules of RateLimitConfig resources. Each is read as the file that says the
 // same, so that whatever is refused there is refused here in the same words.
-func setsOf(resources []*anypb.Any, merge bool) ([]*limits.Set, error) {
+func setsOf(resources []*anypb.Any, how limits.Reading) ([]*limits.Set, error) {
 	texts := make([]limits.Text, len(resources))
 	for i, one := range resources {
 		var config rlsconf.RateLimitConfig
@@ -125,7 +126,7 @@ func setsOf(resources []*anypb.Any, merge bool) ([]*limits.Set, error) {
 		}
 		texts[i] = limits.Text{Name: "xds:" + config.GetName(), YAML: text.Bytes()}
 	}
-	return limits.ParseDomains(texts, merge)
+	return limits.ParseDomains(texts, how)
 }
 
 // descriptors are the descriptors of a resource in the file's words.

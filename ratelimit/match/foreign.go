@@ -68,6 +68,7 @@ func (r *Rules) MatchForeign(q *Request, account, tier string) (Foreign, error) 
 		if hit.Limit = levels[rule]; hit.Limit == nil {
 			hit.Limit = r.base[rule]
 		}
+		hit.Limit = hit.Limit.at(r.now)
 	}
 	out.place(r, q, account, replaced)
 	return out, nil
@@ -115,7 +116,8 @@ func (r *Rules) foreignKey(dst []byte, l *Limit, account string, d Descriptor) [
 	if !l.override {
 		return l.Rule.AppendAccountKey(dst, account, d)
 	}
-	if rule, ok := r.set.Match(d); ok && !rule.Unlimited && rule.Period == l.Rule.Period && rule.Algorithm == limits.FixedWindow {
+	if rule, ok := r.set.Match(d); ok && !rule.Unlimited && rule.Period == l.Rule.Period && rule.Algorithm == limits.FixedWindow &&
+		rule.Calendar == nil {
 		return rule.AppendAccountKey(dst, account, d)
 	}
 	return append(append(r.set.AppendKey(dst, d), '|'), limits.PeriodName(l.Rule.Period)...)
@@ -158,7 +160,7 @@ func (r *Rules) override(o Override) (*Limit, error) {
 		return l, nil
 	}
 	l := newLimit(&limits.Rule{Path: "override", PerPeriod: o.Requests, Period: period, Capacity: float64(o.Requests), Shared: true,
-		CountsAll: true}, noTier())
+		CountsAll: true}, noTier(), time.Time{})
 	l.mark, l.override = &mark{since: time.Now()}, true
 	if r.overrides.known == nil || len(r.overrides.known) >= mostOverrides {
 		r.overrides.known = map[Override]*Limit{}

@@ -30,6 +30,15 @@ func (m *Matched) Label(i int) string {
 // Two descriptors that fall into one bucket add up their hits there, while a hold of
 // tokens is held in it once.
 func (r *Rules) Match(descriptors []Descriptor, account, tier string, c Counting) Matched {
+	return r.match(descriptors, account, tier, c, r.now)
+}
+
+// MatchAt is Match at another time, in microseconds.
+func (r *Rules) MatchAt(at int64, descriptors []Descriptor, account, tier string, c Counting) Matched {
+	return r.match(descriptors, account, tier, c, func() int64 { return at })
+}
+
+func (r *Rules) match(descriptors []Descriptor, account, tier string, c Counting, clock func() int64) Matched {
 	m := Matched{Limits: make([]*Limit, 0, len(descriptors)), Buckets: make([]bucket.Bucket, 0, len(descriptors)), Counts: r.counts}
 	levels := r.tiers[tier]
 	if levels == nil {
@@ -55,6 +64,7 @@ func (r *Rules) Match(descriptors []Descriptor, account, tier string, c Counting
 		if l == nil {
 			l = r.base[rule]
 		}
+		l = l.at(clock)
 		l.mark.touch()
 		b := bucket.Bucket{Limit: l.Limit, Key: bucket.Key(account, rule.Shared, rule.AppendAccountKey(room[:0], account, d)),
 			Own: own.Hits, HasOwn: own.Stated}

@@ -11,7 +11,7 @@ import (
 type Numbers struct {
 	Capacity  float64       `json:"capacity"`  // most that can be held and settled at once
 	PerSecond float64       `json:"perSecond"` // what drains, on average
-	Window    time.Duration `json:"-"`         // of a fixed window, else 0
+	Window    time.Duration `json:"-"`         // of a fixed window its unit, else 0
 }
 
 // NumbersOf gives the numbers of a rule for a tier. An unlimited rule has none.
@@ -19,6 +19,10 @@ func NumbersOf(rule *limits.Rule, tier config.Tier) Numbers {
 	if rule.Unlimited {
 		return Numbers{}
 	}
-	l := newLimit(rule, tier)
-	return Numbers{Capacity: l.Params.Capacity, PerSecond: l.PerSecond(), Window: time.Duration(l.Params.Window) * time.Microsecond}
+	l := newLimit(rule, tier, time.Now())
+	n := Numbers{Capacity: l.Params.Capacity, PerSecond: l.PerSecond()}
+	if l.Params.Window > 0 {
+		n.Window = rule.Period
+	}
+	return n
 }

@@ -36,6 +36,9 @@ type Policy struct {
 // State is what outlives a change of the limits: when each rule last matched, the labels
 // given out, and the input ratios that meters reported.
 type State struct {
+	// Now gives the time in microseconds by which the calendar is read; nil: this machine's.
+	Now func() int64
+
 	Usage  Usage
 	Labels Labels
 	Ratios Ratios

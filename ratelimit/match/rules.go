@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
@@ -24,6 +25,24 @@ type Limit struct {
 	override bool          // an Envoy stated it
 	direct   *bucket.Limit // of a limit of tokens: takes hits at once instead of holding
 	mark     *mark
+	tier     config.Tier // that it is scaled by
+	present  atomic.Pointer[Limit]
+}
+
+// at is the limit at a time, in microseconds. Windows of the calendar differ in length, so each has
+// numbers of its own, which are made when its first request comes.
+func (l *Limit) at(clock func() int64) *Limit {
+	if l.Rule.Calendar == nil {
+		return l
+	}
+	now := clock()
+	if p := l.present.Load(); p != nil && now >= p.Params.Origin && now < p.Params.Origin+p.Params.Window {
+		return p
+	}
+	p := newLimit(l.Rule, l.tier, time.UnixMicro(now))
+	p.mark = l.mark
+	l.present.Store(p)
+	return p
 }
 
 // Overrides reports whether an Envoy stated the limit.
@@ -41,6 +60,7 @@ type Rules struct {
 	marks    map[*limits.Rule]*mark
 	metadata bool // some rule has some to tell
 	labels   *Labels
+	now      func() int64 // microseconds
 
 	overrides overrides
 }
@@ -53,21 +73,24 @@ func (r *Rules) FallbackTier() string { return r.fallback }
 
 func newRules(set *limits.Set, tiers config.Tiers, s *State) *Rules {
 	r := &Rules{set: set, base: map[*limits.Rule]*Limit{}, tiers: map[string]map[*limits.Rule]*Limit{}, fallback: tiers.Default,
-		marks: map[*limits.Rule]*mark{}, labels: &s.Labels}
+		marks: map[*limits.Rule]*mark{}, labels: &s.Labels, now: s.Now}
+	if r.now == nil {
+		r.now = func() int64 { return time.Now().UnixMicro() }
+	}
 	began := time.Now()
 	for _, rule := range set.Rules() {
 		r.marks[rule] = s.Usage.of(set.Domain(), rule.Name, began)
 		if rule.Unlimited {
 			continue
 		}
-		r.base[rule] = newLimit(rule, noTier())
+		r.base[rule] = newLimit(rule, noTier(), began)
 		r.base[rule].mark = r.marks[rule]
 		for name, tier := range tiers.Levels {
 			if r.tiers[name] == nil {
 				r.tiers[name] = map[*limits.Rule]*Limit{}
 			}
 			if rule.Scaled {
-				r.tiers[name][rule] = newLimit(rule, tier)
+				r.tiers[name][rule] = newLimit(rule, tier, began)
 				r.tiers[name][rule].mark = r.marks[rule]
 			}
 		}
@@ -90,8 +113,8 @@ const leastLeak = 0.0001
 
 // newLimit scales a rule: capacity is rounded and at least 1, the leak is not scaled
 // below leastLeak, and a multiplier that is not positive counts as 1. A rule that
-// refuses everything is not scaled.
-func newLimit(rule *limits.Rule, tier config.Tier) *Limit {
+// refuses everything is not scaled. Of the calendar it is the limit of the window that a time is in.
+func newLimit(rule *limits.Rule, tier config.Tier, at time.Time) *Limit {
 	p := bucket.Params{Capacity: rule.Capacity}
 	perSecond := float64(rule.PerPeriod) / rule.Period.Seconds()
 	if rule.Scaled && rule.Capacity > 0 {
@@ -99,9 +122,14 @@ func newLimit(rule *limits.Rule, tier config.Tier) *Limit {
 		perSecond = max(min(perSecond, leastLeak), perSecond*positive(tier.LeakRate))
 	}
 	window := rule.Period.Seconds()
-	if rule.Algorithm == limits.FixedWindow {
+	switch {
+	case rule.Calendar != nil:
+		begin, end := rule.Window(at)
+		p.Origin, p.Window = begin.UnixMicro(), end.Sub(begin).Microseconds()
+		window = end.Sub(begin).Seconds()
+	case rule.Algorithm == limits.FixedWindow:
 		p.Window = rule.Period.Microseconds()
-	} else {
+	default:
 		p.Rate = perSecond / 1e6
 		window = math.Ceil(p.Capacity / perSecond)
 	}
@@ -120,7 +148,7 @@ func newLimit(rule *limits.Rule, tier config.Tier) *Limit {
 		kind = bucket.Tokens
 	}
 	capacity := strconv.FormatFloat(p.Capacity, 'f', 0, 64)
-	return &Limit{Limit: bucket.NewLimit(kind, p), Rule: rule, direct: bucket.NewLimit(direct, p), Capacity: capacity,
+	return &Limit{Limit: bucket.NewLimit(kind, p), Rule: rule, direct: bucket.NewLimit(direct, p), Capacity: capacity, tier: tier,
 		Policy: fmt.Sprintf(`"%s";q=%s;w=%.0f`, rule.Name, capacity, window), Item: `"` + rule.Name + `";r=`}
 }
 

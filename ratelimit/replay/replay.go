@@ -180,7 +180,7 @@ func (r *replay) call(e *usage.Event) {
 	f := &limitpb.Facts{User: e.UserID, Org: e.OrgID, Team: e.Team, Key: e.KeyID, Tier: e.Tier, Route: e.Route, Provider: e.Provider,
 		Model: e.ModelAsked}
 	account := match.Account(e.OrgID, e.UserID, nil)
-	m := r.rules.Match(r.descriptors(f), account, e.Tier, match.OneCall())
+	m := r.rules.MatchAt(begun, r.descriptors(f), account, e.Tier, match.OneCall())
 	cost, guessed := e.Held, false
 	name := [2]string{account, e.ModelAsked}
 	switch {

@@ -97,11 +97,10 @@ func (s *Store) holdArgs(t Take) []any {
 		print, tail)
 	for _, b := range t.Buckets {
 		if b.HasOwn {
-			args = append(args, string(b.Limit.Kind)+bucket.Pack(b.Limit.Params.Capacity, b.Limit.Params.Rate, float64(b.Limit.Params.Window),
-				float64(b.Own)))
+			args = append(args, b.Limit.Packed()+bucket.Pack(float64(b.Own)))
 			continue
 		}
-		args = append(args, b.Limit.Packed())
+		args = append(args, b.Limit.Argument())
 	}
 	return args
 }
@@ -189,10 +188,28 @@ func state(text string) bucket.State {
 	return bucket.State{Settled: double(text, 0, 0), Held: double(text, 0, 1), At: int64(double(text, 0, 2))}
 }
 
-// parseState reads a bucket as stored.
-func parseState(text string) (bucket.State, error) {
-	if len(text) != stateSize {
-		return bucket.State{}, fmt.Errorf("%w: a bucket of %d bytes", ErrReply, len(text))
+// formSize of a stored bucket comes after its state, countedSize of each form that it had before.
+const (
+	formSize    = 2 * size
+	countedSize = 4 * size
+)
+
+// parseKept reads a bucket as stored (see lua/common.lua). One without a form was written when it had
+// the one that is asked for.
+func parseKept(text string, asked bucket.Form) (bucket.Kept, error) {
+	switch rest := len(text) - stateSize - formSize; {
+	case len(text) == stateSize:
+		return bucket.Kept{State: state(text), Form: asked}, nil
+	case rest < 0 || rest%countedSize != 0:
+		return bucket.Kept{}, fmt.Errorf("%w: a bucket of %d bytes", ErrReply, len(text))
 	}
-	return state(text), nil
+	k := bucket.Kept{State: state(text), Form: form(text[stateSize:])}
+	for text = text[stateSize+formSize:]; text != ""; text = text[countedSize:] {
+		k.Before = append(k.Before, bucket.Former{Settled: double(text, 0, 0), At: int64(double(text, 0, 1)), Form: form(text[2*size:])})
+	}
+	return k, nil
+}
+
+func form(text string) bucket.Form {
+	return bucket.Form{Rate: double(text, 0, 0), Window: int64(double(text, 0, 1))}
 }

@@ -116,11 +116,12 @@ func (s *Store) ReadState(ctx context.Context, account string, ids []string, buc
 		case p >= 0:
 			out.Pools[p], err = parsePool(text, now)
 		case b >= 0:
-			var state bucket.State
+			limit := buckets[b].Limit.Params
+			kept := bucket.Kept{Form: limit.Form()}
 			if text != "" {
-				state, err = parseState(text)
+				kept, err = parseKept(text, kept.Form)
 			}
-			out.States[b] = buckets[b].Limit.Params.Drain(state, now)
+			out.States[b] = limit.Turn(kept, now)
 		case text != "":
 			out.Records[i], err = parseRecord(text)
 		}

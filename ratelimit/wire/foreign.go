@@ -130,7 +130,7 @@ func appendLimit(b []byte, l *match.Limit) []byte {
 func (f *Foreign) resetSeconds(v *match.Verdict) int64 {
 	p := v.Limit.Params
 	if p.Window > 0 {
-		return up(p.Window-f.Now%p.Window, second)
+		return up(p.Anew(f.Now), second)
 	}
 	return up(p.Reset(f.States[v.Bucket], f.Now), second)
 }

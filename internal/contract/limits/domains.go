@@ -15,9 +15,14 @@ type Text struct {
 	YAML []byte
 }
 
-// ParseDomains reads texts of other domains. With merge several texts may make one domain,
-// in their order; else each has its own.
-func ParseDomains(texts []Text, merge bool) ([]*Set, error) {
+// Reading is how texts of other domains are read.
+type Reading struct {
+	Merge          bool // several texts may make one domain, in their order; else each has its own
+	CalendarMonths bool // see Options
+}
+
+// ParseDomains reads texts of other domains.
+func ParseDomains(texts []Text, how Reading) ([]*Set, error) {
 	var (
 		sets  []*Set
 		errs  []error
@@ -25,8 +30,8 @@ func ParseDomains(texts []Text, merge bool) ([]*Set, error) {
 		from  = map[string]string{}
 	)
 	for _, text := range texts {
-		o := Options{AnyKeys: true, File: text.Name}
-		if merge {
+		o := Options{AnyKeys: true, File: text.Name, CalendarMonths: how.CalendarMonths}
+		if how.Merge {
 			o.into = known
 		}
 		set, err := ParseWith(text.YAML, o)
@@ -36,7 +41,7 @@ func ParseDomains(texts []Text, merge bool) ([]*Set, error) {
 		case known[set.domain] == nil:
 			known[set.domain], from[set.domain] = set, text.Name
 			sets = append(sets, set)
-		case !merge:
+		case !how.Merge:
 			errs = append(errs, &Error{File: text.Name, Line: 1, Column: 1,
 				Message: fmt.Sprintf("the domain %q is %s's already; one file for each domain, or let them be merged", set.domain, from[set.domain])})
 		}

@@ -74,6 +74,7 @@ type Rule struct {
 	Algorithm Algorithm
 	PerPeriod uint32         // requests_per_unit: what drains or is allowed in a period
 	Period    time.Duration  // of unit: a second to a year (365 days; a month is 30)
+	Calendar  *time.Location // windows are those of the calendar there (Window); nil: they count from the epoch
 	Capacity  float64        // burst, else PerPeriod
 	Scaled    bool           // capacity and drain are multiplied by the caller's tier
 	Unlimited bool           // matches, and limits nothing

@@ -50,6 +50,9 @@ type Options struct {
 	AnyKeys bool
 	// File is the text's path, for errors.
 	File string
+	// CalendarMonths has windows of a month be those of the calendar, in UTC where a rule names no
+	// zone (envoyproxy/ratelimit's USE_CALENDAR_MONTH_RATE_LIMIT).
+	CalendarMonths bool
 
 	into map[string]*Set // by domain, those that a file of the same domain adds to; nil: none
 }

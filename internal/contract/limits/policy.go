@@ -58,11 +58,11 @@ func (p *reader) policy(m map[string]field, r *Rule) bool {
 	if !ok || f.null() {
 		return ok
 	}
-	pm, ok := p.mapping(f.value, policyKey, "algorithm", "burst", "unit", "scale", "count")
+	pm, ok := p.mapping(f.value, policyKey, "algorithm", "burst", "unit", "scale", "count", "window", "time_zone")
 	if !ok {
 		return false
 	}
-	return p.algorithm(pm, r) && p.unit(pm, r) && p.burst(pm, r) && p.scale(pm, r) && p.count(pm, r)
+	return p.algorithm(pm, r) && p.unit(pm, r) && p.burst(pm, r) && p.scale(pm, r) && p.count(pm, r) && p.window(pm, r)
 }
 
 // ownPolicy finds rate_limit_policy; in our own domain nothing else stands beside it.

@@ -32,6 +32,9 @@ func (p *reader) rule(m map[string]field, at *node, way trail) {
 	if !p.rateLimit(f, r) || !p.policy(m, r) {
 		return
 	}
+	if p.options.CalendarMonths && r.Algorithm == FixedWindow && r.Period == period("month") && r.Calendar == nil {
+		r.Calendar = time.UTC
+	}
 	r.Given, r.Name = r.Name, cmp.Or(r.Name, r.Path)
 	at.rule = r
 	p.set.rules = append(p.set.rules, r)

@@ -59,7 +59,7 @@ func TestFilesOfUpstream(t *testing.T) {
 	compare := func(name string, texts ...limits.Text) {
 		want := upstreamLoads(texts)
 		loads[want]++
-		_, err := limits.ParseDomains(texts, false)
+		_, err := limits.ParseDomains(texts, limits.Reading{})
 		if (err == nil) != want {
 			t.Errorf("%s: upstream loads it %t, here: %v", name, want, err)
 		}

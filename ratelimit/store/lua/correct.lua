@@ -27,7 +27,9 @@ local function correct(key, record, now, before, after, since, told)
   for _ = 1, n do
     local rate, window, key, following = struct.unpack('<ddHc0', record, pos)
     pos = following
-    local s, h, at = drained(key, rate, window, now)
+    local s, h, at, value
+    s, h, at, rate, window, value = drained(key, rate, window, now)
+    local before = s
     if more > 0 then
       s = s + more
     elseif window > 0 then
@@ -35,7 +37,7 @@ local function correct(key, record, now, before, after, since, told)
     else
       s = math.max(0, s - math.max(0, -more - rate * math.max(0, now - since)))
     end
-    keep(key, s, h, at, rate, window, now)
+    keep(key, s, h, at, rate, window, value, s - before, now)
   end
 end
 

@@ -13,7 +13,7 @@
 -- ARGV: 1 seven doubles: now (0: the server's clock), cost in requests, input tokens, output tokens
 -- (0 asks for fill), fill, microseconds the hold lives (0: not recorded), the pool's part (0: not
 -- asked, 1: drawn on if there is one, 2: required), and of a recorded hold its hash;
--- 2 the record's tail; then for each bucket its kind and three doubles: capacity, rate, window, or
+-- 2 the record's tail; then for each bucket its kind and three doubles: capacity and form, or
 -- four: then the last is the bucket's own cost in requests, negative to give back.
 --
 --   kind  takes                       refuses          of a refused request
@@ -66,16 +66,31 @@ local filling = output == 0 and fill > 0
 if filling then granted = fill end
 
 -- Do all buckets have room (Fits)? The least that one of them grants is granted.
+local changed = nil -- the places of buckets that were kept in another form
 for i = 1, n do
   local kind, capacity, rate, window, own = struct.unpack('<c1ddd', ARGV[i + 2])
+  local value = values[first + i]
+  if value and #value >= 40 then
+    local r, w = struct.unpack('<dd', value, 25)
+    if r ~= rate or w ~= window then
+      value = turned(value, capacity, rate, window, now)
+      values[first + i] = value
+      changed = changed or {}
+      changed[i] = true
+    end
+    if #value > 40 and window > 0 then
+      value = owing(value, rate, window, now)
+      values[first + i] = value
+    end
+  end
   if kind == 'r' or kind == 't' or kind == 'c' then
     local level = 0
     local held = 0
-    if values[first + i] then -- Drain
-      local settled, h, at = struct.unpack('<ddd', values[first + i])
+    if value then -- Drain
+      local settled, h, at = struct.unpack('<ddd', value)
       held = h
       if window > 0 then
-        if now - math.fmod(now, window) > at then settled = 0 end
+        if now - math.fmod(now - rate, window) > at then settled = 0 end
       elseif now > at then
         settled = settled - rate * (now - at)
         if settled < 0 then settled = 0 end
@@ -170,12 +185,12 @@ local part, gone = 0, nil -- buckets of tokens so far, and the places of those t
 for i = 1, n do
   local kind, capacity, rate, window, own = struct.unpack('<c1ddd', ARGV[i + 2])
   local settled, held, at = 0, 0, 0
-  local moved = false -- a stamp from far in the future: it counts as now from now on
+  local moved = changed and changed[i] -- or a stamp from far in the future: it counts as now from now on
   if values[first + i] then
     settled, held, at = struct.unpack('<ddd', values[first + i])
   end
   if window > 0 then
-    local begin = now - math.fmod(now, window)
+    local begin = now - math.fmod(now - rate, window)
     if begin > at then
       settled = 0
       at = begin
@@ -218,8 +233,15 @@ for i = 1, n do
     bucket = struct.pack('<ddd', settled, held, at)
   end
   if stands or moved then
+    bucket = bucket .. struct.pack('<dd', rate, window)
+    local slowest = 0
+    if values[first + i] and #values[first + i] > 40 then -- it had other forms
+      local rest
+      rest, slowest = counted(values[first + i], settled - used, outcome == 'A' and settled - used or 0, now)
+      bucket = bucket .. rest
+    end
     if held <= 0 then
-      redis.call('SET', KEYS[first + i], bucket, 'PX', lasts(settled, rate, window, now, at))
+      redis.call('SET', KEYS[first + i], bucket, 'PX', math.max(slowest, lasts(settled, rate, window, now, at)))
     elseif outcome == 'A' then
       writes[w + 1] = KEYS[first + i]
       writes[w + 2] = bucket

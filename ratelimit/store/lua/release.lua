@@ -1,34 +1,24 @@
 
--- drained is a bucket as it is now: settled, held, at.
+-- drained is a bucket as it is now: settled, held, at, its form (the one that is given where it has
+-- none), and as it was.
 local function drained(key, rate, window, now)
   local s, h, at = 0, 0, 0
-  local value = redis.call('GET', key)
-  if value then s, h, at = struct.unpack('<ddd', value) end
-  if window > 0 then
-    local begin = now - math.fmod(now, window)
-    if begin > at then
-      s = 0
-      at = begin
-    elseif at - begin > window then
-      at = begin
-    end
-  elseif now > at then
-    s = s - rate * (now - at)
-    if s < 0 then s = 0 end
-    at = now
-  elseif at - now > 60000000 then
-    at = now
-  end
-  return s, h, at
+  local value = redis.call('GET', key) or ''
+  if value ~= '' then s, h, at = struct.unpack('<ddd', value) end
+  if #value >= 40 then rate, window = struct.unpack('<dd', value, 25) end
+  s, at = drain(s, at, rate, window, now)
+  return s, h, at, rate, window, value
 end
 
--- keep writes a bucket. It stands while anything is held.
-local function keep(key, s, h, at, rate, window, now)
-  local value = struct.pack('<ddd', s, h, at)
+-- keep writes a bucket in which more is settled than in value, as it was. It stands while anything
+-- is held.
+local function keep(key, s, h, at, rate, window, value, more, now)
+  local rest, slowest = counted(value, more, more, now)
+  value = struct.pack('<ddddd', s, h, at, rate, window) .. rest
   if h > 0 then
     redis.call('SET', key, value)
   else
-    redis.call('SET', key, value, 'PX', lasts(s, rate, window, now, at))
+    redis.call('SET', key, value, 'PX', math.max(slowest, lasts(s, rate, window, now, at)))
   end
 end
 
@@ -65,10 +55,11 @@ local function release(key, record, now, held, charged)
   for _ = 1, n do
     local rate, window, key, after = struct.unpack('<ddHc0', record, pos)
     pos = after
-    local s, h, at = drained(key, rate, window, now)
+    local s, h, at, value
+    s, h, at, rate, window, value = drained(key, rate, window, now)
     h, s = h - held, s + charged
     if h < 0 then h = 0 end
-    keep(key, s, h, at, rate, window, now)
+    keep(key, s, h, at, rate, window, value, charged, now)
   end
 end
 

@@ -1,0 +1,90 @@
+package limits
+
+import (
+	"strings"
+	"time"
+	_ "time/tzdata" // a machine without zones of its own reads the same files
+
+	"github.com/leaky-tokens/leaky-tokens/internal/wording"
+)
+
+// wordCalendar is the window of a rule that counts by the calendar.
+const wordCalendar = "calendar"
+
+// window reads "window: calendar" and the time zone that goes with it.
+func (p *reader) window(m map[string]field, r *Rule) bool {
+	zone, zoned := m["time_zone"]
+	f, ok := m["window"]
+	if !ok {
+		if zoned {
+			p.fail(zone.at(), "time_zone goes with window: calendar")
+		}
+		return !zoned
+	}
+	switch name := p.text(f); {
+	case name != wordCalendar:
+		p.fail(f.at(), "unknown window %q%s; only calendar, else windows count from 1970 in UTC", name, wording.DidYouMean(name, []string{wordCalendar}))
+		return false
+	case r.Unlimited:
+		p.fail(f.at(), "an unlimited rule has no window")
+		return false
+	case r.Algorithm != FixedWindow:
+		p.fail(f.at(), "a %s has no windows; leave window out, or algorithm", r.Algorithm)
+		return false
+	case r.Period < 24*time.Hour:
+		p.fail(f.at(), "windows of the calendar are those of a day, week, month or year, not of a %s", PeriodName(r.Period))
+		return false
+	}
+	r.Calendar = time.UTC
+	if !zoned {
+		return true
+	}
+	name := p.text(zone)
+	loaded, err := time.LoadLocation(name)
+	if err != nil || name == "" || strings.EqualFold(name, "local") { // whose clock that is depends on the machine
+		p.fail(zone.at(), "unknown time_zone %q; write a name of the IANA database, as Europe/Berlin, or UTC", name)
+		return false
+	}
+	r.Calendar = loaded
+	return true
+}
+
+// Window is the window of the calendar that a time is in, of a rule that has a Calendar: begin is in
+// it, end in the next one. Weeks begin on Monday (ISO 8601).
+func (r *Rule) Window(at time.Time) (begin, end time.Time) {
+	year, month, day := at.In(r.Calendar).Date()
+	switch r.Period {
+	case period("week"):
+		day -= (int(at.In(r.Calendar).Weekday()) + 6) % 7
+		return r.midnight(year, month, day), r.midnight(year, month, day+7)
+	case period("month"):
+		return r.midnight(year, month, 1), r.midnight(year, month+1, 1)
+	case period("year"):
+		return r.midnight(year, time.January, 1), r.midnight(year+1, time.January, 1)
+	}
+	return r.midnight(year, month, day), r.midnight(year, month, day+1)
+}
+
+// step by which clocks are set, or whole parts of it.
+const clockStep = 15 * time.Minute
+
+// midnight is when a day begins. Where clocks are set at midnight, that is not always at 0:00, and
+// 0:00 may come twice (time.Date takes either of them then, or a time of the day before).
+func (r *Rule) midnight(year int, month time.Month, day int) time.Time {
+	t := time.Date(year, month, day, 0, 0, 0, 0, r.Calendar)
+	noon := time.Date(year, month, day, 12, 0, 0, 0, r.Calendar)
+	before := func(t time.Time) bool { return t.YearDay() != noon.YearDay() || t.Year() != noon.Year() }
+	for range 12 { // three hours
+		if !before(t) {
+			break
+		}
+		t = t.Add(clockStep)
+	}
+	for range 12 {
+		if before(t.Add(-clockStep)) {
+			break
+		}
+		t = t.Add(-clockStep)
+	}
+	return t
+}
