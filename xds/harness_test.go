@@ -32,6 +32,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/spool"
+	"github.com/leaky-tokens/leaky-tokens/internal/discovery"
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 	"github.com/leaky-tokens/leaky-tokens/internal/settings"
@@ -63,6 +64,8 @@ type gateway struct {
 
 	bounds envoy.Bounds
 	client http.Client // of its own: who closes the connections of http.DefaultTransport closes other tests' too
+
+	processes *discovery.Tracker // which register; nil: none do
 
 	series  *prometheus.Registry // of xds
 	stopXDS func()
@@ -123,7 +126,7 @@ func (g *gateway) startXDS(t *testing.T, cfg *config.Config, env map[string]stri
 		t.Fatal(err)
 	}
 	x, err := xds.New(xds.Config{Settings: set, Files: g.files, StateDir: g.dir, Poll: 20 * time.Millisecond, Linger: 700 * time.Millisecond,
-		Getenv: getenv, Metrics: g.registry(), Log: log})
+		Getenv: getenv, Metrics: g.registry(), Log: log, Registry: g.processes})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/discovery"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 	"github.com/leaky-tokens/leaky-tokens/xds/model"
@@ -70,11 +71,16 @@ func (x *XDS) status() Status {
 	return s
 }
 
-// Service is one part that Envoy sends requests to.
+// Service is one process that Envoy sends requests to, or a provider, or another process that
+// registered. What it says of itself is there if it did.
 type Service struct {
-	Name    string `json:"name"`
-	Address string `json:"address"`
-	Healthy bool   `json:"healthy"` // something accepts connections there
+	Name    string          `json:"name"`
+	Address string          `json:"address"`
+	Healthy bool            `json:"healthy"` // it says so; where nobody registered: something accepts connections there
+	Part    string          `json:"part,omitempty"`
+	State   discovery.State `json:"state,omitempty"`
+	Weight  uint32          `json:"weight,omitempty"`
+	Zone    string          `json:"zone,omitempty"`
 }
 
 func (x *XDS) services(ctx context.Context) []Service {
@@ -95,9 +101,12 @@ func (x *XDS) services(ctx context.Context) []Service {
 			found, at = append(found, Service{Name: cmp.Or(c.Stat, c.Name), Address: addr.String()}), append(at, addr)
 		}
 	}
+	found = x.withRegistered(found)
 	var wg sync.WaitGroup
 	for i, addr := range at {
-		wg.Go(func() { found[i].Healthy = accepts(ctx, addr) })
+		if found[i].State == "" {
+			wg.Go(func() { found[i].Healthy = accepts(ctx, addr) })
+		}
 	}
 	wg.Wait()
 	return found

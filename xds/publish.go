@@ -40,14 +40,20 @@ func (x *XDS) refresh() {
 
 // offer puts one in the place of that which waits.
 func (x *XDS) offer(o *offer) {
-	o.newer = make(chan struct{})
 	x.mu.Lock()
-	if x.newest != nil {
-		close(x.newest.newer)
-	}
-	x.newest, x.offered = o, o
+	x.offered = o
+	x.hurry()
 	x.mu.Unlock()
 	wake(x.work)
+}
+
+// hurry has what is being published wait no longer for an Envoy that does not answer: something
+// newer is there. x.mu is held.
+func (x *XDS) hurry() {
+	if x.newer != nil {
+		close(x.newer)
+		x.newer = nil
+	}
 }
 
 // told reports whether it is known why a content is not taken.
@@ -65,6 +71,8 @@ func (x *XDS) publishOffers(ctx context.Context) {
 			return
 		case <-x.renewal:
 			x.renewed(ctx)
+		case <-x.moved:
+			x.follow(ctx)
 		case <-x.work:
 			x.takeOffer(ctx)
 		}
@@ -82,8 +90,11 @@ func (x *XDS) takeOffer(ctx context.Context) {
 		return
 	}
 	err := o.err
+	if err == nil && x.behind(o.next) {
+		o.next, err = x.source.load(o.next.settings)
+	}
 	if err == nil {
-		err = x.publish(ctx, *o)
+		err = x.publish(ctx, o.next)
 	}
 	switch {
 	case err == nil:
@@ -101,10 +112,10 @@ func (x *XDS) takeOffer(ctx context.Context) {
 func (x *XDS) renewed(ctx context.Context) {
 	err := writeBootstrapSecrets(x.source.dir, x.source.issuer)
 	x.mu.Lock()
-	same := offer{next: x.live}
+	same := x.live
 	x.mu.Unlock()
 	var renewErr error
-	if same.next.snapshot, renewErr = same.next.snapshot.WithSecret(gatewaySecret(x.source.issuer)); renewErr == nil {
+	if same.snapshot, renewErr = same.snapshot.WithSecret(gatewaySecret(x.source.issuer)); renewErr == nil {
 		renewErr = x.publish(ctx, same)
 	}
 	if err = errors.Join(err, renewErr); err != nil && ctx.Err() == nil {
@@ -122,23 +133,31 @@ func (x *XDS) fail(ctx context.Context, err error, tried loaded) {
 }
 
 // publish makes a configuration live; it is not before every Envoy that answers has it.
-func (x *XDS) publish(ctx context.Context, o offer) error {
+func (x *XDS) publish(ctx context.Context, next loaded) error {
 	x.mu.Lock()
-	live := x.live
-	x.undone = nil
+	live, newer := x.live, make(chan struct{})
+	x.undone, x.newer = nil, newer
+	if live.snapshot != nil && (x.offered != nil || len(x.moved) > 0) {
+		x.hurry()
+	}
 	x.mu.Unlock()
-	changes := live.snapshot == nil || live.snapshot.Version != o.next.snapshot.Version
+	changes := live.snapshot == nil || live.snapshot.Version != next.snapshot.Version
 	var refused error
 	if changes {
-		x.log.LogAttrs(ctx, slog.LevelInfo, "publishing configuration", slog.String("version", o.next.snapshot.Version),
-			slog.Int("routes", len(o.next.gateway.Routes)), slog.Int("clusters", len(o.next.gateway.Clusters)))
-		refused = x.server.Publish(ctx, o.next.snapshot, o.newer)
+		x.log.LogAttrs(ctx, slog.LevelInfo, "publishing configuration", slog.String("version", next.snapshot.Version),
+			slog.Int("routes", len(next.gateway.Routes)), slog.Int("clusters", len(next.gateway.Clusters)))
+		refused = x.server.Publish(ctx, next.snapshot, newer)
 		if refused != nil && (live.snapshot != nil || ctx.Err() != nil) {
+			x.mu.Lock()
+			if x.back.snapshot != nil && live.snapshot.Version != x.proven { // as the server does
+				x.live = x.back
+			}
+			x.mu.Unlock()
 			return refused
 		}
 	}
 	x.mu.Lock()
-	if early := x.undone; changes && early != nil && early.Tried == o.next.snapshot.Version {
+	if early := x.undone; changes && early != nil && early.Tried == next.snapshot.Version {
 		x.undone = nil
 		x.mu.Unlock()
 		return early
@@ -149,10 +168,10 @@ func (x *XDS) publish(ctx context.Context, o offer) error {
 		}
 		x.since = time.Now().UTC()
 	}
-	x.live = o.next
+	x.live = next
 	x.mu.Unlock()
 	if refused != nil { // the first of all stays, for an Envoy that can take it
-		x.fail(ctx, refused, o.next)
+		x.fail(ctx, refused, next)
 	}
 	return nil
 }
@@ -203,7 +222,15 @@ func (x *XDS) takeBack(refused *server.Refused) {
 	}
 	tried := x.live
 	x.live, x.since = x.back, time.Now().UTC()
+	same := x.live.settings == tried.settings
 	x.mu.Unlock()
+	if same { // the files are as good as before
+		x.log.LogAttrs(context.Background(), slog.LevelError, "endpoints or a certificate are refused", slog.Any("error", refused))
+		return
+	}
+	if x.source.registry != nil {
+		wake(x.moved) // the endpoints of before may be gone
+	}
 	x.goBack(tried, refused)
 	x.fail(context.Background(), refused, tried)
 }

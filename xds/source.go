@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/discovery"
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 	"github.com/leaky-tokens/leaky-tokens/internal/settings"
@@ -22,6 +23,8 @@ type source struct {
 	certs  *certificates
 	trust  protos.Trust
 	issuer *mtls.Authority // nil without TLS
+
+	registry *discovery.Tracker // nil: the file alone says where services are
 }
 
 // loaded is one good configuration.
@@ -29,6 +32,7 @@ type loaded struct {
 	settings *settings.Settings
 	gateway  *model.Gateway
 	snapshot *snapshot.Snapshot
+	number   uint64 // the registry's change that it was made at
 }
 
 // load translates and checks; nothing of a bad configuration takes effect.
@@ -57,6 +61,10 @@ func (s source) translate(set *settings.Settings) (loaded, error) {
 	asked.TLS.Mode = config.TLSOff // as at start: each part reads the mode once
 	in := model.Input{Config: &asked, StateDir: s.dir, Limits: set.Limits.Paths(),
 		Key: func(name string, k config.ProviderKey) (string, error) { return s.keys.read(set.Path(), name, k) }}
+	number := uint64(0)
+	if s.registry != nil {
+		number, in.Registered = s.registry.Number(), s.registered
+	}
 	if s.issuer != nil {
 		asked.TLS.Mode = config.TLSMutual
 		in.Identity, in.Roots = s.issuer.Pair(topology.Gateway), s.issuer.Roots()
@@ -78,7 +86,7 @@ func (s source) translate(set *settings.Settings) (loaded, error) {
 		g.Problems = append(g.Problems, stale)
 	}
 	snap, err := snapshot.Build(g, secrets, s.trust)
-	return loaded{settings: set, gateway: g, snapshot: snap}, err
+	return loaded{settings: set, gateway: g, snapshot: snap, number: number}, err
 }
 
 // Preview is what a configuration would be for an Envoy, for people to look at: without

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/discovery"
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
 	"github.com/leaky-tokens/leaky-tokens/internal/settings"
 	"github.com/leaky-tokens/leaky-tokens/xds/history"
@@ -34,6 +35,7 @@ type Config struct {
 	Poll     time.Duration         // how often the files are looked at, default 1s
 	Linger   time.Duration         // how long clusters that are no longer named are kept, default 5s
 	Recorder Recorder              // is told what becomes of each configuration; may be nil
+	Registry *discovery.Tracker    // which processes of services there are, beside the files; may be nil
 }
 
 // Recorder keeps what became of configurations, and must not block; *history.Recorder does.
@@ -57,10 +59,11 @@ type XDS struct {
 
 	work    chan struct{} // offered holds something new
 	renewal chan struct{} // Envoy's certificate is a new one
+	moved   chan struct{} // endpoints are other ones
 
 	mu      sync.Mutex
-	offered *offer // newest that waits for the one before
-	newest  *offer
+	offered *offer        // newest that waits for the one before
+	newer   chan struct{} // closed once something waits for what is being published; nil: nothing is
 	live    loaded
 	back    loaded          // what Envoys get again if they refuse live
 	proven  string          // version of the last that an Envoy took whole
@@ -71,9 +74,8 @@ type XDS struct {
 
 // offer is the files' content at one moment on its way to Envoys.
 type offer struct {
-	next  loaded        // without a snapshot if it cannot be taken
-	err   error         // why it cannot be taken
-	newer chan struct{} // closed once there is a newer one
+	next loaded // without a snapshot if it cannot be taken
+	err  error  // why it cannot be taken
 }
 
 // Failure is a configuration that was not taken.
@@ -110,14 +112,14 @@ func New(c Config) (*XDS, error) {
 		c.Poll = time.Second
 	}
 	x := &XDS{log: c.Log, files: c.Files, reload: c.Reload, poll: c.Poll, record: c.Recorder, work: make(chan struct{}, 1),
-		renewal: make(chan struct{}, 1)}
+		renewal: make(chan struct{}, 1), moved: make(chan struct{}, 1)}
 	var err error
 	x.server, err = server.New(server.Config{Log: c.Log, Linger: c.Linger, Metrics: c.Metrics, Undone: x.takeBack, Proven: x.took})
 	if err != nil {
 		return nil, err
 	}
 	src, cfg := source{dir: c.StateDir, certs: newCertificates(), keys: &keys{getenv: c.Getenv, last: map[string]string{}},
-		trust: systemTrust(c.Getenv)}, c.Settings.Config
+		trust: systemTrust(c.Getenv), registry: c.Registry}, c.Settings.Config
 	if cfg.TLS.Mutual() {
 		if src.issuer, err = mtls.NewAuthority(c.StateDir, cfg.TLS.Lifetime, c.Log, cfg.Limits.Envoys.Names...); err != nil {
 			return nil, err
@@ -170,7 +172,7 @@ func (x *XDS) Run(ctx context.Context, ln net.Listener) error {
 			begin = x.before
 			x.offer(&offer{next: x.first})
 		}
-		if err := x.publish(ctx, offer{next: begin}); err != nil {
+		if err := x.publish(ctx, begin); err != nil {
 			return fmt.Errorf("publish the first configuration: %w", err)
 		}
 		x.mu.Lock()
@@ -183,6 +185,12 @@ func (x *XDS) Run(ctx context.Context, ln net.Listener) error {
 			x.publishOffers(ctx)
 			return nil
 		})
+		if x.source.registry != nil {
+			g.Go(func() error {
+				x.followRegistry(ctx)
+				return nil
+			})
+		}
 		if x.source.issuer != nil {
 			g.Go(func() error {
 				x.source.issuer.Run(ctx, func() { wake(x.renewal) })

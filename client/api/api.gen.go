@@ -213,6 +213,33 @@ func (e PurchaseStatus) Valid() bool {
 	}
 }
 
+// Defines values for RegisteredServiceState.
+const (
+	Leaving RegisteredServiceState = "leaving"
+	Left    RegisteredServiceState = "left"
+	Lost    RegisteredServiceState = "lost"
+	Serving RegisteredServiceState = "serving"
+	Unready RegisteredServiceState = "unready"
+)
+
+// Valid indicates whether the value is a known member of the RegisteredServiceState enum.
+func (e RegisteredServiceState) Valid() bool {
+	switch e {
+	case Leaving:
+		return true
+	case Left:
+		return true
+	case Lost:
+		return true
+	case Serving:
+		return true
+	case Unready:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for StatusStatus.
 const (
 	Ok StatusStatus = "ok"
@@ -1281,10 +1308,23 @@ type RegisteredClient struct {
 type RegisteredService struct {
 	Address string `json:"address"`
 
-	// Healthy Something accepts connections there.
+	// Healthy It says that it serves; where nobody registered: something accepts connections there.
 	Healthy bool   `json:"healthy"`
 	Name    string `json:"name"`
+
+	// Part The process, as `leaky ps` names it; this and what follows is there if it registered.
+	Part  string                 `json:"part,omitempty,omitzero"`
+	State RegisteredServiceState `json:"state,omitempty,omitzero"`
+
+	// Weight Its share of the calls beside the others'.
+	Weight int `json:"weight,omitempty,omitzero"`
+
+	// Zone Where it says that it is.
+	Zone string `json:"zone,omitempty,omitzero"`
 }
+
+// RegisteredServiceState defines model for RegisteredService.State.
+type RegisteredServiceState string
 
 // RegisteredServices defines model for RegisteredServices.
 type RegisteredServices struct {

@@ -127,7 +127,8 @@ func printNATSUsers(out io.Writer) error {
 	rights := serve.NATSRights()
 	for _, part := range slices.Sorted(maps.Keys(rights)) {
 		r := rights[part]
-		fmt.Fprintf(&text, "    {user: %s, password: $LEAKY_NATS_PASSWORD_%s, permissions: {\n", storeuser.Name(part), strings.ToUpper(part))
+		fmt.Fprintf(&text, "    {user: %s, password: $LEAKY_NATS_PASSWORD_%s, permissions: {\n", storeuser.Name(part),
+			strings.ToUpper(strings.ReplaceAll(part, "-", "_")))
 		fmt.Fprintf(&text, "      publish: %s\n      subscribe: %s\n", subjectList(r.Publish, r.Deny), subjectList(r.Subscribe, nil))
 		if r.Answers {
 			text.WriteString("      allow_responses: {max: 1, expires: \"30s\"}\n")

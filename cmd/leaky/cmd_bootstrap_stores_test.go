@@ -19,7 +19,7 @@ func TestNATSTakesThePrintedUsers(t *testing.T) {
 	var text strings.Builder
 	text.WriteString("LEAKY_NATS_PASSWORD: owners\n")
 	for part := range serve.NATSRights() {
-		text.WriteString("LEAKY_NATS_PASSWORD_" + strings.ToUpper(part) + ": \"of " + part + "\"\n")
+		text.WriteString("LEAKY_NATS_PASSWORD_" + strings.ToUpper(strings.ReplaceAll(part, "-", "_")) + ": \"of " + part + "\"\n")
 	}
 	if err := printNATSUsers(&text); err != nil {
 		t.Fatal(err)
@@ -39,8 +39,8 @@ func TestNATSTakesThePrintedUsers(t *testing.T) {
 		if (u.Username == "leaky") != (u.Permissions == nil) || u.Password == "" {
 			t.Errorf("%s: want a password, and bounds for all but the owner, got %+v", u.Username, u.Permissions)
 		}
-		if u.Username == "leaky_extauthz" && (len(u.Permissions.Publish.Allow) > 0 || len(u.Permissions.Publish.Deny) != 1) {
-			t.Errorf("extauthz: want nothing that it may publish, got %+v", u.Permissions.Publish)
+		if u.Username == "leaky_extauthz" && strings.Contains(strings.Join(u.Permissions.Publish.Allow, " "), "leaky.usage") {
+			t.Errorf("extauthz: want no more that it may publish than where it is, got %+v", u.Permissions.Publish)
 		}
 	}
 }

@@ -7,13 +7,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"text/tabwriter"
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/supervisor"
-	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 type psCommand struct {
@@ -108,32 +106,12 @@ type startCommand struct {
 
 // Help shows how it is used.
 func (startCommand) Help() string {
-	return "A further process of a service is started by `leaky up`, once leaky.yaml says where it listens.\n\nExamples:\n\n    leaky start meter"
+	return "A further process of a service needs no line of leaky.yaml: it finds free ports, says that it is there, and Envoy calls it. `leaky stop` ends and forgets it.\n\nExamples:\n\n    leaky start meter\n    leaky start ratelimit-3"
 }
 
 // Run starts the part.
 func (s startCommand) Run(ctx context.Context) error {
-	if err := s.planned(ctx); err != nil {
-		return err
-	}
 	return untilReady(ctx, s.Name, (*supervisor.Client).Start)
-}
-
-// planned is an error that says what to do for a process of a service that there is not.
-func (s startCommand) planned(ctx context.Context) error {
-	o, err := control().Status(ctx)
-	if err != nil {
-		return err
-	}
-	if slices.ContainsFunc(o.Parts, func(p supervisor.Status) bool { return p.Name == s.Name }) {
-		return nil
-	}
-	service, index := config.Instance(s.Name)
-	if part, _ := topology.Find(service); index > 0 && part.Replicas {
-		return fmt.Errorf("%s is not part of the stack: say below services.%s.replicas in leaky.yaml where it listens, and `leaky up` starts it",
-			s.Name, part.Key())
-	}
-	return nil // the supervisor says which parts there are
 }
 
 type stopCommand struct {

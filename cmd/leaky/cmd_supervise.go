@@ -47,8 +47,15 @@ func supervise(ctx context.Context, l local, w io.Writer) error {
 		}
 		return now.parts(ctx, log)
 	}
+	further := func(ctx context.Context, name string) (supervisor.Part, error) {
+		now, err := l.lastGood(log)
+		if err != nil {
+			return supervisor.Part{}, err
+		}
+		return now.further(ctx, log, name)
+	}
 	s, err := supervisor.New(supervisor.Config{Parts: parts, LogDir: stack.LogDir(l.dir), RunDir: stack.RunDir(l.dir), StateDir: l.dir,
-		Log: log, Replan: replan})
+		Log: log, Replan: replan, Further: further})
 	if err != nil {
 		return err
 	}
@@ -57,17 +64,36 @@ func supervise(ctx context.Context, l local, w io.Writer) error {
 
 // parts are what the supervisor is to run.
 func (l local) parts(ctx context.Context, log *slog.Logger) ([]supervisor.Part, error) {
-	plan, err := l.plan(true)
+	plan, commands, err := l.commanded(ctx, log)
 	if err != nil {
 		return nil, err
+	}
+	return plan.Parts(ctx, commands)
+}
+
+// further is one more process of a service.
+func (l local) further(ctx context.Context, log *slog.Logger, name string) (supervisor.Part, error) {
+	plan, commands, err := l.commanded(ctx, log)
+	if err != nil {
+		return supervisor.Part{}, err
+	}
+	return plan.Further(name, commands)
+}
+
+// commanded is the plan with how its parts are run.
+func (l local) commanded(ctx context.Context, log *slog.Logger) (*stack.Plan, stack.Commands, error) {
+	none := stack.Commands{}
+	plan, err := l.plan(true)
+	if err != nil {
+		return nil, none, err
 	}
 	programs, err := partsStore()
 	if err != nil {
-		return nil, err
+		return nil, none, err
 	}
 	self, err := os.Executable()
 	if err != nil {
-		return nil, fmt.Errorf("find own program: %w", err)
+		return nil, none, fmt.Errorf("find own program: %w", err)
 	}
 	if lacking := programs.Lacking(); len(lacking) > 0 {
 		log.Warn("monitors are left out, their programs are not on this machine", slog.Any("parts", lacking))
@@ -77,7 +103,7 @@ func (l local) parts(ctx context.Context, log *slog.Logger) ([]supervisor.Part, 
 	if err := plan.Drop(ctx, commands); err != nil {
 		log.Warn("parts run as root", slog.Any("because", err))
 	}
-	return plan.Parts(ctx, commands)
+	return plan, commands, nil
 }
 
 func supervisorLog(w io.Writer) *slog.Logger {

@@ -23,6 +23,7 @@ type Config struct {
 	Pools     Pools               `yaml:"pools"`
 	Prices    Prices              `yaml:"prices"`
 
+	Discovery  Discovery  `yaml:"discovery"`
 	Analytics  Analytics  `yaml:"analytics"`
 	Dimensions Dimensions `yaml:"dimensions"` // what calls say of themselves, for the books
 	Monitoring Monitoring `yaml:"monitoring"`

@@ -99,6 +99,7 @@ func defaults() *Config {
 		Limits: Limits{Envoys: OtherEnvoys{Headers: true, Local: true}, Idle: defaultIdle, Explain: defaultExplain,
 			MaxTokens: MaxTokens{Default: MaxTokensFill}, Outage: defaultOutage()},
 
+		Discovery:  defaultDiscovery(),
 		Analytics:  defaultAnalytics(),
 		Dimensions: defaultDimensions(),
 		Monitoring: defaultMonitoring(),

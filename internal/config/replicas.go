@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
@@ -69,7 +70,38 @@ func (s Services) Named(name string) Endpoint {
 // process's.
 func (s Services) At(service string, index int) Services {
 	if e := s.byName(service); e != nil && index <= len(e.Replicas) {
-		own := e.All()[index]
+		return s.As(service, e.All()[index])
+	}
+	return s
+}
+
+// Further is where a process listens that the file does not name: at sockets of its own name where the
+// first one has sockets, else at these ports of the first one's host. False: the service has one
+// process only, or the file names it.
+func (s Services) Further(part string, http, second int) (Endpoint, bool) {
+	name, index := Instance(part)
+	of, _ := topology.Find(name)
+	first := s.byName(name)
+	if first == nil || !of.Replicas || index <= len(first.Replicas) {
+		return Endpoint{}, false
+	}
+	beside := func(address string, port int) string {
+		switch a, err := netaddr.Parse(address); {
+		case err != nil: // there is none
+			return ""
+		case a.Network == "unix":
+			return "unix:run/" + part + ".sock"
+		default:
+			a.Port = port
+			return a.String()
+		}
+	}
+	return Endpoint{HTTP: beside(first.HTTP, http), GRPC: beside(first.GRPC, second), Inner: beside(first.Inner, second)}, true
+}
+
+// As are the services as a process of one of them sees them that listens here.
+func (s Services) As(service string, own Endpoint) Services {
+	if e := s.byName(service); e != nil {
 		e.HTTP, e.GRPC, e.Inner = own.HTTP, own.GRPC, own.Inner
 	}
 	return s

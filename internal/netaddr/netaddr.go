@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -46,6 +47,12 @@ func Parse(s string) (Addr, error) {
 	return Addr{Network: "tcp", Host: host, Port: n}, nil
 }
 
+// Named reports whether the host is a name, which DNS knows.
+func (a Addr) Named() bool {
+	_, err := netip.ParseAddr(a.Host)
+	return a.Network != "unix" && err != nil
+}
+
 // String is the form Parse reads.
 func (a Addr) String() string {
 	if a.Network == "unix" {
@@ -58,6 +65,18 @@ func (a Addr) String() string {
 func (a Addr) In(dir string) Addr {
 	if a.Network == "unix" && !filepath.IsAbs(a.Path) {
 		a.Path = filepath.Join(dir, a.Path)
+	}
+	return a
+}
+
+// Reachable is where an address to listen on is dialled on its own machine.
+func (a Addr) Reachable() Addr {
+	switch {
+	case a.Network == "unix":
+	case a.Host == "" || a.Host == "0.0.0.0":
+		a.Host = "127.0.0.1"
+	case a.Host == "::":
+		a.Host = "::1"
 	}
 	return a
 }

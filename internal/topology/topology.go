@@ -126,13 +126,13 @@ func Parts() []Part {
 			Inner: true, Cluster: true, API: true, GOGC: gogcFast},
 		{Name: Analytics, Kind: Service, Replicas: true, Stores: []string{NATS, ClickHouse}, Callers: []string{Gateway, Supervisor},
 			Inner: true, Cluster: true, API: true, GOGC: gogcFast},
-		{Name: Console, Kind: Service, Replicas: true, Callers: []string{Gateway, Supervisor}, Inner: true, Cluster: true, API: true,
+		{Name: Console, Kind: Service, Replicas: true, Stores: []string{NATS}, Callers: []string{Gateway, Supervisor}, Inner: true, Cluster: true, API: true,
 			GOGC: gogcSmall},
 
-		{Name: StubOpenAI, Kind: Stub, Provider: "openai", Cluster: true, API: true, GOGC: gogcSmall},
-		{Name: StubGemini, Kind: Stub, Provider: "gemini", Cluster: true, API: true, GOGC: gogcSmall},
-		{Name: StubQwen, Kind: Stub, Provider: "openai", Cluster: true, API: true, GOGC: gogcSmall},
-		{Name: StubPayment, Kind: Stub, API: true, GOGC: gogcSmall},
+		{Name: StubOpenAI, Kind: Stub, Stores: []string{NATS}, Provider: "openai", Cluster: true, API: true, GOGC: gogcSmall},
+		{Name: StubGemini, Kind: Stub, Stores: []string{NATS}, Provider: "gemini", Cluster: true, API: true, GOGC: gogcSmall},
+		{Name: StubQwen, Kind: Stub, Stores: []string{NATS}, Provider: "openai", Cluster: true, API: true, GOGC: gogcSmall},
+		{Name: StubPayment, Kind: Stub, Stores: []string{NATS}, API: true, GOGC: gogcSmall},
 
 		{Name: Meter, Kind: Service, Stores: []string{NATS}, Callers: []string{Supervisor}, After: []string{RateLimit}, GOGC: gogcFast,
 			Data: true},

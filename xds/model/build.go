@@ -31,11 +31,14 @@ type Input struct {
 	Identity mtls.Pair
 	Roots    []byte
 	TLS      *ServerTLS // of the public listener; nil: plain HTTP
+	// Registered are the addresses at which a service is called by now, at least one, when those of the
+	// file are these; nil: they stay.
+	Registered func(service string, file []netaddr.Addr) ([]netaddr.Addr, map[netaddr.Addr]Place)
 }
 
 // Build makes the gateway and its secrets. Every mistake is reported, joined.
 func Build(in Input) (*Gateway, []Secret, error) {
-	b := &builder{cfg: in.Config, dir: in.StateDir, key: in.Key, providers: map[string]provider{}}
+	b := &builder{cfg: in.Config, dir: in.StateDir, key: in.Key, registered: in.Registered, providers: map[string]provider{}}
 	g := &Gateway{Limits: in.Limits, Requests: Requests{Off: !in.Config.Flags.Gateway.RateLimiting,
 		Key: in.Config.Gateway.RateLimit.KeyStrategy, Whitelist: in.Config.Gateway.RateLimit.Whitelist}, CORS: in.Config.Gateway.CORS}
 	if in.Config.TLS.Mutual() {
@@ -71,12 +74,14 @@ type builder struct {
 	dir       string
 	key       func(string, config.ProviderKey) (string, error)
 	providers map[string]provider
-	upstreams []Cluster // of the providers
-	moved     []Route   // to fallbacks
-	guarded   []Cluster // see guard
-	secrets   []Secret
-	problems  []string
-	errs      []error
+
+	registered func(string, []netaddr.Addr) ([]netaddr.Addr, map[netaddr.Addr]Place) // as Input's
+	upstreams  []Cluster                                                             // of the providers
+	moved      []Route                                                               // to fallbacks
+	guarded    []Cluster                                                             // see guard
+	secrets    []Secret
+	problems   []string
+	errs       []error
 }
 
 // provider is what routes need of a configured provider.
@@ -136,7 +141,12 @@ func (b *builder) services() []Cluster {
 	var clusters []Cluster
 	for _, part := range topology.Having(func(p topology.Part) bool { return p.Cluster }) {
 		addrs := b.addrs("services."+part.Key(), b.cfg.Services.Named(part.Name), part.GRPC)
-		one := Cluster{Name: part.Name, Addr: addrs[0], More: addrs[1:], GRPC: part.GRPC, Discover: true}
+		var places map[netaddr.Addr]Place
+		if b.registered != nil && !slices.ContainsFunc(addrs, netaddr.Addr.Named) { // else DNS says where they are
+			addrs, places = b.registered(part.Name, addrs)
+		}
+		one := Cluster{Name: part.Name, Addr: addrs[0], More: addrs[1:], Places: places, Shared: part.Replicas, GRPC: part.GRPC,
+			Discover: true}
 		if b.cfg.TLS.Mutual() && one.Addr.Network == "tcp" && part.Callers != nil {
 			one.Part = part.Name
 		}
@@ -153,23 +163,12 @@ func (b *builder) addrs(key string, e config.Endpoint, grpc bool) []netaddr.Addr
 	var all []netaddr.Addr
 	for _, at := range e.All() {
 		if grpc {
-			all = append(all, reachable(b.addr(key+".grpc", at.GRPC)))
+			all = append(all, b.addr(key+".grpc", at.GRPC).Reachable())
 		} else {
-			all = append(all, reachable(b.addr(key+".http", at.Called())))
+			all = append(all, b.addr(key+".http", at.Called()).Reachable())
 		}
 	}
 	return all
-}
-
-// reachable turns an address to listen on into one to dial.
-func reachable(a netaddr.Addr) netaddr.Addr {
-	switch a.Host {
-	case "", "0.0.0.0":
-		a.Host = "127.0.0.1"
-	case "::":
-		a.Host = "::1"
-	}
-	return a
 }
 
 func port(u *url.URL) int {

@@ -150,7 +150,9 @@ type Cluster struct {
 	Name     string
 	Stat     string // name in metrics, stable when Name carries a hash; empty: Name
 	Addr     netaddr.Addr
-	More     []netaddr.Addr // further replicas of a service of ours
+	More     []netaddr.Addr         // further processes of a service of ours
+	Places   map[netaddr.Addr]Place // what those who registered say of themselves
+	Shared   bool                   // it may have several processes, by now or later
 	GRPC     bool
 	TLS      bool
 	Host     string // SNI and name the certificate must have
@@ -169,6 +171,12 @@ type Cluster struct {
 	Credential     string   // secret injected into each call; empty: none
 	Header         string   // header that carries it
 	HeaderPrefix   string   // before the secret, e.g. "Bearer "
+}
+
+// Place is how an endpoint stands beside the others.
+type Place struct {
+	Weight uint32 // its share of the calls; 0: 1
+	Zone   string
 }
 
 // Addrs are where the cluster's endpoints are.

@@ -1,7 +1,6 @@
 package protos
 
 import (
-	"net/netip"
 	"slices"
 	"time"
 
@@ -52,10 +51,11 @@ func Cluster(c model.Cluster, trust Trust) *clusterv3.Cluster {
 		out.GetCircuitBreakers().GetThresholds()[0].MaxRetries = wrapperspb.UInt32(ownRetries)
 	}
 	discover(c, out)
-	if len(c.More) > 0 {
+	if c.Shared {
 		out.HealthChecks, out.OutlierDetection = health(), unreachable()
-		// Without this Envoy asks the dead too as soon as they are the majority.
-		out.CommonLbConfig = &clusterv3.Cluster_CommonLbConfig{HealthyPanicThreshold: &typev3.Percent{}}
+		out.IgnoreHealthOnHostRemoval = true // who leaves is healthy still, and asked nothing from then on
+		// The dead are asked when there is nobody else, and not as soon as they are the majority.
+		out.CommonLbConfig = &clusterv3.Cluster_CommonLbConfig{HealthyPanicThreshold: &typev3.Percent{Value: 1}}
 	}
 	switch {
 	case c.Part != "":
@@ -100,12 +100,7 @@ func discover(c model.Cluster, out *clusterv3.Cluster) {
 // Discovered reports whether the cluster's endpoints are delivered by EDS.
 func Discovered(c model.Cluster) bool { return c.Discover && numeric(c) }
 
-func numeric(c model.Cluster) bool {
-	return !slices.ContainsFunc(c.Addrs(), func(a netaddr.Addr) bool {
-		_, err := netip.ParseAddr(a.Host)
-		return a.Network != "unix" && err != nil
-	})
-}
+func numeric(c model.Cluster) bool { return !slices.ContainsFunc(c.Addrs(), netaddr.Addr.Named) }
 
 // unreachable leaves a replica out that refused connections, or broke them, several times in a row.
 // What it was asked is asked of another (see another), so that nothing is lost until then; a single
@@ -118,8 +113,9 @@ func unreachable() *clusterv3.OutlierDetection {
 		Interval: durationpb.New(time.Second), BaseEjectionTime: durationpb.New(time.Second), MaxEjectionPercent: wrapperspb.UInt32(99)}
 }
 
-// health notices within a second that a replica accepts no connection any more, and leaves
-// it out until it does. A service of one process is asked in any case.
+// health notices within a second that a process accepts no connection any more, and leaves it out until
+// it does. It is there for a service of one process too, which is asked in any case: a cluster that
+// changed with the number of processes would cost the questions that Envoy asks it at that moment.
 func health() []*corev3.HealthCheck {
 	return []*corev3.HealthCheck{{Timeout: durationpb.New(500 * time.Millisecond), Interval: durationpb.New(time.Second),
 		UnhealthyInterval: durationpb.New(250 * time.Millisecond),
@@ -127,14 +123,26 @@ func health() []*corev3.HealthCheck {
 		HealthChecker: &corev3.HealthCheck_TcpHealthCheck_{TcpHealthCheck: &corev3.HealthCheck_TcpHealthCheck{}}}}
 }
 
-// Endpoints are a cluster's addresses.
+// Endpoints are a cluster's addresses, by zone.
 func Endpoints(c model.Cluster) *endpointv3.ClusterLoadAssignment {
-	var all []*endpointv3.LbEndpoint
+	all := &endpointv3.ClusterLoadAssignment{ClusterName: c.Name}
+	zones := map[string]*endpointv3.LocalityLbEndpoints{}
 	for _, at := range c.Addrs() {
-		all = append(all, &endpointv3.LbEndpoint{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{
-			Address: address(at)}}})
+		place := c.Places[at]
+		if zones[place.Zone] == nil {
+			zones[place.Zone] = &endpointv3.LocalityLbEndpoints{}
+			if place.Zone != "" {
+				zones[place.Zone].Locality = &corev3.Locality{Zone: place.Zone}
+			}
+			all.Endpoints = append(all.Endpoints, zones[place.Zone])
+		}
+		one := &endpointv3.LbEndpoint{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: address(at)}}}
+		if place.Weight > 1 { // 1 is what Envoy takes for none
+			one.LoadBalancingWeight = wrapperspb.UInt32(place.Weight)
+		}
+		zones[place.Zone].LbEndpoints = append(zones[place.Zone].LbEndpoints, one)
 	}
-	return &endpointv3.ClusterLoadAssignment{ClusterName: c.Name, Endpoints: []*endpointv3.LocalityLbEndpoints{{LbEndpoints: all}}}
+	return all
 }
 
 func httpOptions(c model.Cluster) *httpv3.HttpProtocolOptions {

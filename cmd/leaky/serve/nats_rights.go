@@ -10,6 +10,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/notice"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/discovery"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/natsd"
 	"github.com/leaky-tokens/leaky-tokens/internal/natsconn"
 	"github.com/leaky-tokens/leaky-tokens/internal/storeuser"
@@ -35,13 +36,21 @@ func NATSRights() map[string]natsd.Rights {
 			membership.Subject}, streams(), lastMessage(), consumer(usage.Stream, ledger.Durable)),
 			Subscribe: []string{balance.SubjectAsk, ledgerbook.Subjects}, Answers: true},
 		topology.Analytics: analyticsRights(),
-		topology.XDS:       {Publish: append(bucket(history.Bucket), history.Subject)},
+		topology.XDS: {Publish: slices.Concat(bucket(history.Bucket), bucket(discovery.Bucket), []string{history.Subject}),
+			Subscribe: []string{discovery.Subjects, discovery.SubjectLeave("*")}, Answers: true},
 	}
-	for part, rights := range all {
-		rights.Subscribe = append(rights.Subscribe, natsconn.Inbox(part)+".>")
-		all[part] = rights
+	for _, part := range topology.Having(topology.Part.Listens) { // some do nothing there but this
+		rights := all[part.Name]
+		rights.Publish = append(rights.Publish, registering(part.Name)...)
+		rights.Subscribe = append(rights.Subscribe, natsconn.Inbox(part.Name)+".>")
+		all[part.Name] = rights
 	}
 	return all
+}
+
+// registering writes the keys of a service in the registry, and nobody else's.
+func registering(service string) []string {
+	return []string{"$JS.API.STREAM.INFO.KV_" + discovery.Bucket, discovery.SubjectsOf(service), discovery.SubjectLeave(service)}
 }
 
 // analyticsRights: beside its own two consumers, it compares the stream with other books by consumers

@@ -25,6 +25,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/notice"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/discovery"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/natsd"
 	"github.com/leaky-tokens/leaky-tokens/internal/natsconn"
 	"github.com/leaky-tokens/leaky-tokens/internal/reconcile"
@@ -107,7 +108,7 @@ func TestNoPartUsesTheSubjectsOfAnother(t *testing.T) {
 	b := newBus(t)
 	const purge = "$JS.API.STREAM.PURGE."
 	usageOut, all := usage.Subject("openai"), slices.Sorted(slices.Values([]string{topology.XDS, topology.Identity, topology.ExtAuthz,
-		topology.RateLimit, topology.TokenSvc, topology.Analytics, topology.Meter}))
+		topology.RateLimit, topology.TokenSvc, topology.Analytics, topology.Meter, topology.StubOpenAI}))
 	for subject, allowed := range map[string][]string{
 		usageOut: {topology.Meter, topology.RateLimit, topology.TokenSvc}, usage.SubjectDead: {topology.Analytics, topology.TokenSvc},
 		"leaky.saga.v1.X": {topology.TokenSvc}, balance.Subject("openai"): {topology.TokenSvc}, balance.SubjectAsk: {topology.RateLimit},
@@ -121,7 +122,10 @@ func TestNoPartUsesTheSubjectsOfAnother(t *testing.T) {
 		"$JS.API.CONSUMER.CREATE." + usage.Stream + ".spy":                    {topology.Analytics},
 		"$JS.API.CONSUMER.CREATE." + usage.Stream + "." + ledger.Durable:      {topology.TokenSvc},
 		"$JS.API.STREAM.UPDATE." + notice.Stream:                              nil, "leaky.notice.v1.x": {topology.Analytics},
-		"leaky.rpc.v1.ledger.entries":            {topology.Analytics},
+		"leaky.rpc.v1.ledger.entries":                            {topology.Analytics},
+		"$KV." + discovery.Bucket + ".stub-openai.a.stub-openai": {topology.StubOpenAI, topology.XDS},
+		"$KV." + discovery.Bucket + ".xds.a.xds":                 {topology.XDS}, discovery.SubjectLeave(topology.Identity): {topology.Identity},
+		"$JS.API.STREAM.CREATE.KV_" + discovery.Bucket: {topology.XDS}, "$JS.API.STREAM.PURGE.KV_" + discovery.Bucket: nil,
 		"_INBOX." + topology.Identity + ".guess": nil, "anything": nil, "$SYS.REQ.SERVER.PING": nil,
 	} {
 		for _, part := range all {

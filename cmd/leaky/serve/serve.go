@@ -34,7 +34,8 @@ import (
 // service is what every composition root gets.
 type service struct {
 	name     string
-	index    int // which process of the service, 0 for the first
+	part     string // as `leaky ps` names it: ratelimit-2
+	index    int    // which process of the service, 0 for the first
 	cfg      *config.Config
 	files    *settings.Source // cfg's
 	first    *settings.Settings
@@ -45,6 +46,8 @@ type service struct {
 	stores   *telemetry.Stores     // for those of the service
 	traces   *telemetry.Traces
 	live     *live // cfg as the file has it now
+
+	readiness *readiness // nil: the process does not register
 }
 
 // live is the configuration's present content, for what may change while a service runs.
@@ -82,6 +85,9 @@ func (s service) common(ready func(context.Context) error) httpapi.Common {
 		}
 		return s.stores.Problem()
 	}
+	if s.readiness != nil {
+		s.readiness.ask.Store(&whole)
+	}
 	return httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info, Ready: whole, Warn: s.files.Problem}
 }
 
@@ -100,11 +106,10 @@ func Run(ctx context.Context, part, path string) error {
 	}
 	cfg := first.Config
 	name, index := config.Instance(part)
-	if _, ok := cfg.Services.Service(part); !ok && index > 0 {
-		return fmt.Errorf("serve %s: leaky.yaml names no such replica; add it to services.%s.replicas", part, name)
+	if cfg.Services, err = servicesOf(cfg.Services, part); err != nil {
+		return err
 	}
 	level.Set(cfg.Logs.Of(name))
-	cfg.Services = cfg.Services.At(name, index)
 	registry, metrics := telemetry.Registry(name)
 	metrics.MustRegister(telemetry.FreeSpace(config.StateDir(os.Getenv)))
 	go func() {
@@ -126,9 +131,8 @@ func Run(ctx context.Context, part, path string) error {
 		return err
 	}
 	defer traces.Close()
-	return serve(ctx, service{name: name, index: index, cfg: cfg, files: files, first: first, dir: config.StateDir(os.Getenv), log: log,
-		registry: registry,
-		metrics:  metrics, live: current, stores: stores, traces: traces})
+	return serve(ctx, service{name: name, part: part, index: index, cfg: cfg, files: files, first: first, dir: config.StateDir(os.Getenv),
+		log: log, registry: registry, metrics: metrics, live: current, stores: stores, traces: traces})
 }
 
 // listen opens an address of leaky.yaml; setting is its key, for the error.
@@ -205,5 +209,5 @@ func serve(ctx context.Context, s service) error {
 	if !ok {
 		return fmt.Errorf("serve %s: no such service", s.name)
 	}
-	return root(ctx, s)
+	return registered(ctx, s, root)
 }

@@ -9,13 +9,15 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/discovery"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/xds"
 	"github.com/leaky-tokens/leaky-tokens/xds/history"
 )
 
 // serveXDS runs the control plane. SIGHUP reloads the files at once. NATS has the history of what was
-// published; without it the control plane goes on, and writes it down later.
+// published, and which processes of services there are; without it the control plane goes on with those
+// that it knows, and writes down later what was published.
 func serveXDS(ctx context.Context, s service) error {
 	nc, err := s.connectNATS()
 	if err != nil {
@@ -26,8 +28,9 @@ func serveXDS(ctx context.Context, s service) error {
 	if err != nil {
 		return err
 	}
+	registry := discovery.NewTracker(discovery.TrackerConfig{Conn: nc, Site: discovery.SiteOf(s.dir), Far: s.cfg.TLS.Mutual(), Log: s.log})
 	x, err := xds.New(xds.Config{Settings: s.first, Files: s.files, StateDir: s.dir, Getenv: os.Getenv, Log: s.log, Metrics: s.metrics,
-		Reload: hangups(ctx), Recorder: recorder})
+		Reload: hangups(ctx), Recorder: recorder, Registry: registry})
 	if err != nil {
 		return err
 	}
@@ -43,6 +46,7 @@ func serveXDS(ctx context.Context, s service) error {
 	common.Warn = func() error { return errors.Join(s.files.Problem(), x.Problem()) }
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return x.Run(ctx, grpcListener) })
+	g.Go(func() error { return registry.Run(ctx) })
 	g.Go(func() error {
 		recorder.Run(ctx)
 		return nil

@@ -88,7 +88,7 @@ func (p *Plan) serviceEnv(part, configPath string) []string {
 			}
 		}
 	}
-	pass("LEAKY_LOG_LEVEL")
+	pass("LEAKY_LOG_LEVEL", "LEAKY_ZONE", "LEAKY_ADVERTISE")
 	env = append(env, "LEAKY_CACHE_DIR="+config.CacheDir(p.getenv))
 	if s := p.store(name); s.Name != "" {
 		env = append(env, s.Variable("LISTEN")+"="+s.listen.String())

@@ -33,7 +33,8 @@ type Plan struct {
 	stores []store             // in start order
 	user   *syscall.Credential // who parts run as; nil: ourselves
 
-	lacking map[string]bool // monitors whose programs are not on this machine
+	lacking map[string]bool            // monitors whose programs are not on this machine
+	further map[string]config.Endpoint // processes that leaky.yaml does not name
 }
 
 // store is one of the four; its URL is known to every service that needs it.
@@ -110,7 +111,12 @@ func (p *Plan) store(name string) store {
 }
 
 // service is the address of a part.
-func (p *Plan) service(name string) (config.Endpoint, bool) { return p.cfg.Services.Service(name) }
+func (p *Plan) service(name string) (config.Endpoint, bool) {
+	if e, ok := p.further[name]; ok {
+		return e, true
+	}
+	return p.cfg.Services.Service(name)
+}
 
 // names are the parts of this configuration, replicas behind their first process.
 func (p *Plan) names() []string {

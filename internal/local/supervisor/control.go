@@ -99,6 +99,9 @@ func (s *Supervisor) routes() http.Handler {
 
 func (s *Supervisor) operate(w http.ResponseWriter, r *http.Request, op operation) {
 	part, err := s.find(r.PathValue("name"))
+	if err != nil && op == opStart {
+		part, err = s.further(r.Context(), r.PathValue("name"))
+	}
 	if err != nil {
 		answer(w, http.StatusNotFound, failure{err.Error()})
 		return
@@ -112,6 +115,9 @@ func (s *Supervisor) operate(w http.ResponseWriter, r *http.Request, op operatio
 		return
 	}
 	answer(w, http.StatusOK, part.snapshot())
+	if op == opStop {
+		s.drop(part)
+	}
 }
 
 func (s *Supervisor) find(name string) (*runner, error) {

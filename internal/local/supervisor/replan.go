@@ -73,10 +73,16 @@ func (s *Supervisor) arrange(parts []Part) (made, gone []*runner, changes Change
 	}
 	for _, r := range before {
 		i := slices.IndexFunc(parts, func(p Part) bool { return p.Name == r.part.Name })
-		if i < 0 {
+		switch {
+		case i >= 0:
+			r.unplanned = false
+			if r.learn(parts[i]) {
+				changes.Stale = append(changes.Stale, r.part.Name)
+			}
+		case r.unplanned:
+			made = append(made, r)
+		default:
 			gone, changes.Stopped = append(gone, r), append(changes.Stopped, r.part.Name)
-		} else if r.learn(parts[i]) {
-			changes.Stale = append(changes.Stale, r.part.Name)
 		}
 	}
 	return made, gone, changes, nil

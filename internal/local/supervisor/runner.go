@@ -53,6 +53,8 @@ type runner struct {
 	leave   context.CancelFunc // ends run, once the part is stopped
 	gone    chan struct{}      // closed when run has ended
 
+	unplanned bool // no plan names it; guarded by Supervisor.replanning
+
 	mu     sync.Mutex
 	status Status
 }

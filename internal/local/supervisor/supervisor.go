@@ -40,6 +40,9 @@ type Config struct {
 	StopGrace time.Duration // between the polite signal and SIGKILL, default 10 s
 	// Replan gives the parts as they are to be by now, in start order; nil: they stay as they are.
 	Replan func(context.Context) ([]Part, error)
+	// Further gives a part that no plan names and that may be started by its name, or an error that
+	// says why not; nil: there is none.
+	Further func(context.Context, string) (Part, error)
 }
 
 // Supervisor runs the parts.
