@@ -33,8 +33,10 @@ func TestTheExampleCompanyIsApplied(t *testing.T) {
 	if out, err := running.Leaky(t.Context(), "apply", "-f", "/dev/null"); err != nil || !strings.Contains(out, "0 CHANGES") {
 		t.Errorf("an empty file: %v\n%s", err, out)
 	}
-	apply(company, "7 CHANGES")
+	apply(company, "11 CHANGES")
 	apply(company, "0 CHANGES")
+	apply(strings.Replace(company, "tokens: 50000", "tokens: 60000", 1), "60000 tokens of gemini, which had 50000")
+	apply(strings.Replace(company, "tokens: 50000", "tokens: 40000", 1), "0 CHANGES")
 	apply(strings.Replace(company, "team: search", "team: support", 1), "~ member "+bob.name)
 	for command, want := range map[string]string{"usage --by provider -o json": "[", "users list -q " + bob.name: bob.name + "@example.com"} {
 		if out, err := running.Leaky(t.Context(), strings.Fields(command)...); err != nil || !strings.Contains(out, want) {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,12 +26,20 @@ type companyOrg struct {
 	Name    string          `yaml:"name"`
 	Teams   []string        `yaml:"teams"`
 	Members []companyMember `yaml:"members"`
+	Budgets []companyBudget `yaml:"budgets"`
 }
 
 type companyMember struct {
 	User string `yaml:"user"` // name or e-mail
 	Role string `yaml:"role"` // MEMBER (default) or OWNER
 	Team string `yaml:"team"` // one of the organisation's teams; empty: none
+	Tier string `yaml:"tier"` // one of leaky.yaml's; empty: as it is
+}
+
+// companyBudget is what the organisation's pool for a provider holds when it is full.
+type companyBudget struct {
+	Provider string `yaml:"provider"`
+	Tokens   int64  `yaml:"tokens"` // above 0; a pool that holds more stays as it is
 }
 
 // mostCompany bounds the file, in bytes.
@@ -76,6 +83,16 @@ func (o companyOrg) check() error {
 			return fmt.Errorf("members[%d].team: %q is not among the organisation's teams", i, m.Team)
 		}
 		seen[m.User] = true
+	}
+	pools := map[string]bool{}
+	for i, b := range o.Budgets {
+		switch {
+		case b.Provider == "" || pools[b.Provider]:
+			return fmt.Errorf("budgets[%d].provider: write a provider of leaky.yaml, each once", i)
+		case b.Tokens <= 0:
+			return fmt.Errorf("budgets[%d].tokens: write how many tokens the pool holds, above 0", i)
+		}
+		pools[b.Provider] = true
 	}
 	return nil
 }
@@ -173,12 +190,15 @@ func planCompany(ctx context.Context, admin *client.Client, want company) ([]com
 				return err
 			}})
 		}
-		emails, err := emailsOf(ctx, admin, o.Members)
+		users, err := usersOf(ctx, admin, o.Members)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("organisation %q: %w", o.Name, err)
 		}
-		steps = append(steps, o.teamSteps(admin, id, teams)...)
-		steps = append(steps, o.memberSteps(admin, id, members, emails)...)
+		budgets, err := o.budgetSteps(ctx, admin, id)
+		if err != nil {
+			return nil, fmt.Errorf("organisation %q: %w", o.Name, err)
+		}
+		steps = slices.Concat(steps, o.teamSteps(admin, id, teams), o.memberSteps(admin, id, members, users), o.tierSteps(admin, users), budgets)
 	}
 	return steps, nil
 }
@@ -197,11 +217,11 @@ func peopleOf(ctx context.Context, admin *client.Client, org uuid.UUID) ([]api.T
 	return teams, members, err
 }
 
-// emailsOf finds the names of users that a file names by e-mail, since members are listed by name.
-func emailsOf(ctx context.Context, admin *client.Client, members []companyMember) (map[string]string, error) {
-	names := map[string]string{}
+// usersOf finds who a file names by e-mail, since members are listed by name, and whose tier it states.
+func usersOf(ctx context.Context, admin *client.Client, members []companyMember) (map[string]api.User, error) {
+	found := map[string]api.User{}
 	for _, m := range members {
-		if !strings.Contains(m.User, "@") {
+		if m.Tier == "" && !strings.Contains(m.User, "@") {
 			continue
 		}
 		got, err := admin.ListUsersWithResponse(ctx, &api.ListUsersParams{Q: &m.User, Limit: new(api.PageLimit(mostOfPage))})
@@ -213,50 +233,13 @@ func emailsOf(ctx context.Context, admin *client.Client, members []companyMember
 			return nil, err
 		}
 		for _, u := range users {
-			if strings.EqualFold(u.Email, m.User) {
-				names[m.User] = u.Username
+			if strings.EqualFold(u.Email, m.User) || u.Username == m.User {
+				found[m.User] = u
 			}
 		}
-	}
-	return names, nil
-}
-
-func (o companyOrg) teamSteps(admin *client.Client, org *uuid.UUID, there []api.Team) []companyStep {
-	var steps []companyStep
-	for _, name := range o.Teams {
-		if slices.ContainsFunc(there, func(t api.Team) bool { return t.Name == name }) {
-			continue
+		if _, ok := found[m.User]; !ok {
+			return nil, fmt.Errorf("there is no user %q: invite them first (leaky invites create)", m.User)
 		}
-		steps = append(steps, companyStep{What: "+ team " + name + " of " + o.Name, do: func(ctx context.Context) error {
-			_, err := admin.CreateTeamWithResponse(ctx, *org, api.TeamRequest{Name: name})
-			return told(err)
-		}})
 	}
-	return steps
-}
-
-// memberSteps puts owners first: an organisation keeps at least one.
-func (o companyOrg) memberSteps(admin *client.Client, org *uuid.UUID, there []api.Member, names map[string]string) []companyStep {
-	var steps []companyStep
-	wanted := slices.Clone(o.Members)
-	slices.SortStableFunc(wanted, func(a, b companyMember) int { return strings.Compare(b.Role, a.Role) })
-	for _, m := range wanted {
-		role := cmp.Or(m.Role, "MEMBER")
-		name := cmp.Or(names[m.User], m.User)
-		sign := "+"
-		if at := slices.IndexFunc(there, func(t api.Member) bool { return t.Username == name }); at >= 0 {
-			if there[at].Role == role && there[at].Team == m.Team {
-				continue
-			}
-			sign = "~"
-		}
-		what := fmt.Sprintf("%s member %s of %s: %s", sign, m.User, o.Name, role)
-		if m.Team != "" {
-			what += ", team " + m.Team
-		}
-		steps = append(steps, companyStep{What: what, do: func(ctx context.Context) error {
-			return setMember(ctx, admin, *org, m.User, role, m.Team)
-		}})
-	}
-	return steps
+	return found, nil
 }
