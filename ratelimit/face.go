@@ -16,43 +16,37 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/match"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/wire"
 )
 
 // maxJSON is the largest request that /json reads, in bytes: as large as one by gRPC.
 const maxJSON = 4 << 20
 
 // Routes adds envoyproxy/ratelimit's paths to a mux: POST /json for callers without gRPC,
-// /healthcheck, and /rlconfig.
+// /healthcheck, and /rlconfig; and POST /explain.
 func (s *Service) Routes(mux *http.ServeMux) {
 	mux.HandleFunc("POST /json", s.ServeJSON)
 	mux.HandleFunc("GET /healthcheck", s.ServeHealth)
 	mux.HandleFunc("GET /rlconfig", s.ServeRules)
+	mux.HandleFunc("POST "+ExplainPath, s.ServeExplain)
 }
 
 // ServeJSON decides about a RateLimitRequest in protobuf's JSON form, of another domain than
 // our own: 200 when it is admitted, 429 when it is refused, both with the RateLimitResponse.
 // 400 says what is wrong with the request.
 func (s *Service) ServeJSON(w http.ResponseWriter, r *http.Request) {
-	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxJSON))
-	if large, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		http.Error(w, fmt.Sprintf("the request is larger than %d bytes", large.Limit), http.StatusRequestEntityTooLarge)
+	message, ok := readMessage(w, r)
+	if !ok {
 		return
 	}
-	var request rls.RateLimitRequest
-	if err == nil {
-		err = protojson.Unmarshal(text, &request)
-	}
-	if err != nil {
-		http.Error(w, "no RateLimitRequest in JSON: "+err.Error(), http.StatusBadRequest)
-		return
-	}
-	answer, err := s.decideOther(r.Context(), &request)
+	answer, err := s.decideOther(r.Context(), message)
 	if err != nil {
 		said := status.Convert(err)
 		http.Error(w, said.Message(), httpStatus(said.Code()))
 		return
 	}
-	if text, err = protojson.Marshal(answer); err != nil {
+	text, err := protojson.Marshal(answer)
+	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
@@ -61,6 +55,42 @@ func (s *Service) ServeJSON(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusTooManyRequests)
 	}
 	_, _ = w.Write(text)
+}
+
+// readMessage reads a RateLimitRequest in JSON, as the bytes that an Envoy sends. What is none is
+// answered.
+func readMessage(w http.ResponseWriter, r *http.Request) (message string, ok bool) {
+	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxJSON))
+	if large, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		http.Error(w, fmt.Sprintf("the request is larger than %d bytes", large.Limit), http.StatusRequestEntityTooLarge)
+		return "", false
+	}
+	var request rls.RateLimitRequest
+	if err == nil {
+		err = protojson.Unmarshal(text, &request)
+	}
+	if err == nil {
+		text, err = proto.Marshal(&request)
+	}
+	if err != nil {
+		http.Error(w, "no RateLimitRequest in JSON: "+err.Error(), http.StatusBadRequest)
+		return "", false
+	}
+	return string(text), true
+}
+
+// readJSON is readMessage in our words.
+func readJSON(w http.ResponseWriter, r *http.Request) (*match.Request, bool) {
+	message, ok := readMessage(w, r)
+	if !ok {
+		return nil, false
+	}
+	q, err := wire.ParseRequest(message)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return nil, false
+	}
+	return &q, true
 }
 
 // httpStatus is a gRPC code in HTTP's words.
@@ -77,13 +107,9 @@ func httpStatus(c codes.Code) int {
 }
 
 // decideOther decides about a request of another domain than our own.
-func (s *Service) decideOther(ctx context.Context, request *rls.RateLimitRequest) (*rls.RateLimitResponse, error) {
-	message, err := proto.Marshal(request)
-	if err != nil {
-		return nil, status.Error(codes.InvalidArgument, err.Error())
-	}
+func (s *Service) decideOther(ctx context.Context, message string) (*rls.RateLimitResponse, error) {
 	p := s.policy.Load()
-	e := s.enterEnvoy(p, string(message), nil, true)
+	e := s.enterEnvoy(p, message, nil, true)
 	s.refuseKnown(ctx, p, &e)
 	s.admit(ctx, []*admission{&e.admission})
 	if e.err != nil {

@@ -18,27 +18,40 @@ import (
 )
 
 type explainCommand struct {
-	RequestID string `arg:"" help:"The x-request-id of the answer, as also in every error message."`
-	Output    string `short:"o" enum:"table,json" default:"table" help:"Format: ${enum}."`
+	What   []string `arg:"" help:"The x-request-id of the answer, as also in every error message; with --domain descriptors as key=value[,key=value...], several of which are one request."`
+	Domain string   `help:"Ask what would be decided just now of a request of another Envoy, in this domain." placeholder:"DOMAIN"`
+	Hits   uint32   `help:"Hits of each descriptor; 0 asks whether there is room." default:"1"`
+	At     string   `help:"Base URL of the debugging port of a leaky ratelimit to ask, in place of the running stack." placeholder:"URL"`
+	Output string   `short:"o" enum:"table,json" default:"table" help:"Format: ${enum}."`
 }
 
 // Help shows how it is used.
 func (explainCommand) Help() string {
 	return `Asks every process of ratelimit (services.ratelimit and its replicas) for what it remembers of its last decisions (limits.explain_last), with the level of each limit after the decision. Of an older call it tells what is left: its hold in Redis if it still runs, else its event in analytics, for which it logs in as the administrator.
 
+With --domain it tells which rule each descriptor of another Envoy falls under, its level, and what would be decided. It takes nothing.
+
 Examples:
 
     leaky explain 6f1c2b9e-0d4f-4a53-9c2e-3d0d1b8a7c55
-    leaky explain 6f1c2b9e-0d4f-4a53-9c2e-3d0d1b8a7c55 -o json | jq .limits`
+    leaky explain 6f1c2b9e-0d4f-4a53-9c2e-3d0d1b8a7c55 -o json | jq .limits
+    leaky explain --domain shop path=/checkout,user=ann plan=free
+    leaky explain --domain shop --at http://127.0.0.1:6070 --hits 0 path=/checkout`
 }
 
 // Run prints what is known of the call; an error says that nothing is.
 func (k explainCommand) Run(ctx context.Context, c *cli) error {
+	switch {
+	case k.Domain != "" || k.At != "":
+		return k.explainOther(ctx, c)
+	case len(k.What) > 1:
+		return errors.New("one request id at a time; descriptors go with --domain")
+	}
 	l, err := openLocal(c)
 	if err != nil {
 		return err
 	}
-	e, err := explainCall(ctx, c, l, k.RequestID)
+	e, err := explainCall(ctx, c, l, k.What[0])
 	if err != nil {
 		return err
 	}

@@ -113,30 +113,12 @@ func matchOf(l local, set *limits.Set, text string) (limitMatch, error) {
 	m := limitMatch{Descriptor: text}
 	rule, ok := set.Match(entries)
 	if !ok {
-		m.Why = why(set, entries)
+		m.Why = set.Why(entries)
 		return m, nil
 	}
 	line := describeRule(l, set, rule)
 	m.Rule, m.Bucket = &line, string(rule.AppendKey(nil, entries))
 	return m, nil
-}
-
-func why(set *limits.Set, entries []limits.Entry) string {
-	depth, known := set.Reach(entries)
-	there := "nothing"
-	if len(known) > 0 {
-		there = strings.Join(known, ", ")
-	}
-	switch {
-	case depth == len(entries) && len(known) == 0:
-		return "its path is in the file, without a rate_limit"
-	case depth == len(entries):
-		return "the path goes on with " + there + "; only a descriptor of a rule's whole path matches"
-	case depth == 0:
-		return fmt.Sprintf("the file begins with %s, not %s=%s", there, entries[0].Key, entries[0].Value)
-	}
-	last := entries[depth-1]
-	return fmt.Sprintf("after %s=%s the file knows %s, not %s=%s", last.Key, last.Value, there, entries[depth].Key, entries[depth].Value)
 }
 
 // replace says which rules of the request stand in for others.

@@ -2,10 +2,15 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/leaky-tokens/leaky-tokens/ratelimit"
 )
 
 // TestLimits asks a file without a running stack.
@@ -62,6 +67,50 @@ func TestLimits(t *testing.T) {
 				t.Errorf("it panics: %s", errs)
 			}
 		})
+	}
+}
+
+// TestExplainOfAnotherDomain asks a limiter what it would decide.
+func TestExplainOfAnotherDomain(t *testing.T) {
+	t.Parallel()
+	dir := stateDir(t)
+	limiter := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var asked map[string]any
+		if err := json.NewDecoder(r.Body).Decode(&asked); err != nil || r.URL.Path != ratelimit.ExplainPath || asked["domain"] != "shop" {
+			http.Error(w, fmt.Sprintf("no file has the domain %q", asked["domain"]), http.StatusBadRequest)
+			return
+		}
+		_ = json.NewEncoder(w).Encode(ratelimit.Explained{Domain: "shop", Refused: true, RetryAfterSeconds: 90, Descriptors: []ratelimit.ExplainedDescriptor{
+			{Descriptor: "path=/a", Rule: &ratelimit.ExplainedRule{Name: "pay", Line: 7, Algorithm: "leaky_bucket", Limit: 10, Unit: "hour"}, Mode: "enforced",
+				Hits: 2, Level: 9.5, Over: true, ResetSeconds: 3420, Bucket: "b:shop|path|/a"},
+			{Descriptor: "plan=x", Why: "the file begins with path, not plan=x"}}})
+	}))
+	t.Cleanup(limiter.Close)
+	for _, tc := range []struct {
+		name string
+		args []string
+		ok   bool
+		want []string
+	}{
+		{"explained", []string{"--domain=shop", "--hits=2", "path=/a", "plan=x"}, true, []string{"rule pay, line 7", "10/hour, leaky bucket",
+			"9.5, over the limit with 2; 57m0s", "no rule: the file begins with path", "refused; it may fit in 1m30s"}},
+		{"as JSON", []string{"--domain=shop", "-o", "json", "path=/a"}, true, []string{`"retryAfterSeconds": 90`}},
+		{"no such domain", []string{"--domain=shpo", "path=/a"}, false, []string{`no file has the domain "shpo"`}},
+		{"no domain", []string{"path=/a"}, false, []string{"say in which --domain"}},
+		{"no descriptor", []string{"--domain=shop", "path"}, false, []string{"write a descriptor as key=value"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			out, errs, ok := leaky(t, dir, nil, append([]string{"explain", "--at", limiter.URL}, tc.args...)...)
+			for _, want := range tc.want {
+				if ok != tc.ok || !strings.Contains(out+errs, want) {
+					t.Errorf("want success %v and %q, got %v\n%s%s", tc.ok, want, ok, out, errs)
+				}
+			}
+		})
+	}
+	if _, errs, ok := leaky(t, dir, nil, "explain", "one", "two"); ok || !strings.Contains(errs, "one request id at a time") {
+		t.Errorf("two ids: %v, %s", ok, errs)
 	}
 }
 

@@ -236,9 +236,10 @@ func (d *Dropin) serveGRPC(ctx context.Context, ln net.Listener, security *tls.C
 func (d *Dropin) debug() *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /rlconfig", d.limiter.ServeRules)
+	mux.HandleFunc("POST "+ratelimit.ExplainPath, d.limiter.ServeExplain)
 	mux.Handle("GET /stats", promhttp.HandlerFor(d.series, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = w.Write([]byte("/rlconfig: print out the currently loaded configuration for debugging\n/stats: print out stats\n"))
+		_, _ = w.Write([]byte("/rlconfig: print out the currently loaded configuration for debugging\n/explain: say what would be decided of a request, and why (POST)\n/stats: print out stats\n"))
 	})
 	return mux
 }

@@ -15,7 +15,7 @@ type Settings struct {
 	Host      string `env:"HOST" default:"0.0.0.0" help:"Address of the HTTP port."`
 	Port      int    `env:"PORT" default:"8080" help:"HTTP port: /json, /healthcheck."`
 	DebugHost string `env:"DEBUG_HOST" default:"0.0.0.0" help:"Address of the port for people."`
-	DebugPort int    `env:"DEBUG_PORT" default:"6070" help:"Port for people: /rlconfig, /stats."`
+	DebugPort int    `env:"DEBUG_PORT" default:"6070" help:"Port for people: /rlconfig, /stats, /explain."`
 
 	GRPCUds  string `env:"GRPC_UDS" name:"grpc-uds" help:"Unix socket of the gRPC service, in place of a port."`
 	GRPCHost string `env:"GRPC_HOST" name:"grpc-host" default:"0.0.0.0" help:"Address of the gRPC service."`

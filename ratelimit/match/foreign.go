@@ -22,9 +22,10 @@ type Foreign struct {
 
 // Hit is one descriptor's part.
 type Hit struct {
-	Limit     *Limit // nil: nothing limits it
-	Bucket    int    // of Matched.Buckets and Limits, whose limit is the same; with a Limit only
-	Hits      int64  // taken
+	Found     *limits.Rule // its rule, also one that is replaced or unlimited; nil: there is none, or an override
+	Limit     *Limit       // nil: nothing limits it
+	Bucket    int          // of Matched.Buckets and Limits, whose limit is the same; with a Limit only
+	Hits      int64        // taken
 	Unlimited bool
 }
 
@@ -60,6 +61,7 @@ func (r *Rules) MatchForeign(q *Request, account, tier string) (Foreign, error) 
 		if !ok {
 			continue
 		}
+		hit.Found = rule
 		r.marks[rule].touch()
 		replaced = append(replaced, rule.Replaces...)
 		if hit.Unlimited = rule.Unlimited; hit.Unlimited {

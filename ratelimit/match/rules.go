@@ -61,6 +61,7 @@ type Rules struct {
 	metadata bool // some rule has some to tell
 	labels   *Labels
 	now      func() int64 // microseconds
+	levels   config.Tiers // of tiers
 
 	overrides overrides
 }
@@ -73,7 +74,7 @@ func (r *Rules) FallbackTier() string { return r.fallback }
 
 func newRules(set *limits.Set, tiers config.Tiers, s *State) *Rules {
 	r := &Rules{set: set, base: map[*limits.Rule]*Limit{}, tiers: map[string]map[*limits.Rule]*Limit{}, fallback: tiers.Default,
-		marks: map[*limits.Rule]*mark{}, labels: &s.Labels, now: s.Now}
+		marks: map[*limits.Rule]*mark{}, labels: &s.Labels, now: s.Now, levels: tiers}
 	if r.now == nil {
 		r.now = func() int64 { return time.Now().UnixMicro() }
 	}
@@ -101,6 +102,9 @@ func newRules(set *limits.Set, tiers config.Tiers, s *State) *Rules {
 	r.labelled = slices.ContainsFunc(set.Rules(), (*limits.Rule).Labelled)
 	return r
 }
+
+// Apart are the same rules for somebody who only looks: what they match is not remembered.
+func (r *Rules) Apart() *Rules { return newRules(r.set, r.levels, &State{Now: r.now}) }
 
 // NoRules are those of a domain without any.
 func NoRules() *Rules { return newRules(limits.Empty(""), config.Tiers{}, &State{}) }

@@ -32,7 +32,7 @@ func (p *reader) window(m map[string]field, r *Rule) bool {
 		p.fail(f.at(), "a %s has no windows; leave window out, or algorithm", r.Algorithm)
 		return false
 	case r.Period < 24*time.Hour:
-		p.fail(f.at(), "windows of the calendar are those of a day, week, month or year, not of a %s", PeriodName(r.Period))
+		p.fail(f.at(), "windows of the calendar are those of a day, week, month or year; the unit is %s", PeriodName(r.Period))
 		return false
 	}
 	r.Calendar = time.UTC

@@ -96,7 +96,7 @@ func TestWindowsThatMakeNoSense(t *testing.T) {
 		"{window: calendar, time_zone: [Europe/Berlin]}":       "time_zone must be text",
 		"{window: calendar, burst: 9}":                         "a fixed_window has no burst",
 		"{window: calendar, zone: UTC}":                        `unknown key "zone" in rate_limit_policy`,
-		"{window: calendar, time_zone: UTC}, unit_is_an: hour": "windows of the calendar are those of a day, week, month or year, not of a hour",
+		"{window: calendar, time_zone: UTC}, unit_is_an: hour": "windows of the calendar are those of a day, week, month or year; the unit is hour",
 	} {
 		unit := "month"
 		if p, ok := strings.CutSuffix(policy, ", unit_is_an: hour"); ok {

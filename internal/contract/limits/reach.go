@@ -1,6 +1,7 @@
 package limits
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -39,6 +40,27 @@ func (s *Set) Reach(entries []Entry) (depth int, known []string) {
 		}
 	}
 	return depth, known
+}
+
+// Why says in words why Match has no rule for a descriptor.
+func (s *Set) Why(entries []Entry) string {
+	depth, known := s.Reach(entries)
+	there := "nothing"
+	if len(known) > 0 {
+		there = strings.Join(known, ", ")
+	}
+	switch {
+	case len(entries) == 0:
+		return "it has no entry"
+	case depth == len(entries) && len(known) == 0:
+		return "its path is in the file, without a rate_limit"
+	case depth == len(entries):
+		return "the path goes on with " + there + "; only a descriptor of a rule's whole path matches"
+	case depth == 0:
+		return fmt.Sprintf("the file begins with %s, not %s=%s", there, entries[0].Key, entries[0].Value)
+	}
+	last := entries[depth-1]
+	return fmt.Sprintf("after %s=%s the file knows %s, not %s=%s", last.Key, last.Value, there, entries[depth].Key, entries[depth].Value)
 }
 
 func (k keyNode) choices() []string {
