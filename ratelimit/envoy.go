@@ -21,12 +21,14 @@ type envoyCall struct {
 	call   *match.Call    // nil on a route without tokens
 	others *foreign       // nil in our own domain
 	answer *wire.Response // nil until the request is decided
+	full   *full          // of the policy that it is decided by
+	known  bool           // it was refused without Redis
 }
 
 // enterEnvoy reads one of Envoy's calls and finds its limits. others says that the caller is
 // not our own Envoy and may not ask in its domain.
 func (s *Service) enterEnvoy(p *policy, message string, c *grpcbatch.Call, others bool) envoyCall {
-	out := envoyCall{admission: admission{caller: c}}
+	out := envoyCall{admission: admission{caller: c}, full: p.full}
 	r, err := wire.ParseRequest(message)
 	switch {
 	case err != nil:
@@ -112,6 +114,7 @@ func (s *Service) response(e *envoyCall) *wire.Response {
 		return wire.AdmitOutage(e.call, e.mode, e.take.Input, e.taken.Output)
 	}
 	t := &e.taken
+	e.learnRefusal()
 	if e.others != nil {
 		return s.foreignResponse(e)
 	}

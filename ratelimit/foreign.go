@@ -18,8 +18,6 @@ type foreign struct {
 	verdicts []match.Verdict
 	refused  bool
 	how      *Others
-	full     *full
-	known    bool // it was refused without Redis
 	metadata bool // rules' metadata is told
 }
 
@@ -36,14 +34,15 @@ func (s *Service) findForeignLimits(p *policy, rules *match.Rules, r *match.Requ
 		out.fail(status.Error(codes.InvalidArgument, err.Error()))
 		return
 	}
-	out.others = &foreign{request: *r, matched: matched, how: &p.others, full: p.full, metadata: p.others.Metadata || rules.HasMetadata()}
+	out.others = &foreign{request: *r, matched: matched, how: &p.others, metadata: p.others.Metadata || rules.HasMetadata()}
 	out.rules, out.asked, out.matched = rules, r.Descriptors, matched.Matched
 	out.take = store.Take{Account: account, Buckets: matched.Buckets, Requests: r.Counting().Hits}
 	out.mode = p.outage.For(match.Route(r.Descriptors))
 }
 
 // judge tells how each descriptor stands after a decision, and counts its hits.
-func (s *Service) judge(o *foreign, a *admission) {
+func (s *Service) judge(e *envoyCall) {
+	o, a := e.others, &e.admission
 	o.verdicts, o.refused = o.matched.Judge(a.taken.States, a.taken.Outcome == store.Admitted, o.how.Quota)
 	o.refused = o.refused && !o.how.Shadow
 	domain := a.rules.Set().Domain()
@@ -61,7 +60,7 @@ func (s *Service) judge(o *foreign, a *admission) {
 		if v.Limit.Rule.Shadow {
 			count.shadow.Add(over)
 		}
-		if o.known {
+		if e.known {
 			count.local.Add(over)
 		}
 	}
@@ -70,10 +69,10 @@ func (s *Service) judge(o *foreign, a *admission) {
 // foreignResponse is the answer to another Envoy.
 func (s *Service) foreignResponse(e *envoyCall) *wire.Response {
 	t, o := &e.taken, e.others
-	if o.how.Local && !o.known && len(t.States) == len(o.matched.Buckets) {
-		o.full.learn(&o.matched.Matched, t)
+	if o.how.Local && !e.known && len(t.States) == len(o.matched.Buckets) {
+		e.full.learn(&o.matched.Matched, t)
 	}
-	s.judge(o, &e.admission)
+	s.judge(e)
 	f := wire.Foreign{Request: &o.request, States: t.States, Now: t.Now, Metadata: o.metadata, Wait: bucket.Never,
 		Silent: o.how.Silent, Headers: o.how.Headers}
 	f.Verdicts, f.Refused = o.verdicts, o.refused

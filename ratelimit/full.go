@@ -33,6 +33,7 @@ const (
 // matters how far above the rule's limit the window is.
 type full struct {
 	windows *lru.Cache[window, overfull]
+	refused *lru.Cache[window, level] // see refused.go
 	off     atomic.Bool
 	ahead   atomic.Int64 // Redis' clock before ours, in microseconds, by its last answer
 }
@@ -53,7 +54,11 @@ func newFull() *full {
 	if err != nil { // only for a size below 1
 		panic(err)
 	}
-	return &full{windows: windows}
+	refused, err := lru.New[window, level](mostFull)
+	if err != nil {
+		panic(err)
+	}
+	return &full{windows: windows, refused: refused}
 }
 
 // eligible reports whether a limit's window stays above once it is.
@@ -61,9 +66,19 @@ func eligible(l *match.Limit) bool {
 	return l.Rule.CountsAll && l.Rule.Algorithm == limits.FixedWindow
 }
 
-// refuseKnown decides about a request all of whose windows are known to be above their limit.
+// refuseKnown decides about a request that is known to be refused.
 func (s *Service) refuseKnown(ctx context.Context, p *policy, e *envoyCall) {
-	if e.others == nil || e.decided || !p.others.Local || p.full.off.Load() || p.full.windows.Len() == 0 || len(e.matched.Buckets) == 0 {
+	if e.decided || e.call != nil || len(e.matched.Buckets) == 0 || e.others != nil && !p.others.Local {
+		return
+	}
+	if s.refuseFull(ctx, p, e); !e.decided {
+		s.refuseAgain(ctx, p, e)
+	}
+}
+
+// refuseFull decides about a request all of whose windows are known to be above their limit.
+func (s *Service) refuseFull(ctx context.Context, p *policy, e *envoyCall) {
+	if e.others == nil || p.full.off.Load() || p.full.windows.Len() == 0 {
 		return
 	}
 	now := s.clock(p)
@@ -76,7 +91,7 @@ func (s *Service) refuseKnown(ctx context.Context, p *policy, e *envoyCall) {
 		}
 		states[i] = bucket.State{Settled: known.level + float64(b.Own), At: known.until - l.Params.Window}
 	}
-	e.others.known = true
+	e.known = true
 	s.conclude(ctx, &e.admission, store.Taken{Outcome: store.Refused, Now: now, States: states})
 }
 
