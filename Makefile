@@ -112,6 +112,14 @@ vuln: ## Scan what is reachable for known vulnerabilities, with the database as 
 bench: build parts ## Measure path, checks, limits and purchases in one run; writes docs/benchmarks.md (13 minutes)
 	@$(GO) run ./bench/all -write docs/benchmarks.md
 
+.PHONY: load
+load: parts ## Drive every kind of call at a fixed rate and fail where it is slow or wrong; writes docs/perf/load.md (6 minutes)
+	@$(GO) run ./bench/load -write docs/perf/load.md
+
+.PHONY: soak
+soak: parts ## Drive all at once for an hour (FOR=10m for less), and fail where a process grows; writes docs/perf/soak.md
+	@$(GO) run ./bench/load -soak $(or $(FOR),1h) -write docs/perf/soak.md
+
 .PHONY: picture
 picture: build ## Draw the README's picture of the demo (needs make up)
 	@$(LEAKY) demo --for 10s | python3 docs/picture.py 'leaky demo --for 10s' > docs/demo.svg.new && mv docs/demo.svg.new docs/demo.svg

@@ -87,18 +87,21 @@ func (s *Stack) loginAdmin() (string, error) {
 
 // Account is one user with a key.
 type Account struct {
-	ID, JWT, Key, KeyID string
+	ID, Name, JWT, Key, KeyID string
 }
+
+// Password is that of every account.
+const Password = "correct horse 9"
 
 // NewAccount registers a user, gives it roles beside USER, and makes a key.
 func (s *Stack) NewAccount(ctx context.Context, roles ...string) (Account, error) {
-	const password, tries = "correct horse 9", 3
+	const tries = 3
 	var name string
 	var user struct{ UserID, Token string }
 	for try := 1; ; try++ {
 		name = "u" + strings.ReplaceAll(uuid.NewString(), "-", "")[:20]
 		err := s.Must(ctx, 201, "POST", "/api/v1/auth/register", "",
-			map[string]string{"username": name, "email": name + "@example.com", "password": password}, &user)
+			map[string]string{"username": name, "email": name + "@example.com", "password": Password}, &user)
 		if err == nil {
 			break
 		}
@@ -116,12 +119,12 @@ func (s *Stack) NewAccount(ctx context.Context, roles ...string) (Account, error
 			return Account{}, err
 		}
 		// Their first token names the roles they had, and ended with them.
-		if err := s.Must(ctx, 200, "POST", "/api/v1/auth/login", "", map[string]string{"username": name, "password": password},
+		if err := s.Must(ctx, 200, "POST", "/api/v1/auth/login", "", map[string]string{"username": name, "password": Password},
 			&user); err != nil {
 			return Account{}, err
 		}
 	}
 	var key struct{ APIKey, ID string }
 	err := s.Must(ctx, 201, "POST", "/api/v1/auth/api-keys", user.Token, map[string]string{"userId": user.UserID, "name": "sandbox"}, &key)
-	return Account{ID: user.UserID, JWT: user.Token, Key: key.APIKey, KeyID: key.ID}, err
+	return Account{ID: user.UserID, Name: name, JWT: user.Token, Key: key.APIKey, KeyID: key.ID}, err
 }
