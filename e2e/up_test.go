@@ -35,10 +35,6 @@ func TestUpFollowsTheFile(t *testing.T) {
 			}
 		}
 	}
-	out, err := running.Leaky(t.Context(), "start", "ratelimit-2")
-	if err == nil || !strings.Contains(out, "services.ratelimit.replicas") {
-		t.Errorf("want told where a further process is asked for, got %v %s", err, out)
-	}
 	t.Cleanup(func() {
 		replaced(t, running.Config, string(text))
 		leaky("ratelimit-2  is not asked for any more, and stopped", "up", "--no-proof")
