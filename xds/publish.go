@@ -77,6 +77,22 @@ func (x *XDS) publishOffers(ctx context.Context) {
 			x.takeOffer(ctx)
 		}
 		x.keepProven(ctx)
+		x.serveLimits(ctx)
+	}
+}
+
+// serveLimits gives limiters the rules of the live content.
+func (x *XDS) serveLimits(ctx context.Context) {
+	x.mu.Lock()
+	live := x.live
+	x.mu.Unlock()
+	if live.settings == x.limited {
+		return
+	}
+	x.limited = live.settings
+	x.server.Limits(live.limits)
+	if live.unsaid != nil {
+		x.log.LogAttrs(ctx, slog.LevelInfo, "limiters that ask for rules do not get all", slog.Any("because", live.unsaid))
 	}
 }
 
@@ -222,6 +238,7 @@ func (x *XDS) takeBack(refused *server.Refused) {
 	}
 	tried := x.live
 	x.live, x.since = x.back, time.Now().UTC()
+	wake(x.work) // for what follows the live content
 	same := x.live.settings == tried.settings
 	x.mu.Unlock()
 	if same { // the files are as good as before

@@ -1,9 +1,12 @@
 package xds
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/envoyproxy/go-control-plane/pkg/cache/types"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/discovery"
@@ -33,6 +36,9 @@ type loaded struct {
 	gateway  *model.Gateway
 	snapshot *snapshot.Snapshot
 	number   uint64 // the registry's change that it was made at
+
+	limits map[string]types.Resource // for limiters, by domain
+	unsaid error                     // why those of some domains are not among them
 }
 
 // load translates and checks; nothing of a bad configuration takes effect.
@@ -86,7 +92,14 @@ func (s source) translate(set *settings.Settings) (loaded, error) {
 		g.Problems = append(g.Problems, stale)
 	}
 	snap, err := snapshot.Build(g, secrets, s.trust)
-	return loaded{settings: set, gateway: g, snapshot: snap, number: number}, err
+	made := loaded{settings: set, gateway: g, snapshot: snap, number: number, limits: map[string]types.Resource{}}
+	for _, text := range set.LimitTexts() {
+		rules, unsaid := protos.RateLimits(text)
+		if made.unsaid = errors.Join(made.unsaid, unsaid); unsaid == nil {
+			made.limits[rules.GetDomain()] = rules
+		}
+	}
+	return made, err
 }
 
 // Preview is what a configuration would be for an Envoy, for people to look at: without

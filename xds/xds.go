@@ -55,7 +55,8 @@ type XDS struct {
 	first  loaded
 	before loaded // what Envoys ran last, if that is not first
 
-	keptProven string // hash of the files that are kept on disk as proven
+	keptProven string             // hash of the files that are kept on disk as proven
+	limited    *settings.Settings // whose limits limiters have
 
 	work    chan struct{} // offered holds something new
 	renewal chan struct{} // Envoy's certificate is a new one
@@ -175,6 +176,7 @@ func (x *XDS) Run(ctx context.Context, ln net.Listener) error {
 		if err := x.publish(ctx, begin); err != nil {
 			return fmt.Errorf("publish the first configuration: %w", err)
 		}
+		x.serveLimits(ctx)
 		x.mu.Lock()
 		failed := x.failed != nil
 		x.mu.Unlock()

@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+
+	"github.com/leaky-tokens/leaky-tokens/deploy"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 )
 
 // Path is that of leaky.yaml; empty: the built-in one.
@@ -29,4 +32,18 @@ func Of(path string, texts map[string]string, getenv func(string) string) (*Sett
 	made.text = text(maps.Clone(texts))
 	made.Hash = made.text.hash()
 	return made, nil
+}
+
+// LimitTexts are the files of limits, of every domain, our own first.
+func (s *Settings) LimitTexts() []limits.Text {
+	from := Source{path: s.path}
+	own := limits.Text{Name: from.Beside(s.Config.Limits.File), YAML: deploy.DefaultLimits}
+	if s.Config.Limits.File != "" {
+		own.YAML = []byte(s.text[own.Name])
+	}
+	all := []limits.Text{own}
+	for _, path := range from.domainPaths(s.Config) {
+		all = append(all, limits.Text{Name: path, YAML: []byte(s.text[path])})
+	}
+	return all
 }

@@ -93,6 +93,7 @@ func (c *clients) callbacks() serverv3.Callbacks {
 			c.with(id, func() { c.asked(c.streams[id], r) })
 			return nil
 		},
+		StreamRequestFunc: func(_ int64, r *discoveryv3.DiscoveryRequest) error { return c.askedWhole(r) },
 		StreamDeltaResponseFunc: func(id int64, _ *discoveryv3.DeltaDiscoveryRequest, r *discoveryv3.DeltaDiscoveryResponse) {
 			c.with(id, func() { c.sending(c.streams[id], r) })
 		},

@@ -84,6 +84,7 @@ type Server struct {
 	c       Config
 	log     *slog.Logger
 	cache   cachev3.SnapshotCache
+	limits  *cachev3.LinearCache
 	clients *clients
 
 	mu       sync.Mutex         // held while a change is published
@@ -111,7 +112,8 @@ func New(c Config) (*Server, error) {
 		*d = cmp.Or(*d, 5*time.Second)
 	}
 	c.Grace = cmp.Or(c.Grace, 50*time.Millisecond)
-	s := &Server{c: c, log: c.Log, cache: cachev3.NewSnapshotCache(true, byNode{}, nil), clients: newClients(c.Log, newMetrics(c.Metrics)),
+	s := &Server{c: c, log: c.Log, cache: cachev3.NewSnapshotCache(true, byNode{}, nil),
+		limits: cachev3.NewLinearCache(resourcev3.RateLimitConfigType), clients: newClients(c.Log, newMetrics(c.Metrics)),
 		retiring: make(chan struct{}, 1)}
 	if c.Metrics != nil {
 		if err := c.Metrics.Register(newStanding(s.Clients)); err != nil {
@@ -129,7 +131,7 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 	g := grpc.NewServer(grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.MaxConcurrentStreams(1000), grpc.MaxRecvMsgSize(4<<20))
-	discoveryv3.RegisterAggregatedDiscoveryServiceServer(g, serverv3.NewServer(ctx, s.cache, s.clients.callbacks()))
+	discoveryv3.RegisterAggregatedDiscoveryServiceServer(g, serverv3.NewServer(ctx, s.caches(), s.clients.callbacks()))
 	var background sync.WaitGroup
 	background.Go(func() { s.sweep(ctx) })
 	background.Go(func() { s.guard(ctx) })
