@@ -2,11 +2,11 @@
 -- operation on the same doubles; a test compares the two.
 --
 -- A bucket is five little-endian doubles: settled, held, at, and its form: rate (of a window when
--- one of them begins, 0 for those that count from the epoch) and window. Four more follow for each
--- form that it had before and that is not empty yet, at most three, the last first: settled, at,
--- rate, window; and before them four, with -1 for a window, for what a change left to pay. (Three doubles alone are a bucket from before there were forms.) It has no expiry
--- while anything is held, so that no hold outlives the bucket that counts it, and else vanishes
--- when it would be empty.
+-- one of them begins, 0 for those that count from the epoch) and window. Four more follow for what a
+-- change left to pay (settled, at, rate, -1), and for each form that it had before and that is not
+-- empty yet, at most three, the last first: settled, at, rate, window. Three doubles alone are a
+-- bucket from before there were forms. It has no expiry while anything is held, so that no hold
+-- outlives the bucket that counts it, and else vanishes when it would be empty.
 -- A pool is a letter (P there is one, N there is none) and seven doubles: version,
 -- credits, spent, held, anchor, window and the number of the window that spent is of; and an
 -- eighth where something was spent in that window and given back by corrections. It
@@ -46,86 +46,92 @@ local function lasts(settled, rate, window, now, at)
   return math.ceil(us / 1000) + 1000
 end
 
--- drain is what is settled in a form at now, and its time (Drain).
-local function drain(settled, at, rate, window, now)
-  if window > 0 then
-    local begin = now - math.fmod(now - rate, window)
-    if begin > at then return 0, begin end
-    if at - begin > window then return settled, begin end
-  elseif now > at then
-    return math.max(0, settled - rate * (now - at)), now
-  elseif at - now > 60000000 then
-    return settled, now
+-- forms are the functions for buckets that may be in another form. They are made when they are needed:
+-- a script makes its functions anew in every call, and most calls find every bucket in its form.
+local function forms()
+  -- drain is what is settled in a form at now, and its time (Drain).
+  local function drain(settled, at, rate, window, now)
+    if window > 0 then
+      local begin = now - math.fmod(now - rate, window)
+      if begin > at then return 0, begin end
+      if at - begin > window then return settled, begin end
+    elseif now > at then
+      return math.max(0, settled - rate * (now - at)), now
+    elseif at - now > 60000000 then
+      return settled, now
+    end
+    return settled, at
   end
-  return settled, at
-end
 
--- alike says whether two forms are one in other numbers (Form.like).
-local function alike(rate, window, other, length)
-  if window == 0 or length == 0 then return window == length end
-  return (rate == 0) == (other == 0) and math.abs(window - length) <= math.floor(length / 8)
-end
-
--- turned is a bucket that was kept in another form, in this one (Turn, which has the reasons). What
--- the form before had counts on beside it.
-local function turned(value, capacity, rate, window, now)
-  local s, h, at, r, w = struct.unpack('<ddddd', value)
-  s, at = drain(s, at, r, w, now)
-  local begin = at
-  if window > 0 then
-    begin = now - math.fmod(now - rate, window)
-    if w > 0 and begin >= at + w then s = 0 end
-  elseif w > 0 then
-    begin = now
+  -- alike says whether two forms are one in other numbers (Form.like).
+  local function alike(rate, window, other, length)
+    if window == 0 or length == 0 then return window == length end
+    return (rate == 0) == (other == 0) and math.abs(window - length) <= math.floor(length / 8)
   end
-  local level, rest = s, string.sub(value, 41)
-  if not alike(rate, window, r, w) or window > 0 and begin ~= at then
-    local others, found, debt = '', nil, nil
+
+  -- turned is a bucket that was kept in another form, in this one (Turn, which has the reasons). What
+  -- the form before had counts on beside it.
+  local function turned(value, capacity, rate, window, now)
+    local s, h, at, r, w = struct.unpack('<ddddd', value)
+    s, at = drain(s, at, r, w, now)
+    local begin = at
+    if window > 0 then
+      begin = now - math.fmod(now - rate, window)
+      if w > 0 and begin >= at + w then s = 0 end
+    elseif w > 0 then
+      begin = now
+    end
+    local level, rest = s, string.sub(value, 41)
+    if not alike(rate, window, r, w) or window > 0 and begin ~= at then
+      local others, found, debt = '', nil, nil
+      for pos = 41, #value, 32 do
+        local cs, ca, cr, cw = struct.unpack('<dddd', value, pos)
+        if not found and alike(rate, window, cr, cw) then
+          cs, ca = drain(cs, ca, cr, cw, now)
+          if window > 0 and cw > 0 and begin >= ca + cw then cs = 0 end
+          found = cs
+        elseif cw == -1 then
+          debt = string.sub(value, pos, pos + 31)
+        else
+          others = others .. string.sub(value, pos, pos + 31)
+        end
+      end
+      level, rest = found or s, ''
+      if window > 0 and s > capacity and capacity > 0 and not debt then
+        debt = struct.pack('<dddd', s, now, capacity / window, -1)
+      end
+      if s > 0 then rest = struct.pack('<dddd', s, at, r, w) end
+      rest = (debt or '') .. string.sub(rest .. others, 1, 96)
+    end
+    return struct.pack('<ddddd', level, h, begin, rate, window) .. rest
+  end
+
+  -- owing is a bucket of windows with what a change left to pay (Turn).
+  local function owing(value, rate, window, now)
+    local s, h, at = struct.unpack('<ddd', value)
+    s, at = drain(s, at, rate, window, now)
     for pos = 41, #value, 32 do
       local cs, ca, cr, cw = struct.unpack('<dddd', value, pos)
-      if not found and alike(rate, window, cr, cw) then
-        cs, ca = drain(cs, ca, cr, cw, now)
-        if window > 0 and cw > 0 and begin >= ca + cw then cs = 0 end
-        found = cs
-      elseif cw == -1 then
-        debt = string.sub(value, pos, pos + 31)
-      else
-        others = others .. string.sub(value, pos, pos + 31)
+      if cw == -1 then s = math.max(s, (drain(cs, ca, cr, cw, now))) end
+    end
+    return struct.pack('<ddd', s, h, at) .. string.sub(value, 25)
+  end
+
+  -- counted is what the forms before come to when more is settled, and how long the slowest of them
+  -- lasts, in milliseconds. What is to pay grows by what was admitted.
+  local function counted(value, more, admitted, now)
+    local rest, slowest = '', 0
+    for pos = 41, #value, 32 do
+      local s, at, rate, window = struct.unpack('<dddd', value, pos)
+      s, at = drain(s, at, rate, window, now)
+      s = math.max(0, s + (window == -1 and admitted or more))
+      if s > 0 then
+        rest = rest .. struct.pack('<dddd', s, at, rate, window)
+        slowest = math.max(slowest, lasts(s, rate, window, now, at))
       end
     end
-    level, rest = found or s, ''
-    if window > 0 and s > capacity and capacity > 0 and not debt then
-      debt = struct.pack('<dddd', s, now, capacity / window, -1)
-    end
-    if s > 0 then rest = struct.pack('<dddd', s, at, r, w) end
-    rest = (debt or '') .. string.sub(rest .. others, 1, 96)
+    return rest, slowest
   end
-  return struct.pack('<ddddd', level, h, begin, rate, window) .. rest
-end
 
--- owing is a bucket of windows with what a change left to pay (Turn).
-local function owing(value, rate, window, now)
-  local s, h, at = struct.unpack('<ddd', value)
-  s, at = drain(s, at, rate, window, now)
-  for pos = 41, #value, 32 do
-    local cs, ca, cr, cw = struct.unpack('<dddd', value, pos)
-    if cw == -1 then s = math.max(s, (drain(cs, ca, cr, cw, now))) end
-  end
-  return struct.pack('<ddd', s, h, at) .. string.sub(value, 25)
-end
-
--- counted is what the forms before come to when more is settled, and how long the slowest of them
--- lasts, in milliseconds. What is to pay grows by what was admitted.
-local function counted(value, more, admitted, now)
-  local rest, slowest = '', 0
-  for pos = 41, #value, 32 do
-    local s, at, rate, window = struct.unpack('<dddd', value, pos)
-    s, at = drain(s, at, rate, window, now)
-    s = math.max(0, s + (window == -1 and admitted or more))
-    if s > 0 then
-      rest = rest .. struct.pack('<dddd', s, at, rate, window)
-      slowest = math.max(slowest, lasts(s, rate, window, now, at))
-    end
-  end
-  return rest, slowest
+  return turned, owing, counted, drain
 end

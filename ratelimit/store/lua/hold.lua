@@ -67,18 +67,21 @@ if filling then granted = fill end
 
 -- Do all buckets have room (Fits)? The least that one of them grants is granted.
 local changed = nil -- the places of buckets that were kept in another form
+local turned, owing, counted
 for i = 1, n do
   local kind, capacity, rate, window, own = struct.unpack('<c1ddd', ARGV[i + 2])
   local value = values[first + i]
   if value and #value >= 40 then
     local r, w = struct.unpack('<dd', value, 25)
     if r ~= rate or w ~= window then
+      if not turned then turned, owing, counted = forms() end
       value = turned(value, capacity, rate, window, now)
       values[first + i] = value
       changed = changed or {}
       changed[i] = true
     end
     if #value > 40 and window > 0 then
+      if not turned then turned, owing, counted = forms() end
       value = owing(value, rate, window, now)
       values[first + i] = value
     end
@@ -236,6 +239,7 @@ for i = 1, n do
     bucket = bucket .. struct.pack('<dd', rate, window)
     local slowest = 0
     if values[first + i] and #values[first + i] > 40 then -- it had other forms
+      if not turned then turned, owing, counted = forms() end
       local rest
       rest, slowest = counted(values[first + i], settled - used, outcome == 'A' and settled - used or 0, now)
       bucket = bucket .. rest

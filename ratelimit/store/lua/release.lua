@@ -1,3 +1,4 @@
+local _, _, counted, drain = forms()
 
 -- drained is a bucket as it is now: settled, held, at, its form (the one that is given where it has
 -- none), and as it was.
