@@ -155,10 +155,12 @@ func (s *Service) keepTrust(ctx context.Context) {
 }
 
 // askAll asks the token service for every pool that Redis has, after it has released holds that
-// came back with older data: whoever held them may have settled since.
+// came back with older data: whoever held them may have settled since. In a cluster a server that
+// changes is only taken for an older one, and its holds are those of calls that run: they stand until
+// they are settled or due, as a call that is over has its event already and is not charged twice.
 func (s *Service) askAll(ctx context.Context) error {
 	since, _, doubted := s.trust.doubt()
-	if doubted {
+	if doubted && !s.store.Clustered() {
 		if err := s.forgetHolds(ctx, since); err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package ratelimit_test
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"testing"
 
@@ -149,4 +150,41 @@ func TestAnOlderRedisIsNotBelieved(t *testing.T) {
 	wg.Wait()
 	testenv.Eventually(t, "who has paid is admitted", func() bool { return e.admits(t, "buyer", "800") })
 	testenv.Eventually(t, "a hold of a call that is over is released", func() bool { return e.admits(t, "holder", "270") })
+}
+
+// TestHoldsOutliveAServerOfACluster: one that starts again is asked for its pools anew, and what calls hold that
+// run meanwhile stands, so that nobody else gets their room and each of them is charged in the end.
+func TestHoldsOutliveAServerOfACluster(t *testing.T) {
+	t.Parallel()
+	server := testenv.RedisCluster(t)
+	l := &ledger{}
+	l.set(prepaid("user:other", 300, 1))
+	e := start(t, thousand, asking(l), func(c *ratelimit.Config) {
+		c.RedisURL, c.Prefix = strings.Replace(server.URL(), "redis://", "redis+cluster://", 1), ""
+	})
+	e.run(t)
+	held := uuid.NewString()
+	if r := e.ask(t, ask{id: held, user: "holder", maxTokens: "250"}); r.GetOverallCode() != rls.RateLimitResponse_OK {
+		t.Fatal(r)
+	}
+	if err := e.service.SetBalance(t.Context(), prepaid("user:other", 300, 1)); err != nil {
+		t.Fatal(err)
+	}
+	redis := server.Client()
+	pool := func() string { return redis.Get(t.Context(), "{user:other}:p:openai").Val() }
+	before := pool()
+	testenv.Eventually(t, "a mark of time in Redis", func() bool {
+		n, err := redis.Get(t.Context(), "{*}:beat").Int()
+		return err == nil && n > 0
+	})
+	l.set(prepaid("user:other", 400, 2))
+	server.Restart()
+	testenv.Eventually(t, "the pool that nobody calls with is asked for anew", func() bool { return pool() != "" && pool() != before })
+	if got := e.level(t, "holder").GetLevel(); got < 249 {
+		t.Errorf("want the hold of 250 to stand, got %v", got)
+	}
+	e.settle(t, "user:holder", held, 20)
+	if got := e.level(t, "holder").GetLevel(); got < 19 || got > 20 {
+		t.Errorf("want the 20 that were used, got %v", got)
+	}
 }

@@ -116,6 +116,10 @@ func (i *identity) note(run string, older bool) {
 	}
 }
 
+// Clustered reports whether the server is a cluster, where data that is older cannot be told from data
+// that is not.
+func (s *Store) Clustered() bool { return s.cluster }
+
 // Pools gives each pool that the server knows to visit, at the pace of Sweep.
 func (s *Store) Pools(ctx context.Context, visit func(account, provider string) error) error {
 	servers, err := s.servers(ctx)
