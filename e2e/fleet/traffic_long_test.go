@@ -84,10 +84,11 @@ type traffic struct {
 	vast     []stacktest.Account // without a limit that matters
 	tight    []stacktest.Account
 
-	made atomic.Int64 // calls that have begun
-	mu   sync.Mutex
-	sum  count
-	said []string // of attempts that were repeated, and of calls that failed
+	made         atomic.Int64 // calls that have begun
+	begun, ended time.Time
+	mu           sync.Mutex
+	sum          count
+	said         []string // of attempts that were repeated, and of calls that failed
 }
 
 // count is of calls, each of which may have taken several attempts.
@@ -141,9 +142,10 @@ const (
 
 func bought(tokens int) map[string]any { return map[string]any{"provider": "openai", "tokens": tokens} }
 
-// flow calls until stop is called.
+// flow calls until stop is called, which may be called again.
 func (c *traffic) flow(ctx context.Context) (stop func()) {
 	end := make(chan struct{})
+	c.begun = time.Now()
 	var group sync.WaitGroup
 	for range workers {
 		group.Go(func() {
@@ -157,7 +159,11 @@ func (c *traffic) flow(ctx context.Context) (stop func()) {
 			}
 		})
 	}
-	return func() { close(end); group.Wait() }
+	return sync.OnceFunc(func() {
+		close(end)
+		group.Wait()
+		c.ended = time.Now()
+	})
 }
 
 // call makes the nth call: answers as a whole and as a stream, balances, a purchase now and then, and a
@@ -231,12 +237,12 @@ func (c *traffic) sofar() (count, string) {
 	return sum, strings.Join(said[:min(len(said), 6)], "\n")
 }
 
-// books has all books compared since a moment, by a binary, and wants no difference; no account of the tier
+// books has all books of the traffic compared by a binary, and wants no difference; no account of the tier
 // TIGHT may have had more than its bucket and what leaked meanwhile.
-func (c *traffic) books(t *testing.T, bin string, begun time.Time) {
+func (c *traffic) books(t *testing.T, bin string) {
 	t.Helper()
 	var out bytes.Buffer
-	cmd := exec.CommandContext(t.Context(), bin, "reconcile", "--since", begun.UTC().Format(time.RFC3339Nano), "--wait", "2m", "-o", "json")
+	cmd := exec.CommandContext(t.Context(), bin, "reconcile", "--since", c.begun.UTC().Format(time.RFC3339Nano), "--wait", "2m", "-o", "json")
 	cmd.Env, cmd.Stdout, cmd.Stderr = c.gateways[0].Env, &out, t.Output()
 	failed := cmd.Run()
 	var r reconcile.Report
@@ -244,7 +250,7 @@ func (c *traffic) books(t *testing.T, bin string, begun time.Time) {
 		t.Errorf("want books that agree, got %v, %v\n%s", failed, err, out.String())
 		return
 	}
-	seconds := time.Since(begun).Seconds()
+	seconds := c.ended.Sub(c.begun).Seconds()
 	most := int64(tightBurst + tightLeak*seconds)
 	for _, who := range c.tight {
 		had := int64(-1)

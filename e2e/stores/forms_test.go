@@ -30,13 +30,14 @@ import (
 func TestEveryFormOfAStoreStartsTheStack(t *testing.T) {
 	bin := filepath.Join(t.TempDir(), "leaky")
 	certificate, roots := localhost(t)
-	three, stop := testenv.NATSOfThree(t)
+	three := testenv.NATSOfThree(t)
+	redis, _ := testenv.RedisOfThree(t)
 	for _, tc := range []struct {
 		name string
 		env  []string
 	}{
 		{"redis cluster of three, postgres behind a pooler, nats cluster of three", []string{
-			"LEAKY_REDIS_URL=" + testenv.RedisOfThree(t), "LEAKY_POSTGRES_URL=" + testenv.PgBouncer(t), "LEAKY_NATS_URL=" + three}},
+			"LEAKY_REDIS_URL=" + redis, "LEAKY_POSTGRES_URL=" + testenv.PgBouncer(t), "LEAKY_NATS_URL=" + three.URL()}},
 		{"redis by sentinel, nats elsewhere", []string{"LEAKY_REDIS_URL=" + testenv.RedisBySentinel(t), "LEAKY_NATS_URL=" + testenv.NATS(t)}},
 		{"redis by tls", []string{"LEAKY_REDIS_URL=" + testenv.RedisByTLS(t, certificate), "SSL_CERT_FILE=" + roots}},
 		{"redis on a socket", []string{"LEAKY_REDIS_URL=" + testenv.RedisOnSocket(t)}},
@@ -70,13 +71,13 @@ func TestEveryFormOfAStoreStartsTheStack(t *testing.T) {
 			}
 		})
 	}
-	outlived(t, three, stop)
+	outlived(t, three)
 }
 
 // outlived: in a cluster of three the streams have three copies, so that one server less is none.
-func outlived(t *testing.T, urls string, stop []func()) {
+func outlived(t *testing.T, three *testenv.NATSCluster) {
 	t.Helper()
-	nc, err := nats.Connect(urls)
+	nc, err := nats.Connect(three.URL())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +93,7 @@ func outlived(t *testing.T, urls string, stop []func()) {
 	if info := stream.CachedInfo(); info.Config.Replicas != 3 || info.State.Msgs == 0 {
 		t.Fatalf("want three copies of what was published, got %d of %d messages", info.Config.Replicas, info.State.Msgs)
 	}
-	stop[0]()
+	three.Stop(0)
 	testenv.Eventually(t, "a message is stored with one server less", func() bool {
 		_, err := js.Publish(t.Context(), "leaky.usage.v1.test", []byte("{}"))
 		return err == nil

@@ -3,6 +3,7 @@ package testenv
 import (
 	"fmt"
 	"net"
+	"net/http"
 	"net/url"
 	"strings"
 	"testing"
@@ -11,39 +12,85 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// NATSOfThree gives the URLs, joined by commas, of a cluster of three NATS servers with JetStream, in
-// this process, and a way to stop each.
-func NATSOfThree(tb testing.TB) (urls string, stop []func()) {
+// NATSCluster is three NATS servers with JetStream, in this process.
+type NATSCluster struct {
+	tb      testing.TB
+	options []*server.Options
+	servers []*server.Server
+}
+
+// NATSOfThree gives a cluster that only this test uses.
+func NATSOfThree(tb testing.TB) *NATSCluster {
 	tb.Helper()
 	const servers = 3
 	var routes []*url.URL
-	var ports []int
-	for range servers { // each must know of the others from the start
+	c := &NATSCluster{tb: tb}
+	for i := range servers { // each must know of the others from the start
 		ln := must[net.Listener](tb, "nats")(net.Listen("tcp", "127.0.0.1:0"))
 		at := must[*net.TCPAddr](tb, "nats")(net.ResolveTCPAddr("tcp", ln.Addr().String()))
-		ports, routes = append(ports, at.Port), append(routes, &url.URL{Scheme: "nats", Host: at.String()})
+		routes = append(routes, &url.URL{Scheme: "nats", Host: at.String()})
 		ln.Close()
+		c.options = append(c.options, &server.Options{ServerName: fmt.Sprintf("n%d", i), Host: "127.0.0.1", Port: server.RANDOM_PORT,
+			JetStream: true, StoreDir: tb.TempDir(), SyncInterval: time.Minute, NoSigs: true, NoLog: true,
+			Cluster: server.ClusterOpts{Name: "three", Host: "127.0.0.1", Port: at.Port}})
 	}
-	var all []*server.Server
-	var clients []string
-	for i, port := range ports {
-		s := must[*server.Server](tb, "nats")(server.NewServer(&server.Options{ServerName: fmt.Sprintf("n%d", i), Host: "127.0.0.1",
-			Port: server.RANDOM_PORT, JetStream: true, StoreDir: tb.TempDir(), SyncInterval: time.Minute, NoSigs: true, NoLog: true,
-			Cluster: server.ClusterOpts{Name: "three", Host: "127.0.0.1", Port: port}, Routes: routes}))
-		go s.Start()
-		tb.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-		if !s.ReadyForConnections(startTimeout) {
-			tb.Fatal("testenv: a NATS server of the cluster does not start")
-		}
-		all, clients, stop = append(all, s), append(clients, "nats://"+s.Addr().String()), append(stop, s.Shutdown)
+	c.servers = make([]*server.Server, servers)
+	for i, o := range c.options {
+		o.Routes = routes
+		c.Start(i)
 	}
-	Eventually(tb, "the cluster's leader", func() bool {
-		for _, s := range all {
-			if s.JetStreamIsLeader() {
-				return len(s.JetStreamClusterPeers()) == servers
-			}
+	tb.Cleanup(func() {
+		for i := range c.servers {
+			c.Stop(i)
 		}
-		return false
 	})
-	return strings.Join(clients, ","), stop
+	Eventually(tb, "the cluster's leader", c.led)
+	return c
+}
+
+// led reports whether there is a leader that knows of every server.
+func (c *NATSCluster) led() bool {
+	for _, s := range c.servers {
+		if s.JetStreamIsLeader() {
+			return len(s.JetStreamClusterPeers()) == len(c.servers)
+		}
+	}
+	return false
+}
+
+// URL names all servers, joined by commas.
+func (c *NATSCluster) URL() string {
+	var urls []string
+	for _, o := range c.options {
+		urls = append(urls, fmt.Sprintf("nats://%s:%d", o.Host, o.Port))
+	}
+	return strings.Join(urls, ",")
+}
+
+// Start starts a server on its data, and on its address if it had one before.
+func (c *NATSCluster) Start(i int) {
+	c.tb.Helper()
+	s := must[*server.Server](c.tb, "nats")(server.NewServer(c.options[i].Clone()))
+	go s.Start()
+	if !s.ReadyForConnections(startTimeout) {
+		c.tb.Fatal("testenv: a NATS server of the cluster does not start")
+	}
+	c.options[i].Port = must[*net.TCPAddr](c.tb, "nats")(net.ResolveTCPAddr("tcp", s.Addr().String())).Port
+	c.servers[i] = s
+}
+
+// Stop ends a server and drops its connections; the data stays.
+func (c *NATSCluster) Stop(i int) {
+	c.servers[i].Shutdown()
+	c.servers[i].WaitForShutdown()
+}
+
+// Whole reports whether every server serves and has all that the others have.
+func (c *NATSCluster) Whole() bool {
+	for _, s := range c.servers {
+		if s.Healthz(&server.HealthzOptions{}).StatusCode != http.StatusOK {
+			return false
+		}
+	}
+	return c.led()
 }

@@ -69,17 +69,19 @@ func splice(conn net.Conn, address string) {
 	_, _ = io.Copy(conn, back)
 }
 
-// RedisOfThree gives the URL of a cluster of three masters that only this test uses.
-func RedisOfThree(tb testing.TB) string {
+// RedisOfThree gives the URL of a cluster of three masters that only this test uses, and the masters.
+func RedisOfThree(tb testing.TB) (url string, all []*RedisProcess) {
 	tb.Helper()
 	const servers, slots = 3, 16384
 	var first *redis.Client
 	var firstAddr *net.TCPAddr
 	var addrs []string
 	for i := range servers {
-		server := must[*RedisProcess](tb, "redis")(startRedis(tb.TempDir(), "--cluster-enabled", "yes"))
+		server := must[*RedisProcess](tb, "redis")(startRedis(tb.TempDir(), "--cluster-enabled", "yes", "--appendonly", "yes",
+			"--appendfsync", "always"))
 		tb.Cleanup(server.process.kill)
 		server.tb = tb
+		all = append(all, server)
 		client := server.Client()
 		if err := client.ClusterAddSlotsRange(tb.Context(), i*slots/servers, (i+1)*slots/servers-1).Err(); err != nil {
 			tb.Fatalf("testenv: give a cluster its slots: %v", err)
@@ -97,7 +99,7 @@ func RedisOfThree(tb testing.TB) string {
 		info, err := first.ClusterInfo(tb.Context()).Result()
 		return err == nil && strings.Contains(info, "cluster_state:ok") && strings.Contains(info, "cluster_known_nodes:3")
 	})
-	return "redis+cluster://" + strings.Join(addrs, ",")
+	return "redis+cluster://" + strings.Join(addrs, ","), all
 }
 
 // RedisBySentinel gives the URL of a Valkey that a Sentinel of its own names.
