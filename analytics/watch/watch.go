@@ -168,10 +168,10 @@ func (w *Watch) limit(account string, b *limitpb.Bucket, now time.Time) (t notic
 		return t, "", false
 	}
 	t = notice.Threshold{Account: account, Rule: rule.Name, Used: int64(b.GetLevel() - b.GetHeld()), Capacity: int64(b.GetCapacity())}
-	index := now.UnixMicro() / rule.Period.Microseconds()
-	t.Window = time.UnixMicro(index * rule.Period.Microseconds()).UTC().Format(time.RFC3339)
+	begin, end := rule.Window(now)
+	t.Window = begin.UTC().Format(time.RFC3339)
 	if rule.Algorithm == limits.FixedWindow {
-		t.ResetTime = time.UnixMicro((index + 1) * rule.Period.Microseconds()).UTC().Format(time.RFC3339)
+		t.ResetTime = end.UTC().Format(time.RFC3339)
 	}
 	var names strings.Builder
 	for _, e := range b.GetFound().GetEntries() {

@@ -153,3 +153,23 @@ func told(t *testing.T, js jetstream.JetStream) (texts []string) {
 	slices.Sort(texts)
 	return texts
 }
+
+// TestWindowsOfTheCalendar are told as the limiter counts them.
+func TestWindowsOfTheCalendar(t *testing.T) {
+	t.Parallel()
+	for policy, want := range map[string][2]string{
+		"{}": {"2026-11-03T00:00:00Z", "2026-12-03T00:00:00Z"},
+		"{window: calendar, time_zone: Europe/Berlin}": {"2026-10-31T23:00:00Z", "2026-11-30T23:00:00Z"},
+	} {
+		set, err := limits.Parse([]byte("domain: leaky\ndescriptors: [{key: count, value: tokens, descriptors: [{key: org, rate_limit: " +
+			"{name: monthly, unit: month, requests_per_unit: 10}, metadata: {rate_limit_policy: " + policy + "}}]}]\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := Watch{spend: map[string]*limits.Rule{"monthly": set.Rules()[0]}}
+		got, _, ok := w.limit("org:o", &limitpb.Bucket{Rule: "monthly", Capacity: 10, Level: 9}, time.Date(2026, 11, 10, 12, 0, 0, 0, time.UTC))
+		if !ok || got.Window != want[0] || got.ResetTime != want[1] {
+			t.Errorf("%s: want %v, got %+v", policy, want, got)
+		}
+	}
+}

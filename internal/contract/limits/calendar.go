@@ -49,9 +49,13 @@ func (p *reader) window(m map[string]field, r *Rule) bool {
 	return true
 }
 
-// Window is the window of the calendar that a time is in, of a rule that has a Calendar: begin is in
-// it, end in the next one. Weeks begin on Monday (ISO 8601).
+// Window is the window of the rule's period that a time is in: begin is in it, end in the next one.
+// Without a Calendar they count from the epoch; weeks of a calendar begin on Monday (ISO 8601).
 func (r *Rule) Window(at time.Time) (begin, end time.Time) {
+	if r.Calendar == nil {
+		begin = time.UnixMicro(at.UnixMicro() - at.UnixMicro()%r.Period.Microseconds()).UTC()
+		return begin, begin.Add(r.Period)
+	}
 	year, month, day := at.In(r.Calendar).Date()
 	switch r.Period {
 	case period("week"):
