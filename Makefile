@@ -82,6 +82,10 @@ test-long: parts ## The same proofs for longer: 500 schedules of purchases, thou
 	@$(GO) test -tags long -timeout 120m ./deploy/helm -run TestTheClusterTakesEachExample -v
 	@$(GO) test -timeout 60m ./ratelimit ./ratelimit/bucket ./ratelimit/store ./tokensvc/ledger ./tokensvc/outbox ./tokensvc/saga ./internal/contract/limits -rapid.checks=5000
 
+.PHONY: test-clients
+test-clients: parts ## Sign in by OAuth2 libraries for Go, Python and Node and by MCP's client (fetches them the first time)
+	@$(GO) test -tags long -timeout 15m ./e2e -run 'TestClientsOfOthersSignIn|TestTheMCPClientFindsItsWay|TestCodeFlow|TestClientCredentials|TestDeviceFlow|TestIntrospectAndRevoke|TestDiscovery'
+
 .PHONY: vet
 vet: ## Static checks that come with Go
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "gofmt the files above"; exit 1; }

@@ -32,7 +32,7 @@ func TestEverySDK(t *testing.T) {
 		env     string
 		command []string
 	}{
-		"python": {"PYTHONPATH=" + pythonPackages(t), []string{"env", "LITELLM_LOCAL_MODEL_COST_MAP=True", "python3", filepath.Join(scripts, "all.py")}},
+		"python": {"PYTHONPATH=" + pythonFolder(t, "python-sdks", pythonSDKs), []string{"env", "LITELLM_LOCAL_MODEL_COST_MAP=True", "python3", filepath.Join(scripts, "all.py")}},
 		"node":   {"PACKAGES=" + nodeFolder(t, "node-sdks", nodeSDKs), []string{"node", filepath.Join(scripts, "all.mjs")}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -74,11 +74,11 @@ func wantLeft(t *testing.T, who stacktest.Account, provider string, calls int) {
 	}
 }
 
-// pythonPackages is a folder with all of them, for PYTHONPATH.
-func pythonPackages(t *testing.T) string {
+// pythonFolder is a folder of the cache with these releases of Python packages, for PYTHONPATH.
+func pythonFolder(t *testing.T, name, packages string) string {
 	t.Helper()
-	releases := strings.Fields(pythonSDKs)
-	return toolcache.Folder(t, "python-sdks-"+strings.Join(releases, "-"), func(dir string) []string {
+	releases := strings.Fields(packages)
+	return toolcache.Folder(t, name+"-"+strings.Join(releases, "-"), func(dir string) []string {
 		return append([]string{"python3", "-m", "pip", "install", "--quiet", "--target", dir}, releases...)
 	})
 }
