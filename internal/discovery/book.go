@@ -258,7 +258,8 @@ func (b *book) Endpoints(service string, file []netaddr.Addr) []Endpoint {
 	return all
 }
 
-// of are the processes of a service that are called in the same way as those of the file, by address. Of two at one address the one that serves counts: the other was there before.
+// of are the processes of a service that are called in the same way as those of the file, by address.
+// Of two at one address the one that serves counts: the other was there before.
 func (b *book) of(service string, file []netaddr.Addr) map[netaddr.Addr]*entry {
 	found := map[netaddr.Addr]*entry{}
 	for _, e := range b.known {
