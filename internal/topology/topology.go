@@ -126,8 +126,8 @@ func Parts() []Part {
 			Inner: true, Cluster: true, API: true, GOGC: gogcFast},
 		{Name: Analytics, Kind: Service, Replicas: true, Stores: []string{NATS, ClickHouse}, Callers: []string{Gateway, Supervisor},
 			Inner: true, Cluster: true, API: true, GOGC: gogcFast},
-		{Name: Console, Kind: Service, Replicas: true, Stores: []string{NATS}, Callers: []string{Gateway, Supervisor}, Inner: true, Cluster: true, API: true,
-			GOGC: gogcSmall},
+		{Name: Console, Kind: Service, Replicas: true, Stores: []string{NATS}, Callers: []string{Gateway, Supervisor}, Inner: true,
+			Cluster: true, API: true, GOGC: gogcSmall},
 
 		{Name: StubOpenAI, Kind: Stub, Stores: []string{NATS}, Provider: "openai", Cluster: true, API: true, GOGC: gogcSmall},
 		{Name: StubGemini, Kind: Stub, Stores: []string{NATS}, Provider: "gemini", Cluster: true, API: true, GOGC: gogcSmall},
