@@ -20,10 +20,10 @@ import (
 )
 
 // legend says how to read the tables.
-const legend = `Medians over shuffled rounds; each ratio is the median of the rounds' own, which a
-noisy machine leaves alone. *bare* is an Envoy that only routes, *chain* the product's own Envoy
-configuration with services that answer at once and do nothing, *whole* the product: Envoy, every
-service and every store added up. The stub is not counted.`
+const legend = `Medians over shuffled rounds; each ratio is the median of the
+rounds' own, which a noisy machine leaves alone. *bare* is an Envoy that only routes, *chain* the
+product's own Envoy configuration with services that answer at once and do nothing, *whole* the
+product: Envoy, every service and every store added up. The stub is not counted.`
 
 // describe prints what the numbers were measured on and with.
 func describe(ctx context.Context, w io.Writer) error {
@@ -166,8 +166,8 @@ func readTicks() (t ticks, err error) {
 
 // quietness prints whether the machine was the same throughout.
 func quietness(w io.Writer, all []quiet) {
-	fmt.Fprint(w, "\n## How quiet the machine was\n\nThe same work for the processor (8 MB of SHA-256) and for the disk (8 kB and fsync) before and after each program, the load before it,\n"+
-		"and the share of the processors' time that the hypervisor gave to others meanwhile.\n\n| program | processor, before | after | disk, before | after | load before | stolen |\n|---|---|---|---|---|---|---|\n")
+	fmt.Fprint(w, "\n## How quiet the machine was\n\nThe same work for the processor (8 MB of SHA-256) and for the disk (8 kB and fsync) before and\n"+
+		"after each program, the load before it, and the share of the processors' time that the hypervisor\ngave to others meanwhile.\n\n| program | processor, before | after | disk, before | after | load before | stolen |\n|---|---|---|---|---|---|---|\n")
 	spins := []time.Duration{}
 	noisy := false
 	for _, q := range all {

@@ -49,7 +49,7 @@ func main() {
 	var report bytes.Buffer
 	err := run(ctx, io.MultiWriter(os.Stdout, &report), *quick)
 	if err == nil && *keep != "" {
-		err = os.WriteFile(*keep, report.Bytes(), 0o644)
+		err = os.WriteFile(*keep, []byte(fold(report.String())), 0o644)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench/all:", err)
