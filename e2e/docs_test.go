@@ -33,7 +33,7 @@ func shellBlocks(t *testing.T, document string) string {
 
 // TestControlPlaneCommands runs what docs/control-plane.md tells an operator.
 func TestControlPlaneCommands(t *testing.T) {
-	before := state(t)
+	before := settled(t)
 	out := shellBlocks(t, "control-plane.md")
 	for _, want := range []string{"+ Route openai-chat:openai/gpt-4.1-mini", "gpt-4.1 has a smaller sister", "nobody calls it", "Back to version", "parts are ready"} {
 		if !strings.Contains(out, want) {
@@ -65,7 +65,7 @@ func TestGuides(t *testing.T) {
 // TestProviderCommands runs what docs/providers.md tells an operator: a provider, a name for its
 // model and a fallback on a running stack.
 func TestProviderCommands(t *testing.T) {
-	before := state(t)
+	before := settled(t)
 	out := shellBlocks(t, "providers.md")
 	for _, want := range []string{"+ Cluster provider-local", "+ Route openai-chat:local/local/llama", "Back to version", "parts are ready"} {
 		if !strings.Contains(out, want) {

@@ -118,6 +118,8 @@ func TestProviderFailureGivesBack(t *testing.T) {
 		if r.status != tc.status {
 			t.Fatalf("%s: want %d, got %d %s", tc.name, tc.status, r.status, r.text)
 		}
+		// The stub counts what it has ended, which may be a moment after the caller was answered.
+		testenv.Eventually(t, tc.name+": the attempts", func() bool { return m.seen().Counts.Total >= tc.attempts })
 		if got := m.seen().Counts.Total; got != tc.attempts {
 			t.Fatalf("%s: want %d attempts, got %d", tc.name, tc.attempts, got)
 		}

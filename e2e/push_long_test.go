@@ -48,7 +48,7 @@ func TestBadPushesChangeNothing(t *testing.T) {
 	certs := filepath.Dir(running.Config) // xds is another user, and reads here
 	late, lateKey := selfSigned(t, certs, "late", time.Now().Add(-time.Hour))
 	good, _ := selfSigned(t, certs, "good", time.Now().Add(time.Hour))
-	before := state(t)
+	before := settled(t)
 	stop := load(t, who)
 	for _, c := range []struct{ name, text, told string }{
 		{"an unknown key", edit("gateway:", "gatway:"), "gatway"},

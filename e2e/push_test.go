@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/settings"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
@@ -115,22 +116,49 @@ func TestAChangeIsPushedAndTakenBack(t *testing.T) {
 	}
 }
 
-// unchanged: the live version and what every Envoy acknowledged are as before.
-func unchanged(t *testing.T, before configState) {
+// settled is the state once every Envoy runs what the files say: a test may just have put them back.
+func settled(t *testing.T) (s configState) {
 	t.Helper()
-	testenv.Eventually(t, "every Envoy runs the version from before", func() bool {
-		now := state(t).Configuration
-		// Its version is also that of the endpoints, which change with every process that comes and goes.
-		if now.Live.Content != before.Configuration.Live.Content || len(now.Envoys) == 0 {
-			return false
-		}
-		for _, e := range now.Envoys {
-			for _, kind := range []string{"Cluster", "Listener", "RouteConfiguration"} {
-				if e.Acknowledged[kind] != before.Configuration.Live.Versions[kind] {
-					return false
-				}
+	files, err := settings.Load(running.Config, os.Getenv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { s.ifFailed(t) }()
+	testenv.Eventually(t, "every Envoy runs what the files say", func() bool {
+		s = state(t)
+		return s.run(files.Hash, s.Configuration.Live.Versions)
+	})
+	return s
+}
+
+// run: what is live is of this content, and every Envoy acknowledged these versions. The version of the
+// whole is not compared: it changes with the endpoints, as processes come and go.
+func (s configState) run(content string, versions map[string]string) bool {
+	for _, e := range s.Configuration.Envoys {
+		for _, kind := range []string{"Cluster", "Listener", "RouteConfiguration"} {
+			if e.Acknowledged[kind] != versions[kind] {
+				return false
 			}
 		}
-		return true
+	}
+	return s.Configuration.Live.Content == content && len(s.Configuration.Envoys) > 0
+}
+
+// unchanged: what is live and what every Envoy acknowledged are as before.
+func unchanged(t *testing.T, before configState) {
+	t.Helper()
+	live := before.Configuration.Live
+	var now configState
+	defer func() { now.ifFailed(t) }()
+	testenv.Eventually(t, "every Envoy runs the version from before", func() bool {
+		now = state(t)
+		return now.run(live.Content, live.Versions)
 	})
+}
+
+// ifFailed says what there was instead.
+func (s configState) ifFailed(t *testing.T) {
+	if t.Failed() {
+		t.Logf("in the end: %+v", s)
+	}
 }
