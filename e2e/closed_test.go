@@ -147,15 +147,7 @@ func asStranger(t *testing.T, addresses []string) findings {
 // closedStack is a stack of its own whose provider has a key.
 func closedStack(t *testing.T) *stacktest.Stack {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "closed")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o711); err != nil {
-		t.Fatal(err)
-	}
-	s, err := stacktest.New(t.Context(), dir, 1, stacktest.Built(running.Bin),
+	s, err := stacktest.New(t.Context(), testenv.Folder(t), 1, stacktest.Built(running.Bin),
 		stacktest.Edit("openai: {protocol: openai,", "openai: {protocol: openai, api_key_env: OPENAI_API_KEY,"))
 	if err != nil {
 		t.Fatal(err)

@@ -4,13 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"os"
 	"os/exec"
 	"testing"
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/local/demo/judge"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 // outages gives each provider's routes another mode.
@@ -19,15 +19,7 @@ const outages = `timeout: 2s, outage: {default: closed, routes: {gemini-generate
 // TestDemoBoundsAnOutage takes Redis away for two seconds, under load, from four replicas
 // of ratelimit: each mode keeps its promise, and the books agree afterwards.
 func TestDemoBoundsAnOutage(t *testing.T) {
-	dir, err := os.MkdirTemp("", "leaky-outage") // t.TempDir is closed to Postgres' user
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o711); err != nil {
-		t.Fatal(err)
-	}
-	stack, err := stacktest.New(t.Context(), dir, 0, stacktest.Built(running.Bin), stacktest.Replicas("ratelimit", 4),
+	stack, err := stacktest.New(t.Context(), testenv.Folder(t), 0, stacktest.Built(running.Bin), stacktest.Replicas("ratelimit", 4),
 		stacktest.Edit("timeout: 10s}", outages))
 	if err != nil {
 		t.Fatal(err)

@@ -33,8 +33,8 @@ func (e *envoyCall) takesNothing() bool {
 // learnRefusal remembers the levels that Redis refused a request by.
 //
 // While they are remembered, a bucket is at least as full as they say, less what has drained since:
-// others only add to it, and what this process gives back it forgets. Who does not fit into that does not fit, and is told so without a call of
-// Redis, however often they ask.
+// others only add to it, and what this process gives back it forgets. Who does not fit into that does
+// not fit, and is told so without a call of Redis, however often they ask.
 func (e *envoyCall) learnRefusal() {
 	t := &e.taken
 	for i, b := range e.matched.Buckets {

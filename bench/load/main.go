@@ -150,7 +150,7 @@ func describe(ctx context.Context, out io.Writer, o options) {
 
 // each measures the scenarios one after another, and tells all that are too slow or fail too often.
 func (l *load) each(ctx context.Context, out io.Writer, all []scenario) error {
-	fmt.Fprintln(out, "| scenario | a second | requests | good | refused by a limit | failed | p50 | p95 | p99 | most |\n|---|---|---|---|---|---|---|---|---|---|")
+	fmt.Fprint(out, head)
 	var wrong []error
 	for _, s := range all {
 		l.attack(ctx, s, rising(s.rate, l.o.ramp), l.o.ramp)

@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 	vegeta "github.com/tsenart/vegeta/v12/lib"
 
+	"github.com/leaky-tokens/leaky-tokens/bench/internal/rounds"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
 )
 
@@ -136,8 +137,13 @@ func (o *outcome) at(q float64) time.Duration {
 	if len(o.latency) == 0 {
 		return 0
 	}
-	return o.latency[min(int(q*float64(len(o.latency))), len(o.latency)-1)].Round(100 * time.Microsecond)
+	return rounds.Quantile(o.latency, q).Round(100 * time.Microsecond)
 }
+
+// head is that of the table whose lines are rows.
+const head = `| scenario | a second | requests | good | refused by a limit | failed | p50 | p95 | p99 | most |
+|---|---|---|---|---|---|---|---|---|---|
+`
 
 func (o *outcome) row(s scenario) string {
 	return fmt.Sprintf("| %s | %.3g | %d | %d | %d | %d | %v | %v | %v | %v |", s.name, float64(o.requests)/o.took.Seconds(), o.requests, o.good,

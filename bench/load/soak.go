@@ -61,7 +61,7 @@ func (l *load) soak(ctx context.Context, out io.Writer, all []scenario) error {
 		}
 	}
 	group.Wait()
-	fmt.Fprintf(out, "%v of all scenarios at once.\n\n| scenario | a second | requests | good | refused by a limit | failed | p50 | p95 | p99 | most |\n|---|---|---|---|---|---|---|---|---|---|\n", l.o.soak)
+	fmt.Fprintf(out, "%v of all scenarios at once.\n\n%s", l.o.soak, head)
 	var wrong []error
 	requests := 0
 	for i, s := range all {

@@ -94,7 +94,7 @@ func gateways(t *testing.T, stores []string) (first, second *stacktest.Stack) {
 		if i > 0 {
 			options = []stacktest.Option{stacktest.Built(first.Bin)}
 		}
-		s, err := stacktest.New(t.Context(), folder(t), 1, options...)
+		s, err := stacktest.New(t.Context(), testenv.Folder(t), 1, options...)
 		if err != nil {
 			t.Fatal(err)
 		}

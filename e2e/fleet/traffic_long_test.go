@@ -274,20 +274,6 @@ func (c *traffic) books(t *testing.T, bin string) {
 	t.Logf("%d calls stand in the books, %d differences", r.Calls, len(r.Findings))
 }
 
-// folder is one that the user of Postgres and of the parts can pass through.
-func folder(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "leaky")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o711); err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
-
 // up starts a stack, which ends with the test.
 func up(t *testing.T, s *stacktest.Stack) {
 	t.Helper()

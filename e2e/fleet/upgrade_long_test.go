@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
@@ -20,7 +21,7 @@ import (
 // before works beside this one, on the schemas of this one, and no call is lost to either way. The version
 // before is that of LEAKY_PREVIOUS (a commit or a tag), else what was before the newest migration.
 func TestVersionsRunBesideEachOther(t *testing.T) {
-	dir := folder(t)
+	dir := testenv.Folder(t)
 	older, newer := previous(t, dir), filepath.Join(dir, "newer")
 	build(t, filepath.Join("..", ".."), newer)
 	bin := filepath.Join(dir, "leaky")

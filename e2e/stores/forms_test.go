@@ -43,7 +43,7 @@ func TestEveryFormOfAStoreStartsTheStack(t *testing.T) {
 		{"redis on a socket", []string{"LEAKY_REDIS_URL=" + testenv.RedisOnSocket(t)}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			dir := testDir(t)
+			dir := testenv.Folder(t)
 			var options []stacktest.Option
 			if _, err := os.Stat(bin); err == nil {
 				options = append(options, stacktest.Built(bin))
@@ -100,20 +100,6 @@ func outlived(t *testing.T, three *testenv.NATSCluster) {
 	})
 }
 
-// testDir is a folder that the user of Postgres and of the parts can pass through.
-func testDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "leaky")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o711); err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
-
 // localhost makes a certificate for localhost, and a file of roots that trusts it.
 func localhost(t *testing.T) (tls.Certificate, string) {
 	t.Helper()
@@ -129,7 +115,7 @@ func localhost(t *testing.T) (tls.Certificate, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	roots := filepath.Join(testDir(t), "roots.pem")
+	roots := filepath.Join(testenv.Folder(t), "roots.pem")
 	if err := os.WriteFile(roots, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644); err != nil {
 		t.Fatal(err)
 	}
