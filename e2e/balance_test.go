@@ -259,18 +259,13 @@ func TestRunDryAndTopUp(t *testing.T) {
 			}
 			before := booked(t, who, provider, r.header.Get("X-Request-Id")).Tokens
 			buy(t, who, provider, 300)
-			passed, early := 0, 0
+			passed := 0
 			for ; passed < 20; passed++ {
 				if r = llmCall(t, who, provider, 60); r.status != 200 {
 					break
 				}
 				// What the call really used is known a moment later; until then the most it could.
-				row := booked(t, who, provider, r.header.Get("X-Request-Id"))
-				if early < 3 && r.header.Get("x-leaky-balance") == "" { // admitted before the limiter heard of the pool
-					before += row.Tokens
-					early++
-					passed--
-				}
+				booked(t, who, provider, r.header.Get("X-Request-Id"))
 			}
 			if passed < 2 || passed > 4 {
 				t.Errorf("want 300 tokens to last for two to four calls of 60 and their prompts, got %d", passed)
@@ -283,7 +278,7 @@ func TestRunDryAndTopUp(t *testing.T) {
 			began := time.Now()
 			id := ordered(t, map[string]any{"provider": provider, "tokens": 400}, byKey(who)...)
 			taken := time.Since(began)
-			for time.Since(began) < 5*time.Second {
+			for time.Since(began) < 15*time.Second {
 				if r = llmCall(t, who, provider, 60); r.status == 200 {
 					break
 				}
@@ -324,7 +319,7 @@ func TestBalanceRequired(t *testing.T) {
 			t.Errorf("got %s", r.text)
 		}
 		buy(t, who, provider, 500)
-		testenv.Within(t, 5*time.Second, "what was bought", func() bool { return llmCall(t, who, provider, 10).status == 200 })
+		testenv.Within(t, 15*time.Second, "what was bought", func() bool { return llmCall(t, who, provider, 10).status == 200 })
 	}
 }
 

@@ -70,13 +70,35 @@ func ordered(t *testing.T, body map[string]any, header ...string) string {
 	return answer.SagaID
 }
 
-// buy gives an account tokens as anybody gets them: by a purchase.
+// buy gives an account tokens as anybody gets them: by a purchase. The limiter is told of it after the
+// purchase's end; what follows may count on it.
 func buy(t *testing.T, who stacktest.Account, provider string, tokens int64) {
 	t.Helper()
+	before := creditsOf(t, who, provider)
 	id := ordered(t, map[string]any{"provider": provider, "tokens": tokens}, byKey(who)...)
 	if p := settledPurchase(t, id, byKey(who)...); p.Status != "COMPLETED" {
 		t.Fatalf("want COMPLETED, got %+v", p)
 	}
+	testenv.Within(t, 15*time.Second, "the limiter hears of purchase "+id, func() bool {
+		return creditsOf(t, who, provider) >= before+tokens
+	})
+}
+
+// creditsOf is what a pool was ever given, as far as the limiter knows.
+func creditsOf(t *testing.T, who stacktest.Account, provider string) int64 {
+	t.Helper()
+	var m me
+	r := request(t, "GET", "/api/v1/me", "", nil, byKey(who)...)
+	if r.status != 200 {
+		t.Fatalf("want 200, got %d %s", r.status, r.text)
+	}
+	r.into(t, &m)
+	for _, b := range m.Balances {
+		if b.Provider == provider {
+			return b.Credits
+		}
+	}
+	return 0
 }
 
 // quota is what GET /api/v1/tokens/quota answers.
