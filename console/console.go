@@ -61,6 +61,7 @@ type Console struct {
 	seal      *sealer
 	pages     *pages
 	refreshes singleflight.Group
+	streams   chan struct{} // one for each stream that is open
 }
 
 // New checks the configuration and starts nothing.
@@ -84,7 +85,7 @@ func New(cfg Config) (*Console, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Console{cfg: cfg, api: api, seal: seal, pages: pages}, nil
+	return &Console{cfg: cfg, api: api, seal: seal, pages: pages, streams: make(chan struct{}, mostStreams)}, nil
 }
 
 // site is the console at one origin: cookies and addresses are that origin's.
@@ -120,6 +121,7 @@ func (s *site) routes() map[string]pageFunc {
 	return map[string]pageFunc{
 		"GET /{$}":                     s.overview,
 		"GET /live":                    s.live,
+		"GET /live/events":             s.liveEvents,
 		"GET /keys":                    s.keys,
 		"POST /keys":                   s.createKey,
 		"POST /keys/revoke":            s.revokeKey,

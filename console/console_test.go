@@ -155,7 +155,8 @@ func TestNumbersForPeople(t *testing.T) {
 		short(1_234_567): "1.23M", money(nil): "–", money(map[string]int64{"USD": 1_500_000, "EUR": 12}): "€0.000012 + $1.50",
 		money(map[string]int64{"USD": 500_000}): "$0.5000", cents(1234, "usd"): "$12.34", percent(1, 4): "25.0 %", percent(1, 0): "0 %",
 		percent(1, 100_000): "< 0.1 %", width(5, 0): "0", width(200, 100): "100.00", ago(time.Time{}): "never", wait(0): "now",
-		wait(90): "in 90 s", wait(86400): "in 24 h"} {
+		place("unix:/run/leaky/identity.sock"): "identity.sock",
+		place("127.0.0.1:8081"):                "127.0.0.1:8081", wait(90): "in 90 s", wait(86400): "in 24 h"} {
 		if got != want {
 			t.Errorf("want %q, got %q", want, got)
 		}

@@ -14,7 +14,7 @@ import (
 func formats() template.FuncMap {
 	return template.FuncMap{
 		"count": count, "short": short, "money": money, "cents": cents, "when": when, "ago": ago, "percent": percent, "width": width,
-		"wait": wait, "lower": strings.ToLower, "brief": brief, "join": strings.Join, "float": func(n int64) float64 { return float64(n) },
+		"wait": wait, "lower": strings.ToLower, "brief": brief, "place": place, "join": strings.Join, "float": func(n int64) float64 { return float64(n) },
 		"whole": func(f float64) string { return count(int64(f)) },
 		"some":  func(n *int64) bool { return n != nil && *n > 0 },
 		"minus": func(a, b int64) int64 { return a - b },
@@ -155,4 +155,12 @@ func width(part, all float64) string {
 		return "0"
 	}
 	return strconv.FormatFloat(min(max(100*part/all, 0), 100), 'f', 2, 64)
+}
+
+// place is an address as people tell one from another: of a Unix socket its file's name.
+func place(address string) string {
+	if file, ok := strings.CutPrefix(address, "unix:"); ok {
+		return file[strings.LastIndexByte(file, '/')+1:]
+	}
+	return address
 }

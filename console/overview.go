@@ -4,10 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"fmt"
-	"net/url"
-	"slices"
-	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/client/api"
 )
@@ -50,23 +46,6 @@ type overviewData struct {
 	Top   []group
 	TopBy string
 	ByAPI []group // providers
-}
-
-// liveData is the part of it that refreshes itself.
-type liveData struct {
-	Address string // of this part
-	Sums    api.UsageSums
-	Refused int64
-	Pending *int64
-	Limits  []api.Limit // the fullest
-	First   *firstCall  // until a call was seen
-}
-
-// firstCall shows somebody how to begin, and that it worked.
-type firstCall struct {
-	Gateway, Model string
-	Seen           bool
-	Tokens         int64
 }
 
 func (s *site) overview(v *visit) error {
@@ -120,59 +99,4 @@ func (s *site) name(ctx context.Context, v *visit, of string, groups []group) er
 
 func (s *site) trend(ctx context.Context, v *visit, w view) (api.UsageTrend, error) {
 	return get[api.UsageTrend](ctx, v.api, "/api/v1/analytics/trends", with(w.params, "interval", w.Span.interval))
-}
-
-// live is the part of the overview that refreshes itself.
-func (s *site) live(v *visit) error {
-	w, err := v.viewOf()
-	if err != nil {
-		return err
-	}
-	trend, err := s.trend(v.r.Context(), v, w)
-	if err != nil {
-		return err
-	}
-	d, err := s.liveOf(v.r.Context(), v, w, trend)
-	if err != nil {
-		return err
-	}
-	return s.part(v, "live", d)
-}
-
-// mostLevels is how many limits the overview shows.
-const mostLevels = 4
-
-func (s *site) liveOf(ctx context.Context, v *visit, w view, trend api.UsageTrend) (liveData, error) {
-	d := liveData{Sums: trend.Total, Refused: trend.Total.TotalEvents - trend.Total.AllowedEvents, Pending: trend.PendingEvents}
-	address := url.Values{"of": {w.of}, "range": {w.Span.Name}}
-	if v.me.Limits != nil {
-		d.Limits = slices.DeleteFunc(slices.Clone(*v.me.Limits), func(l api.Limit) bool { return l.Capacity <= 0 })
-		slices.SortStableFunc(d.Limits, func(a, b api.Limit) int { return cmp.Compare(b.Level/b.Capacity, a.Level/a.Capacity) })
-		d.Limits = d.Limits[:min(len(d.Limits), mostLevels)]
-	}
-	waiting := v.r.URL.Query().Get("first") == "1"
-	if trend.Total.TotalEvents == 0 || waiting {
-		first, err := s.firstOf(ctx, v, waiting)
-		if err != nil {
-			return d, err
-		}
-		if d.First = first; first != nil {
-			address.Set("first", "1")
-		}
-	}
-	d.Address = path + "/live?" + address.Encode()
-	return d, nil
-}
-
-// firstOf is for who never called; waiting says that their page has seen none.
-func (s *site) firstOf(ctx context.Context, v *visit, waiting bool) (*firstCall, error) {
-	since := time.Now().Add(-spans()[len(spans())-1].length)
-	own, err := get[api.UsageGroups](ctx, v.api, "/api/v1/me/usage", url.Values{"from": {since.UTC().Format(time.RFC3339)}})
-	if err != nil {
-		return nil, fmt.Errorf("look for calls: %w", err)
-	}
-	if own.Total.TotalEvents > 0 && !waiting || s.cfg.Model == "" {
-		return nil, nil
-	}
-	return &firstCall{Gateway: s.cfg.PublicURL, Model: s.cfg.Model, Seen: own.Total.TotalEvents > 0, Tokens: own.Total.TotalTokens}, nil
 }

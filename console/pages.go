@@ -124,27 +124,40 @@ func (p *pages) parse() error {
 	return nil
 }
 
-// write renders a page, or nothing of it.
-func (p *pages) write(w http.ResponseWriter, status int, name string, data page) error {
+// render gives a page, or nothing of it.
+func (p *pages) render(name string, data page) ([]byte, error) {
 	t, ok := p.set[name]
 	if !ok {
-		return fmt.Errorf("render page: no template %s", name)
+		return nil, fmt.Errorf("render page: no template %s", name)
 	}
 	var text bytes.Buffer
 	if err := t.ExecuteTemplate(&text, name+".html", data); err != nil {
-		return fmt.Errorf("render page %s: %w", name, err)
+		return nil, fmt.Errorf("render page %s: %w", name, err)
 	}
-	h := w.Header()
-	h.Set("Content-Type", "text/html; charset=utf-8")
+	return text.Bytes(), nil
+}
+
+// write answers with a page.
+func (p *pages) write(w http.ResponseWriter, status int, name string, data page) error {
+	text, err := p.render(name, data)
+	if err != nil {
+		return err
+	}
+	pageHeaders(w.Header(), "text/html; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = w.Write(text)
+	return nil
+}
+
+// pageHeaders are those of what a session sees.
+func pageHeaders(h http.Header, contentType string) {
+	h.Set("Content-Type", contentType)
 	h.Set("Content-Security-Policy", contentPolicy)
 	h.Set("Cross-Origin-Opener-Policy", "same-origin")
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
 	// no-referrer, which the services' answers have, makes browsers send "Origin: null" with our own forms.
 	h.Set("Referrer-Policy", "same-origin")
 	h.Set("Cache-Control", "no-store")
-	w.WriteHeader(status)
-	_, _ = w.Write(text.Bytes())
-	return nil
 }
 
 func (p *pages) serveStatic(w http.ResponseWriter, r *http.Request) {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -18,6 +19,7 @@ import (
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/chromedp"
+	"github.com/google/uuid"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/toolcache"
@@ -64,6 +66,13 @@ func newBrowser(t *testing.T) *browser {
 		return err
 	}))
 	return b
+}
+
+// addresses are those of all requests so far.
+func (b *browser) addresses() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.asked)
 }
 
 func (b *browser) do(steps ...chromedp.Action[chromedp.Void]) {
@@ -143,6 +152,11 @@ func TestConsoleInABrowser(t *testing.T) {
 		t.Fatalf("the key does not work: %d %s %v", status, answer, err)
 	}
 	b.within("the first page to turn green", "document.querySelector('.first.seen')")
+	for _, asked := range b.addresses() {
+		if strings.Contains(asked, "/console/live?") {
+			t.Errorf("a page that has a stream of events asks for them too: %s", asked)
+		}
+	}
 	b.open("/console/requests")
 	b.within("the call", "document.querySelector('a.open')")
 	b.do(chromedp.Click(chromedp.CSS("a.open")))
@@ -162,7 +176,7 @@ func TestConsoleInABrowser(t *testing.T) {
 	b.within("the balance", "document.querySelector('.big')?.innerText.replace(/\\D/g, '') === '7000'")
 	b.submit(".who button")
 	b.within("the way in", "document.querySelector('.alone')")
-	for _, asked := range b.asked {
+	for _, asked := range b.addresses() {
 		if !strings.HasPrefix(asked, running.Gateway+"/") && !strings.HasPrefix(asked, "data:") {
 			t.Errorf("a page asked another origin: %s", asked)
 		}
@@ -188,29 +202,59 @@ func TestConsoleIsAccessible(t *testing.T) {
 	}
 	busy(t)
 	b := newBrowser(t)
-	b.look(1280, 800, "light")
-	b.open("/console/")
-	b.axe(string(axe), "welcome")
+	b.looks(func(width int64, scheme string) {
+		b.open("/console/")
+		b.check(string(axe), "welcome", width, scheme)
+		b.submit("a.button.main")
+		b.check(string(axe), "sign-in", width, scheme)
+	})
 	b.signIn(&visitor{name: admin.Username, password: admin.Password})
+	pages := map[string]string{"overview": "", "requests": "requests", "usage": "usage?by=user", "keys": "keys", "limits": "limits",
+		"balance": "balance", "organisations": "orgs", "system": "system"}
+	here := func() string { return eval[string](b, "location.pathname.replace('/console/', '')") }
+	b.open("/console/orgs")
+	b.fill("input[name=name]", "Acme "+uuid.NewString()[:8])
+	b.submit("form.row button.main")
+	pages["organisation"] = here()
+	b.open("/console/balance")
+	b.fill("input[name=tokens]", "7000")
+	b.submit("form.row button.main")
+	b.within("the purchase to complete", "document.querySelector('.good')")
+	pages["purchase"] = here()
+	b.open("/console/requests")
+	pages["request"] = eval[string](b, "document.querySelector('a.open').getAttribute('href').replace('/console/', '')")
+	b.looks(func(width int64, scheme string) {
+		for page, at := range pages {
+			b.open("/console/" + at)
+			b.check(string(axe), page, width, scheme)
+		}
+	})
+}
+
+// looks does something at each width and in each colour scheme.
+func (b *browser) looks(do func(width int64, scheme string)) {
+	b.t.Helper()
 	for _, width := range []int64{1280, 390} {
 		for _, scheme := range []string{"light", "dark"} {
 			b.look(width, 844, scheme)
-			for page, at := range map[string]string{"overview": "", "requests": "requests", "usage": "usage?by=user", "keys": "keys", "limits": "limits",
-				"balance": "balance", "organisations": "orgs", "system": "system"} {
-				b.open("/console/" + at)
-				name := fmt.Sprintf("%s-%d-%s", page, width, scheme)
-				b.within(name, "document.querySelector('h1')")
-				b.picture(name)
-				b.axe(string(axe), name)
-				if wide := eval[int64](b, "document.documentElement.scrollWidth"); wide > width {
-					t.Errorf("%s is %d wide, beyond %d", name, wide, width)
-				}
-				const weight = `performance.getEntries().reduce((sum, e) => sum + (e.encodedBodySize || 0), 0)`
-				if bytes := eval[int64](b, weight); bytes > 200<<10 {
-					t.Errorf("%s weighs %d bytes", name, bytes)
-				}
-			}
+			do(width, scheme)
 		}
+	}
+}
+
+// check takes a picture of a page, and looks for what shuts people out, for what sticks out and for its weight.
+func (b *browser) check(axe, page string, width int64, scheme string) {
+	b.t.Helper()
+	name := fmt.Sprintf("%s-%d-%s", page, width, scheme)
+	b.within(name, "document.querySelector('h1')")
+	b.picture(name)
+	b.axe(axe, name)
+	if wide := eval[int64](b, "document.documentElement.scrollWidth"); wide > width {
+		b.t.Errorf("%s is %d wide, beyond %d", name, wide, width)
+	}
+	const weight = `performance.getEntries().reduce((sum, e) => sum + (e.encodedBodySize || 0), 0)`
+	if bytes := eval[int64](b, weight); bytes > 200<<10 {
+		b.t.Errorf("%s weighs %d bytes", name, bytes)
 	}
 }
 

@@ -37,6 +37,29 @@
   window.addEventListener('resize', () => drawn.forEach((plot, box) => plot.setSize({ width: box.clientWidth, height: 240 })));
   matchMedia('(prefers-color-scheme: dark)').addEventListener('change', drawAll);
 
+  // The part that is live comes as a stream of events; where there is none, htmx asks for it again and again.
+  let stream;
+  function follow() {
+    const at = document.getElementById('live')?.dataset.events;
+    if (!at || stream?.at === at && !document.hidden) return;
+    stream?.close();
+    stream = undefined;
+    if (document.hidden) return; // nobody looks
+    stream = Object.assign(new EventSource(at), { at });
+    stream.addEventListener('live', event => {
+      const fresh = new DOMParser().parseFromString(event.data, 'text/html').getElementById('live');
+      document.getElementById('live')?.replaceWith(fresh);
+      window.htmx?.process(fresh);
+      follow();
+    });
+  }
+  document.addEventListener('DOMContentLoaded', follow);
+  document.addEventListener('visibilitychange', follow);
+  document.addEventListener('htmx:beforeRequest', event => {
+    const streams = stream && stream.readyState !== EventSource.CLOSED;
+    if (event.detail.elt.id === 'live' && (streams || document.hidden)) event.preventDefault();
+  });
+
   document.addEventListener('click', async event => {
     const copy = event.target.closest('[data-copy]');
     if (copy) {
