@@ -86,7 +86,7 @@ test-sdks: parts ## Call the gateway with the SDKs for Python and Node, Claude C
 .PHONY: test-long
 test-long: parts ## The same proofs for longer: 500 schedules of purchases, thousands of random books, holds that run out (half an hour)
 	@LEAKY_LONG=1 $(GO) test -tags long -timeout 60m ./e2e/...
-	@$(GO) test -tags long -timeout 60m ./analytics -run TestAMillionEventsSurvive
+	@$(GO) test -tags long -timeout 60m ./analytics -run 'TestAMillionEventsSurvive|TestFocusIsValid'
 	@$(GO) test -tags long -timeout 60m ./xds -run TestASecondCallerInEachFlood -v
 	@$(GO) test -tags long -timeout 120m ./deploy/helm -run TestTheClusterTakesEachExample -v
 	@$(GO) test -timeout 60m ./ratelimit ./ratelimit/bucket ./ratelimit/store ./tokensvc/ledger ./tokensvc/outbox ./tokensvc/saga ./internal/contract/limits -rapid.checks=5000

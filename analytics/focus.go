@@ -29,7 +29,7 @@ const (
 func focusColumns() []string {
 	return []string{"BilledCost", "BillingAccountId", "BillingAccountName", "BillingAccountType", "BillingCurrency", "BillingPeriodEnd",
 		"BillingPeriodStart", "ChargeCategory", "ChargeClass", "ChargeDescription", "ChargeFrequency", "ChargePeriodEnd", "ChargePeriodStart",
-		"ConsumedQuantity", "ConsumedUnit", "ContractedCost", "EffectiveCost", "InvoiceIssuerName", "ListCost",
+		"ConsumedQuantity", "ConsumedUnit", "ContractedCost", "EffectiveCost", "InvoiceId", "InvoiceIssuerName", "ListCost",
 		"PricingCategory", "PricingQuantity", "PricingUnit", "ProviderName", "PublisherName", "ResourceId", "ResourceType",
 		"ServiceCategory", "ServiceName", "ServiceSubcategory", "SkuId", "SubAccountId", "SubAccountName", "SubAccountType", "Tags"}
 }
@@ -80,14 +80,14 @@ func writeFocus(w io.Writer, found Grouped) error {
 			return fmt.Errorf("encode tags: %w", err)
 		}
 		for currency, micros := range g.Sums.Costs {
-			cost, tokens := decimal(micros), strconv.FormatInt(g.Sums.Consumed-g.Sums.Unpriced, 10)
+			cost, tokens := decimal(micros), strconv.FormatInt(g.Sums.Consumed-g.Sums.Unpriced, 10)+".0" // a decimal, says the specification
 			kind, resource := "", ""
 			if key != "" {
 				kind, resource = "API key", key
 			}
 			_ = lines.Write([]string{cost, provider, provider, "Provider", currency, focusTime(month.AddDate(0, 1, 0)), focusTime(month),
 				"Usage", "",
-				cell("Tokens of " + model + " at " + provider), "Usage-Based", focusTime(start.Add(day)), focusTime(start), tokens, "Tokens", cost, cost, provider,
+				cell("Tokens of " + model + " at " + provider), "Usage-Based", focusTime(start.Add(day)), focusTime(start), tokens, "Tokens", cost, cost, "", provider,
 				cost, "Standard", tokens, "Tokens", provider, provider, resource, kind, "AI and Machine Learning",
 				provider + " models", "Generative AI", cell(model), account, account, "Account", string(tagged)})
 		}
