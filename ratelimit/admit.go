@@ -102,7 +102,7 @@ func (s *Service) admit(ctx context.Context, all []*admission) {
 
 // admitUnknown decides about a call whose account's pool was not known to Redis.
 func (s *Service) admitUnknown(ctx context.Context, a *admission) {
-	bounded, cancel := context.WithTimeout(ctx, balance.AskTimeout+s.timeout)
+	bounded, cancel := context.WithTimeout(ctx, balance.AskWithin(s.timeout)+s.timeout)
 	defer cancel()
 	a.unknown = false
 	t, err := s.holdChecked(bounded, a)

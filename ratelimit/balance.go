@@ -80,7 +80,7 @@ func (s *Service) fetchBalance(ctx context.Context, account, provider string) er
 		return errBalance
 	}
 	_, err, _ := s.asker.flights.Do(account+" "+provider, func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), balance.AskTimeout+s.timeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), balance.AskWithin(s.timeout)+s.timeout)
 		defer cancel()
 		state, err := s.asker.balances.Ask(ctx, account, provider)
 		if err != nil {

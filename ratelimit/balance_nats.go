@@ -30,17 +30,19 @@ const (
 type NATSBalances struct {
 	conn *nats.Conn
 	js   jetstream.JetStream
+	wait time.Duration
 	log  *slog.Logger
 }
 
-// NewNATSBalances makes one over a connection that is kept by the caller.
-func NewNATSBalances(conn *nats.Conn, js jetstream.JetStream, log *slog.Logger) *NATSBalances {
-	return &NATSBalances{conn: conn, js: js, log: log}
+// NewNATSBalances makes one over a connection that is kept by the caller. decision is how long
+// callers wait for the limiter, as its Config.Timeout says.
+func NewNATSBalances(conn *nats.Conn, js jetstream.JetStream, decision time.Duration, log *slog.Logger) *NATSBalances {
+	return &NATSBalances{conn: conn, js: js, wait: balance.AskWithin(decision), log: log}
 }
 
 // Ask implements Balances.
 func (b *NATSBalances) Ask(ctx context.Context, account, provider string) (balance.State, error) {
-	ctx, cancel := context.WithTimeout(ctx, balance.AskTimeout)
+	ctx, cancel := context.WithTimeout(ctx, b.wait)
 	defer cancel()
 	question, err := json.Marshal(balance.Ask{Account: account, Provider: provider})
 	if err != nil {

@@ -289,7 +289,7 @@ func TestBalancesOverNATS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	balances := ratelimit.NewNATSBalances(conn, js, slog.New(slog.DiscardHandler))
+	balances := ratelimit.NewNATSBalances(conn, js, 0, slog.New(slog.DiscardHandler))
 	e := start(t, thousand, func(c *ratelimit.Config) { c.Balances, c.Follow = balances, balances.Follow })
 	ctx, stop := context.WithCancel(t.Context())
 	ran := make(chan error, 1)

@@ -52,6 +52,7 @@ type Config struct {
 	Members   Members
 	Books     Books
 	Providers func() []string // names, lower-case, as they are now
+	Timeout   time.Duration   // how long a caller waits for the limiter, a second at least
 	Enforce   func() bool     // false: pools are not asked (flags.token_service.quota_enforcement)
 	Log       *slog.Logger
 	Metrics   prometheus.Registerer

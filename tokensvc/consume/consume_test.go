@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -42,6 +43,7 @@ type ledger struct {
 	held     map[string]int64
 	settled  map[string]int64
 	asked    []*limitpb.HoldRequest
+	least    time.Duration // what it needs to answer
 	down     bool
 	provider error
 	answer   string
@@ -54,11 +56,14 @@ func newLedger() *ledger {
 	return &ledger{capacity: 1000, pool: 5000, held: map[string]int64{}, settled: map[string]int64{}, answer: `{"message":"hello"}`}
 }
 
-func (l *ledger) Hold(_ context.Context, in *limitpb.HoldRequest, _ ...grpc.CallOption) (*limitpb.HoldResponse, error) {
+func (l *ledger) Hold(ctx context.Context, in *limitpb.HoldRequest, _ ...grpc.CallOption) (*limitpb.HoldResponse, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.down {
 		return nil, status.Error(codes.Unavailable, "redis is away")
+	}
+	if end, bounded := ctx.Deadline(); bounded && time.Until(end) < l.least {
+		return nil, status.Error(codes.DeadlineExceeded, "too late")
 	}
 	l.asked = append(l.asked, in)
 	level := int64(0)
@@ -249,6 +254,21 @@ func TestRefusals(t *testing.T) {
 				t.Errorf("want a wait of 3 s everywhere, got %v %s", rec.Header(), rec.Body)
 			}
 		})
+	}
+}
+
+// TestTheLimiterIsWaitedForAsLongAsConfigured: where decisions may take long, so may those of consume.
+func TestTheLimiterIsWaitedForAsLongAsConfigured(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.least = 2 * time.Second
+	const body = `{"provider":"openai","tokens":1}`
+	if rec := w.post(user(alice), body); rec.Code != http.StatusServiceUnavailable {
+		t.Errorf("by default: want 503, got %d %s", rec.Code, rec.Body)
+	}
+	w.api.cfg.Timeout = time.Minute
+	if rec := w.post(user(alice), body); rec.Code != http.StatusOK {
+		t.Errorf("within a minute: want 200, got %d %s", rec.Code, rec.Body)
 	}
 }
 

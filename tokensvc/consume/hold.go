@@ -16,7 +16,7 @@ const (
 	routeName = "consume"
 	// holdFor is how long a hold lives that nobody settled. The provider has two seconds.
 	holdFor = 30 * time.Second
-	// limiterTimeout bounds one question to ratelimit.
+	// limiterTimeout bounds one question to ratelimit, unless Config has a longer time.
 	limiterTimeout = time.Second
 	// settleTimeout bounds the settling of a call whose caller may have gone.
 	settleTimeout = 2 * time.Second
@@ -31,7 +31,7 @@ func (a *API) hold(ctx context.Context, c call) (*limitpb.HoldResponse, error) {
 	if !a.cfg.Enforce() {
 		policy = limitpb.BalancePolicy_BALANCE_NONE
 	}
-	ctx, cancel := context.WithTimeout(ctx, limiterTimeout)
+	ctx, cancel := context.WithTimeout(ctx, max(limiterTimeout, a.cfg.Timeout))
 	defer cancel()
 	held, err := a.cfg.Limiter.Hold(ctx, &limitpb.HoldRequest{
 		Facts: &limitpb.Facts{RequestId: c.id, User: c.user, Org: c.org, Team: c.team, Key: c.key, Tier: c.tier, Route: routeName,

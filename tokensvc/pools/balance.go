@@ -1,6 +1,7 @@
 package pools
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,9 +21,9 @@ const (
 	queue = "tokensvc"
 	// askBatch is how many questions are answered together, askPending how many may wait.
 	askBatch, askPending = 500, 8192
-	// catchUpWait and readWait bound the parts of an answer; ratelimit waits for
-	// balance.AskTimeout.
-	catchUpWait, readWait = 500 * time.Millisecond, 200 * time.Millisecond
+	// catchUpPart and readPart are the shares of the parts of an answer in the time that ratelimit
+	// waits for it.
+	catchUpPart, readPart = 2, 5
 )
 
 // CatchUp waits until the ledger has booked what was published before the call.
@@ -35,6 +36,7 @@ type BalanceConfig struct {
 	DB     *pgxpool.Pool
 	NATS   *nats.Conn
 	Ledger CatchUp
+	Wait   time.Duration // how long ratelimit waits for an answer; 0: balance.AskTimeout
 	Log    *slog.Logger
 }
 
@@ -54,6 +56,7 @@ func NewBalances(cfg BalanceConfig) (*Balances, error) {
 	if cfg.DB == nil || cfg.NATS == nil || cfg.Ledger == nil || cfg.Log == nil {
 		return nil, errors.New("make balances: DB, NATS, Ledger and Log are needed")
 	}
+	cfg.Wait = cmp.Or(cfg.Wait, balance.AskTimeout)
 	return &Balances{cfg: cfg}, nil
 }
 
@@ -118,7 +121,7 @@ func (b *Balances) sort(ctx context.Context, batch []*nats.Msg, owners chan<- qu
 	if len(keys) == 0 {
 		return
 	}
-	looking, cancel := context.WithTimeout(ctx, readWait)
+	looking, cancel := context.WithTimeout(ctx, b.cfg.Wait/readPart)
 	defer cancel()
 	there, at, err := ledger.Exists(looking, b.cfg.DB, keys)
 	if err != nil {
@@ -174,7 +177,7 @@ func (b *Balances) cannotTell(ctx context.Context, asked []question, err error) 
 }
 
 func (b *Balances) read(ctx context.Context, batch []question) (ledger.Reading, error) {
-	catching, cancel := context.WithTimeout(ctx, catchUpWait)
+	catching, cancel := context.WithTimeout(ctx, b.cfg.Wait/catchUpPart)
 	err := b.cfg.Ledger.CatchUp(catching)
 	cancel()
 	if err != nil {
@@ -184,7 +187,7 @@ func (b *Balances) read(ctx context.Context, batch []question) (ledger.Reading, 
 	for i, q := range batch {
 		keys[i] = q.key
 	}
-	reading, cancel := context.WithTimeout(ctx, readWait)
+	reading, cancel := context.WithTimeout(ctx, b.cfg.Wait/readPart)
 	defer cancel()
 	return ledger.Read(reading, b.cfg.DB, keys)
 }

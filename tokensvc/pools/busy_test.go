@@ -31,7 +31,7 @@ func (l lagging) CatchUp(ctx context.Context) error {
 }
 
 // answering runs Balances over a ledger and nothing else.
-func answering(t *testing.T, books pools.CatchUp) *live {
+func answering(t *testing.T, books pools.CatchUp, wait time.Duration) *live {
 	t.Helper()
 	l := &live{tb: t, db: testenv.Postgres(t)}
 	must(t, migrations.Up(t.Context(), l.db))
@@ -39,7 +39,7 @@ func answering(t *testing.T, books pools.CatchUp) *live {
 	l.nc, err = nats.Connect(testenv.NATS(t))
 	must(t, err)
 	t.Cleanup(l.nc.Close)
-	balances, err := pools.NewBalances(pools.BalanceConfig{DB: l.db, NATS: l.nc, Ledger: books, Log: slog.New(slog.DiscardHandler)})
+	balances, err := pools.NewBalances(pools.BalanceConfig{DB: l.db, NATS: l.nc, Ledger: books, Wait: wait, Log: slog.New(slog.DiscardHandler)})
 	must(t, err)
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	var running sync.WaitGroup
@@ -79,7 +79,7 @@ func (l *live) askAll(accounts ...string) []balance.Answer {
 func TestLaggingLedgerClosesNoDoor(t *testing.T) {
 	t.Parallel()
 	books := lagging{make(chan struct{})}
-	l := answering(t, books)
+	l := answering(t, books, 2*time.Second)
 	owner, stranger := uuid.New(), ledger.Account(uuid.New(), uuid.Nil)
 	l.credit(ledger.Purchase{UserID: owner, Provider: "openai", Tokens: 100, Reference: "r"})
 	for range 5 {
@@ -100,7 +100,7 @@ func TestLockedPoolClosesNoOtherDoor(t *testing.T) {
 	t.Parallel()
 	books := lagging{make(chan struct{})}
 	close(books.caughtUp)
-	l := answering(t, books)
+	l := answering(t, books, 2*time.Second)
 	locked, healthy, stranger := uuid.New(), uuid.New(), ledger.Account(uuid.New(), uuid.Nil)
 	over := time.Now().Add(-time.Minute) // its time takes something that the version does not tell
 	l.credit(ledger.Purchase{UserID: locked, Provider: "openai", Tokens: 100, Reference: "a", ExpiresAt: &over, At: over.Add(-time.Hour)})
@@ -125,5 +125,29 @@ func TestLockedPoolClosesNoOtherDoor(t *testing.T) {
 	must(t, tx.Rollback(t.Context()))
 	if got := l.ask(ledger.Account(locked, uuid.Nil)); got.Credits != 0 {
 		t.Errorf("released: want it expired, got %+v", got)
+	}
+}
+
+// leisurely is a ledger that has caught up for whoever waits longer than ratelimit does at least.
+type leisurely struct{}
+
+func (leisurely) CatchUp(ctx context.Context) error {
+	if end, bounded := ctx.Deadline(); bounded && time.Until(end) < balance.AskTimeout {
+		return ledger.ErrBehind
+	}
+	return nil
+}
+
+// TestAnswersTakeAsLongAsRatelimitWaits: where decisions may take long, so may what they wait for.
+func TestAnswersTakeAsLongAsRatelimitWaits(t *testing.T) {
+	t.Parallel()
+	for decision, told := range map[time.Duration]bool{1500 * time.Millisecond: false, time.Minute: true} {
+		t.Run(decision.String(), func(t *testing.T) {
+			l, owner := answering(t, leisurely{}, balance.AskWithin(decision)), uuid.New()
+			l.credit(ledger.Purchase{UserID: owner, Provider: "openai", Tokens: 100, Reference: "r"})
+			if got := l.askAll(ledger.Account(owner, uuid.Nil))[0]; (got.Error == "") != told {
+				t.Errorf("got %+v", got)
+			}
+		})
 	}
 }

@@ -28,6 +28,6 @@ func openConsume(s service, pool *pgxpool.Pool, limiter *grpc.ClientConn, member
 	return consume.New(consume.Config{Limiter: limitpb.NewLimiterClient(limiter),
 		Provider: consume.NewEnvoy(egress.In(s.dir), s.traces.Transport),
 		Members:  members,
-		Books:    consume.NewOutbox(pool, publisher), Providers: s.live.providers,
+		Books:    consume.NewOutbox(pool, publisher), Providers: s.live.providers, Timeout: s.cfg.Limits.Timeout,
 		Enforce: func() bool { return s.live.flags().TokenService.QuotaEnforcement }, Log: s.log, Metrics: s.metrics})
 }

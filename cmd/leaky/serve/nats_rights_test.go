@@ -211,7 +211,7 @@ func TestPartsCanDoTheirWork(t *testing.T) {
 			return nil
 		},
 		topology.RateLimit: func(conn *nats.Conn, js jetstream.JetStream) error {
-			balances := ratelimit.NewNATSBalances(conn, js, log)
+			balances := ratelimit.NewNATSBalances(conn, js, 0, log)
 			balances.Follow(shortly(t), func(context.Context, balance.State) error { return nil })
 			return nil
 		},

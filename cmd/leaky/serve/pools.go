@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/ledgerbook"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/ledger"
@@ -45,7 +46,8 @@ func openBooks(s service, db *pgxpool.Pool, nc *nats.Conn, store *tokensvc.Store
 	if err != nil {
 		return nil, err
 	}
-	balances, err := pools.NewBalances(pools.BalanceConfig{DB: db, NATS: nc, Ledger: consumer, Log: s.log})
+	balances, err := pools.NewBalances(pools.BalanceConfig{DB: db, NATS: nc, Ledger: consumer,
+		Wait: balance.AskWithin(s.cfg.Limits.Timeout), Log: s.log})
 	if err != nil {
 		return nil, err
 	}

@@ -39,7 +39,7 @@ func serveRateLimit(ctx context.Context, s service) error {
 	if err != nil {
 		return err
 	}
-	balances := ratelimit.NewNATSBalances(conn, js, s.log)
+	balances := ratelimit.NewNATSBalances(conn, js, s.cfg.Limits.Timeout, s.log)
 	limiter, err := ratelimit.New(ratelimit.Config{Policy: limitPolicy(s.first), Files: s.files.Files, Reload: s.reloadLimits,
 		Holds: s.cfg.Holds, Timeout: s.cfg.Limits.Timeout, Longest: s.cfg.HoldLife(), IdleAfter: s.cfg.Limits.Idle,
 		Explain: s.cfg.Limits.Explain, RedisURL: s.cfg.Stores.Redis,

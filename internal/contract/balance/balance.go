@@ -21,10 +21,13 @@ const (
 	SubjectPrefix = "leaky.balance.v1."
 	// SubjectAsk is answered by the token service: an Ask for a State, plain NATS.
 	SubjectAsk = "leaky.rpc.v1.balance"
-	// AskTimeout is how long ratelimit waits for an answer. Only the first call of an account waits
-	// for it, and a model takes longer than a second anyway: better late than refused.
+	// AskTimeout is how long ratelimit waits for an answer at least. Only the first call of an account
+	// waits for it, and a model takes longer than a second anyway: better late than refused.
 	AskTimeout = time.Second
 )
+
+// AskWithin is how long ratelimit waits for an answer where callers wait so long for its decision.
+func AskWithin(decision time.Duration) time.Duration { return max(AskTimeout, decision*2/3) }
 
 // Subject is where a change of a pool of the provider is published.
 func Subject(provider string) string { return SubjectPrefix + provider }
