@@ -20,7 +20,7 @@ const outages = `timeout: 2s, outage: {default: closed, routes: {gemini-generate
 // of ratelimit: each mode keeps its promise, and the books agree afterwards.
 func TestDemoBoundsAnOutage(t *testing.T) {
 	stack, err := stacktest.New(t.Context(), testenv.Folder(t), 0, stacktest.Built(running.Bin), stacktest.Replicas("ratelimit", 4),
-		stacktest.Edit("timeout: 10s}", outages))
+		stacktest.Edit("outage: {dial_timeout: 2s, timeout: 5s}, timeout: 10s}", outages))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,7 +27,7 @@ func TestFallbackAnswersForAProvider(t *testing.T) {
 	for i, mode := range modes {
 		t.Run(fmt.Sprintf("away%s", mode), func(t *testing.T) {
 			if mode != "" {
-				startMoody(t, running.Broken).behave(mode)
+				startMoody(t, running.Away).behave(mode)
 			}
 			var mu sync.Mutex
 			var callers sync.WaitGroup

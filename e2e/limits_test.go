@@ -14,10 +14,11 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
 )
 
-// hundred is a call that uses 100 tokens: a prompt of 200 bytes (50 tokens) and 50 tokens of answer.
+// hundred is a call that uses 100 tokens: a prompt of 200 bytes (50 tokens) and 50 tokens of answer. Of
+// its provider nobody learns by other calls that an input takes less than is held for it.
 func hundred(statesMaximum bool) string {
 	prompt := "[[tokens=50]]" + strings.Repeat("x", 200-len("[[tokens=50]]"))
-	body := map[string]any{"model": "gpt-4o-mini", "messages": []map[string]string{{"role": "user", "content": prompt}}}
+	body := map[string]any{"model": "apart1", "messages": []map[string]string{{"role": "user", "content": prompt}}}
 	if statesMaximum {
 		body["max_tokens"] = 50
 	}
@@ -61,7 +62,7 @@ func TestExactButNotStingy(t *testing.T) {
 			t.Parallel()
 			who := newAccount(t, "TINY")
 			body := hundred(tc.statesMaximum)
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			var mu sync.Mutex
 			var first, passed int
@@ -81,6 +82,9 @@ func TestExactButNotStingy(t *testing.T) {
 						}
 						all := passed >= 10
 						mu.Unlock()
+						if status == http.StatusServiceUnavailable { // nobody could decide: neither passed nor refused
+							status, wait = http.StatusTooManyRequests, 100*time.Millisecond
+						}
 						if err != nil || status != 429 || wait > 2*time.Second {
 							return // passed, or told that waiting is of no use
 						}

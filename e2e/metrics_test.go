@@ -6,12 +6,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/metricsdoc"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
@@ -59,15 +61,24 @@ func TestMetricsAreAsThePageHasThem(t *testing.T) {
 		t.Fatal(err)
 	}
 	seen := map[string]bool{}
-	for _, part := range topology.Having(topology.Part.Listens) {
-		for name, family := range exposed(t, cfg.Services.Named(part.Name).HTTP) {
-			seen[name] = true
-			if strings.HasPrefix(name, "go_") || strings.HasPrefix(name, "process_") {
-				continue
+	look := func(each func(part string, family *dto.MetricFamily)) {
+		for _, part := range topology.Having(topology.Part.Listens) {
+			for name, family := range exposed(t, cfg.Services.Named(part.Name).HTTP) {
+				seen[name] = true
+				if !strings.HasPrefix(name, "go_") && !strings.HasPrefix(name, "process_") {
+					each(part.Name, family)
+				}
 			}
-			checkFamily(t, part.Name, family, documented[name])
 		}
 	}
+	testenv.Within(t, 15*time.Second, "what a call counts", func() bool { // by whichever replica is asked
+		request(t, "GET", "/api/v1/tokens/status", "", nil, byKey(who)...)
+		look(func(string, *dto.MetricFamily) {})
+		return seen["gateway_api_key_validation_total"] && seen["gateway_rate_limit_total"] && seen["gen_ai_server_request_duration_seconds"]
+	})
+	look(func(part string, family *dto.MetricFamily) {
+		checkFamily(t, part, family, documented[family.GetName()])
+	})
 	for _, m := range all {
 		// Those with labels may have no event yet; certificates are there in TLS mode mutual only.
 		if !seen[m.Name] && len(m.Labels) == 0 && m.Name != "leaky_xds_certificate_expiry_timestamp_seconds" {

@@ -252,12 +252,23 @@ func TestMixedCallsOfAllRoutes(t *testing.T) {
 		})
 	}
 	all.Wait()
-	served := servedBy(t, "openai", "gemini", "qwen")
+	var served map[string]stubs.Served
+	testenv.Within(t, 15*time.Second, "the stubs know of every call", func() bool { // an answer is read before they write it down
+		served = servedBy(t, "openai", "gemini", "qwen")
+		for n := range accounts {
+			for id, call := range asked[n] {
+				if _, ok := served[id]; !ok && call.method == http.MethodPost {
+					return false
+				}
+			}
+		}
+		return true
+	})
 	for n := range accounts {
 		var want tokenSums
 		for id, call := range asked[n] {
-			got, ok := served[id]
-			if !ok && call.method == http.MethodPost || got.Output != got.Generated {
+			got := served[id]
+			if got.Output != got.Generated {
 				t.Errorf("%s %.200s: the stub served %+v", call.path, call.body, got)
 			}
 			want.add(got)
@@ -296,7 +307,7 @@ func wantSums(t *testing.T, who stacktest.Account, want tokenSums) {
 	t.Helper()
 	var got struct{ Total tokenSums }
 	testenv.Within(t, 60*time.Second, fmt.Sprintf("%d calls on the books", want.Calls), func() bool {
-		mustCall(t, 200, "GET", "/api/v1/me/usage", who.Key, nil, &got)
+		told(t, "/api/v1/me/usage", &got, byKey(who)...)
 		return got.Total.Calls >= want.Calls
 	})
 	if got.Total != want {

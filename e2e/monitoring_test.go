@@ -50,7 +50,7 @@ func queried(t *testing.T, query string) model.Vector {
 
 func TestPrometheusScrapesTheWholeStack(t *testing.T) {
 	t.Parallel()
-	testenv.Within(t, 30*time.Second, "every part scraped", func() bool {
+	testenv.Eventually(t, "every part scraped", func() bool {
 		up := map[string]bool{}
 		for _, sample := range queried(t, "up == 1") {
 			up[string(sample.Metric["part"])] = true
@@ -120,7 +120,10 @@ func TestPanelsHaveData(t *testing.T) {
 		why[q] = fmt.Sprintf("%v, %v", value, err)
 		return err == nil && ok && slices.ContainsFunc(vector, func(s *model.Sample) bool { return !math.IsNaN(float64(s.Value)) })
 	}
-	for round, end := 0, time.Now().Add(time.Minute); len(pending) > 0 && time.Now().Before(end); round++ {
+	pace := time.NewTicker(200 * time.Millisecond) // other tests have the machine too
+	defer pace.Stop()
+	for round, end := 0, time.Now().Add(2*time.Minute); len(pending) > 0 && time.Now().Before(end); round++ {
+		<-pace.C
 		traffic(round)
 		maps.DeleteFunc(pending, func(q, _ string) bool { return numbers(q) })
 	}
@@ -134,9 +137,12 @@ func TestOneCallIsFollowedThroughAllParts(t *testing.T) {
 	t.Parallel()
 	who := newAccount(t)
 	r := request(t, "POST", chatPath, "", `{"model":"gpt-4o","messages":[{"role":"user","content":"Hello"}]}`, byKey(who)...)
+	if r.status != 200 {
+		t.Fatalf("want 200, got %d %s", r.status, r.text)
+	}
 	id := r.header.Get("X-Request-Id")
 	var out string
-	testenv.Within(t, 20*time.Second, "a line of every part", func() bool {
+	testenv.Eventually(t, "a line of every part", func() bool {
 		out, _ = running.Leaky(t.Context(), "logs", "--request", id)
 		for _, said := range []string{"extauthz", "call checked", "ratelimit", "call decided", "meter", "call settled", "analytics", "tokensvc", "call kept"} {
 			if !strings.Contains(out, said) {

@@ -44,6 +44,7 @@ func state(t *testing.T) configState {
 // TestAChangeIsPushedAndTakenBack as docs/control-plane.md tells it: look, push, find it in the
 // history, go back.
 func TestAChangeIsPushedAndTakenBack(t *testing.T) {
+	settled(t)
 	who := newAccount(t)
 	text, err := os.ReadFile(running.Config)
 	if err != nil {
@@ -51,9 +52,7 @@ func TestAChangeIsPushedAndTakenBack(t *testing.T) {
 	}
 	whole := string(text)
 	t.Cleanup(func() {
-		if err := os.WriteFile(running.Config, text, 0o644); err != nil {
-			t.Error(err)
-		}
+		replaced(t, running.Config, whole)
 		testenv.Eventually(t, "all is well again", func() bool { return state(t).Ready })
 	})
 	leaky := func(want string, args ...string) {

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"crypto/rand"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,9 +31,10 @@ func TestREADMECommands(t *testing.T) {
 		}
 		t.Run(shell, func(t *testing.T) {
 			t.Parallel()
+			name := "ada-" + strings.ToLower(rand.Text()[:8]) // also where the test runs twice
 			once := strings.ReplaceAll(script.String(), "http://localhost:8080", running.Gateway)
-			once = strings.ReplaceAll(once, `"ada"`, `"ada-`+shell+`"`)
-			once = strings.ReplaceAll(once, "ada@", "ada-"+shell+"@")
+			once = strings.ReplaceAll(once, `"ada"`, `"`+name+`"`)
+			once = strings.ReplaceAll(once, "ada@", name+"@")
 			out, err := exec.CommandContext(t.Context(), path, "-c", once+once).CombinedOutput()
 			if err != nil {
 				t.Fatalf("%v\n%s", err, out)

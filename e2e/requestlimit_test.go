@@ -21,6 +21,13 @@ const (
 	perDayUser, perDayIP     = 40000, 50000
 )
 
+// withinOneDay waits where the day of UTC is about to end: its windows begin anew then.
+func withinOneDay(t *testing.T) {
+	t.Helper()
+	const enough = 20 * time.Second
+	testenv.Eventually(t, "the next day", func() bool { return time.Now().Truncate(24*time.Hour) == time.Now().Add(enough).Truncate(24*time.Hour) })
+}
+
 // onOwnConnection sends from a port that no other request had.
 func onOwnConnection(t *testing.T, path string, header ...string) answer {
 	t.Helper()
@@ -32,6 +39,7 @@ func onOwnConnection(t *testing.T, path string, header ...string) answer {
 // change nothing.
 func TestRequestsAreCountedByCallerAndRoute(t *testing.T) {
 	t.Parallel()
+	withinOneDay(t)
 	who, other := newAccount(t), newAccount(t)
 	begin := time.Now().Unix()
 	variants := [][]string{byKey(who), byToken(who), append(byKey(who), "X-User-Id", other.ID), append(byToken(who), "X-Forwarded-For",
@@ -87,6 +95,7 @@ func TestRequestsAreCountedByCallerAndRoute(t *testing.T) {
 // TestRequestsAreAdmittedExactly sends twice as many at once as a window has room for.
 func TestRequestsAreAdmittedExactly(t *testing.T) {
 	t.Parallel()
+	withinOneDay(t)
 	who := newAccount(t)
 	got := atOnce(t, 2*perDayGemini, func(ctx context.Context, i int) (int, error) {
 		header := byKey(who)
@@ -105,6 +114,7 @@ func TestRequestsAreAdmittedExactly(t *testing.T) {
 // a client says of itself. Who is known counts for themselves on the same route.
 func TestAnonymousRequestsAreCountedByAddress(t *testing.T) {
 	t.Parallel()
+	withinOneDay(t)
 	left := int64(perDayIP)
 	for i, header := range [][]string{nil, nil, {"X-Forwarded-For", "203.0.113.7"}, {"X-Real-Ip", "203.0.113.7", "Forwarded",
 		"for=203.0.113.7"}, {"X-User-Id", "somebody"}} {
@@ -140,6 +150,7 @@ func TestWhitelistedPathsCarryNoLimit(t *testing.T) {
 // others go on.
 func edited(t *testing.T, path string, oldNew ...string) (restore func()) {
 	t.Helper()
+	settled(t)
 	who := newAccount(t)
 	before, err := os.ReadFile(path)
 	if err != nil {
@@ -154,12 +165,14 @@ func edited(t *testing.T, path string, oldNew ...string) (restore func()) {
 	return func() {
 		t.Helper()
 		replaced(t, path, string(before))
+		wantFlags(t, true)
 		testenv.Within(t, 15*time.Second, "the old configuration", func() bool {
 			sold := request(t, "POST", pathPurchase, "", `{"provider":"openai","tokens":0}`, byKey(who)...)
 			spent := request(t, "POST", pathConsume, "", `{"provider":"openai","tokens":1}`, byKey(who)...)
 			return sold.status == 400 && sold.header.Get("X-RateLimit-Limit") != "" && spent.status == 402 &&
 				onOwnConnection(t, pathKeys).status == 200
 		})
+		testenv.Eventually(t, "all is well again", func() bool { return state(t).Ready })
 	}
 }
 
@@ -183,7 +196,7 @@ func TestLimitsAreReloaded(t *testing.T) {
 	who := newAccount(t)
 	defer edited(t, limitsFile(), "requests-per-address, unit: day, requests_per_unit: 50000}", "requests-per-address, unit: day, requests_per_unit: 1}",
 		"keys-per-address, unit: day, requests_per_unit: 50000}", "keys-per-address, unit: day, requests_per_unit: 1}")()
-	testenv.Within(t, 10*time.Second, "the smaller limit", func() bool { return onOwnConnection(t, pathKeys).status == 429 })
+	testenv.Within(t, 15*time.Second, "the smaller limit", func() bool { return onOwnConnection(t, pathKeys).status == 429 })
 	for _, path := range []string{"/api/v1/auth/login", "/api/v1/auth/register"} {
 		wantProblem(t, request(t, "POST", path, "", `{"username":"x","password":"y"}`, "X-Forwarded-For", "203.0.113.8"), 429,
 			"rate limit exceeded")
@@ -192,8 +205,8 @@ func TestLimitsAreReloaded(t *testing.T) {
 		t.Errorf("who is known: want 200, got %d %s", r.status, r.text)
 	}
 	replaced(t, limitsFile(), "domain: leaky\ndescriptors:\n  - key: count\n    value: requests\n    rate_limit: {unit: fortnight, requests_per_unit: 1}\n")
-	testenv.Within(t, 10*time.Second, "a word about the mistake", func() bool {
-		out, err := running.Leaky(t.Context(), "logs", "ratelimit")
+	testenv.Within(t, 15*time.Second, "a word about the mistake", func() bool {
+		out, err := running.Leaky(t.Context(), "logs", "-n", "10000", "ratelimit")
 		return err == nil && strings.Contains(out, "fortnight")
 	})
 	if r := onOwnConnection(t, pathKeys); r.status != 429 {
@@ -206,14 +219,8 @@ func TestFlags(t *testing.T) {
 	who := newAccount(t)
 	defer edited(t, running.Config, "\npurchases:",
 		"\nflags: {gateway: {rate_limiting: false, api_key_validation: false}, token_service: {quota_enforcement: false, saga_purchases: false}}\npurchases:")()
-	for _, part := range []string{"tokensvc", "ratelimit", "extauthz", "xds"} {
-		testenv.Within(t, 10*time.Second, "the flags at "+part, func() bool {
-			info := shownFlags(t, part)
-			return len(info) == 4 && !info["gateway.rate_limiting"] && !info["gateway.api_key_validation"] &&
-				!info["token_service.quota_enforcement"] && !info["token_service.saga_purchases"]
-		})
-	}
-	testenv.Within(t, 10*time.Second, "no counting", func() bool {
+	wantFlags(t, false)
+	testenv.Within(t, 15*time.Second, "no counting", func() bool {
 		return request(t, "GET", "/api/v1/tokens/status", "", nil, byToken(who)...).header.Get("X-RateLimit-Limit") == ""
 	})
 	// No pool is needed, none is drawn on, and the bucket still binds.
@@ -230,11 +237,28 @@ func TestFlags(t *testing.T) {
 			t.Fatalf("nothing is counted: want 200, got %d %v", r.status, r.header)
 		}
 	}
-	testenv.Within(t, 10*time.Second, "keys that are ignored", func() bool {
+	testenv.Within(t, 15*time.Second, "keys that are ignored", func() bool {
 		return request(t, "GET", "/api/v1/tokens/status", "", nil, byKey(who)...).status == 401
 	})
 	if r := request(t, "GET", "/api/v1/tokens/status", "", nil, append(byToken(who), "X-Api-Key", "leaky_nonsense")...); r.status != 200 {
 		t.Errorf("an ignored key beside a token: want 200, got %d %s", r.status, r.text)
+	}
+}
+
+// wantFlags waits until every process that follows them, each replica too, has all flags so.
+func wantFlags(t *testing.T, on bool) {
+	t.Helper()
+	for _, part := range []string{"tokensvc", "ratelimit", "extauthz", "extauthz-2", "xds"} {
+		testenv.Within(t, 15*time.Second, "the flags at "+part, func() bool {
+			info := shownFlags(t, part)
+			for _, name := range []string{"gateway.rate_limiting", "gateway.api_key_validation", "token_service.quota_enforcement",
+				"token_service.saga_purchases"} {
+				if is, told := info[name]; !told || is != on {
+					return false
+				}
+			}
+			return len(info) == 4
+		})
 	}
 }
 

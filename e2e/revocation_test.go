@@ -31,7 +31,8 @@ type observer struct {
 	mu      sync.Mutex
 	served  int
 	refused time.Time // when the first refusal came
-	after   int       // calls that began after it and were allowed
+	allowed time.Time // when the last call began that was allowed
+	after   int       // calls that began after the first refusal and were allowed
 	err     error
 }
 
@@ -46,12 +47,17 @@ func (o *observer) watch(ctx context.Context) {
 		switch {
 		case err != nil:
 			o.err = err
-		case allowed && !o.refused.IsZero() && began.After(o.refused):
+		case !allowed:
+			if o.refused.IsZero() {
+				o.refused = time.Now()
+			}
+		case !o.refused.IsZero() && began.After(o.refused):
 			o.after++
-		case allowed:
+		default:
 			o.served++
-		case o.refused.IsZero():
-			o.refused = time.Now()
+		}
+		if allowed && began.After(o.allowed) {
+			o.allowed = began
 		}
 		o.mu.Unlock()
 	}
@@ -164,21 +170,21 @@ func watchRevoked(t *testing.T, kind, credential string, revoke func()) {
 			return true
 		}
 	}
-	testenv.Within(t, 20*time.Second, "twenty good answers of each",
+	testenv.Eventually(t, "twenty good answers of each",
 		all(func(o *observer) bool { served, _, _, _ := o.state(); return served >= 20 }))
 	asked := time.Now()
 	revoke()
 	confirmed := time.Since(asked)
-	testenv.Within(t, 20*time.Second, "a refusal by each", all(func(o *observer) bool { _, refused, _, _ := o.state(); return !refused.IsZero() }))
+	testenv.Eventually(t, "a refusal by each", all(func(o *observer) bool { _, refused, _, _ := o.state(); return !refused.IsZero() }))
 	cancel()
 	load.Wait()
 	line := fmt.Sprintf("%s: confirmed after %v; first refused by", kind, confirmed.Round(100*time.Microsecond))
 	for _, o := range watched {
 		served, refused, after, _ := o.state()
-		took := refused.Sub(asked)
-		line += fmt.Sprintf(" %s after %v (%d served before)", o.name, took.Round(100*time.Microsecond), served)
-		if took > confirmed+time.Second {
-			t.Errorf("%s: %s still allowed it %v after the confirmation", kind, o.name, took-confirmed)
+		line += fmt.Sprintf(" %s after %v (%d served before)", o.name, refused.Sub(asked).Round(100*time.Microsecond), served)
+		// How long an answer takes is the machine's; when a call began that was allowed is ours.
+		if late := o.allowed.Sub(asked) - confirmed; late > time.Second {
+			t.Errorf("%s: %s still allowed a call that began %v after the confirmation", kind, o.name, late)
 		}
 		// Envoy asks either replica, so only a replica's own answers must never turn back.
 		if o.name != "gateway" && after > 0 {
@@ -234,7 +240,7 @@ func (s *stream) stop() {
 func (s *stream) more(t *testing.T, n int64) {
 	t.Helper()
 	from := s.sent.Load()
-	testenv.Within(t, 30*time.Second, "requests go on", func() bool { return s.sent.Load() >= from+n })
+	testenv.Eventually(t, "requests go on", func() bool { return s.sent.Load() >= from+n })
 }
 
 func (s *stream) wantNone(t *testing.T, when string) {
@@ -262,10 +268,16 @@ func remembered(t *testing.T) []known {
 			}
 		}
 	}
-	return []known{
+	callers := []known{
 		{"key, tokens", "GET", "/api/v1/tokens/status", who.Key, nil}, {"token, tokens", "GET", "/api/v1/tokens/status", who.JWT, nil},
 		{"key, chat", "POST", "/v1/chat/completions", who.Key, okBody}, {"token, analytics", "GET", "/api/v1/analytics/health", who.JWT, nil},
 	}
+	for _, c := range callers { // the limiter asks for a pool once, too
+		if a := request(t, c.method, c.path, c.credential, c.body); a.status != 200 {
+			t.Fatalf("%s: want 200, got %d %s", c.name, a.status, a.text)
+		}
+	}
+	return callers
 }
 
 // TestIdentityRestarts is not parallel: it runs while no other test needs identity. Nobody who is known
@@ -281,6 +293,7 @@ func TestIdentityRestarts(t *testing.T) {
 	load.more(t, 50)
 	load.stop()
 	load.wantNone(t, "identity killed")
+	testenv.Eventually(t, "all is well again", func() bool { return state(t).Ready })
 	t.Logf("%d requests while identity restarted and was killed, none failed", load.sent.Load())
 }
 
@@ -318,7 +331,7 @@ func TestIdentityAndPostgresAway(t *testing.T) {
 		"password": early.password}); a.status != 503 || leak(a) != "" {
 		t.Errorf("a login: %d %s", a.status, a.text)
 	}
-	testenv.Within(t, 20*time.Second, "both replicas notice the silence", func() bool {
+	testenv.Eventually(t, "both replicas notice the silence", func() bool {
 		return measured(t, "extauthz", "gateway_revocation_staleness_seconds") > 5 && measured(t, "extauthz-2",
 			"gateway_revocation_staleness_seconds") > 5
 	})
@@ -330,6 +343,7 @@ func TestIdentityAndPostgresAway(t *testing.T) {
 	testenv.Within(t, time.Minute, "who was refused is served again", func() bool {
 		return request(t, "GET", "/api/v1/tokens/status", stranger.Key, nil).status == http.StatusOK
 	})
+	testenv.Eventually(t, "all is well again", func() bool { return state(t).Ready })
 }
 
 // measured sums the samples of a part's metric whose labels contain all of labels.

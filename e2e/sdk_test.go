@@ -269,24 +269,26 @@ func TestRefusalIsRetriedByTheSDK(t *testing.T) {
 	if !strings.Contains(refused.Message, header.Get("X-Request-Id")) || !strings.Contains(refused.Message, "max_tokens") {
 		t.Fatalf("the message names neither request nor cure: %q", refused.Message)
 	}
-	// A hold in flight blocks the second call; the SDK waits as it is told and gets through.
-	slow := openaiClient(who, "/v1", nil, option.WithHeader("x-stub-chunk-delay-ms", "20"))
-	stream := slow.Chat.Completions.NewStreaming(t.Context(), ask("gpt-4o-mini", "[[tokens=30]]", 900))
+	// A hold in flight blocks the second call; the SDK waits as it is told and gets through. The first
+	// one stalls until the second was refused.
+	ctx, leave := context.WithCancel(t.Context())
+	defer leave()
+	slow := openaiClient(who, "/v1", nil, option.WithHeader("x-stub-stall-after-chunks", "5"))
+	stream := slow.Chat.Completions.NewStreaming(ctx, ask("gpt-4o-mini", "[[tokens=30]]", 700))
+	defer stream.Close()
 	if !stream.Next() {
 		t.Fatal(stream.Err())
 	}
-	drained := make(chan error, 1)
-	go func() {
-		for stream.Next() {
-		}
-		drained <- stream.Err()
-	}()
 	tries.Store(0)
-	patient := openaiClient(who, "/v1", &header, option.WithMaxRetries(20), counted)
-	if _, err := patient.Chat.Completions.New(t.Context(), ask("gpt-4o-mini", "[[tokens=10]]", 900)); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-drained; err != nil {
+	leaving := option.WithMiddleware(func(r *http.Request, next option.MiddlewareNext) (*http.Response, error) {
+		res, err := next(r)
+		if res != nil && res.StatusCode == http.StatusTooManyRequests {
+			leave()
+		}
+		return res, err
+	})
+	patient := openaiClient(who, "/v1", &header, option.WithMaxRetries(100), counted, leaving)
+	if _, err := patient.Chat.Completions.New(t.Context(), ask("gpt-4o-mini", "[[tokens=10]]", 700)); err != nil {
 		t.Fatal(err)
 	}
 	if tries.Load() < 2 {

@@ -43,16 +43,28 @@ type purchase struct {
 	CreatedAt, UpdatedAt                 time.Time
 }
 
+// told reads what is there, and asks again, as clients do, where nobody can tell just now.
+func told(t *testing.T, path string, dst any, header ...string) {
+	t.Helper()
+	testenv.Within(t, 30*time.Second, path+" is answered", func() bool {
+		r := request(t, "GET", path, "", nil, header...)
+		if r.status != 200 && r.status != 503 {
+			t.Fatalf("%s: want 200, got %d %s", path, r.status, r.text)
+		}
+		if r.status == 200 {
+			r.into(t, dst)
+		}
+		return r.status == 200
+	})
+}
+
 // settledPurchase waits until a purchase is at its end.
 func settledPurchase(t *testing.T, id string, header ...string) purchase {
 	t.Helper()
 	var p purchase
-	testenv.Within(t, 15*time.Second, "the end of purchase "+id, func() bool {
-		r := request(t, "GET", pathPurchase+"/"+id, "", nil, header...)
-		if r.status != 200 {
-			t.Fatalf("want 200, got %d %s", r.status, r.text)
-		}
-		r.into(t, &p)
+	testenv.Within(t, 30*time.Second, "the end of purchase "+id, func() bool {
+		p = purchase{}
+		told(t, pathPurchase+"/"+id, &p, header...)
 		return p.Status == "COMPLETED" || p.Status == "FAILED"
 	})
 	return p
@@ -88,11 +100,7 @@ func buy(t *testing.T, who stacktest.Account, provider string, tokens int64) {
 func creditsOf(t *testing.T, who stacktest.Account, provider string) int64 {
 	t.Helper()
 	var m me
-	r := request(t, "GET", "/api/v1/me", "", nil, byKey(who)...)
-	if r.status != 200 {
-		t.Fatalf("want 200, got %d %s", r.status, r.text)
-	}
-	r.into(t, &m)
+	told(t, "/api/v1/me", &m, byKey(who)...)
 	for _, b := range m.Balances {
 		if b.Provider == provider {
 			return b.Credits
@@ -112,12 +120,8 @@ type quota struct {
 
 func quotaOf(t *testing.T, who stacktest.Account, query string) quota {
 	t.Helper()
-	r := request(t, "GET", pathQuota+query, "", nil, byToken(who)...)
-	if r.status != 200 {
-		t.Fatalf("want 200, got %d %s", r.status, r.text)
-	}
 	var q quota
-	r.into(t, &q)
+	told(t, pathQuota+query, &q, byToken(who)...)
 	return q
 }
 

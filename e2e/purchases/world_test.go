@@ -128,6 +128,13 @@ func (s *slot) keep(ctx context.Context, t *testing.T) {
 	}
 }
 
+// started is how often a process was started.
+func (s *slot) started() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.starts
+}
+
 // kill ends the process that runs now.
 func (s *slot) kill() {
 	s.mu.Lock()

@@ -3,16 +3,19 @@ package stacktest
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/leaky-tokens/leaky-tokens/client"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 )
 
 // Through sends what Send and those below send through a transport; New takes the usual one. Call
@@ -70,9 +73,19 @@ func (s *Stack) Call(ctx context.Context, method, path, credential string, body,
 func (s *Stack) Must(ctx context.Context, want int, method, path, credential string, body, dst any) error {
 	status, err := s.Call(ctx, method, path, credential, body, dst)
 	if err == nil && status != want {
-		err = fmt.Errorf("%s %s: want %d, got %d", method, path, want, status)
+		err = &statusError{method + " " + path, want, status}
 	}
 	return err
+}
+
+// statusError is a call that got another status.
+type statusError struct {
+	call      string
+	want, got int
+}
+
+func (e *statusError) Error() string {
+	return fmt.Sprintf("%s: want %d, got %d", e.call, e.want, e.got)
 }
 
 func (s *Stack) loginAdmin() (string, error) {
@@ -81,7 +94,9 @@ func (s *Stack) loginAdmin() (string, error) {
 		return "", err
 	}
 	var got struct{ Token string }
-	err = s.Must(context.Background(), 200, "POST", "/api/v1/auth/login", "", json.RawMessage(text), &got)
+	err = patiently(context.Background(), func(ctx context.Context) error {
+		return s.Must(ctx, 200, "POST", "/api/v1/auth/login", "", json.RawMessage(text), &got)
+	})
 	return got.Token, err
 }
 
@@ -93,38 +108,55 @@ type Account struct {
 // Password is that of every account.
 const Password = "correct horse 9"
 
+// patience bounds how long an account is waited for: the machine may have much else to do, and the
+// test before may have had a part stop.
+const patience = time.Minute
+
+// patiently repeats a call that is answered with 503, as clients do.
+func patiently(ctx context.Context, call func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return retry.Policy{First: 100 * time.Millisecond, Most: time.Second}.Do(ctx, func(ctx context.Context) error {
+		err := call(ctx)
+		if status, ok := errors.AsType[*statusError](err); ok && status.got == http.StatusServiceUnavailable {
+			return err
+		}
+		if err != nil {
+			return retry.Permanent(err)
+		}
+		return nil
+	}, nil)
+}
+
 // NewAccount registers a user, gives it roles beside USER, and makes a key.
 func (s *Stack) NewAccount(ctx context.Context, roles ...string) (Account, error) {
-	const tries = 3
+	must := func(want int, method, path, credential string, body, dst any) error {
+		return patiently(ctx, func(ctx context.Context) error { return s.Must(ctx, want, method, path, credential, body, dst) })
+	}
 	var name string
 	var user struct{ UserID, Token string }
-	for try := 1; ; try++ {
-		name = "u" + strings.ReplaceAll(uuid.NewString(), "-", "")[:20]
-		err := s.Must(ctx, 201, "POST", "/api/v1/auth/register", "",
+	if err := patiently(ctx, func(ctx context.Context) error {
+		name = "u" + strings.ReplaceAll(uuid.NewString(), "-", "")[:20] // the one before may be taken
+		return s.Must(ctx, 201, "POST", "/api/v1/auth/register", "",
 			map[string]string{"username": name, "email": name + "@example.com", "password": Password}, &user)
-		if err == nil {
-			break
-		}
-		if try == tries || !strings.Contains(err.Error(), "got 503") { // which a busy disk may cause
-			return Account{}, err
-		}
+	}); err != nil {
+		return Account{}, err
 	}
 	if len(roles) > 0 {
 		admin, err := s.admin()
 		if err != nil {
 			return Account{}, err
 		}
-		if err := s.Must(ctx, 200, "PUT", "/api/v1/admin/users/"+user.UserID+"/roles", admin, map[string]any{"roles": append(roles, "USER")},
+		if err := must(200, "PUT", "/api/v1/admin/users/"+user.UserID+"/roles", admin, map[string]any{"roles": append(roles, "USER")},
 			nil); err != nil {
 			return Account{}, err
 		}
 		// Their first token names the roles they had, and ended with them.
-		if err := s.Must(ctx, 200, "POST", "/api/v1/auth/login", "", map[string]string{"username": name, "password": Password},
-			&user); err != nil {
+		if err := must(200, "POST", "/api/v1/auth/login", "", map[string]string{"username": name, "password": Password}, &user); err != nil {
 			return Account{}, err
 		}
 	}
 	var key struct{ APIKey, ID string }
-	err := s.Must(ctx, 201, "POST", "/api/v1/auth/api-keys", user.Token, map[string]string{"userId": user.UserID, "name": "sandbox"}, &key)
+	err := must(201, "POST", "/api/v1/auth/api-keys", user.Token, map[string]string{"userId": user.UserID, "name": "sandbox"}, &key)
 	return Account{ID: user.UserID, Name: name, JWT: user.Token, Key: key.APIKey, KeyID: key.ID}, err
 }

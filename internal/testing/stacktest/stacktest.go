@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,19 +31,24 @@ services:
 ${services}
 purchases: {payment: {url: "http://${stub-payment}"}, poll_every: 200ms, backoff: 50ms, price_per_million: {default: 1000, gemini: 100000}}
 providers:
-  openai: {protocol: openai, url: "http://${stub-openai}", tokens_per_byte: 0.25, fill_max_tokens: 256}
-  gemini: {protocol: gemini, url: "http://${stub-gemini}", tokens_per_byte: 0.25, fill_max_tokens: 256}
+  # Stubs may take longer to answer than providers in production.
+  openai: {protocol: openai, url: "http://${stub-openai}", tokens_per_byte: 0.25, fill_max_tokens: 256, egress: {timeout: 10s}}
+  gemini: {protocol: gemini, url: "http://${stub-gemini}", tokens_per_byte: 0.25, fill_max_tokens: 256, egress: {timeout: 10s}}
   anthropic: {protocol: anthropic, url: "http://${stub-openai}", tokens_per_byte: 0.25, fill_max_tokens: 256,
     consume_path: /api/v1/openai/chat}
-  qwen: {protocol: openai, url: "http://${stub-qwen}", tokens_per_byte: 0.25, fill_max_tokens: 256}
+  qwen: {protocol: openai, url: "http://${stub-qwen}", tokens_per_byte: 0.25, fill_max_tokens: 256, egress: {timeout: 10s}}
   # Nobody serves these until a test does, to misbehave there without disturbing others.
-  flaky: {url: "http://${flaky}", consume_path: /api/v1/openai/chat, egress: {timeout: 2s, backoff: 20ms, max_concurrent: 4}}
+  flaky: {url: "http://${flaky}", consume_path: /api/v1/openai/chat, egress: {timeout: 5s, backoff: 20ms, max_concurrent: 4}}
   # A test may serve this one with package rawprovider.
   raw: {url: "http://${raw}/v1", outlier: {off: true}}
   rawa: {protocol: anthropic, url: "http://${raw}", outlier: {off: true}}
   rawg: {protocol: gemini, url: "http://${raw}/v1beta", outlier: {off: true}}
   strict: {url: "http://${raw}/v1", stream_options: false, outlier: {off: true}}
-  broken: {url: "http://${broken}", consume_path: /api/v1/openai/chat, egress: {timeout: 1s, backoff: 20ms}}
+  broken: {url: "http://${broken}", consume_path: /api/v1/openai/chat, egress: {timeout: 5s, backoff: 20ms}}
+  # Only the test that counts exactly calls here, so that no other one teaches what inputs take.
+  apart: {protocol: openai, url: "http://${stub-openai}", tokens_per_byte: 0.25, fill_max_tokens: 256}
+  # Nobody is there unless a test of fallbacks is.
+  away: {url: "http://${away}"}
 models:
   - {name: gpt-4o, provider: openai}
   - {name: gpt-4o-mini, provider: openai}
@@ -60,10 +66,11 @@ models:
   - {name: "acme/haiku", provider: anthropic, model: claude-haiku-4-5}
   - {name: qwen-plus, provider: qwen}
   - {name: qwen-max, provider: qwen}
+  - {name: apart1, provider: apart, model: gpt-4o-mini}
   - {name: raw1, provider: raw}
   # Nobody is there but who answers instead; the second has no room for anybody.
-  - {name: away1, provider: broken, fallback: [gpt-4o-mini]}
-  - {name: away2, provider: broken, model: away, fallback: [narrow]}
+  - {name: away1, provider: away, fallback: [gpt-4o-mini]}
+  - {name: away2, provider: away, model: away, fallback: [narrow]}
   - {name: narrow, provider: qwen, model: qwen-plus}
   - {name: rawe, provider: raw, kind: embedding}
   - {name: rawa1, provider: rawa}
@@ -91,8 +98,8 @@ tiers:
     CAPPED: {priority: 60, quota_max_tokens: 5000}
     PREPAID: {priority: 70, balance: required}
     ADMIN: {priority: 100, bucket_capacity_multiplier: 2, quota_max_tokens: 500000}
-# Decisions may take longer than in production: the machine may have much else to do.
-limits: {file: limits.yaml, timeout: 10s}
+# Decisions and Redis may take longer than in production: the machine may have much else to do.
+limits: {file: limits.yaml, explain_last: 20000, outage: {dial_timeout: 2s, timeout: 5s}, timeout: 10s}
 monitoring: {prometheus: "off", alertmanager: "off"}
 # All accounts come from one address. A refresh token that is used twice ends its login at once.
 auth: {throttle: {registers: 100000, addresses: 100000}, refresh_grace: 0s, check_timeout: 10s}
@@ -186,10 +193,10 @@ type Stack struct {
 	Gateway string            // http://host:port
 	Stub    map[string]string // provider -> http://host:port of its stub
 	Payment string            // http://host:port of the payment stub
-	// Flaky, Broken and Raw are host:port of the providers of these names, where nobody listens.
-	Flaky, Broken, Raw string
-	admin              func() (string, error)
-	client             *client.Client // of the gateway, as nobody
+	// Flaky, Broken, Away and Raw are host:port of the providers of these names, where nobody listens.
+	Flaky, Broken, Away, Raw string
+	admin                    func() (string, error)
+	client                   *client.Client // of the gateway, as nobody
 }
 
 // New builds the binary below dir, which must be readable by other users since
@@ -197,7 +204,7 @@ type Stack struct {
 // It starts nothing.
 func New(ctx context.Context, dir string, envoyThreads int, options ...Option) (*Stack, error) {
 	s := &Stack{Bin: filepath.Join(dir, "leaky"), Dir: filepath.Join(dir, "s"), Config: filepath.Join(dir, "leaky.yaml")}
-	at, err := takeAddresses("gateway", "metrics", "flaky", "broken", "raw")
+	at, err := takeAddresses("gateway", "metrics", "flaky", "broken", "away", "raw")
 	if err != nil {
 		return nil, err
 	}
@@ -228,11 +235,12 @@ func New(ctx context.Context, dir string, envoyThreads int, options ...Option) (
 		s.Stub[provider] = "http://" + at["stub-"+provider]
 	}
 	s.Payment = "http://" + at[topology.StubPayment]
-	s.Flaky, s.Broken, s.Raw = at["flaky"], at["broken"], at["raw"]
+	s.Flaky, s.Broken, s.Away, s.Raw = at["flaky"], at["broken"], at["away"], at["raw"]
 	s.Env = append(os.Environ(), "LEAKY_STATE_DIR="+s.Dir, "LEAKY_CONFIG="+s.Config)
 	for _, store := range topology.Of(topology.Store) {
 		s.Env = append(s.Env, store.Variable("LISTEN")+"="+at[store.Name])
 	}
+	s.Env = slices.Clip(s.Env) // tests that run at the same time append to it
 	s.admin = sync.OnceValues(s.loginAdmin)
 	return s, s.Through(http.DefaultTransport)
 }
