@@ -269,10 +269,10 @@ func TestAKeyIsNotTrustedPastItsEnd(t *testing.T) {
 	t.Parallel()
 	i := newIssuer(t)
 	s := ready(t, launch(t, i, ""))
-	end := time.Now().Add(300 * time.Millisecond)
+	end := time.Now().Add(time.Second)
 	key := i.newKey(uuid.NewString(), &end, "USER")
 	req := request("/v1/models", map[string]string{"x-api-key": key})
-	if got := statusOf(t, s, req); got != http.StatusOK {
+	if got := statusOf(t, s, req); got != http.StatusOK && time.Now().Before(end) {
 		t.Fatalf("before the end: want 200, got %d", got)
 	}
 	testenv.Eventually(t, "the key has ended", func() bool { return statusOf(t, s, req) == http.StatusUnauthorized })

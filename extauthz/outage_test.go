@@ -238,7 +238,7 @@ func TestAReplicaCutFromEverythingRefuses(t *testing.T) {
 	cut := time.Now()
 	announce(t, conn, i.revoke(k.key))
 	stands(t, s, stale, "revocations may have been missed")
-	if took := time.Since(cut); took > 2*time.Second+s.follower.pace.stale { // it sleeps in between, and the machine is shared
+	if took := time.Since(cut); took > 10*time.Second+s.follower.pace.stale { // it sleeps in between, and the machine is shared
 		t.Errorf("stale after %v, want %v", took, s.follower.pace.stale)
 	}
 	for _, credential := range []string{k.token, k.key} {

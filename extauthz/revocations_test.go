@@ -21,7 +21,7 @@ func linkedUp(s *Service) bool { return gauge(s.metrics.linked) == 1 }
 // quick makes a follower that notices within a second what takes five in service.
 func quick(c *Config) {
 	c.pace = pace{tick: 50 * time.Millisecond, silence: 200 * time.Millisecond, relist: time.Minute, stale: time.Second}
-	c.LookupTimeout = 200 * time.Millisecond
+	c.LookupTimeout = time.Second
 }
 
 // bus connects the fake identity to NATS.
@@ -182,7 +182,7 @@ func TestRevokingUnderLoad(t *testing.T) {
 			load.Go(func() {
 				req, calls, after := request("/v1/models", bearer(c.credential)), 0, 0
 				for ctx.Err() == nil {
-					before := revoked.Load()
+					before, began := revoked.Load(), time.Now()
 					resp, err := client.Check(ctx, req)
 					if err != nil {
 						t.Errorf("%s, replica %d: %v", name, n, err)
@@ -196,16 +196,18 @@ func TestRevokingUnderLoad(t *testing.T) {
 							t.Errorf("%s, replica %d: refused before it was revoked: %v", name, n, denied)
 							return
 						}
-						took := time.Since(time.Unix(0, at))
 						t.Logf("%s, replica %d: first refusal %v after the announcement; %d calls before, %d of them after it", name, n,
-							took.Round(10*time.Microsecond), calls-1, after)
-						if took > time.Second {
-							t.Errorf("%s, replica %d: want a refusal within 1s, it took %v", name, n, took)
-						}
+							time.Since(time.Unix(0, at)).Round(10*time.Microsecond), calls-1, after)
 						return
 					}
-					if before != 0 {
-						after++
+					if before == 0 {
+						continue
+					}
+					after++
+					// How long an answer takes is the machine's; when a call began that was allowed is ours.
+					if late := began.Sub(time.Unix(0, before)); late > time.Second {
+						t.Errorf("%s, replica %d: allowed a call that began %v after the announcement", name, n, late)
+						return
 					}
 				}
 				t.Errorf("%s, replica %d: never refused", name, n)

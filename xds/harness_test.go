@@ -105,6 +105,7 @@ func startWith(t *testing.T, edit func(*gateway, *config.Config), env map[string
 		func(s *grpc.Server) { authv3.RegisterAuthorizationServer(s, g.auth) })
 	cfg.Services.RateLimit.GRPC = serveGRPC(t, "unix:"+filepath.Join(g.dir, "r.sock"),
 		func(s *grpc.Server) { rlsv3.RegisterRateLimitServiceServer(s, g.limit) })
+	cfg.Limits.Timeout, cfg.Auth.CheckTimeout = 10*time.Second, 10*time.Second // the machine may have much else to do
 	edit(g, cfg)
 	g.spool = filepath.Join(g.dir, cfg.Envoy.Spool)
 	g.startXDS(t, cfg, env)

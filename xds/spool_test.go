@@ -91,7 +91,7 @@ func TestSpoolTellsTheProvidersUsage(t *testing.T) {
 func TestSpoolTellsWhatWentWrong(t *testing.T) {
 	t.Parallel()
 	g := start(t, func(c *config.Config) {
-		c.Gateway.StreamIdleTimeout, c.Gateway.FirstByteTimeout = 300*time.Millisecond, 400*time.Millisecond
+		c.Gateway.StreamIdleTimeout, c.Gateway.FirstByteTimeout = 1500*time.Millisecond, 2*time.Second
 	}, nil)
 	for name, c := range map[string]struct {
 		reply                    http.HandlerFunc

@@ -346,7 +346,7 @@ func TestOneHostIsLeftAlone(t *testing.T) {
 		}
 	})
 	g := start(t, func(cfg *config.Config) {
-		provide(cfg, "one", o.url, func(p *config.Provider) { p.Outlier = config.Outlier{Failures: 4, Ejection: 2 * time.Second} })
+		provide(cfg, "one", o.url, func(p *config.Provider) { p.Outlier = config.Outlier{Failures: 4, Ejection: 5 * time.Second} })
 		cfg.Models = []config.Model{{Name: "first", Provider: "one"}}
 	}, nil)
 	for range 8 {

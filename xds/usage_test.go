@@ -202,14 +202,14 @@ func TestUsageThatOnlyTheGatewayAskedFor(t *testing.T) {
 // TestUsageOfCallsThatEndEarly: what the line says of calls that did not come to their end.
 func TestUsageOfCallsThatEndEarly(t *testing.T) {
 	t.Parallel()
-	g := startRaw(t, func(c *config.Config) { c.Gateway.FirstByteTimeout = 2 * time.Second })
+	g := startRaw(t, func(c *config.Config) { c.Gateway.FirstByteTimeout = 4 * time.Second })
 	send, script := rawprovider.Send, rawprovider.Script
 	delta := `data: {"choices":[{"delta":{"content":"x"}}]}` + "\n\n"
 	t.Run("client gives up before the answer", func(t *testing.T) {
 		t.Parallel()
-		ctx, stop := context.WithTimeout(t.Context(), 400*time.Millisecond)
+		ctx, stop := context.WithTimeout(t.Context(), 2*time.Second) // the provider has it by then
 		defer stop()
-		got := g.raw(t, ctx, chatPath, body(""), script("~5", send(rawprovider.JSON)), "")
+		got := g.raw(t, ctx, chatPath, body(""), script("~8", send(rawprovider.JSON)), "")
 		if got.err == nil {
 			t.Fatalf("want no answer, got %+v", got)
 		}

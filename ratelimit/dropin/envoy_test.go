@@ -49,5 +49,5 @@ func TestBehindEnvoy(t *testing.T) {
 		}
 	}
 	c.publish(t, address(1000))
-	testenv.Within(t, time.Second, "a change reaches Envoy's callers", func() bool { code, _ := page(t, url); return code == http.StatusOK })
+	testenv.Within(t, 15*time.Second, "a change reaches Envoy's callers", func() bool { code, _ := page(t, url); return code == http.StatusOK })
 }

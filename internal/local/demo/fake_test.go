@@ -255,7 +255,7 @@ func (s *fakeStack) demo(t *testing.T, run time.Duration) *Demo {
 	t.Helper()
 	d, err := New(Config{Gateway: s.gateway.URL, Limiter: s, Admin: Credentials{"admin", "secret"}, Tiers: []string{"USER", "SILVER",
 		"GOLD"}, For: run, Clients: 20,
-		Seed: 1, Drain: time.Second, ChunkDelay: 5 * time.Millisecond, Progress: t.Output(),
+		Seed: 1, Drain: 5 * time.Second, ChunkDelay: 5 * time.Millisecond, Progress: t.Output(),
 		Targets: []judge.Target{{Provider: "openai", Protocol: judge.ProtocolOpenAI, Path: "/v1/chat/completions", Models: []string{"gpt-4o"},
 			Stub: s.stub.URL, Part: "stub-openai"}}})
 	if err != nil {
@@ -278,7 +278,7 @@ func TestRunJudgesAStack(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newFakeStack(t, test.faults)
-			v, err := s.demo(t, 500*time.Millisecond).Run(t.Context())
+			v, err := s.demo(t, time.Second).Run(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}

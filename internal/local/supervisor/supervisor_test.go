@@ -94,7 +94,7 @@ func child(dir, name, mode string, after ...string) Part {
 // begin runs a supervisor over the parts until the test ends.
 func begin(t *testing.T, dir string, parts ...Part) *Client {
 	t.Helper()
-	return beginWith(t, Config{Parts: parts, LogDir: dir, RunDir: dir, StateDir: dir, Log: slog.New(slog.DiscardHandler), StopGrace: time.Second})
+	return beginWith(t, Config{Parts: parts, LogDir: dir, RunDir: dir, StateDir: dir, Log: slog.New(slog.DiscardHandler), StopGrace: 3 * time.Second})
 }
 
 func beginWith(t *testing.T, c Config) *Client {
