@@ -18,6 +18,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/otlptest"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/upstreamtest"
 )
 
 // running is the one stack every test of this package shares, each with accounts of
@@ -54,10 +55,13 @@ func withStack(m *testing.M) (int, error) {
 		return 1, err
 	}
 	defer spans.Stop()
-	s, err := stacktest.New(ctx, dir, 0, stacktest.Monitored, stacktest.Talkative, stacktest.Traced(spans.URL))
+	acme = upstreamtest.Start()
+	defer acme.Close()
+	s, err := stacktest.New(ctx, dir, 0, stacktest.Monitored, stacktest.Talkative, stacktest.Traced(spans.URL), signedInBy(acme))
 	if err != nil {
 		return 1, err
 	}
+	s.Env = append(s.Env, "ACME_SECRET="+upstreamtest.Secret)
 	if err := doubled(s.Config, "extauthz"); err != nil {
 		return 1, err
 	}

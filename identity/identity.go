@@ -56,6 +56,7 @@ type Config struct {
 	Requests      counted.Limiter // counts requests of OAuth2 clients; nil: nobody does
 	LimitsOff     func() bool     // whether requests are not counted now; nil: they are
 	Providers     []string        // whose limits and balances GET /api/v1/me tells
+	Upstreams     []string        // secrets at Auth.Upstreams, in their order
 	Console       []string        // origins of the console, which signs its users in by OAuth2; empty: there is none
 	Log           *slog.Logger
 	Metrics       prometheus.Registerer

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -59,6 +60,21 @@ func settings(t *testing.T, pool *pgxpool.Pool) (Config, *principal.Signer) {
 // launch runs identity until the test ends.
 func launch(t *testing.T, cfg Config, signer *principal.Signer) *bench {
 	t.Helper()
+	return launchAt(t, cfg, signer, listen(t))
+}
+
+// listen is where an identity is to be served whose configuration has the address.
+func listen(t *testing.T) net.Listener {
+	t.Helper()
+	at, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return at
+}
+
+func launchAt(t *testing.T, cfg Config, signer *principal.Signer, at net.Listener) *bench {
+	t.Helper()
 	s, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -66,8 +82,11 @@ func launch(t *testing.T, cfg Config, signer *principal.Signer) *bench {
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
-	server := httptest.NewServer(apitest.Handler(t, httpapi.Common{Name: "identity", Log: cfg.Log, Metrics: prometheus.NewRegistry(),
+	server := httptest.NewUnstartedServer(apitest.Handler(t, httpapi.Common{Name: "identity", Log: cfg.Log, Metrics: prometheus.NewRegistry(),
 		Ready: s.Ready}.Wrap(s.Handler())))
+	server.Listener.Close()
+	server.Listener = at
+	server.Start()
 	t.Cleanup(func() {
 		server.Close()
 		stop()

@@ -196,26 +196,28 @@ func guardAdmins(ctx context.Context, c *change, f func() error) error {
 // setRoles replaces the roles of a user. Their access tokens end, as they carry the old
 // ones; their refresh tokens stay, as what they give carries the new ones.
 func (s store) setRoles(ctx context.Context, id uuid.UUID, roles []string) error {
-	return s.change(ctx, func(ctx context.Context, c *change) error {
-		return guardAdmins(ctx, c, func() error {
-			generation, err := found(c.NextGeneration(ctx, id))
-			if err != nil {
-				return err
-			}
-			old, err := found(c.UserByID(ctx, id))
-			if err != nil {
-				return err
-			}
-			if err := c.DeleteUserRoles(ctx, id); err != nil {
-				return fmt.Errorf("delete roles: %w", err)
-			}
-			if err := insertRoles(ctx, c, id, roles); err != nil {
-				return err
-			}
-			c.revoked = append(c.revoked, s.ofUser(id, generation))
-			return audit.Record(ctx, c, audit.Entry{Action: "user.roles", Target: id.String(),
-				Detail: map[string]string{"from": fmt.Sprint(old.Roles), "to": fmt.Sprint(roles)}})
-		})
+	return s.change(ctx, func(ctx context.Context, c *change) error { return s.replaceRoles(ctx, c, id, roles) })
+}
+
+func (s store) replaceRoles(ctx context.Context, c *change, id uuid.UUID, roles []string) error {
+	return guardAdmins(ctx, c, func() error {
+		generation, err := found(c.NextGeneration(ctx, id))
+		if err != nil {
+			return err
+		}
+		old, err := found(c.UserByID(ctx, id))
+		if err != nil {
+			return err
+		}
+		if err := c.DeleteUserRoles(ctx, id); err != nil {
+			return fmt.Errorf("delete roles: %w", err)
+		}
+		if err := insertRoles(ctx, c, id, roles); err != nil {
+			return err
+		}
+		c.revoked = append(c.revoked, s.ofUser(id, generation))
+		return audit.Record(ctx, c, audit.Entry{Action: "user.roles", Target: id.String(),
+			Detail: map[string]string{"from": fmt.Sprint(old.Roles), "to": fmt.Sprint(roles)}})
 	})
 }
 

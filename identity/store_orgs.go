@@ -220,33 +220,38 @@ func (s store) removeMember(ctx context.Context, org, id uuid.UUID, may func(con
 		if err := may(ctx, c.Queries); err != nil {
 			return err
 		}
-		n, err := c.DeleteMember(ctx, identitydb.DeleteMemberParams{OrgID: org, UserID: id})
-		if err != nil {
-			return fmt.Errorf("delete member: %w", err)
-		}
-		if n == 0 {
-			return errNotMember
-		}
-		if err := keepOwner(ctx, c, org); err != nil {
+		if err := s.leaveOrg(ctx, c, org, id); err != nil {
 			return err
 		}
-		keys, err := c.DeleteMemberKeys(ctx, identitydb.DeleteMemberKeysParams{UserID: id, OrgID: org})
-		if err != nil {
-			return fmt.Errorf("delete keys of member: %w", err)
-		}
-		for _, k := range keys {
-			c.revoked = append(c.revoked, ofKey(k.KeyValue))
-		}
-		families, err := s.grants.EndOfMember(ctx, c, id, org, "left the organisation")
-		if err != nil {
-			return err
-		}
-		generation, err := found(c.NextGeneration(ctx, id))
-		if err != nil {
-			return err
-		}
-		c.revoked = append(append(c.revoked, families...), s.ofUser(id, generation))
-		return audit.Record(ctx, c, audit.Entry{Action: "org.member.remove", Target: org.String(),
-			Detail: map[string]string{"user": id.String(), "keys": fmt.Sprint(len(keys))}})
+		return keepOwner(ctx, c, org)
 	})
+}
+
+// leaveOrg is removeMember within a transaction; errNotMember if they are none.
+func (s store) leaveOrg(ctx context.Context, c *change, org, id uuid.UUID) error {
+	n, err := c.DeleteMember(ctx, identitydb.DeleteMemberParams{OrgID: org, UserID: id})
+	if err != nil {
+		return fmt.Errorf("delete member: %w", err)
+	}
+	if n == 0 {
+		return errNotMember
+	}
+	keys, err := c.DeleteMemberKeys(ctx, identitydb.DeleteMemberKeysParams{UserID: id, OrgID: org})
+	if err != nil {
+		return fmt.Errorf("delete keys of member: %w", err)
+	}
+	for _, k := range keys {
+		c.revoked = append(c.revoked, ofKey(k.KeyValue))
+	}
+	families, err := s.grants.EndOfMember(ctx, c, id, org, "left the organisation")
+	if err != nil {
+		return err
+	}
+	generation, err := found(c.NextGeneration(ctx, id))
+	if err != nil {
+		return err
+	}
+	c.revoked = append(append(c.revoked, families...), s.ofUser(id, generation))
+	return audit.Record(ctx, c, audit.Entry{Action: "org.member.remove", Target: org.String(),
+		Detail: map[string]string{"user": id.String(), "keys": fmt.Sprint(len(keys))}})
 }

@@ -130,23 +130,28 @@ func (s store) addTeam(ctx context.Context, org uuid.UUID, name string, ask may)
 		if err := ask(ctx, c.Queries); err != nil {
 			return err
 		}
-		names, err := c.TeamNames(ctx, org)
-		if err != nil {
-			return fmt.Errorf("list teams: %w", err)
-		}
-		if slices.Contains(names, name) {
-			return nil
-		}
-		if len(names) >= maxTeams {
-			return errTooManyTeams
-		}
-		if _, err := c.AddTeam(ctx, identitydb.AddTeamParams{OrgID: org, Name: name}); err != nil {
-			return fmt.Errorf("insert team: %w", err)
-		}
-		fresh = true
-		return audit.Record(ctx, c, audit.Entry{Action: "org.team.create", Target: org.String(), Detail: map[string]string{"team": name}})
+		fresh, err = ensureTeam(ctx, c, org, name)
+		return err
 	})
 	return fresh, err
+}
+
+// ensureTeam makes a team unless it is there. The organisation's row is locked.
+func ensureTeam(ctx context.Context, c *change, org uuid.UUID, name string) (fresh bool, err error) {
+	names, err := c.TeamNames(ctx, org)
+	if err != nil {
+		return false, fmt.Errorf("list teams: %w", err)
+	}
+	if slices.Contains(names, name) {
+		return false, nil
+	}
+	if len(names) >= maxTeams {
+		return false, errTooManyTeams
+	}
+	if _, err := c.AddTeam(ctx, identitydb.AddTeamParams{OrgID: org, Name: name}); err != nil {
+		return false, fmt.Errorf("insert team: %w", err)
+	}
+	return true, audit.Record(ctx, c, audit.Entry{Action: "org.team.create", Target: org.String(), Detail: map[string]string{"team": name}})
 }
 
 func (s store) deleteTeam(ctx context.Context, org uuid.UUID, name string, ask may) error {

@@ -2490,6 +2490,16 @@ type GrantOrganisationQuotaParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// ComeBackParams defines parameters for ComeBack.
+type ComeBackParams struct {
+	State *string `form:"state,omitempty" json:"state,omitempty"`
+	Code  *string `form:"code,omitempty" json:"code,omitempty"`
+	Error *string `form:"error,omitempty" json:"error,omitempty"`
+
+	// Iss RFC 9207.
+	Iss *string `form:"iss,omitempty" json:"iss,omitempty"`
+}
+
 // EndSessionParams defines parameters for EndSession.
 type EndSessionParams struct {
 	// IDTokenHint The ID token of the grant that ends; it may have expired.
@@ -3679,6 +3689,11 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /api/v1/tokens/quota/org (the `GrantOrganisationQuota` operationId).
 	GrantOrganisationQuota(ctx context.Context, params *GrantOrganisationQuotaParams, body GrantOrganisationQuotaJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ComeBack Where another provider sends a browser back to (auth.upstreams)
+	//
+	// Corresponds with GET /oauth2/callback (the `ComeBack` operationId).
+	ComeBack(ctx context.Context, params *ComeBackParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// AuthorizeDeviceWithBody Begin the device flow
 	//
@@ -5262,6 +5277,21 @@ func (c *Client) GrantOrganisationQuotaWithBody(ctx context.Context, params *Gra
 // Corresponds with POST /api/v1/tokens/quota/org (the `GrantOrganisationQuota` operationId).
 func (c *Client) GrantOrganisationQuota(ctx context.Context, params *GrantOrganisationQuotaParams, body GrantOrganisationQuotaJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGrantOrganisationQuotaRequest(c.Server, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ComeBack Where another provider sends a browser back to (auth.upstreams)
+//
+// Corresponds with GET /oauth2/callback (the `ComeBack` operationId).
+func (c *Client) ComeBack(ctx context.Context, params *ComeBackParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewComeBackRequest(c.Server, params)
 	if err != nil {
 		return nil, err
 	}
@@ -10242,6 +10272,96 @@ func NewGrantOrganisationQuotaRequestWithBody(server string, params *GrantOrgani
 	return req, nil
 }
 
+// NewComeBackRequest constructs an http.Request for the ComeBack method
+func NewComeBackRequest(server string, params *ComeBackParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/oauth2/callback")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.State != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "state", *params.State, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Code != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "code", *params.Code, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Error != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "error", *params.Error, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Iss != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "iss", *params.Iss, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewAuthorizeDeviceRequestWithFormdataBody calls the generic AuthorizeDevice builder with application/x-www-form-urlencoded body
 func NewAuthorizeDeviceRequestWithFormdataBody(server string, body AuthorizeDeviceFormdataRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
@@ -11542,6 +11662,13 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /api/v1/tokens/quota/org (the `GrantOrganisationQuota` operationId).
 	GrantOrganisationQuotaWithResponse(ctx context.Context, params *GrantOrganisationQuotaParams, body GrantOrganisationQuotaJSONRequestBody, reqEditors ...RequestEditorFn) (*GrantOrganisationQuotaResponse, error)
+
+	// ComeBackWithResponse Where another provider sends a browser back to (auth.upstreams)
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /oauth2/callback (the `ComeBack` operationId).
+	ComeBackWithResponse(ctx context.Context, params *ComeBackParams, reqEditors ...RequestEditorFn) (*ComeBackResponse, error)
 
 	// AuthorizeDeviceWithBodyWithResponse Begin the device flow
 	//
@@ -14606,6 +14733,48 @@ func (r GrantOrganisationQuotaResponse) ContentType() string {
 	return ""
 }
 
+// ComeBackResponse303Headers the declared response headers of an HTTP 303 response for ComeBack
+type ComeBackResponse303Headers struct {
+	Location  string
+	SetCookie string
+}
+
+type ComeBackResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// Headers303 the parsed response headers for an HTTP 303 response
+	Headers303 *ComeBackResponse303Headers
+}
+
+// GetBody returns the raw response body bytes
+func (r ComeBackResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ComeBackResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ComeBackResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ComeBackResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type AuthorizeDeviceResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -16439,6 +16608,19 @@ func (c *ClientWithResponses) GrantOrganisationQuotaWithResponse(ctx context.Con
 		return nil, err
 	}
 	return ParseGrantOrganisationQuotaResponse(rsp)
+}
+
+// ComeBackWithResponse Where another provider sends a browser back to (auth.upstreams)
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /oauth2/callback (the `ComeBack` operationId).
+func (c *ClientWithResponses) ComeBackWithResponse(ctx context.Context, params *ComeBackParams, reqEditors ...RequestEditorFn) (*ComeBackResponse, error) {
+	rsp, err := c.ComeBack(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseComeBackResponse(rsp)
 }
 
 // AuthorizeDeviceWithBodyWithResponse Begin the device flow
@@ -18601,6 +18783,42 @@ func ParseGrantOrganisationQuotaResponse(rsp *http.Response) (*GrantOrganisation
 		}
 		response.JSON201 = &dest
 
+	}
+
+	return response, nil
+}
+
+// ParseComeBackResponse parses an HTTP response from a ComeBackWithResponse call
+func ParseComeBackResponse(rsp *http.Response) (*ComeBackResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ComeBackResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 303:
+		var headers ComeBackResponse303Headers
+		if values := rsp.Header.Values("Location"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Location = value
+		}
+		if values := rsp.Header.Values("Set-Cookie"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Set-Cookie", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.SetCookie = value
+		}
+		response.Headers303 = &headers
 	}
 
 	return response, nil

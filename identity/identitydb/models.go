@@ -196,6 +196,28 @@ type TokenFamily struct {
 	Jkt       string
 }
 
+type UpstreamLogin struct {
+	StateHash   []byte
+	BrowserHash []byte
+	Content     string
+	ExpiresAt   time.Time
+}
+
+type UpstreamOrg struct {
+	Issuer string
+	Name   string
+	OrgID  uuid.UUID
+}
+
+type UpstreamUser struct {
+	Issuer      string
+	Subject     string
+	UserID      uuid.UUID
+	OrgID       *uuid.UUID
+	CreatedAt   time.Time
+	ConfirmedAt time.Time
+}
+
 type User struct {
 	ID           uuid.UUID
 	Username     string

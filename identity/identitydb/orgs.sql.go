@@ -50,14 +50,16 @@ func (q *Queries) CountOwned(ctx context.Context, userID uuid.UUID) (int64, erro
 }
 
 const countOwners = `-- name: CountOwners :one
-SELECT count(*) FROM org_members WHERE org_id = $1 AND role = 'OWNER'
+SELECT ((SELECT count(*) FROM org_members m WHERE m.org_id = $1 AND m.role = 'OWNER')
+    + (SELECT count(*) FROM upstream_orgs u WHERE u.org_id = $1))::bigint AS owners
 `
 
+// An upstream provider that an organisation was made for stands for an owner: the next login makes one.
 func (q *Queries) CountOwners(ctx context.Context, orgID uuid.UUID) (int64, error) {
 	row := q.db.QueryRow(ctx, countOwners, orgID)
-	var count int64
-	err := row.Scan(&count)
-	return count, err
+	var owners int64
+	err := row.Scan(&owners)
+	return owners, err
 }
 
 const deleteMember = `-- name: DeleteMember :execrows

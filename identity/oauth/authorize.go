@@ -178,7 +178,8 @@ func (p *Provider) showConsent(w http.ResponseWriter, req request, c identitydb.
 	// No form-action: browsers hold to it the whole chain of redirects that follows the form, of which
 	// the later ones are the application's own, and it cannot name [::1].
 	return p.pages.write(w, status, "consent", pageData{Title: "Sign in", Action: authorizePath, Form: sealed, Client: c.Name,
-		Own: c.ID == ConsoleClient, Scopes: meanings(req.Scopes), Login: login, Host: hostOf(req.Redirect), Stranger: strangerOf(c)}, anywhere)
+		Own: c.ID == ConsoleClient, Scopes: meanings(req.Scopes), Login: login, Upstreams: p.cfg.Upstreams.Names(),
+		Host: hostOf(req.Redirect), Stranger: strangerOf(c)}, anywhere)
 }
 
 // strangerOf says what stands behind the name of a client that no administrator registered.
@@ -226,13 +227,16 @@ func (p *Provider) decideAuthorize(w http.ResponseWriter, r *http.Request) error
 	if err != nil {
 		return err
 	}
-	if form["decision"] != "allow" {
+	if name := form["upstream"]; name != "" && late == nil {
+		return p.leave(w, r, name, away{Request: &req})
+	}
+	if form["decision"] != "allow" && form["upstream"] == "" {
 		p.sendBack(w, r, req, url.Values{"error": {codeAccessDenied}, "error_description": {"the user refused"}})
 		return nil
 	}
 	if late != nil {
 		return p.again(w, r, req, &loginAgain{status: http.StatusOK, fields: loginFields{Username: loginHint(form["username"]),
-			Problem: "This page was open for a long time. Type in your password again."}})
+			Problem: "This page was open for a long time. Sign in again."}})
 	}
 	who, err := p.signInAs(r.Context(), req, form)
 	if once, ok := errors.AsType[*loginAgain](err); ok {
@@ -241,6 +245,20 @@ func (p *Provider) decideAuthorize(w http.ResponseWriter, r *http.Request) error
 	if err != nil {
 		return err
 	}
+	return p.allow(w, r, req, c, who)
+}
+
+// allowed is what a user of another provider agreed to before they went there.
+func (p *Provider) allowed(w http.ResponseWriter, r *http.Request, req request, who identitydb.OAuthPersonRow) error {
+	c, err := p.stillKnown(r.Context(), req)
+	if err != nil {
+		return err
+	}
+	return p.allow(w, r, req, c, who)
+}
+
+// allow gives the client what the user agreed to, by way of the browser.
+func (p *Provider) allow(w http.ResponseWriter, r *http.Request, req request, c identitydb.OauthClient, who identitydb.OAuthPersonRow) error {
 	answer, err := p.grantCode(r.Context(), req, c, who)
 	if refused, ok := errors.AsType[*protocolError](err); ok {
 		p.metrics.refused(r, refused)
@@ -266,11 +284,16 @@ func (p *Provider) stillKnown(ctx context.Context, req request) (identitydb.Oaut
 // another (OpenID Connect Core section 3.1.2.2).
 func (p *Provider) signInAs(ctx context.Context, req request, form params) (identitydb.OAuthPersonRow, error) {
 	who, err := p.signIn(ctx, form)
-	if err == nil && req.Subject != "" && who.ID.String() != req.Subject {
-		return who, &loginAgain{status: http.StatusForbidden, fields: loginFields{
-			Problem: "The application asked for another account. Sign in with that one, or refuse."}}
+	if err == nil && !askedFor(req, who) {
+		return who, &loginAgain{status: http.StatusForbidden, fields: loginFields{Problem: anotherAccount}}
 	}
 	return who, err
+}
+
+const anotherAccount = "The application asked for another account. Sign in with that one, or refuse."
+
+func askedFor(req request, who identitydb.OAuthPersonRow) bool {
+	return req.Subject == "" || who.ID.String() == req.Subject
 }
 
 // grantCode makes the code that the client redeems.

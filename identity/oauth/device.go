@@ -96,7 +96,9 @@ func (p *Provider) byDevice(ctx context.Context, c identitydb.OauthClient, form 
 		if refused = pollRefusal(row, now); refused != nil {
 			return p.polled(ctx, q, row, refused, now)
 		}
-		grant = p.deviceGrant(c, row)
+		if grant, err = p.deviceGrant(ctx, q, c, row); err != nil {
+			return err
+		}
 		grant.Key, grant.Bound = key, public(c)
 		if resources, refused = p.fewerResources(form[paramResource], grant.Resources); refused != nil {
 			return nil
@@ -117,10 +119,12 @@ func (p *Provider) byDevice(ctx context.Context, c identitydb.OauthClient, form 
 	return p.complete(ctx, c, grant, family, refresh, "")
 }
 
-func (p *Provider) deviceGrant(c identitydb.OauthClient, row identitydb.OauthDevice) grants.Grant {
-	g := p.grantOf(c, *row.UserID, row.Scope, *row.AuthTime)
+func (p *Provider) deviceGrant(ctx context.Context, q *identitydb.Queries, c identitydb.OauthClient, row identitydb.OauthDevice) (g grants.Grant,
+	err error) {
+	g = p.grantOf(c, *row.UserID, row.Scope, *row.AuthTime)
 	g.Resources = strings.Join(row.Resources, " ")
-	return g
+	g.OrgID, err = actsFor(ctx, q, c, *row.UserID)
+	return g, err
 }
 
 // pollRefusal is why a device gets no token yet, or nil. Its order matters: a device

@@ -130,15 +130,48 @@ func (p *Provider) decideDevice(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if name := form["upstream"]; name != "" {
+		return p.leave(w, r, name, away{Device: &d})
+	}
 	if form["decision"] != "allow" {
 		// Who knows the code may end it; nothing is given to anybody.
 		return p.closeDevice(w, r, identitydb.OAuthDecideDeviceParams{DeviceHash: d.Hash, State: stateDenied, Scope: strings.Join(d.Scopes,
 			" ")}, nil)
 	}
-	who, scopes, err := p.consentToDevice(r.Context(), c, d, form)
+	who, err := p.signIn(r.Context(), form)
 	if once, ok := errors.AsType[*loginAgain](err); ok {
-		d.Status, d.Login, d.Wait = once.status, once.fields, once.seconds()
-		return p.goToDevice(w, r, d)
+		return p.deviceAgain(w, r, d, once)
+	}
+	if err != nil {
+		return err
+	}
+	return p.connectTo(w, r, d, c, who)
+}
+
+// connect is what a user of another provider agreed to before they went there.
+func (p *Provider) connect(w http.ResponseWriter, r *http.Request, d device, who identitydb.OAuthPersonRow) error {
+	c, err := p.client(r.Context(), d.Client)
+	if errors.Is(err, errNoClient) {
+		return pageError("The application is not known any more.", "client is gone")
+	}
+	if err != nil {
+		return err
+	}
+	return p.connectTo(w, r, d, c, who)
+}
+
+// deviceAgain shows the second page again, with what was wrong.
+func (p *Provider) deviceAgain(w http.ResponseWriter, r *http.Request, d device, once *loginAgain) error {
+	d.Status, d.Login, d.Wait = once.status, once.fields, once.seconds()
+	return p.goToDevice(w, r, d)
+}
+
+// connectTo gives a device what the user allows it.
+func (p *Provider) connectTo(w http.ResponseWriter, r *http.Request, d device, c identitydb.OauthClient, who identitydb.OAuthPersonRow) error {
+	scopes, err := p.consented(r.Context(), c, who, d.Scopes)
+	if refused, ok := errors.AsType[*protocolError](err); ok {
+		return p.deviceAgain(w, r, d, &loginAgain{status: http.StatusForbidden, fields: loginFields{
+			Problem: "This cannot be allowed: " + refused.description + "."}})
 	}
 	if err != nil {
 		return err
@@ -147,21 +180,6 @@ func (p *Provider) decideDevice(w http.ResponseWriter, r *http.Request) error {
 	return p.closeDevice(w, r, identitydb.OAuthDecideDeviceParams{DeviceHash: d.Hash, State: stateApproved, UserID: &who.ID, AuthTime: &now,
 		Scope: strings.Join(scopes, " ")},
 		func(ctx context.Context, tx pgx.Tx) error { return auditConsent(ctx, tx, c, who, scopes) })
-}
-
-// consentToDevice signs a user in and gives what they allow the device; *loginAgain shows the page again.
-func (p *Provider) consentToDevice(ctx context.Context, c identitydb.OauthClient, d device, form params) (identitydb.OAuthPersonRow,
-	[]string, error) {
-	who, err := p.signIn(ctx, form)
-	if err != nil {
-		return who, nil, err
-	}
-	scopes, err := p.consented(ctx, c, who, d.Scopes)
-	if refused, ok := errors.AsType[*protocolError](err); ok {
-		return who, nil, &loginAgain{status: http.StatusForbidden, fields: loginFields{
-			Problem: "This cannot be allowed: " + refused.description + "."}}
-	}
-	return who, scopes, err
 }
 
 // findDevice looks for a code and shows who asks for what. Wrong codes are counted
@@ -215,8 +233,12 @@ func (p *Provider) showDevicePage(w http.ResponseWriter, r *http.Request, sealed
 		return err
 	}
 	retryAfter(w, d.Wait)
+	names, end := p.cfg.Upstreams.Names(), here
+	if len(names) > 0 {
+		end = anywhere // browsers hold to it the redirect to the provider, too
+	}
 	return p.pages.write(w, d.Status, "consent", pageData{Title: "Connect a device", Action: devicePath, Form: sealed, Client: c.Name,
-		Scopes: meanings(d.Scopes), Login: d.Login, Device: true}, here)
+		Scopes: meanings(d.Scopes), Login: d.Login, Upstreams: names, Device: true}, end)
 }
 
 // closeDevice stores the user's answer, once.

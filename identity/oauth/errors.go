@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/errorbody"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
@@ -119,7 +120,7 @@ func (p *Provider) Unmatched(w http.ResponseWriter, r *http.Request, e *httpapi.
 	for name, values := range e.Header {
 		w.Header()[name] = values
 	}
-	if r.URL.Path == authorizePath || r.URL.Path == devicePath {
+	if r.URL.Path == authorizePath || r.URL.Path == devicePath || r.URL.Path == config.UpstreamCallback {
 		return p.pages.write(w, e.Status, "message", pageData{Title: "This does not work", Message: "There is no such page.",
 			Problem: e.Message}, here) == nil
 	}

@@ -7,7 +7,8 @@
 // (PKCE, S256 only, for every client), RFC 7009 (revocation), RFC 7662
 // (introspection), RFC 8414 (metadata), RFC 8628 (devices), RFC 9068 (access tokens),
 // RFC 9207 (iss in the answer), RFC 9449 (DPoP) as RFC 9700 wants them, and OpenID Connect Core,
-// Discovery, RP-Initiated and Back-Channel Logout. It keeps no session: each page asks for the password, and sets no cookie.
+// Discovery, RP-Initiated and Back-Channel Logout. It keeps no session: each page asks for the password, or
+// sends to another provider (package upstream), for which alone there is a cookie, until the browser is back.
 package oauth
 
 import (
@@ -30,6 +31,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/identity/grants"
 	"github.com/leaky-tokens/leaky-tokens/identity/identitydb"
 	"github.com/leaky-tokens/leaky-tokens/identity/throttle"
+	"github.com/leaky-tokens/leaky-tokens/identity/upstream"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/counted"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
@@ -47,7 +49,8 @@ type Keys interface {
 	JWKS() ([]byte, error) // the key set as it is published
 }
 
-// Config is what New needs. All but Interval, Limiter, LimitsOff, Ready, Outage and Metrics is required.
+// Config is what New needs. All but Interval, Upstreams, Welcome, Limiter, LimitsOff, Ready, Outage and
+// Metrics is required.
 type Config struct {
 	Pool         *pgxpool.Pool
 	Issuer       string        // public URL of the gateway, without a slash at the end: iss of what is issued here
@@ -60,6 +63,8 @@ type Config struct {
 	Interval     time.Duration // between two polls of a device, whole seconds; default 5s (RFC 8628 section 3.2)
 	FormKey      []byte        // 32 bytes: seals what pages remember; the same for all replicas
 	SignIn       SignIn
+	Upstreams    *upstream.Set      // other providers that people sign in by; nil: none
+	Welcome      Welcome            // their accounts
 	Throttle     *throttle.Throttle // slows down guessing of client secrets and user codes
 	Limiter      counted.Limiter    // counts requests of clients; nil: nobody does
 	Grants       *grants.Store
@@ -136,6 +141,9 @@ func (p *Provider) Routes(handle func(pattern string, h http.Handler)) {
 	handle("POST /oauth2/introspect", p.endpoint(p.introspect))
 	handle("GET /oauth2/authorize", p.page(p.showAuthorize))
 	handle("POST /oauth2/authorize", p.page(p.decideAuthorize))
+	if len(p.cfg.Upstreams.Names()) > 0 {
+		handle("GET "+config.UpstreamCallback, p.page(p.comeBack))
+	}
 	handle("GET "+logoutPath, p.page(p.endSession))
 	handle("POST "+logoutPath, p.page(p.endSession))
 	handle("GET /oauth2/device", p.page(p.showDevice))
@@ -189,6 +197,9 @@ func (p *Provider) Purge(ctx context.Context, now time.Time) error {
 	}
 	if _, err := p.db.OAuthPurgeDevices(ctx, now.Add(-deviceKept)); err != nil {
 		return fmt.Errorf("remove device codes: %w", err)
+	}
+	if _, err := p.db.PurgeUpstreamLogins(ctx, now); err != nil {
+		return fmt.Errorf("remove upstream logins: %w", err)
 	}
 	if err := p.purgeClients(ctx, now); err != nil {
 		return err

@@ -28,20 +28,21 @@ type meaningOf struct{ Scope, Text string }
 
 // pageData is what the templates show.
 type pageData struct {
-	Title    string
-	Style    template.CSS
-	Action   string // where the form goes
-	Form     string // what the page remembers, sealed
-	Client   string
-	Own      bool   // the client is the product's own
-	Stranger string // who vouches for a client that no administrator registered
-	Host     string // where the answer goes, when it is a host
-	Scopes   []meaningOf
-	Login    loginFields
-	Device   bool
-	UserCode string
-	Problem  string
-	Message  string
+	Title     string
+	Style     template.CSS
+	Action    string // where the form goes
+	Form      string // what the page remembers, sealed
+	Client    string
+	Own       bool   // the client is the product's own
+	Stranger  string // who vouches for a client that no administrator registered
+	Host      string // where the answer goes, when it is a host
+	Scopes    []meaningOf
+	Login     loginFields
+	Upstreams []string // other providers to sign in by
+	Device    bool
+	UserCode  string
+	Problem   string
+	Message   string
 }
 
 func meanings(scopes []string) []meaningOf {

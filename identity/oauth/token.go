@@ -181,7 +181,9 @@ func (p *Provider) byCode(ctx context.Context, c identitydb.OauthClient, form pa
 			refused = badGrant("the code")
 			return q.OAuthUseCode(ctx, identitydb.OAuthUseCodeParams{CodeHash: row.CodeHash})
 		}
-		grant = p.codeGrant(c, row)
+		if grant, err = p.codeGrant(ctx, q, c, row); err != nil {
+			return err
+		}
 		grant.Key, grant.Bound = key, public(c)
 		if resources, refused = p.fewerResources(form[paramResource], grant.Resources); refused != nil {
 			return nil
@@ -205,10 +207,29 @@ func (p *Provider) byCode(ctx context.Context, c identitydb.OauthClient, form pa
 	return p.complete(ctx, c, grant, family, refresh, row.Nonce)
 }
 
-func (p *Provider) codeGrant(c identitydb.OauthClient, row identitydb.OauthCode) grants.Grant {
-	g := p.grantOf(c, row.UserID, row.Scope, row.AuthTime)
+func (p *Provider) codeGrant(ctx context.Context, q *identitydb.Queries, c identitydb.OauthClient, row identitydb.OauthCode) (g grants.Grant,
+	err error) {
+	g = p.grantOf(c, row.UserID, row.Scope, row.AuthTime)
 	g.Resources = strings.Join(row.Resources, " ")
-	return g
+	g.OrgID, err = actsFor(ctx, q, c, row.UserID)
+	return g, err
+}
+
+// actsFor is the organisation that a grant by a user acts for: the client's, else that of the company by
+// whose provider the user signs in, so that what they use stands under their team. The console manages
+// what is theirs, and acts for nobody else.
+func actsFor(ctx context.Context, q *identitydb.Queries, c identitydb.OauthClient, user uuid.UUID) (uuid.UUID, error) {
+	switch {
+	case c.OrgID != nil:
+		return *c.OrgID, nil
+	case c.ID == ConsoleClient:
+		return uuid.Nil, nil
+	}
+	org, err := q.ActsForUpstreamOrg(ctx, user)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return uuid.Nil, fmt.Errorf("look for organisation: %w", err)
+	}
+	return org, nil
 }
 
 // sameRedirect says whether a code is redeemed with the redirect URI of its authorization request. A

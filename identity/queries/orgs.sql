@@ -22,7 +22,9 @@ SELECT m.user_id, u.username, m.role, m.team, m.joined_at FROM org_members m JOI
 WHERE m.org_id = sqlc.arg(org_id) AND m.user_id > sqlc.arg(after) ORDER BY m.user_id LIMIT sqlc.arg(most);
 
 -- name: CountOwners :one
-SELECT count(*) FROM org_members WHERE org_id = $1 AND role = 'OWNER';
+-- An upstream provider that an organisation was made for stands for an owner: the next login makes one.
+SELECT ((SELECT count(*) FROM org_members m WHERE m.org_id = $1 AND m.role = 'OWNER')
+    + (SELECT count(*) FROM upstream_orgs u WHERE u.org_id = $1))::bigint AS owners;
 
 -- name: CountMembers :one
 SELECT count(*) FROM org_members WHERE org_id = $1;

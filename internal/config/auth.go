@@ -52,6 +52,8 @@ type Auth struct {
 	// Resources are resource servers beside the gateway that a token may be asked for (RFC 8707): URIs,
 	// compared exactly. Such a token is no good here.
 	Resources []string `yaml:"resources"`
+	// Upstreams are other OpenID providers that people sign in by, beside the password.
+	Upstreams []AuthUpstream `yaml:"upstreams"`
 	// Development makes the OAuth2 client leaky-client, whose generated secret is in
 	// secrets/leaky-client.json; default true when every listener is on loopback.
 	Development *bool `yaml:"development"`

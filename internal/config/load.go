@@ -136,6 +136,7 @@ func secondDocument(name string, file *ast.File) (m Mistake, found bool) {
 // fill puts defaults where the file says nothing.
 func (c *Config) fill(builtin Config) {
 	c.fillOAuth()
+	c.Auth.fillUpstreams()
 	c.fillInner()
 	if c.Providers == nil {
 		c.Providers = builtin.Providers

@@ -103,6 +103,7 @@ func (c *Config) validate() []Mistake {
 	c.Holds.validate(v)
 	c.Charge.validate(v)
 	c.Auth.validate(v)
+	c.Auth.validateUpstreams(v, c.Tiers)
 	c.TLS.validate(v)
 	c.Purchases.validate(v, c.Providers)
 	c.Pools.validate(v)

@@ -157,7 +157,7 @@ func TestNoServiceIsReachedWithoutARule(t *testing.T) {
 			t.Errorf("route %s: a provider must not get an identity", r.Name)
 		}
 	}
-	want := []string{"/.well-known/", "/api/v1/auth/", "/console", "/console/", "/docs", "/docs/", "/oauth2/", "/oauth2/authorize", "/oauth2/device", "/oauth2/end_session", "/oauth2/jwks",
+	want := []string{"/.well-known/", "/api/v1/auth/", "/console", "/console/", "/docs", "/docs/", "/oauth2/", "/oauth2/authorize", "/oauth2/callback", "/oauth2/device", "/oauth2/end_session", "/oauth2/jwks",
 		"/swagger-ui.html", "/swagger-ui/", "/v3/api-docs", "/v3/api-docs/"}
 	if got := slices.Sorted(maps.Keys(public)); !slices.Equal(got, want) {
 		t.Errorf("want the public paths %q, got %q", want, got)

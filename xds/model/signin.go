@@ -3,6 +3,7 @@ package model
 import (
 	"regexp"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
@@ -23,6 +24,7 @@ func signIn() []service {
 	}
 	return []service{
 		public("/oauth2/authorize", "", routeSignInPages, attributes.FamilyPage),
+		public(config.UpstreamCallback, "", routeSignInPages, attributes.FamilyPage),
 		public("/oauth2/device", "", routeSignInPages, attributes.FamilyPage),
 		public("/oauth2/end_session", "", routeSignInPages, attributes.FamilyPage),
 		public("/oauth2/jwks", "/.well-known/", routeSignInKeys, attributes.FamilyOAuth),

@@ -2,6 +2,7 @@ package serve
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -16,6 +17,22 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
+// upstreamSecrets are ours at the providers of auth.upstreams; empty where we are a public client.
+func (s service) upstreamSecrets() ([]string, error) {
+	secrets := make([]string, len(s.cfg.Auth.Upstreams))
+	for i, u := range s.cfg.Auth.Upstreams {
+		if u.ClientSecretEnv == "" && u.ClientSecretFile == "" {
+			continue
+		}
+		secret, err := s.secret(u.ClientSecretEnv, u.ClientSecretFile)
+		if err != nil {
+			return nil, fmt.Errorf("auth.upstreams[%d].client_secret: %w", i, err)
+		}
+		secrets[i] = string(secret)
+	}
+	return secrets, nil
+}
+
 // serveIdentity runs users, API keys and access tokens.
 func serveIdentity(ctx context.Context, s service) error {
 	pool, err := pgconn.Open(ctx, pgconn.Config{URL: s.cfg.Stores.Postgres})
@@ -23,6 +40,10 @@ func serveIdentity(ctx context.Context, s service) error {
 		return err
 	}
 	defer pool.Close()
+	upstreams, err := s.upstreamSecrets()
+	if err != nil {
+		return err
+	}
 	limiter, err := dialLimiter(s)
 	if err != nil {
 		return err
@@ -44,6 +65,7 @@ func serveIdentity(ctx context.Context, s service) error {
 		Requests:      rlsv3.NewRateLimitServiceClient(limiter),
 		LimitsOff:     func() bool { return !s.live.flags().Gateway.RateLimiting },
 		Providers:     slices.Sorted(maps.Keys(s.cfg.Providers)),
+		Upstreams:     upstreams,
 		Console:       s.cfg.ConsoleOrigins(),
 		Log:           s.log,
 		Metrics:       s.metrics,

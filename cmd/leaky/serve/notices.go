@@ -13,7 +13,6 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/analytics"
 	"github.com/leaky-tokens/leaky-tokens/analytics/watch"
 	"github.com/leaky-tokens/leaky-tokens/analytics/webhook"
-	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/notice"
 )
@@ -31,7 +30,7 @@ func openNotices(s service, js jetstream.JetStream, store *analytics.Store) (n n
 	kinds := map[string]string{"threshold": notice.KindThreshold, "anomaly": notice.KindAnomaly}
 	for i, w := range s.cfg.Webhooks {
 		at := webhook.Endpoint{URL: w.URL}
-		if at.Secret, err = s.webhookKey(w); err != nil {
+		if at.Secret, err = s.secret(w.KeyEnv, w.KeyFile); err != nil {
 			return n, fmt.Errorf("webhooks[%d]: %w", i, err)
 		}
 		for _, event := range w.Events {
@@ -54,17 +53,17 @@ func openNotices(s service, js jetstream.JetStream, store *analytics.Store) (n n
 	return n, err
 }
 
-// webhookKey reads what signs a webhook.
-func (s service) webhookKey(w config.Webhook) ([]byte, error) {
-	secret := []byte(os.Getenv(w.KeyEnv))
-	if w.KeyFile != "" {
+// secret reads what stands in an environment variable, or in a file beside leaky.yaml.
+func (s service) secret(env, file string) ([]byte, error) {
+	secret := []byte(os.Getenv(env))
+	if file != "" {
 		var err error
-		if secret, err = os.ReadFile(s.files.Beside(w.KeyFile)); err != nil {
-			return nil, fmt.Errorf("read key_file: %w", err)
+		if secret, err = os.ReadFile(s.files.Beside(file)); err != nil {
+			return nil, fmt.Errorf("read secret: %w", err)
 		}
 	}
 	if secret = bytes.TrimSpace(secret); len(secret) == 0 {
-		return nil, fmt.Errorf("the key in %s%s is empty", w.KeyEnv, w.KeyFile)
+		return nil, fmt.Errorf("the secret in %s%s is empty", env, file)
 	}
 	return secret, nil
 }

@@ -70,7 +70,7 @@ func (p *Plan) baseEnv() []string {
 }
 
 // serviceEnv is the environment of `leaky serve NAME`: the stores it uses, as a user of its own, and, where it
-// alone needs them, providers' keys (xds), the payment's (tokensvc) and the first administrator (identity).
+// alone needs them, providers' keys (xds), the payment's (tokensvc) the first administrator and secrets at upstream providers (identity).
 func (p *Plan) serviceEnv(part, configPath string) []string {
 	name, _ := config.Instance(part)
 	of, _ := topology.Find(name)
@@ -117,6 +117,9 @@ func (p *Plan) serviceEnv(part, configPath string) []string {
 	}
 	if name == topology.Identity {
 		pass("LEAKY_ADMIN_USERNAME", "LEAKY_ADMIN_PASSWORD", "LEAKY_KEYS_SECRET")
+		for _, u := range p.cfg.Auth.Upstreams {
+			pass(u.ClientSecretEnv)
+		}
 	}
 	slices.Sort(env)
 	return slices.Compact(env)

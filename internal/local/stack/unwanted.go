@@ -47,6 +47,11 @@ func (p *Plan) Unwanted() []string {
 			}
 		}
 	}
+	for i, u := range p.cfg.Auth.Upstreams {
+		if env := u.ClientSecretEnv; env != "" && p.getenv(env) == "" {
+			say("auth.upstreams[%d].client_secret_env: %s is not set here: identity does not start without it", i, env)
+		}
+	}
 	return found
 }
 
