@@ -24,6 +24,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/identity/oauth"
 	"github.com/leaky-tokens/leaky-tokens/identity/revocations"
 	"github.com/leaky-tokens/leaky-tokens/identity/throttle"
+	"github.com/leaky-tokens/leaky-tokens/identity/upstream"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/counted"
@@ -73,6 +74,8 @@ type Service struct {
 	grants    *grants.Store
 	tokens    *grants.Tokens
 	oauth     *oauth.Provider
+	upstreams *upstream.Set
+	asking    asking
 	announcer *revocations.Announcer
 	callers   *jwks.Keys
 	verifier  *principal.Verifier
@@ -120,6 +123,14 @@ func New(cfg Config) (*Service, error) {
 		counting.Redis = s.redis
 	}
 	s.throttle = throttle.New(counting)
+	if s.asking, err = newAsking(sealer); err != nil {
+		return nil, err
+	}
+	s.upstreams, err = upstream.New(upstream.Config{Upstreams: cfg.Auth.Upstreams, Secrets: cfg.Upstreams,
+		Callback: cfg.Auth.PublicURL + config.UpstreamCallback})
+	if err != nil {
+		return nil, err
+	}
 	s.oauth, err = s.newOAuth(sealer)
 	return s, err
 }

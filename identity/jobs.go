@@ -75,6 +75,9 @@ func (s *Service) jobs(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.each(ctx, reloadEvery, s.refreshKeys) })
 	group.Go(func() error { return s.each(ctx, purgeEvery, s.purge) })
+	group.Go(func() error {
+		return s.each(ctx, askRound, func(ctx context.Context) error { return s.askUpstreams(ctx, time.Now()) })
+	})
 	return group.Wait()
 }
 

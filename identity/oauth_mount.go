@@ -12,8 +12,6 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/identity/grants"
 	"github.com/leaky-tokens/leaky-tokens/identity/keyring"
 	"github.com/leaky-tokens/leaky-tokens/identity/oauth"
-	"github.com/leaky-tokens/leaky-tokens/identity/upstream"
-	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 )
 
@@ -22,11 +20,6 @@ import (
 // that its metadata is found at.
 func (s *Service) newOAuth(sealer *keyring.Sealer) (*oauth.Provider, error) {
 	key, err := sealer.Derive("leaky-tokens oauth pages v1")
-	if err != nil {
-		return nil, err
-	}
-	upstreams, err := upstream.New(upstream.Config{Upstreams: s.cfg.Auth.Upstreams, Secrets: s.cfg.Upstreams,
-		Callback: s.cfg.Auth.PublicURL + config.UpstreamCallback})
 	if err != nil {
 		return nil, err
 	}
@@ -40,7 +33,7 @@ func (s *Service) newOAuth(sealer *keyring.Sealer) (*oauth.Provider, error) {
 			}
 			return id, err
 		},
-		Upstreams: upstreams, Welcome: s.welcome,
+		Upstreams: s.upstreams, Welcome: s.welcome,
 		Throttle: s.throttle, Limiter: s.cfg.Requests, LimitsOff: s.cfg.LimitsOff, Grants: s.grants, Keys: s.keys, Announce: s.announcer.Announce,
 		Tokens: &grants.Tokens{DB: s.cfg.Pool, Signer: s.keys, Issuer: s.cfg.Auth.PublicURL, Audience: s.cfg.Auth.Audience,
 			TTL: s.cfg.Auth.TokenTTL},

@@ -241,6 +241,9 @@ func (s store) setDisabled(ctx context.Context, id uuid.UUID, disabled bool) err
 			if err := s.endUser(ctx, c, id, generation, action); err != nil {
 				return err
 			}
+			if err := c.DecidedUpstreamUser(ctx, id); err != nil {
+				return fmt.Errorf("store decision: %w", err)
+			}
 			return audit.Record(ctx, c, audit.Entry{Action: action, Target: id.String()})
 		})
 	})

@@ -51,18 +51,27 @@ func placeOf(u config.AuthUpstream, groups []string) (p place) {
 		if p.team == nil {
 			p.team = new(string)
 		}
-		for _, group := range groups {
-			team := entry.Team
-			if team == "*" {
-				team = group[min(len(group), len(prefix)):]
-			}
-			if *p.team == "" && fits(group) && teamShape.MatchString(team) {
-				*p.team = team
-			}
+		if *p.team == "" {
+			*p.team = teamOf(entry.Team, prefix, slices.DeleteFunc(slices.Clone(groups), func(group string) bool { return !fits(group) }))
 		}
 	}
 	slices.Sort(p.roles)
 	return p
+}
+
+// teamOf is the team of an entry for who is in groups that fit it; * is what comes behind the prefix. It
+// is empty where none of that is a team's name.
+func teamOf(team, prefix string, groups []string) string {
+	for _, group := range groups {
+		name := team
+		if team == "*" {
+			name = strings.TrimPrefix(group, prefix)
+		}
+		if teamShape.MatchString(name) {
+			return name
+		}
+	}
+	return ""
 }
 
 // followed is an account whose provider has just said what it is.
@@ -71,6 +80,8 @@ type followed struct {
 	org    *uuid.UUID // that the provider put them into before
 	says   config.AuthUpstream
 	groups []string
+	// refresh asks the provider about them again, sealed; nil: it cannot be asked.
+	refresh []byte
 }
 
 // follow makes of an account what its provider says: roles, organisation and team.
@@ -93,7 +104,7 @@ func (s store) follow(ctx context.Context, c *change, f followed) error {
 			return err
 		}
 	}
-	if err := c.ConfirmUpstreamUser(ctx, identitydb.ConfirmUpstreamUserParams{UserID: f.user, OrgID: org}); err != nil {
+	if err := c.ConfirmUpstreamUser(ctx, identitydb.ConfirmUpstreamUserParams{UserID: f.user, OrgID: org, RefreshToken: f.refresh}); err != nil {
 		return fmt.Errorf("confirm upstream user: %w", err)
 	}
 	return nil

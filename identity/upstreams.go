@@ -38,12 +38,19 @@ func (s *Service) welcome(ctx context.Context, who upstream.Person) (id uuid.UUI
 	}
 	for try := range nameTries {
 		err = s.store.change(ctx, func(ctx context.Context, c *change) error {
-			var org *uuid.UUID
-			if id, org, err = s.store.upstreamUser(ctx, c, who, try); err != nil {
+			row, err := s.store.upstreamUser(ctx, c, who, try)
+			if err != nil {
 				return err
 			}
-			if err := s.store.follow(ctx, c, followed{user: id, org: org, says: s.cfg.Auth.Upstreams[at], groups: who.Groups}); err != nil {
+			id = row.UserID
+			f := followed{user: id, org: row.OrgID, says: s.cfg.Auth.Upstreams[at], groups: who.Groups, refresh: s.asking.seal(id, who.Refresh)}
+			if err := s.store.follow(ctx, c, f); err != nil {
 				return err
+			}
+			if row.EndedAt != nil {
+				if err := s.store.comeBack(ctx, c, id); err != nil {
+					return err
+				}
 			}
 			return audit.Record(ctx, c, audit.Entry{Actor: id.String(), Action: "session.signin", Target: id.String(),
 				Detail: map[string]string{"upstream": who.Upstream}})
@@ -64,20 +71,20 @@ var errSameTime = errors.New("the account was made at the same time")
 
 // upstreamUser finds the account of somebody, and the organisation that their provider put them into, or
 // makes the account.
-func (s store) upstreamUser(ctx context.Context, c *change, who upstream.Person, try int) (id uuid.UUID, org *uuid.UUID, err error) {
-	row, err := c.UpstreamUser(ctx, identitydb.UpstreamUserParams{Issuer: who.Issuer, Subject: who.Subject})
+func (s store) upstreamUser(ctx context.Context, c *change, who upstream.Person, try int) (row identitydb.UpstreamUserRow, err error) {
+	row, err = c.UpstreamUser(ctx, identitydb.UpstreamUserParams{Issuer: who.Issuer, Subject: who.Subject})
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
-		id, err = addUpstreamUser(ctx, c, who, try)
-		return id, nil, err
+		row.UserID, err = addUpstreamUser(ctx, c, who, try)
+		return row, err
 	case err != nil:
-		return id, nil, fmt.Errorf("look for upstream user: %w", err)
+		return row, fmt.Errorf("look for upstream user: %w", err)
 	}
 	u, err := found(c.UserByID(ctx, row.UserID))
-	if err == nil && u.DisabledAt != nil {
+	if err == nil && u.DisabledAt != nil && row.EndedAt == nil {
 		err = errDisabled
 	}
-	return row.UserID, row.OrgID, err
+	return row, err
 }
 
 func addUpstreamUser(ctx context.Context, c *change, who upstream.Person, try int) (id uuid.UUID, err error) {

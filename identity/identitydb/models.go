@@ -210,12 +210,15 @@ type UpstreamOrg struct {
 }
 
 type UpstreamUser struct {
-	Issuer      string
-	Subject     string
-	UserID      uuid.UUID
-	OrgID       *uuid.UUID
-	CreatedAt   time.Time
-	ConfirmedAt time.Time
+	Issuer       string
+	Subject      string
+	UserID       uuid.UUID
+	OrgID        *uuid.UUID
+	CreatedAt    time.Time
+	ConfirmedAt  time.Time
+	AskedAt      time.Time
+	RefreshToken []byte
+	EndedAt      *time.Time
 }
 
 type User struct {

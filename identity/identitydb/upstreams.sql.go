@@ -83,17 +83,88 @@ func (q *Queries) AddUpstreamUser(ctx context.Context, arg AddUpstreamUserParams
 }
 
 const confirmUpstreamUser = `-- name: ConfirmUpstreamUser :exec
-UPDATE upstream_users SET confirmed_at = now(), org_id = $1 WHERE user_id = $2
+UPDATE upstream_users SET confirmed_at = now(), asked_at = now(), ended_at = NULL, org_id = $1, refresh_token = $2
+WHERE user_id = $3
 `
 
 type ConfirmUpstreamUserParams struct {
-	OrgID  *uuid.UUID
-	UserID uuid.UUID
+	OrgID        *uuid.UUID
+	RefreshToken []byte
+	UserID       uuid.UUID
 }
 
 func (q *Queries) ConfirmUpstreamUser(ctx context.Context, arg ConfirmUpstreamUserParams) error {
-	_, err := q.db.Exec(ctx, confirmUpstreamUser, arg.OrgID, arg.UserID)
+	_, err := q.db.Exec(ctx, confirmUpstreamUser, arg.OrgID, arg.RefreshToken, arg.UserID)
 	return err
+}
+
+const decidedUpstreamUser = `-- name: DecidedUpstreamUser :exec
+UPDATE upstream_users SET ended_at = NULL, confirmed_at = now() WHERE user_id = $1
+`
+
+// An ADMIN has: what a provider said before counts no more.
+func (q *Queries) DecidedUpstreamUser(ctx context.Context, userID uuid.UUID) error {
+	_, err := q.db.Exec(ctx, decidedUpstreamUser, userID)
+	return err
+}
+
+const endUpstreamUser = `-- name: EndUpstreamUser :execrows
+UPDATE upstream_users SET ended_at = now(), refresh_token = NULL
+WHERE user_id = $1 AND ended_at IS NULL AND (refresh_token = $2 OR $2::bytea IS NULL AND confirmed_at < $3)
+`
+
+type EndUpstreamUserParams struct {
+	UserID uuid.UUID
+	Asked  []byte
+	Before time.Time
+}
+
+// Unless they have signed in meanwhile.
+func (q *Queries) EndUpstreamUser(ctx context.Context, arg EndUpstreamUserParams) (int64, error) {
+	result, err := q.db.Exec(ctx, endUpstreamUser, arg.UserID, arg.Asked, arg.Before)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const lapsedUpstreamUsers = `-- name: LapsedUpstreamUsers :many
+SELECT l.user_id FROM upstream_users l JOIN users u ON u.id = l.user_id
+WHERE l.ended_at IS NULL AND u.disabled_at IS NULL AND l.confirmed_at < $1
+    AND (l.issuer = $2::text OR $2::text = '' AND l.issuer <> ALL($3::text[])) LIMIT $4
+`
+
+type LapsedUpstreamUsersParams struct {
+	Before time.Time
+	Issuer string
+	Known  []string
+	Most   int32
+}
+
+// Whom nobody has confirmed for too long: of one issuer, or of those that are configured no more.
+func (q *Queries) LapsedUpstreamUsers(ctx context.Context, arg LapsedUpstreamUsersParams) ([]uuid.UUID, error) {
+	rows, err := q.db.Query(ctx, lapsedUpstreamUsers,
+		arg.Before,
+		arg.Issuer,
+		arg.Known,
+		arg.Most,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []uuid.UUID
+	for rows.Next() {
+		var user_id uuid.UUID
+		if err := rows.Scan(&user_id); err != nil {
+			return nil, err
+		}
+		items = append(items, user_id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const purgeUpstreamLogins = `-- name: PurgeUpstreamLogins :execrows
@@ -106,6 +177,22 @@ func (q *Queries) PurgeUpstreamLogins(ctx context.Context, before time.Time) (in
 		return 0, err
 	}
 	return result.RowsAffected(), nil
+}
+
+const reconfirmUpstreamUser = `-- name: ReconfirmUpstreamUser :exec
+UPDATE upstream_users SET confirmed_at = now(), refresh_token = $1 WHERE user_id = $2 AND refresh_token = $3
+`
+
+type ReconfirmUpstreamUserParams struct {
+	Next   []byte
+	UserID uuid.UUID
+	Asked  []byte
+}
+
+// Unless they have signed in meanwhile.
+func (q *Queries) ReconfirmUpstreamUser(ctx context.Context, arg ReconfirmUpstreamUserParams) error {
+	_, err := q.db.Exec(ctx, reconfirmUpstreamUser, arg.Next, arg.UserID, arg.Asked)
+	return err
 }
 
 const takeUpstreamLogin = `-- name: TakeUpstreamLogin :one
@@ -125,6 +212,53 @@ func (q *Queries) TakeUpstreamLogin(ctx context.Context, arg TakeUpstreamLoginPa
 	return content, err
 }
 
+const takeUpstreamUsers = `-- name: TakeUpstreamUsers :many
+UPDATE upstream_users SET asked_at = $1 WHERE user_id IN (SELECT u.user_id FROM upstream_users u
+    WHERE u.ended_at IS NULL AND u.refresh_token IS NOT NULL AND u.issuer = ANY($2::text[]) AND u.asked_at < $3
+        AND NOT EXISTS (SELECT 1 FROM users d WHERE d.id = u.user_id AND d.disabled_at IS NOT NULL)
+    ORDER BY u.asked_at LIMIT $4 FOR UPDATE SKIP LOCKED)
+RETURNING issuer, user_id, refresh_token
+`
+
+type TakeUpstreamUsersParams struct {
+	AskedAt time.Time
+	Issuers []string
+	Before  time.Time
+	Most    int32
+}
+
+type TakeUpstreamUsersRow struct {
+	Issuer       string
+	UserID       uuid.UUID
+	RefreshToken []byte
+}
+
+// About whom providers are to be asked, by one replica.
+func (q *Queries) TakeUpstreamUsers(ctx context.Context, arg TakeUpstreamUsersParams) ([]TakeUpstreamUsersRow, error) {
+	rows, err := q.db.Query(ctx, takeUpstreamUsers,
+		arg.AskedAt,
+		arg.Issuers,
+		arg.Before,
+		arg.Most,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []TakeUpstreamUsersRow
+	for rows.Next() {
+		var i TakeUpstreamUsersRow
+		if err := rows.Scan(&i.Issuer, &i.UserID, &i.RefreshToken); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const upstreamOrg = `-- name: UpstreamOrg :one
 SELECT org_id FROM upstream_orgs WHERE issuer = $1 AND name = $2
 `
@@ -142,7 +276,7 @@ func (q *Queries) UpstreamOrg(ctx context.Context, arg UpstreamOrgParams) (uuid.
 }
 
 const upstreamUser = `-- name: UpstreamUser :one
-SELECT user_id, org_id FROM upstream_users WHERE issuer = $1 AND subject = $2
+SELECT user_id, org_id, ended_at FROM upstream_users WHERE issuer = $1 AND subject = $2
 `
 
 type UpstreamUserParams struct {
@@ -151,13 +285,14 @@ type UpstreamUserParams struct {
 }
 
 type UpstreamUserRow struct {
-	UserID uuid.UUID
-	OrgID  *uuid.UUID
+	UserID  uuid.UUID
+	OrgID   *uuid.UUID
+	EndedAt *time.Time
 }
 
 func (q *Queries) UpstreamUser(ctx context.Context, arg UpstreamUserParams) (UpstreamUserRow, error) {
 	row := q.db.QueryRow(ctx, upstreamUser, arg.Issuer, arg.Subject)
 	var i UpstreamUserRow
-	err := row.Scan(&i.UserID, &i.OrgID)
+	err := row.Scan(&i.UserID, &i.OrgID, &i.EndedAt)
 	return i, err
 }

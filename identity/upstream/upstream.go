@@ -8,6 +8,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"time"
 
@@ -99,6 +100,7 @@ type Person struct {
 	Username string
 	Email    string // empty where the provider says that it was not verified
 	Groups   []string
+	Refresh  string // refresh token, by which Ask asks about them; empty: the provider gave none. A secret
 }
 
 // Begin gives the URL where a browser signs in by the named provider, which comes back with state.
@@ -143,7 +145,41 @@ func (s *Set) Finish(ctx context.Context, l Login, code string) (Person, error) 
 	if err != nil {
 		return Person{}, err
 	}
-	return p.person(id.Subject, said)
+	who, err := p.person(id.Subject, said)
+	who.Refresh = token.RefreshToken
+	return who, err
+}
+
+// ErrEnded says that a provider lets somebody in no more.
+var ErrEnded = errors.New("the provider refused the refresh token")
+
+// Ask asks the provider of an issuer whether somebody may still come in, by a refresh token, and gives the
+// next one. ErrEnded when it says no, ErrUnknown when it is configured no more, *Refused when it says
+// nothing.
+func (s *Set) Ask(ctx context.Context, issuer, refresh string) (next string, err error) {
+	i := slices.IndexFunc(s.all, func(p *provider) bool { return p.cfg.Issuer == issuer })
+	if i < 0 {
+		return "", ErrUnknown
+	}
+	p := s.all[i]
+	f, err := p.discovered(ctx)
+	if err != nil {
+		return "", err
+	}
+	token, err := p.at(f).TokenSource(p.context(ctx), &oauth2.Token{RefreshToken: refresh}).Token()
+	if answer, ok := errors.AsType[*oauth2.RetrieveError](err); ok && refusal(answer) {
+		return "", ErrEnded
+	}
+	if err != nil {
+		return "", p.unanswered("it was not said whether somebody may still come in", err)
+	}
+	return token.RefreshToken, nil
+}
+
+// refusal says whether an answer refuses a refresh token (RFC 6749, 5.2). dex calls that invalid_request,
+// and a failure of its own too, but with another status.
+func refusal(answer *oauth2.RetrieveError) bool {
+	return answer.ErrorCode == "invalid_grant" || answer.ErrorCode == "invalid_request" && answer.Response.StatusCode == http.StatusBadRequest
 }
 
 // verified checks the ID token: signature, iss, aud and exp by go-oidc, then what it leaves to us.

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 )
@@ -26,6 +27,9 @@ type AuthUpstream struct {
 	// Groups say what being in a group makes of somebody, at each login. A member is in one team: the first
 	// entry that gives one counts. Default: with an organisation, groups are teams.
 	Groups []UpstreamGroup `yaml:"groups"`
+	// AccessTTL is how long an account may be used after the provider last said yes, by a login or by
+	// refreshing one (scope offline_access), default 72h; then it is disabled until the next login.
+	AccessTTL time.Duration `yaml:"access_ttl"`
 }
 
 // UpstreamGroup is what a group of the provider means here.
@@ -47,6 +51,10 @@ type UpstreamClaims struct {
 // UpstreamCallback is the path of the gateway that providers send people back to.
 const UpstreamCallback = "/oauth2/callback"
 
+// UpstreamAccessTTL is the default of AuthUpstream.AccessTTL, and what holds for accounts of a provider
+// that is configured no more.
+const UpstreamAccessTTL = 72 * time.Hour
+
 const (
 	mostAuthUpstreams  = 10 // buttons on a page
 	maxUpstreamName    = 40 // characters
@@ -66,6 +74,7 @@ func (a *Auth) fillUpstreams() {
 		setDefault(&u.Claims.Username, "preferred_username")
 		setDefault(&u.Claims.Email, "email")
 		setDefault(&u.Claims.Groups, "groups")
+		setDefault(&u.AccessTTL, UpstreamAccessTTL)
 		if u.Groups == nil && u.Organisation != "" {
 			u.Groups = []UpstreamGroup{{Group: wildcard, Team: wildcard}}
 		}
@@ -111,6 +120,7 @@ func (u AuthUpstream) validate(v *validator, key string) {
 	if strings.ContainsAny(u.ClientSecretEnv, "= \t\x00") {
 		v.fail(key+".client_secret_env", "%q is no name of an environment variable", u.ClientSecretEnv)
 	}
+	between(v, key+".access_ttl", u.AccessTTL, time.Hour, 8760*time.Hour)
 	between(v, key+".scopes", len(u.Scopes), 1, mostUpstreamScopes)
 	for j, scope := range u.Scopes {
 		if scope == "" || len(scope) > maxUpstreamSetting || strings.ContainsFunc(scope, notScope) {

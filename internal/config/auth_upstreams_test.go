@@ -37,6 +37,7 @@ func TestUpstreamMistakes(t *testing.T) {
 		"no client":                 {"name: Acme, issuer: 'https://a.example'", "auth.upstreams[0].client_id", ""},
 		"two secrets":               {good + ", client_secret_env: A, client_secret_file: b", "auth.upstreams[0].client_secret_env", "one of them"},
 		"no variable":               {good + ", client_secret_env: 'A B'", "auth.upstreams[0].client_secret_env", ""},
+		"a short access":            {good + ", access_ttl: 1m", "auth.upstreams[0].access_ttl", "out of range"},
 		"no openid":                 {good + ", scopes: [profile]", "auth.upstreams[0].scopes", "openid is missing"},
 		"no scopes":                 {good + ", scopes: []", "auth.upstreams[0].scopes", ""},
 		"two scopes in one":         {good + ", scopes: [openid, 'a b']", "auth.upstreams[0].scopes[1]", ""},
