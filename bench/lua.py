@@ -16,8 +16,9 @@ HARNESS = rb"""
 local function nothing() end
 local metadata = { set = nothing }
 local info = { dynamicMetadata = function() return metadata end }
-local headers = { get = function(_, name) if name == "content-type" then return "application/json" end end, replace = nothing }
-local answers = { protocol = "openai", max_bytes = 1e9 }
+local sent = { ["content-type"] = "application/json", [":path"] = "/v1/chat/completions" }
+local headers = { get = function(_, name) return sent[name] end, replace = nothing }
+local answers = { family = "openai", dialect = "chat", max_bytes = 1e9 }
 local context = { get = function(_, name) return answers[name] end }
 
 local function handle(text)
@@ -69,13 +70,13 @@ BODIES = {
     "15 tools": chat([b'{"role":"user","content":"hi"}'], b',"tools":[' + b",".join([TOOL] * 15) + b"]"),
 }
 
-guard = runtime("json.lua", "parts.lua", "guard.lua")
+guard = runtime("json.lua", "parts.lua", "bodies.lua", "guard.lua")
 for name, body in BODIES.items():
     print(f"guard, {name}: {best(guard.time_guard, body, 20000):.1f} us")
 
 CHUNK = (b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"gpt-4o","choices":'
          b'[{"index":0,"delta":{"content":"word"},"finish_reason":null}],"usage":null}\n\n')
 LAST = b'data: {"choices":[],"usage":{"prompt_tokens":100,"completion_tokens":50,"total_tokens":150}}\n\ndata: [DONE]\n\n'
-reader = runtime("usage_scan.lua", "usage.lua")
+reader = runtime("usage_scan.lua", "usage_text.lua", "usage.lua")
 print(f"usage reader, 50 chunks one by one: {best(reader.time_usage, CHUNK, LAST, 50, 2000):.1f} us")
 print(f"usage reader, 50 chunks in one read: {best(reader.time_usage, CHUNK * 50, LAST, 1, 2000):.1f} us")

@@ -46,13 +46,16 @@ var InflightLua string
 //go:embed usage_scan.lua
 var usageScanLua string
 
+//go:embed usage_text.lua
+var usageTextLua string
+
 //go:embed usage.lua
 var usageLua string
 
 // UsageLua reads a provider's token usage while the answer passes, and takes out the usage
-// event that only the gateway asked for. Lua knows no inclusion here, so its scanner of JSON
-// stands before the part that reads lines and talks to Envoy.
-func UsageLua() string { return usageScanLua + usageLua }
+// event that only the gateway asked for. Lua knows no inclusion here, so its scanner of JSON and
+// what counts the text of lines stand before the part that reads lines and talks to Envoy.
+func UsageLua() string { return usageScanLua + usageTextLua + usageLua }
 
 // ArgsConfig is what the command line of one Envoy process depends on.
 type ArgsConfig struct {

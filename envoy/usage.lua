@@ -53,9 +53,8 @@ local function events(r, s)
       end
       if r.line == "data" then
         if first and e and plain(r, places, s, i, e) then
-          words(r, places, s, i, e)
-          count(r, spoken(r))
           r.line = nil
+          skip(r, places, s, i, e)
         else
           if first and r.cuts and r.depth == 0 then
             start, r.may, r.cut = begin, true, false
@@ -102,9 +101,14 @@ local function feed(r, s)
     if not i then return nil end
     local c = byte(s, i)
     r.kind = (c == OPEN or c == LIST) and "json" or "sse"
+    r.list = c == LIST
     r.at = i
   end
   if r.kind == "sse" then return events(r, s) end
+  if r.list then -- a list of answers is a stream
+    produced_on(r, {}, s, r.at, #s)
+    credit(r, true)
+  end
   scan(r, s, r.at, #s)
   r.at = 1
   return nil
@@ -130,6 +134,9 @@ local function report(r)
   if r.whole then all[#all + 1] = "whole=1" end
   if r.failed then all[#all + 1] = "failed=1" end
   if r.heavy then all[#all + 1] = "heavy=1" end
+  for kind, name in ipairs(PRODUCED) do
+    if r.made[kind] > 0 then all[#all + 1] = format("%s=%.0f", name, r.made[kind]) end
+  end
   for _, name in ipairs(COUNTS) do
     local n = r.told[name]
     if n then all[#all + 1] = format("%s=%.0f", name, n) end

@@ -60,11 +60,17 @@ local COUNTS = { "in", "out", "total", "cached", "read", "written", "written_1h"
 -- What the scanner is inside of, when a piece ends there.
 local NAME, TEXT, SKIPPED, WORD = "name", "text", "skipped", "word"
 
+-- What a model produces, by its kind: text, thoughts, arguments of a call, and, of any of them, what
+-- is not in ASCII; the names that the report has for them. See usage_text.lua.
+local SAID, THOUGHT, CALLED, WIDE = 1, 2, 3, 4
+local PRODUCED = { "said", "thought", "called", "wide" }
+
 local function reader(cuts)
   return {
-    kind = nil, -- "json" or "sse", once the first byte is seen
+    kind = nil, list = false, -- "json" or "sse", once the first byte is seen; whether it is a list of JSON
     bytes = 0, events = 0, after = 0, -- body bytes; data lines with content, and those since usage was last told
     head = 0, begun = 0, -- body bytes before the first line with content, and before the present line
+    made = { 0, 0, 0, 0 }, -- bytes of what the model produced, by its kind
     told = {}, model = nil, whole = false, failed = false, heavy = false, -- what was found
     dirty = false, mark = 1, beyond = 1, -- to be written into the metadata: told something new, or events reached mark, or after beyond
     -- the scanner
@@ -73,6 +79,9 @@ local function reader(cuts)
     -- the lines of an event stream
     line = nil, lf = false, lines = 0, carry = "", now = false, rest = "", at = 1,
     content = false, delta = false, wordy = false, quiet = false, -- what tells that a line carries content
+    -- the text within a line
+    opened = nil, into = nil, nested = 0, quoted = false, turn = nil, left = "", -- where in it, and what is not read yet
+    found = false, line_made = { 0, 0, 0, 0 }, -- as made, of the present line
     -- taking out
     cuts = cuts, may = false, cut = false, other = false, blank = false, lone = false,
   }
@@ -161,14 +170,27 @@ local function open(r, c, node)
   end
 end
 
+-- credit takes in the text of a line, or forgets that of one that only repeats.
+local function credit(r, content)
+  if not r.found then return end
+  r.found = false
+  local made, line = r.made, r.line_made
+  if content then -- no loop, for the compiler's sake
+    made[SAID], made[THOUGHT] = made[SAID] + line[SAID], made[THOUGHT] + line[THOUGHT]
+    made[CALLED], made[WIDE] = made[CALLED] + line[CALLED], made[WIDE] + line[WIDE]
+  end
+  line[SAID], line[THOUGHT], line[CALLED], line[WIDE] = 0, 0, 0, 0
+end
+
 -- count takes in the end of a data line, or of an element of a list of answers.
 local function count(r, content)
+  credit(r, content)
   if content then
     if r.events == 0 then r.head = r.begun end
     r.events, r.after = r.events + 1, r.after + 1
-    if r.events >= r.mark then r.dirty, r.mark = true, r.events + floor(r.events / 2) + 1 end
+    if r.events >= r.mark then r.dirty, r.mark = true, r.events + floor(r.events / 4) + 1 end
     -- What was told covers no longer what passed, so that is told at once.
-    if r.whole and r.after >= r.beyond then r.dirty, r.beyond = true, r.after + floor(r.after / 2) + 1 end
+    if r.whole and r.after >= r.beyond then r.dirty, r.beyond = true, r.after + floor(r.after / 4) + 1 end
   end
   if r.now then r.after, r.now, r.dirty, r.beyond = 0, false, true, 1 end
 end
@@ -270,86 +292,4 @@ end
 -- abandon gives up a document that is broken.
 local function abandon(r)
   r.depth, r.skip, r.node, r.key, r.inside, r.may = 0, 0, nil, false, nil, false
-end
-
--- ahead: the next place from i on where s has what; found once for many lines of a chunk.
-local function ahead(places, s, what, i)
-  local at = places[what]
-  if not at or at < i then
-    at = find(s, what, i, true) or NEVER
-    places[what] = at
-  end
-  return at
-end
-
--- words notes what of s[i..j], a piece of a data line, tells that the line carries content.
-local function words(r, places, s, i, j)
-  r.delta = ahead(places, s, '"delta"', i) < j
-  if r.delta then return end
-  r.wordy = r.wordy or ahead(places, s, '"text"', i) < j or ahead(places, s, '"parts"', i) < j
-  -- Responses and Messages also tell where a text begins and ends, and repeat it.
-  r.quiet = r.quiet or ahead(places, s, '"type":"response.', i) < j or ahead(places, s, '"type": "response.', i) < j
-    or ahead(places, s, '"content_block":', i) < j
-end
-
--- spoken says that the data line carries content: one token at least; and forgets the line.
-local function spoken(r)
-  local content = r.delta or r.wordy and not r.quiet
-  r.delta, r.wordy, r.quiet = false, false, false
-  return content
-end
-
--- end_line takes in the end of a line whose bytes are scanned.
-local function end_line(r)
-  if r.line == "data" then
-    if r.inside == WORD then scan(r, "\n", 1, 1) end
-    if r.inside then abandon(r) end -- a string does not go over a line
-    count(r, spoken(r))
-    r.lines, r.carry = r.lines + 1, ""
-  end
-  r.line = nil
-end
-
--- silent says that the data line s[i..e-1] cannot tell usage: it has the word nowhere but in
--- "usage":null, as every chunk does of a stream that was asked for it. Within a string the quotes
--- would be escaped.
-local function silent(places, s, i, e)
-  local at = ahead(places, s, "usage", i)
-  while at < e do
-    if byte(s, at - 1) ~= QUOTE then return false end
-    local after
-    if sub(s, at, at + 10) == 'usage":null' then
-      after = byte(s, at + 11)
-    elseif sub(s, at, at + 11) == 'usage": null' then
-      after = byte(s, at + 12)
-    end
-    if after ~= COMMA and after ~= CLOSE then return false end
-    at = ahead(places, s, "usage", at + 5)
-  end
-  return true
-end
-
--- plain says that the data line s[i..e-1] can be skipped: nothing is open, it cannot tell
--- usage or an error, and its event ends with it.
-local function plain(r, places, s, i, e)
-  if r.depth > 0 or r.skip > 0 or r.inside or r.lines < SPOKEN then return false end
-  if not silent(places, s, i, e) or ahead(places, s, 'rror"', i) < e then return false end
-  local x = e + 1
-  if byte(s, e) == CR and byte(s, x) == LF then x = x + 1 end
-  local c = byte(s, x)
-  return c == LF or c == CR
-end
-
--- data takes in s[i..j], a piece of a data line.
-local function data(r, places, s, i, j)
-  scan(r, s, i, j)
-  if r.delta then return end
-  if r.carry ~= "" then
-    local piece = r.carry .. sub(s, i, j)
-    words(r, {}, piece, 1, #piece)
-    r.carry = sub(piece, -LONGEST_WORD)
-  else
-    words(r, places, s, i, j)
-    r.carry = sub(s, math.max(i, j - LONGEST_WORD + 1), j)
-  end
 end

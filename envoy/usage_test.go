@@ -1,7 +1,6 @@
 package envoy_test
 
 import (
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
@@ -10,73 +9,15 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	lua "github.com/yuin/gopher-lua"
-	"github.com/yuin/gopher-lua/parse"
 
-	"github.com/leaky-tokens/leaky-tokens/envoy"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/reader"
 )
 
-// script runs the usage reader without Envoy. LuaJIT, which Envoy has, and this
-// interpreter speak the same Lua 5.1.
-type script struct {
-	state *lua.LState
-	usage *lua.LTable
-}
-
-func newScript(t testing.TB) *script {
-	t.Helper()
-	parsed, err := parse.Parse(strings.NewReader(envoy.UsageLua()), "usage.lua")
-	if err != nil {
-		t.Fatal(err)
-	}
-	compiled, err := lua.Compile(parsed, "usage.lua")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &script{state: lua.NewState()}
-	t.Cleanup(s.state.Close)
-	s.state.SetGlobal("tonumber", s.state.NewFunction(toNumber))
-	s.state.Push(s.state.NewFunctionFromProto(compiled))
-	if err := s.state.PCall(0, 0, nil); err != nil {
-		t.Fatal(err)
-	}
-	s.usage = s.state.GetGlobal("usage").(*lua.LTable)
-	return s
-}
-
-// toNumber is Lua's own: the interpreter's knows no exponent without a point.
-func toNumber(state *lua.LState) int {
-	n, err := strconv.ParseFloat(state.CheckString(1), 64)
-	if err != nil && !errors.Is(err, strconv.ErrRange) {
-		state.Push(lua.LNil)
-		return 1
-	}
-	state.Push(lua.LNumber(n))
-	return 1
-}
-
-func (s *script) call(t testing.TB, name string, args ...lua.LValue) lua.LValue {
-	t.Helper()
-	if err := s.state.CallByParam(lua.P{Fn: s.usage.RawGetString(name), NRet: 1, Protect: true}, args...); err != nil {
-		t.Fatal(err)
-	}
-	defer s.state.Pop(1)
-	return s.state.Get(-1)
-}
-
 // read feeds pieces and gives what went on to the client and the last report.
-func (s *script) read(t testing.TB, cuts bool, pieces ...string) (passed string, r report) {
+func read(t testing.TB, s *reader.Script, cuts bool, pieces ...string) (passed string, r report) {
 	t.Helper()
-	reader := s.call(t, "reader", lua.LBool(cuts))
-	var out strings.Builder
-	for _, p := range pieces {
-		if instead := s.call(t, "feed", reader, lua.LString(p)); instead.Type() == lua.LTString {
-			out.WriteString(instead.String())
-		} else {
-			out.WriteString(p)
-		}
-	}
-	out.WriteString(s.call(t, "finish", reader).String())
-	return out.String(), parseReport(s.call(t, "report", reader).String())
+	passed, text := s.Read(t, cuts, pieces...)
+	return passed, parseReport(text)
 }
 
 // report is what the script tells the access log.
@@ -84,7 +25,13 @@ type report struct {
 	found
 	events, after, bytes int64
 	head                 int64
+	said, thought        int64
+	called, wide         int64
 }
+
+// made is all text that the model produced, in bytes. Of what kind it is may depend on the pieces where
+// it is not in ASCII.
+func (r report) made() int64 { return r.said + r.thought + r.called + r.wide }
 
 func parseReport(text string) report {
 	r := report{found: found{told: map[string]int64{}}}
@@ -104,6 +51,14 @@ func parseReport(text string) report {
 			r.bytes = n
 		case "head":
 			r.head = n
+		case "said":
+			r.said = n
+		case "thought":
+			r.thought = n
+		case "called":
+			r.called = n
+		case "wide":
+			r.wide = n
 		case "whole":
 			r.whole = true
 		case "failed":
@@ -130,7 +85,7 @@ const usageEvent = `data: {"id":"c","choices":[],"usage":{"prompt_tokens":100,"c
 
 func TestUsageIsFoundWhereverItIsTold(t *testing.T) {
 	t.Parallel()
-	s := newScript(t)
+	s := reader.New(t)
 	const three = `"usage":{"prompt_tokens":100,"completion_tokens":40,"total_tokens":140}`
 	nulls := strings.Repeat(`data: {"choices":[{"delta":{"content":"x"}}],"usage":null}`+"\n\n", 3)
 	for name, c := range map[string]struct{ answer, told string }{
@@ -173,13 +128,13 @@ func TestUsageIsFoundWhereverItIsTold(t *testing.T) {
 		"gemini call arguments":        {`{"candidates":[{"content":{"parts":[{"functionCall":{"args":{"usageMetadata":{"promptTokenCount":1}}}}]}}]}`, ""},
 		"data lines of one text":       {"{\"choices\":[{\"message\":{\"content\":\"data: {}\"}}],\n" + three + "}", "in=100,out=40,total=140"},
 	} {
-		_, got := s.read(t, false, c.answer)
+		_, got := read(t, s, false, c.answer)
 		want := parseReport(c.told)
 		if diff := cmp.Diff(want.told, got.told); diff != "" || want.model != got.model {
 			t.Errorf("%s: model %q, told differs (-want +got):\n%s", name, got.model, diff)
 		}
 		for range 3 {
-			_, again := s.read(t, false, split(rand.New(rand.NewPCG(1, uint64(len(name)))), c.answer)...)
+			_, again := read(t, s, false, split(rand.New(rand.NewPCG(1, uint64(len(name)))), c.answer)...)
 			if diff := cmp.Diff(got, again, cmp.AllowUnexported(report{}, found{})); diff != "" {
 				t.Errorf("%s: a split changes it (-whole +split):\n%s", name, diff)
 			}
@@ -196,7 +151,7 @@ const (
 
 func TestUsageErrorsAndContentAreTold(t *testing.T) {
 	t.Parallel()
-	s := newScript(t)
+	s := reader.New(t)
 	delta := `data: {"choices":[{"delta":{"content":"x"}}]}` + "\n\n"
 	for name, c := range map[string]struct {
 		answer        string
@@ -224,7 +179,7 @@ func TestUsageErrorsAndContentAreTold(t *testing.T) {
 		"list that tells at its end": {`[{"candidates":[{"content":{"parts":[]}}]},{"candidates":[],"usageMetadata":{"promptTokenCount":3}}]`, 1, 0, false},
 		"late errors are scanned":    {strings.Repeat(delta, 3) + "data: {\"error\":\"x\"}\n\n", 3, 3, true},
 	} {
-		_, got := s.read(t, false, c.answer)
+		_, got := read(t, s, false, c.answer)
 		if got.events != c.events || got.after != c.after || got.failed != c.failed {
 			t.Errorf("%s: want %+v, got %+v", name, c, got)
 		}
@@ -234,13 +189,13 @@ func TestUsageErrorsAndContentAreTold(t *testing.T) {
 // TestBytesBeforeTheFirstContentAreTold, however the answer comes in pieces.
 func TestBytesBeforeTheFirstContentAreTold(t *testing.T) {
 	t.Parallel()
-	s := newScript(t)
+	s := reader.New(t)
 	for name, head := range map[string]string{"nothing": "", "a comment": ": ping\r\n\r\n", "responses": responseHead, "usage": usageEvent} {
 		answer := head + strings.Repeat(responseDelta, 3)
 		for seed := range uint64(4) {
 			pieces := split(rand.New(rand.NewPCG(seed, 7)), answer)
 			for _, cuts := range []bool{false, true} {
-				if _, got := s.read(t, cuts, pieces...); got.head != int64(len(head)) || got.events != 3 {
+				if _, got := read(t, s, cuts, pieces...); got.head != int64(len(head)) || got.events != 3 {
 					t.Errorf("%s, seed %d: want %d bytes before 3 events, got %+v", name, seed, len(head), got)
 				}
 			}
@@ -250,7 +205,7 @@ func TestBytesBeforeTheFirstContentAreTold(t *testing.T) {
 
 func TestUsageEventNobodyAskedForIsTakenOut(t *testing.T) {
 	t.Parallel()
-	s := newScript(t)
+	s := reader.New(t)
 	delta := `data: {"choices":[{"delta":{"content":"x"}}],"usage":null}` + "\n\n"
 	crlf := strings.ReplaceAll(usageEvent, "\n", "\r\n")
 	for name, c := range map[string]struct{ answer, want string }{
@@ -276,11 +231,11 @@ func TestUsageEventNobodyAskedForIsTakenOut(t *testing.T) {
 			if seed > 0 {
 				pieces = split(rand.New(rand.NewPCG(seed, 2)), c.answer)
 			}
-			if got, _ := s.read(t, true, pieces...); got != c.want {
+			if got, _ := read(t, s, true, pieces...); got != c.want {
 				t.Errorf("%s, split %q:\nwant %q\n got %q", name, pieces, c.want, got)
 				break
 			}
-			if got, _ := s.read(t, false, pieces...); got != c.answer {
+			if got, _ := read(t, s, false, pieces...); got != c.answer {
 				t.Errorf("%s: want it untouched, got %q", name, got)
 			}
 		}
@@ -290,7 +245,7 @@ func TestUsageEventNobodyAskedForIsTakenOut(t *testing.T) {
 // TestUsageKeepsLittle: what the reader remembers does not grow with the answer.
 func TestUsageKeepsLittle(t *testing.T) {
 	t.Parallel()
-	s := newScript(t)
+	s := reader.New(t)
 	for name, c := range map[string]struct{ head, piece string }{
 		"a string":   {`{"a":"`, strings.Repeat("x", 4096)},
 		"a name":     {`{"`, strings.Repeat("x", 4096)},
@@ -301,13 +256,13 @@ func TestUsageKeepsLittle(t *testing.T) {
 		"one line":   {"event: ", strings.Repeat("x", 4096)},
 		"documents":  {"", strings.Repeat("{}", 2048)},
 	} {
-		reader := s.call(t, "reader", lua.LTrue)
-		s.call(t, "feed", reader, lua.LString(c.head))
+		one := s.Call(t, "reader", lua.LTrue)
+		s.Call(t, "feed", one, lua.LString(c.head))
 		for range 50 {
-			s.call(t, "feed", reader, lua.LString(c.piece))
+			s.Call(t, "feed", one, lua.LString(c.piece))
 		}
 		size := 0
-		reader.(*lua.LTable).ForEach(func(_, v lua.LValue) {
+		one.(*lua.LTable).ForEach(func(_, v lua.LValue) {
 			switch v := v.(type) {
 			case lua.LString:
 				size += len(v)
@@ -332,21 +287,21 @@ func FuzzUsage(f *testing.F) {
 	} {
 		f.Add([]byte(seed), uint64(i))
 	}
-	s := newScript(f)
+	s := reader.New(f)
 	f.Fuzz(func(t *testing.T, answer []byte, seed uint64) {
 		text := string(answer)
-		passed, whole := s.read(t, false, text)
+		passed, whole := read(t, s, false, text)
 		if passed != text {
 			t.Errorf("want it untouched, got %q", passed)
 		}
 		pieces := split(rand.New(rand.NewPCG(seed, 3)), text)
-		_, parts := s.read(t, false, pieces...)
+		_, parts := read(t, s, false, pieces...)
 		if diff := cmp.Diff(whole.told, parts.told); diff != "" || whole.events != parts.events || whole.after != parts.after ||
-			whole.failed != parts.failed || whole.whole != parts.whole || whole.bytes != parts.bytes {
+			whole.failed != parts.failed || whole.whole != parts.whole || whole.bytes != parts.bytes || whole.made() != parts.made() {
 			t.Errorf("split %q: want %+v, got %+v", pieces, whole, parts)
 		}
-		cut, _ := s.read(t, true, text)
-		if again, _ := s.read(t, true, pieces...); again != cut {
+		cut, _ := read(t, s, true, text)
+		if again, _ := read(t, s, true, pieces...); again != cut {
 			t.Errorf("split %q: want %q passed on, got %q", pieces, cut, again)
 		}
 		want, ok := model(answer)
@@ -360,14 +315,14 @@ func FuzzUsage(f *testing.F) {
 }
 
 func BenchmarkUsage(b *testing.B) {
-	s := newScript(b)
+	s := reader.New(b)
 	delta := `data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"gpt-4o","choices":[{"index":0,"delta":{"content":"word"},"finish_reason":null}]}` + "\n\n"
 	pieces := make([]string, 50)
 	for i := range pieces {
 		pieces[i] = delta
 	}
 	for b.Loop() {
-		if _, r := s.read(b, true, pieces...); r.events != 50 {
+		if _, r := read(b, s, true, pieces...); r.events != 50 {
 			b.Fatal(fmt.Sprint(r))
 		}
 	}

@@ -34,13 +34,24 @@ const (
 // unknownProvider stands in the event of a line without a provider: the subject needs one.
 const unknownProvider = "unknown"
 
-// answered is how much of an answer came: its bytes, those before its first content, 0 where that is
-// not known, and its events.
-type answered struct{ bytes, head, events int64 }
+// unreported: one of so many of the events that the reader reported may have come since. It reports more
+// rarely the more there are, see count in usage_scan.lua.
+const unreported = 4
+
+// answered is how much of an answer came.
+type answered struct {
+	bytes  int64 // of the body
+	head   int64 // of those, before its first content; 0 where that is not known
+	events int64 // that carried content
+	text   text  // that the model produced; zero where that is not known
+	told   int64 // tokens of output that the provider told, and
+	after  int64 // events that came since
+}
 
 // judge estimates what nobody counted, in tokens; bytes are those of the request's body.
 type judge interface {
 	output(k kind, a answered, ended bool) int64
+	least(k kind, a answered) int64 // what the provider told of an output, and what came since
 	input(k kind, bytes int64) int64
 }
 
@@ -216,7 +227,8 @@ func estimate(l *spool.Line, j judge) (input, output int64) {
 	if l.Parts != "" {
 		input = max(input, heldInput(l, input)) // its parts were priced there; bytes say nothing of them
 	}
-	output = j.output(k, passed(l), ended(l))
+	p := passed(l)
+	output = j.output(k, p, ended(l))
 	if l.Account != "" {
 		heldIn := heldInput(l, input)
 		input, output = min(input, heldIn), min(output, max(0, whole(l.Held)-heldIn))
@@ -224,22 +236,32 @@ func estimate(l *spool.Line, j judge) (input, output int64) {
 	if !served(l) || a.Coded {
 		output = 0
 	}
-	toldIn, toldOut := a.Tokens()
-	if toldIn > 0 {
+	if toldIn, _ := a.Tokens(); toldIn > 0 {
 		input = toldIn // told once, at the beginning or the end; never a running count
 	}
-	return input, max(output, toldOut+a.After)
+	return input, max(output, j.least(k, p))
 }
 
 // passed is how much of an answer came: body bytes, and events if it was a stream of them.
 // The reader's last report may be older than the end; the events since are taken to have
-// been as long as the ones before.
+// been as the ones before; there are few of them, however many bytes came that carried nothing.
 func passed(l *spool.Line) answered {
-	body, a := max(0, l.WireRecv-l.HeaderRecv), l.Answer
-	if a.Events > 0 && a.Bytes > 0 && body > a.Bytes && !ended(l) {
-		a.Events = a.Events * body / a.Bytes
+	a := &l.Answer
+	_, told := a.Tokens()
+	p := answered{bytes: max(0, l.WireRecv-l.HeaderRecv), head: a.Head, events: a.Events, text: textOf(a), told: told, after: a.After}
+	before := a.Bytes - a.Head
+	if a.Events == 0 || before <= 0 || l.BytesSent <= a.Bytes || ended(l) {
+		return p
 	}
-	return answered{bytes: body, head: a.Head, events: a.Events}
+	// What went to the client is counted as the reader counts; what came on the wire has frames around it.
+	most := float64(a.Events/unreported) / float64(a.Events)
+	more := min(float64(l.BytesSent-a.Bytes)/float64(before), most)
+	p.text = p.text.times(1 + more)
+	since := int64(math.Round(float64(a.Events) * more))
+	if p.events += since; a.After > 0 {
+		p.after += since
+	}
+	return p
 }
 
 // heldInput is what was held for the input; in an outage the limiter tells only the sum.

@@ -17,6 +17,7 @@ func ptr[T any](v T) *T { return &v }
 type fixed struct{ in, out int64 }
 
 func (f fixed) output(kind, answered, bool) int64 { return f.out }
+func (f fixed) least(_ kind, a answered) int64    { return a.told + a.after }
 func (f fixed) input(kind, int64) int64           { return f.in }
 
 // byDefault charges calls that ended early their input and what passed.

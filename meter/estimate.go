@@ -33,6 +33,8 @@ const (
 	// at most alike times shorter or longer: a line through short ones says anything of a long one.
 	enoughInputs = 16
 	alike        = 8.0
+	// An estimate by text is tried on so many answers, and then on one of so many.
+	tryAlways, tryEvery = 32, 32
 	// mostInputBytes is how many bytes a token of input takes at most in an estimate, whatever
 	// was learned. Text takes two to eight.
 	mostInputBytes = 16.0
@@ -72,11 +74,13 @@ func (e *Estimator) learn(l *spool.Line) float64 {
 	k, failure := kindOf(l), math.NaN()
 	input, output := l.Answer.Tokens()
 	owner := ownerOf(accountOf(l))
-	if body := passed(l).bytes; body > 0 && output > 0 {
-		if slope, fixed, ok := e.fit(e.outputs, k).line(); ok {
-			failure = math.Abs((float64(body)-fixed)/slope-float64(output)) / float64(output)
+	if p := passed(l); p.bytes > 0 && output > 0 {
+		s := sample{tokens: float64(output), bytes: float64(p.bytes), owner: owner, events: float64(p.events), text: p.text}
+		if s.text[thought] == 0 {
+			s.hidden = min(s.tokens, float64(l.Answer.ReasonedOutput()))
 		}
-		e.add(e.outputs, k, sample{tokens: float64(output), bytes: float64(body), owner: owner})
+		failure = e.failure(k, s)
+		e.add(e.outputs, k, s)
 	}
 	if bytes := parseBytes(l.Bytes); bytes > 0 && l.Parts == "" {
 		e.learnInput(k, bytes, input)
@@ -84,6 +88,28 @@ func (e *Estimator) learn(l *spool.Line) float64 {
 		e.add(e.inputs, k, sample{tokens: float64(input), bytes: float64(bytes), owner: owner})
 	}
 	return failure
+}
+
+// failure is the relative error that the estimate would have on a sample, NaN where there is none to
+// test. One by text is dear, so it is tried on the first and then on each thirty-second.
+func (e *Estimator) failure(k kind, s sample) float64 {
+	f := e.fit(e.outputs, k)
+	var got float64
+	if total := s.text.total(); total > 0 && f != nil {
+		if f.came > tryAlways && f.came%tryEvery != 0 {
+			return math.NaN()
+		}
+		by, ok := f.byText(total / max(s.events, 1))
+		if !ok {
+			return math.NaN()
+		}
+		got = by.tokens(s.text)
+	} else if slope, fixed, ok := f.line(); ok {
+		got = (s.bytes - fixed) / slope
+	} else {
+		return math.NaN()
+	}
+	return math.Abs(got-s.tokens) / s.tokens
 }
 
 // add stores a sample for the model and for its provider as a whole.
@@ -110,10 +136,39 @@ func (e *Estimator) fit(fits map[kind]*fit, k kind) *fit {
 	return fits[kind{provider: k.provider, route: k.route, stream: k.stream}]
 }
 
-// output estimates the tokens of an answer, or of what passed of it: one for each event at
-// least. ended: the answer came to its end and only its usage is missing.
+// output estimates the tokens of an answer, or of what passed of it, from the text that the model
+// produced or, where none was read, from the bytes: one for each event at least, but where events are
+// known to take less. ended: the answer came to its end and only its usage is missing.
 func (e *Estimator) output(k kind, a answered, ended bool) int64 {
-	return max(a.events, e.byBytes(k, a, ended))
+	if a.text.total() == 0 {
+		return max(a.events, e.byBytes(k, a, ended))
+	}
+	by := e.byText(k, a)
+	return max(atLeastOne(by.tokens(a.text)), atLeastOne(by.event*float64(a.events)))
+}
+
+// least is what the provider told of an output, and what the events since take.
+func (e *Estimator) least(k kind, a answered) int64 {
+	if a.text.total() == 0 || a.after == 0 {
+		return a.told + a.after
+	}
+	return a.told + atLeastOne(e.byText(k, a).event*float64(a.after))
+}
+
+// byText is what the text of an answer takes: as the model taught, else its provider, else as usual.
+func (e *Estimator) byText(k kind, a answered) byText {
+	bytesPerEvent := a.text.total() / max(float64(a.events), 1)
+	for _, f := range e.both(e.outputs, k) {
+		if by, ok := f.byText(bytesPerEvent); ok {
+			return by
+		}
+	}
+	return beforeLearned
+}
+
+// both are the fits of the model and of its provider as a whole; they may be nil.
+func (e *Estimator) both(fits map[kind]*fit, k kind) [2]*fit {
+	return [...]*fit{fits[k], fits[kind{provider: k.provider, route: k.route, stream: k.stream}]}
 }
 
 func (e *Estimator) byBytes(k kind, a answered, ended bool) int64 {
@@ -181,12 +236,14 @@ func orElse(v, fallback float64) float64 {
 
 // learned is the estimator on disk.
 type learned struct {
-	Provider string       `json:"provider"`
-	Model    string       `json:"model,omitzero"`
-	Route    string       `json:"route,omitzero"`
-	Stream   bool         `json:"stream,omitzero"`
-	Input    bool         `json:"input,omitzero"`
-	Samples  [][3]float64 `json:"samples,omitempty"` // tokens, bytes, hash of the account
+	Provider string `json:"provider"`
+	Model    string `json:"model,omitzero"`
+	Route    string `json:"route,omitzero"`
+	Stream   bool   `json:"stream,omitzero"`
+	Input    bool   `json:"input,omitzero"`
+	// Samples are tokens, bytes, the hash of the account, and of streams the events, the tokens that
+	// were hidden and the bytes of text by their kind.
+	Samples [][]float64 `json:"samples,omitempty"`
 	// Ratios are counts of requests by what a byte of them took, instead of samples.
 	Ratios map[int]uint32 `json:"ratios,omitempty"`
 }
@@ -243,8 +300,8 @@ func (e *Estimator) Load(path string) error {
 		}
 		f := &fit{}
 		for _, s := range l.Samples {
-			if s[0] > 0 && s[1] > 0 {
-				f.add(sample{tokens: s[0], bytes: s[1], owner: uint32(s[2])})
+			if one, ok := sampleOf(s); ok {
+				f.add(one)
 			}
 		}
 		if len(f.samples) > 0 && len(fits) < maxKinds {

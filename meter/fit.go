@@ -24,6 +24,11 @@ type sample struct {
 	tokens, bytes float64
 	owner         uint32 // hash of the account
 	age           int    // order in which samples came
+
+	// Of a stream:
+	events float64 // that carried content
+	hidden float64 // of tokens, thoughts that were told and not shown
+	text   text    // that the model produced; zero where it was not read
 }
 
 // ownerOf is an account's hash.
@@ -154,11 +159,27 @@ func quantile(values []float64, q float64) float64 {
 }
 
 // sparse are the samples on disk, the oldest first.
-func (f *fit) sparse() [][3]float64 {
+func (f *fit) sparse() [][]float64 {
 	sorted := slices.SortedFunc(slices.Values(f.samples), func(a, b sample) int { return cmp.Compare(a.age, b.age) })
-	out := make([][3]float64, len(sorted))
+	out := make([][]float64, len(sorted))
 	for i, s := range sorted {
-		out[i] = [3]float64{s.tokens, s.bytes, float64(s.owner)}
+		out[i] = []float64{s.tokens, s.bytes, float64(s.owner)}
+		if s.text.total() > 0 {
+			out[i] = append(append(out[i], s.events, s.hidden), s.text[:]...)
+		}
 	}
 	return out
+}
+
+// sampleOf undoes sparse; false: it is none.
+func sampleOf(n []float64) (sample, bool) {
+	if len(n) < 3 || n[0] <= 0 || n[1] <= 0 {
+		return sample{}, false
+	}
+	s := sample{tokens: n[0], bytes: n[1], owner: uint32(n[2])}
+	if len(n) == 5+kinds {
+		s.events, s.hidden = n[3], n[4]
+		copy(s.text[:], n[5:])
+	}
+	return s, true
 }

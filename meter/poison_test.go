@@ -56,6 +56,41 @@ func TestEstimatesAreNotPoisoned(t *testing.T) {
 	}
 }
 
+// TestTextIsNotPoisoned is TestEstimatesAreNotPoisoned for streams whose text was read: one account has
+// the model write what has few tokens for its bytes, or more events than tokens.
+func TestTextIsNotPoisoned(t *testing.T) {
+	t.Parallel()
+	k := kind{provider: "openai", model: "gpt-4o", route: "openai-chat", stream: true}
+	line := func(account string, events, said, tokens int64) *spool.Line {
+		l := openaiShape.line(tokens, 400)
+		l.Answer.Events, l.Answer.Said = events, said
+		return by(account, l)
+	}
+	for name, poison := range map[string]func(n int64) *spool.Line{
+		"runs of spaces":              func(n int64) *spool.Line { return line("user:mallory", n, 64*n, n) },
+		"a token of a megabyte":       func(int64) *spool.Line { return line("user:mallory", 1, 1<<20, 1) },
+		"events like those of others": func(n int64) *spool.Line { return line("user:mallory", 16*n, 64*n, n) },
+		"empty answers":               func(int64) *spool.Line { return line("user:mallory", 3, 4, 1) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e, r := NewEstimator(nil), rand.New(rand.NewPCG(5, 6))
+			for i := range 128 {
+				n := 20 + r.Int64N(1000)
+				e.learn(line("user:"+string(rune('a'+i%4)), n, 4*n, n))
+			}
+			for range 300 {
+				e.learn(poison(4 + r.Int64N(100)))
+			}
+			served := int64(990)
+			got := e.output(k, answered{bytes: 1 << 20, events: served, text: text{said: float64(4 * served)}}, false)
+			if got < served*9/10 || got > served*11/10 {
+				t.Errorf("want about %d tokens, got %d", served, got)
+			}
+		})
+	}
+}
+
 // TestEstimateCountsEvents: where nothing was learned but poison, an event is a token still.
 func TestEstimateCountsEvents(t *testing.T) {
 	t.Parallel()

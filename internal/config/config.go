@@ -128,7 +128,7 @@ type Provider struct {
 	TokensPerByte  float64       `yaml:"tokens_per_byte"` // input bound, > 0 to 1, default 1: the ceiling of any tokenizer
 	LearnInput     bool          `yaml:"learn_input"`     // holds for inputs follow what the model was seen to take, default false
 	OutputFill     int64         `yaml:"fill_max_tokens"` // most that is written into a call without a maximum; default the model's max_output
-	BytesPerToken  float64       `yaml:"bytes_per_token"` // answer bytes per token of a stream until one is learned, default 200
+	BytesPerToken  float64       `yaml:"bytes_per_token"` // answer bytes per token of a stream without text until one is learned, default 200
 
 	Parts         map[string]Part `yaml:"parts"`                                                                   // what a part of each kind is held at, for models that say nothing else
 	MaxTokensName string          `yaml:"max_tokens_name" jsonschema:"enum=max_tokens,enum=max_completion_tokens"` // max_tokens or max_completion_tokens; default by the model's name

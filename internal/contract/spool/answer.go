@@ -19,6 +19,13 @@ type Answer struct {
 	Coded  bool  // it was refused, since nobody can read its content-encoding
 	Heavy  bool  // its bytes say little of its tokens, as with log probabilities
 
+	// What the model produced, in bytes of UTF-8 without what JSON and the envelope of an event put
+	// around it, by its kind. Event streams alone tell it.
+	Said    int64 // text
+	Thought int64 // thoughts that were shown
+	Called  int64 // arguments of calls of tools
+	Wide    int64 // of any of them, what is not in ASCII; not in the other three
+
 	In, Out, Total  int64 // as told: some providers leave a kind out of In or Out and put it into Total
 	Cached          int64 // of In, read from the provider's cache
 	Read, Written   int64 // from and to the cache, beside In (Anthropic)
@@ -85,6 +92,14 @@ func (a *Answer) count(name string) *int64 {
 		return &a.Bytes
 	case "head":
 		return &a.Head
+	case "said":
+		return &a.Said
+	case "thought":
+		return &a.Thought
+	case "called":
+		return &a.Called
+	case "wide":
+		return &a.Wide
 	case "in":
 		return &a.In
 	case "out":

@@ -14,11 +14,13 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/streams"
 )
 
 // Header carries the script of a request: steps with commas between. ~SECONDS waits, *N
-// sends N times the letter A, ! resets the connection, and anything else is base64 of bytes
-// to send. At the end the connection is closed.
+// sends N times the letter A, @API/SHAPE/TOKENS/CUT sends the events of a stream (see Stream), ! resets
+// the connection, and anything else is base64 of bytes to send. At the end the connection is closed.
 const Header = "X-Raw"
 
 // Heads of answers that end with their connection.
@@ -35,6 +37,12 @@ func Wait(d time.Duration) string { return "~" + strconv.FormatFloat(d.Seconds()
 
 // Fill is a step that sends the letter A n times.
 func Fill(n int) string { return "*" + strconv.Itoa(n) }
+
+// Stream is a step that sends an answer of package streams, in the shape that has this place among
+// streams.Shapes, event by event: all of it, or as much as carries so many tokens.
+func Stream(api streams.API, shape, tokens, cut int) string {
+	return fmt.Sprintf("@%s/%d/%d/%d", api, shape, tokens, cut)
+}
 
 // Reset is a step that breaks the connection off.
 const Reset = "!"
@@ -119,6 +127,8 @@ func (p *Provider) step(conn net.Conn, w *bufio.Writer, step string) error {
 		case <-p.ended():
 		}
 		return nil
+	case strings.HasPrefix(step, "@"):
+		return sendStream(w, step)
 	case strings.HasPrefix(step, "*"):
 		n, err := strconv.Atoi(step[1:])
 		if err != nil {
@@ -133,6 +143,27 @@ func (p *Provider) step(conn net.Conn, w *bufio.Writer, step string) error {
 	}
 	_, err = w.Write(text)
 	return flushed(w, err)
+}
+
+func sendStream(w *bufio.Writer, step string) error {
+	api, numbers, _ := strings.Cut(step[1:], "/")
+	var shape, tokens, cut int
+	if _, err := fmt.Sscanf(numbers, "%d/%d/%d", &shape, &tokens, &cut); err != nil {
+		return fmt.Errorf("read step %q: %w", step, err)
+	}
+	all := streams.Shapes()
+	if shape < 0 || shape >= len(all) {
+		return fmt.Errorf("read step %q: there are %d shapes", step, len(all))
+	}
+	events := streams.Of(streams.API(api), all[shape], tokens)
+	if cut > 0 {
+		events, _ = streams.Cut(events, cut)
+	}
+	for _, e := range events {
+		_, err := w.WriteString(e.Text)
+		_ = flushed(w, err)
+	}
+	return nil
 }
 
 func flushed(w *bufio.Writer, err error) error {

@@ -79,6 +79,10 @@ models:
   - {name: "openai/odd", provider: qwen, model: qwen-plus}
   - {name: "Acme Best (preview), 2026", provider: qwen, model: qwen-max}
   - {name: gpt-5-raw, provider: raw}
+  # What their streams took is learned from one test alone.
+  - {name: shapes, provider: raw}
+  - {name: shapes-a, provider: rawa}
+  - {name: shapes-g, provider: rawg}
   - {name: strict1, provider: strict}
   # What the stub bills for a picture, so that a pool has room for some calls with eight.
   - {name: gpt-4o-cheap, provider: openai, parts: {image: 85}}
