@@ -19,12 +19,15 @@ import (
 // passed, and otherwise no less than it and no more than was held beside it.
 func TestChargesOfAnyAnswer(t *testing.T) {
 	t.Parallel()
+	accounts := make([]stacktest.Account, 15)
+	for i := range accounts {
+		accounts[i] = newAccount(t)
+	}
 	var workers sync.WaitGroup
-	for worker := range uint64(15) {
-		who := newAccount(t)
+	for worker, who := range accounts {
 		workers.Go(func() {
 			for n := range uint64(10) {
-				chargeAny(t, who, worker<<32+n)
+				chargeAny(t, who, uint64(worker)<<32+n)
 			}
 		})
 	}
@@ -99,17 +102,17 @@ func TestAClientThatClosesAtDone(t *testing.T) {
 // provider's count and their sum to the token.
 func wantBooks(t *testing.T, who stacktest.Account, provider string, calls int, sum int64) {
 	t.Helper()
-	var page struct{ Items []usage }
+	var all []usage
 	testenv.Within(t, 30*time.Second, fmt.Sprintf("%d calls on the books", calls), func() bool {
-		mustCall(t, 200, "GET", "/api/v1/analytics/usage?limit=200&provider="+provider, who.Key, nil, &page)
-		return len(page.Items) >= calls
+		all = listed(t, who, provider)
+		return len(all) >= calls
 	})
-	for _, row := range page.Items {
+	for _, row := range all {
 		if sum -= row.Tokens; row.Source != "provider" {
 			t.Errorf("want the provider's count, got %+v", row)
 		}
 	}
-	if sum != 0 || len(page.Items) != calls {
-		t.Errorf("want %d calls whose sum is the provider's, got %d, and %d tokens were not charged", calls, len(page.Items), sum)
+	if sum != 0 || len(all) != calls {
+		t.Errorf("want %d calls whose sum is the provider's, got %d, and %d tokens were not charged", calls, len(all), sum)
 	}
 }

@@ -240,7 +240,7 @@ func TestAFreedPortGivesNobodyTrust(t *testing.T) {
 		t.Fatal(err)
 	}
 	port, socket := cfg.Services.ExtAuthz.HTTP, filepath.Join(s.Dir, "run", "identity.sock")
-	inner := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true,
+	inner := &http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 		}}}

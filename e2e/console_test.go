@@ -36,8 +36,7 @@ func newVisitor(t *testing.T) *visitor {
 	t.Helper()
 	v := &visitor{name: "c" + strings.ReplaceAll(uuid.NewString(), "-", "")[:20], password: "correct horse 9", origin: running.Gateway,
 		cookies: map[string]string{}}
-	mustCall(t, 201, "POST", "/api/v1/auth/register", "", map[string]string{"username": v.name, "email": v.name + "@example.com",
-		"password": v.password}, nil)
+	registered(t, v.name)
 	return v
 }
 
@@ -161,7 +160,7 @@ func TestConsole(t *testing.T) {
 		t.Fatal("the key is not listed")
 	}
 	v.post(t, "/console/keys/revoke", url.Values{"key": {id[1]}})
-	testenv.Within(t, 10*time.Second, "the key to end", func() bool {
+	testenv.Within(t, 20*time.Second, "the key to end", func() bool {
 		status, err := running.Call(t.Context(), "GET", "/v1/models", key, nil, nil)
 		return err == nil && status == 401
 	})

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -20,6 +21,7 @@ func TestConsumeSpendsByKeyAndToken(t *testing.T) {
 	who := newAccount(t)
 	buy(t, who, "openai", 5000)
 	var ids []string
+	begun := time.Now()
 	for i, tc := range []struct {
 		name, body string
 		header     []string
@@ -40,11 +42,11 @@ func TestConsumeSpendsByKeyAndToken(t *testing.T) {
 		}
 		var got consumed
 		r.into(t, &got)
-		// The bucket drains by 10 a second meanwhile.
+		// The bucket drains meanwhile.
 		most := int64(100 * (i + 1))
-		if !got.Allowed || got.Capacity != 1000 || got.Used > most || got.Used <= most-100 || got.Remaining != 1000-got.Used ||
+		if !got.Allowed || got.Capacity != 1000 || got.Used > most || got.Used < most-tenASecond(begun) || got.Remaining != 1000-got.Used ||
 			got.WaitSeconds != 0 || got.Timestamp.IsZero() {
-			t.Errorf("%s: want at most %d used, got %s", tc.name, most, r.text)
+			t.Errorf("%s: want %d used, less what has drained, got %s", tc.name, most, r.text)
 		}
 		if got.ProviderResponse["message"] != "Stubbed OpenAI response" || fmt.Sprint(got.ProviderResponse["received"]) != "map[prompt:hi]" {
 			t.Errorf("%s: the provider's answer is %v", tc.name, got.ProviderResponse)
@@ -73,6 +75,9 @@ func TestConsumeSpendsByKeyAndToken(t *testing.T) {
 			"?provider=openai").RemainingTokens == 4100
 	})
 }
+
+// tenASecond is the most tokens by which a limit of ten a second has changed since then.
+func tenASecond(begun time.Time) int64 { return int64(math.Ceil(10 * time.Since(begun).Seconds())) }
 
 // TestConsumeRefusesBadInput: contract 4.4, 400 and beside it 401, 403, 405, 415. Nothing
 // is spent and nothing else is asked.
@@ -192,20 +197,22 @@ func TestConsumeAdmitsExactlyWhatFits(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
 		pool    int64
-		tokens  int
-		admit   int
+		tokens  int64
+		room    int64 // tokens that fit
+		drains  bool  // by ten a second
 		refusal int
 	}{
-		{"the bucket of 1000", 50_000, 125, 8, 429},
-		{"the pool of 550", 550, 100, 5, 402},
+		{"the bucket of 1000", 50_000, 125, 1000, true, 429},
+		{"the pool of 550", 550, 100, 550, false, 402},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			who := newAccount(t)
 			buy(t, who, "openai", tc.pool)
-			got := map[int]int{}
+			got := map[int]int64{}
 			var mu sync.Mutex
 			var wg sync.WaitGroup
+			begun := time.Now()
 			for i := range 40 {
 				wg.Go(func() {
 					header, id := byKey(who), who.ID
@@ -226,10 +233,14 @@ func TestConsumeAdmitsExactlyWhatFits(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			if got[200] != tc.admit || got[200]+got[tc.refusal] != 40 {
-				t.Errorf("want %d admitted and %d for the others, got %v", tc.admit, tc.refusal, got)
+			least, most := tc.room/tc.tokens, tc.room/tc.tokens
+			if tc.drains {
+				most = (tc.room + tenASecond(begun)) / tc.tokens
 			}
-			want := tc.pool - int64(tc.admit*tc.tokens)
+			if got[200] < least || got[200] > most || got[200]+got[tc.refusal] != 40 {
+				t.Errorf("want %d to %d admitted and %d for the others, got %v", least, most, tc.refusal, got)
+			}
+			want := tc.pool - got[200]*tc.tokens
 			testenv.Within(t, 10*time.Second, "the admitted calls in the ledger",
 				func() bool { return quotaOf(t, who, "?provider=openai").RemainingTokens == want })
 		})
@@ -242,14 +253,15 @@ func TestConsumeStrategies(t *testing.T) {
 	t.Parallel()
 	who := newAccount(t)
 	for _, tc := range []struct {
-		provider string
-		wait     func(seconds int64) bool
+		provider        string
+		shortest, until int64 // wait, in seconds
 	}{
-		{"qwen", func(s int64) bool { return s >= 30 && s <= 50 }}, // a balance that is full at first and refills by 10 a second
-		{"gemini", func(s int64) bool { return s >= 1 && s <= 86400 }},
+		{"qwen", 50, 50}, // a balance that is full at first and refills by 10 a second
+		{"gemini", 1, 86400},
 	} {
 		buy(t, who, tc.provider, 4000)
 		var got consumed
+		begun := time.Now()
 		for _, tokens := range []int{600, 400} {
 			r := request(t, "POST", pathConsume, "", map[string]any{"provider": tc.provider, "tokens": tokens}, byKey(who)...)
 			r.into(t, &got)
@@ -257,12 +269,12 @@ func TestConsumeStrategies(t *testing.T) {
 				t.Fatalf("%s: want 200, got %d %s", tc.provider, r.status, r.text)
 			}
 		}
-		if got.Remaining > 20 {
-			t.Errorf("%s: want nothing left, got %+v", tc.provider, got)
+		if got.Remaining > tenASecond(begun) {
+			t.Errorf("%s: want nothing left but what was refilled, got %+v", tc.provider, got)
 		}
 		r := request(t, "POST", pathConsume, "", map[string]any{"provider": tc.provider, "tokens": 500}, byKey(who)...)
 		r.into(t, &got)
-		if r.status != 429 || !tc.wait(got.WaitSeconds) {
+		if r.status != 429 || got.WaitSeconds < tc.shortest-tenASecond(begun)/10-1 || got.WaitSeconds > tc.until {
 			t.Errorf("%s: want 429 with its wait, got %d %s", tc.provider, r.status, r.text)
 		}
 		wantProblem(t, request(t, "POST", pathConsume, "", map[string]any{"provider": tc.provider, "tokens": 1001}, byKey(who)...), 400,
@@ -297,7 +309,7 @@ func TestConsumeForAnOrganisation(t *testing.T) {
 	}
 	wantProblem(t, request(t, "POST", pathConsume, "", body(org, 10), byKey(member)...), 402, "insufficient token quota")
 	mustCall(t, 201, "POST", "/api/v1/tokens/quota/org", admin.JWT, body(org, 5000), nil)
-	testenv.Within(t, 10*time.Second, "the grant, which the refusal before it does not hide", func() bool {
+	testenv.Within(t, 20*time.Second, "the grant, which the refusal before it does not hide", func() bool {
 		return request(t, "POST", pathConsume, "", body(org, 1), byToken(member)...).status == 200
 	})
 
@@ -336,8 +348,13 @@ func TestConsumeForAnOrganisation(t *testing.T) {
 	})
 	mustCall(t, 403, "GET", pathQuota+"/org?provider=openai&orgId="+org, stranger.JWT, nil, nil)
 	mustCall(t, 204, "DELETE", "/api/v1/orgs/"+org+"/members/"+member.ID, owner.JWT, nil, nil)
-	testenv.Within(t, 10*time.Second, "the end of a membership", func() bool {
+	testenv.Within(t, 20*time.Second, "the end of a membership", func() bool {
 		return request(t, "POST", pathConsume, "", body(org, 1), byKey(member)...).status == 403
 	})
-	wantProblem(t, request(t, "POST", pathConsume, "", body(org, 1), bound...), 401, "") // ended with the membership
+	var r answer // the key ended with the membership, of which extauthz hears for itself
+	testenv.Within(t, 15*time.Second, "the end of the bound key", func() bool {
+		r = request(t, "POST", pathConsume, "", body(org, 1), bound...)
+		return r.status == 401
+	})
+	wantProblem(t, r, 401, "")
 }

@@ -56,8 +56,7 @@ func TestWhoIsRightIsNotRefusedForGuesses(t *testing.T) {
 		jobs = append(jobs, newApp(t, root, jobApp("tokens.read")))
 	}
 	name, password := "right-"+uuid.NewString()[:18], "correct horse 9"
-	mustCall(t, 201, "POST", "/api/v1/auth/register", "", map[string]string{"username": name, "email": name + "@example.com",
-		"password": password}, nil)
+	registered(t, name)
 	login := func(name, password string) (int, string, error) {
 		return asked(t.Context(), client, "/api/v1/auth/login", `{"username":"`+name+`","password":"`+password+`"}`)
 	}

@@ -6,7 +6,6 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/base64"
-	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -39,7 +38,7 @@ func exchange(t *testing.T, raw string) []answer {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	go func() { _, _ = io.WriteString(conn, raw) }()
@@ -58,31 +57,6 @@ func exchange(t *testing.T, raw string) []answer {
 			return all
 		}
 	}
-}
-
-// reached counts the requests that came to a service or a provider, but for what extauthz asks of identity
-// by itself.
-func reached(t *testing.T) float64 {
-	t.Helper()
-	const served = "http_server_requests_seconds_count"
-	sum := measured(t, "tokensvc", served) + measured(t, "analytics", served) + measured(t, "identity", served)
-	for _, own := range []string{`uri="/internal/revocations"`, `uri="/oauth2/jwks"`, `uri="/api/v1/auth/api-keys/validate"`} {
-		sum -= measured(t, "identity", served, own)
-	}
-	for _, stub := range running.Stub {
-		res, err := http.Get(stub + "/__stub/requests")
-		if err != nil {
-			t.Fatal(err)
-		}
-		var got struct{ Counts struct{ Total float64 } }
-		err = json.NewDecoder(res.Body).Decode(&got)
-		res.Body.Close()
-		if err != nil {
-			t.Fatal(err)
-		}
-		sum += got.Counts.Total
-	}
-	return sum
 }
 
 // bytesAndStatus is a request as it is on the wire, and what it has to get.
@@ -172,7 +146,7 @@ func malformed(root stacktest.Account) map[string]bytesAndStatus {
 // TestMalformedRequestsReachNoService is not parallel: it compares what the services counted.
 func TestMalformedRequestsReachNoService(t *testing.T) {
 	root := newAccount(t, "ADMIN")
-	before := reached(t)
+	before := quiet(t)
 	for name, c := range malformed(root) {
 		answers := exchange(t, c.raw)
 		if len(answers) != 1 || answers[0].status != c.want {
@@ -185,7 +159,7 @@ func TestMalformedRequestsReachNoService(t *testing.T) {
 		}
 	}
 	if after := reached(t); after != before {
-		t.Errorf("%v requests reached a service", after-before)
+		t.Errorf("%d requests reached a service", after-before)
 	}
 }
 

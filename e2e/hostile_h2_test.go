@@ -26,7 +26,7 @@ func overH2(fields []field, body string, trailers ...field) string {
 		return err.Error()
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		return err.Error()
 	}
 	var block bytes.Buffer
@@ -94,7 +94,7 @@ func TestMalformedHTTP2ReachesNoService(t *testing.T) {
 	if status := overH2(sound("/api/v1/me"), ""); status != "200" {
 		t.Fatalf("as it should be: %s", status)
 	}
-	before := reached(t)
+	before := quiet(t)
 	const chat = "/v1/chat/completions"
 	posted := func(length string) []field {
 		return []field{{":method", "POST"}, {":scheme", "http"}, {":authority", "x"}, {":path", chat}, {"authorization", "Bearer " + root.JWT},
@@ -147,7 +147,7 @@ func TestMalformedHTTP2ReachesNoService(t *testing.T) {
 	}
 	all.Wait()
 	if after := reached(t); after != before {
-		t.Errorf("%v requests reached a service", after-before)
+		t.Errorf("%d requests reached a service", after-before)
 	}
 	if status := overH2(sound("/api/v1/me"), ""); status != "200" {
 		t.Errorf("Envoy did not survive: %s", status)

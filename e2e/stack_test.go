@@ -73,6 +73,9 @@ func withStack(m *testing.M) (int, error) {
 		return 1, err
 	}
 	running = s
+	if usual, ok := http.DefaultTransport.(*http.Transport); ok {
+		usual.IdleConnTimeout = time.Minute // before the gateway ends them, or a POST may meet that end
+	}
 	var wrong differences
 	checked, err := apitest.Transport(http.DefaultTransport, wrong.add)
 	if err == nil {
@@ -180,6 +183,17 @@ type usage struct {
 	ModelServed  string `json:"modelServed"`
 }
 
+// listed are the newest calls of an account on the books; none where these do not answer just now.
+func listed(t *testing.T, who stacktest.Account, provider string) []usage {
+	t.Helper()
+	var page struct{ Items []usage }
+	status, err := running.Call(t.Context(), "GET", "/api/v1/analytics/usage?limit=200&provider="+provider, who.Key, nil, &page)
+	if err != nil || status != http.StatusOK && status != http.StatusServiceUnavailable {
+		t.Fatalf("the books of %s: want 200, got %d, %v", provider, status, err)
+	}
+	return page.Items
+}
+
 // booked waits until the books show the request and returns its one row.
 func booked(t *testing.T, who stacktest.Account, provider, requestID string) usage {
 	t.Helper()
@@ -187,11 +201,9 @@ func booked(t *testing.T, who stacktest.Account, provider, requestID string) usa
 		t.Fatal("the answer has no x-request-id")
 	}
 	var found usage
-	testenv.Within(t, 15*time.Second, "request "+requestID+" in analytics", func() bool {
-		var page struct{ Items []usage }
-		mustCall(t, 200, "GET", "/api/v1/analytics/usage?limit=200&provider="+provider, who.Key, nil, &page)
+	testenv.Within(t, 30*time.Second, "request "+requestID+" in analytics", func() bool {
 		n := 0
-		for _, item := range page.Items {
+		for _, item := range listed(t, who, provider) {
 			if item.RequestID == requestID {
 				found = item
 				n++
