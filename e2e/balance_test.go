@@ -110,13 +110,13 @@ func TestAdministratorsGrantTokens(t *testing.T) {
 	}
 	order := map[string]any{"orgId": org, "provider": "openai", "tokens": 4000}
 	for range 3 { // under one key, once
-		r := request(t, "POST", pathQuota+"/org", "", order, append(byToken(admin), "Idempotency-Key", "first")...)
+		r := request(t, "POST", pathQuota+"/org", "", order, append(byToken(admin), "Idempotency-Key", org)...)
 		if r.status != 201 || !strings.Contains(r.text, `"totalTokens":4000,`) {
 			t.Errorf("want 201, got %d %s", r.status, r.text)
 		}
 	}
 	order["tokens"] = 4001
-	wantProblem(t, request(t, "POST", pathQuota+"/org", "", order, append(byToken(admin), "Idempotency-Key", "first")...), 409,
+	wantProblem(t, request(t, "POST", pathQuota+"/org", "", order, append(byToken(admin), "Idempotency-Key", org)...), 409,
 		"reference reuse")
 	for _, tc := range []struct {
 		path   string
