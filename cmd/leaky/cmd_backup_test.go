@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -142,6 +143,9 @@ func (b *books) spent(user uuid.UUID) (booked, counted, events int64) {
 		b.Fatal(err)
 	}
 	stream, err := js.Stream(b.Context(), usage.Stream)
+	if errors.Is(err, jetstream.ErrStreamNotFound) { // the services have just begun
+		return 1<<40 - p.Remaining, totals.Tokens, 0
+	}
 	if err != nil {
 		b.Fatal(err)
 	}
