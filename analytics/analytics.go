@@ -96,14 +96,10 @@ type caller func(w http.ResponseWriter, r *http.Request, who reader) error
 
 func (a *API) refuse(w http.ResponseWriter, r *http.Request) {
 	if a.cfg.KeysReady != nil && a.cfg.KeysReady() != nil {
-		httpapi.WriteError(w, r, a.cfg.Log, unavailable("identities cannot be checked now"))
+		httpapi.WriteError(w, r, a.cfg.Log, httpapi.Unavailable("identities cannot be checked now"))
 		return
 	}
 	httpapi.WriteError(w, r, a.cfg.Log, httpapi.Fail(http.StatusUnauthorized, "authentication is required"))
-}
-
-func unavailable(message string) *httpapi.Error {
-	return &httpapi.Error{Status: http.StatusServiceUnavailable, Message: message, Header: http.Header{"Retry-After": {"1"}}}
 }
 
 // guard asks for the role, counts the outcome, and makes a store that is away a 503.
@@ -134,7 +130,7 @@ func (a *API) call(h caller, w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	a.cfg.Log.LogAttrs(r.Context(), slog.LevelWarn, "event store did not answer", slog.String("path", r.URL.Path), slog.Any("error", err))
-	return unavailable("the event store is not available")
+	return httpapi.Unavailable("the event store is not available")
 }
 
 // label is the provider for metrics: from the known list, else "unknown".

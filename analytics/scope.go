@@ -52,7 +52,7 @@ func (r reader) scope(ctx context.Context, p params, f *Filter) (err error) {
 	case f.OrgID != "":
 		answer, err := r.members.Ask(ctx, f.OrgID, r.who.UserID)
 		if err != nil {
-			return unavailable("memberships cannot be looked up at the moment")
+			return httpapi.Unavailable("memberships cannot be looked up at the moment")
 		}
 		switch {
 		case answer.Member && (answer.Role == membership.Owner || f.UserID == r.who.UserID):

@@ -2,15 +2,14 @@ package console
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
 	"strconv"
 
 	"github.com/leaky-tokens/leaky-tokens/client/api"
+	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 )
 
 // systemData is what an ADMIN sees of the platform.
@@ -101,25 +100,10 @@ type HTTPControlPlane struct {
 	Client *http.Client
 }
 
-// mostTold is what is read of an answer, in bytes.
-const mostTold = 4 << 20
-
 // Get decodes the answer for a path into out.
 func (h HTTPControlPlane) Get(ctx context.Context, path string, out any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, h.Base+path, http.NoBody)
-	if err != nil {
+	if err := httpapi.Get(ctx, h.Client, h.Base+path, out); err != nil {
 		return fmt.Errorf("ask xds: %w", err)
-	}
-	resp, err := h.Client.Do(req)
-	if err != nil {
-		return fmt.Errorf("ask xds: %w", err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("ask xds: %s answered %d", path, resp.StatusCode)
-	}
-	if err := json.NewDecoder(io.LimitReader(resp.Body, mostTold)).Decode(out); err != nil {
-		return fmt.Errorf("ask xds: parse answer of %s: %w", path, err)
 	}
 	return nil
 }

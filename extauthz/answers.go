@@ -93,7 +93,7 @@ type denial struct {
 // codeScope says that a token was not granted what the route asks for.
 const codeScope = "insufficient_scope"
 
-// The refusals of wire.md that are decided here.
+// The refusals that are decided here, as the SDKs of the route's family read them.
 var (
 	denyMissing = denial{status: http.StatusUnauthorized, grpc: codes.Unauthenticated, kind: errorbody.TypeInvalidRequest,
 		code:    errorbody.CodeInvalidKey,

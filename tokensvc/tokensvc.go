@@ -130,11 +130,7 @@ func errNoRole() *httpapi.Error { return httpapi.Fail(http.StatusForbidden, "rol
 // unknownCaller is 401, or 503 while identities cannot be checked at all.
 func (a *API) unknownCaller() *httpapi.Error {
 	if a.cfg.KeysReady != nil && a.cfg.KeysReady() != nil {
-		return unavailable("identities cannot be checked now")
+		return httpapi.Unavailable("identities cannot be checked now")
 	}
 	return httpapi.Fail(http.StatusUnauthorized, "authentication is required")
-}
-
-func unavailable(message string) *httpapi.Error {
-	return &httpapi.Error{Status: http.StatusServiceUnavailable, Message: message, Header: http.Header{"Retry-After": {"1"}}}
 }

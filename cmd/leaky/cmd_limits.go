@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
+	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/match"
@@ -148,17 +149,8 @@ func ruleStates(ctx context.Context, l local) map[[2]string]match.RuleUsage {
 	if err != nil {
 		return nil
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, base+ratelimit.RulesPath, nil)
-	if err != nil {
-		return nil
-	}
-	response, err := transport.RoundTrip(request)
-	if err != nil {
-		return nil
-	}
-	defer response.Body.Close()
 	var states []match.RuleUsage
-	if response.StatusCode != http.StatusOK || json.NewDecoder(io.LimitReader(response.Body, 64<<20)).Decode(&states) != nil {
+	if httpapi.Get(ctx, &http.Client{Transport: transport}, base+ratelimit.RulesPath, &states) != nil {
 		return nil
 	}
 	found := make(map[[2]string]match.RuleUsage, len(states))

@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"os"
@@ -14,18 +12,15 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 	"github.com/leaky-tokens/leaky-tokens/xds"
 	"github.com/leaky-tokens/leaky-tokens/xds/history"
 	"github.com/leaky-tokens/leaky-tokens/xds/server"
 )
 
-const (
-	// askTimeout bounds one question to xds or NATS.
-	askTimeout = 5 * time.Second
-	// mostAnswer bounds an answer of xds, in bytes.
-	mostAnswer = 4 << 20
-)
+// askTimeout bounds one question to xds or NATS.
+const askTimeout = 5 * time.Second
 
 // controlPlane is the running xds, and the history of what it published.
 type controlPlane struct {
@@ -122,24 +117,8 @@ func (p *controlPlane) envoys(ctx context.Context) ([]server.Client, error) {
 }
 
 func (p *controlPlane) get(ctx context.Context, path string, into any) error {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, p.url+path, http.NoBody)
-	if err != nil {
-		return fmt.Errorf("ask xds: %w", err)
-	}
-	resp, err := p.http.Do(r)
-	if err != nil {
+	if err := httpapi.Get(ctx, p.http, p.url+path, into); err != nil {
 		return fmt.Errorf("ask xds (is the stack up? leaky ps): %w", err)
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(resp.Body, mostAnswer))
-	if err == nil && resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s answered %s", path, resp.Status)
-	}
-	if err == nil {
-		err = json.Unmarshal(text, into)
-	}
-	if err != nil {
-		return fmt.Errorf("ask xds: %w", err)
 	}
 	return nil
 }

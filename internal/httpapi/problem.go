@@ -46,6 +46,11 @@ func Fail(status int, format string, args ...any) *Error {
 	return &Error{Status: status, Message: fmt.Sprintf(format, args...)}
 }
 
+// Unavailable is a 503 that is over in a moment: a store or another service does not answer.
+func Unavailable(message string) *Error {
+	return &Error{Status: http.StatusServiceUnavailable, Message: message, Header: http.Header{"Retry-After": {"1"}}}
+}
+
 // WriteError renders err. An error that is not an *Error is logged and shown as a
 // bare 500, so that no SQL, host name or stack reaches a caller.
 func WriteError(w http.ResponseWriter, r *http.Request, log *slog.Logger, err error) {

@@ -11,8 +11,10 @@ package pgconn
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -47,4 +49,29 @@ func stated(address string) bool {
 		return u.Query().Has(key)
 	}
 	return strings.Contains(address, key)
+}
+
+// Listen hears a channel of Postgres (LISTEN), a name that stands in the code, until ctx ends or the
+// connection is lost. heard is called once it listens, as what came before was not heard, and then for
+// each notification. The connection is taken out of the pool: one that listens must not go back to it.
+func Listen(ctx context.Context, pool *pgxpool.Pool, channel string, heard func()) error {
+	pooled, err := pool.Acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	own := pooled.Hijack()
+	defer func() {
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_ = own.Close(closing) // it is given up either way
+	}()
+	if _, err := own.Exec(ctx, "LISTEN "+channel); err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	for {
+		heard()
+		if _, err := own.WaitForNotification(ctx); err != nil {
+			return fmt.Errorf("wait for notification: %w", err)
+		}
+	}
 }

@@ -76,6 +76,18 @@ func (p Policy) Forever(ctx context.Context, log *slog.Logger, what string, f fu
 	})
 }
 
+// Pause waits, and reports whether it waited to the end: false where ctx ended first.
+func Pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
 // Permanent marks an error that no waiting cures; Do returns it without the mark.
 func Permanent(err error) error { return backoff.Permanent(err) }
 

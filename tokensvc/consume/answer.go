@@ -118,7 +118,7 @@ func (a *API) allowed(ctx context.Context, c call, held *limitpb.HoldResponse) e
 	if err := a.book(ctx, a.event(c, held, "", http.StatusOK), c.correlation); err != nil {
 		a.calls.WithLabelValues(c.provider, outcomeUnbooked).Inc()
 		_ = a.settle(ctx, c, held, 0) // logged; it expires and is given back
-		return unavailable("the call cannot be booked now")
+		return httpapi.Unavailable("the call cannot be booked now")
 	}
 	a.calls.WithLabelValues(c.provider, outcomeAllowed).Inc()
 	a.spent.WithLabelValues(c.provider).Add(float64(c.tokens))

@@ -175,13 +175,9 @@ func (a *API) may(ctx context.Context, who principal.Principal, o order) (team s
 	switch {
 	case err != nil:
 		a.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "membership is not known", slog.Any("error", err))
-		return "", unavailable("the membership cannot be checked now")
+		return "", httpapi.Unavailable("the membership cannot be checked now")
 	case !answer.Member && !admin:
 		return "", httpapi.Fail(http.StatusForbidden, "the caller is no member of this organisation")
 	}
 	return answer.Team, nil
-}
-
-func unavailable(message string) *httpapi.Error {
-	return &httpapi.Error{Status: http.StatusServiceUnavailable, Message: message, Header: http.Header{"Retry-After": {"1"}}}
 }

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
+	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 )
 
 const (
@@ -46,7 +47,7 @@ func (a *API) hold(ctx context.Context, c call) (*limitpb.HoldResponse, error) {
 		return nil, err // ours to mend: the body was checked
 	}
 	a.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "limiter did not answer", slog.Any("error", err))
-	return nil, unavailable("limits cannot be checked now")
+	return nil, httpapi.Unavailable("limits cannot be checked now")
 }
 
 // settle replaces the hold by what is charged. It outlives the caller, who may have gone.

@@ -2,11 +2,11 @@ package outbox
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"sync"
 	"time"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/pgconn"
 	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 )
 
@@ -75,30 +75,10 @@ func sleep(ctx context.Context, rung <-chan struct{}, wait time.Duration) {
 
 // listen turns NOTIFYs into rings. While it can't, polling goes on.
 func (r *Relay) listen(ctx context.Context) error {
-	_ = retry.Policy{First: time.Second}.Do(ctx, r.hear, func(_ int, err error) { // until ctx ends
+	_ = retry.Policy{First: time.Second}.Do(ctx, func(ctx context.Context) error { // until ctx ends
+		return pgconn.Listen(ctx, r.cfg.DB, channel, r.bell.ring)
+	}, func(_ int, err error) {
 		r.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "outbox listener lost Postgres, polling meanwhile", slog.Any("error", err))
 	})
 	return nil
-}
-
-func (r *Relay) hear(ctx context.Context) error {
-	conn, err := r.cfg.DB.Acquire(ctx)
-	if err != nil {
-		return fmt.Errorf("connect: %w", err)
-	}
-	own := conn.Hijack() // it listens: it must not go back to the pool
-	defer func() {
-		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		_ = own.Close(closing)
-	}()
-	if _, err := own.Exec(ctx, "LISTEN "+channel); err != nil {
-		return fmt.Errorf("listen: %w", err)
-	}
-	for {
-		r.bell.ring() // once after LISTEN: what came before it was not heard
-		if _, err := own.WaitForNotification(ctx); err != nil {
-			return fmt.Errorf("wait for notification: %w", err)
-		}
-	}
 }

@@ -119,7 +119,7 @@ func (a *API) fail(r *http.Request, err error) error {
 	case errors.Is(err, ledger.ErrInvalid):
 		return bad("invalid request")
 	case errors.Is(err, membership.ErrUnavailable):
-		return unavailable("memberships cannot be looked up now")
+		return httpapi.Unavailable("memberships cannot be looked up now")
 	}
 	if _, shown := errors.AsType[*httpapi.Error](err); shown {
 		return err
@@ -131,14 +131,10 @@ func (a *API) fail(r *http.Request, err error) error {
 		return err
 	}
 	a.cfg.Log.LogAttrs(r.Context(), slog.LevelWarn, "token store did not answer", slog.String("path", r.URL.Path), slog.Any("error", err))
-	return unavailable("the token store is not available")
+	return httpapi.Unavailable("the token store is not available")
 }
 
 func (a *API) known(provider string) bool { return slices.Contains(a.cfg.Providers(), provider) }
-
-func unavailable(message string) *httpapi.Error {
-	return &httpapi.Error{Status: http.StatusServiceUnavailable, Message: message, Header: http.Header{"Retry-After": {"1"}}}
-}
 
 func bad(format string, args ...any) *httpapi.Error {
 	return httpapi.Fail(http.StatusBadRequest, format, args...)

@@ -34,7 +34,7 @@ type accepted struct {
 // one transaction, and answered 202. Nothing waits for the payment.
 func (s *Service) Purchase(w http.ResponseWriter, r *http.Request) error {
 	if !s.cfg.Enabled() {
-		return unavailable("purchases disabled")
+		return httpapi.Unavailable("purchases disabled")
 	}
 	who, _ := principal.From(r.Context())
 	var b body
@@ -82,7 +82,7 @@ func (s *Service) member(ctx context.Context, org, user string) (bool, error) {
 	answer, err := s.cfg.Members.Ask(ctx, org, user)
 	if err != nil {
 		s.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "membership is not known", slog.Any("error", err))
-		return false, unavailable("the membership cannot be checked now")
+		return false, httpapi.Unavailable("the membership cannot be checked now")
 	}
 	return answer.Member, nil
 }
@@ -236,8 +236,4 @@ func holdings(ctx context.Context, db *tokensdb.Queries, row Saga) (holds int64,
 		return 0, fmt.Errorf("read pool: %w", err)
 	}
 	return holds, nil
-}
-
-func unavailable(message string) *httpapi.Error {
-	return &httpapi.Error{Status: http.StatusServiceUnavailable, Message: message, Header: http.Header{"Retry-After": {"1"}}}
 }

@@ -74,5 +74,5 @@ func (s *Service) storeError(r *http.Request, err error) error {
 	}
 	s.cfg.Log.LogAttrs(r.Context(), slog.LevelWarn, "purchases cannot be read or written", slog.String("path", r.URL.Path),
 		slog.Any("error", err))
-	return unavailable("the token store is not available")
+	return httpapi.Unavailable("the token store is not available")
 }

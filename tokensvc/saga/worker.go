@@ -7,9 +7,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/pgconn"
 	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/tokensdb"
 )
@@ -89,33 +89,10 @@ func (s *Service) claim(ctx context.Context, free int) ([]Saga, error) {
 // only faster than polling: a notification may be lost.
 func (s *Service) listen(ctx context.Context) {
 	_ = retry.Policy{First: s.cfg.Timing.Poll}.Do(ctx, func(ctx context.Context) error { // until ctx ends
-		conn, err := s.cfg.Pool.Acquire(ctx)
-		if err != nil {
-			return err
-		}
-		return s.follow(ctx, conn)
+		return pgconn.Listen(ctx, s.cfg.Pool, channel, s.awake)
 	}, func(_ int, err error) {
 		s.cfg.Log.LogAttrs(ctx, slog.LevelDebug, "not listening for purchases", slog.Any("error", err))
 	})
-}
-
-func (s *Service) follow(ctx context.Context, pooled *pgxpool.Conn) error {
-	conn := pooled.Hijack() // a connection that listens must not go back to the others
-	defer func() {
-		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		_ = conn.Close(closing) // it is given up either way
-	}()
-	if _, err := conn.Exec(ctx, "LISTEN "+channel); err != nil {
-		return fmt.Errorf("listen: %w", err)
-	}
-	s.awake()
-	for {
-		if _, err := conn.WaitForNotification(ctx); err != nil {
-			return fmt.Errorf("wait for notification: %w", err)
-		}
-		s.awake()
-	}
 }
 
 // every runs a job now and then; what fails is done the next time.
@@ -129,16 +106,7 @@ func (s *Service) every(ctx context.Context, period time.Duration, name string, 
 			s.cfg.Log.LogAttrs(ctx, slog.LevelWarn, name+" failed", slog.Any("error", err))
 			wait = min(period, s.cfg.Timing.Poll)
 		}
-		pause(ctx, wait)
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
+		retry.Pause(ctx, wait)
 	}
 }
 

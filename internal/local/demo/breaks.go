@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/local/demo/judge"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/local/supervisor"
 )
@@ -75,7 +76,7 @@ func (b *breaker) run(ctx context.Context) error {
 	)
 	for _, one := range b.breaks {
 		group.Go(func() {
-			wait(ctx, one.At-time.Since(b.start))
+			retry.Pause(ctx, one.At-time.Since(b.start))
 			if ctx.Err() != nil {
 				return
 			}
@@ -116,7 +117,7 @@ func (b *breaker) carry(ctx context.Context, one Break) error {
 		}
 	}
 	if one.Down > 0 {
-		wait(ctx, o.Dead+one.Down-time.Since(b.start))
+		retry.Pause(ctx, o.Dead+one.Down-time.Since(b.start))
 		o.Started = time.Since(b.start)
 		if _, err := b.control.Start(lasting, one.Part); err != nil {
 			return err

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/local/demo/judge"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 
 	"github.com/google/uuid"
 )
@@ -56,19 +57,7 @@ func (c *caller) run(ctx, lifetime context.Context) {
 		case judge.Failed, judge.Broken, judge.Unexpected:
 			pause = pauseOnFault
 		}
-		wait(ctx, pause)
-	}
-}
-
-func wait(ctx context.Context, d time.Duration) {
-	if d <= 0 {
-		return
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
+		retry.Pause(ctx, pause)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/local/demo/judge"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 
 	"github.com/leaky-tokens/leaky-tokens/client"
 	"github.com/leaky-tokens/leaky-tokens/client/api"
@@ -151,7 +152,7 @@ func (s *shopper) buy(ctx context.Context, tokens int64) (judge.Bought, error) {
 		case statusFailed:
 			return got, fmt.Errorf("purchase %s failed; leaky sagas show %s", got.ID, got.ID)
 		}
-		if wait(ctx, pause); ctx.Err() != nil {
+		if retry.Pause(ctx, pause); ctx.Err() != nil {
 			return got, fmt.Errorf("purchase %s is still %s; leaky sagas show %s", got.ID, got.Status, got.ID)
 		}
 	}
@@ -168,7 +169,7 @@ func (s *shopper) spend(ctx context.Context) (judge.Dry, error) {
 				case call.Dry():
 					return nil // another call's hold may be what it lacked
 				case call.Outcome == judge.Refused && call.RetryAfter >= 0:
-					wait(ctx, call.RetryAfter)
+					retry.Pause(ctx, call.RetryAfter)
 				case call.Outcome != judge.Completed:
 					return fmt.Errorf("a call on the pool: %s", call.Told())
 				}
@@ -198,7 +199,7 @@ func (s *shopper) released(ctx context.Context) error {
 		if err != nil || balance.Held == 0 || ctx.Err() != nil {
 			return err
 		}
-		wait(ctx, purchaseEvery)
+		retry.Pause(ctx, purchaseEvery)
 	}
 }
 
@@ -225,7 +226,7 @@ func (s *shopper) topUp(ctx context.Context, tokens int64, e *judge.PurchaseEvid
 				return
 			}
 			e.RefusedMeanwhile++
-			wait(ctx, askEvery)
+			retry.Pause(ctx, askEvery)
 		}
 	})
 	second, err := s.buy(ctx, tokens)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/local/demo/judge"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 
 	"github.com/leaky-tokens/leaky-tokens/client"
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
@@ -37,7 +38,7 @@ func (b *purchaseBooks) settle(ctx context.Context, e judge.PurchaseEvidence, li
 		if v := judge.JudgePurchases(e); v.OK || lasting.Err() != nil {
 			return v
 		}
-		wait(lasting, settleEvery)
+		retry.Pause(lasting, settleEvery)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/local/demo/judge"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 )
@@ -124,7 +125,7 @@ func (w *watcher) drain(ctx context.Context, calls []judge.Call, limit time.Dura
 		case !w.strays || w.stray(ctx, calls):
 			return
 		}
-		wait(ctx, drainEvery)
+		retry.Pause(ctx, drainEvery)
 	}
 }
 
@@ -189,7 +190,7 @@ func (w *watcher) gather(ctx context.Context, e *judge.Evidence) {
 			if err = read(); err == nil || ctx.Err() != nil {
 				break
 			}
-			wait(ctx, drainEvery)
+			retry.Pause(ctx, drainEvery)
 		}
 		if err != nil {
 			e.Unread = append(e.Unread, err.Error())

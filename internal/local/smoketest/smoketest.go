@@ -14,6 +14,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/client"
 	"github.com/leaky-tokens/leaky-tokens/client/api"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 )
 
 const (
@@ -139,20 +140,8 @@ func books(ctx context.Context, own *client.Client, provider, user string) (int6
 				return item.Tokens, nil
 			}
 		}
-		if !pause(ctx, 100*time.Millisecond) {
+		if !retry.Pause(ctx, 100*time.Millisecond) {
 			return 0, fmt.Errorf("the call is not there after %s", booksTimeout)
 		}
-	}
-}
-
-// pause waits, unless ctx ends first.
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }
