@@ -60,7 +60,7 @@ func (r *Registrar) Run(ctx context.Context) {
 			every, served = r.c.Instance.Lease/renewals, true
 		}
 		if served && ctx.Err() == nil {
-			err := r.put(ctx, state)
+			err := r.renew(ctx, state)
 			if err != nil && !told && ctx.Err() == nil {
 				r.c.Log.Warn("this process is not registered, the file alone says where it is", slog.Any("error", err))
 			}
@@ -80,12 +80,17 @@ func (r *Registrar) Run(ctx context.Context) {
 // errNoLink is the error while there is no connection: what is published then would come late.
 var errNoLink = errors.New("NATS is not connected")
 
+// renew gives up in time for the next one.
+func (r *Registrar) renew(ctx context.Context, state State) error {
+	ctx, cancel := context.WithTimeout(ctx, r.c.Instance.Lease/renewals)
+	defer cancel()
+	return r.put(ctx, state)
+}
+
 func (r *Registrar) put(ctx context.Context, state State) error {
 	if !r.c.Conn.IsConnected() {
 		return errNoLink
 	}
-	ctx, cancel := context.WithTimeout(ctx, r.c.Instance.Lease/renewals)
-	defer cancel()
 	if r.kv == nil {
 		js, err := jetstream.New(r.c.Conn)
 		if err != nil {
