@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"crypto/rand"
 	"os"
 	"strings"
 	"testing"
@@ -87,7 +88,8 @@ func TestWhatIsHeldIsAccepted(t *testing.T) {
 		_, err := running.Leaky(t.Context(), "status")
 		return err == nil
 	}
-	replaced(t, running.Config, strings.Replace(string(text), "\npurchases:", "\n# purchases:", 1))
+	// A content that was accepted once is never held again, so each run has one of its own.
+	replaced(t, running.Config, strings.Replace(string(text), "\npurchases:", "\n# "+rand.Text()+" purchases:", 1))
 	testenv.Eventually(t, "it is held", func() bool {
 		out, err := running.Leaky(t.Context(), "status")
 		return err != nil && strings.Contains(out, "gone: purchases")
