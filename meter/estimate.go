@@ -163,7 +163,7 @@ func (e *Estimator) byText(k kind, a answered) byText {
 			return by
 		}
 	}
-	return beforeLearned
+	return usual()
 }
 
 // both are the fits of the model and of its provider as a whole; they may be nil.

@@ -18,7 +18,7 @@ import (
 func shaped(t *testing.T, script *reader.Script, api streams.API, events []streams.Event, flags string) *spool.Line {
 	t.Helper()
 	texts := streams.Texts(events)
-	report := ""
+	var report string
 	if flags == "-" {
 		_, report = script.Read(t, false, texts...)
 	} else {

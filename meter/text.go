@@ -60,8 +60,10 @@ type byText struct {
 	hidden float64        // tokens that a model thinks before it shows anything
 }
 
-// beforeLearned is what text takes with usual tokenizers.
-var beforeLearned = byText{rate: [kinds]float64{1.0 / 4, 1.0 / 4, 1.0 / 4, 1.0 / 3}, event: 1}
+// usual is what text takes with usual tokenizers, before anything was learned.
+func usual() byText {
+	return byText{rate: [kinds]float64{said: 1.0 / 4, thought: 1.0 / 4, called: 1.0 / 4, wide: 1.0 / 3}, event: 1}
+}
 
 // tokens are those of a text. Where thoughts are shown, none is hidden.
 func (b byText) tokens(t text) float64 {

@@ -65,12 +65,16 @@ const (
 	call
 )
 
-// Each is a token, in the order in which they come.
-var (
-	words   = []string{"the ", "nets ", "lay", " low", " and ", "gull", "s sat", ". \n"}
-	letters = []string{"日本", "語の", "文", "は", "長い", "です"}
-	codes   = []string{`{"`, "path", `": `, `"src`, "/", "main", ".go", `",`}
-)
+// vocabulary is what a text is made of, in the order in which it comes: each is a token.
+func (s Shape) vocabulary(kind int) []string {
+	switch {
+	case kind == call:
+		return []string{`{"`, "path", `": `, `"src`, "/", "main", ".go", `",`}
+	case s.Wide:
+		return []string{"日本", "語の", "文", "は", "長い", "です"}
+	}
+	return []string{"the ", "nets ", "lay", " low", " and ", "gull", "s sat", ". \n"}
+}
 
 // piece is what one event carries.
 type piece struct {
@@ -81,20 +85,16 @@ type piece struct {
 
 // pieces are those of an answer of so many tokens.
 func (s Shape) pieces(tokens int) (all []piece) {
-	plain := words
-	if s.Wide {
-		plain = letters
-	}
 	chunk := max(s.Chunk, 1)
 	for at := 0; at < tokens; {
 		p := piece{kind: text, choice: len(all) % max(s.Choices, 1)}
-		from := plain
 		switch {
 		case at*100 < s.Thoughts*tokens:
 			p.kind = thought
 		case at*100 >= (100-s.Called)*tokens:
-			p.kind, from = call, codes
+			p.kind = call
 		}
+		from := s.vocabulary(p.kind)
 		for ; p.tokens < chunk && at < tokens; at++ {
 			p.text += from[at%len(from)]
 			p.tokens++
