@@ -100,7 +100,8 @@ func (s *Service) askUpstreams(ctx context.Context, now time.Time) error {
 func (s *Service) takeUpstreamUsers(ctx context.Context, issuers []string, now time.Time) ([]identitydb.TakeUpstreamUsersRow, error) {
 	ctx, cancel, q := s.store.read(ctx)
 	defer cancel()
-	rows, err := q.TakeUpstreamUsers(ctx, identitydb.TakeUpstreamUsersParams{AskedAt: now, Issuers: issuers, Before: now.Add(-askEvery), Most: askBatch})
+	rows, err := q.TakeUpstreamUsers(ctx, identitydb.TakeUpstreamUsersParams{AskedAt: now, Issuers: issuers, Before: now.Add(-askEvery),
+		Most: askBatch})
 	if err != nil {
 		return nil, fmt.Errorf("take upstream users: %w", err)
 	}
@@ -158,7 +159,8 @@ func (s *Service) ask(ctx context.Context, row identitydb.TakeUpstreamUsersRow) 
 func (s *Service) endLapsed(ctx context.Context, issuer string, known []string, since time.Time) error {
 	for {
 		bounded, cancel, q := s.store.read(ctx)
-		ids, err := q.LapsedUpstreamUsers(bounded, identitydb.LapsedUpstreamUsersParams{Before: since, Issuer: issuer, Known: known, Most: askBatch})
+		ids, err := q.LapsedUpstreamUsers(bounded, identitydb.LapsedUpstreamUsersParams{Before: since, Issuer: issuer, Known: known,
+			Most: askBatch})
 		cancel()
 		if err != nil {
 			return fmt.Errorf("look for lapsed upstream users: %w", err)
@@ -221,5 +223,5 @@ func (s store) comeBack(ctx context.Context, c *change, id uuid.UUID) error {
 	if _, err := c.SetDisabled(ctx, identitydb.SetDisabledParams{ID: id, Disabled: false}); err != nil {
 		return fmt.Errorf("enable user: %w", err)
 	}
-	return audit.Record(ctx, c, audit.Entry{Actor: audit.System, Action: "user.enable", Target: id.String()})
+	return audit.Record(ctx, c, audit.Entry{Action: "user.enable", Target: id.String()})
 }

@@ -104,7 +104,8 @@ func (s store) follow(ctx context.Context, c *change, f followed) error {
 			return err
 		}
 	}
-	if err := c.ConfirmUpstreamUser(ctx, identitydb.ConfirmUpstreamUserParams{UserID: f.user, OrgID: org, RefreshToken: f.refresh}); err != nil {
+	err = c.ConfirmUpstreamUser(ctx, identitydb.ConfirmUpstreamUserParams{UserID: f.user, OrgID: org, RefreshToken: f.refresh})
+	if err != nil {
 		return fmt.Errorf("confirm upstream user: %w", err)
 	}
 	return nil
@@ -121,7 +122,7 @@ func (s store) followRoles(ctx context.Context, c *change, id uuid.UUID, roles [
 	err = pgx.BeginFunc(ctx, c.Tx, func(pgx.Tx) error { return s.replaceRoles(ctx, c, id, roles) })
 	if errors.Is(err, errLastAdmin) {
 		c.revoked = c.revoked[:before]
-		return audit.Record(ctx, c, audit.Entry{Actor: audit.System, Action: "user.roles", Target: id.String(), Outcome: audit.Failure,
+		return audit.Record(ctx, c, audit.Entry{Action: "user.roles", Target: id.String(), Outcome: audit.Failure,
 			Detail: map[string]string{"why": errLastAdmin.Error()}})
 	}
 	return err
@@ -158,7 +159,7 @@ func orgOf(ctx context.Context, c *change, u config.AuthUpstream) (*uuid.UUID, e
 	if n == 0 {
 		return nil, errSameTime
 	}
-	return &org.ID, audit.Record(ctx, c, audit.Entry{Actor: audit.System, Action: "org.create", Target: org.ID.String(),
+	return &org.ID, audit.Record(ctx, c, audit.Entry{Action: "org.create", Target: org.ID.String(),
 		Detail: map[string]string{"name": org.Name, "upstream": u.Name}})
 }
 
@@ -195,7 +196,7 @@ func (s store) followOrg(ctx context.Context, c *change, org, id uuid.UUID, p pl
 	if err != nil {
 		return err
 	}
-	return audit.Record(ctx, c, audit.Entry{Actor: audit.System, Action: "org.member.set", Target: org.String(),
+	return audit.Record(ctx, c, audit.Entry{Action: "org.member.set", Target: org.String(),
 		Detail: map[string]string{"user": id.String(), "role": m.Role, "team": m.Team}})
 }
 

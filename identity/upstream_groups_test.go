@@ -100,6 +100,9 @@ func TestGroupsAreFollowedAtEachLogin(t *testing.T) {
 	if got := c.member(squatter.UserID); got != "Acme OWNER " {
 		t.Errorf("who took the name owns %q", got)
 	}
+	if n := c.count(`SELECT count(*) FROM audit_log WHERE actor = 'anonymous' AND action <> 'session.login'`); n != 0 {
+		t.Errorf("%d entries in the trail name nobody", n)
+	}
 	if n := c.count(`SELECT count(*) FROM teams`); n != 2 {
 		t.Errorf("want the teams blue and red, got %d", n)
 	}

@@ -43,6 +43,7 @@ func (s *Service) welcome(ctx context.Context, who upstream.Person) (id uuid.UUI
 				return err
 			}
 			id = row.UserID
+			ctx = principal.With(ctx, principal.Principal{UserID: id.String()}) // what follows is their doing in the trail
 			f := followed{user: id, org: row.OrgID, says: s.cfg.Auth.Upstreams[at], groups: who.Groups, refresh: s.asking.seal(id, who.Refresh)}
 			if err := s.store.follow(ctx, c, f); err != nil {
 				return err

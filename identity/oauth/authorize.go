@@ -258,7 +258,8 @@ func (p *Provider) allowed(w http.ResponseWriter, r *http.Request, req request, 
 }
 
 // allow gives the client what the user agreed to, by way of the browser.
-func (p *Provider) allow(w http.ResponseWriter, r *http.Request, req request, c identitydb.OauthClient, who identitydb.OAuthPersonRow) error {
+func (p *Provider) allow(w http.ResponseWriter, r *http.Request, req request, c identitydb.OauthClient,
+	who identitydb.OAuthPersonRow) error {
 	answer, err := p.grantCode(r.Context(), req, c, who)
 	if refused, ok := errors.AsType[*protocolError](err); ok {
 		p.metrics.refused(r, refused)

@@ -119,8 +119,8 @@ func (p *Provider) byDevice(ctx context.Context, c identitydb.OauthClient, form 
 	return p.complete(ctx, c, grant, family, refresh, "")
 }
 
-func (p *Provider) deviceGrant(ctx context.Context, q *identitydb.Queries, c identitydb.OauthClient, row identitydb.OauthDevice) (g grants.Grant,
-	err error) {
+func (p *Provider) deviceGrant(ctx context.Context, q *identitydb.Queries, c identitydb.OauthClient,
+	row identitydb.OauthDevice) (g grants.Grant, err error) {
 	g = p.grantOf(c, *row.UserID, row.Scope, *row.AuthTime)
 	g.Resources = strings.Join(row.Resources, " ")
 	g.OrgID, err = actsFor(ctx, q, c, *row.UserID)

@@ -167,7 +167,8 @@ func (p *Provider) deviceAgain(w http.ResponseWriter, r *http.Request, d device,
 }
 
 // connectTo gives a device what the user allows it.
-func (p *Provider) connectTo(w http.ResponseWriter, r *http.Request, d device, c identitydb.OauthClient, who identitydb.OAuthPersonRow) error {
+func (p *Provider) connectTo(w http.ResponseWriter, r *http.Request, d device, c identitydb.OauthClient,
+	who identitydb.OAuthPersonRow) error {
 	scopes, err := p.consented(r.Context(), c, who, d.Scopes)
 	if refused, ok := errors.AsType[*protocolError](err); ok {
 		return p.deviceAgain(w, r, d, &loginAgain{status: http.StatusForbidden, fields: loginFields{

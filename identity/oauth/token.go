@@ -207,8 +207,8 @@ func (p *Provider) byCode(ctx context.Context, c identitydb.OauthClient, form pa
 	return p.complete(ctx, c, grant, family, refresh, row.Nonce)
 }
 
-func (p *Provider) codeGrant(ctx context.Context, q *identitydb.Queries, c identitydb.OauthClient, row identitydb.OauthCode) (g grants.Grant,
-	err error) {
+func (p *Provider) codeGrant(ctx context.Context, q *identitydb.Queries, c identitydb.OauthClient,
+	row identitydb.OauthCode) (g grants.Grant, err error) {
 	g = p.grantOf(c, row.UserID, row.Scope, row.AuthTime)
 	g.Resources = strings.Join(row.Resources, " ")
 	g.OrgID, err = actsFor(ctx, q, c, row.UserID)

@@ -103,8 +103,8 @@ func (a Auth) validateUpstreams(v *validator, tiers Tiers) {
 func (u AuthUpstream) validate(v *validator, key string) {
 	at, err := url.Parse(u.Issuer)
 	switch {
-	case err != nil || at.Scheme != "https" && at.Scheme != "http" || at.Hostname() == "" || at.User != nil || len(u.Issuer) > maxUpstreamSetting ||
-		strings.ContainsAny(u.Issuer, "?# "):
+	case err != nil || at.Scheme != "https" && at.Scheme != "http" || at.Hostname() == "" || at.User != nil ||
+		len(u.Issuer) > maxUpstreamSetting || strings.ContainsAny(u.Issuer, "?# "):
 		v.fail(key+".issuer", "write https://host[:port][/path] as its metadata has it, without credentials, query or fragment")
 	case at.Scheme == "http" && !loopback(at.Hostname()):
 		v.fail(key+".issuer", "%s is not on this machine: write https, or anybody in between says who signs in", at.Hostname())
@@ -138,7 +138,8 @@ func (u AuthUpstream) validate(v *validator, key string) {
 }
 
 func (u AuthUpstream) validateGroups(v *validator, key string, tiers Tiers) {
-	if utf8.RuneCountInString(u.Organisation) > maxOrganisation || hasControls(u.Organisation) || u.Organisation != strings.TrimSpace(u.Organisation) {
+	if utf8.RuneCountInString(u.Organisation) > maxOrganisation || hasControls(u.Organisation) ||
+		u.Organisation != strings.TrimSpace(u.Organisation) {
 		v.fail(key+".organisation", "write a name of at most %d characters, or an organisation's id", maxOrganisation)
 	}
 	between(v, key+".groups", len(u.Groups), 0, mostUpstreamGroups)

@@ -25,7 +25,7 @@ import (
 // What we are called there.
 const (
 	ClientID = "leaky"
-	Secret   = "s3cret & more" //nolint:gosec // of a test
+	Secret   = "s3cret & more"
 )
 
 // Behaviour is what a provider does; tests change it.
@@ -196,7 +196,8 @@ func (p *Provider) token(w http.ResponseWriter, r *http.Request) {
 		delete(p.refreshes, r.FormValue("refresh_token"))
 		scope = "offline_access"
 	}
-	answer := map[string]any{"access_token": rand.Text(), "token_type": "Bearer", "expires_in": 300, "id_token": p.idToken(request.Get("nonce"))}
+	answer := map[string]any{"access_token": rand.Text(), "token_type": "Bearer", "expires_in": 300,
+		"id_token": p.idToken(request.Get("nonce"))}
 	if slices.Contains(strings.Fields(scope), "offline_access") {
 		refresh := rand.Text()
 		p.refreshes[refresh] = true
