@@ -14,7 +14,8 @@ import (
 func formats() template.FuncMap {
 	return template.FuncMap{
 		"count": count, "short": short, "money": money, "cents": cents, "when": when, "ago": ago, "percent": percent, "width": width,
-		"wait": wait, "lower": strings.ToLower, "brief": brief, "place": place, "join": strings.Join, "float": func(n int64) float64 { return float64(n) },
+		"wait": wait, "lower": strings.ToLower, "brief": brief, "place": place, "join": strings.Join,
+		"float": func(n int64) float64 { return float64(n) },
 		"whole": func(f float64) string { return count(int64(f)) },
 		"some":  func(n *int64) bool { return n != nil && *n > 0 },
 		"minus": func(a, b int64) int64 { return a - b },
