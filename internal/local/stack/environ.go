@@ -117,12 +117,19 @@ func (p *Plan) serviceEnv(part, configPath string) []string {
 	}
 	if name == topology.Identity {
 		pass("LEAKY_ADMIN_USERNAME", "LEAKY_ADMIN_PASSWORD", "LEAKY_KEYS_SECRET")
-		for _, u := range p.cfg.Auth.Upstreams {
-			pass(u.ClientSecretEnv)
-		}
+		pass(p.upstreamSecrets()...)
 	}
 	slices.Sort(env)
 	return slices.Compact(env)
+}
+
+// upstreamSecrets are the variables with secrets at upstream providers.
+func (p *Plan) upstreamSecrets() []string {
+	var names []string
+	for _, u := range p.cfg.Auth.Upstreams {
+		names = append(names, u.ClientSecretEnv)
+	}
+	return names
 }
 
 // urlFor is how a part reaches a store: as the user that is its own there, which of a store that
