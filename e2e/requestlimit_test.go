@@ -25,7 +25,9 @@ const (
 func withinOneDay(t *testing.T) {
 	t.Helper()
 	const enough = 20 * time.Second
-	testenv.Eventually(t, "the next day", func() bool { return time.Now().Truncate(24*time.Hour) == time.Now().Add(enough).Truncate(24*time.Hour) })
+	testenv.Eventually(t, "the next day", func() bool {
+		return time.Now().Truncate(24 * time.Hour).Equal(time.Now().Add(enough).Truncate(24 * time.Hour))
+	})
 }
 
 // onOwnConnection sends from a port that no other request had.

@@ -22,31 +22,25 @@ import (
 // callerFunc is a handler that knows who calls.
 type callerFunc func(w http.ResponseWriter, r *http.Request, p principal.Principal) error
 
-func unavailable(message string) *httpapi.Error {
-	err := httpapi.Fail(http.StatusServiceUnavailable, "%s", message)
-	err.Header = http.Header{"Retry-After": {"1"}}
-	return err
-}
-
 // whenReady refuses until the database is prepared, and turns what the database
 // could not do into a 503, so that callers retry.
 func (s *Service) whenReady(h httpapi.HandlerFunc) httpapi.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		if !s.prepared.Load() {
-			return unavailable("identity is starting, try again")
+			return httpapi.Unavailable("identity is starting, try again")
 		}
 		err := h(w, r.WithContext(clientinfo.With(r.Context(), clientinfo.Of(r))))
 		if _, shown := errors.AsType[*httpapi.Error](err); err == nil || shown || r.Context().Err() != nil {
 			return err
 		}
 		if errors.Is(err, errBusy) {
-			return unavailable("too many logins at once, try again")
+			return httpapi.Unavailable("too many logins at once, try again")
 		}
 		if !outage(err) {
 			return err
 		}
 		s.log.Warn("database does not answer", "path", r.URL.Path, "correlation_id", r.Header.Get(httpapi.HeaderCorrelation), "error", err)
-		return unavailable("identity cannot reach its database, try again")
+		return httpapi.Unavailable("identity cannot reach its database, try again")
 	}
 }
 
@@ -70,7 +64,7 @@ func (s *Service) known(h callerFunc) httpapi.HandlerFunc {
 		p, err := s.verifier.Authenticate(r)
 		switch {
 		case errors.Is(err, jwks.ErrUnavailable):
-			return unavailable("the caller cannot be checked at the moment, try again")
+			return httpapi.Unavailable("the caller cannot be checked at the moment, try again")
 		case err != nil:
 			return httpapi.Fail(http.StatusUnauthorized, "authentication is required")
 		}

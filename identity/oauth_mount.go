@@ -29,7 +29,7 @@ func (s *Service) newOAuth(sealer *keyring.Sealer) (*oauth.Provider, error) {
 		SignIn: func(ctx context.Context, username, password string) (uuid.UUID, error) {
 			id, err := s.SignIn(ctx, username, password)
 			if errors.Is(err, errBusy) {
-				return id, unavailable("too many logins at once, try again")
+				return id, httpapi.Unavailable("too many logins at once, try again")
 			}
 			return id, err
 		},

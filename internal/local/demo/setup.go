@@ -1,6 +1,7 @@
 package demo
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -65,34 +66,32 @@ func adminCredentials(dir string) (Credentials, error) {
 }
 
 // targets are the providers whose address is a stub of this stack; others cost money. The demo
-// speaks two of the three protocols.
+// speaks two of the three protocols. What a stub has served does not say through which provider, so
+// that of several at one stub one is driven: the one that the stub is named after, else the first.
 func targets(cfg *config.Config) []judge.Target {
-	stubs := map[string]string{}
+	found := map[string]judge.Target{} // by stub
 	for _, part := range topology.Having(func(p topology.Part) bool { return p.Provider != "" }) {
-		stubs["http://"+cfg.Services.Named(part.Name).HTTP] = part.Name
-	}
-	var found []judge.Target
-	for _, name := range slices.Sorted(maps.Keys(cfg.Providers)) {
-		p := cfg.Providers[name]
-		part, ours := stubs[p.URL]
-		if !ours || p.Protocol == config.ProtocolAnthropic {
-			continue
-		}
-		t := judge.Target{Provider: name, Protocol: judge.Protocol(p.Protocol), Path: "/v1/chat/completions", Stub: p.URL, Part: part}
-		if part == topology.StubQwen {
-			t.Path = "/compatible-mode/v1/chat/completions"
-		}
-		t.Outage, t.StreamOutage = outageOf(&t, cfg.Limits.Outage)
-		for _, m := range cfg.Models {
-			if m.Provider == name && m.Kind == config.KindChat {
-				t.Models = append(t.Models, m.Name)
+		for _, name := range slices.Sorted(maps.Keys(cfg.Providers)) {
+			p := cfg.Providers[name]
+			if p.URL != "http://"+cfg.Services.Named(part.Name).HTTP || p.Protocol == config.ProtocolAnthropic {
+				continue
+			}
+			t := judge.Target{Provider: name, Protocol: judge.Protocol(p.Protocol), Path: "/v1/chat/completions", Stub: p.URL, Part: part.Name}
+			if part.Name == topology.StubQwen {
+				t.Path = "/compatible-mode/v1/chat/completions"
+			}
+			t.Outage, t.StreamOutage = outageOf(&t, cfg.Limits.Outage)
+			for _, m := range cfg.Models {
+				if m.Provider == name && m.Kind == config.KindChat {
+					t.Models = append(t.Models, m.Name)
+				}
+			}
+			if _, another := found[p.URL]; len(t.Models) > 0 && (!another || "stub-"+name == part.Name) {
+				found[p.URL] = t
 			}
 		}
-		if len(t.Models) > 0 {
-			found = append(found, t)
-		}
 	}
-	return found
+	return slices.SortedFunc(maps.Values(found), func(a, b judge.Target) int { return cmp.Compare(a.Provider, b.Provider) })
 }
 
 // outageOf is what the routes of a target do while Redis is away.
