@@ -94,7 +94,7 @@ test-long: parts ## The same proofs for longer: 500 schedules of purchases, thou
 .PHONY: test-clients
 test-clients: parts ## Sign in by OAuth2 libraries for Go, Python and Node and by MCP's client (fetches them the first time)
 	@$(GO) test -tags long -timeout 15m ./identity -run 'TestDex|TestAnotherInstanceIsTheProvider'
-	@$(GO) test -tags long -timeout 15m ./e2e -run 'TestClientsOfOthersSignIn|TestTheMCPClientFindsItsWay|TestCodeFlow|TestClientCredentials|TestDeviceFlow|TestIntrospectAndRevoke|TestDiscovery'
+	@$(GO) test -tags long -timeout 15m ./e2e -run 'TestSigningInByABrowser|TestClientsOfOthersSignIn|TestTheMCPClientFindsItsWay|TestCodeFlow|TestClientCredentials|TestDeviceFlow|TestIntrospectAndRevoke|TestDiscovery'
 
 .PHONY: vet
 vet: ## Static checks that come with Go

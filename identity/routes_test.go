@@ -12,6 +12,7 @@ func TestWhatIdentityServesIsDescribed(t *testing.T) {
 	t.Parallel()
 	cfg, _ := settings(t, testenv.Postgres(t))
 	cfg.Auth.ClientRegistration = config.ClientsOpen
+	cfg.Auth.Upstreams, cfg.Upstreams = []config.AuthUpstream{{Name: "another", Issuer: "https://login.example", ClientID: "leaky"}}, []string{""}
 	s, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
