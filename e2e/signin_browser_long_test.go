@@ -47,7 +47,7 @@ func site(t *testing.T, network, address string, pages http.Handler) (origin str
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &http.Server{Handler: pages} //nolint:gosec // of a test
+	server := &http.Server{Handler: pages}
 	go func() { _ = server.Serve(ln) }()
 	t.Cleanup(func() { _ = server.Close() })
 	return "http://" + ln.Addr().String()
