@@ -95,15 +95,27 @@ func (g *gateway) p99(t *testing.T) time.Duration {
 	return took[len(took)*99/100]
 }
 
-// slowHeaders opens requests that never end their headers.
+// slowHeaders opens requests that never end their headers. It keeps twice as many as Envoy takes, and
+// gives up the oldest for a new one: files are bounded on this side too.
 func slowHeaders(ctx context.Context, _ *testing.T, g *gateway) {
 	var dialer net.Dialer
-	for ctx.Err() == nil {
+	var open [4000]net.Conn
+	defer func() {
+		for _, conn := range open {
+			if conn != nil {
+				conn.Close()
+			}
+		}
+	}()
+	for i := 0; ctx.Err() == nil; i = (i + 1) % len(open) {
+		if open[i] != nil {
+			open[i].Close()
+		}
 		conn, err := dialer.DialContext(ctx, "tcp", strings.TrimPrefix(g.url, "http://"))
-		if err != nil {
+		if open[i] = conn; err != nil {
+			open[i] = nil
 			continue
 		}
-		context.AfterFunc(ctx, func() { conn.Close() })
 		if _, err := io.WriteString(conn, "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nA: "+strings.Repeat("b", 30<<10)); err != nil {
 			conn.Close()
 		}
