@@ -1,3 +1,7 @@
+-- The last part of the usage reader, after usage_scan.lua (the scanner of JSON, and what is told of
+-- tokens) and usage_text.lua (the text of an event): the lines of a stream of events, and what Envoy
+-- calls. Lua knows no inclusion, so the three are one script.
+
 -- take_out appends what precedes s[a..b] to out; the next byte that passes is after b.
 local function take_out(out, s, from, a, b)
   out = out or {}

@@ -2,15 +2,16 @@
 // step (hold, settle, expire) is one Lua script and so atomic; its arithmetic is that of
 // ratelimit/bucket.
 //
-// A bucket is a string of three doubles: settled, held, time. It expires when it would be
-// empty and stands while anything is held. Numbers travel and lie as binary doubles: they
-// are exact, and printing and parsing text took the scripts longer than all the rest.
+// A bucket is a string of doubles: settled, held, time, and the form that it has and had
+// (lua/common.lua). It expires when it would be empty and stands while anything is held. Numbers
+// travel and lie as binary doubles: they are exact, and printing and parsing text took the scripts
+// longer than all the rest.
 // A pool is what the token service told of an account's balance and what is spent and
 // held of it. A hold is a string at "{account}:h:<request id>"; when it is settled its id is
-// remembered for a while (memory.go), so that a second settlement is known as such. Holds do not expire by themselves, because nobody would give back what
-// they hold: the sweeper finds them by an index (index.go). The hash tag keeps an account's keys in one
-// slot; buckets of rules that name no caller are shared by all accounts and have no tag
-// (see cluster.go for those in a cluster).
+// remembered for a while (memory.go), so that a second settlement is known as such. Holds do not
+// expire by themselves, because nobody would give back what they hold: the sweeper finds them by an
+// index (index.go). The hash tag keeps an account's keys in one slot; buckets of rules that name no
+// caller are shared by all accounts and have no tag (see cluster.go for those in a cluster).
 package store
 
 import (

@@ -49,7 +49,8 @@ local first = policy > 0 and 2 * record + 1 or 2 * record
 local n = #KEYS - first
 
 -- A call that moves to another model gives back first what it holds, and takes it again below if
--- there is no room for it there. (Only the script that says moving has release.)
+-- there is no room for it there. (moving is said, and release written, by what stands before this in
+-- the script for such calls: store.go puts them together.)
 local before, had = moving and values[1], 0
 if before and string.sub(before, 1, 1) == 'H' then
   local _, h = struct.unpack('<c1d', before)
@@ -212,7 +213,7 @@ for i = 1, n do
   local stands = outcome == 'A' or kind == 'c' or kind == 'C'
   local used, running = settled, held
   if stands then
-    local before = settled + held
+    local level = settled + held
     if kind == 't' or kind == 'T' then
       part = part + 1
       held = held + cost
@@ -222,7 +223,7 @@ for i = 1, n do
       settled = math.max(0, settled + struct.unpack('<d', ARGV[i + 2], own))
     end
     if kind == 'T' or kind == 'R' then
-      stands = settled + held <= capacity or settled + held <= before
+      stands = settled + held <= capacity or settled + held <= level
       if not stands and kind == 'T' then
         gone = gone or {}
         gone[part] = true
