@@ -58,8 +58,10 @@ const (
 	Monitor                 // watches the others: Prometheus, Alertmanager; the stack runs without them
 )
 
-// MemoryLimit is GOMEMLIMIT of every service and stub: together they stay under 250 MB resident.
-const MemoryLimit = "64MiB"
+// MemoryLimit is GOMEMLIMIT of every service and stub, in bytes: together they stay under 250 MB
+// resident. What a service is configured to remember comes on top: a heap that cannot get below the
+// limit is collected all the time.
+const MemoryLimit = 64 << 20
 
 // GOGC of services. They allocate little, so collecting early costs less than the memory,
 // but for those that every request passes.

@@ -69,6 +69,17 @@ func (p *Plan) baseEnv() []string {
 	return env
 }
 
+// explainedBytes is what ratelimit takes to remember a decision for `leaky explain`, about.
+const explainedBytes = 4 << 10
+
+// memoryLimit is GOMEMLIMIT of a service, in bytes.
+func (p *Plan) memoryLimit(name string) int {
+	if name == topology.RateLimit {
+		return topology.MemoryLimit + p.cfg.Limits.Explain*explainedBytes
+	}
+	return topology.MemoryLimit
+}
+
 // serviceEnv is the environment of `leaky serve NAME`: the stores it uses, as a user of its own, and, where it
 // alone needs them, providers' keys (xds), the payment's (tokensvc) the first administrator and secrets at upstream providers (identity).
 func (p *Plan) serviceEnv(part, configPath string) []string {
@@ -79,7 +90,7 @@ func (p *Plan) serviceEnv(part, configPath string) []string {
 		env = append(env, "LEAKY_CONFIG="+configPath)
 	}
 	if of.Listens() {
-		env = append(env, "GOMEMLIMIT="+topology.MemoryLimit, fmt.Sprintf("GOGC=%d", of.GOGC))
+		env = append(env, fmt.Sprintf("GOMEMLIMIT=%d", p.memoryLimit(name)), fmt.Sprintf("GOGC=%d", of.GOGC))
 	}
 	pass := func(names ...string) {
 		for _, name := range names {

@@ -415,3 +415,15 @@ func readBoth(t *testing.T, pgURL, redisURL string) {
 		t.Errorf("redis after a restart: want 42, got %q, %v", got, err)
 	}
 }
+
+// TestWhatIsRememberedHasItsMemory: decisions that are kept for `leaky explain` are beside what a service
+// may take, or it would collect garbage without end.
+func TestWhatIsRememberedHasItsMemory(t *testing.T) {
+	t.Parallel()
+	got := fakeParts(t, plan(t, t.TempDir(), "limits: {explain_last: 20000}", nil))
+	for name, want := range map[string]string{"ratelimit": "GOMEMLIMIT=149028864", "extauthz": "GOMEMLIMIT=67108864"} {
+		if !slices.Contains(got[name].Env, want) {
+			t.Errorf("%s: want %s, got %v", name, want, got[name].Env)
+		}
+	}
+}

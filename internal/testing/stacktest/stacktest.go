@@ -103,7 +103,7 @@ tiers:
     PREPAID: {priority: 70, balance: required}
     ADMIN: {priority: 100, bucket_capacity_multiplier: 2, quota_max_tokens: 500000}
 # Decisions and Redis may take longer than in production: the machine may have much else to do.
-limits: {file: limits.yaml, explain_last: 20000, outage: {dial_timeout: 2s, timeout: 5s}, timeout: 10s}
+limits: {file: limits.yaml, explain_last: 5000, outage: {dial_timeout: 2s, timeout: 5s}, timeout: 10s}
 monitoring: {prometheus: "off", alertmanager: "off"}
 # All accounts come from one address. A refresh token that is used twice ends its login at once.
 auth: {throttle: {registers: 100000, addresses: 100000}, refresh_grace: 0s, check_timeout: 10s}
