@@ -5,6 +5,7 @@ package e2e
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -84,11 +85,11 @@ func pythonFolder(t *testing.T, name, packages string) string {
 }
 
 // nodeFolder is a folder of the cache with these releases of Node packages.
-func nodeFolder(t *testing.T, name, packages string) string {
+func nodeFolder(t *testing.T, name, packages string, flags ...string) string {
 	t.Helper()
 	releases := strings.Fields(packages)
 	name = strings.NewReplacer("/", "+").Replace(name + "-" + strings.Join(releases, "-"))
 	return toolcache.Folder(t, name, func(dir string) []string {
-		return append([]string{"npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", dir}, releases...)
+		return slices.Concat([]string{"npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", dir}, flags, releases)
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,8 +15,6 @@ import (
 
 	"github.com/chromedp/cdproto/target"
 	"github.com/chromedp/chromedp"
-
-	"github.com/leaky-tokens/leaky-tokens/internal/testing/toolcache"
 )
 
 // oidcClientTS is the library of pages without a server; docs/sign-in.md names it.
@@ -47,18 +46,18 @@ func site(t *testing.T, network, address string, pages http.Handler) (origin str
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &http.Server{Handler: pages}
-	go func() { _ = server.Serve(ln) }()
-	t.Cleanup(func() { _ = server.Close() })
-	return "http://" + ln.Addr().String()
+	server := httptest.NewUnstartedServer(pages)
+	server.Listener.Close()
+	server.Listener = ln
+	server.Start()
+	t.Cleanup(server.Close)
+	return server.URL
 }
 
 // TestSigningInByABrowser: in Chromium, from pages of other origins, by redirect and in a popup; where the
 // callback goes on to another origin; back, reload and a page that was left open too long.
 func TestSigningInByABrowser(t *testing.T) {
-	packages := toolcache.Folder(t, "node-"+oidcClientTS, func(dir string) []string {
-		return []string{"npm", "install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", dir, oidcClientTS}
-	})
+	packages := nodeFolder(t, "node", oidcClientTS, "--ignore-scripts")
 	library, err := os.ReadFile(filepath.Join(packages, "node_modules", "oidc-client-ts", "dist", "browser", "oidc-client-ts.min.js"))
 	if err != nil {
 		t.Fatal(err)

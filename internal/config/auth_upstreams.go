@@ -106,7 +106,7 @@ func (u AuthUpstream) validate(v *validator, key string) {
 	case err != nil || at.Scheme != "https" && at.Scheme != "http" || at.Hostname() == "" || at.User != nil ||
 		len(u.Issuer) > maxUpstreamSetting || strings.ContainsAny(u.Issuer, "?# "):
 		v.fail(key+".issuer", "write https://host[:port][/path] as its metadata has it, without credentials, query or fragment")
-	case at.Scheme == "http" && !loopback(at.Hostname()):
+	case at.Scheme == "http" && !Loopback(at.Hostname()):
 		v.fail(key+".issuer", "%s is not on this machine: write https, or anybody in between says who signs in", at.Hostname())
 	case closedAddress(at.Hostname()):
 		v.fail(key+".issuer", "no provider is at %s: link-local addresses are where a cloud keeps its machines' credentials", at.Hostname())

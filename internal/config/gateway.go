@@ -54,7 +54,7 @@ var plainPath = regexp.MustCompile(`^/[A-Za-z0-9._~:@/-]*$`)
 func (c *Config) validateGateway(v *validator) {
 	c.Gateway.CORS.validate(v)
 	c.Gateway.TLS.validate(v)
-	if addr := v.address("gateway.egress", c.Gateway.Egress, true); addr.Host != "" && !loopback(addr.Host) {
+	if addr := v.address("gateway.egress", c.Gateway.Egress, true); addr.Host != "" && !Loopback(addr.Host) {
 		v.fail("gateway.egress", "%s is not a loopback address; who reaches this listener calls providers with our keys", addr.Host)
 	}
 	if addr := v.address("gateway.fallback", c.Gateway.Fallback, true); addr.Network == "tcp" {

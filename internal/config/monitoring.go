@@ -43,7 +43,7 @@ func (m Monitoring) validate(v *validator, check func(key, value string)) {
 			continue
 		}
 		check(key, address)
-		if at, err := netaddr.Parse(address); err == nil && at.Host != "" && !loopback(at.Host) {
+		if at, err := netaddr.Parse(address); err == nil && at.Host != "" && !Loopback(at.Host) {
 			v.fail(key, "%s is not a loopback address; it asks nobody for a credential, so put a proxy that does before it", at.Host)
 		}
 	}

@@ -76,7 +76,7 @@ func (c *Config) onLoopback() bool {
 	}
 	return !slices.ContainsFunc(addresses, func(text string) bool {
 		addr, err := netaddr.Parse(text)
-		return err == nil && addr.Network == "tcp" && !loopback(addr.Host)
+		return err == nil && addr.Network == "tcp" && !Loopback(addr.Host)
 	})
 }
 

@@ -115,7 +115,8 @@ func (c *Config) validate() []Mistake {
 	return v.mistakes
 }
 
-func loopback(host string) bool {
+// Loopback reports whether a host, a name or an address, is this machine.
+func Loopback(host string) bool {
 	if host == "localhost" {
 		return true
 	}
@@ -135,7 +136,7 @@ func (c *Config) validateServices(v *validator) {
 	}
 	check("gateway.listen", c.Gateway.Listen, false)
 	check("envoy.metrics", c.Envoy.Metrics, false)
-	if admin := check("envoy.admin", c.Envoy.Admin, true); admin.Host != "" && !loopback(admin.Host) {
+	if admin := check("envoy.admin", c.Envoy.Admin, true); admin.Host != "" && !Loopback(admin.Host) {
 		v.fail("envoy.admin", "%s is not a loopback address; Envoy's admin can stop it and must not be reachable from outside", admin.Host)
 	}
 	if c.Limits.Envoys.Listen != "" {

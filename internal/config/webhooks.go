@@ -30,7 +30,7 @@ func validateWebhooks(v *validator, all []Webhook) {
 		switch {
 		case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.Fragment != "":
 			v.fail(key+".url", "write https://host[:port]/path")
-		case u.Scheme == "http" && !loopback(u.Hostname()):
+		case u.Scheme == "http" && !Loopback(u.Hostname()):
 			v.fail(key+".url", "%s is not on this machine: write https, notices name accounts", u.Hostname())
 		case seen[w.URL]:
 			v.fail(key+".url", "the same address stands there twice")
