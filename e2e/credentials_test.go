@@ -94,9 +94,10 @@ func notProblem(a answer, status int, message string) string {
 	return leak(a)
 }
 
-// leak says what an answer shows of the inside.
+// leak says what an answer shows of the inside. A short word alone would also be found in an id that
+// is drawn at random.
 func leak(a answer) string {
-	for _, word := range []string{"SQLSTATE", "goroutine ", ".go:", "pgx", "panic", "127.0.0.1:5432", "SELECT ", "INSERT "} {
+	for _, word := range []string{"SQLSTATE", "goroutine ", ".go:", "jackc/pgx", "failed to connect", "panic: ", "127.0.0.1:5432", "SELECT ", "INSERT "} {
 		if strings.Contains(a.text, word) {
 			return fmt.Sprintf("the answer shows %q", word)
 		}
