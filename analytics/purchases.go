@@ -14,6 +14,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/internal/tracing"
 )
 
 // Purchase is what is known of a purchase of tokens. Amounts are minor units of the currency.
@@ -142,7 +143,7 @@ func NewPurchaseConsumer(js jetstream.JetStream, store *Store, metrics *Metrics,
 	}
 	return usage.NewConsumer(usage.ConsumerConfig{JetStream: js, Subjects: usage.SubjectsSaga, Durable: "analytics-purchases",
 		Description: "insert events of purchases", Linger: linger, Outstanding: 1, Handler: purchaseBook{store}, DeadLettered: metrics.dead.Inc,
-		Log: cfg.Log})
+		Log: cfg.Log, Tracer: tracing.Tracer(cfg.Traces)})
 }
 
 // Purchases is the answer about purchases. Sums are of those that are completed, of the whole time.

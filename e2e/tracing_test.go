@@ -93,6 +93,44 @@ func TestTheWholeTreeOfACall(t *testing.T) {
 	}
 }
 
+// TestWhatTheOutboxCarries: what consume and purchases tell goes by Postgres and NATS, and ends in the
+// trace of the call all the same.
+func TestWhatTheOutboxCarries(t *testing.T) {
+	t.Parallel()
+	who := newAccount(t)
+	buy(t, who, "openai", 1000)
+	for _, c := range []struct {
+		name, path, body string
+		status           int
+		want             []string
+	}{
+		{"purchase", pathPurchase, `{"provider":"openai","tokens":1000}`, http.StatusAccepted,
+			[]string{"tokensvc: HTTP POST", "analytics: insert events of purchases"}},
+		{"consume", pathConsume, `{"provider":"openai","tokens":1}`, http.StatusOK,
+			[]string{"Limiter/Hold", "Limiter/Settle", "envoy: call egress-openai", "tokensvc: book usage", "analytics: insert usage events"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			id := traceID(true)
+			header := append([]string{"Traceparent", "00-" + id + "-00f067aa0ba902b7-00"}, byKey(who)...)
+			if a := request(t, "POST", c.path, "", c.body, header...); a.status != c.status {
+				t.Fatalf("want %d, got %d %s", c.status, a.status, a.text)
+			}
+			var tree string
+			t.Cleanup(func() {
+				if t.Failed() {
+					t.Log(tree)
+				}
+			})
+			testenv.Within(t, time.Minute, "the spans, all below the gateway's", func() bool {
+				tree = otlptest.Tree(spans.Trace(id))
+				missing := slices.ContainsFunc(c.want, func(name string) bool { return !strings.Contains(tree, name+"\n") })
+				return !missing && strings.Count(tree, "?") == 1
+			})
+		})
+	}
+}
+
 // traceID is the id of a new trace. Of a share of the traces Envoy chooses those whose first half is
 // small; zero is chosen always.
 func traceID(chosen bool) string {

@@ -9,8 +9,10 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/tracing"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/outbox"
 )
 
@@ -44,7 +46,7 @@ func (o *Outbox) Book(ctx context.Context, e usage.Event, correlationID string) 
 	if err == nil || errors.Is(err, outbox.ErrInvalid) {
 		return err
 	}
-	message, encodeErr := usage.MessageOf(e, "/tokensvc", correlationID, "")
+	message, encodeErr := usage.MessageOf(e, "/tokensvc", correlationID, tracing.Text(trace.SpanContextFromContext(ctx)))
 	if encodeErr != nil {
 		return errors.Join(err, encodeErr)
 	}

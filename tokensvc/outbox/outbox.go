@@ -14,7 +14,9 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"go.opentelemetry.io/otel/trace"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/tracing"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/tokensdb"
 )
 
@@ -42,7 +44,8 @@ type Event struct {
 var ErrInvalid = errors.New("invalid event")
 
 // Add writes an event in the caller's transaction and wakes the relays at its commit. An
-// ID that was added before is the same event, and is not added again.
+// ID that was added before is the same event, and is not added again. The event carries the span of
+// ctx, so that who reads it goes on in the same trace.
 func Add(ctx context.Context, tx pgx.Tx, e Event) error { return AddAll(ctx, tx, []Event{e}) }
 
 // AddAll writes events in their order, in one round trip.
@@ -51,6 +54,7 @@ func AddAll(ctx context.Context, tx pgx.Tx, events []Event) error {
 		return nil
 	}
 	p := tokensdb.AddEventsParams{Channel: channel}
+	traceParent := tracing.Text(trace.SpanContextFromContext(ctx))
 	for _, e := range events {
 		if err := e.check(); err != nil {
 			return err
@@ -71,6 +75,7 @@ func AddAll(ctx context.Context, tx pgx.Tx, events []Event) error {
 		p.AggregateTypes, p.AggregateIds = append(p.AggregateTypes, e.AggregateType), append(p.AggregateIds, e.AggregateID)
 		p.EventTypes, p.Subjects = append(p.EventTypes, e.Type), append(p.Subjects, e.Subject)
 		p.Payloads, p.CorrelationIds = append(p.Payloads, string(payload)), append(p.CorrelationIds, e.CorrelationID)
+		p.Traceparents = append(p.Traceparents, traceParent)
 	}
 	if err := tokensdb.New(tx).AddEvents(ctx, p); err != nil {
 		return fmt.Errorf("add events to outbox: %w", err)

@@ -19,6 +19,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/tracing"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/tokensdb"
 )
 
@@ -217,13 +218,16 @@ var errNoAnswer = errors.New("no answer from JetStream")
 func message(e tokensdb.PendingEventsRow) (*nats.Msg, error) {
 	msg := nats.NewMsg(e.Subject)
 	msg.Data = e.Payload
+	if tracing.Sampled(e.Traceparent) {
+		msg.Header.Set(tracing.Header, e.Traceparent) // where consumers look, who make spans of such calls alone
+	}
 	if strings.HasPrefix(e.Subject, balance.SubjectPrefix) {
 		return msg, nil
 	}
 	var err error
 	msg.Data, err = json.Marshal(usage.Envelope{SpecVersion: "1.0", ID: e.ID.String(), Source: source, Type: e.EventType,
 		Time:            e.CreatedAt.UTC(),
-		DataContentType: "application/json", CorrelationID: e.CorrelationID, Data: e.Payload})
+		DataContentType: "application/json", CorrelationID: e.CorrelationID, TraceParent: e.Traceparent, Data: e.Payload})
 	if err != nil {
 		return nil, fmt.Errorf("encode event: %w", err)
 	}

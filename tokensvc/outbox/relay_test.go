@@ -18,6 +18,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
+	"github.com/leaky-tokens/leaky-tokens/internal/tracing"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/outbox"
 )
 
@@ -83,6 +84,43 @@ func TestEventsArriveAsCloudEvents(t *testing.T) {
 	if got, err := testutil.GatherAndCount(registry, "token_outbox_backlog_events", "token_outbox_oldest_seconds",
 		"token_outbox_parked_events"); got != 3 || err != nil {
 		t.Errorf("want the gauges, got %d, %v", got, err)
+	}
+}
+
+// TestEventsAreInTheTraceThatCausedThem: whoever reads an event goes on below the span of who added it.
+// Consumers make spans of what has the header, so only calls whose spans are kept have it.
+func TestEventsAreInTheTraceThatCausedThem(t *testing.T) {
+	t.Parallel()
+	const trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0"
+	w := newWorld(t)
+	want := map[string]string{"kept": trace + "1", "not kept": trace + "0", "none": ""}
+	for name, parent := range want {
+		ctx := tracing.Parent(t.Context(), parent)
+		event := numbered(name, 1)
+		if err := pgx.BeginFunc(ctx, w.db, func(tx pgx.Tx) error { return outbox.Add(ctx, tx, event) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	relay, _ := w.relay(nil)
+	if n, err := relay.Round(t.Context()); n != len(want) || err != nil {
+		t.Fatalf("want all published, got %d, %v", n, err)
+	}
+	for _, msg := range w.stored() {
+		var e usage.Envelope
+		var data number
+		if err := errors.Join(json.Unmarshal(msg.Data, &e), json.Unmarshal(e.Data, &data)); err != nil {
+			t.Fatal(err)
+		}
+		header := want[data.Aggregate]
+		if e.TraceParent != header {
+			t.Errorf("%s: want traceparent %q, got %q", data.Aggregate, header, e.TraceParent)
+		}
+		if !tracing.Sampled(header) {
+			header = ""
+		}
+		if got := msg.Header.Get(tracing.Header); got != header {
+			t.Errorf("%s: want the header %q, got %q", data.Aggregate, header, got)
+		}
 	}
 }
 

@@ -31,9 +31,12 @@ func newCaller(cfg Config) (*caller, error) {
 	if cfg.Timeout <= 0 {
 		return nil, errors.New("make payment client: Timeout is needed")
 	}
-	transport := &http.Transport{DialContext: (&net.Dialer{Timeout: cfg.Timeout}).DialContext, MaxIdleConnsPerHost: 64,
+	var transport http.RoundTripper = &http.Transport{DialContext: (&net.Dialer{Timeout: cfg.Timeout}).DialContext, MaxIdleConnsPerHost: 64,
 		IdleConnTimeout:     time.Minute,
 		TLSHandshakeTimeout: cfg.Timeout, ForceAttemptHTTP2: true}
+	if cfg.Spans != nil {
+		transport = cfg.Spans(transport)
+	}
 	return &caller{base: strings.TrimSuffix(cfg.URL, "/"), apiKey: cfg.APIKey, client: &http.Client{Transport: transport, Timeout: cfg.Timeout,
 		// A payment is never somewhere else; following would send the key there.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}, nil

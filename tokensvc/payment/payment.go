@@ -10,6 +10,7 @@ package payment
 
 import (
 	"errors"
+	"net/http"
 	"time"
 
 	"github.com/google/uuid"
@@ -69,4 +70,6 @@ type Config struct {
 	URL     string        // http(s)://host[:port][/prefix]
 	APIKey  string        // empty: none is sent
 	Timeout time.Duration // of one call
+	// Spans may put something before the connections; nil: nothing.
+	Spans func(http.RoundTripper) http.RoundTripper
 }

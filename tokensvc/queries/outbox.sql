@@ -1,11 +1,12 @@
 -- name: AddEvents :exec
 -- In the order given. An id that is there already is the same event. Wakes the relays at commit.
 WITH added AS (
-    INSERT INTO token_outbox (id, slot, aggregate_type, aggregate_id, event_type, subject, payload, correlation_id)
-    SELECT e.id, token_outbox_slot(coalesce(nullif(e.aggregate_id, ''), e.id::text)), e.aggregate_type, nullif(e.aggregate_id, ''), e.event_type, e.subject, e.payload::jsonb, e.correlation_id
+    INSERT INTO token_outbox (id, slot, aggregate_type, aggregate_id, event_type, subject, payload, correlation_id, traceparent)
+    SELECT e.id, token_outbox_slot(coalesce(nullif(e.aggregate_id, ''), e.id::text)), e.aggregate_type, nullif(e.aggregate_id, ''), e.event_type, e.subject, e.payload::jsonb, e.correlation_id, e.traceparent
     FROM (SELECT unnest(@ids::uuid[]) AS id, unnest(@aggregate_types::text[]) AS aggregate_type,
         unnest(@aggregate_ids::text[]) AS aggregate_id, unnest(@event_types::text[]) AS event_type, unnest(@subjects::text[]) AS subject,
-        unnest(@payloads::text[]) AS payload, unnest(@correlation_ids::text[]) AS correlation_id) AS e
+        unnest(@payloads::text[]) AS payload, unnest(@correlation_ids::text[]) AS correlation_id,
+        unnest(@traceparents::text[]) AS traceparent) AS e
     ON CONFLICT (id) DO NOTHING)
 SELECT pg_notify(@channel::text, '');
 
@@ -19,9 +20,9 @@ ORDER BY random() LIMIT @most FOR UPDATE SKIP LOCKED;
 -- name: PendingEvents :many
 -- Of each slot the first ones, in order, without those that stand behind an event about the
 -- same thing that waits for its next try.
-SELECT p.id, p.aggregate_type, p.aggregate_id, p.event_type, p.subject, p.payload, p.correlation_id, p.created_at, p.attempts
+SELECT p.id, p.aggregate_type, p.aggregate_id, p.event_type, p.subject, p.payload, p.correlation_id, p.traceparent, p.created_at, p.attempts
 FROM token_outbox_slots s CROSS JOIN LATERAL (
-    SELECT o.id, o.seq, o.aggregate_type, o.aggregate_id, o.event_type, o.subject, o.payload, o.correlation_id, o.created_at, o.attempts
+    SELECT o.id, o.seq, o.aggregate_type, o.aggregate_id, o.event_type, o.subject, o.payload, o.correlation_id, o.traceparent, o.created_at, o.attempts
     FROM token_outbox o
     WHERE o.slot = s.slot AND o.published_at IS NULL AND o.parked_at IS NULL AND (o.next_at IS NULL OR o.next_at <= now())
       AND NOT EXISTS (SELECT 1 FROM token_outbox b WHERE b.slot = o.slot AND b.aggregate_id = o.aggregate_id
@@ -40,7 +41,7 @@ WHERE id = @id;
 
 -- name: ParkedEvents :many
 -- Those of subjects with a prefix whose next try is due.
-SELECT o.id, o.aggregate_type, o.aggregate_id, o.event_type, o.subject, o.payload, o.correlation_id, o.created_at, o.attempts
+SELECT o.id, o.aggregate_type, o.aggregate_id, o.event_type, o.subject, o.payload, o.correlation_id, o.traceparent, o.created_at, o.attempts
 FROM token_outbox o
 WHERE o.parked_at IS NOT NULL AND o.published_at IS NULL AND starts_with(o.subject, @prefix::text) AND (o.next_at IS NULL OR o.next_at <= now())
 ORDER BY o.seq LIMIT @most FOR UPDATE SKIP LOCKED;

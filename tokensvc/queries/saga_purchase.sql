@@ -9,8 +9,8 @@ SELECT payload_hash, status, answer FROM token_purchase_key WHERE owner = @owner
 -- name: InsertSaga :exec
 -- Wakes the workers at commit.
 WITH written AS (
-INSERT INTO token_purchase_saga (id, user_id, org_id, provider, tokens, idempotency_key, status, created_at, updated_at, amount, currency, price, quota_max, correlation_id, refill, next_at)
-VALUES (@id, @user_id, @org_id, @provider, @tokens, @idempotency_key, 'STARTED', @created_at, @created_at, @amount, @currency, @price, @quota_max, @correlation_id, @refill, now()))
+INSERT INTO token_purchase_saga (id, user_id, org_id, provider, tokens, idempotency_key, status, created_at, updated_at, amount, currency, price, quota_max, correlation_id, traceparent, refill, next_at)
+VALUES (@id, @user_id, @org_id, @provider, @tokens, @idempotency_key, 'STARTED', @created_at, @created_at, @amount, @currency, @price, @quota_max, @correlation_id, @traceparent, @refill, now()))
 SELECT pg_notify('leaky_sagas', '');
 
 -- name: FindSaga :one

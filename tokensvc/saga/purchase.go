@@ -13,9 +13,11 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/internal/tracing"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/ledger"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/tokensdb"
 )
@@ -97,7 +99,7 @@ func (s *Service) take(ctx context.Context, who principal.Principal, o order, co
 		return 0, nil, fmt.Errorf("read caller's id: %w", err)
 	}
 	row := s.draft(who, o)
-	row.CorrelationID = correlation
+	row.CorrelationID, row.Traceparent = correlation, tracing.Text(trace.SpanContextFromContext(ctx))
 	answer, err = json.Marshal(accepted{SagaID: row.ID, Status: Started, CreatedAt: row.CreatedAt})
 	if err != nil {
 		return 0, nil, fmt.Errorf("write answer: %w", err)
@@ -158,7 +160,7 @@ func (s *Service) write(ctx context.Context, caller uuid.UUID, row Saga, o order
 	err := db.InsertSaga(ctx, tokensdb.InsertSagaParams{ID: row.ID, UserID: row.UserID, OrgID: row.OrgID, Provider: row.Provider,
 		Tokens:         row.Tokens,
 		IdempotencyKey: row.IdempotencyKey, CreatedAt: row.CreatedAt, Amount: row.Amount, Currency: row.Currency, Price: row.Price,
-		QuotaMax: row.QuotaMax, CorrelationID: row.CorrelationID, Refill: row.Refill})
+		QuotaMax: row.QuotaMax, CorrelationID: row.CorrelationID, Traceparent: row.Traceparent, Refill: row.Refill})
 	if err != nil {
 		return fmt.Errorf("write purchase: %w", err)
 	}

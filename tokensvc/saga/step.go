@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/retry"
+	"github.com/leaky-tokens/leaky-tokens/internal/tracing"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/ledger"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/payment"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/tokensdb"
@@ -23,7 +24,8 @@ var errLost = errors.New("the lease is lost")
 // carry takes a claimed purchase as far as it goes now. What was answered but not written
 // when the process dies is asked again by the next worker.
 func (s *Service) carry(ctx context.Context, row Saga) {
-	work := context.WithoutCancel(ctx) // a step that began is ended, also on shutdown
+	// A step that began is ended, also on shutdown. It is in the trace of the order.
+	work := tracing.Parent(context.WithoutCancel(ctx), row.Traceparent)
 	for {
 		if ctx.Err() != nil {
 			s.release(work, row)

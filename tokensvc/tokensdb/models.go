@@ -82,6 +82,7 @@ type TokenOutbox struct {
 	NextAt        *time.Time
 	LastError     string
 	ParkedAt      *time.Time
+	Traceparent   string
 }
 
 type TokenOutboxSlot struct {
@@ -159,6 +160,7 @@ type TokenPurchaseSaga struct {
 	LeaseOwner     string
 	LeaseUntil     *time.Time
 	Refill         string
+	Traceparent    string
 }
 
 type TokenPurchaseStep struct {

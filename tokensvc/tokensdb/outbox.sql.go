@@ -14,11 +14,12 @@ import (
 
 const addEvents = `-- name: AddEvents :exec
 WITH added AS (
-    INSERT INTO token_outbox (id, slot, aggregate_type, aggregate_id, event_type, subject, payload, correlation_id)
-    SELECT e.id, token_outbox_slot(coalesce(nullif(e.aggregate_id, ''), e.id::text)), e.aggregate_type, nullif(e.aggregate_id, ''), e.event_type, e.subject, e.payload::jsonb, e.correlation_id
+    INSERT INTO token_outbox (id, slot, aggregate_type, aggregate_id, event_type, subject, payload, correlation_id, traceparent)
+    SELECT e.id, token_outbox_slot(coalesce(nullif(e.aggregate_id, ''), e.id::text)), e.aggregate_type, nullif(e.aggregate_id, ''), e.event_type, e.subject, e.payload::jsonb, e.correlation_id, e.traceparent
     FROM (SELECT unnest($2::uuid[]) AS id, unnest($3::text[]) AS aggregate_type,
         unnest($4::text[]) AS aggregate_id, unnest($5::text[]) AS event_type, unnest($6::text[]) AS subject,
-        unnest($7::text[]) AS payload, unnest($8::text[]) AS correlation_id) AS e
+        unnest($7::text[]) AS payload, unnest($8::text[]) AS correlation_id,
+        unnest($9::text[]) AS traceparent) AS e
     ON CONFLICT (id) DO NOTHING)
 SELECT pg_notify($1::text, '')
 `
@@ -32,6 +33,7 @@ type AddEventsParams struct {
 	Subjects       []string
 	Payloads       []string
 	CorrelationIds []string
+	Traceparents   []string
 }
 
 // In the order given. An id that is there already is the same event. Wakes the relays at commit.
@@ -45,6 +47,7 @@ func (q *Queries) AddEvents(ctx context.Context, arg AddEventsParams) error {
 		arg.Subjects,
 		arg.Payloads,
 		arg.CorrelationIds,
+		arg.Traceparents,
 	)
 	return err
 }
@@ -130,7 +133,7 @@ func (q *Queries) OutboxBacklog(ctx context.Context) (OutboxBacklogRow, error) {
 }
 
 const parkedEvents = `-- name: ParkedEvents :many
-SELECT o.id, o.aggregate_type, o.aggregate_id, o.event_type, o.subject, o.payload, o.correlation_id, o.created_at, o.attempts
+SELECT o.id, o.aggregate_type, o.aggregate_id, o.event_type, o.subject, o.payload, o.correlation_id, o.traceparent, o.created_at, o.attempts
 FROM token_outbox o
 WHERE o.parked_at IS NOT NULL AND o.published_at IS NULL AND starts_with(o.subject, $1::text) AND (o.next_at IS NULL OR o.next_at <= now())
 ORDER BY o.seq LIMIT $2 FOR UPDATE SKIP LOCKED
@@ -149,6 +152,7 @@ type ParkedEventsRow struct {
 	Subject       string
 	Payload       []byte
 	CorrelationID string
+	Traceparent   string
 	CreatedAt     time.Time
 	Attempts      int32
 }
@@ -171,6 +175,7 @@ func (q *Queries) ParkedEvents(ctx context.Context, arg ParkedEventsParams) ([]P
 			&i.Subject,
 			&i.Payload,
 			&i.CorrelationID,
+			&i.Traceparent,
 			&i.CreatedAt,
 			&i.Attempts,
 		); err != nil {
@@ -185,9 +190,9 @@ func (q *Queries) ParkedEvents(ctx context.Context, arg ParkedEventsParams) ([]P
 }
 
 const pendingEvents = `-- name: PendingEvents :many
-SELECT p.id, p.aggregate_type, p.aggregate_id, p.event_type, p.subject, p.payload, p.correlation_id, p.created_at, p.attempts
+SELECT p.id, p.aggregate_type, p.aggregate_id, p.event_type, p.subject, p.payload, p.correlation_id, p.traceparent, p.created_at, p.attempts
 FROM token_outbox_slots s CROSS JOIN LATERAL (
-    SELECT o.id, o.seq, o.aggregate_type, o.aggregate_id, o.event_type, o.subject, o.payload, o.correlation_id, o.created_at, o.attempts
+    SELECT o.id, o.seq, o.aggregate_type, o.aggregate_id, o.event_type, o.subject, o.payload, o.correlation_id, o.traceparent, o.created_at, o.attempts
     FROM token_outbox o
     WHERE o.slot = s.slot AND o.published_at IS NULL AND o.parked_at IS NULL AND (o.next_at IS NULL OR o.next_at <= now())
       AND NOT EXISTS (SELECT 1 FROM token_outbox b WHERE b.slot = o.slot AND b.aggregate_id = o.aggregate_id
@@ -210,6 +215,7 @@ type PendingEventsRow struct {
 	Subject       string
 	Payload       []byte
 	CorrelationID string
+	Traceparent   string
 	CreatedAt     time.Time
 	Attempts      int32
 }
@@ -233,6 +239,7 @@ func (q *Queries) PendingEvents(ctx context.Context, arg PendingEventsParams) ([
 			&i.Subject,
 			&i.Payload,
 			&i.CorrelationID,
+			&i.Traceparent,
 			&i.CreatedAt,
 			&i.Attempts,
 		); err != nil {

@@ -35,7 +35,7 @@ func (q *Queries) FindPurchaseKey(ctx context.Context, arg FindPurchaseKeyParams
 }
 
 const findSaga = `-- name: FindSaga :one
-SELECT id, user_id, org_id, provider, tokens, idempotency_key, status, created_at, updated_at, amount, currency, price, correlation_id, quota_max, backward, recovered, asks, payment_id, failure, attempts, last_error, parked_at, park_reason, next_at, lease_token, lease_owner, lease_until, refill FROM token_purchase_saga WHERE id = $1
+SELECT id, user_id, org_id, provider, tokens, idempotency_key, status, created_at, updated_at, amount, currency, price, correlation_id, quota_max, backward, recovered, asks, payment_id, failure, attempts, last_error, parked_at, park_reason, next_at, lease_token, lease_owner, lease_until, refill, traceparent FROM token_purchase_saga WHERE id = $1
 `
 
 func (q *Queries) FindSaga(ctx context.Context, id uuid.UUID) (TokenPurchaseSaga, error) {
@@ -70,14 +70,15 @@ func (q *Queries) FindSaga(ctx context.Context, id uuid.UUID) (TokenPurchaseSaga
 		&i.LeaseOwner,
 		&i.LeaseUntil,
 		&i.Refill,
+		&i.Traceparent,
 	)
 	return i, err
 }
 
 const insertSaga = `-- name: InsertSaga :exec
 WITH written AS (
-INSERT INTO token_purchase_saga (id, user_id, org_id, provider, tokens, idempotency_key, status, created_at, updated_at, amount, currency, price, quota_max, correlation_id, refill, next_at)
-VALUES ($1, $2, $3, $4, $5, $6, 'STARTED', $7, $7, $8, $9, $10, $11, $12, $13, now()))
+INSERT INTO token_purchase_saga (id, user_id, org_id, provider, tokens, idempotency_key, status, created_at, updated_at, amount, currency, price, quota_max, correlation_id, traceparent, refill, next_at)
+VALUES ($1, $2, $3, $4, $5, $6, 'STARTED', $7, $7, $8, $9, $10, $11, $12, $13, $14, now()))
 SELECT pg_notify('leaky_sagas', '')
 `
 
@@ -94,6 +95,7 @@ type InsertSagaParams struct {
 	Price          int64
 	QuotaMax       int64
 	CorrelationID  string
+	Traceparent    string
 	Refill         string
 }
 
@@ -112,6 +114,7 @@ func (q *Queries) InsertSaga(ctx context.Context, arg InsertSagaParams) error {
 		arg.Price,
 		arg.QuotaMax,
 		arg.CorrelationID,
+		arg.Traceparent,
 		arg.Refill,
 	)
 	return err
@@ -156,7 +159,7 @@ func (q *Queries) ListSagaSteps(ctx context.Context, sagaID uuid.UUID) ([]ListSa
 }
 
 const listSagas = `-- name: ListSagas :many
-SELECT id, user_id, org_id, provider, tokens, idempotency_key, status, created_at, updated_at, amount, currency, price, correlation_id, quota_max, backward, recovered, asks, payment_id, failure, attempts, last_error, parked_at, park_reason, next_at, lease_token, lease_owner, lease_until, refill FROM token_purchase_saga
+SELECT id, user_id, org_id, provider, tokens, idempotency_key, status, created_at, updated_at, amount, currency, price, correlation_id, quota_max, backward, recovered, asks, payment_id, failure, attempts, last_error, parked_at, park_reason, next_at, lease_token, lease_owner, lease_until, refill, traceparent FROM token_purchase_saga
 WHERE ($1::text = '' OR status = $1) AND (NOT $2::boolean OR parked_at IS NOT NULL) AND (NOT $3::boolean OR status NOT IN ('COMPLETED', 'FAILED'))
   AND (created_at, id) < ($4::timestamptz, $5::uuid)
 ORDER BY created_at DESC, id DESC LIMIT $6
@@ -217,6 +220,7 @@ func (q *Queries) ListSagas(ctx context.Context, arg ListSagasParams) ([]TokenPu
 			&i.LeaseOwner,
 			&i.LeaseUntil,
 			&i.Refill,
+			&i.Traceparent,
 		); err != nil {
 			return nil, err
 		}

@@ -53,7 +53,7 @@ const claimSagas = `-- name: ClaimSagas :many
 UPDATE token_purchase_saga SET lease_token = gen_random_uuid(), lease_owner = $1, lease_until = now() + $2::interval, next_at = now() + $2::interval,
   asks = asks + CASE WHEN status = 'STARTED' AND backward AND asks = 0 THEN 0 ELSE 1 END
 WHERE id IN (SELECT id FROM token_purchase_saga WHERE next_at <= now() ORDER BY next_at LIMIT $3 FOR UPDATE SKIP LOCKED)
-RETURNING id, user_id, org_id, provider, tokens, idempotency_key, status, created_at, updated_at, amount, currency, price, correlation_id, quota_max, backward, recovered, asks, payment_id, failure, attempts, last_error, parked_at, park_reason, next_at, lease_token, lease_owner, lease_until, refill
+RETURNING id, user_id, org_id, provider, tokens, idempotency_key, status, created_at, updated_at, amount, currency, price, correlation_id, quota_max, backward, recovered, asks, payment_id, failure, attempts, last_error, parked_at, park_reason, next_at, lease_token, lease_owner, lease_until, refill, traceparent
 `
 
 type ClaimSagasParams struct {
@@ -102,6 +102,7 @@ func (q *Queries) ClaimSagas(ctx context.Context, arg ClaimSagasParams) ([]Token
 			&i.LeaseOwner,
 			&i.LeaseUntil,
 			&i.Refill,
+			&i.Traceparent,
 		); err != nil {
 			return nil, err
 		}

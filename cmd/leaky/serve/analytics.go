@@ -37,7 +37,7 @@ func serveAnalytics(ctx context.Context, s service) error {
 	if err != nil {
 		return err
 	}
-	purchases, err := analytics.NewPurchaseConsumer(js, store, metrics, analytics.ConsumerConfig{Log: s.log})
+	purchases, err := analytics.NewPurchaseConsumer(js, store, metrics, analytics.ConsumerConfig{Log: s.log, Traces: s.traces})
 	if err != nil {
 		return err
 	}

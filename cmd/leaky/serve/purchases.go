@@ -15,7 +15,7 @@ import (
 // tiers and the flag follow leaky.yaml while it runs; a purchase keeps the price it was made at.
 func openPurchases(s service, pool *pgxpool.Pool, members saga.Members, policy func() ledger.Policy) (*saga.Service, error) {
 	p := s.cfg.Purchases
-	reach := payment.Config{URL: p.Payment.URL, Timeout: p.Payment.Timeout}
+	reach := payment.Config{URL: p.Payment.URL, Timeout: p.Payment.Timeout, Spans: s.traces.Transport}
 	if p.Payment.APIKeyEnv != "" {
 		reach.APIKey = os.Getenv(p.Payment.APIKeyEnv)
 	}
