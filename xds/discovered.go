@@ -14,9 +14,18 @@ import (
 
 // registered are the endpoints of a service by the registry.
 func (s source) registered(service string, file []netaddr.Addr) ([]netaddr.Addr, map[netaddr.Addr]model.Place) {
+	return places(s.registry.Endpoints(service, file))
+}
+
+// placed are the endpoints of a provider where something else than its URL says where they are.
+func (s source) placed(provider string) ([]netaddr.Addr, map[netaddr.Addr]model.Place) {
+	return places(s.registry.At(discovery.OfProvider(provider)))
+}
+
+func places(endpoints []discovery.Endpoint) ([]netaddr.Addr, map[netaddr.Addr]model.Place) {
 	var at []netaddr.Addr
 	places := map[netaddr.Addr]model.Place{}
-	for _, e := range s.registry.Endpoints(service, file) {
+	for _, e := range endpoints {
 		at = append(at, e.Addr)
 		places[e.Addr] = model.Place{Weight: e.Weight, Zone: e.Zone}
 	}

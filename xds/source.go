@@ -69,7 +69,7 @@ func (s source) translate(set *settings.Settings) (loaded, error) {
 		Key: func(name string, k config.ProviderKey) (string, error) { return s.keys.read(set.Path(), name, k) }}
 	number := uint64(0)
 	if s.registry != nil {
-		number, in.Registered = s.registry.Number(), s.registered
+		number, in.Registered, in.Placed = s.registry.Number(), s.registered, s.placed
 	}
 	if s.issuer != nil {
 		asked.TLS.Mode = config.TLSMutual

@@ -35,6 +35,8 @@ func schema(t *testing.T) []byte {
 				return &jsonschema.Schema{Type: "string", Pattern: `^([0-9]*(\.[0-9]*)?(ns|us|µs|ms|s|m|h))+$|^0$`, Examples: []any{"500ms", "30s", "10m", "1h"}}
 			case reflect.TypeFor[config.Part]():
 				return &jsonschema.Schema{OneOf: []*jsonschema.Schema{{Type: "integer", Minimum: "0"}, choice("refuse")}}
+			case reflect.TypeFor[config.KubernetesService]():
+				return &jsonschema.Schema{Type: "string", Pattern: `^[a-z0-9-]+/[a-z0-9-]+:[a-z0-9-]+$`, Examples: []any{"models/vllm:http"}}
 			case reflect.TypeFor[config.Protocol]():
 				return choice(config.ProtocolOpenAI, config.ProtocolAnthropic, config.ProtocolGemini)
 			case reflect.TypeFor[config.KeyStrategy]():

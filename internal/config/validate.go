@@ -108,7 +108,7 @@ func (c *Config) validate() []Mistake {
 	c.Purchases.validate(v, c.Providers)
 	c.Pools.validate(v)
 	c.Dimensions.validate(v)
-	c.Discovery.validate(v)
+	c.validateDiscovery(v)
 	c.Analytics.validate(v)
 	c.Tracing.validate(v)
 	validateWebhooks(v, c.Webhooks)

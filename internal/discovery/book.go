@@ -29,12 +29,13 @@ type book struct {
 	changes chan struct{} // holds one once there is something new
 
 	mu        sync.Mutex
-	known     map[string]*entry // by key
-	away      bool              // NATS is
-	number    uint64            // of the last change
-	published uint64            // the change that Envoys have
-	waiting   map[string]waiter // by key
-	refused   map[string]bool   // services whose last registration was not taken
+	known     map[string]*entry   // by key
+	placed    map[string][]*entry // by service, see Place
+	away      bool                // NATS is
+	number    uint64              // of the last change
+	published uint64              // the change that Envoys have
+	waiting   map[string]waiter   // by key
+	refused   map[string]bool     // services whose last registration was not taken
 }
 
 type entry struct {
@@ -50,7 +51,7 @@ type waiter struct {
 }
 
 func newBook(c TrackerConfig) book {
-	return book{site: c.Site, far: c.Far, log: c.Log, changes: make(chan struct{}, 1), known: map[string]*entry{},
+	return book{site: c.Site, far: c.Far, log: c.Log, changes: make(chan struct{}, 1), known: map[string]*entry{}, placed: map[string][]*entry{},
 		waiting: map[string]waiter{}, refused: map[string]bool{}}
 }
 
@@ -203,6 +204,11 @@ func (b *book) List() []Instance {
 	for _, e := range b.known {
 		all = append(all, e.Instance)
 	}
+	for _, placed := range b.placed {
+		for _, e := range placed {
+			all = append(all, e.Instance)
+		}
+	}
 	slices.SortFunc(all, func(x, y Instance) int { return cmp.Compare(x.key(), y.key()) })
 	return all
 }
@@ -217,15 +223,18 @@ type Endpoint struct {
 // Endpoints are where a service is called: at the addresses of the file, less those whose process is
 // known not to serve, and at those of processes that the file does not name. There is always one:
 // where nobody serves, those are asked that last did and have not said that they end, and the file's
-// if there is none. While NATS is away none that was there goes.
+// if there is none. While NATS is away none that was there goes. Where another says who serves (see
+// Place), an address of the file of which nothing is known is not called.
 func (b *book) Endpoints(service string, file []netaddr.Addr) []Endpoint {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	registered := b.of(service, file)
+	told := b.withPlaced(service, file[0].Network, registered)
 	var serving, doubtful []Endpoint
 	for _, at := range file {
 		e, known := registered[at]
 		switch {
+		case !known && told:
 		case !known:
 			serving = append(serving, Endpoint{Addr: at, Weight: 1})
 		case e.State == Serving || b.away:

@@ -40,6 +40,16 @@ func (s *story) passes(d time.Duration, connected bool) {
 	s.book.look(s.now, connected)
 }
 
+// places has another say who serves the service: ADDRESS=STATE each.
+func (s *story) places(all ...string) {
+	var instances []Instance
+	for _, text := range all {
+		address, state, _ := strings.Cut(text, "=")
+		instances = append(instances, Instance{Site: Kubernetes, Part: "pod", Address: address, Weight: 1, Zone: "k", State: State(state)})
+	}
+	s.book.Place("ratelimit", instances)
+}
+
 // at are the endpoints beside the file's, as ADDRESS*WEIGHT@ZONE.
 func (s *story) at(file ...string) []string {
 	s.t.Helper()

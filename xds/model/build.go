@@ -34,11 +34,13 @@ type Input struct {
 	// Registered are the addresses at which a service is called by now, at least one, when those of the
 	// file are these; nil: they stay.
 	Registered func(service string, file []netaddr.Addr) ([]netaddr.Addr, map[netaddr.Addr]Place)
+	// Placed are the addresses behind a provider's URL; none, or nil: DNS says.
+	Placed func(provider string) ([]netaddr.Addr, map[netaddr.Addr]Place)
 }
 
 // Build makes the gateway and its secrets. Every mistake is reported, joined.
 func Build(in Input) (*Gateway, []Secret, error) {
-	b := &builder{cfg: in.Config, dir: in.StateDir, key: in.Key, registered: in.Registered, providers: map[string]provider{}}
+	b := &builder{cfg: in.Config, dir: in.StateDir, key: in.Key, registered: in.Registered, placed: in.Placed, providers: map[string]provider{}}
 	g := &Gateway{Limits: in.Limits, Requests: Requests{Off: !in.Config.Flags.Gateway.RateLimiting,
 		Key: in.Config.Gateway.RateLimit.KeyStrategy, Whitelist: in.Config.Gateway.RateLimit.Whitelist}, CORS: in.Config.Gateway.CORS}
 	if in.Config.TLS.Mutual() {
@@ -76,6 +78,7 @@ type builder struct {
 	providers map[string]provider
 
 	registered func(string, []netaddr.Addr) ([]netaddr.Addr, map[netaddr.Addr]Place) // as Input's
+	placed     func(string) ([]netaddr.Addr, map[netaddr.Addr]Place)                 // as Input's
 	upstreams  []Cluster                                                             // of the providers
 	moved      []Route                                                               // to fallbacks
 	guarded    []Cluster                                                             // see guard

@@ -43,6 +43,12 @@ func (b *builder) providerClusters() []Cluster {
 		plain := Cluster{Stat: "provider-" + name, Addr: netaddr.Addr{Network: "tcp", Host: u.Hostname(), Port: port(u)}, TLS: u.Scheme == "https",
 			Host: u.Hostname(), ConnectTimeout: p.ConnectTimeout, MaxRequests: uint32(p.MaxRequests), MaxPending: uint32(p.MaxPending),
 			Provider: true, RetryBudget: float64(p.RetryBudget), Outlier: Outlier{Outlier: p.Outlier}}
+		var at []netaddr.Addr
+		var places map[netaddr.Addr]Place
+		if b.placed != nil {
+			at, places = b.placed(name)
+		}
+		plain.Discover = len(at) > 0
 		keyed := b.keyed(name, p, plain)
 		if len(keyed) == 0 {
 			b.providers[name] = provider{Provider: p, name: name, down: true}
@@ -58,12 +64,21 @@ func (b *builder) providerClusters() []Cluster {
 		made := provider{Provider: p, name: name, egress: inner.Name, host: u.Host, base: base(name, p.Protocol, u.EscapedPath())}
 		for _, k := range keyed {
 			made.shares = append(made.shares, Share{Cluster: k.Name, Weight: k.weight})
-			clusters = append(clusters, k.Cluster)
+			clusters = append(clusters, k.Cluster.at(at, places))
 		}
 		b.providers[name] = made
-		clusters = append(clusters, inner)
+		clusters = append(clusters, inner.at(at, places))
 	}
 	return clusters
+}
+
+// at is the cluster with other endpoints than its URL's, if there are any. They are no part of its name:
+// they come and go while it stays.
+func (c Cluster) at(addrs []netaddr.Addr, places map[netaddr.Addr]Place) Cluster {
+	if len(addrs) > 0 {
+		c.Addr, c.More, c.Places = addrs[0], addrs[1:], places
+	}
+	return c
 }
 
 // keyedCluster is a provider's cluster with one of its keys.

@@ -1,6 +1,7 @@
 package protos
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 
@@ -79,7 +80,7 @@ func connectTimeout(c model.Cluster) time.Duration {
 	return time.Second
 }
 
-// discover says where the endpoints come from: EDS for our own services with a
+// discover says where the endpoints come from: EDS for what is discovered and has a
 // numeric address, DNS for names, the cluster itself otherwise.
 func discover(c model.Cluster, out *clusterv3.Cluster) {
 	switch {
@@ -199,7 +200,7 @@ func injector(c model.Cluster) *injectorv3.CredentialInjector {
 // transport is TLS that accepts only a certificate for the provider's name.
 func transport(c model.Cluster, trust Trust) *corev3.TransportSocket {
 	name, kind := c.Host, tlsv3.SubjectAltNameMatcher_DNS
-	if numeric(c) { // server name indication is for names (RFC 6066)
+	if _, err := netip.ParseAddr(c.Host); err == nil { // server name indication is for names (RFC 6066)
 		name, kind = "", tlsv3.SubjectAltNameMatcher_IP_ADDRESS
 	}
 	return &corev3.TransportSocket{Name: "envoy.transport_sockets.tls",

@@ -3,13 +3,17 @@ package serve
 import (
 	"context"
 	"errors"
+	"log/slog"
+	"maps"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/discovery"
+	"github.com/leaky-tokens/leaky-tokens/internal/discovery/endpointslices"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/xds"
 	"github.com/leaky-tokens/leaky-tokens/xds/history"
@@ -29,6 +33,10 @@ func serveXDS(ctx context.Context, s service) error {
 		return err
 	}
 	registry := discovery.NewTracker(discovery.TrackerConfig{Conn: nc, Site: discovery.SiteOf(s.dir), Far: s.cfg.TLS.Mutual(), Log: s.log})
+	pods, err := podsIn(s.cfg.Discovery.Kubernetes, registry, s.log)
+	if err != nil {
+		return err
+	}
 	x, err := xds.New(xds.Config{Settings: s.first, Files: s.files, StateDir: s.dir, Getenv: os.Getenv, Log: s.log, Metrics: s.metrics,
 		Reload: hangups(ctx), Recorder: recorder, Registry: registry})
 	if err != nil {
@@ -47,12 +55,30 @@ func serveXDS(ctx context.Context, s service) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return x.Run(ctx, grpcListener) })
 	g.Go(func() error { return registry.Run(ctx) })
+	if pods != nil {
+		g.Go(func() error { return pods.Run(ctx) })
+	}
 	g.Go(func() error {
 		recorder.Run(ctx)
 		return nil
 	})
 	g.Go(func() error { return httpapi.Serve(ctx, httpListener, common.Wrap(x.Handler())) })
 	return g.Wait()
+}
+
+// podsIn follows the pods that the configuration asks Kubernetes for; nil: it asks for none.
+func podsIn(k config.Kubernetes, registry *discovery.Tracker, log *slog.Logger) (*endpointslices.Follower, error) {
+	if !k.Any() {
+		return nil, nil
+	}
+	all := maps.Clone(k.Services)
+	if all == nil {
+		all = map[string]config.KubernetesService{}
+	}
+	for name, of := range k.Providers {
+		all[discovery.OfProvider(name)] = of
+	}
+	return endpointslices.New(endpointslices.Config{Kubeconfig: k.Kubeconfig, Services: all, Placed: registry.Place, Log: log})
 }
 
 // hangups passes on each SIGHUP until ctx ends.

@@ -81,6 +81,29 @@ capabilities: {drop: [ALL]}
 {{ toYaml (mustMergeOverwrite $base (deepCopy .Values.config)) }}
 {{- end }}
 
+{{- /* The namespaces whose EndpointSlices xds follows, by config.discovery.kubernetes; empty: none. */ -}}
+{{- define "leaky.lookedUp" -}}
+{{- $in := list -}}
+{{- $kubernetes := dig "discovery" "kubernetes" dict .Values.config | default dict -}}
+{{- range list "providers" "services" -}}
+{{- range dig . dict $kubernetes -}}
+{{- $in = append $in (. | splitList "/" | first) -}}
+{{- end -}}
+{{- end -}}
+{{- $in | uniq | sortAlpha | join " " -}}
+{{- end }}
+
+{{- define "leaky.mounts" -}}
+- {name: state, mountPath: /var/lib/leaky-tokens}
+- {name: run, mountPath: /var/lib/leaky-tokens/run}
+- {name: tmp, mountPath: /tmp}
+- {name: config, mountPath: /etc/leaky/config, readOnly: true}
+- {name: secrets, mountPath: /etc/leaky/secrets, readOnly: true}
+{{- if .Values.providerKeysSecret }}
+- {name: providers, mountPath: /etc/leaky/providers, readOnly: true}
+{{- end }}
+{{- end }}
+
 {{- define "leaky.configData" -}}
 leaky.yaml: |
   {{- include "leaky.config" . | nindent 2 }}
