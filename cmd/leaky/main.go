@@ -24,6 +24,7 @@ type cli struct {
 	Up      upCommand      `cmd:"" group:"The stack" help:"Start everything in the background and prove it with one real call."`
 	Down    downCommand    `cmd:"" group:"The stack" help:"Stop everything; data stays."`
 	Ps      psCommand      `cmd:"" group:"The stack" help:"List the parts and how they are."`
+	Slow    slowCommand    `cmd:"" group:"The stack" help:"Say whom the gateway waits for, and what is slower than it should be."`
 	Status  statusCommand  `cmd:"" group:"The stack" help:"Say whether all is well; the exit code tells."`
 	Logs    logsCommand    `cmd:"" group:"The stack" help:"Print the log of one part."`
 	Start   startCommand   `cmd:"" group:"The stack" help:"Start a stopped part and wait until it is ready."`
@@ -51,6 +52,7 @@ type cli struct {
 	Orgs    orgsCommand    `cmd:"" group:"Tools" help:"Organisations and their members: list, create, rename, add, remove."`
 	Teams   teamsCommand   `cmd:"" group:"Tools" help:"The teams of an organisation: list, create, delete."`
 	Users   usersCommand   `cmd:"" group:"Tools" help:"List the users."`
+	Charges chargesCommand `cmd:"" group:"Tools" help:"List what a user was charged for, and which calls look like a second try."`
 	Usage   usageCommand   `cmd:"" group:"Tools" help:"Sum up who used what: by team, user, model, key or any other dimension."`
 	Apply   applyCommand   `cmd:"" group:"Tools" help:"Make organisations, teams and members what a file says."`
 	Keys    keysCommand    `cmd:"" group:"Tools" help:"The keys that sign access tokens: list them, rotate them."`

@@ -29,7 +29,8 @@ func (p *Plan) postgres(s store, bin string) supervisor.Part {
 	return supervisor.Part{
 		Name: s.Name, Address: s.listen.String(), Path: filepath.Join(bin, "postgres"), Env: db.env, Dir: db.dir, User: db.user,
 		Args: []string{"-D", db.data(), "-c", "listen_addresses=" + s.listen.Host, "-c", "port=" + strconv.Itoa(s.listen.Port),
-			"-c", "unix_socket_directories=" + socket, "-c", "max_connections=200", "-c", "shared_buffers=64MB"},
+			"-c", "unix_socket_directories=" + socket, "-c", "max_connections=200", "-c", "shared_buffers=64MB",
+			"-c", "log_lock_waits=on"},
 		Prepare: db.prepare, Ready: both(postgresReady(s.url), p.rolesReady(s)),
 		StopSignal:  syscall.SIGINT,  // fast shutdown: rolls back, ends sessions
 		DeathSignal: syscall.SIGQUIT, // immediate shutdown takes its own children along; SIGKILL leaves them a moment
