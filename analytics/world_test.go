@@ -31,7 +31,7 @@ func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 // openStore is a migrated store on a database of its own.
 func openStore(t *testing.T, url string) *Store {
 	t.Helper()
-	store, err := NewStore(StoreConfig{URL: url, Timeout: 30 * time.Second, Log: quiet()})
+	store, err := NewStore(StoreConfig{URL: url, Timeout: 2 * time.Minute, Log: quiet()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -336,30 +336,34 @@ func TestRetriesBeforeTheFirstByte(t *testing.T) {
 	}
 }
 
-// TestOneHostIsLeftAlone and asked again later.
+// TestOneHostIsLeftAlone after so many failures, for as long as is said.
 func TestOneHostIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	var well atomic.Bool
-	o := newOther(t, func(w http.ResponseWriter, _ *http.Request) {
-		if !well.Load() {
-			w.WriteHeader(503)
+	failing := func(ejection time.Duration) (*gateway, *other) {
+		o := newOther(t, func(w http.ResponseWriter, _ *http.Request) {
+			if !well.Load() {
+				w.WriteHeader(503)
+			}
+		})
+		g := start(t, func(cfg *config.Config) {
+			provide(cfg, "one", o.url, func(p *config.Provider) { p.Outlier = config.Outlier{Failures: 4, Ejection: ejection} })
+			cfg.Models = []config.Model{{Name: "first", Provider: "one"}}
+		}, nil)
+		for range 8 {
+			if a := g.do(t, "POST", chatPath, `{"model":"first","messages":[]}`); a.status != 503 {
+				t.Fatalf("want 503, got %d %s", a.status, a.body)
+			}
 		}
-	})
-	g := start(t, func(cfg *config.Config) {
-		provide(cfg, "one", o.url, func(p *config.Provider) { p.Outlier = config.Outlier{Failures: 4, Ejection: 5 * time.Second} })
-		cfg.Models = []config.Model{{Name: "first", Provider: "one"}}
-	}, nil)
-	for range 8 {
-		if a := g.do(t, "POST", chatPath, `{"model":"first","messages":[]}`); a.status != 503 {
-			t.Fatalf("want 503, got %d %s", a.status, a.body)
-		}
+		return g, o
 	}
-	if n := o.calls.Load(); n != 4 {
-		t.Errorf("want 4 calls, got %d", n)
+	if _, long := failing(time.Hour); long.calls.Load() != 4 {
+		t.Errorf("want 4 calls, got %d", long.calls.Load())
 	}
+	short, _ := failing(time.Second)
 	well.Store(true)
 	testenv.Eventually(t, "the provider asked again", func() bool {
-		return g.do(t, "POST", chatPath, `{"model":"first","messages":[]}`).status == 200
+		return short.do(t, "POST", chatPath, `{"model":"first","messages":[]}`).status == 200
 	})
 }
 

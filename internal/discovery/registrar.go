@@ -10,12 +10,15 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 )
 
 const (
 	renewals     = 5                      // in a lease
 	startLook    = 100 * time.Millisecond // between looks whether a process serves, until it does
 	leaveTimeout = 3 * time.Second        // for an answer of xds
+	arriving     = 500 * time.Millisecond // for what an Envoy's workers had sent here before they knew
 )
 
 // RegistrarConfig is what a Registrar needs.
@@ -110,7 +113,8 @@ func (r *Registrar) put(ctx context.Context, state State) error {
 	return err
 }
 
-// leave says that the process ends, and waits until no Envoy calls it.
+// leave says that the process ends, and waits until no Envoy calls it: an Envoy acknowledges the change
+// by its main thread, and its workers may be in the middle of a call of the old endpoints.
 func (r *Registrar) leave(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
 	defer cancel()
@@ -121,6 +125,9 @@ func (r *Registrar) leave(ctx context.Context) {
 		_, err := r.c.Conn.RequestWithContext(ctx, SubjectLeave(r.c.Instance.Service), []byte(r.c.Instance.key()))
 		if err != nil && !errors.Is(err, nats.ErrNoResponders) {
 			r.c.Log.Warn("envoys may not know yet that this process ends", slog.Any("error", err))
+		}
+		if err == nil {
+			retry.Pause(ctx, arriving)
 		}
 	}
 	if err := r.kv.Delete(ctx, r.c.Instance.key()); err != nil {
