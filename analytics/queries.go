@@ -10,19 +10,22 @@ import (
 
 // Filter says which events a query covers. Empty members filter nothing.
 type Filter struct {
-	Provider  string
-	UserID    string
-	OrgID     string
-	Team      string
-	KeyID     string
-	Account   string
-	Model     string // that answered, or was asked for where none did
-	EndUser   string
-	Session   string
-	RequestID string
-	TagName   string // with TagValue, which may be empty: calls without the tag
-	TagValue  string
-	From, To  time.Time // half-open [From, To), to the millisecond
+	Provider   string
+	UserID     string
+	OrgID      string
+	Team       string
+	KeyID      string
+	Account    string
+	Tier       string
+	Route      string
+	Model      string // that answered, or was asked for where none did
+	ModelAsked string
+	EndUser    string
+	Session    string
+	RequestID  string
+	TagName    string // with TagValue, which may be empty: calls without the tag
+	TagValue   string
+	From, To   time.Time // half-open [From, To), to the millisecond
 }
 
 // model is the SQL of the model that a call is counted under.
@@ -33,7 +36,8 @@ func (f Filter) where() (string, []any) {
 	terms, args := []string{"true"}, []any{}
 	for _, term := range []struct{ column, value string }{
 		{"provider", f.Provider}, {"user_id", f.UserID}, {"org_id", f.OrgID}, {"team", f.Team}, {"key_id", f.KeyID}, {"account", f.Account},
-		{model, f.Model}, {"end_user", f.EndUser}, {"session", f.Session}, {"request_id", f.RequestID},
+		{"tier", f.Tier}, {"route", f.Route}, {"model_asked", f.ModelAsked}, {model, f.Model},
+		{"end_user", f.EndUser}, {"session", f.Session}, {"request_id", f.RequestID},
 	} {
 		if term.value != "" {
 			terms, args = append(terms, term.column+" = ?"), append(args, term.value)

@@ -23,7 +23,8 @@ import (
 //	entrance        makes take: whose buckets, which, and how much of each
 //	admit           one round trip to Redis for all that came together
 //	admitUnknown    asks the token service first, where Redis does not know the pool, is not
-//	                believed about it, or refuses for want of money
+//	                believed about it, or refuses for want of money; and the books, where Redis
+//	                has lost what long limits count
 //	withoutRedis    lets leases or the route's outage mode decide
 //	conclude        counts, and finds what refused
 type admission struct {
@@ -31,6 +32,7 @@ type admission struct {
 	asked   []match.Descriptor // whose limits were looked for
 	matched match.Matched
 	take    store.Take
+	books   bool              // long limits are among matched, and the books know what was used of them
 	mode    config.OutageMode // of its route; closed where nobody but Redis may decide
 	caller  *grpcbatch.Call   // whose patience may end before the decision; nil: it waits
 
@@ -39,7 +41,7 @@ type admission struct {
 	taken   store.Taken
 	refusal match.Refusal // of taken's outcome Refused
 	shadow  []string      // rules in shadow or quota mode that would have refused
-	unknown bool          // the token service must be asked what the account owns
+	unknown bool          // somebody must be asked first: what the account owns, or what it used
 	dry     *store.Taken  // Redis' refusal for want of money, which that is asked about
 
 	doubtful bool  // what Redis decided is not believed, and undone first
@@ -60,7 +62,7 @@ func (s *Service) admit(ctx context.Context, all []*admission) {
 			s.withoutRedis(a, why)
 			continue
 		}
-		if a.unknown = s.doubts(&a.take); !a.unknown {
+		if a.unknown = s.doubts(&a.take) || s.windows.doubts(a); !a.unknown {
 			takes = append(takes, a.take)
 		}
 	}
@@ -87,8 +89,11 @@ func (s *Service) admit(ctx context.Context, all []*admission) {
 		case t.Err != nil:
 			s.metrics.holds.failed.Inc()
 			a.fail(unavailable(t.Err))
-		case a.take.Pool != store.PoolNone && s.trust.begun() != begun: // the call itself found another Redis
+		case a.take.ID != "" && (a.take.Pool != store.PoolNone || a.books) && s.trust.begun() != begun: // the call itself found another Redis
 			a.unknown, a.doubtful = true, true
+		case t.Outcome == store.Lost:
+			s.windows.forget()
+			a.unknown = true
 		case s.checks(&a.take, t.Outcome):
 			a.unknown = true
 			if dry(t.Outcome) {
@@ -100,12 +105,12 @@ func (s *Service) admit(ctx context.Context, all []*admission) {
 	}
 }
 
-// admitUnknown decides about a call whose account's pool was not known to Redis.
+// admitUnknown decides about a call of which Redis did not know what its account owns, or used.
 func (s *Service) admitUnknown(ctx context.Context, a *admission) {
 	bounded, cancel := context.WithTimeout(ctx, balance.AskWithin(s.timeout)+s.timeout)
 	defer cancel()
 	a.unknown = false
-	t, err := s.holdChecked(bounded, a)
+	t, err := s.holdRebuilt(bounded, a)
 	// Redis may have gone away meanwhile. A route that is open would get through Envoy whatever
 	// is answered, so who owns what is not waited for either: else nobody would count the call.
 	if errors.Is(err, store.ErrUnavailable) && (a.mode == config.OutageOpen || !errors.Is(err, errBalance)) {

@@ -131,6 +131,9 @@ func (s *Service) holdChecked(ctx context.Context, a *admission) (store.Taken, e
 			return store.Taken{}, err
 		}
 	}
+	if a.take.Pool == store.PoolNone {
+		return s.store.Hold(ctx, a.take)
+	}
 	t, err := s.holdKnown(ctx, a.take)
 	if a.dry != nil && errors.Is(err, errBalance) {
 		return *a.dry, nil

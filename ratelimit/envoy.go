@@ -64,6 +64,7 @@ func (s *Service) findLimits(p *policy, r *match.Request, out *envoyCall) {
 		account := match.Account(org, user, r.Descriptors)
 		count := r.Counting()
 		out.rules, out.asked, out.matched = rules, r.Descriptors, rules.Match(r.Descriptors, account, tier, count)
+		out.books = out.matched.Long && s.windows.on()
 		out.take = store.Take{Account: account, Buckets: out.matched.Buckets, Requests: count.Hits}
 		out.mode = p.outage.For(match.Route(r.Descriptors))
 	}
@@ -86,6 +87,7 @@ func (s *Service) findCallLimits(p *policy, r *match.Request, out *envoyCall) {
 	}
 	out.rules, out.asked = p.Rules, r.Descriptors[1:]
 	out.matched = p.Match(out.asked, c.Account, c.Tier, match.OneCall())
+	out.books = out.matched.Long && s.windows.on()
 	out.take = store.Take{Account: c.Account, ID: c.ID, Buckets: out.matched.Buckets, Requests: 1, Input: c.Input, Output: c.Output,
 		Fill: c.Fill, Facts: c.Facts(), Pool: s.part(p, limitpb.BalancePolicy_BALANCE_UNSPECIFIED, c.Tier, c.Provider),
 		Provider: c.Provider, Moves: c.Moves}

@@ -79,6 +79,7 @@ func (s *Service) enterHold(p *policy, r *limitpb.HoldRequest) (*admission, erro
 	account := match.Account(f.GetOrg(), f.GetUser(), descriptors)
 	a := &admission{rules: p.Rules, asked: descriptors, matched: p.Match(descriptors, account, f.GetTier(), match.OneCall()),
 		mode: config.OutageClosed}
+	a.books = a.matched.Long && s.windows.on()
 	a.take = store.Take{Account: account, ID: f.GetRequestId(), Buckets: a.matched.Buckets, Requests: 1,
 		Input: r.GetInputTokens(), Output: r.GetOutputTokens(), Fill: r.GetFillTokens(), Facts: record,
 		Pool: s.part(p, r.GetBalance(), f.GetTier(), f.GetProvider()), Provider: f.GetProvider(),

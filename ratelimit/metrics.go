@@ -37,6 +37,7 @@ type metrics struct {
 	outage *prometheus.CounterVec
 
 	asks     struct{ answered, failed prometheus.Counter }
+	booked   struct{ answered, failed prometheus.Counter }
 	balances struct{ applied, malformed prometheus.Counter }
 
 	expired, published, unpublished prometheus.Counter
@@ -77,6 +78,10 @@ func newMetrics(r prometheus.Registerer, s *Service) *metrics {
 		Help: "Pools asked of the token service because Redis did not know them; failed: no answer, and the calls got a 503."},
 		[]string{"outcome"})
 	m.asks.answered, m.asks.failed = asks.WithLabelValues("answered"), asks.WithLabelValues("failed")
+	rebuilt := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_limit_asks_total",
+		Help: "Questions for what was used of limits whose count Redis had lost; failed: no answer, and the calls were decided as in an outage."},
+		[]string{"outcome"})
+	m.booked.answered, m.booked.failed = rebuilt.WithLabelValues("answered"), rebuilt.WithLabelValues("failed")
 	changes := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_balance_changes_total",
 		Help: "Changes of pools told by the token service."}, []string{"outcome"})
 	m.balances.applied, m.balances.malformed = changes.WithLabelValues("applied"), changes.WithLabelValues("malformed")
@@ -116,7 +121,7 @@ func newMetrics(r prometheus.Registerer, s *Service) *metrics {
 			return 0
 		}))
 	}
-	r.MustRegister(holds, m.byRule, m.shadow, m.hits, m.unknownDomains, m.idleRules, settles, m.outage, asks, changes, m.expired,
+	r.MustRegister(holds, m.byRule, m.shadow, m.hits, m.unknownDomains, m.idleRules, settles, m.outage, asks, rebuilt, changes, m.expired,
 		m.published, m.unpublished, m.live, m.learned, open, m.heldTokens, m.oldestHold, m.unwritten, gateway)
 	return m
 }

@@ -103,6 +103,7 @@ type Config struct {
 	Prefix    string          // before every Redis key
 	Publisher Publisher       // nil: nobody holds, so that no hold expires and nothing is swept
 	Balances  Balances        // nil: no account has a pool
+	Booked    Booked          // nil: what Redis loses of long limits is lost
 	// Follow gives every change of a pool to apply until ctx ends; nil: there are none.
 	Follow  func(ctx context.Context, apply func(context.Context, balance.State) error)
 	Log     *slog.Logger
@@ -124,6 +125,7 @@ type Service struct {
 	publisher Publisher
 	asker     asker
 	trust     *trust
+	windows   *windows
 	redis     redisState
 	unwritten atomic.Pointer[error] // why calls cannot be written down
 	leases    *lease.Keeper
@@ -141,7 +143,7 @@ func New(c Config) (*Service, error) {
 		return nil, errors.New("make ratelimit: limits, log and metrics are needed")
 	}
 	s := &Service{reload: c.Reload, files: c.Files, holds: c.Holds, timeout: c.Timeout, publisher: c.Publisher,
-		asker: asker{balances: c.Balances}, trust: newTrust(), follow: c.Follow, log: c.Log}
+		asker: asker{balances: c.Balances}, trust: newTrust(), windows: newWindows(c.Booked), follow: c.Follow, log: c.Log}
 	if s.timeout <= 0 {
 		s.timeout = 500 * time.Millisecond
 	}
@@ -155,7 +157,12 @@ func New(c Config) (*Service, error) {
 	var err error
 	if s.store, err = store.New(store.Config{URL: c.RedisURL, Extra: c.Redis, Prefix: c.Prefix, Now: c.Now,
 		Lifetime:    c.Longest + c.Holds.Margin,
-		SettledKept: c.Holds.SettledKept, Changed: s.trust.changed,
+		SettledKept: c.Holds.SettledKept, Changed: func(older bool) {
+			s.trust.changed(older)
+			if older {
+				s.windows.changed()
+			}
+		},
 		DialTimeout: c.Outage.DialTimeout, Timeout: c.Outage.Timeout}); err != nil {
 		return nil, fmt.Errorf("make ratelimit: %w", err)
 	}

@@ -48,6 +48,9 @@ func (s *Service) Settle(ctx context.Context, r *limitpb.SettleRequest) (*limitp
 			s.log.LogAttrs(ctx, slog.LevelError, "hold cannot be settled", slog.String("request_id", batch[i].ID), slog.Any("error", one.Err))
 		}
 		s.metrics.settled(one.Status)
+		if one.Status == store.Unknown {
+			s.windows.unknown(batch[i].Account)
+		}
 		out.Settled[i] = &limitpb.Settled{RequestId: batch[i].ID, Status: settledStatus(one.Status), Held: one.Held, Charged: one.Charged,
 			Drawn: drawn(one), TakenUs: one.Taken}
 	}

@@ -184,6 +184,26 @@ func (p Params) untilSettled(s State, most float64, now int64) int64 {
 	return ceil((s.Settled-most)/p.Rate) + max(0, s.At-now)
 }
 
+// Span is how long what is used counts at most, in microseconds: a window, or the time in which a full
+// bucket drains; 0 for one that does not drain.
+func (p Params) Span() float64 {
+	switch {
+	case p.Window > 0:
+		return float64(p.Window)
+	case p.Rate > 0:
+		return p.Capacity / p.Rate
+	}
+	return 0
+}
+
+// Since is the moment from which on what was used may still count at now.
+func (p Params) Since(now int64) int64 {
+	if p.Window > 0 {
+		return p.begin(now)
+	}
+	return now - int64(min(p.Span(), 366*24*3600*1e6))
+}
+
 // Reset is how long until the bucket is empty, holds taken for used, in microseconds.
 func (p Params) Reset(s State, now int64) int64 {
 	switch {

@@ -33,17 +33,23 @@ func (k Kind) CountsAll() bool { return k == Counted || k == ShadowCounted }
 type Limit struct {
 	Kind   Kind
 	Params Params
+	// Long says that what is used counts for a day or more, so that it is worth asking for elsewhere if
+	// it is lost. (A day of the calendar may have 23 hours.)
+	Long   bool
 	packed string // for the scripts: kind, capacity, form
 	arg    any    // the same in an interface
 	drain  string // for a hold's record: form
 }
+
+// long is the least Span of a Long limit, as hold.lua has it, too.
+const long = 23 * 3600 * 1e6
 
 // NewLimit prepares a limit.
 func NewLimit(kind Kind, p Params) *Limit {
 	form := p.Form()
 	drain := Pack(form.Rate, float64(form.Window))
 	packed := string(kind) + Pack(p.Capacity) + drain
-	return &Limit{Kind: kind, Params: p, packed: packed, arg: packed, drain: drain}
+	return &Limit{Kind: kind, Params: p, Long: p.Span() >= long, packed: packed, arg: packed, drain: drain}
 }
 
 // Packed is the limit as a script takes it: its kind, and capacity and form as doubles.

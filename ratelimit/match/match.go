@@ -13,6 +13,7 @@ type Matched struct {
 	Limits  []*Limit
 	Buckets []bucket.Bucket
 	Counts  bool // some limits may only count
+	Long    bool // what is used counts for a day or more in some (bucket.Limit.Long)
 
 	labels []string // of metrics, where they are not the rule's name; nil: nowhere
 }
@@ -74,7 +75,7 @@ func (r *Rules) match(descriptors []Descriptor, account, tier string, c Counting
 		if m.addTo(b, c) {
 			continue
 		}
-		m.Limits = append(m.Limits, l)
+		m.Limits, m.Long = append(m.Limits, l), m.Long || l.Long
 		if r.labelled {
 			m.labels = append(m.labels, r.labels.of(rule, d))
 		}

@@ -76,7 +76,7 @@ func (s *Store) scriptOf(t Take) script {
 
 // holdArgs is the script's call.
 func (s *Store) holdArgs(t Take) []any {
-	args := s.scriptOf(t).begin(len(t.Buckets), 5+2*len(t.Buckets))
+	args := s.scriptOf(t).begin(len(t.Buckets), 6+2*len(t.Buckets))
 	keys, life, tail, print := len(t.Buckets), 0.0, "", ""
 	if t.ID != "" {
 		keys += 2
@@ -101,6 +101,9 @@ func (s *Store) holdArgs(t Take) []any {
 			continue
 		}
 		args = append(args, b.Limit.Argument())
+	}
+	if w := s.watches(t); w != "" {
+		args = append(args, w)
 	}
 	return args
 }

@@ -54,6 +54,9 @@ var lateLua string
 //go:embed lua/renew.lua
 var renewLua string
 
+//go:embed lua/raise.lua
+var raiseLua string
+
 //go:embed lua/balance.lua
 var balanceLua string
 
@@ -111,6 +114,7 @@ type Store struct {
 	pool       script
 	late       script
 	renew      script
+	raise      script
 }
 
 // New makes a store; it does not connect.
@@ -127,7 +131,7 @@ func New(c Config) (*Store, error) {
 		move:    newScript(common + releaseLua + "local moving = true\n" + holdLua),
 		settle:  newScript(common + releaseLua + correctLua + settleLua),
 		expire:  newScript(common + releaseLua + expireLua), finish: newScript(finishLua), pool: newScript(balanceLua),
-		late: newScript(common + releaseLua + lateLua), renew: newScript(common + releaseLua + renewLua)}
+		late: newScript(common + releaseLua + lateLua), renew: newScript(common + releaseLua + renewLua), raise: newScript(common + raiseLua)}
 	s.identity.changed = func(older bool) {
 		s.lacks()
 		if c.Changed != nil {
@@ -157,7 +161,7 @@ func (s *Store) Close() error { return s.client.Close() }
 
 // Ping asks the server for a sign of life and loads the scripts.
 func (s *Store) Ping(ctx context.Context) error {
-	for _, sc := range []script{s.hold, s.move, s.settle, s.expire, s.finish, s.pool, s.late, s.renew} {
+	for _, sc := range []script{s.hold, s.move, s.settle, s.expire, s.finish, s.pool, s.late, s.renew, s.raise} {
 		if err := s.client.ScriptLoad(ctx, sc.source).Err(); err != nil {
 			return fmt.Errorf("%w: %w", ErrUnavailable, err)
 		}
@@ -191,7 +195,9 @@ type Take struct {
 	Release bool
 	// Moves says that what the ID holds already is given back in the same step, if there is room for
 	// what is asked now; else it stays.
-	Moves    bool
+	Moves bool
+	// Watch says what is known of the server's data, if that matters to the buckets.
+	Watch    Watch
 	Pool     PoolPart
 	Provider string // whose pool, up to 255 bytes; with a Pool an ID is needed
 }
@@ -207,6 +213,7 @@ const (
 	Short    Outcome = 'B' // the pool holds too little
 	NoPool   Outcome = 'N' // there is no pool and one is required
 	Missing  Outcome = 'M' // the pool's state is not here: ask for it, SetBalance and try again
+	Lost     Outcome = 'W' // a long limit's bucket is not here, and the server's data is not what Take.Watch says
 )
 
 // String is the outcome in a word.

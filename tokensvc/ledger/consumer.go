@@ -40,10 +40,7 @@ type ConsumerConfig struct {
 
 // Consumer books the usage events of the stream. A message is acknowledged after the
 // commit of its batch: a crash between the two brings the batch again, and it is known.
-type Consumer struct {
-	*usage.Consumer
-	js jetstream.JetStream
-}
+type Consumer struct{ *usage.Consumer }
 
 // NewConsumer makes a consumer; Run starts it.
 func NewConsumer(cfg ConsumerConfig) (*Consumer, error) {
@@ -63,7 +60,7 @@ func NewConsumer(cfg ConsumerConfig) (*Consumer, error) {
 		return nil, err
 	}
 	cfg.Metrics.MustRegister(b.events, b.seconds)
-	return &Consumer{Consumer: c, js: cfg.JetStream}, nil
+	return &Consumer{c}, nil
 }
 
 // bookings is the handler.

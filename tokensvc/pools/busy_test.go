@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/ledger"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/migrations"
@@ -26,7 +27,7 @@ func (l lagging) CatchUp(ctx context.Context) error {
 	case <-l.caughtUp:
 		return nil
 	case <-ctx.Done():
-		return ledger.ErrBehind
+		return usage.ErrBehind
 	}
 }
 
@@ -133,7 +134,7 @@ type leisurely struct{}
 
 func (leisurely) CatchUp(ctx context.Context) error {
 	if end, bounded := ctx.Deadline(); bounded && time.Until(end) < balance.AskTimeout {
-		return ledger.ErrBehind
+		return usage.ErrBehind
 	}
 	return nil
 }

@@ -3,12 +3,15 @@ package serve
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/leaky-tokens/leaky-tokens/analytics"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/booked"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/membership"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/jwks"
@@ -75,6 +78,11 @@ func serveAnalytics(ctx context.Context, s service) error {
 	g.Go(func() error { return s.stores.Watch(ctx, topology.ClickHouse, store.Takes) })
 	g.Go(func() error { return consumer.Run(ctx) })
 	g.Go(func() error { return purchases.Run(ctx) })
+	g.Go(func() error {
+		return booked.Serve(ctx, nc, analytics.NewBooks(store, consumer), balance.AskWithin(s.cfg.Limits.Timeout), func(err error) {
+			s.log.LogAttrs(ctx, slog.LevelWarn, "the use of limits cannot be told", slog.Any("error", err))
+		})
+	})
 	g.Go(func() error { return metrics.WatchLag(ctx, consumer, 5*time.Second) })
 	g.Go(func() error { return compared.Run(ctx) })
 	g.Go(func() error { return told.Run(ctx) })

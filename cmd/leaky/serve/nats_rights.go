@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/booked"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/ledgerbook"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/membership"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/notice"
@@ -29,7 +30,7 @@ func NATSRights() map[string]natsd.Rights {
 		topology.Identity: {Publish: []string{revocation.Subject, revocation.SubjectHeartbeat},
 			Subscribe: []string{revocation.Subject, membership.Subject}, Answers: true},
 		topology.ExtAuthz: {Subscribe: []string{revocation.Subject, revocation.SubjectHeartbeat}},
-		topology.RateLimit: {Publish: slices.Concat([]string{usageOut, balance.SubjectAsk}, streams(),
+		topology.RateLimit: {Publish: slices.Concat([]string{usageOut, balance.SubjectAsk, booked.Subject}, streams(),
 			consumer(usage.Stream, ratelimit.Durable))},
 		topology.Meter: {Publish: append(streams(), usageOut)},
 		topology.TokenSvc: {Publish: slices.Concat([]string{usageOut, usage.SubjectsSaga, usage.SubjectsBalance, usage.SubjectDead,
@@ -58,8 +59,8 @@ func registering(service string) []string {
 // notices are its own, with a consumer for each webhook.
 func analyticsRights() natsd.Rights {
 	r := natsd.Rights{Publish: slices.Concat([]string{usage.SubjectDead, membership.Subject, ledgerbook.Subjects, notice.Subjects},
-		streams(), stream(notice.Stream), consumer(usage.Stream, "*"), consumer(notice.Stream, "*"),
-		[]string{"$JS.API.CONSUMER.DELETE." + usage.Stream + ".*"})}
+		streams(), lastMessage(), stream(notice.Stream), consumer(usage.Stream, "*"), consumer(notice.Stream, "*"),
+		[]string{"$JS.API.CONSUMER.DELETE." + usage.Stream + ".*"}), Subscribe: []string{booked.Subject}, Answers: true}
 	for _, durable := range []string{ledger.Durable, ratelimit.Durable} {
 		r.Deny = append(r.Deny, append(consumer(usage.Stream, durable), "$JS.API.CONSUMER.DELETE."+usage.Stream+"."+durable)...)
 	}

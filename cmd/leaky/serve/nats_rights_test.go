@@ -205,7 +205,7 @@ func TestPartsCanDoTheirWork(t *testing.T) {
 			if _, err := c.Attach(ctx); err != nil {
 				return err
 			}
-			if err := c.CatchUp(shortly(t)); err != nil && !errors.Is(err, ledger.ErrBehind) {
+			if err := c.CatchUp(shortly(t)); err != nil && !errors.Is(err, usage.ErrBehind) {
 				return err
 			}
 			return nil

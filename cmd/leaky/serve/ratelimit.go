@@ -10,6 +10,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/booked"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
@@ -43,7 +45,8 @@ func serveRateLimit(ctx context.Context, s service) error {
 	limiter, err := ratelimit.New(ratelimit.Config{Policy: limitPolicy(s.first), Files: s.files.Files, Reload: s.reloadLimits,
 		Holds: s.cfg.Holds, Timeout: s.cfg.Limits.Timeout, Longest: s.cfg.HoldLife(), IdleAfter: s.cfg.Limits.Idle,
 		Explain: s.cfg.Limits.Explain, RedisURL: s.cfg.Stores.Redis,
-		Publisher: priced{list, ratelimit.NewStream(publisher)}, Balances: balances, Follow: balances.Follow, Log: s.log, Metrics: s.metrics,
+		Publisher: priced{list, ratelimit.NewStream(publisher)}, Balances: balances, Follow: balances.Follow,
+		Booked: booked.NewClient(conn, balance.AskWithin(s.cfg.Limits.Timeout)), Log: s.log, Metrics: s.metrics,
 		Traces: s.traces})
 	if err != nil {
 		return err

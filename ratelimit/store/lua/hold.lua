@@ -14,7 +14,9 @@
 -- (0 asks for fill), fill, microseconds the hold lives (0: not recorded), the pool's part (0: not
 -- asked, 1: drawn on if there is one, 2: required), and of a recorded hold its hash;
 -- 2 the record's tail; then for each bucket its kind and three doubles: capacity and form, or
--- four: then the last is the bucket's own cost in requests, negative to give back.
+-- four: then the last is the bucket's own cost in requests, negative to give back; and at last, if
+-- what Redis has lost matters to long limits, a double and a key: since when its data is whole as far
+-- as the caller knows, and where that stands.
 --
 --   kind  takes                       refuses          of a refused request
 --   t     tokens, held                if there is no   takes nothing
@@ -29,7 +31,8 @@
 -- each bucket, as they are after the call. A bucket of kind T or R is shown with a call that it
 -- took nothing of, and so above capacity. Outcomes: A admitted, R a bucket refused, B the pool
 -- holds too little, N there is no pool and one is required, M the pool is not known here, D held
--- before by the same request.
+-- before by the same request, W a long limit has no bucket and what stands at the key is something
+-- else: the caller asks the books first.
 --
 -- What costs: a call of redis.call is as dear as a page of arithmetic, and a table dearer than
 -- draining a bucket again. So everything is read by one MGET and mostly written by one MSET, and
@@ -67,11 +70,16 @@ local filling = output == 0 and fill > 0
 if filling then granted = fill end
 
 -- Do all buckets have room (Fits)? The least that one of them grants is granted.
+local lost = false
 local changed = nil -- the places of buckets that were kept in another form
 local turned, owing, counted
 for i = 1, n do
   local kind, capacity, rate, window, own = struct.unpack('<c1ddd', ARGV[i + 2])
   local value = values[first + i]
+  if not value and ARGV[n + 3] and (window >= 82800000000 or window == 0 and rate > 0 and capacity / rate >= 82800000000) then
+    local begin = struct.unpack('<d', ARGV[n + 3])
+    lost = lost or tonumber(redis.call('GET', string.sub(ARGV[n + 3], 9)) or -1) ~= begin
+  end
   if value and #value >= 40 then
     local r, w = struct.unpack('<dd', value, 25)
     if r ~= rate or w ~= window then
@@ -161,8 +169,8 @@ if known then
 elseif record == 1 and values[1] then
   local _, h, _, o = struct.unpack('<c1ddd', values[1])
   outcome, cost, granted = 'D', h, o
-elseif refusal then
-  outcome, cost, granted = refusal, 0, 0
+elseif lost or refusal then
+  outcome, cost, granted = lost and 'W' or refusal, 0, 0
 end
 local reply = struct.pack('<c1ddd', outcome, now, cost, granted)
 -- What MSET writes: the record (its tail comes last), the pool, and buckets that hold something
