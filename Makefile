@@ -139,6 +139,13 @@ soak: parts ## Drive all at once for an hour (FOR=10m for less), and fail where 
 picture: build ## Draw the README's picture of the demo (needs make up)
 	@$(LEAKY) demo --for 10s | python3 docs/picture.py 'leaky demo --for 10s' > docs/demo.svg.new && mv docs/demo.svg.new docs/demo.svg
 
+# Prometheus where leaky.yaml says so: `make dashboards PROMETHEUS=http://127.0.0.1:9090`.
+PROMETHEUS ?= $$($(LEAKY) open -o json | sed -n 's|.*"url": "\(http://[^/]*\)/classic/alerts".*|\1|p')
+
+.PHONY: dashboards
+dashboards: build ## Draw the dashboards with the numbers of the last minutes into docs/dashboards (right after make up demo; needs chromium)
+	@$(GO) run ./deploy/dashboards/picture -prometheus "$(PROMETHEUS)" -out docs/dashboards
+
 .PHONY: golden
 golden: ## Rewrite the golden files of xds from the code
 	@$(GO) test ./xds/snapshot -update

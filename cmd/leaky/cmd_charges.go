@@ -106,8 +106,8 @@ func (k chargesCommand) Run(ctx context.Context, root *cli) error {
 		return err
 	}
 	for _, p := range made.Items {
-		all = append(all, charge{At: p.CreatedAt, What: "purchase", ID: p.SagaID.String(), Provider: p.Provider, Status: p.Status, Tokens: p.Tokens,
-			Cost: money(p.Amount, p.Currency), Reason: p.Reason})
+		all = append(all, charge{At: p.CreatedAt, What: "purchase", ID: p.SagaID.String(), Provider: p.Provider, Status: p.Status,
+			Tokens: p.Tokens, Cost: money(p.Amount, p.Currency), Reason: p.Reason})
 	}
 	alike(all)
 	slices.Reverse(all)

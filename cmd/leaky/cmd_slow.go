@@ -217,6 +217,7 @@ func (a asked) slowness(ctx context.Context) (s slowness, err error) {
 	if err != nil {
 		return s, err
 	}
+	maps.DeleteFunc(endpoints, func(name string, _ *timing) bool { return strings.HasPrefix(name, "stub-") }) // they stand for providers
 	s.Endpoints = sorted(endpoints, func(t *timing) float64 { return t.P95 })
 	s.Endpoints = s.Endpoints[:min(len(s.Endpoints), mostEndpoints)]
 	if s.Stores, err = a.by(ctx, `max by (store) (max_over_time(leaky_store_answer_secondsWINDOW))`, "store"); err != nil {
@@ -246,7 +247,8 @@ func (a asked) upstreams(ctx context.Context) ([]timing, error) {
 	failed, err := a.by(ctx, `sum by (envoy_cluster_name) (
 		sum by (envoy_cluster_name) (increase(envoy_cluster_upstream_rq_timeoutWINDOW)) or
 		label_replace(sum by (envoy_cluster_name) (increase(envoy_cluster_upstream_cx_connect_failWINDOW)), "why", "connect", "", "") or
-		label_replace(sum by (envoy_cluster_name) (increase(envoy_cluster_upstream_rq_xx{envoy_response_code_class="5"}WINDOW)), "why", "5xx", "", "")
+		label_replace(sum by (envoy_cluster_name) (increase(envoy_cluster_upstream_rq_xx{envoy_response_code_class="5"}WINDOW)),
+			"why", "5xx", "", "")
 		) > 0.5`, cluster)
 	if err != nil {
 		return nil, err

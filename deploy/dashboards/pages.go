@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 )
 
 // pages are all dashboards, by the name of their file.
@@ -24,7 +25,7 @@ func (p page) queries() []string {
 	for _, r := range p.rows {
 		for _, one := range r.panels {
 			for _, q := range one.queries {
-				all = append(all, plainQuery(q.expr))
+				all = append(all, PlainQuery(q.expr, 30*time.Minute))
 			}
 		}
 	}
@@ -47,8 +48,8 @@ func Markdown() string {
 	all := pages()
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		p := all[name]
-		fmt.Fprintf(&b, "\n## %s\n\n%s\n`deploy/dashboards/%s.json`, uid `%s`.\n\n| question | panel | what is read off it |\n|---|---|---|\n",
-			p.title, p.about, name, p.uid)
+		fmt.Fprintf(&b, "\n## %s\n\n%s\n`deploy/dashboards/%s.json`, uid `%s`.\n\n![%s](dashboards/%s.png)\n\n| question | panel | what is read off it |\n|---|---|---|\n",
+			p.title, p.about, name, p.uid, p.title, name)
 		for _, r := range p.rows {
 			for _, one := range r.panels {
 				fmt.Fprintf(&b, "| %s | %s | %s |\n", r.question, one.title, one.about)
@@ -67,4 +68,7 @@ that serves calls.
 
 To look at them beside ` + "`make up`" + `, which runs Prometheus but no Grafana, import the files in a
 Grafana of your own and point its data source at what ` + "`leaky open prometheus`" + ` names.
+
+The pictures are of the same files with the numbers of a running stack, drawn without Grafana:
+` + "`make up demo dashboards`" + ` makes them anew, and fails where a panel shows nothing. It needs chromium.
 `

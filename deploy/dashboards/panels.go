@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/grafana/grafana-foundation-sdk/go/cog"
 	"github.com/grafana/grafana-foundation-sdk/go/common"
@@ -165,7 +166,9 @@ func (p panel) thresholds() *dashboard.ThresholdsConfig {
 	return &dashboard.ThresholdsConfig{Mode: dashboard.ThresholdsModeAbsolute, Steps: steps}
 }
 
-// plainQuery is a query as Prometheus takes it, with what Grafana puts in: every choice at All.
-func plainQuery(expr string) string {
-	return strings.NewReplacer("$__rate_interval", "1m", "$__range", "30m", "$provider", ".*", "$service", ".*").Replace(expr)
+// PlainQuery is a query as Prometheus takes it, with what Grafana puts in: every choice at All, and the
+// time that is shown.
+func PlainQuery(expr string, span time.Duration) string {
+	return strings.NewReplacer("$__rate_interval", "1m", "$__range", fmt.Sprintf("%ds", int(span.Seconds())), "$provider", ".*",
+		"$service", ".*").Replace(expr)
 }
