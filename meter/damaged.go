@@ -39,7 +39,7 @@ func (m *Meter) salvage(text []byte, now time.Time) {
 		m.quietly.warn("a damaged line is not kept", err)
 	}
 	l, ok := spool.Salvage(text)
-	if !ok || l.Running() || l.Account == "" || l.Held == nil {
+	if !ok || l.Running() || l.Account == "" || l.Held == nil || l.Provider == "" {
 		return
 	}
 	v := charge(&l, m.estimator, m.cfg.Aborted, now)

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/natsconn"
 )
 
 // JetStream names.
@@ -82,14 +84,8 @@ const (
 // EnsureStream gives the stream, made if need be. Each notice has a subject of its own, so that the
 // stream itself knows what was told before.
 func EnsureStream(ctx context.Context, js jetstream.JetStream) (jetstream.Stream, error) {
-	have, err := js.Stream(ctx, Stream)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		have, err = js.CreateStream(ctx, jetstream.StreamConfig{Name: Stream, Subjects: []string{Subjects}, MaxAge: maxAge,
-			MaxBytes: maxBytes, Storage: jetstream.FileStorage, Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardOld, AllowDirect: true})
-		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // somebody was faster, with other settings
-			have, err = js.Stream(ctx, Stream)
-		}
-	}
+	have, err := natsconn.MakeStream(ctx, js, jetstream.StreamConfig{Name: Stream, Subjects: []string{Subjects}, MaxAge: maxAge,
+		MaxBytes: maxBytes, Storage: jetstream.FileStorage, Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardOld, AllowDirect: true})
 	if err != nil {
 		return nil, fmt.Errorf("ensure stream %s: %w", Stream, err)
 	}

@@ -2,13 +2,14 @@ package usage
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/natsconn"
 )
 
 const (
@@ -20,7 +21,7 @@ const (
 
 	// maxBytes bounds a stream on disk: when it is full, the oldest events go. At a kilobyte an
 	// event it has room for eight million, which consumers read within seconds; the meter warns
-	// before it is full.
+	// before it is full. A small disk gives less (natsconn.MakeStream).
 	maxBytes     = 8 << 30
 	maxBytesDead = 1 << 30
 
@@ -33,12 +34,14 @@ const (
 // fine. A stream that is there keeps its operator's settings (replicas, limits) and only
 // gains subjects it lacks.
 func EnsureStream(ctx context.Context, js jetstream.JetStream) (jetstream.Stream, error) {
-	if _, err := ensure(ctx, js, jetstream.StreamConfig{Name: StreamDead, Subjects: []string{SubjectDead}, MaxAge: maxAgeDead,
-		MaxBytes: maxBytesDead}); err != nil {
+	// It comes first: on a small disk each takes a part of what those before it left.
+	events, err := ensure(ctx, js, jetstream.StreamConfig{Name: Stream, Subjects: subjects(),
+		MaxAge: maxAge, MaxBytes: maxBytes, Duplicates: DuplicateWindow, AllowAtomicPublish: true})
+	if err != nil {
 		return nil, err
 	}
-	return ensure(ctx, js, jetstream.StreamConfig{Name: Stream, Subjects: subjects(),
-		MaxAge: maxAge, MaxBytes: maxBytes, Duplicates: DuplicateWindow, AllowAtomicPublish: true})
+	_, err = ensure(ctx, js, jetstream.StreamConfig{Name: StreamDead, Subjects: []string{SubjectDead}, MaxAge: maxAgeDead, MaxBytes: maxBytesDead})
+	return events, err
 }
 
 // subjects are the stream's. Each version of usage events has its own, so that a process from before
@@ -60,13 +63,7 @@ func copies(nc *nats.Conn) int {
 func ensure(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) (jetstream.Stream, error) {
 	want.Storage, want.Retention, want.Discard = jetstream.FileStorage, jetstream.LimitsPolicy, jetstream.DiscardOld
 	want.AllowDirect, want.Replicas = true, copies(js.Conn())
-	have, err := js.Stream(ctx, want.Name)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		have, err = js.CreateStream(ctx, want)
-		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // somebody was faster, with other settings
-			have, err = js.Stream(ctx, want.Name)
-		}
-	}
+	have, err := natsconn.MakeStream(ctx, js, want)
 	if err != nil {
 		return nil, fmt.Errorf("ensure stream %s: %w", want.Name, err)
 	}

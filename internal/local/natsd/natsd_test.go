@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/notice"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/natsd"
 )
@@ -167,4 +168,31 @@ func benchStream(b *testing.B, sync time.Duration) jetstream.JetStream {
 		b.Fatal(err)
 	}
 	return js
+}
+
+// TestASmallDiskHasEveryStream: what streams may take at most is reserved at once, so a server with
+// less room gets smaller ones, and some is left.
+func TestASmallDiskHasEveryStream(t *testing.T) {
+	t.Parallel()
+	for _, most := range []int64{128 << 20, 200_000_000, 5 << 30} {
+		url, stop := run(t, natsd.Config{Listen: "127.0.0.1:0", Dir: t.TempDir(), Sync: time.Minute, MaxStore: most, Log: quiet()})
+		js := connect(t, url)
+		events, err := usage.EnsureStream(t.Context(), js)
+		if err != nil {
+			t.Fatalf("%d bytes: %v", most, err)
+		}
+		if bound := events.CachedInfo().Config.MaxBytes; bound < most/4 || bound > most/2 {
+			t.Errorf("%d bytes: want a quarter to a half for events, got %d", most, bound)
+		}
+		if _, err := notice.EnsureStream(t.Context(), js); err != nil {
+			t.Errorf("%d bytes: %v", most, err)
+		}
+		if _, err := js.Publish(t.Context(), usage.Subject("qwen"), []byte("event")); err != nil {
+			t.Errorf("%d bytes: %v", most, err)
+		}
+		if _, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "more"}); err != nil {
+			t.Errorf("%d bytes: %v", most, err)
+		}
+		stop()
+	}
 }

@@ -51,7 +51,7 @@ func (s *Server) watch(ctx context.Context) error {
 		return fmt.Errorf("watch nats: %w", err)
 	}
 	hurry := min(s.config.Look, hurryEvery)
-	failed, stored, next := 0, false, time.Now().Add(s.config.Look)
+	failed, stored, next := 0, false, time.Now() // at once: what it stores from the start tells stuck from full
 	for {
 		select {
 		case <-ctx.Done():

@@ -17,7 +17,7 @@ import (
 // bound of its files was taken from what was free when it started.
 func TestAServerThatDoesNotStoreEnds(t *testing.T) {
 	t.Parallel()
-	c := natsd.Config{Listen: "127.0.0.1:0", Dir: t.TempDir(), Sync: time.Minute, MaxStore: 4 << 20, Look: 20 * time.Millisecond, Log: quiet()}
+	c := natsd.Config{Listen: "127.0.0.1:0", Dir: t.TempDir(), Sync: time.Minute, MaxStore: 4 << 20, Look: time.Hour, Log: quiet()} // it fills before the second look
 	server, err := natsd.New(c)
 	if err != nil {
 		t.Fatal(err)
@@ -26,7 +26,7 @@ func TestAServerThatDoesNotStoreEnds(t *testing.T) {
 	go func() { ended <- server.Run(context.WithoutCancel(t.Context())) }()
 	<-server.Ready()
 	js := connect(t, server.URL())
-	// A stream of its own bound would be reserved at once, and not be made.
+	// One of the usual bound would drop what is oldest, and never be full.
 	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: usage.Stream, Subjects: []string{"leaky.usage.v2.*", usage.SubjectProbe},
 		Storage: jetstream.FileStorage}); err != nil {
 		t.Fatal(err)
@@ -64,7 +64,7 @@ func TestAServerThatDoesNotStoreEnds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := stream.CachedInfo().State.Msgs; got != uint64(stored) {
-		t.Errorf("want %d messages, got %d", stored, got)
+	if got := stream.CachedInfo().State.Msgs; got < uint64(stored) { // a probe may have stayed that could not be taken out
+		t.Errorf("want the %d messages that were acknowledged, got %d", stored, got)
 	}
 }
