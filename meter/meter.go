@@ -160,6 +160,10 @@ func (m *Meter) Run(ctx context.Context) error {
 	}
 	defer unlock()
 	from, err := loadCheckpoint(m.cfg.checkpoint())
+	if errors.Is(err, errTorn) { // what was settled is known for settled
+		m.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "the spool is read from its beginning", slog.Any("error", err))
+		from, err = position{}, nil
+	}
 	if err != nil {
 		return err
 	}

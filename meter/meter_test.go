@@ -334,6 +334,31 @@ func TestCrashBetweenPublishAndCheckpoint(t *testing.T) {
 	testenv.Eventually(t, "the repeats", func() bool { return r.limiter.count(limitpb.Settled_DUPLICATE) == 300 })
 }
 
+// TestATornCheckpointIsMadeAnew: a crash of the machine left it empty or cut; the meter starts, and
+// nothing is charged twice.
+func TestATornCheckpointIsMadeAnew(t *testing.T) {
+	t.Parallel()
+	for name, left := range map[string]string{"empty": "", "cut": `{"inode":7,"off`, "zeros": "\x00\x00\x00\x00"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			r.add(20)
+			_, stop := r.start(nil)
+			r.events(20)
+			testenv.Eventually(t, "the checkpoint", r.caughtUp)
+			stop()
+			if err := os.WriteFile(filepath.Join(filepath.Dir(r.spool), "meter.checkpoint"), []byte(left), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			r.add(1)
+			r.start(nil)
+			r.events(21)
+			testenv.Eventually(t, "the repeats", func() bool { return r.limiter.count(limitpb.Settled_DUPLICATE) == 20 })
+			testenv.Eventually(t, "the checkpoint", r.caughtUp)
+		})
+	}
+}
+
 func TestLimiterDown(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

@@ -27,6 +27,9 @@ func hashHead(head []byte) uint64 {
 	return h.Sum64()
 }
 
+// errTorn says that a checkpoint was cut or overwritten, by a crash of the machine for one.
+var errTorn = errors.New("the checkpoint is damaged")
+
 // loadCheckpoint gives the zero position when there is none.
 func loadCheckpoint(path string) (position, error) {
 	text, err := os.ReadFile(path)
@@ -38,7 +41,7 @@ func loadCheckpoint(path string) (position, error) {
 	}
 	var p position
 	if err := json.Unmarshal(text, &p); err != nil || p.Offset < 0 {
-		return position{}, fmt.Errorf("load checkpoint %s: not a checkpoint; remove it to read the spool from its beginning (settling twice does no harm)", path)
+		return position{}, fmt.Errorf("load checkpoint %s: %w", path, errTorn)
 	}
 	return p, nil
 }
@@ -54,8 +57,8 @@ func (p position) save(path string) error {
 	return nil
 }
 
-// writeFile replaces a file in one step. It does not sync: after a crash of the machine an
-// older checkpoint only replays.
+// writeFile replaces a file in one step. It does not sync: after a crash of the machine a checkpoint
+// that is older, empty or torn only replays.
 func writeFile(path string, text []byte) error {
 	temporary := path + ".new"
 	if err := os.WriteFile(temporary, text, 0o600); err != nil {

@@ -1,6 +1,7 @@
 package meter
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -223,8 +224,8 @@ func TestCheckpoint(t *testing.T) {
 		if err := os.WriteFile(path, []byte(bad), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if p, err := loadCheckpoint(path); err == nil {
-			t.Errorf("%q: want an error, got %v", bad, p)
+		if p, err := loadCheckpoint(path); !errors.Is(err, errTorn) {
+			t.Errorf("%q: want %v, got %v, %v", bad, errTorn, p, err)
 		}
 	}
 }
