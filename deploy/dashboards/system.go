@@ -16,6 +16,10 @@ func system() page {
 			{"Do the stores answer?", []panel{
 				{rows, "Stores", "1 while the store answers the part.", plain, 0, 0, one(`min by (application, store) (leaky_store_up)`)},
 				{lines, "How long they take", "", seconds, 0, 0, []query{{`max by (store) (leaky_store_answer_seconds)`, "{{store}}"}}},
+				{lines, "Connections to Postgres", "Used, of those that all processes of a service may have.", plain, 0, 0, []query{
+					{`sum by (application) (leaky_postgres_connections_active)`, "{{application}} used"},
+					{`sum by (application) (leaky_postgres_connections_idle)`, "{{application}} idle"},
+					{`sum by (application) (leaky_postgres_connections_max)`, "{{application}} most"}}},
 				{lines, "What waits", "Events that are not where they go yet.", plain, 0, 0, []query{
 					{`max(analytics_consumer_lag_events)`, "analytics"}, {`max(token_ledger_lag_events)`, "ledger"},
 					{`max(token_outbox_backlog_events)`, "outbox"}}},

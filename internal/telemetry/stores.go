@@ -133,6 +133,17 @@ func (s *Stores) Watch(ctx context.Context, store string, ask func(context.Conte
 	}
 }
 
+// Connections shows those of a pool to Postgres: in use, idle, and how many there may be.
+func Connections(r prometheus.Registerer, of func() (active, idle, most int32)) {
+	r.MustRegister(
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "leaky_postgres_connections_active",
+			Help: "Connections to Postgres that the process uses just now."}, func() float64 { active, _, _ := of(); return float64(active) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "leaky_postgres_connections_idle",
+			Help: "Connections to Postgres that are open and wait for use."}, func() float64 { _, idle, _ := of(); return float64(idle) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "leaky_postgres_connections_max",
+			Help: "Connections to Postgres that the process may have; who wants one more waits."}, func() float64 { _, _, most := of(); return float64(most) }))
+}
+
 // FreeSpace shows what is left of the disk that a folder is on.
 func FreeSpace(dir string) prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "leaky_state_free_ratio",

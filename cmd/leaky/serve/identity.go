@@ -40,6 +40,7 @@ func serveIdentity(ctx context.Context, s service) error {
 		return err
 	}
 	defer pool.Close()
+	s.countConnections(pool)
 	upstreams, err := s.upstreamSecrets()
 	if err != nil {
 		return err

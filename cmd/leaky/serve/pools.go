@@ -13,6 +13,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/ledgerbook"
+	"github.com/leaky-tokens/leaky-tokens/internal/telemetry"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/ledger"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/outbox"
@@ -78,4 +79,12 @@ func (b *books) Run(ctx context.Context) error {
 func poolPolicy(refill string, window time.Duration) func() ledger.Policy {
 	policy := ledger.Policy{Prepaid: refill == config.RefillNever, Window: window}
 	return func() ledger.Policy { return policy }
+}
+
+// countConnections shows how many of its connections to Postgres a service uses.
+func (s service) countConnections(pool *pgxpool.Pool) {
+	telemetry.Connections(s.metrics, func() (active, idle, most int32) {
+		now := pool.Stat()
+		return now.AcquiredConns(), now.IdleConns(), now.MaxConns()
+	})
 }

@@ -24,6 +24,7 @@ func serveTokenSvc(ctx context.Context, s service) error {
 		return fmt.Errorf("connect to postgres: %w", err)
 	}
 	defer pool.Close()
+	s.countConnections(pool)
 	store, err := tokensvc.NewStore(tokensvc.StoreConfig{Pool: pool, Log: s.log})
 	if err != nil {
 		return err
