@@ -52,8 +52,10 @@ const (
 var ErrTooMany = errors.New("too many calls in this time for one run; take a shorter one")
 
 // Run reads the books of the calls that began in [from, to) and compares them, again and again for
-// as long as wait while they differ.
+// as long as wait while they differ. Both ends are cut to whole milliseconds, which is how exactly every
+// book knows when a call began: else one would have a call of that millisecond, and another not.
 func Run(ctx context.Context, s Sources, from, to time.Time, wait time.Duration) (Report, error) {
+	from, to = from.Truncate(time.Millisecond), to.Truncate(time.Millisecond)
 	end := time.Now().Add(wait)
 	for {
 		r, err := s.once(ctx, from, to)

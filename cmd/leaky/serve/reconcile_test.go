@@ -252,6 +252,15 @@ func TestEachPlantedFaultIsFoundByRequestID(t *testing.T) {
 		s.EventCosts["USD"] == 0 || s.EventCosts["USD"] != s.CallCosts["USD"] || s.EventCosts["USD"] != s.LedgerCosts["USD"] {
 		t.Errorf("want one account whose sums are equal in every book, got %+v", clean.Accounts)
 	}
+	within := w.now.Add(time.Millisecond + 300*time.Microsecond) // of the millisecond in which the first began
+	for name, c := range map[string]struct {
+		from, to time.Time
+		calls    int
+	}{"from within it": {within, to, 5}, "up to within it": {from, within, 0}} {
+		if r, err := reconcile.Run(t.Context(), w.sources, c.from, c.to, 0); err != nil || !r.Clean || r.Calls != c.calls {
+			t.Errorf("%s: want %d calls without a difference, got %+v, %v", name, c.calls, r, err)
+		}
+	}
 	w.plant(from, to)
 	w.bill()
 }
