@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/leaky-tokens/leaky-tokens/envoy"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/stack"
 	"github.com/leaky-tokens/leaky-tokens/internal/secretfile"
@@ -14,6 +15,7 @@ import (
 
 type bootstrapCommand struct {
 	Envoy    bootstrapEnvoy    `cmd:"" default:"withargs" help:"Write the bootstrap file of an Envoy; what bootstrap alone does."`
+	Lua      bootstrapLua      `cmd:"" name:"lua" help:"Write the scripts for an Envoy of your own, which does not ask xds."`
 	Postgres bootstrapPostgres `cmd:"" help:"Give each part a user of its own in a Postgres that runs elsewhere."`
 	NATS     bootstrapNATS     `cmd:"" name:"nats" help:"Print the parts' users for the configuration of a NATS server that runs elsewhere."`
 }
@@ -91,6 +93,32 @@ func copyProgram(to string) error {
 	}
 	if err != nil {
 		return fmt.Errorf("copy this program: %w", err)
+	}
+	return nil
+}
+
+type bootstrapLua struct {
+	Dir string `arg:"" help:"Folder to write them into."`
+}
+
+// Help says what for.
+func (bootstrapLua) Help() string {
+	return `An Envoy that your own control plane configures runs these in its Lua filters: guard.lua reads what a call asks for, splice.lua writes what ratelimit decided into its body, usage.lua reads what the answer used. deploy/examples/own-envoy shows where they stand. They are those of this version; write them again after an upgrade.
+
+Examples:
+
+    leaky bootstrap lua /etc/leaky/lua`
+}
+
+// Run writes the scripts.
+func (b bootstrapLua) Run() error {
+	if err := os.MkdirAll(b.Dir, 0o755); err != nil {
+		return fmt.Errorf("make folder: %w", err)
+	}
+	for name, text := range map[string]string{"guard.lua": envoy.GuardLua(), "splice.lua": envoy.SpliceLua, "usage.lua": envoy.UsageLua()} {
+		if err := os.WriteFile(filepath.Join(b.Dir, name), []byte(text), 0o644); err != nil {
+			return fmt.Errorf("write a script: %w", err)
+		}
 	}
 	return nil
 }

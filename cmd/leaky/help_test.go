@@ -10,7 +10,7 @@ import (
 
 // acts are the commands that do something and have nothing to show, or show a log.
 func acts() []string {
-	return []string{"up", "down", "logs", "start", "stop", "restart", "kill", "accept", "schema", "push", "rollback", "parts fetch", "ratelimit", "serve", "bootstrap envoy", "bootstrap postgres", "bootstrap nats", "probe", "drain", "migrate", "man", "completion",
+	return []string{"up", "down", "logs", "start", "stop", "restart", "kill", "accept", "schema", "push", "rollback", "parts fetch", "ratelimit", "serve", "bootstrap envoy", "bootstrap lua", "bootstrap postgres", "bootstrap nats", "probe", "drain", "migrate", "man", "completion",
 		"supervise"}
 }
 
