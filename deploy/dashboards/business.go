@@ -13,7 +13,7 @@ func business() page {
 				{number, "Refused for want of tokens", "The pool held too little, or there was none.", plain, 0, 0,
 					one(`sum(increase(leaky_ratelimit_decisions_total{outcome="balance"}[$__range])) or vector(0)`)},
 				{number, "Failed calls", "The provider answered with an error.", plain, 0, 0,
-					one(`sum(increase(gen_ai_server_request_duration_seconds_count{gen_ai_provider_name=~"$provider",error_type!=""}[$__range])) or vector(0)`)},
+					one(`sum(increase(gen_ai_server_request_duration_seconds_count{gen_ai_provider_name=~"$provider",error_type!="none"}[$__range])) or vector(0)`)},
 			}},
 			{"Of what kind?", []panel{
 				{lines, "Tokens / min by type", "", perMinute, 0, 0, []query{{perMinuteOf(tokensUsed, "gen_ai_token_type"), "{{gen_ai_token_type}}"}}},

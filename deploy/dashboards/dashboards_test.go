@@ -97,6 +97,9 @@ func TestQueriesNameMetricsThatExist(t *testing.T) {
 	quoted := regexp.MustCompile(`"[^"]*"|by \([^)]*\)`)
 	for name, p := range pages() {
 		for _, q := range p.queries() {
+			if strings.Contains(q, `error_type!=""`) { // a call that went well has "none"
+				t.Errorf("%s counts every call as failed: %s", name, q)
+			}
 			for _, metric := range names.FindAllString(quoted.ReplaceAllString(q, ""), -1) {
 				if !slices.Contains(known, metric) && !strings.HasPrefix(metric, "gen_ai_provider_name") && !strings.HasPrefix(metric, "gen_ai_request_model") {
 					t.Errorf("%s asks for %s, which nothing tells: %s", name, metric, q)

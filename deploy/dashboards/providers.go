@@ -8,10 +8,10 @@ func providers() page {
 			{"Does it answer?", []panel{
 				{lines, "Calls / min", "", perMinute, 0, 0, []query{{perMinuteOf(callsServed, "gen_ai_provider_name"), "{{gen_ai_provider_name}}"}}},
 				{lines, "Errors / min", "By status.", perMinute, 0, 0, []query{{
-					perMinuteOf(`gen_ai_server_request_duration_seconds_count{gen_ai_provider_name=~"$provider",error_type!=""}`,
+					perMinuteOf(`gen_ai_server_request_duration_seconds_count{gen_ai_provider_name=~"$provider",error_type!="none"}`,
 						"gen_ai_provider_name, error_type") + " or vector(0)", "{{gen_ai_provider_name}} {{error_type}}"}}},
 				{bars, "Share that failed", "In the time shown.", share, 0.02, 0.1, []query{{
-					`(sum by (gen_ai_provider_name) (increase(gen_ai_server_request_duration_seconds_count{gen_ai_provider_name=~"$provider",error_type!=""}[$__range])) or 0 * sum by (gen_ai_provider_name) (increase(` +
+					`(sum by (gen_ai_provider_name) (increase(gen_ai_server_request_duration_seconds_count{gen_ai_provider_name=~"$provider",error_type!="none"}[$__range])) or 0 * sum by (gen_ai_provider_name) (increase(` +
 						callsServed + `[$__range]))) / sum by (gen_ai_provider_name) (increase(` + callsServed + `[$__range]))`, "{{gen_ai_provider_name}}"}}},
 			}},
 			{"How fast is it?", []panel{
