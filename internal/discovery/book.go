@@ -51,7 +51,8 @@ type waiter struct {
 }
 
 func newBook(c TrackerConfig) book {
-	return book{site: c.Site, far: c.Far, log: c.Log, changes: make(chan struct{}, 1), known: map[string]*entry{}, placed: map[string][]*entry{},
+	return book{site: c.Site, far: c.Far, log: c.Log, changes: make(chan struct{}, 1),
+		known: map[string]*entry{}, placed: map[string][]*entry{},
 		waiting: map[string]waiter{}, refused: map[string]bool{}}
 }
 

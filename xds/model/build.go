@@ -40,7 +40,8 @@ type Input struct {
 
 // Build makes the gateway and its secrets. Every mistake is reported, joined.
 func Build(in Input) (*Gateway, []Secret, error) {
-	b := &builder{cfg: in.Config, dir: in.StateDir, key: in.Key, registered: in.Registered, placed: in.Placed, providers: map[string]provider{}}
+	b := &builder{cfg: in.Config, dir: in.StateDir, key: in.Key, registered: in.Registered, placed: in.Placed,
+		providers: map[string]provider{}}
 	g := &Gateway{Limits: in.Limits, Requests: Requests{Off: !in.Config.Flags.Gateway.RateLimiting,
 		Key: in.Config.Gateway.RateLimit.KeyStrategy, Whitelist: in.Config.Gateway.RateLimit.Whitelist}, CORS: in.Config.Gateway.CORS}
 	if in.Config.TLS.Mutual() {

@@ -64,7 +64,7 @@ func (b *builder) providerClusters() []Cluster {
 		made := provider{Provider: p, name: name, egress: inner.Name, host: u.Host, base: base(name, p.Protocol, u.EscapedPath())}
 		for _, k := range keyed {
 			made.shares = append(made.shares, Share{Cluster: k.Name, Weight: k.weight})
-			clusters = append(clusters, k.Cluster.at(at, places))
+			clusters = append(clusters, k.at(at, places))
 		}
 		b.providers[name] = made
 		clusters = append(clusters, inner.at(at, places))

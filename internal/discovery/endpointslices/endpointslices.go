@@ -154,7 +154,8 @@ func (f *Follower) pods(name string, of config.KubernetesService, all []any) []d
 	}
 	sorted := slices.SortedFunc(maps.Values(at), func(x, y discovery.Instance) int { return cmp.Compare(x.Address, y.Address) })
 	if len(sorted) > most {
-		f.c.Log.Warn("a Service has more pods than are called", slog.String("service", name), slog.Int("pods", len(sorted)), slog.Int("called", most))
+		f.c.Log.Warn("a Service has more pods than are called", slog.String("service", name), slog.Int("pods", len(sorted)),
+			slog.Int("called", most))
 		sorted = sorted[:most]
 	}
 	return sorted
