@@ -525,20 +525,9 @@ func TestRotationUnderWrites(t *testing.T) {
 	}
 }
 
-func TestNewAndRunRefuseNonsense(t *testing.T) {
+func TestNewRefusesNonsense(t *testing.T) {
 	t.Parallel()
 	if _, err := New(Config{}); err == nil {
 		t.Error("want an error without a spool")
-	}
-	dir := t.TempDir()
-	m, err := New(Config{Spool: filepath.Join(dir, "usage.jsonl"), Limiter: &struct{ limitpb.LimiterClient }{}, Publisher: &stuck{}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "meter.checkpoint"), []byte("garbage"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := m.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "remove it") {
-		t.Errorf("want an error that says what to do, got %v", err)
 	}
 }
