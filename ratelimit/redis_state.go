@@ -145,8 +145,8 @@ func (s *Service) lookAtEviction(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	policy, evicted, err := s.store.Evicts(ctx)
-	if err == nil && policy != "" {
-		s.windows.evicts(evicted)
+	if err == nil {
+		s.windows.evicts(s.evictions.saw(evicted))
 	}
 	if err == nil && s.redis.evicting(policy, evicted) {
 		s.log.LogAttrs(ctx, slog.LevelError, "redis may forget what is written", slog.Any("error", s.redis.warning()))

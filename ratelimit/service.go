@@ -127,6 +127,7 @@ type Service struct {
 	trust     *trust
 	windows   *windows
 	redis     redisState
+	evictions evictions
 	unwritten atomic.Pointer[error] // why calls cannot be written down
 	leases    *lease.Keeper
 	follow    func(context.Context, func(context.Context, balance.State) error)
@@ -159,6 +160,7 @@ func New(c Config) (*Service, error) {
 		Lifetime:    c.Longest + c.Holds.Margin,
 		SettledKept: c.Holds.SettledKept, Changed: func(older bool) {
 			s.trust.changed(older)
+			s.evictions.want()
 			if older {
 				s.windows.changed()
 			}

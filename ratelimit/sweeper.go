@@ -36,6 +36,7 @@ func (s *Service) Run(ctx context.Context) error {
 	group.Go(func() { s.keepTrust(ctx) })
 	group.Go(func() { s.watchRedis(ctx) })
 	group.Go(func() { s.watchWindows(ctx) })
+	group.Go(func() { s.keepCounts(ctx) })
 	group.Go(func() { s.watchMeters(ctx) })
 	group.Go(func() { s.store.KeepIndex(ctx) })
 	if s.follow != nil {

@@ -58,8 +58,8 @@ type windows struct {
 	late    map[string]int64 // when an account's are to be asked for once more
 	after   map[string]int64 // what was published before must be in the answer, where that is later than begin
 
-	evicted int64     // keys that the server took for want of memory
-	noticed time.Time // when that last counted
+	evicted bool      // the server took keys for want of memory since that last counted
+	noticed time.Time // when that was
 
 	flights singleflight.Group
 }
@@ -78,13 +78,14 @@ func (w *windows) changed() {
 	w.known, w.anew = false, true
 }
 
-// evicts hears how many keys Redis took so far, for want of memory. They may be any: all limits are
-// asked for anew, but not in each second of a server that is too small.
-func (w *windows) evicts(keys int64) {
+// evicts hears whether Redis took more keys, for want of memory. They may be any: all limits are asked
+// for anew, but not in each second of a server that is too small.
+func (w *windows) evicts(more bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if more := keys > w.evicted; more && time.Since(w.noticed) >= evictionsEvery {
-		w.known, w.anew, w.noticed, w.evicted = false, true, time.Now(), keys
+	w.evicted = w.evicted || more
+	if w.evicted && time.Since(w.noticed) >= evictionsEvery {
+		w.known, w.anew, w.noticed, w.evicted = false, true, time.Now(), false
 	}
 }
 

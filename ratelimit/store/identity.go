@@ -160,8 +160,8 @@ func (s *Store) Forget(ctx context.Context, account, id string) error {
 	return nil
 }
 
-// Evicts is how the server makes room when its memory is full, and how many keys it took for that; empty:
-// it takes none, but refuses to write. Limits and holds that it takes are forgotten.
+// Evicts is how the server makes room when its memory is full, empty: it takes nothing, but refuses to
+// write; and how many keys it took for that since it started. Limits and holds that it takes are forgotten.
 func (s *Store) Evicts(ctx context.Context) (policy string, evicted int64, err error) {
 	servers, err := s.servers(ctx)
 	if err != nil {
@@ -179,12 +179,13 @@ func (s *Store) Evicts(ctx context.Context) (policy string, evicted int64, err e
 		}); err != nil {
 			return "", 0, err
 		}
+		n, _ := strconv.ParseInt(field(info, "evicted_keys"), 10, 64) // 0 where it is not told
+		evicted += n
 		if most := field(info, "maxmemory"); most == "" || most == "0" {
 			continue
 		}
 		if how := field(info, "maxmemory_policy"); how != "" && how != "noeviction" {
-			n, _ := strconv.ParseInt(field(info, "evicted_keys"), 10, 64) // 0 where it is not told
-			policy, evicted = how, evicted+n
+			policy = how
 		}
 	}
 	return policy, evicted, nil

@@ -36,6 +36,9 @@ type Record struct {
 	Taken   int64  // microseconds; held and expired ones only
 	Release bool   // it is given back when it expires; held and expired ones only
 	Facts   []byte // held and expired ones only
+
+	provider string   // of the pool
+	buckets  []string // keys of those that hold its tokens
 }
 
 // parseRecord reads what the scripts write (see lua/common.lua).
@@ -60,6 +63,7 @@ func parseRecord(text string) (Record, error) {
 	if len(rest) <= provider {
 		return Record{}, fmt.Errorf("%w: a record of %d bytes ends early", ErrReply, len(text))
 	}
+	r.provider = rest[1:provider]
 	n := int(rest[provider])
 	rest = rest[provider+1:]
 	for range n {
@@ -71,6 +75,7 @@ func parseRecord(text string) (Record, error) {
 		if len(rest) < skip {
 			return Record{}, fmt.Errorf("%w: a record of %d bytes ends early", ErrReply, len(text))
 		}
+		r.buckets = append(r.buckets, rest[fixed:skip])
 		rest = rest[skip:]
 	}
 	if rest == "" {

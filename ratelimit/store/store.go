@@ -57,6 +57,9 @@ var renewLua string
 //go:embed lua/raise.lua
 var raiseLua string
 
+//go:embed lua/recount.lua
+var recountLua string
+
 //go:embed lua/balance.lua
 var balanceLua string
 
@@ -115,6 +118,7 @@ type Store struct {
 	late       script
 	renew      script
 	raise      script
+	recount    script
 }
 
 // New makes a store; it does not connect.
@@ -131,7 +135,8 @@ func New(c Config) (*Store, error) {
 		move:    newScript(common + releaseLua + "local moving = true\n" + holdLua),
 		settle:  newScript(common + releaseLua + correctLua + settleLua),
 		expire:  newScript(common + releaseLua + expireLua), finish: newScript(finishLua), pool: newScript(balanceLua),
-		late: newScript(common + releaseLua + lateLua), renew: newScript(common + releaseLua + renewLua), raise: newScript(common + raiseLua)}
+		late: newScript(common + releaseLua + lateLua), renew: newScript(common + releaseLua + renewLua), raise: newScript(common + raiseLua),
+		recount: newScript(recountLua)}
 	s.identity.changed = func(older bool) {
 		s.lacks()
 		if c.Changed != nil {
@@ -161,7 +166,7 @@ func (s *Store) Close() error { return s.client.Close() }
 
 // Ping asks the server for a sign of life and loads the scripts.
 func (s *Store) Ping(ctx context.Context) error {
-	for _, sc := range []script{s.hold, s.move, s.settle, s.expire, s.finish, s.pool, s.late, s.renew, s.raise} {
+	for _, sc := range []script{s.hold, s.move, s.settle, s.expire, s.finish, s.pool, s.late, s.renew, s.raise, s.recount} {
 		if err := s.client.ScriptLoad(ctx, sc.source).Err(); err != nil {
 			return fmt.Errorf("%w: %w", ErrUnavailable, err)
 		}
