@@ -51,19 +51,17 @@ TESTSUM := $(TOOLS)/gotestsum-$(TESTSUMVERSION)
 RERUNS ?= 1
 TESTS = internal/testing/inmemory.sh $(TESTSUM) --format standard-quiet --rerun-fails=$(RERUNS) --rerun-fails-max-failures=3
 
+# What the tests reach is counted while they run, by them and by every process of their stacks, under
+# whatever user it runs.
 .PHONY: test
-test: vet parts ## Run every test against real parts
+test: vet parts ## Run every test against real parts, and print the coverage of the module without generated code
 	@$(call tool,$(TESTSUM),gotest.tools/gotestsum,$(TESTSUMVERSION))
-	@$(TESTS) --packages='./e2e/...' -- -shuffle=on -timeout 18m -p 1
-	@$(TESTS) --packages="$$($(GO) list ./... | grep -v /e2e)" -- -shuffle=on -timeout 18m
-
-COVERED ?= ./e2e ./...
-
-.PHONY: cover
-cover: parts ## Run every test as make test does and print the coverage of the module without generated code (bin/cover.out)
-	@mkdir -p bin && $(GO) test -shuffle=on -timeout 40m -coverpkg=./... -coverprofile=bin/cover.all $(COVERED)
+	@set -e; export GOCOVERDIR=$$(mktemp -d); trap 'rm -rf "$$GOCOVERDIR"' EXIT; chmod 1777 "$$GOCOVERDIR"; \
+	  $(TESTS) --packages='./e2e/...' -- -shuffle=on -timeout 18m -p 1; \
+	  $(TESTS) --packages="$$($(GO) list ./... | grep -v /e2e)" -- -shuffle=on -timeout 18m -cover -args -test.gocoverdir="$$GOCOVERDIR"; \
+	  $(GO) tool covdata textfmt -i="$$GOCOVERDIR" -o=bin/cover.all
 	@module=$$($(GO) list -m) && grep -rl --include='*.go' '^// Code generated .* DO NOT EDIT' . | sed "s|^\.|$$module|; s|$$|:|" > bin/generated
-	@grep -v -F -f bin/generated bin/cover.all > bin/cover.out && $(GO) tool cover -func=bin/cover.out | awk 'END {print "coverage of the module without generated code: " $$NF}'
+	@grep -v -F -f bin/generated bin/cover.all > bin/cover.out && $(GO) tool cover -func=bin/cover.out | awk 'END {print "coverage of the module without generated code: " $$NF " (bin/cover.out)"}'
 
 .PHONY: test-busy
 test-busy: ## Run every test three times beside as many busy loops as there are cores

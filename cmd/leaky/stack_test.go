@@ -34,7 +34,8 @@ func leaky(t *testing.T, dir string, env []string, args ...string) (string, stri
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, os.Args[0], args...)
-	cmd.Env = append([]string{"LEAKY_TEST_MAIN=1", "PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "LEAKY_STATE_DIR=" + dir}, env...)
+	cmd.Env = append([]string{"LEAKY_TEST_MAIN=1", "PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "LEAKY_STATE_DIR=" + dir,
+		"GOCOVERDIR=" + os.Getenv("GOCOVERDIR")}, env...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()

@@ -74,10 +74,13 @@ func childSupervise() {
 	}
 }
 
+// covered tells a child where its coverage goes, if it is counted.
+func covered() string { return "GOCOVERDIR=" + os.Getenv("GOCOVERDIR") }
+
 func child(dir, name, mode string, after ...string) Part {
 	ready := filepath.Join(dir, name+".ready")
 	return Part{
-		Name: name, Path: os.Args[0], After: after, Env: []string{"LEAKY_CHILD=" + mode, "LEAKY_NAME=" + name, "LEAKY_DIR=" + dir},
+		Name: name, Path: os.Args[0], After: after, Env: []string{"LEAKY_CHILD=" + mode, "LEAKY_NAME=" + name, "LEAKY_DIR=" + dir, covered()},
 		Prepare: func(context.Context) error {
 			if err := os.Remove(ready); err != nil && !errors.Is(err, os.ErrNotExist) {
 				return err
@@ -271,7 +274,7 @@ func TestStubbornPartIsKilled(t *testing.T) {
 func TestChildrenDieWithTheSupervisor(t *testing.T) {
 	t.Parallel()
 	dir := shortDir(t)
-	p := Part{Name: "supervisor", Path: os.Args[0], Env: []string{"LEAKY_CHILD=supervise", "LEAKY_DIR=" + dir}}
+	p := Part{Name: "supervisor", Path: os.Args[0], Env: []string{"LEAKY_CHILD=supervise", "LEAKY_DIR=" + dir, covered()}}
 	outer := begin(t, shortDir(t), p)
 	inner := NewClient(dir)
 	testenv.Eventually(t, "the inner supervisor runs", func() bool {
@@ -291,7 +294,7 @@ func TestChildrenDieWithTheSupervisor(t *testing.T) {
 func TestDownEndsAStuckSupervisor(t *testing.T) {
 	t.Parallel()
 	dir := shortDir(t)
-	outer := begin(t, shortDir(t), Part{Name: "supervisor", Path: os.Args[0], Env: []string{"LEAKY_CHILD=supervise", "LEAKY_DIR=" + dir}})
+	outer := begin(t, shortDir(t), Part{Name: "supervisor", Path: os.Args[0], Env: []string{"LEAKY_CHILD=supervise", "LEAKY_DIR=" + dir, covered()}})
 	inner := NewClient(dir)
 	inner.patience = 100 * time.Millisecond
 	testenv.Eventually(t, "the inner supervisor runs", func() bool {
@@ -334,7 +337,7 @@ func TestControlErrors(t *testing.T) {
 	})
 	t.Run("second supervisor", func(t *testing.T) {
 		t.Parallel()
-		second := begin(t, shortDir(t), Part{Name: "second", Path: os.Args[0], Env: []string{"LEAKY_CHILD=supervise", "LEAKY_DIR=" + dir}})
+		second := begin(t, shortDir(t), Part{Name: "second", Path: os.Args[0], Env: []string{"LEAKY_CHILD=supervise", "LEAKY_DIR=" + dir, covered()}})
 		testenv.Eventually(t, "it fails", func() bool { return strings.Contains(second.part(t, "second").Message, "exited with 4") })
 	})
 }
