@@ -61,8 +61,11 @@ func understood(args []string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := k.Parse(args); err != nil && (strings.Contains(err.Error(), "unknown flag") || strings.Contains(err.Error(), "unexpected argument")) {
-		return err
+	_, err = k.Parse(args)
+	for _, fault := range []string{"unknown flag", "unexpected argument", "expected one of"} {
+		if err != nil && strings.Contains(err.Error(), fault) {
+			return err
+		}
 	}
 	return nil
 }

@@ -4,9 +4,14 @@ import (
 	"archive/tar"
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
 // TestTheImageIsItsBinary: the same binary gives the same image, which runs as nobody in
@@ -54,5 +59,33 @@ func TestTheImageIsItsBinary(t *testing.T) {
 	}
 	if len(want) > 0 {
 		t.Errorf("missing: %v", want)
+	}
+}
+
+// TestTheArchiveHasTheNameThatComposeRuns: after docker load the stack starts, whatever the version is called.
+func TestTheArchiveHasTheNameThatComposeRuns(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "leaky-amd64"), []byte("binary"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := build(dir, "leaky-tokens:1.2.3"); err != nil {
+		t.Fatal(err)
+	}
+	manifest, err := tarball.LoadManifest(func() (io.ReadCloser, error) { return os.Open(filepath.Join(dir, "leaky-amd64.tar")) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, image := range manifest {
+		names = append(names, image.RepoTags...)
+	}
+	compose, err := os.ReadFile("../compose/compose.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	runs := regexp.MustCompile(`LEAKY_IMAGE:-([^}]+)`).FindSubmatch(compose)
+	if runs == nil || !slices.Contains(names, string(runs[1])) || !slices.Contains(names, "leaky-tokens:1.2.3") {
+		t.Errorf("compose runs %s, the archive has %v", runs, names)
 	}
 }

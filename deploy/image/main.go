@@ -16,9 +16,12 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
+// localTag is what compose.yaml runs: the image that was loaded last, whatever its version.
+const localTag = "leaky-tokens:dev"
+
 func main() {
 	dir := flag.String("dir", "bin/image", "folder with leaky-amd64 and leaky-arm64; the images go there too")
-	tag := flag.String("tag", "leaky-tokens:dev", "name of the image")
+	tag := flag.String("tag", localTag, "name of the image, beside "+localTag)
 	flag.Usage = func() {
 		fmt.Fprintln(os.Stderr, "Builds the images of the binaries in a folder: layout/ for all processors (OCI, to be pushed with crane or skopeo)\n"+
 			"and leaky-PROCESSOR.tar for `docker load`. `make image` builds the binaries first.\n\nExample:\n\n    go run ./deploy/image -tag leaky-tokens:1.0.0")
@@ -35,6 +38,10 @@ func build(dir, tag string) error {
 	ref, err := name.NewTag(tag)
 	if err != nil {
 		return fmt.Errorf("tag %q: %w", tag, err)
+	}
+	local, err := name.NewTag(localTag)
+	if err != nil {
+		return fmt.Errorf("tag %q: %w", localTag, err)
 	}
 	binaries, err := filepath.Glob(filepath.Join(dir, "leaky-*[0-9]"))
 	if err != nil {
@@ -54,7 +61,7 @@ func build(dir, tag string) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", path, err)
 		}
-		if err := tarball.WriteToFile(path+".tar", ref, image); err != nil {
+		if err := tarball.MultiWriteToFile(path+".tar", map[name.Tag]v1.Image{ref: image, local: image}); err != nil {
 			return fmt.Errorf("write %s.tar: %w", path, err)
 		}
 		if err := tell(tag, processor, image); err != nil {
