@@ -1,0 +1,201 @@
+//go:build long
+
+package chaos
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/local/supervisor"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
+)
+
+// world is what faults happen to.
+type world struct {
+	*stacktest.Stack
+	redis *redis.Client
+	disks bool              // each store has a small one
+	whole map[string]string // the files as they should be, by their names here
+}
+
+const (
+	appendOnly = "appendonlydir" // of Valkey's folder
+	keptOlder  = "older"         // beside it: what it was
+	replaced   = "replaced"      // and what somebody took it for
+)
+
+// paths of the files that are cut.
+func (w *world) path(name string) string { return filepath.Join(filepath.Dir(w.Config), name) }
+
+// remember takes the copy that Redis may come back with.
+func (w *world) remember() error {
+	dir := filepath.Join(w.Dir, topology.Redis)
+	return errors.Join(os.RemoveAll(filepath.Join(dir, keptOlder)), copied(filepath.Join(dir, appendOnly), filepath.Join(dir, keptOlder)))
+}
+
+// inflict makes a fault, and gives what lifts it. Nothing else heals what it did.
+func (w *world) inflict(ctx context.Context, f fault) (lift func(context.Context) error, err error) {
+	nothing := func(context.Context) error { return nil }
+	switch {
+	case f.kind == full && w.disks:
+		dir := filepath.Join(w.Dir, f.on)
+		return func(context.Context) error { return clear(dir) }, fill(dir)
+	case f.kind == full && f.on == spool:
+		return w.freeze(ctx, topology.Meter)
+	case f.kind == full, f.kind == frozen:
+		return w.freeze(ctx, f.on)
+	case f.kind == killed:
+		return nothing, w.kill(ctx, f.on)
+	case f.kind == emptied, f.kind == cut:
+		content := ""
+		if f.kind == cut {
+			content = w.whole[f.on][:len(w.whole[f.on])/2]
+		}
+		mend := func(context.Context) error { return os.WriteFile(w.path(f.on), []byte(w.whole[f.on]), 0o644) }
+		return mend, os.WriteFile(w.path(f.on), []byte(content), 0o644)
+	}
+	return w.ofRedis(ctx, f.kind)
+}
+
+// ofRedis are the faults that only Redis has.
+func (w *world) ofRedis(ctx context.Context, what kind) (lift func(context.Context) error, err error) {
+	nothing := func(context.Context) error { return nil }
+	room := func(ctx context.Context) error {
+		return errors.Join(w.redis.ConfigSet(ctx, "maxmemory", "0").Err(), w.redis.ConfigSet(ctx, "maxmemory-policy", "noeviction").Err())
+	}
+	switch what {
+	case older, empty:
+		return nothing, w.replaceRedis(ctx, what)
+	case evicts:
+		used, err := w.used(ctx)
+		return room, errors.Join(err, w.redis.ConfigSet(ctx, "maxmemory-policy", "allkeys-random").Err(),
+			w.redis.ConfigSet(ctx, "maxmemory", strconv.Itoa(used-16<<10)).Err())
+	case starved:
+		return room, w.redis.ConfigSet(ctx, "maxmemory", "1mb").Err()
+	case demoted: // of a master that is not there
+		promote := func(ctx context.Context) error { return w.redis.Do(ctx, "REPLICAOF", "NO", "ONE").Err() }
+		return promote, w.redis.Do(ctx, "REPLICAOF", "127.0.0.1", "1").Err()
+	case ahead:
+		return nothing, w.stampAhead(ctx, 24*time.Hour)
+	}
+	return nil, fmt.Errorf("nobody knows how redis %s", what)
+}
+
+// used is what Redis' data take, in bytes.
+func (w *world) used(ctx context.Context) (int, error) {
+	info, err := w.redis.InfoMap(ctx, "memory").Result()
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(info["Memory"]["used_memory"])
+}
+
+// replaceRedis puts other data below a Redis that runs, and kills it.
+func (w *world) replaceRedis(ctx context.Context, what kind) error {
+	dir := filepath.Join(w.Dir, topology.Redis)
+	next := filepath.Join(dir, "next")
+	if what == older {
+		if err := copied(filepath.Join(dir, keptOlder), next); err != nil {
+			return err
+		}
+	}
+	if err := os.Rename(filepath.Join(dir, appendOnly), filepath.Join(dir, replaced)); err != nil {
+		return err
+	}
+	if what == older {
+		if err := os.Rename(next, filepath.Join(dir, appendOnly)); err != nil {
+			return err
+		}
+	}
+	return errors.Join(w.kill(ctx, topology.Redis), os.RemoveAll(filepath.Join(dir, replaced)))
+}
+
+// stampAhead sets the time of every bucket ahead. A bucket is three doubles, the third its time in
+// microseconds, and what says its form.
+func (w *world) stampAhead(ctx context.Context, by time.Duration) error {
+	const least, at = 40, 16
+	keys := w.redis.Scan(ctx, 0, "*", 1000).Iterator()
+	for keys.Next(ctx) {
+		value, err := w.redis.Get(ctx, keys.Val()).Bytes()
+		if err != nil || len(value) < least || strings.ContainsRune("HSPN", rune(value[0])) {
+			continue // gone, of another type, a hold or a pool
+		}
+		stamp := math.Float64frombits(binary.LittleEndian.Uint64(value[at:]))
+		if age := float64(time.Now().UnixMicro()) - stamp; math.Abs(age) > float64(time.Hour.Microseconds()) {
+			continue // no time
+		}
+		binary.LittleEndian.PutUint64(value[at:], math.Float64bits(stamp+float64(by.Microseconds())))
+		if err := w.redis.SetArgs(ctx, keys.Val(), value, redis.SetArgs{KeepTTL: true}).Err(); err != nil {
+			return err
+		}
+	}
+	return keys.Err()
+}
+
+func (w *world) kill(ctx context.Context, part string) error {
+	out, err := w.Leaky(ctx, "kill", part)
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+}
+
+// freeze stops a part and every process that it has started.
+func (w *world) freeze(ctx context.Context, part string) (thaw func(context.Context) error, err error) {
+	out, err := w.Leaky(ctx, "ps", "-o", "json")
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s", err, out)
+	}
+	var parts []supervisor.Status
+	if err := json.Unmarshal([]byte(out), &parts); err != nil {
+		return nil, err
+	}
+	for _, p := range parts {
+		if p.Name != part || p.PID == 0 {
+			continue
+		}
+		all := append([]int{p.PID}, children(p.PID)...)
+		signal := func(s syscall.Signal) {
+			for _, pid := range all {
+				_ = syscall.Kill(pid, s) // gone meanwhile
+			}
+		}
+		signal(syscall.SIGSTOP)
+		return func(context.Context) error { signal(syscall.SIGCONT); return nil }, nil
+	}
+	return func(context.Context) error { return nil }, nil // it is just being started, which is fault enough
+}
+
+// children are the processes that a process has started.
+func children(pid int) (all []int) {
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	if err != nil {
+		return nil
+	}
+	for _, task := range tasks {
+		text, err := os.ReadFile(task)
+		if err != nil {
+			continue
+		}
+		for field := range bytes.FieldsSeq(text) {
+			if child, err := strconv.Atoi(string(field)); err == nil {
+				all = append(all, child)
+			}
+		}
+	}
+	return all
+}
