@@ -40,7 +40,8 @@ func EnsureStream(ctx context.Context, js jetstream.JetStream) (jetstream.Stream
 	if err != nil {
 		return nil, err
 	}
-	_, err = ensure(ctx, js, jetstream.StreamConfig{Name: StreamDead, Subjects: []string{SubjectDead}, MaxAge: maxAgeDead, MaxBytes: maxBytesDead})
+	dead := jetstream.StreamConfig{Name: StreamDead, Subjects: []string{SubjectDead}, MaxAge: maxAgeDead, MaxBytes: maxBytesDead}
+	_, err = ensure(ctx, js, dead)
 	return events, err
 }
 
