@@ -224,11 +224,7 @@ func usersOf(ctx context.Context, admin *client.Client, members []companyMember)
 		if m.Tier == "" && !strings.Contains(m.User, "@") {
 			continue
 		}
-		got, err := admin.ListUsersWithResponse(ctx, &api.ListUsersParams{Q: &m.User, Limit: new(api.PageLimit(mostOfPage))})
-		if err != nil {
-			return nil, told(err)
-		}
-		users, err := client.Answer(got.JSON200)
+		users, err := usersLike(ctx, admin, m.User)
 		if err != nil {
 			return nil, err
 		}

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/leaky-tokens/leaky-tokens/client"
 	"github.com/leaky-tokens/leaky-tokens/client/api"
 )
@@ -178,26 +180,20 @@ func (c charge) note() string {
 	return fmt.Sprintf("%sAGAIN: like %s, %.1f s later, by %s", text, c.Like, c.After, by)
 }
 
-// userNamed finds one user by name, e-mail address or id.
+// userNamed finds one user by name, e-mail address or id; only an id has to be looked for among all.
 func userNamed(ctx context.Context, admin *client.Client, text string) (api.User, error) {
-	params := &api.ListUsersParams{Limit: new(api.PageLimit(mostOfPage))}
-	for {
-		got, err := admin.ListUsersWithResponse(ctx, params)
-		if err != nil {
-			return api.User{}, told(err)
-		}
-		page, err := client.Answer(got.JSON200)
-		if err != nil {
-			return api.User{}, err
-		}
-		for _, u := range page {
-			if u.Username == text || u.Email == text || u.ID.String() == text {
-				return u, nil
-			}
-		}
-		if len(page) < mostOfPage {
-			return api.User{}, fmt.Errorf("no user is called %q; `leaky users list` lists them", text)
-		}
-		params.After = &page[len(page)-1].Username
+	query := text
+	if _, err := uuid.Parse(text); err == nil {
+		query = ""
 	}
+	users, err := usersLike(ctx, admin, query)
+	if err != nil {
+		return api.User{}, err
+	}
+	for _, u := range users {
+		if u.Username == text || u.Email == text || u.ID.String() == text {
+			return u, nil
+		}
+	}
+	return api.User{}, fmt.Errorf("no user is called %q; `leaky users list` lists them", text)
 }

@@ -134,30 +134,15 @@ func (usersList) Help() string {
 	return "Examples:\n\n    leaky users list\n    leaky users list -q @example.org -o json"
 }
 
-// Run prints the users by name, page by page from the service.
+// Run prints the users by name.
 func (c usersList) Run(ctx context.Context, root *cli) error {
 	admin, err := openAdmin(root)
 	if err != nil {
 		return err
 	}
-	all := []api.User{}
-	for after := ""; ; {
-		params := &api.ListUsersParams{Q: &c.Query, Limit: new(api.PageLimit(mostOfPage))}
-		if after != "" {
-			params.After = &after
-		}
-		got, err := admin.ListUsersWithResponse(ctx, params)
-		if err != nil {
-			return told(err)
-		}
-		page, err := client.Answer(got.JSON200)
-		if err != nil {
-			return err
-		}
-		if all = append(all, page...); len(page) < mostOfPage {
-			break
-		}
-		after = page[len(page)-1].Username
+	all, err := usersLike(ctx, admin, c.Query)
+	if err != nil {
+		return err
 	}
 	rows := make([][]string, len(all))
 	for i, u := range all {
@@ -168,4 +153,28 @@ func (c usersList) Run(ctx context.Context, root *cli) error {
 		rows[i] = []string{u.ID.String(), u.Username, u.Email, strings.Join(u.Roles, ","), u.Tier, state}
 	}
 	return c.print(os.Stdout, all, []string{"USER", "NAME", "E-MAIL", "ROLES", "TIER", "STATE"}, rows)
+}
+
+// usersLike are the users with a part of a name or an e-mail address, by name, page by page from the
+// service; all of them for an empty one.
+func usersLike(ctx context.Context, admin *client.Client, query string) ([]api.User, error) {
+	all := []api.User{}
+	for after := ""; ; {
+		params := &api.ListUsersParams{Q: &query, Limit: new(api.PageLimit(mostOfPage))}
+		if after != "" {
+			params.After = &after
+		}
+		got, err := admin.ListUsersWithResponse(ctx, params)
+		if err != nil {
+			return nil, told(err)
+		}
+		page, err := client.Answer(got.JSON200)
+		if err != nil {
+			return nil, err
+		}
+		if all = append(all, page...); len(page) < mostOfPage {
+			return all, nil
+		}
+		after = page[len(page)-1].Username
+	}
 }
