@@ -45,7 +45,7 @@ func (s *Store) Recount(ctx context.Context) (freed, busy int, err error) {
 	}
 	for key, value := range before {
 		at := s.heldAt(key)
-		if float64At(value, at) <= held[key] {
+		if double(value, at, 0) <= held[key] {
 			continue
 		}
 		replaced := false
@@ -95,7 +95,7 @@ func (s *Store) holding(ctx context.Context) (map[string]string, error) {
 			err := s.scan(ctx, server, match, func(keys []string) error {
 				values, err := s.get(ctx, keys)
 				for i, value := range values {
-					if at := s.heldAt(keys[i]); len(value) >= at+size && float64At(value, at) > 0 {
+					if at := s.heldAt(keys[i]); len(value) >= at+size && double(value, at, 0) > 0 {
 						found[keys[i]] = value
 					}
 				}
@@ -126,5 +126,3 @@ func (s *Store) sums(ctx context.Context) (map[string]float64, error) {
 	})
 	return sums, err
 }
-
-func float64At(text string, at int) float64 { return double(text, at, 0) }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -88,10 +89,9 @@ func Serve(ctx context.Context, conn *nats.Conn, book Book, wait time.Duration, 
 	if err != nil {
 		return fmt.Errorf("subscribe %s: %w", Subject, err)
 	}
-	done := make(chan struct{})
+	var group sync.WaitGroup
 	for range atOnce {
-		go func() {
-			defer func() { done <- struct{}{} }()
+		group.Go(func() {
 			for {
 				select {
 				case <-ctx.Done():
@@ -100,11 +100,9 @@ func Serve(ctx context.Context, conn *nats.Conn, book Book, wait time.Duration, 
 					answer(ctx, m, book, wait, failed)
 				}
 			}
-		}()
+		})
 	}
-	for range atOnce {
-		<-done
-	}
+	group.Wait()
 	return sub.Unsubscribe()
 }
 
