@@ -64,6 +64,10 @@ func NewStore(cfg StoreConfig) (*Store, error) {
 	options.DialTimeout = min(cfg.Timeout, 3*time.Second)
 	options.ReadTimeout = cfg.Timeout
 	options.MaxOpenConns = 8
+	if options.Settings == nil {
+		options.Settings = clickhouse.Settings{}
+	}
+	options.Settings["cancel_http_readonly_queries_on_client_close"] = 1 // who gave up leaves nothing running
 	conn, err := clickhouse.Open(options)
 	if err != nil {
 		return nil, fmt.Errorf("open event store: %w", redacted(err, cfg.URL))

@@ -71,10 +71,15 @@ func (s *Server) run(ctx context.Context, q request) (result, error) {
 		return result{}, err
 	}
 	defer c.close()
-	for _, statement := range q.prepare(s.defaults()) {
+	settings, tag := s.defaults(), rand.Text()
+	settings[nameOf] = tag
+	for _, statement := range q.prepare(settings) {
 		if _, err := c.query([]byte(statement), "TabSeparated", nil); err != nil {
 			return result{}, err
 		}
+	}
+	if reads.Match(q.text) {
+		defer s.whileAsked(ctx, tag)()
 	}
 	return s.execute(c, q)
 }
@@ -145,7 +150,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if !known {
 		e = fail(codeUnknown, http.StatusInternalServerError, "UNKNOWN_EXCEPTION", "%v", err)
 	}
-	if e.status >= http.StatusInternalServerError {
+	if e.status >= http.StatusInternalServerError && r.Context().Err() == nil { // else there is nobody who asked
 		s.cfg.Log.LogAttrs(r.Context(), slog.LevelWarn, "statement failed", slog.Int("code", e.code), slog.String("error", e.text))
 	}
 	h := w.Header()

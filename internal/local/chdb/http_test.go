@@ -3,6 +3,7 @@ package chdb
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,8 @@ import (
 
 	"github.com/ClickHouse/ch-go/compress"
 	"github.com/ClickHouse/clickhouse-go/v2"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 type call struct {
@@ -231,6 +234,34 @@ func TestManyAtOnce(t *testing.T) {
 	if got := one[uint64](t, c, "SELECT count() FROM t"); got != workers*rounds {
 		t.Errorf("rows: want %d, got %d", workers*rounds, got)
 	}
+}
+
+// TestAbandonedQueriesFreeTheEngine: those whose clients are gone end, so that as many as run at once and
+// more leave room for the next.
+func TestAbandonedQueriesFreeTheEngine(t *testing.T) {
+	t.Parallel()
+	c := open(t, func(o *clickhouse.Options) { o.MaxOpenConns, o.MaxIdleConns = 16, 16 })
+	const endless = "SELECT sum(cityHash64(number)) FROM numbers(1000000000000000) SETTINGS max_execution_time = 0"
+	const running = "SELECT count() FROM system.processes WHERE query LIKE 'SELECT sum(cityHash64(number))%'"
+	waits, leave := context.WithCancel(t.Context())
+	defer leave()
+	left := make(chan error, 8)
+	ask := func() {
+		var n uint64
+		left <- c.QueryRow(waits, endless).Scan(&n)
+	}
+	go ask()
+	testenv.Eventually(t, "the query runs", func() bool { return one[uint64](t, c, running) > 0 })
+	for range cap(left) - 1 {
+		go ask()
+	}
+	leave()
+	for range cap(left) {
+		if err := <-left; err == nil {
+			t.Error("want the client to give up, got an answer")
+		}
+	}
+	testenv.Eventually(t, "none of them runs", func() bool { return one[uint64](t, c, running) == 0 })
 }
 
 func BenchmarkInsert(b *testing.B) {
