@@ -108,7 +108,8 @@ func busy(err error) bool {
 		}
 	}
 	text := err.Error() // these have no code of their own
-	return strings.Contains(text, "max number of clients") || strings.Contains(text, "ACL failure in script")
+	return strings.Contains(text, "max number of clients") || strings.Contains(text, "ACL failure in script") ||
+		strings.Contains(text, "non local key") || strings.Contains(text, "cluster is down") // to a script whose slot moves
 }
 
 // whole is the same call with the script's source.

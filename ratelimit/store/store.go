@@ -130,13 +130,7 @@ func New(c Config) (*Store, error) {
 	setDefault(&c.DialTimeout, 50*time.Millisecond)
 	setDefault(&c.Timeout, 100*time.Millisecond)
 	s := &Store{config: c, life: float64(c.Lifetime.Microseconds()), kept: millis(c.SettledKept), memoryBits: memoryWidth(c.SettledKept),
-		breaker: breaker{now: time.Now},
-		hold:    newScript(common + "local moving = false\n" + holdLua),
-		move:    newScript(common + releaseLua + "local moving = true\n" + holdLua),
-		settle:  newScript(common + releaseLua + correctLua + settleLua),
-		expire:  newScript(common + releaseLua + expireLua), finish: newScript(finishLua), pool: newScript(balanceLua),
-		late: newScript(common + releaseLua + lateLua), renew: newScript(common + releaseLua + renewLua), raise: newScript(common + raiseLua),
-		recount: newScript(recountLua)}
+		breaker: breaker{now: time.Now}}
 	s.identity.changed = func(older bool) {
 		s.lacks()
 		if c.Changed != nil {
@@ -149,7 +143,20 @@ func New(c Config) (*Store, error) {
 		Extra: c.Extra, Connected: s.onConnect}); err != nil {
 		return nil, err
 	}
+	s.makeScripts()
 	return s, nil
+}
+
+// makeScripts puts the scripts together.
+func (s *Store) makeScripts() {
+	release := fmt.Sprintf("%slocal clustered = %t\n%s", common, s.cluster, releaseLua)
+	s.hold = newScript(common + "local moving = false\n" + holdLua)
+	s.move = newScript(release + "local moving = true\n" + holdLua)
+	s.settle = newScript(release + correctLua + settleLua)
+	s.expire, s.finish = newScript(release+expireLua), newScript(finishLua)
+	s.pool, s.late = newScript(balanceLua), newScript(release+lateLua)
+	s.renew, s.raise = newScript(release+renewLua), newScript(common+raiseLua)
+	s.recount = newScript(recountLua)
 }
 
 // expiredKept is as long as JetStream keeps usage events.

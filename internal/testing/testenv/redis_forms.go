@@ -73,8 +73,8 @@ func splice(conn net.Conn, address string) {
 func RedisOfThree(tb testing.TB) (url string, all []*RedisProcess) {
 	tb.Helper()
 	const servers, slots = 3, 16384
-	var first *redis.Client
 	var firstAddr *net.TCPAddr
+	var clients []*redis.Client
 	var addrs []string
 	for i := range servers {
 		server := must[*RedisProcess](tb, "redis")(startRedis(tb.TempDir(), "--cluster-enabled", "yes", "--appendonly", "yes",
@@ -86,9 +86,9 @@ func RedisOfThree(tb testing.TB) (url string, all []*RedisProcess) {
 		if err := client.ClusterAddSlotsRange(tb.Context(), i*slots/servers, (i+1)*slots/servers-1).Err(); err != nil {
 			tb.Fatalf("testenv: give a cluster its slots: %v", err)
 		}
-		addrs = append(addrs, server.addr)
+		addrs, clients = append(addrs, server.addr), append(clients, client)
 		if i == 0 {
-			first, firstAddr = client, must[*net.TCPAddr](tb, "redis")(net.ResolveTCPAddr("tcp", server.addr))
+			firstAddr = must[*net.TCPAddr](tb, "redis")(net.ResolveTCPAddr("tcp", server.addr))
 			continue
 		}
 		if err := client.ClusterMeet(tb.Context(), firstAddr.IP.String(), fmt.Sprint(firstAddr.Port)).Err(); err != nil {
@@ -96,8 +96,13 @@ func RedisOfThree(tb testing.TB) (url string, all []*RedisProcess) {
 		}
 	}
 	Eventually(tb, "the cluster of three", func() bool {
-		info, err := first.ClusterInfo(tb.Context()).Result()
-		return err == nil && strings.Contains(info, "cluster_state:ok") && strings.Contains(info, "cluster_known_nodes:3")
+		for _, client := range clients { // each of them must know
+			info, err := client.ClusterInfo(tb.Context()).Result()
+			if err != nil || !strings.Contains(info, "cluster_state:ok") || !strings.Contains(info, "cluster_known_nodes:3") {
+				return false
+			}
+		}
+		return true
 	})
 	return "redis+cluster://" + strings.Join(addrs, ","), all
 }

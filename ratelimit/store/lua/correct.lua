@@ -6,6 +6,7 @@
 -- the charge is told already, the token service may still count it in what is spent: what is given
 -- back is counted beside it (balance.lua).
 local function correct(key, record, now, before, after, since, told)
+  whole(key, record)
   local window, _, provider, n, pos = struct.unpack('<ddBc0B', record, 34)
   local more = after - before
   if window >= 0 then

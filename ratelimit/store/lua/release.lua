@@ -37,10 +37,30 @@ local function poolOf(key, provider)
   return string.sub(key, 1, string.find(key, '}:h:', 1, true)) .. ':p:' .. provider
 end
 
+-- whole ends the call, before it has written anything, while some of the keys that a record names are
+-- on another server of a cluster: a slot moves from one to the other key by key. No script names these
+-- keys, so that the server does not look for them, and to a server that takes a slot over, a key that
+-- has not come yet is one that is not there: the bucket would lose what it counts, and the slot could
+-- not move on for two buckets of one name. The server refuses, though, to read several keys of which it
+-- has not all while their slot moves.
+local function whole(key, record)
+  if not clustered then return end
+  local window, _, provider, n, pos = struct.unpack('<ddBc0B', record, 34)
+  local keys = { key }
+  if window >= 0 then keys[2] = poolOf(key, provider) end
+  for _ = 1, n do
+    local _, _, bucket, after = struct.unpack('<ddHc0', record, pos)
+    pos = after
+    keys[#keys + 1] = bucket
+  end
+  redis.call('MGET', unpack(keys))
+end
+
 -- release replaces what a hold holds by what is charged, in its pool and each of its
 -- buckets. A charge counts in the pool's window that the hold was taken in; when that one
 -- is over it counts nowhere here, as its rest is gone too.
 local function release(key, record, now, held, charged)
+  whole(key, record)
   local window, _, provider, n, pos = struct.unpack('<ddBc0B', record, 34)
   if window >= 0 then
     local pool = poolOf(key, provider)
