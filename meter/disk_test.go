@@ -125,17 +125,19 @@ func TestACheckpointThatCannotBeSavedStopsNothing(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	checkpoint := filepath.Join(filepath.Dir(r.spool), "meter.checkpoint")
-	if err := os.MkdirAll(filepath.Join(checkpoint+".new", "in the way"), 0o700); err != nil {
+	r.add(1)
+	r.start(nil)
+	testenv.Eventually(t, "the checkpoint", r.caughtUp)
+	if err := errors.Join(os.Remove(checkpoint), os.MkdirAll(filepath.Join(checkpoint, "in the way"), 0o700)); err != nil {
 		t.Fatal(err)
 	}
-	r.start(nil)
 	r.add(3)
-	r.events(3)
-	if err := os.RemoveAll(checkpoint + ".new"); err != nil {
+	r.events(4)
+	if err := os.RemoveAll(checkpoint); err != nil {
 		t.Fatal(err)
 	}
 	r.add(1)
-	r.events(4)
+	r.events(5)
 	testenv.Eventually(t, "the checkpoint", r.caughtUp)
 }
 

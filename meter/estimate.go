@@ -10,6 +10,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/operation"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/spool"
+	"github.com/leaky-tokens/leaky-tokens/internal/durable"
 )
 
 const (
@@ -267,7 +268,7 @@ func (e *Estimator) Save(path string) error {
 	if err != nil {
 		return fmt.Errorf("save estimates: %w", err)
 	}
-	if err := writeFile(path, text); err != nil {
+	if err := durable.Replace(path, text); err != nil {
 		return fmt.Errorf("save estimates: %w", err)
 	}
 	e.changed = false

@@ -3,6 +3,7 @@ package meter
 import (
 	"math"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"strconv"
 	"testing"
@@ -196,7 +197,7 @@ func TestEstimatorSurvivesARestart(t *testing.T) {
 	if want, got := e.input(k, 10_000), again.input(k, 10_000); want != got {
 		t.Errorf("want %d, got %d", want, got)
 	}
-	if err := writeFile(path, []byte("{")); err != nil {
+	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := NewEstimator(nil).Load(path); err == nil {

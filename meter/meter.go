@@ -22,6 +22,7 @@ import (
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/prices"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/durable"
 )
 
 // Prices writes into an event what the call cost.
@@ -43,6 +44,7 @@ type Config struct {
 	Poll        time.Duration         // pause when the spool gave less than a batch, default 40 ms
 	BatchLines  int                   // most lines of one settlement, default 500
 	MaxWaiting  int                   // events kept in memory while NATS is down, default 20000
+	SaveEvery   time.Duration         // the checkpoint is synced so often at most, default 500 ms
 	HoldLife    time.Duration         // how long a hold lives that nobody settles, default 1 minute
 	Log         *slog.Logger          //
 	Metrics     prometheus.Registerer // may be nil
@@ -56,9 +58,9 @@ func (c *Config) estimates() string {
 func (c *Config) damaged() string { return filepath.Join(filepath.Dir(c.Spool), "damaged.jsonl") }
 
 const (
-	saveEvery = 5 * time.Second // estimates
-	lagEvery  = time.Second
-	drainTime = 3 * time.Second // for publishing what is settled when the meter stops
+	learnedEvery = 5 * time.Second // estimates are saved
+	lagEvery     = time.Second
+	drainTime    = 3 * time.Second // for publishing what is settled when the meter stops
 )
 
 // Meter reads, settles and publishes. Make it with New and start it with Run.
@@ -74,7 +76,9 @@ type Meter struct {
 
 	queue   chan settledBatch
 	waiting atomic.Int64             // events in the queue or being published
-	done    atomic.Pointer[position] // the last checkpoint
+	done    atomic.Pointer[position] // the last checkpoint that is on the disk
+
+	published position // of publishLoop: everything before it is
 
 	behind     bool     // settling went on without publishing: NATS has been down for long
 	behindFrom position // the first line that is settled and not queued
@@ -102,6 +106,7 @@ func New(cfg Config) (*Meter, error) {
 	cfg.Poll = positive(cfg.Poll, 40*time.Millisecond)
 	cfg.BatchLines = positive(cfg.BatchLines, 500)
 	cfg.MaxWaiting = positive(cfg.MaxWaiting, 20_000)
+	cfg.SaveEvery = positive(cfg.SaveEvery, 500*time.Millisecond)
 	cfg.HoldLife = positive(cfg.HoldLife, time.Minute)
 	if cfg.Aborted == nil {
 		cfg.Aborted = func(string) config.ChargeMode { return config.ChargeInput }
@@ -119,6 +124,7 @@ func New(cfg Config) (*Meter, error) {
 		rotator: &rotator{path: cfg.Spool, bytes: cfg.RotateBytes, reopen: cfg.ReopenURL, client: &http.Client{Transport: cfg.Admin}},
 		disk:    disk{spool: cfg.Spool, stats: cfg.StatsURL, client: &http.Client{Transport: cfg.Admin}, room: roomOf},
 		damage:  damage{path: cfg.damaged()}, quietly: newSparseLog(cfg.Log), tracer: newTracer(cfg.Traces)}
+	m.done.Store(&position{})
 	var err error
 	m.metrics, err = newMetrics(cfg.Metrics)
 	m.settleUp.Store(true)
@@ -159,6 +165,11 @@ func (m *Meter) Run(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
+	for _, written := range []string{m.cfg.checkpoint(), m.cfg.estimates()} {
+		if err := durable.Sweep(written); err != nil {
+			m.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "what a crash left stays", slog.Any("error", err))
+		}
+	}
 	from, err := loadCheckpoint(m.cfg.checkpoint())
 	if errors.Is(err, errTorn) { // what was settled is known for settled
 		m.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "the spool is read from its beginning", slog.Any("error", err))
@@ -170,6 +181,7 @@ func (m *Meter) Run(ctx context.Context) error {
 	if err := m.estimator.Load(m.cfg.estimates()); err != nil {
 		m.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "estimates start anew", slog.Any("error", err))
 	}
+	m.done.Store(&from)
 	if err := m.seek(from); err != nil {
 		return err
 	}
@@ -210,14 +222,10 @@ func (m *Meter) unwritable(label, problem string) {
 // deleted on its word.
 func (m *Meter) seek(p position) error {
 	found, err := m.tail.seek(p)
-	if err != nil {
-		return err
+	if err == nil && !found {
+		m.done.Store(&position{})
 	}
-	if !found {
-		p = position{}
-	}
-	m.done.Store(&p)
-	return nil
+	return err
 }
 
 // drain waits until what is settled is published; what is not is replayed at the next start.
@@ -268,7 +276,7 @@ func (m *Meter) housekeeping(ctx context.Context, now time.Time, saved *time.Tim
 	m.tell(ctx, now)
 	m.tellProgress(ctx, now)
 	m.watchRoom(ctx, now)
-	if now.Sub(*saved) > saveEvery {
+	if now.Sub(*saved) > learnedEvery {
 		*saved = now
 		if err := m.estimator.Save(m.cfg.estimates()); err != nil {
 			m.quietly.warn("estimates are not saved", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -41,6 +42,7 @@ type limiter struct {
 	poison  string // an id it refuses
 	renewed []string
 	problem string // that the meter told last
+	reports int    // how often it told how it is, after it has looked after its files
 }
 
 func (l *limiter) Settle(_ context.Context, in *limitpb.SettleRequest) (*limitpb.SettleResponse, error) {
@@ -52,6 +54,7 @@ func (l *limiter) Settle(_ context.Context, in *limitpb.SettleRequest) (*limitpb
 	l.calls++
 	if in.GetMeter() != "" {
 		l.problem = in.GetUnwritable()
+		l.reports++
 	}
 	out := &limitpb.SettleResponse{}
 	for _, s := range in.GetSettlements() {
@@ -83,6 +86,12 @@ func (l *limiter) told() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.problem
+}
+
+func (l *limiter) heard() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.reports
 }
 
 // charge is what was charged for a request.
@@ -160,7 +169,7 @@ func (r *rig) publisher() Publisher {
 // start runs a meter; stop ends it and waits.
 func (r *rig) start(change func(*Config)) (m *Meter, stop func()) {
 	r.t.Helper()
-	cfg := Config{Spool: r.spool, Limiter: r.client, Poll: 5 * time.Millisecond, Metrics: prometheus.NewRegistry()}
+	cfg := Config{Spool: r.spool, Limiter: r.client, Poll: 5 * time.Millisecond, SaveEvery: 5 * time.Millisecond, Metrics: prometheus.NewRegistry()}
 	if change != nil {
 		change(&cfg)
 	}
@@ -338,7 +347,8 @@ func TestCrashBetweenPublishAndCheckpoint(t *testing.T) {
 // nothing is charged twice.
 func TestATornCheckpointIsMadeAnew(t *testing.T) {
 	t.Parallel()
-	for name, left := range map[string]string{"empty": "", "cut": `{"inode":7,"off`, "zeros": "\x00\x00\x00\x00"} {
+	for name, left := range map[string]string{"empty": "", "cut": `{"inode":7,"off`, "zeros": "\x00\x00\x00\x00", "another's": `["a"]`,
+		"a head of less than nothing": `{"inode":7,"offset":9,"headBytes":-1}`, "a head that has no room": `{"inode":7,"offset":9,"headBytes":1000000000000}`} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t)
@@ -347,6 +357,11 @@ func TestATornCheckpointIsMadeAnew(t *testing.T) {
 			r.events(20)
 			testenv.Eventually(t, "the checkpoint", r.caughtUp)
 			stop()
+			info, err := os.Stat(r.spool)
+			if err != nil {
+				t.Fatal(err)
+			}
+			left := strings.Replace(left, `"inode":7`, fmt.Sprintf(`"inode":%d`, inode(info)), 1)
 			if err := os.WriteFile(filepath.Join(filepath.Dir(r.spool), "meter.checkpoint"), []byte(left), 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -357,6 +372,39 @@ func TestATornCheckpointIsMadeAnew(t *testing.T) {
 			testenv.Eventually(t, "the checkpoint", r.caughtUp)
 		})
 	}
+}
+
+// TestTheCheckpointTrailsAndNothingGoesBeforeIt: what is published is not synced at once, and a file
+// that was moved away stays until the checkpoint that is behind it is on the disk.
+func TestTheCheckpointTrailsAndNothingGoesBeforeIt(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	checkpoint, moved := filepath.Join(filepath.Dir(r.spool), "meter.checkpoint"), r.spool+".1"
+	r.add(20)
+	_, stop := r.start(func(c *Config) { c.SaveEvery = time.Hour })
+	r.events(20)
+	if err := os.Rename(r.spool, moved); err != nil {
+		t.Fatal(err)
+	}
+	r.add(5)
+	r.events(25)
+	before := r.limiter.heard()
+	testenv.Eventually(t, "the meter has looked after its files", func() bool { return r.limiter.heard() > before+1 })
+	if _, err := os.Stat(checkpoint); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("want no checkpoint yet, got %v", err)
+	}
+	if _, err := os.Stat(moved); err != nil {
+		t.Errorf("what a start would read again is gone: %v", err)
+	}
+	stop()
+	if !r.caughtUp() {
+		t.Error("want the checkpoint saved at the end")
+	}
+	r.start(nil)
+	testenv.Eventually(t, "the finished file goes", func() bool {
+		_, err := os.Stat(moved)
+		return errors.Is(err, fs.ErrNotExist)
+	})
 }
 
 func TestLimiterDown(t *testing.T) {

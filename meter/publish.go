@@ -24,19 +24,20 @@ type settledBatch struct {
 // mostAtOnce bounds the events of one round of publishing.
 const mostAtOnce = 2000
 
-// publishLoop publishes settled batches in order and moves the checkpoint behind each.
+// publishLoop publishes settled batches in order and moves the checkpoint behind them, which it saves
+// now and then: a sync for each batch would cost more than the batch.
 func (m *Meter) publishLoop(ctx context.Context) error {
+	save := time.NewTicker(m.cfg.SaveEvery)
+	defer save.Stop()
+	defer m.saveCheckpoint()
 	for {
-		var b settledBatch
 		select {
 		case <-ctx.Done():
 			return nil
-		case b = <-m.queue:
-		}
-		b = m.more(b)
-		m.publishBatch(ctx, b)
-		if ctx.Err() != nil {
-			return nil
+		case <-save.C:
+			m.saveCheckpoint()
+		case b := <-m.queue:
+			m.publishBatch(ctx, m.more(b))
 		}
 	}
 }
@@ -54,9 +55,7 @@ func (m *Meter) more(b settledBatch) settledBatch {
 	return b
 }
 
-// publishBatch tries until every event is stored or ctx ends, and then checkpoints. Where the
-// checkpoint cannot be written (no room), the next one may be: until then a start replays more, and no
-// file is deleted.
+// publishBatch tries until every event is stored or ctx ends.
 func (m *Meter) publishBatch(ctx context.Context, b settledBatch) {
 	rest := b.messages
 	err := retry.Policy{First: 100 * time.Millisecond, Most: 2 * time.Second}.Do(ctx, func(ctx context.Context) error {
@@ -79,13 +78,8 @@ func (m *Meter) publishBatch(ctx context.Context, b settledBatch) {
 		return // ctx has ended
 	}
 	m.publishUp.Store(true)
-	defer m.waiting.Add(int64(-len(b.messages)))
 	if b.end.Inode != 0 {
-		if err := b.end.save(m.cfg.checkpoint()); err != nil {
-			m.metrics.retries.WithLabelValues("checkpoint").Inc()
-			m.quietly.warn("the checkpoint is not saved", err)
-			return
-		}
+		m.published = b.end
 	}
-	m.done.Store(&b.end)
+	m.waiting.Add(int64(-len(b.messages)))
 }

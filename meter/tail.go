@@ -288,8 +288,11 @@ func (t *tail) release(p position) error {
 		return nil
 	}
 	done := slices.IndexFunc(t.finished, func(s source) bool { return s.inode == p.Inode })
-	if done < 0 {
+	if done < 0 && p.Inode == t.inode {
 		done = len(t.finished)
+	}
+	if done < 0 {
+		return nil // who knows which came before it
 	}
 	for _, s := range t.finished[:done] {
 		// The name is looked at again: a rotation by somebody else may have moved the file.

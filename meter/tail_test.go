@@ -141,6 +141,13 @@ func TestTailReleasesOnlyWhatIsCheckpointed(t *testing.T) {
 	_, _, middle := read(t, tl, 1)
 	read(t, tl, 1)
 	expect(t, lines, "line 0") // .9 before .10
+	gone := position{Inode: 1 << 60, Offset: 7}
+	if err := tl.release(gone); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(path + ".9"); err != nil {
+		t.Errorf("deleted on the word of a file that nobody knows: %v", err)
+	}
 	if err := tl.release(middle); err != nil {
 		t.Fatal(err)
 	}

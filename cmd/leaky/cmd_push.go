@@ -7,9 +7,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"time"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/durable"
 	"github.com/leaky-tokens/leaky-tokens/internal/settings"
 	"github.com/leaky-tokens/leaky-tokens/xds"
 	"github.com/leaky-tokens/leaky-tokens/xds/history"
@@ -217,25 +217,14 @@ func writeTexts(main string, texts map[string]string) error {
 // replaceFile puts a text in the place of a file in one step and keeps its mode and owner, so that
 // parts which run as another user can still read it.
 func replaceFile(path, text string) error {
-	mode, uid, gid := os.FileMode(0o644), -1, -1
+	as := []durable.As{durable.Mode(0o644)}
 	if info, err := os.Stat(path); err == nil {
-		mode = info.Mode().Perm()
-		uid, gid = owner(info)
+		as = []durable.As{durable.Mode(info.Mode().Perm())}
+		if uid, gid := owner(info); uid >= 0 {
+			as = append(as, durable.Owner(uid, gid))
+		}
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".leaky-*")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	defer os.Remove(f.Name())
-	_, err = f.WriteString(text)
-	err = errors.Join(err, f.Sync(), f.Close(), os.Chmod(f.Name(), mode))
-	if err == nil && uid >= 0 {
-		err = os.Chown(f.Name(), uid, gid)
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
+	if err := durable.Replace(path, []byte(text), as...); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return nil

@@ -24,6 +24,8 @@ import (
 
 	"filippo.io/age"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/durable"
 )
 
 const (
@@ -86,11 +88,7 @@ func Run(ctx context.Context, c Config, dir string) (Manifest, error) {
 	if err != nil {
 		return m, err
 	}
-	unfinished := filepath.Join(dir, "."+manifestName)
-	if err := os.WriteFile(unfinished, append(text, '\n'), 0o600); err != nil {
-		return m, fmt.Errorf("write manifest: %w", err)
-	}
-	if err := os.Rename(unfinished, filepath.Join(dir, manifestName)); err != nil {
+	if err := durable.Replace(filepath.Join(dir, manifestName), append(text, '\n')); err != nil {
 		return m, fmt.Errorf("write manifest: %w", err)
 	}
 	return m, nil

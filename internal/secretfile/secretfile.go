@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/durable"
 )
 
 // LoadOrCreate reads the file at path. When there is none it writes what generate
@@ -40,45 +42,19 @@ func Load(path string) ([]byte, error) {
 	return os.ReadFile(path)
 }
 
-// create makes the whole file appear at once: written under another name, then
-// linked, which fails when the name is taken (O_EXCL would show a half-written file).
+// create makes the whole file appear at once: O_EXCL would show a half-written one.
 func create(path string, content []byte) error {
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, ".new-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	if _, err := f.Write(content); err != nil {
-		f.Close()
-		return err
-	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Link(f.Name(), path)
+	return durable.Create(path, content)
 }
 
 // Replace puts a file in the place of another in one step, mode 0600: a reader sees the
-// old one or the new one.
+// old one or the new one, and so does who reads after a crash of the machine.
 func Replace(path string, content []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	if _, err := f.Write(content); err != nil {
-		f.Close()
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+	return durable.Replace(path, content)
 }
