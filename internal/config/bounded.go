@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"syscall"
+	"time"
 )
 
 const (
@@ -13,16 +15,20 @@ const (
 	// maxNesting is how deep brackets may stand in each other. The YAML library takes a time that
 	// grows with the square of it.
 	maxNesting = 64
+	// readWait bounds the wait for what a pipe has: `leaky check <(...)` is one.
+	readWait = 10 * time.Second
 )
 
 // ReadFile reads a file of the configuration. One that is larger than any can be is not read:
-// every part looks at it each second.
+// every part looks at it each second. Nor is a pipe in its place waited for that nobody writes to, or
+// nobody ends: a part would never look at a file again.
 func ReadFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	_ = f.SetReadDeadline(time.Now().Add(readWait)) // a file has none, and needs none
 	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err == nil && len(text) > maxFile {
 		return nil, fmt.Errorf("%s has more than %d bytes; no configuration is that large", path, maxFile)

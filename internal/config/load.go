@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"strings"
@@ -30,6 +31,7 @@ func Load(path string, getenv func(string) string) (*Config, error) {
 // Read is Load of a text that was read from path. An empty one is what a full disk or a cut copy
 // leaves of a file, and so a mistake.
 func Read(path string, text []byte, getenv func(string) string) (*Config, error) {
+	text = bytes.TrimPrefix(text, []byte("\ufeff")) // some editors begin a file with it
 	if message, line := unparseable(text); message != "" {
 		return nil, &Error{Mistakes: []Mistake{{file: path, line: line, column: 1, Message: message}}}
 	}

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -108,6 +111,40 @@ func TestNoChangeIsMissed(t *testing.T) {
 	}
 	cancel()
 	<-done
+}
+
+// TestAChangeCountsOnceTwoLooksAgree: a file that grows from look to look is not taken before it stands.
+func TestAChangeCountsOnceTwoLooksAgree(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "leaky.yaml")
+		put := func(text string) {
+			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+				t.Error(err)
+			}
+		}
+		put("a")
+		ctx, cancel := context.WithCancel(t.Context())
+		var taken []string
+		go Watcher{Files: func() []string { return []string{path} }}.Run(ctx, func() {
+			text, err := os.ReadFile(path)
+			if err != nil {
+				t.Error(err)
+			}
+			taken = append(taken, string(text))
+		})
+		time.Sleep(watchEvery / 2)
+		for n := range 100 {
+			put(strings.Repeat("a", n+2))
+			time.Sleep(watchEvery / 10)
+		}
+		time.Sleep(3 * watchEvery)
+		cancel()
+		synctest.Wait()
+		if want := []string{"a", strings.Repeat("a", 101)}; !slices.Equal(taken, want) {
+			t.Errorf("want it taken at the begin and when it is whole, got %q", taken)
+		}
+	})
 }
 
 // What is bought is prepaid, what is granted is a quota.

@@ -56,14 +56,23 @@ func lostLimits(before, next *Settings) []string {
 			gone = append(gone, fmt.Sprintf("%d of %d limits are gone", n, len(had)))
 		}
 	}
-	var had, has []string
-	for _, set := range before.Domains {
-		had = append(had, set.Domain())
-	}
+	has := map[string]*limits.Set{}
 	for _, set := range next.Domains {
-		has = append(has, set.Domain())
+		has[set.Domain()] = set
 	}
-	if domains := missing(had, has); len(domains) > 0 {
+	var domains []string
+	for _, set := range before.Domains {
+		now, there := has[set.Domain()]
+		if !there {
+			domains = append(domains, set.Domain())
+			continue
+		}
+		had := ruleNames(set)
+		if n, most := lostMost(had, ruleNames(now)); most {
+			gone = append(gone, fmt.Sprintf("%d of %d limits of domain %s are gone", n, len(had), set.Domain()))
+		}
+	}
+	if len(domains) > 0 {
 		gone = append(gone, "domains are gone: "+strings.Join(domains, ", "))
 	}
 	return gone
@@ -94,17 +103,17 @@ func missing(had, has []string) []string {
 	return slices.DeleteFunc(slices.Clone(had), func(name string) bool { return slices.Contains(has, name) })
 }
 
-// lostMost counts the names that are gone, and reports whether those are most of them. One or two
-// that others take the place of are an edit.
+// lostMost counts the names that are gone, and reports whether those are half of them or more. One that
+// is gone is an edit, and so are two that others take the place of.
 func lostMost(had, has []string) (n int, most bool) {
 	n = len(missing(had, has))
-	return n, 2*n > len(had) && (len(had) > 2 || len(has) < len(had))
+	return n, n > 1 && 2*n >= len(had) && (len(had) > 2 || len(has) < len(had))
 }
 
 // sectionsOf are the top-level keys of leaky.yaml.
 func sectionsOf(s *Settings) []string {
 	var top map[string]any
-	if err := yaml.Unmarshal([]byte(s.text[s.path]), &top); err != nil {
+	if err := yaml.Unmarshal([]byte(strings.TrimPrefix(s.text[s.path], "\ufeff")), &top); err != nil {
 		return nil
 	}
 	return slices.Sorted(maps.Keys(top))

@@ -25,7 +25,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 )
 
-// pause is between the two looks at a file that is read for the first time.
+// pause is between the two looks at a content that is new.
 const pause = 100 * time.Millisecond
 
 // Settings are one good content.
@@ -69,7 +69,7 @@ func (s *Source) Open() (*Settings, error) {
 	if before != nil {
 		s.now = before.settings
 	}
-	next, err := s.whole(before)
+	next, err := s.whole(s.now)
 	if err == nil {
 		err = s.judge(next)
 	}
@@ -87,7 +87,7 @@ func (s *Source) Open() (*Settings, error) {
 func (s *Source) Refresh() (*Settings, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	next, err := s.read()
+	next, err := s.whole(s.now)
 	if err == nil {
 		err = s.judge(next)
 	}
@@ -184,10 +184,10 @@ func (e *RefusedError) Error() string {
 // errChanging is a file in the middle of a write.
 var errChanging = errors.New("it changes while it is read")
 
-// whole reads the files, twice unless they are what was good last: a file may be half-written.
-func (s *Source) whole(before *memory) (*Settings, error) {
+// whole reads the files, twice unless they are what is followed: a file may be half-written.
+func (s *Source) whole(before *Settings) (*Settings, error) {
 	next, err := s.read()
-	if s.path == "" || err == nil && before != nil && before.settings.Hash == next.Hash {
+	if s.path == "" || err == nil && before != nil && before.Hash == next.Hash {
 		return next, err
 	}
 	<-time.After(pause)
