@@ -17,7 +17,7 @@ func lost(before, next *Settings) []string {
 	var gone []string
 	say := func(format string, args ...any) { gone = append(gone, fmt.Sprintf(format, args...)) }
 	for _, path := range slices.Sorted(maps.Keys(before.text)) {
-		if now, there := next.text[path]; there && cut(now, before.text[path]) {
+		if now, there := next.text[path]; there && Cut(now, before.text[path]) {
 			say("%s ends after %d of its %d lines", path, lines(now), lines(before.text[path]))
 		}
 	}
@@ -86,9 +86,9 @@ func ruleNames(set *limits.Set) []string {
 	return names
 }
 
-// cut reports whether now looks like the beginning of a whole text: it is one, or its last line
+// Cut reports whether now looks like the beginning of a whole text: it is one, or its last line
 // has no end and it is shorter.
-func cut(now, whole string) bool {
+func Cut(now, whole string) bool {
 	if len(now) < len(whole) && strings.HasSuffix(whole, "\n") && !strings.HasSuffix(now, "\n") {
 		return true
 	}

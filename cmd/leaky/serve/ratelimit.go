@@ -87,7 +87,7 @@ func (s service) openAll(limiter *ratelimit.Service) (all []opened, err error) {
 	callers := mtls.Callers(s.name)
 	open("services.ratelimit.grpc", at.GRPC, callers, limiter.Listen)
 	common := s.common(limiter.Ready)
-	common.Warn = func() error { return errors.Join(limiter.Warning(), s.files.Problem()) }
+	common.Warn = func() error { return errors.Join(limiter.Warning(), s.unfollowed()) }
 	open("services.ratelimit.http", at.HTTP, callers, func(ctx context.Context, ln net.Listener) error {
 		return httpapi.Serve(ctx, ln, common.Wrap(rulesMux(limiter)))
 	})

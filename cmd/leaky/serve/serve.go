@@ -5,6 +5,7 @@ package serve
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -51,7 +52,15 @@ type service struct {
 }
 
 // live is the configuration's present content, for what may change while a service runs.
-type live struct{ now atomic.Pointer[config.Config] }
+type live struct {
+	now    atomic.Pointer[config.Config]
+	prices atomic.Pointer[priceList] // nil: the process has none
+}
+
+// unfollowed is which files' present content is not followed, and why; nil: that of each is.
+func (s service) unfollowed() error {
+	return errors.Join(s.files.Problem(), s.live.prices.Load().Problem())
+}
 
 // flags are the feature flags as they are now.
 func (l *live) flags() config.Flags { return l.now.Load().Flags }
@@ -88,7 +97,7 @@ func (s service) common(ready func(context.Context) error) httpapi.Common {
 	if s.readiness != nil {
 		s.readiness.ask.Store(&whole)
 	}
-	return httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info, Ready: whole, Warn: s.files.Problem}
+	return httpapi.Common{Name: s.name, Log: s.log, Metrics: s.registry, Info: s.info, Ready: whole, Warn: s.unfollowed}
 }
 
 // Run starts a part by its name, as topology and `leaky ps` have it, and blocks until ctx
