@@ -13,6 +13,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/bucket"
 )
 
 // set is what the books say of a pool from now on.
@@ -136,7 +137,15 @@ func TestAnOlderRedisIsNotBelieved(t *testing.T) {
 		n, err := server.Client().Get(t.Context(), "{*}:beat").Int()
 		return err == nil && n > before+1
 	})
+	l.fail(context.DeadlineExceeded)
 	restore()
+	for range 5 { // while the books are away nobody knows
+		r, err := e.envoy.ShouldRateLimit(t.Context(), ask{id: uuid.NewString(), user: "spender", maxTokens: "100"}.request())
+		if err == nil && r.GetOverallCode() == rls.RateLimitResponse_OK {
+			t.Error("what was spent is spent again while the books are away")
+		}
+	}
+	l.fail(nil)
 
 	var wg sync.WaitGroup
 	for range 32 {
@@ -150,6 +159,32 @@ func TestAnOlderRedisIsNotBelieved(t *testing.T) {
 	wg.Wait()
 	testenv.Eventually(t, "who has paid is admitted", func() bool { return e.admits(t, "buyer", "800") })
 	testenv.Eventually(t, "a hold of a call that is over is released", func() bool { return e.admits(t, "holder", "270") })
+}
+
+// TestARedisThatStartedAgainIsAskedForAllPools: what the token service said meanwhile was lost, and nobody
+// calls with those pools.
+func TestARedisThatStartedAgainIsAskedForAllPools(t *testing.T) {
+	t.Parallel()
+	server := testenv.RedisServer(t)
+	l := &ledger{}
+	l.set(prepaid("user:ann", 300, 1))
+	e := start(t, thousand, asking(l), func(c *ratelimit.Config) { c.RedisURL, c.Prefix = server.URL(), "" })
+	e.run(t)
+	if err := e.service.SetBalance(t.Context(), prepaid("user:ann", 300, 1)); err != nil {
+		t.Fatal(err)
+	}
+	redis := server.Client()
+	testenv.Eventually(t, "a mark of time in Redis", func() bool {
+		n, err := redis.Get(t.Context(), "{*}:beat").Int()
+		return err == nil && n > 0
+	})
+	testenv.Eventually(t, "the pools of the begin are asked for", func() bool { return l.questions() > 0 })
+	l.set(prepaid("user:ann", 900, 2))
+	server.Restart()
+	testenv.Eventually(t, "the pool is asked for anew", func() bool {
+		pool, err := redis.Get(t.Context(), "{user:ann}:p:openai").Result()
+		return err == nil && strings.HasPrefix(pool[1:], bucket.Pack(2, 900))
+	})
 }
 
 // TestHoldsOutliveAServerOfACluster: one that starts again is asked for its pools anew, and what calls hold that
