@@ -3,11 +3,15 @@ package ratelimit_test
 import (
 	"bytes"
 	"log/slog"
+	"os"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit"
@@ -35,9 +39,17 @@ func (l *lines) count(word string) int {
 // is well again by itself.
 func TestARedisThatRefusesSaysWhy(t *testing.T) {
 	t.Parallel()
-	for reason, c := range map[string]struct{ spoil, mend []any }{
-		"OOM":      {[]any{"config", "set", "maxmemory", "1"}, []any{"config", "set", "maxmemory", "0"}},
-		"READONLY": {[]any{"replicaof", "127.0.0.1", "1"}, []any{"replicaof", "no", "one"}},
+	type commands [][]any
+	for reason, c := range map[string]struct{ spoil, mend commands }{
+		"OOM":        {commands{{"config", "set", "maxmemory", "1"}}, commands{{"config", "set", "maxmemory", "0"}}},
+		"READONLY":   {commands{{"replicaof", "127.0.0.1", "1"}}, commands{{"replicaof", "no", "one"}}},
+		"NOREPLICAS": {commands{{"config", "set", "min-replicas-to-write", "1"}}, commands{{"config", "set", "min-replicas-to-write", "0"}}},
+		"NOPERM":     {commands{{"acl", "setuser", "default", "-incr"}}, commands{{"acl", "setuser", "default", "+@all"}}},
+		// Who is connected stays so; who connects anew has no password.
+		"NOAUTH": {commands{{"config", "set", "requirepass", "secret"}, {"client", "kill", "type", "normal"}}, commands{{"config", "set", "requirepass", ""}}},
+		// A copy on disk that its process did not end well: nothing is written before one does.
+		"MISCONF": {commands{{"config", "set", "save", "3600 1"}, {"set", "x", "1"}, {"config", "set", "rdb-key-save-delay", "60000000"}, {"bgsave"}},
+			commands{{"config", "set", "save", ""}}},
 	} {
 		t.Run(reason, func(t *testing.T) {
 			t.Parallel()
@@ -48,8 +60,17 @@ func TestARedisThatRefusesSaysWhy(t *testing.T) {
 			e.run(t)
 			testenv.Eventually(t, "readiness", func() bool { return e.service.Ready(t.Context()) == nil })
 			client := server.Client()
-			if err := client.Do(t.Context(), c.spoil...).Err(); err != nil {
-				t.Fatal(err)
+			run := func(all commands) {
+				t.Helper()
+				for _, command := range all {
+					if err := client.Do(t.Context(), command...).Err(); err != nil {
+						t.Fatalf("%v: %v", command, err)
+					}
+				}
+			}
+			run(c.spoil)
+			if reason == "MISCONF" {
+				killChildren(t, client)
 			}
 			testenv.Eventually(t, "the reason in readiness", func() bool {
 				err := e.service.Ready(t.Context())
@@ -59,12 +80,32 @@ func TestARedisThatRefusesSaysWhy(t *testing.T) {
 			if n := log.count("does not take what is written"); n != 1 {
 				t.Errorf("want one line, got %d", n)
 			}
-			if err := client.Do(t.Context(), c.mend...).Err(); err != nil {
-				t.Fatal(err)
-			}
+			run(c.mend)
 			testenv.Eventually(t, "readiness again", func() bool { return e.service.Ready(t.Context()) == nil && refuses(t, series) == "" })
 		})
 	}
+}
+
+// killChildren ends the processes that a server started, as a machine without memory does.
+func killChildren(t *testing.T, client *redis.Client) {
+	t.Helper()
+	info := client.InfoMap(t.Context(), "server").Item("Server", "process_id")
+	testenv.Eventually(t, "a child of the server", func() bool {
+		text, err := os.ReadFile("/proc/" + info + "/task/" + info + "/children")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for child := range strings.FieldsSeq(string(text)) {
+			pid, err := strconv.Atoi(child)
+			if err == nil {
+				err = syscall.Kill(pid, syscall.SIGKILL)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		return len(text) > 0
+	})
 }
 
 // TestARedisThatEvictsIsToldOf: it serves, and would forget limits and holds when its memory is full.

@@ -5,6 +5,8 @@ import (
 	"net/url"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/leaky-tokens/leaky-tokens/internal/pgconn"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
@@ -55,6 +57,33 @@ func TestPostgresSaysWhyItDoesNotServe(t *testing.T) {
 				t.Errorf("want %q, got %q: %v", tc.reason, refuses.Reason(), err)
 			}
 		})
+	}
+}
+
+// TestAPoolerThatLosesStatementsIsToldOf: a statement that was prepared is not there, as behind a pooler that
+// gives each transaction another connection.
+func TestAPoolerThatLosesStatementsIsToldOf(t *testing.T) {
+	t.Parallel()
+	at, err := url.Parse(testenv.PostgresURL(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	query("default_query_exec_mode", "cache_statement")(at)
+	query("pool_max_conns", "1")(at)
+	pool, err := pgconn.Open(t.Context(), pgconn.Config{URL: at.String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	if err := pgconn.Writable(t.Context(), pool); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pool.Exec(t.Context(), "DEALLOCATE ALL", pgx.QueryExecModeSimpleProtocol); err != nil {
+		t.Fatal(err)
+	}
+	var refuses *pgconn.Refuses
+	if err := pgconn.Writable(t.Context(), pool); !errors.As(err, &refuses) || refuses.Reason() != "pooler" {
+		t.Errorf("want pooler, got %v", err)
 	}
 }
 

@@ -3,6 +3,7 @@ package store_test
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -78,6 +79,18 @@ func TestWrongPasswordMeansLater(t *testing.T) {
 	s := openOn(t, server.URL())
 	if done, err := s.Settle(t.Context(), []store.Settlement{{Account: "user:u", ID: "a", Charged: 30}}); !errors.Is(err, store.ErrUnavailable) {
 		t.Errorf("want it left for later, got %+v, %v", done, err)
+	}
+	many := plenty()
+	for i := range 8 {
+		b := many[0]
+		b.Key += fmt.Sprint(i)
+		many = append(many, b)
+	}
+	if got, err := s.Hold(t.Context(), store.Take{Account: "user:u", ID: "a", Output: 400, Buckets: many}); !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("a hold of many buckets: want no verdict, got %+v, %v", got, err)
+	}
+	if err := s.Ping(t.Context()); err == nil || !strings.Contains(err.Error(), "NOAUTH") {
+		t.Errorf("want NOAUTH told, got %v", err)
 	}
 }
 

@@ -109,6 +109,7 @@ func busy(err error) bool {
 	}
 	text := err.Error() // these have no code of their own
 	return strings.Contains(text, "max number of clients") || strings.Contains(text, "ACL failure in script") ||
+		strings.Contains(text, "unauthenticated") || // who has given no password may send ten short words alone
 		strings.Contains(text, "non local key") || strings.Contains(text, "cluster is down") // to a script whose slot moves
 }
 

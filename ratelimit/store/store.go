@@ -173,6 +173,9 @@ func (s *Store) Close() error { return s.client.Close() }
 
 // Ping asks the server for a sign of life and loads the scripts.
 func (s *Store) Ping(ctx context.Context) error {
+	if err := s.client.Ping(ctx).Err(); err != nil { // first: of a script a server that wants a password says that it is long
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
 	for _, sc := range []script{s.hold, s.move, s.settle, s.expire, s.finish, s.pool, s.late, s.renew, s.raise, s.recount} {
 		if err := s.client.ScriptLoad(ctx, sc.source).Err(); err != nil {
 			return fmt.Errorf("%w: %w", ErrUnavailable, err)
