@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/spoolfolder"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
@@ -169,18 +170,21 @@ func TestRotationGoesOnAfterADeath(t *testing.T) {
 // TestASpoolHasOneMeter, and the next once that has ended.
 func TestASpoolHasOneMeter(t *testing.T) {
 	t.Parallel()
-	spool := filepath.Join(t.TempDir(), "usage.jsonl")
-	unlock, err := lockSpool(spool)
-	if err != nil {
-		t.Fatal(err)
+	r := newRig(t)
+	r.add(1)
+	_, stop := r.start(nil)
+	r.events(1)
+	for name, state := range map[string]string{"of the same stack": "", "of another": t.TempDir()} {
+		second, err := New(Config{Spool: r.spool, StateDir: state, Limiter: r.client, Publisher: &stuck{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, shared := errors.AsType[*spoolfolder.SharedError](second.Run(t.Context())); !shared {
+			t.Errorf("a second meter %s runs", name)
+		}
 	}
-	if _, err := lockSpool(spool); !errors.Is(err, ErrShared) {
-		t.Errorf("want %v, got %v", ErrShared, err)
-	}
-	unlock()
-	if unlock, err = lockSpool(spool); err != nil {
-		t.Errorf("after it has ended: want it locked, got %v", err)
-	} else {
-		unlock()
-	}
+	stop()
+	r.add(1)
+	r.start(nil)
+	r.events(2)
 }

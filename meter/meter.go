@@ -23,6 +23,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/prices"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/durable"
+	"github.com/leaky-tokens/leaky-tokens/internal/spoolfolder"
 )
 
 // Prices writes into an event what the call cost.
@@ -31,6 +32,7 @@ type Prices interface{ Freeze(*usage.Event) }
 // Config is what the meter needs.
 type Config struct {
 	Spool       string                // path of Envoy's usage log
+	StateDir    string                // whose Envoy writes it, default the spool's folder
 	Limiter     Limiter               //
 	Name        string                // of this meter among others, default "meter"
 	Publisher   Publisher             //
@@ -114,6 +116,9 @@ func New(cfg Config) (*Meter, error) {
 	if cfg.Prices == nil {
 		cfg.Prices = (*prices.Table)(nil)
 	}
+	if cfg.StateDir == "" {
+		cfg.StateDir = filepath.Dir(cfg.Spool)
+	}
 	if cfg.Name == "" {
 		cfg.Name = "meter"
 	}
@@ -160,11 +165,14 @@ func (m *Meter) Run(ctx context.Context) error {
 	if err := os.MkdirAll(filepath.Dir(m.cfg.Spool), 0o700); err != nil {
 		return fmt.Errorf("make spool folder: %w", err)
 	}
-	unlock, err := lockSpool(m.cfg.Spool)
+	claim, err := spoolfolder.Hold(filepath.Dir(m.cfg.Spool), spoolfolder.Reader, spoolfolder.Of(m.cfg.StateDir))
 	if err != nil {
 		return err
 	}
-	defer unlock()
+	defer claim.Release()
+	if claim.Unsure != nil {
+		m.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "another meter may take the same spool", slog.Any("because", claim.Unsure))
+	}
 	for _, written := range []string{m.cfg.checkpoint(), m.cfg.estimates()} {
 		if err := durable.Sweep(written); err != nil {
 			m.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "what a crash left stays", slog.Any("error", err))

@@ -13,6 +13,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 	"github.com/leaky-tokens/leaky-tokens/internal/settings"
+	"github.com/leaky-tokens/leaky-tokens/internal/spoolfolder"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 	"github.com/leaky-tokens/leaky-tokens/xds/model"
 	"github.com/leaky-tokens/leaky-tokens/xds/protos"
@@ -58,6 +59,10 @@ func (s source) load(set *settings.Settings) (loaded, error) {
 		if err := os.MkdirAll(folder, 0o700); err != nil {
 			return loaded{}, fmt.Errorf("make a folder for envoy: %w", err)
 		}
+	}
+	// Envoy writes there as soon as it hears of it.
+	if err := spoolfolder.Check(folders[0], spoolfolder.Of(s.dir)); err != nil {
+		return loaded{}, err
 	}
 	return next, nil
 }

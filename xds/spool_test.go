@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +15,8 @@ import (
 	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/spoolfolder"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 const (
@@ -260,4 +264,28 @@ func TestSpoolTellsWhatACallSaysOfItself(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestASpoolOfAnotherStackIsGivenToNoEnvoy: a file that moves the spool into a folder that another
+// stack's Envoy writes is refused, and taken once that has ended.
+func TestASpoolOfAnotherStackIsGivenToNoEnvoy(t *testing.T) {
+	t.Parallel()
+	url, folder, other := named(t, "provider"), t.TempDir(), t.TempDir()
+	claim, err := spoolfolder.Hold(folder, spoolfolder.Writer, spoolfolder.Of(other))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, path := fromFile(t, url)
+	rewrite(t, path, g.yamlFor(url, "envoy: {spool: "+filepath.Join(folder, "usage.jsonl")+"}"))
+	testenv.Eventually(t, "the refusal is shown", func() bool {
+		refused := g.status(t).Refused
+		return refused != nil && strings.Contains(refused.Reason, other)
+	})
+	claim.Release()
+	rewrite(t, path, g.yamlFor(url, "envoy: {spool: "+filepath.Join(folder, "usage.jsonl")+"} # again"))
+	testenv.Eventually(t, "a line in the new folder", func() bool {
+		g.do(t, "POST", chatPath, body(""))
+		info, err := os.Stat(filepath.Join(folder, "usage.jsonl"))
+		return err == nil && info.Size() > 0
+	})
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/stack"
 	"github.com/leaky-tokens/leaky-tokens/internal/secretfile"
+	"github.com/leaky-tokens/leaky-tokens/internal/spoolfolder"
 )
 
 type bootstrapCommand struct {
@@ -53,11 +54,18 @@ func (b bootstrapEnvoy) Run(c *cli) error {
 	if b.File == "" && b.Copy != "" {
 		return errors.New("--copy goes with a FILE")
 	}
+	spool, mine := stack.SpoolDir(cfg, dir), spoolfolder.Of(dir)
 	if b.File == "" {
+		if err := spoolfolder.Check(spool, mine); err != nil {
+			return err
+		}
 		_, err = os.Stdout.Write(append(text, '\n'))
 		return err
 	}
-	for _, folder := range []string{filepath.Dir(b.File), stack.SpoolDir(cfg, dir)} {
+	if err := spoolfolder.Vacant(spool, mine); err != nil {
+		return err
+	}
+	for _, folder := range []string{filepath.Dir(b.File), spool} {
 		if err := os.MkdirAll(folder, 0o700); err != nil {
 			return fmt.Errorf("make folder: %w", err)
 		}

@@ -69,6 +69,9 @@ func (k checkCommand) Run(c *cli) error {
 	if _, err := plan.Ports(); err != nil {
 		return err
 	}
+	if err := plan.SpoolFree(); err != nil {
+		return err
+	}
 	warnings = append(warnings, plan.Unwanted()...)
 	doubts, err := l.doubts()
 	if err != nil {

@@ -36,6 +36,11 @@ func supervise(ctx context.Context, l local, w io.Writer) error {
 	}
 	raiseFileLimit()
 	log := supervisorLog(w)
+	spools := stack.NewSpools(l.dir, log)
+	defer spools.Release()
+	if err := spools.Hold(l.cfg); err != nil {
+		return err
+	}
 	parts, err := l.parts(ctx, log)
 	if err != nil {
 		return err
@@ -43,6 +48,9 @@ func supervise(ctx context.Context, l local, w io.Writer) error {
 	replan := func(ctx context.Context) ([]supervisor.Part, error) {
 		now, err := l.lastGood(log)
 		if err != nil {
+			return nil, err
+		}
+		if err := spools.Hold(now.cfg); err != nil {
 			return nil, err
 		}
 		return now.parts(ctx, log)

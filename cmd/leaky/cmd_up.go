@@ -193,6 +193,9 @@ func prepare(ctx context.Context, l local) error {
 	if err != nil {
 		return err
 	}
+	if err := plan.SpoolFree(); err != nil {
+		return err
+	}
 	ports, err := plan.Ports()
 	if err != nil {
 		return err

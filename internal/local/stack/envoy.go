@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -162,18 +161,6 @@ func descriptors() uint64 {
 		return 0
 	}
 	return limit.Cur
-}
-
-func (p *Plan) spoolDir() string { return SpoolDir(p.cfg, p.dir) }
-
-// SpoolDir is where an Envoy that works in the state folder dir writes its usage log; Envoy makes
-// no folders.
-func SpoolDir(cfg *config.Config, dir string) string {
-	spool := cfg.Envoy.Spool
-	if !filepath.IsAbs(spool) {
-		spool = filepath.Join(dir, spool)
-	}
-	return filepath.Dir(spool)
 }
 
 // dialable is a listen address as a client dials it.

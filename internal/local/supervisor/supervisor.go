@@ -103,7 +103,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer lock.release()
+	defer lock.Release()
 	s.started = time.Now()
 	ln, err := listenControl(s.cfg.RunDir)
 	if err != nil {
