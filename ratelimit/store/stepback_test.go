@@ -72,3 +72,51 @@ func TestClockSteppingBackAdmitsNothingTwice(t *testing.T) {
 		})
 	}
 }
+
+// TestASettlementCountsAStampOfTheFutureAsNow: the clock goes back while a call runs. Once it is settled its
+// bucket drains, and its window ends, as from now on, also where the limit got another form meanwhile.
+func TestASettlementCountsAStampOfTheFutureAsNow(t *testing.T) {
+	t.Parallel()
+	const minute = int64(60e6)
+	leaky, window := bucket.Params{Capacity: 10, Rate: 10.0 / 60e6}, bucket.Params{Capacity: 10, Window: minute}
+	for name, tc := range map[string]struct {
+		held, after bucket.Params
+		wait        int64 // until one more fits
+	}{
+		"a bucket":                 {leaky, leaky, 7e6},
+		"a window":                 {window, window, minute},
+		"a bucket becomes another": {leaky, bucket.Params{Capacity: 10, Rate: 20.0 / 60e6}, 7e6},
+		"a bucket becomes a day":   {leaky, bucket.Params{Capacity: 10, Window: 1440 * minute}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := newLimited(t, "x")
+			l.clock.Store(noon - noon%minute)
+			held, err := l.store.Hold(t.Context(), store.Take{Account: "user:u", ID: "a", Output: 10, Buckets: l.bucket(bucket.Tokens, tc.held)})
+			if err != nil || held.Outcome != store.Admitted {
+				t.Fatalf("%+v, %v", held, err)
+			}
+			l.clock.Add(-90 * minute)
+			if _, err := l.store.Settle(t.Context(), []store.Settlement{{Account: "user:u", ID: "a", Charged: 10}}); err != nil {
+				t.Fatal(err)
+			}
+			one := func(id string) store.Outcome {
+				got, err := l.store.Hold(t.Context(), store.Take{Account: "user:u", ID: id, Output: 1, Buckets: l.bucket(bucket.Tokens, tc.after)})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return got.Outcome
+			}
+			if tc.wait == 0 {
+				if got := one("b"); got != store.Refused {
+					t.Errorf("what was used is kept: want it refused, got %c", got)
+				}
+				return
+			}
+			l.clock.Add(tc.wait)
+			if got := one("b"); got != store.Admitted {
+				t.Errorf("%s later: want one more admitted, got %c", time.Duration(tc.wait)*time.Microsecond, got)
+			}
+		})
+	}
+}
