@@ -23,6 +23,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
 )
 
 // ledger is the token service in memory.
@@ -262,6 +263,48 @@ func TestExpiredHoldSaysWhatItDrew(t *testing.T) {
 }
 
 // TestBalancesOverNATS asks a token service on a real server and hears of a purchase.
+// TestABalanceChangeIsTriedAgain until Redis has it; one that nobody can read is not.
+func TestABalanceChangeIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	conn, err := nats.Connect(testenv.NATS(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(conn.Close)
+	js, err := jetstream.New(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := usage.EnsureStream(t.Context(), js); err != nil {
+		t.Fatal(err)
+	}
+	for i, account := range []string{"user:odd", "user:ann"} {
+		message, err := json.Marshal(prepaid(account, 1000, int64(i+1)))
+		if err == nil {
+			_, err = js.Publish(t.Context(), balance.Subject("openai"), message)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	given := map[string]int{}
+	ratelimit.NewNATSBalances(conn, js, 0, slog.New(slog.DiscardHandler)).Follow(ctx, func(_ context.Context, s balance.State) error {
+		given[s.Account]++
+		switch {
+		case s.Account == "user:odd":
+			return balance.ErrMalformed
+		case given[s.Account] < 3:
+			return store.ErrUnavailable
+		}
+		stop()
+		return nil
+	})
+	if given["user:odd"] != 1 || given["user:ann"] != 3 {
+		t.Errorf("want what cannot be read given once and the other until it is taken, got %v", given)
+	}
+}
+
 func TestBalancesOverNATS(t *testing.T) {
 	t.Parallel()
 	conn, err := nats.Connect(testenv.NATS(t))
