@@ -194,7 +194,9 @@ func TestScriptsTurnAsTheArithmetic(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"time": func(t *rapid.T) { clock.Add(rapid.Int64Range(-1e6, 20e6).Draw(t, "us")) },
 			// By so much it is set back for good: stamps are from the future then.
-			"back": func(t *rapid.T) { clock.Add(-rapid.SampledFrom([]int64{59e6, 61e6, 3600e6, 2 * 86_400e6}).Draw(t, "us")) },
+			"back": func(t *rapid.T) {
+				clock.Add(-rapid.SampledFrom([]int64{59e6, 61e6, 3600e6, 2 * 86_400e6}).Draw(t, "us"))
+			},
 			"take": func(t *rapid.T) {
 				kind := rapid.SampledFrom([]bucket.Kind{bucket.Requests, bucket.Tokens, bucket.Counted}).Draw(t, "kind")
 				b := []bucket.Bucket{{Limit: bucket.NewLimit(kind, rapid.SampledFrom(all).Draw(t, "form")), Key: key}}
