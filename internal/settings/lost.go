@@ -8,6 +8,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 )
 
@@ -24,8 +25,18 @@ func lost(before, next *Settings) []string {
 	if sections := missing(sectionsOf(before), sectionsOf(next)); len(sections) > 0 {
 		say("gone: %s", strings.Join(sections, ", "))
 	}
-	if from, to := before.Config.Gateway.Listen, next.Config.Gateway.Listen; from != to {
-		say("gateway.listen moves from %s to %s", from, to)
+	from, to := before.Config.Gateway, next.Config.Gateway
+	for _, l := range []struct{ key, from, to string }{{"listen", from.Listen, to.Listen}, {"egress", from.Egress, to.Egress}, {"fallback", from.Fallback,
+		to.Fallback}} {
+		if l.from != l.to {
+			say("gateway.%s moves from %s to %s", l.key, l.from, l.to)
+		}
+	}
+	switch {
+	case from.TLS.On() && !to.TLS.On():
+		say("gateway.tls is gone, and clients would be served in clear text")
+	case from.TLS.Clients != config.ClientsOff && to.TLS.Clients == config.ClientsOff:
+		say("gateway.tls.clients is %s no more, and no client would have to show a certificate", from.TLS.Clients)
 	}
 	if providers := missing(slices.Sorted(maps.Keys(before.Config.Providers)), slices.Sorted(maps.Keys(next.Config.Providers))); len(
 		providers) > 0 {

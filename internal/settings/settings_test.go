@@ -134,6 +134,7 @@ func TestWhatIsHeld(t *testing.T) {
 		leaky, limits, want string // want empty: it is followed at once
 	}{
 		"a listener that moves":     {edit(leakyYAML, "18080", "18081", 1), limitsYAML, "gateway.listen moves from 127.0.0.1:18080 to 127.0.0.1:18081"},
+		"an inner listener":         {edit(leakyYAML, "18080\"", "18080\", egress: \"unix:run/else.sock\"", 1), limitsYAML, "gateway.egress moves from unix:run/egress.sock to unix:run/else.sock"},
 		"a provider less":           {edit(edit(leakyYAML, "  other: {url: \"https://two.example\"}\n", "", 1), "else, provider: other", "else, provider: openai", 1), limitsYAML, "providers are gone: other"},
 		"two other models":          {edit(edit(leakyYAML, "gpt-4o", "a", 1), "else", "b", 1), limitsYAML, ""},
 		"a section less":            {edit(leakyYAML, "flags: {gateway: {rate_limiting: true}}\n", "", 1), limitsYAML, "gone: flags"},
@@ -250,6 +251,25 @@ func (f *files) folderAt(path string) {
 	f.t.Helper()
 	if err := os.Mkdir(path, 0o700); err != nil {
 		f.t.Fatal(err)
+	}
+}
+
+// TestTLSThatIsGoneIsHeld: no client is served in clear text, or without a certificate, by a mistake.
+func TestTLSThatIsGoneIsHeld(t *testing.T) {
+	t.Parallel()
+	f := newFiles(t)
+	with := func(tls string) string {
+		return strings.Replace(leakyYAML, `18080"`, `18080"`+tls, 1)
+	}
+	all := with(`, tls: {certificate: /c.pem, key: /k.pem, clients: required, client_roots: /ca.pem}`)
+	f.put(f.leaky, all)
+	s, good := f.open()
+	for text, want := range map[string]string{leakyYAML: "gateway.tls is gone",
+		with(`, tls: {certificate: /c.pem, key: /k.pem}`): "gateway.tls.clients is required no more"} {
+		f.put(f.leaky, text)
+		if now, err := s.Refresh(); err == nil || now.Hash != good.Hash || !strings.Contains(err.Error(), want) {
+			t.Errorf("want %q held, got %v", want, err)
+		}
 	}
 }
 

@@ -19,6 +19,9 @@ func (p *Plan) Unwanted() []string {
 		say("purchases.payment.url is %s, but services.stub_payment.http is %s: the stub does not run, and purchases go to whoever listens there",
 			pay.URL, p.cfg.Services.StubPayment.HTTP)
 	}
+	if p.cfg.Pools.Refill == config.RefillWindow {
+		say("pools.refill is window: what somebody buys is full again after each %s, for nothing; never is what they paid for", p.cfg.Pools.Window)
+	}
 	defaults, err := config.Parse(nil)
 	if err != nil {
 		return found

@@ -21,6 +21,7 @@ func TestWhatIsLegalAndNotMeant(t *testing.T) {
 		"a provider without a model":  {text: "providers: {a: {url: https://a.example}, b: {url: https://b.example}}\nmodels: [{name: m, provider: a}]", want: []string{"providers.b serves no model"}},
 		"a key that is not set":       {text: "providers: {a: {url: https://a.example, api_key_env: NOT_SET_HERE}}\nmodels: [{name: m, provider: a}]", want: []string{"NOT_SET_HERE"}},
 		"a secret that is not set":    {text: "auth: {upstreams: [{name: a, issuer: 'https://a.example', client_id: x, client_secret_env: NOT_SET_HERE}]}", want: []string{"auth.upstreams[0].client_secret_env"}},
+		"what is bought comes back":   {text: "pools: {refill: window}", want: []string{"pools.refill is window"}},
 		"a balance that nobody wants": {text: "flags: {token_service: {quota_enforcement: false}}\ntiers: {levels: {USER: {balance: required}}}", want: []string{"tiers.levels.USER.balance"}},
 	} {
 		t.Run(name, func(t *testing.T) {
