@@ -3,9 +3,11 @@ package dropin
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -58,7 +60,7 @@ func (s *Settings) read() ([]*limits.Set, error) {
 	}
 	texts := make([]limits.Text, len(files))
 	for i, path := range files {
-		text, err := os.ReadFile(path)
+		text, err := config.ReadFile(path)
 		if err != nil {
 			return nil, err
 		}
@@ -78,5 +80,30 @@ func (s *Settings) watchFiles(ctx context.Context, take func([]*limits.Set, erro
 		files, _ := s.files() // read tells why
 		return files
 	}
-	config.Watcher{Files: list, Every: lookEvery}.Run(ctx, func() { take(s.read()) })
+	var last []*limits.Set
+	config.Watcher{Files: list, Every: lookEvery}.Run(ctx, func() {
+		sets, err := s.read()
+		if err == nil {
+			err = s.vanished(last, sets)
+		}
+		if err == nil {
+			last = sets
+		}
+		take(sets, err)
+	})
+}
+
+// vanished is an error where files say that there are no rules any more, which is what a cut file and a
+// folder that is being filled look like: everything would pass. A file that is gone took its domain with it.
+func (s *Settings) vanished(last, now []*limits.Set) error {
+	if len(last) > 0 && len(now) == 0 {
+		return fmt.Errorf("%s has no file any more; the last rules stay", s.folder())
+	}
+	for _, set := range now {
+		before := slices.IndexFunc(last, func(l *limits.Set) bool { return l.Domain() == set.Domain() })
+		if before >= 0 && len(set.Rules()) == 0 && len(last[before].Rules()) > 0 {
+			return fmt.Errorf("domain %s has no rule any more; the last ones stay (remove its file if that is meant)", set.Domain())
+		}
+	}
+	return nil
 }

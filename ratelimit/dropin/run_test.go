@@ -3,6 +3,7 @@ package dropin
 import (
 	"bufio"
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -196,6 +197,42 @@ func TestFilesChange(t *testing.T) {
 	r.eventually(t, "shop", "k", 4_000_000)
 	r.eventually(t, "more", "k", 0)
 	stop()
+}
+
+// TestRulesThatVanishStay: a file that was cut, and a folder without one, are not followed; one file less is.
+func TestRulesThatVanishStay(t *testing.T) {
+	t.Parallel()
+	r := begin(t, map[string]string{"shop.yaml": rule("shop", "k", "7"), "more.yaml": rule("more", "k", "3")}, nil)
+	r.eventually(t, "shop", "k", 7)
+	mistakes, limit := 0, uint32(7)
+	spoiled := func(name string) {
+		t.Helper()
+		mistakes++
+		testenv.Eventually(t, name+" is counted as a mistake", func() bool {
+			_, text := page(t, r.proms+"/metrics")
+			return strings.Contains(text, fmt.Sprintf("ratelimit_service_config_load_error %d\n", mistakes))
+		})
+		if got := r.limit(t, "shop", "k"); got != limit {
+			t.Errorf("%s: want the last limit, got %d", name, got)
+		}
+	}
+	r.write(t, "shop.yaml", "domain: shop\ndescriptors:\n")
+	spoiled("a cut file")
+	r.write(t, "shop.yaml", "")
+	spoiled("an empty file")
+	r.write(t, "shop.yaml", rule("shop", "k", "9"))
+	r.eventually(t, "shop", "k", 9)
+	limit = 9
+	if err := os.Remove(filepath.Join(r.folder, "more.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	r.eventually(t, "more", "k", 0)
+	if err := os.Remove(filepath.Join(r.folder, "shop.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	spoiled("an empty folder")
+	r.write(t, "shop.yaml", rule("shop", "k", "8"))
+	r.eventually(t, "shop", "k", 8)
 }
 
 // load asks all the time until the test has what it waits for; each request is answered.
