@@ -95,7 +95,7 @@ func (s *Store) Progress(ctx context.Context) (Progress, error) {
 			continue
 		}
 		p.Settled = min(p.Settled, int64(binary.LittleEndian.Uint64([]byte(text))))
-		if reason := text[2*size:]; reason != "" && age < unwritableFor {
+		if reason := text[2*size:]; reason != "" && age.Abs() < unwritableFor { // one from the future is of a clock that was set back
 			p.Unwritable = reason
 		}
 	}

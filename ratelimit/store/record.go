@@ -222,6 +222,11 @@ func (s *Store) Sweep(ctx context.Context, visit func(Hold) error) (live Standin
 		return Standing{}, err
 	}
 	err = s.walkIndex(ctx, func(h Hold) error {
+		if h.Record.State == StateHeld && h.Record.Taken > now+farAhead.Microseconds() {
+			if err := s.restamp(ctx, h); err != nil {
+				return err
+			}
+		}
 		if h.Record.State != StateHeld || h.Record.Expires <= now {
 			if err := visit(h); !errors.Is(err, ErrWaits) {
 				return err

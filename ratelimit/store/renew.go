@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/bucket"
 )
@@ -20,11 +21,11 @@ type Renewal struct {
 func (s *Store) Renew(ctx context.Context, renewals []Renewal) (renewed int, err error) {
 	calls := make([][]any, 0, len(renewals))
 	for _, one := range renewals {
-		calls = append(calls, append(s.renew.begin(1, 1), s.HoldKey(one.Account, one.ID), bucket.Pack(s.now(), s.life)))
+		calls = append(calls, append(s.renew.begin(1, 1), s.HoldKey(one.Account, one.ID), bucket.Pack(s.now(), s.life, 0)))
 	}
 	if s.cluster {
 		for _, one := range renewals {
-			calls = append(calls, append(s.renew.begin(1, 1), s.HoldKey(SharedAccount, one.ID), bucket.Pack(s.now(), s.life)))
+			calls = append(calls, append(s.renew.begin(1, 1), s.HoldKey(SharedAccount, one.ID), bucket.Pack(s.now(), s.life, 0)))
 		}
 	}
 	if len(calls) == 0 {
@@ -43,6 +44,18 @@ func (s *Store) Renew(ctx context.Context, renewals []Renewal) (renewed int, err
 		}
 	}
 	return renewed, errors.Join(errs...)
+}
+
+// farAhead is how much later than now a time stamp may be before it counts as now: clocks of servers that
+// take over from each other differ by less.
+const farAhead = time.Minute
+
+// restamp has a hold count as taken now whose time is from the future, as Redis' clock was set back since:
+// it would be due as much later.
+func (s *Store) restamp(ctx context.Context, h Hold) error {
+	life := float64(h.Record.Expires - h.Record.Taken)
+	_, err := s.run(ctx, s.renew, append(s.renew.begin(1, 1), s.HoldKey(h.Account, h.ID), bucket.Pack(s.now(), life, 1)))
+	return err
 }
 
 // oldest sorts holds by when they were taken and keeps the first.

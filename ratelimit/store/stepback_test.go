@@ -120,3 +120,52 @@ func TestASettlementCountsAStampOfTheFutureAsNow(t *testing.T) {
 		})
 	}
 }
+
+// TestAHoldOfTheFutureIsDueInItsTime: the clock goes back by a day, and nobody settles what was held before.
+func TestAHoldOfTheFutureIsDueInItsTime(t *testing.T) {
+	t.Parallel()
+	const day, life = int64(86_400e6), int64(60e6)
+	l := newLimited(t, "x")
+	for _, id := range []string{"settled", "left"} {
+		held, err := l.store.Hold(t.Context(), store.Take{Account: "user:u", ID: id, Output: 10, Facts: []byte("f"),
+			Buckets: l.bucket(bucket.Tokens, bucket.Params{Capacity: 100, Window: day})})
+		if err != nil || held.Outcome != store.Admitted {
+			t.Fatalf("%+v, %v", held, err)
+		}
+	}
+	if err := l.store.SetProgress(t.Context(), "a meter that is gone", 0, "the disk is full"); err != nil {
+		t.Fatal(err)
+	}
+	l.clock.Add(-day)
+	sweep := func() (due []string) {
+		t.Helper()
+		if _, err := l.store.Sweep(t.Context(), func(h store.Hold) error {
+			r, expired, err := l.store.Expire(t.Context(), h.Account, h.ID, true)
+			if expired && r.Taken == noon-day && string(r.Facts) == "f" && r.Held == 10 {
+				due = append(due, h.ID)
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return due
+	}
+	if due := sweep(); due != nil {
+		t.Errorf("at once: want none due, got %v", due)
+	}
+	if done, err := l.store.Settle(t.Context(), []store.Settlement{{Account: "user:u", ID: "settled", Charged: 3}}); err != nil || done[0].Status != store.Settled ||
+		done[0].Held != 10 {
+		t.Errorf("want it settled, got %+v, %v", done, err)
+	}
+	l.clock.Add(life - 1)
+	if due := sweep(); due != nil {
+		t.Errorf("before its time: want none due, got %v", due)
+	}
+	l.clock.Add(1)
+	if due := sweep(); len(due) != 1 || due[0] != "left" {
+		t.Errorf("in its time: want the one that is left due, got %v", due)
+	}
+	if p, err := l.store.Progress(t.Context()); err != nil || p.Unwritable != "" {
+		t.Errorf("what a meter said that is gone: want it over, got %+v, %v", p, err)
+	}
+}
