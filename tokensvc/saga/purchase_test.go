@@ -230,6 +230,9 @@ func TestKeysArePurgedAfterTheirTime(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nil)
 	first := w.call(t, user(alice), "POST", path, "old", order1(alice, ""))
+	if _, err := w.pool.Exec(t.Context(), `UPDATE token_purchase_key SET created_at = now() - interval '23 hours 50 minutes'`); err != nil {
+		t.Fatal(err)
+	}
 	if err := w.service.recover(t.Context()); err != nil {
 		t.Fatal(err)
 	}
