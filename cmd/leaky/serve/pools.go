@@ -58,7 +58,7 @@ func openBooks(s service, db *pgxpool.Pool, nc *nats.Conn, store *tokensvc.Store
 		return nil, err
 	}
 	api, err := pools.New(pools.Config{DB: db, Ready: store.Ready, Members: members, Limiter: limiter,
-		Providers: s.live.providers, Policy: poolPolicy(c.GrantRefill, c.Window), Metrics: s.metrics, Log: s.log})
+		Providers: s.live.providers, Policy: granted(c), Metrics: s.metrics, Log: s.log})
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +75,12 @@ func (b *books) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// poolPolicy is how pools refill that are made from now on.
+// purchased is how pools refill that a purchase makes from now on.
+func purchased(p config.Pools) func() ledger.Policy { return poolPolicy(p.Refill, p.Window) }
+
+// granted is the same of a grant.
+func granted(p config.Pools) func() ledger.Policy { return poolPolicy(p.GrantRefill, p.Window) }
+
 func poolPolicy(refill string, window time.Duration) func() ledger.Policy {
 	policy := ledger.Policy{Prepaid: refill == config.RefillNever, Window: window}
 	return func() ledger.Policy { return policy }

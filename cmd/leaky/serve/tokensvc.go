@@ -35,7 +35,7 @@ func serveTokenSvc(ctx context.Context, s service) error {
 	}
 	defer nc.Close()
 	members := membership.NewClient(nc)
-	purchases, err := openPurchases(s, pool, members, poolPolicy(s.cfg.Pools.Refill, s.cfg.Pools.Window))
+	purchases, err := openPurchases(s, pool, members, purchased(s.cfg.Pools))
 	if err != nil {
 		return err
 	}
