@@ -193,17 +193,32 @@ func (w *world) well(ctx context.Context) string {
 }
 
 // admitted waits until everybody who may call is answered: the first has paid, the second pays again, and
-// the limit of the third leaks.
+// the limit of the third leaks. They are the calls that flow: another caller of the same account would
+// share with them what leaks, and might never be the one who finds room.
 func (c *traffic) admitted(t *testing.T) {
 	t.Helper()
+	begun := time.Now()
 	c.buy(t.Context(), c.poor, more)
 	for name, who := range map[string]stacktest.Account{"who paid": c.rich.Account, "who paid again": c.poor.Account, "who waited": c.narrow} {
-		var last answer
-		testenv.Eventually(t, name+" is admitted", func() bool {
-			last = c.call(t.Context(), who, false)
-			return last.status == http.StatusOK
-		})
+		c.waits(t, name, who, begun)
 	}
+}
+
+// waits until a call is admitted that began after a time, and tells how the account stands where none is.
+func (c *traffic) waits(t *testing.T, name string, who stacktest.Account, since time.Time) {
+	t.Helper()
+	is := func() bool { return c.latest(who).admitted.After(since) }
+	defer func() {
+		if is() {
+			return
+		}
+		ctx, last := context.WithoutCancel(t.Context()), c.latest(who).answer
+		why, err := c.Leaky(ctx, "explain", last.id)
+		t.Logf("%s last got: %s\n%s %v\nredis has:\n%s", name, last, why, err, c.keysOf(ctx, who.ID))
+		held, err := c.Leaky(ctx, "holds")
+		t.Logf("held: %s %v", held, err)
+	}()
+	testenv.Eventually(t, name+" is admitted", is)
 }
 
 // books compares all of them, and holds the sums against what was bought and what limits give.

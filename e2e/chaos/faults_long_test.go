@@ -36,6 +36,9 @@ const (
 	appendOnly = "appendonlydir" // of Valkey's folder
 	keptOlder  = "older"         // beside it: what it was
 	replaced   = "replaced"      // and what somebody took it for
+
+	limitKeys  = "}:b:" // in the key of a limit in Redis
+	limitBytes = 40     // that it has, or more
 )
 
 // paths of the files that are cut.
@@ -127,14 +130,14 @@ func (w *world) replaceRedis(ctx context.Context, what kind) error {
 // stampAhead sets the time of every bucket ahead. A bucket is three doubles, the third its time in
 // microseconds, and what says its form.
 func (w *world) stampAhead(ctx context.Context, by time.Duration) error {
-	const least, at = 40, 16
-	keys := w.redis.Scan(ctx, 0, "*", 1000).Iterator()
+	const at = 16
+	keys := w.redis.Scan(ctx, 0, "*"+limitKeys+"*", 1000).Iterator()
 	for keys.Next(ctx) {
 		value, err := w.redis.Get(ctx, keys.Val()).Bytes()
-		if err != nil || len(value) < least || strings.ContainsRune("HSPN", rune(value[0])) {
-			continue // gone, of another type, a hold or a pool
+		if err != nil || len(value) < limitBytes {
+			continue // gone
 		}
-		stamp := math.Float64frombits(binary.LittleEndian.Uint64(value[at:]))
+		stamp := double(value, at)
 		if age := float64(time.Now().UnixMicro()) - stamp; math.Abs(age) > float64(time.Hour.Microseconds()) {
 			continue // no time
 		}
@@ -144,6 +147,32 @@ func (w *world) stampAhead(ctx context.Context, by time.Duration) error {
 		}
 	}
 	return keys.Err()
+}
+
+// keysOf is what Redis has of an account, a key a line, with the doubles of limits in words.
+func (w *world) keysOf(ctx context.Context, account string) string {
+	var all strings.Builder
+	keys := w.redis.Scan(ctx, 0, "*"+account+"*", 1000).Iterator()
+	for keys.Next(ctx) {
+		value, err := w.redis.Get(ctx, keys.Val()).Bytes()
+		fmt.Fprintf(&all, "%s (%v): ", keys.Val(), w.redis.PTTL(ctx, keys.Val()).Val())
+		switch {
+		case err != nil:
+			fmt.Fprintln(&all, err)
+		case len(value) >= limitBytes && strings.Contains(keys.Val(), limitKeys):
+			fmt.Fprintf(&all, "settled %.1f, held %.1f, at %v\n", double(value, 0), double(value, 8), time.UnixMicro(int64(double(value, 16))).UTC())
+		default:
+			fmt.Fprintf(&all, "%.60q\n", value)
+		}
+	}
+	if err := keys.Err(); err != nil {
+		fmt.Fprintln(&all, err)
+	}
+	return all.String()
+}
+
+func double(value []byte, at int) float64 {
+	return math.Float64frombits(binary.LittleEndian.Uint64(value[at:]))
 }
 
 func (w *world) kill(ctx context.Context, part string) error {

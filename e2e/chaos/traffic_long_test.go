@@ -47,8 +47,9 @@ type traffic struct {
 	narrow     stacktest.Account // with a limit and no pool
 
 	mu    sync.Mutex
-	saw   map[string]int // answers by who got them
-	wrong []string       // answers that must not be
+	saw   map[string]int    // answers by who got them
+	last  map[string]latest // by account
+	wrong []string          // answers that must not be
 	end   chan struct{}
 	group sync.WaitGroup
 }
@@ -56,7 +57,7 @@ type traffic struct {
 // newTraffic registers who calls, and has them buy.
 func newTraffic(t *testing.T, w *world) *traffic {
 	t.Helper()
-	c := &traffic{world: w, saw: map[string]int{}, end: make(chan struct{})}
+	c := &traffic{world: w, saw: map[string]int{}, last: map[string]latest{}, end: make(chan struct{})}
 	account := func(tier string) stacktest.Account {
 		who, err := w.NewAccount(t.Context(), tier)
 		if err != nil {
@@ -110,6 +111,7 @@ func (c *traffic) flow(ctx context.Context) (stop func()) {
 // answer of one call.
 type answer struct {
 	status int
+	id     string // of the call
 	code   string
 	text   string
 	err    error
@@ -120,7 +122,19 @@ func (a answer) refused() bool {
 }
 
 func (a answer) String() string {
-	return fmt.Sprintf("%d %s %v %.300s", a.status, a.code, a.err, a.text)
+	return fmt.Sprintf("%d %s %v %.300s (%s)", a.status, a.code, a.err, a.text, a.id)
+}
+
+// latest is how it goes for an account.
+type latest struct {
+	answer   answer    // the last one
+	admitted time.Time // when the last call that was admitted began
+}
+
+func (c *traffic) latest(who stacktest.Account) latest {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.last[who.ID]
 }
 
 // call asks for some words, in a stream or not.
@@ -130,8 +144,9 @@ func (c *traffic) call(ctx context.Context, who stacktest.Account, stream bool) 
 	if stream {
 		body["stream"] = true
 	}
+	begun := time.Now()
 	a := c.ask(ctx, http.MethodPost, pathChat, who, body, "")
-	c.count(who, a)
+	c.count(who, a, begun)
 	return a
 }
 
@@ -165,8 +180,9 @@ func (c *traffic) ask(ctx context.Context, method, path string, who stacktest.Ac
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	var text []byte
-	a.status, _, text, a.err = c.Send(ctx, method, path, who.Key, body, "Idempotency-Key", key)
-	a.text = string(text)
+	var header http.Header
+	a.status, header, text, a.err = c.Send(ctx, method, path, who.Key, body, "Idempotency-Key", key)
+	a.text, a.id = string(text), header.Get("X-Request-Id")
 	var told struct {
 		Error struct{ Code string }
 	}
@@ -176,11 +192,16 @@ func (c *traffic) ask(ctx context.Context, method, path string, who stacktest.Ac
 	return a
 }
 
-func (c *traffic) count(who stacktest.Account, a answer) {
+func (c *traffic) count(who stacktest.Account, a answer, begun time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	name := map[string]string{c.rich.ID: "rich", c.poor.ID: "poor", c.narrow.ID: "narrow"}[who.ID]
 	c.saw[strings.TrimSpace(fmt.Sprintf("%s %d %s", name, a.status, a.code))]++
+	now := latest{answer: a, admitted: c.last[who.ID].admitted}
+	if a.status == http.StatusOK {
+		now.admitted = begun
+	}
+	c.last[who.ID] = now
 }
 
 func (c *traffic) fail(format string, args ...any) {
