@@ -1,13 +1,17 @@
 package meter
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 // TestWhatIsSaidAfterTheSweeper: a settlement after the sweep is a correction with the time of the
@@ -50,6 +54,37 @@ func TestWhatIsSaidAfterTheSweeper(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestAMeterIsBehindUntilItsEventsAreStored: what is settled and not published is not done. The books
+// do not know it, and where Redis loses what it knew nobody else does.
+func TestAMeterIsBehindUntilItsEventsAreStored(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.add(20)
+	publisher := &gated{Publisher: r.publisher()}
+	r.start(func(c *Config) { c.Publisher = publisher })
+	testenv.Eventually(t, "all settled", func() bool { return r.limiter.count(limitpb.Settled_SETTLED) == 20 })
+	before := r.limiter.heard()
+	testenv.Eventually(t, "the meter tells how it is", func() bool { return r.limiter.heard() > before+3 })
+	if got := r.limiter.late(); got >= 0 {
+		t.Errorf("want nothing done while no event is stored, got all of %dus ago", got)
+	}
+	publisher.open.Store(true)
+	testenv.Eventually(t, "all is done", func() bool { return r.limiter.late() >= 0 })
+}
+
+// gated stores nothing until it is open.
+type gated struct {
+	Publisher
+	open atomic.Bool
+}
+
+func (g *gated) Publish(ctx context.Context, messages []usage.Message) ([]usage.Message, error) {
+	if !g.open.Load() {
+		return messages, errors.New("no room")
+	}
+	return g.Publisher.Publish(ctx, messages)
 }
 
 // TestProgressIsWhatWasWrittenBefore: a meter is behind until it has read what the spool had when it

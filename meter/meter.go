@@ -77,7 +77,8 @@ type Meter struct {
 	quietly   *sparseLog
 
 	queue   chan settledBatch
-	waiting atomic.Int64             // events in the queue or being published
+	queued  int64                    // events that were put into the queue so far
+	waiting atomic.Int64             // of these, in it or being published
 	done    atomic.Pointer[position] // the last checkpoint that is on the disk
 
 	published position // of publishLoop: everything before it is
@@ -398,6 +399,7 @@ func (m *Meter) enqueue(ctx context.Context, b batch, messages []usage.Message) 
 	m.waiting.Add(int64(len(messages)))
 	select {
 	case m.queue <- settledBatch{messages: messages, end: b.end}:
+		m.queued += int64(len(messages))
 	default: // many small batches: as good as too many events
 		m.waiting.Add(int64(-len(messages)))
 		m.behind, m.behindFrom = true, b.start

@@ -43,6 +43,7 @@ type limiter struct {
 	renewed []string
 	problem string // that the meter told last
 	reports int    // how often it told how it is, after it has looked after its files
+	behind  int64  // that it told last, in microseconds
 }
 
 func (l *limiter) Settle(_ context.Context, in *limitpb.SettleRequest) (*limitpb.SettleResponse, error) {
@@ -55,6 +56,7 @@ func (l *limiter) Settle(_ context.Context, in *limitpb.SettleRequest) (*limitpb
 	if in.GetMeter() != "" {
 		l.problem = in.GetUnwritable()
 		l.reports++
+		l.behind = in.GetBehindUs()
 	}
 	out := &limitpb.SettleResponse{}
 	for _, s := range in.GetSettlements() {
@@ -92,6 +94,13 @@ func (l *limiter) heard() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.reports
+}
+
+// late is how far behind it said that it is, in microseconds; negative: nothing is done.
+func (l *limiter) late() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.behind
 }
 
 // charge is what was charged for a request.

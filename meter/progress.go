@@ -12,12 +12,15 @@ import (
 
 const progressTimeout = 2 * time.Second
 
-// progress is how far the spool is settled, as a time: the end of the spool is noted, with when that
-// was, and once it is reached everything that was written by then is settled.
+// progress is how far the spool is settled and published, as a time: the end of the spool is noted, with
+// when that was. Once it is read everything that was written by then is settled, and once the events
+// that were queued by then are stored it is published.
 type progress struct {
 	end     mark
 	noted   time.Time // when end was the spool's end; zero: nothing is noted
-	settled time.Time // everything written by then is; zero: not even what was there at the start
+	read    bool      // it is reached
+	queued  int64     // events that were queued then
+	settled time.Time // everything written by then is, and is published; zero: not even what was there at the start
 }
 
 // mark is an end of the spool.
@@ -53,11 +56,15 @@ func (t *tail) reached(m mark) bool {
 }
 
 // tellProgress tells the limiter how far behind this meter is, about once a second: the limiter lets
-// holds that are due wait for a meter that is behind. A report that is lost is made again.
+// holds that are due wait for a meter that is behind, and pools that Redis lost. A report that is lost is
+// made again.
 func (m *Meter) tellProgress(ctx context.Context, now time.Time) {
 	p := &m.progress
-	if !p.noted.IsZero() && m.tail.reached(p.end) {
-		p.settled, p.noted = p.noted, time.Time{}
+	if !p.noted.IsZero() && !p.read && !m.behind && m.tail.reached(p.end) {
+		p.read, p.queued = true, m.queued
+	}
+	if p.read && m.queued-m.waiting.Load() >= p.queued {
+		p.settled, p.noted, p.read = p.noted, time.Time{}, false
 	}
 	if p.noted.IsZero() {
 		end, err := m.tail.end()

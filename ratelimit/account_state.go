@@ -77,7 +77,7 @@ func (s *Service) askUnknown(ctx context.Context, account string, providers []st
 		if seen.Pools[i].Known {
 			continue
 		}
-		err := s.fetchBalance(ctx, account, p)
+		err := s.learnBalance(ctx, account, p)
 		if err == nil {
 			var again store.AccountState
 			if again, err = s.store.ReadState(ctx, account, nil, nil, p); err == nil {

@@ -100,6 +100,14 @@ func (s *Service) fetchBalance(ctx context.Context, account, provider string) er
 	return err
 }
 
+// learnBalance is fetchBalance of a pool that Redis may have lost.
+func (s *Service) learnBalance(ctx context.Context, account, provider string) error {
+	if err := s.awaitMeters(ctx); err != nil {
+		return err
+	}
+	return s.fetchBalance(ctx, account, provider)
+}
+
 // dry reports whether a call is refused for want of money.
 func dry(o store.Outcome) bool { return o == store.Short || o == store.NoPool }
 
@@ -134,7 +142,7 @@ func (s *Service) holdChecked(ctx context.Context, a *admission) (store.Taken, e
 	if a.take.Pool == store.PoolNone {
 		return s.store.Hold(ctx, a.take)
 	}
-	t, err := s.holdKnown(ctx, a.take)
+	t, err := s.holdKnown(ctx, a)
 	if a.dry != nil && errors.Is(err, errBalance) {
 		return *a.dry, nil
 	}
@@ -142,11 +150,15 @@ func (s *Service) holdChecked(ctx context.Context, a *admission) (store.Taken, e
 }
 
 // holdKnown is the store's Hold after the pool was asked for.
-func (s *Service) holdKnown(ctx context.Context, take store.Take) (store.Taken, error) {
-	if err := s.fetchBalance(ctx, take.Account, take.Provider); err != nil {
+func (s *Service) holdKnown(ctx context.Context, a *admission) (store.Taken, error) {
+	ask := s.learnBalance
+	if a.dry != nil { // Redis knows the pool, and takes over only what is later
+		ask = s.fetchBalance
+	}
+	if err := ask(ctx, a.take.Account, a.take.Provider); err != nil {
 		return store.Taken{}, err
 	}
-	t, err := s.store.Hold(ctx, take)
+	t, err := s.store.Hold(ctx, a.take)
 	if err == nil && t.Outcome == store.Missing { // flushed just now
 		return store.Taken{}, errBalance
 	}
@@ -156,7 +168,10 @@ func (s *Service) holdKnown(ctx context.Context, take store.Take) (store.Taken, 
 // SetBalance takes over what the token service says of a pool, for those who read it off
 // the stream. An error wraps balance.ErrMalformed if repeating it is of no use.
 func (s *Service) SetBalance(ctx context.Context, b balance.State) error {
-	_, err := s.store.SetBalance(ctx, b)
+	err := s.unpublished(ctx) // else it would make a pool that is lost
+	if err == nil {
+		_, err = s.store.SetBalance(ctx, b)
+	}
 	switch {
 	case err == nil:
 		s.metrics.balances.applied.Inc()

@@ -128,6 +128,7 @@ type Service struct {
 	windows   *windows
 	redis     redisState
 	evictions evictions
+	meters    meters
 	unwritten atomic.Pointer[error] // why calls cannot be written down
 	leases    *lease.Keeper
 	follow    func(context.Context, func(context.Context, balance.State) error)
@@ -162,6 +163,7 @@ func New(c Config) (*Service, error) {
 			s.trust.changed(older)
 			s.evictions.want()
 			if older {
+				s.meters.lose()
 				s.windows.changed()
 			}
 		},

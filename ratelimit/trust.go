@@ -38,7 +38,7 @@ const (
 type trust struct {
 	mu      sync.Mutex
 	doubted bool
-	since   int64               // Redis' time when doubt began, microseconds; holds from before may be settled long ago
+	since   time.Time           // when doubt began; holds from before may be settled long ago
 	epoch   int                 // grows with each change of Redis
 	doubts  int                 // how often doubt began
 	known   map[string]struct{} // pools asked for since doubt began
@@ -59,7 +59,7 @@ func (t *trust) changed(older bool) {
 	clear(t.asked)
 	if older {
 		t.doubts++
-		t.doubted, t.since, t.known = true, time.Now().UnixMicro(), map[string]struct{}{}
+		t.doubted, t.since, t.known = true, time.Now(), map[string]struct{}{}
 	}
 	t.mu.Unlock()
 	select {
@@ -117,7 +117,7 @@ func (t *trust) begun() int {
 }
 
 // doubt is when doubt began and whether it lasts.
-func (t *trust) doubt() (since int64, epoch int, doubted bool) {
+func (t *trust) doubt() (since time.Time, epoch int, doubted bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.since, t.epoch, t.doubted
@@ -165,22 +165,30 @@ func (s *Service) askAll(ctx context.Context) error {
 			return err
 		}
 	}
+	ask := s.fetchBalance
+	if doubted {
+		ask = s.learnBalance
+	}
 	g, asking := errgroup.WithContext(ctx)
 	g.SetLimit(asksAtOnce)
 	err := s.store.Pools(asking, func(account, provider string) error {
 		if doubted && s.trust.believes(account, provider) {
 			return nil
 		}
-		g.Go(func() error { return s.fetchBalance(asking, account, provider) })
+		g.Go(func() error { return ask(asking, account, provider) })
 		return asking.Err()
 	})
 	return errors.Join(g.Wait(), err)
 }
 
 // forgetHolds releases what was held before a time, but for leases, which their replica settles.
-func (s *Service) forgetHolds(ctx context.Context, before int64) error {
-	released := 0
-	err := s.store.Holds(ctx, func(h store.Hold) error {
+func (s *Service) forgetHolds(ctx context.Context, since time.Time) error {
+	now, err := s.store.Clock(ctx)
+	if err != nil {
+		return err
+	}
+	before, released := now-time.Since(since).Microseconds(), 0 // holds have the time of Redis' clock
+	err = s.store.Holds(ctx, func(h store.Hold) error {
 		if h.Record.Taken >= before || lease.IsLease(h.ID) {
 			return nil
 		}

@@ -14,7 +14,7 @@ const metersEvery = time.Second
 // errUnwritten says that what calls use would be lost.
 var errUnwritten = errors.New("calls cannot be written down")
 
-// watchMeters hears, until ctx ends, whether an Envoy cannot write its log of calls. What calls use
+// watchMeters hears, until ctx ends, which meters live and whether an Envoy cannot write its log of calls. What calls use
 // would be lost then, so they are decided as in an outage. While Redis does not answer that holds as it
 // was: calls are decided so anyway.
 func (s *Service) watchMeters(ctx context.Context) {
@@ -26,6 +26,7 @@ func (s *Service) watchMeters(ctx context.Context) {
 		cancel()
 		if err == nil {
 			s.setUnwritten(ctx, p.Unwritable)
+			s.meters.hears(p, s.store.Lifetime())
 		}
 		select {
 		case <-ctx.Done():

@@ -25,9 +25,14 @@ type Progress struct {
 	// Settled is the time by which the calls were over that all meters have settled, in microseconds;
 	// the end of time where no meter has ever said anything.
 	Settled int64
+	Meters  map[string]Said
 	// Unwritable is why an Envoy cannot write its log of calls; empty: all can.
 	Unwritable string
 }
+
+// Said is what one meter said: by when calls were over that it has settled and published all of, and when
+// it said so, both in microseconds.
+type Said struct{ Settled, At int64 }
 
 // progressKey is a hash of what each meter said, by its name: by when calls were over that it has
 // settled all of and when it said so, both in microseconds of the server's clock, and why the log that
@@ -71,7 +76,7 @@ func (s *Store) meter(ctx context.Context, name string) (said string, err error)
 
 // Progress reads what the meters said, and forgets those that are gone.
 func (s *Store) Progress(ctx context.Context) (Progress, error) {
-	p := Progress{Settled: math.MaxInt64}
+	p := Progress{Settled: math.MaxInt64, Meters: map[string]Said{}}
 	var err error
 	if p.Now, err = s.Clock(ctx); err != nil {
 		return Progress{}, err
@@ -88,13 +93,14 @@ func (s *Store) Progress(ctx context.Context) (Progress, error) {
 		if len(text) >= 2*size {
 			age = time.Duration(p.Now-int64(binary.LittleEndian.Uint64([]byte(text[size:])))) * time.Microsecond
 		}
-		if len(text) < 2*size || age > meterForgotten {
+		if len(text) < 2*size || age > meterForgotten || age < -unwritableFor { // the last by a clock that was set back since
 			if err := s.gated(func() error { return s.client.HDel(ctx, s.progressKey(), meter).Err() }); err != nil {
 				return Progress{}, err
 			}
 			continue
 		}
-		p.Settled = min(p.Settled, int64(binary.LittleEndian.Uint64([]byte(text))))
+		said := Said{Settled: int64(binary.LittleEndian.Uint64([]byte(text))), At: int64(binary.LittleEndian.Uint64([]byte(text[size:])))}
+		p.Settled, p.Meters[meter] = min(p.Settled, said.Settled), said
 		if reason := text[2*size:]; reason != "" && age.Abs() < unwritableFor { // one from the future is of a clock that was set back
 			p.Unwritable = reason
 		}

@@ -990,8 +990,8 @@ func (x *Settlement) GetCharged() int64 {
 type SettleRequest struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Settlements []*Settlement          `protobuf:"bytes,1,rep,name=settlements,proto3" json:"settlements,omitempty"`
-	// Which meter asks, if one does. What its log had so long ago is settled with this request;
-	// negative: not even what it had when the meter began. Holds that are due wait for meters that
+	// Which meter asks, if one does. What its log had so long ago is settled with this request and
+	// published; negative: not even what it had when the meter began. Holds that are due wait for meters that
 	// are behind.
 	Meter    string `protobuf:"bytes,2,opt,name=meter,proto3" json:"meter,omitempty"`
 	BehindUs int64  `protobuf:"varint,3,opt,name=behind_us,json=behindUs,proto3" json:"behind_us,omitempty"`
