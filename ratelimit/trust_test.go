@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	rls "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"github.com/google/uuid"
@@ -93,15 +94,27 @@ func TestARefusalStandsWhileTheBooksAreAway(t *testing.T) {
 
 // TestAnOlderRedisIsNotBelieved restores Redis from a copy that is older than purchases, charges
 // and settlements: nobody spends twice, from the first call on; who has paid is admitted, and what
-// the copy holds for calls that are over is in nobody's way.
+// the copy holds for calls that are over is in nobody's way, also where the clock of Redis is another.
 func TestAnOlderRedisIsNotBelieved(t *testing.T) {
 	t.Parallel()
+	for name, ahead := range map[string]time.Duration{"by the same clock": 0, "by a clock that is ahead": time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			olderRedis(t, ahead)
+		})
+	}
+}
+
+func olderRedis(t *testing.T, ahead time.Duration) {
+	t.Helper()
 	server := testenv.RedisServer(t)
 	l := &ledger{}
 	for _, user := range []string{"user:spender", "user:buyer", "user:holder"} {
 		l.set(prepaid(user, 300, 1))
 	}
-	e := start(t, thousand, asking(l), tierBalance(config.BalanceRequired), func(c *ratelimit.Config) { c.RedisURL, c.Prefix = server.URL(), "" })
+	e := start(t, thousand, asking(l), tierBalance(config.BalanceRequired), func(c *ratelimit.Config) {
+		c.RedisURL, c.Prefix, c.Now = server.URL(), "", func() int64 { return time.Now().Add(ahead).UnixMicro() }
+	})
 	e.run(t)
 	held := uuid.NewString()
 	for user, id := range map[string]string{"holder": held, "spender": uuid.NewString(), "buyer": uuid.NewString()} {

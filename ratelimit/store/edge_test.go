@@ -88,3 +88,23 @@ func TestAMeterIsWaitedForADay(t *testing.T) {
 		}
 	}
 }
+
+// TestAMeterOfAClockThatWasAheadIsNotHeard: what it said would stand until the clock comes to that time
+// again; one that lives says it anew within a second.
+func TestAMeterOfAClockThatWasAheadIsNotHeard(t *testing.T) {
+	t.Parallel()
+	var clock atomic.Int64
+	clock.Store(noon)
+	s := newStore(t, clock.Load)
+	if err := s.SetProgress(t.Context(), "meter", 0, "no room"); err != nil {
+		t.Fatal(err)
+	}
+	clock.Store(noon - 30e6) // a small step back is none
+	if p, err := s.Progress(t.Context()); err != nil || p.Unwritable == "" || len(p.Meters) != 1 {
+		t.Errorf("want it heard, got %+v, %v", p, err)
+	}
+	clock.Store(noon - 3600e6)
+	if p, err := s.Progress(t.Context()); err != nil || p.Unwritable != "" || len(p.Meters) != 0 {
+		t.Errorf("want it forgotten, got %+v, %v", p, err)
+	}
+}

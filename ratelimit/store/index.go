@@ -296,6 +296,18 @@ func (s *Store) turnKey() string { return s.config.Prefix + "{" + SharedAccount 
 // turnLasts is how long a sweeper that died is taken for alive.
 const turnLasts = 10 * time.Second
 
+// shorten ends a turn that lasts longer than any does: the server's clock was ahead when it was taken and
+// was set back, and nobody would sweep until it comes to that time again.
+func (s *Store) shorten(ctx context.Context, every time.Duration) error {
+	return s.gated(func() error {
+		left, err := s.client.PTTL(ctx, s.turnKey()).Result()
+		if err != nil || left <= max(every, turnLasts) {
+			return err
+		}
+		return s.client.Expire(ctx, s.turnKey(), turnLasts).Err()
+	})
+}
+
 // Turn runs f if no other process has its turn, and lets none have the next before every is over; f
 // must end with its context, which does when the turn is lost.
 func (s *Store) Turn(ctx context.Context, every time.Duration, f func(context.Context) error) error {
@@ -305,7 +317,7 @@ func (s *Store) Turn(ctx context.Context, every time.Duration, f func(context.Co
 		mine, err = s.client.SetNX(ctx, s.turnKey(), name, turnLasts).Result()
 		return err
 	}); err != nil || !mine {
-		return err
+		return errors.Join(err, s.shorten(ctx, every))
 	}
 	working, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -205,6 +205,24 @@ func TestOneSweepsAtATime(t *testing.T) {
 	}
 }
 
+// TestATurnOfAClockThatWasAheadEnds: what runs out by the server's clock would stand for an hour when
+// that was an hour ahead and is set back.
+func TestATurnOfAClockThatWasAheadEnds(t *testing.T) {
+	t.Parallel()
+	server := testenv.RedisServer(t)
+	s, client := onServer(t, server, nil), server.Client()
+	if err := client.Set(t.Context(), "{*}:sweeper", "ahead", time.Hour).Err(); err != nil {
+		t.Fatal(err)
+	}
+	swept := 0
+	if err := s.Turn(t.Context(), time.Minute, func(context.Context) error { swept++; return nil }); err != nil || swept != 0 {
+		t.Errorf("want another to have its turn, got %d, %v", swept, err)
+	}
+	if left, err := client.TTL(t.Context(), "{*}:sweeper").Result(); err != nil || left <= 0 || left > time.Minute {
+		t.Errorf("want that turn to end within a minute, got %s, %v", left, err)
+	}
+}
+
 // TestASettledCallIsChargedOnce also when it is settled again after it was forgotten.
 func TestASettledCallIsChargedOnce(t *testing.T) {
 	t.Parallel()
