@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/local/supervisor"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
@@ -29,7 +31,11 @@ type world struct {
 	*stacktest.Stack
 	redis *redis.Client
 	disks bool              // each store has a small one
+	clock *testenv.Clock    // of Redis; nil: it can't be moved on this system
 	whole map[string]string // the files as they should be, by their names here
+
+	mu      sync.Mutex
+	evicted map[string]int64 // keys that Redis evicted, and how often
 }
 
 const (
@@ -39,6 +45,7 @@ const (
 
 	limitKeys  = "}:b:" // in the key of a limit in Redis
 	limitBytes = 40     // that it has, or more
+	holdKeys   = "}:h:" // in that of a hold
 )
 
 // paths of the files that are cut.
@@ -85,7 +92,7 @@ func (w *world) ofRedis(ctx context.Context, what kind) (lift func(context.Conte
 		return nothing, w.replaceRedis(ctx, what)
 	case evicts:
 		used, err := w.used(ctx)
-		return room, errors.Join(err, w.redis.ConfigSet(ctx, "maxmemory-policy", "allkeys-random").Err(),
+		return room, errors.Join(err, w.redis.ConfigSet(ctx, "notify-keyspace-events", "Ee").Err(), w.redis.ConfigSet(ctx, "maxmemory-policy", "allkeys-random").Err(),
 			w.redis.ConfigSet(ctx, "maxmemory", strconv.Itoa(used-16<<10)).Err())
 	case starved:
 		return room, w.redis.ConfigSet(ctx, "maxmemory", "1mb").Err()
@@ -94,8 +101,57 @@ func (w *world) ofRedis(ctx context.Context, what kind) (lift func(context.Conte
 		return promote, w.redis.Do(ctx, "REPLICAOF", "127.0.0.1", "1").Err()
 	case ahead:
 		return nothing, w.stampAhead(ctx, 24*time.Hour)
+	case fast, slow, slower:
+		if w.clock == nil {
+			return nothing, w.stampAhead(ctx, time.Hour)
+		}
+		right := func(context.Context) error { return w.clock.Set(0) }
+		return right, w.clock.Set(map[kind]time.Duration{fast: time.Hour, slow: -45 * time.Second, slower: -5 * time.Minute}[what])
 	}
 	return nil, fmt.Errorf("nobody knows how redis %s", what)
+}
+
+// watchEvictions notes what Redis evicts until ctx ends. While it evicts it may take the same key again
+// and again.
+func (w *world) watchEvictions(ctx context.Context) error {
+	heard := w.redis.PSubscribe(ctx, "__keyevent@*__:evicted")
+	if _, err := heard.Receive(ctx); err != nil {
+		return err
+	}
+	go func() {
+		defer heard.Close()
+		for keys := heard.Channel(); ; {
+			select {
+			case <-ctx.Done():
+				return
+			case key, open := <-keys:
+				if !open {
+					return
+				}
+				w.mu.Lock()
+				w.evicted[key.Payload]++
+				w.mu.Unlock()
+			}
+		}
+	}()
+	return nil
+}
+
+// lost is the most that a limit of an account does not count because of what was evicted, in tokens: all
+// that was in it, or a call whose hold is gone.
+func (w *world) lost(account string, burst, call int64) (tokens int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for key, times := range w.evicted {
+		switch {
+		case !strings.Contains(key, account):
+		case strings.Contains(key, limitKeys):
+			tokens += times * burst
+		case strings.Contains(key, holdKeys):
+			tokens += times * call
+		}
+	}
+	return tokens
 }
 
 // used is what Redis' data take, in bytes.

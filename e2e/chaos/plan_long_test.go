@@ -5,6 +5,7 @@ package chaos
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -25,15 +26,18 @@ const (
 	starved  kind = "is out of memory"       // and refuses to write
 	demoted  kind = "is a replica"           // until it is promoted again
 	ahead    kind = "has stamps of tomorrow" // as if its clock had been ahead and was set back
-	emptied  kind = "is empty"               // of a file
-	cut      kind = "is cut"                 // in the middle, as a full disk leaves it
-	spool         = "spool"                  // the folder of Envoy's usage log
-	leaky         = "leaky.yaml"             //
-	limits        = "limits.yaml"            //
-	perSeed       = 6                        // faults of one schedule
-	together      = 3                        // so many seeds in a row meet every fault
-	shortest      = 500 * time.Millisecond   // that a fault stands
-	longest       = 2500 * time.Millisecond  //
+	fast     kind = "has a clock that is an hour ahead"
+	slow     kind = "has a clock that is 45 seconds behind"
+	slower   kind = "has a clock that is five minutes behind"
+	emptied  kind = "is empty"              // of a file
+	cut      kind = "is cut"                // in the middle, as a full disk leaves it
+	spool         = "spool"                 // the folder of Envoy's usage log
+	leaky         = "leaky.yaml"            //
+	limits        = "limits.yaml"           //
+	perSeed       = 7                       // faults of one schedule
+	together      = 3                       // so many seeds in a row meet every fault
+	shortest      = 500 * time.Millisecond  // that a fault stands
+	longest       = 2500 * time.Millisecond //
 )
 
 // fault is one thing that goes wrong with a part, a folder or a file.
@@ -81,7 +85,7 @@ func faults(luck *rand.Rand) []fault {
 		{one(topology.RateLimit, topology.Meter, topology.TokenSvc, topology.Identity, topology.ExtAuthz, topology.Envoy), frozen},
 		{one(topology.Names(append(topology.Of(topology.Store), topology.Of(topology.Service)...))...), killed},
 		{topology.Redis, older}, {topology.Redis, empty}, {topology.Redis, evicts}, {topology.Redis, starved},
-		{topology.Redis, demoted}, {topology.Redis, ahead},
+		{topology.Redis, demoted}, {topology.Redis, ahead}, {topology.Redis, fast}, {topology.Redis, slow}, {topology.Redis, slower},
 		{leaky, []kind{emptied, cut}[luck.IntN(2)]}, {limits, []kind{emptied, cut}[luck.IntN(2)]},
 	}
 }
@@ -104,10 +108,11 @@ func newSchedule(seed uint64) schedule {
 	return s
 }
 
-// forgets is how often Redis loses what it knew of limits that are no pools.
+// forgets is how often Redis loses all that it knew of limits that are no pools, or its clock is set
+// forward so far that all has leaked away. A clock that is 45 seconds behind is waited for.
 func (s schedule) forgets() (times int64) {
 	for _, one := range s {
-		if one.on == topology.Redis && (one.kind == older || one.kind == empty || one.kind == evicts) {
+		if one.on == topology.Redis && slices.Contains([]kind{older, empty, fast, slower}, one.kind) {
 			times++
 		}
 	}

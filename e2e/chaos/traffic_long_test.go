@@ -27,6 +27,7 @@ const (
 
 	// Of the tier NARROW, in tokens and tokens a second.
 	narrowBurst, narrowLeak = 1000, 10
+	callHolds               = 60 // or less does a call
 	// What who is rich buys at first and who is poor, and both now and then.
 	riches, pittance, more = 1_000_000, 600, 200
 

@@ -11,8 +11,6 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
-
-	"github.com/leaky-tokens/leaky-tokens/internal/config"
 )
 
 // PgBouncer gives the URL of an empty database of its own behind PgBouncer in transaction mode: of
@@ -63,24 +61,6 @@ func debianPgBouncer(tb testing.TB) (bin, libs string) {
 	if bin, err := exec.LookPath("pgbouncer"); err == nil {
 		return bin, ""
 	}
-	folder := filepath.Join(config.CacheDir(os.Getenv), "testenv", "pgbouncer")
-	bin, libs = filepath.Join(folder, "usr/sbin/pgbouncer"), filepath.Join(folder, "usr/lib/x86_64-linux-gnu")
-	unlock, err := lockFile(folder+".lock", true)
-	if err != nil {
-		tb.Fatalf("testenv: pgbouncer: %v", err)
-	}
-	defer unlock()
-	if !missing(bin) {
-		return bin, libs
-	}
-	if err := openFolder(folder); err != nil {
-		tb.Fatalf("testenv: pgbouncer: %v", err)
-	}
-	const fetch = `apt-get download pgbouncer libevent-2.1-7 libc-ares2 && for p in *.deb; do dpkg-deb -x "$p" .; done && rm *.deb`
-	cmd := exec.CommandContext(tb.Context(), "sh", "-ec", fetch)
-	cmd.Dir = folder
-	if out, err := cmd.CombinedOutput(); err != nil {
-		tb.Fatalf("testenv: pgbouncer is not installed (apt-get install pgbouncer), and Debian's package cannot be had: %v\n%s", err, out)
-	}
-	return bin, libs
+	bin = debianFile(tb, "pgbouncer", "usr/sbin/pgbouncer", "pgbouncer", "libevent-2.1-7", "libc-ares2")
+	return bin, filepath.Join(bin, "../../lib/x86_64-linux-gnu")
 }
