@@ -93,7 +93,7 @@ func (s *Store) Progress(ctx context.Context) (Progress, error) {
 		if len(text) >= 2*size {
 			age = time.Duration(p.Now-int64(binary.LittleEndian.Uint64([]byte(text[size:])))) * time.Microsecond
 		}
-		if len(text) < 2*size || age > meterForgotten || age < -unwritableFor { // the last by a clock that was set back since
+		if len(text) < 2*size || age > meterForgotten || age < -unwritableFor { // from the future: its clock was set back
 			if err := s.gated(func() error { return s.client.HDel(ctx, s.progressKey(), meter).Err() }); err != nil {
 				return Progress{}, err
 			}
@@ -101,7 +101,7 @@ func (s *Store) Progress(ctx context.Context) (Progress, error) {
 		}
 		said := Said{Settled: int64(binary.LittleEndian.Uint64([]byte(text))), At: int64(binary.LittleEndian.Uint64([]byte(text[size:])))}
 		p.Settled, p.Meters[meter] = min(p.Settled, said.Settled), said
-		if reason := text[2*size:]; reason != "" && age.Abs() < unwritableFor { // one from the future is of a clock that was set back
+		if reason := text[2*size:]; reason != "" && age < unwritableFor {
 			p.Unwritable = reason
 		}
 	}
