@@ -26,8 +26,8 @@ func lost(before, next *Settings) []string {
 		say("gone: %s", strings.Join(sections, ", "))
 	}
 	from, to := before.Config.Gateway, next.Config.Gateway
-	for _, l := range []struct{ key, from, to string }{{"listen", from.Listen, to.Listen}, {"egress", from.Egress, to.Egress}, {"fallback", from.Fallback,
-		to.Fallback}} {
+	for _, l := range []struct{ key, from, to string }{{"listen", from.Listen, to.Listen}, {"egress", from.Egress, to.Egress},
+		{"fallback", from.Fallback, to.Fallback}} {
 		if l.from != l.to {
 			say("gateway.%s moves from %s to %s", l.key, l.from, l.to)
 		}

@@ -115,6 +115,9 @@ func everyCut(t *testing.T) {
 			if err == nil || now.Hash != good.Hash || !strings.Contains(err.Error(), name) {
 				t.Errorf("%s cut at %d: want the last good content and the file's name, got %v, the same content: %v", name, end, err, now.Hash == good.Hash)
 			}
+			if end%3 != 0 {
+				continue // a start does the same, and takes longer
+			}
 			if started, now := f.open(); now.Hash != good.Hash || started.Problem() == nil {
 				t.Errorf("%s cut at %d: a part that starts follows the cut", name, end)
 			}
