@@ -57,7 +57,8 @@ func serveMeter(ctx context.Context, s service) error {
 		return err
 	}
 	m, err := meter.New(meter.Config{Spool: spool, StateDir: s.dir, Name: host + " " + s.cfg.Services.Meter.HTTP,
-		Limiter: limitpb.NewLimiterClient(limiter), Publisher: publisher, Providers: ratios, Prices: list, HoldLife: s.cfg.HoldLife() + s.cfg.Holds.Margin, Aborted: s.cfg.Charge.For,
+		Limiter: limitpb.NewLimiterClient(limiter), Publisher: publisher, Providers: ratios, Prices: list,
+		HoldLife: s.cfg.HoldLife() + s.cfg.Holds.Margin, Aborted: s.cfg.Charge.For,
 		ReopenURL: envoy.AdminURL(admin) + "/reopen_logs", StatsURL: envoy.AdminURL(admin) + "/stats?filter=%5Efilesystem%5C.",
 		Admin: &http.Transport{DialContext: admin.DialContext}, Log: s.log,
 		Metrics: s.metrics, Traces: s.meterTraces()})
