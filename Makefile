@@ -82,7 +82,7 @@ test-sdks: parts ## Call the gateway with the SDKs for Python and Node, Claude C
 	@$(GO) test -tags long -timeout 15m ./e2e -run 'TestEverySDK|TestSDKsThatEndAtDone|TestPythonSDK|TestCodingAgents'
 
 .PHONY: test-long
-test-long: parts ## The same proofs for longer: 500 schedules of purchases, 20 of full, old and frozen stores, thousands of random books, holds that run out (half an hour)
+test-long: parts ## The same proofs for longer: 500 schedules of purchases, 20 of full, old and frozen stores, by seeds that chance gives, thousands of random books, holds that run out (half an hour)
 	@LEAKY_LONG=1 $(GO) test -tags long -timeout 60m ./e2e/...
 	@$(GO) test -tags long -timeout 60m ./analytics -run 'TestAMillionEventsSurvive|TestFocusIsValid'
 	@$(GO) test -tags long -timeout 60m ./xds -run TestASecondCallerInEachFlood -v

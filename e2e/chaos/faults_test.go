@@ -1,5 +1,3 @@
-//go:build long
-
 package chaos
 
 import (
@@ -31,7 +29,7 @@ type world struct {
 	*stacktest.Stack
 	redis *redis.Client
 	disks bool              // each store has a small one
-	clock *testenv.Clock    // of Redis; nil: it can't be moved on this system
+	clock *testenv.Clock    // of Redis
 	whole map[string]string // the files as they should be, by their names here
 
 	mu      sync.Mutex
@@ -102,9 +100,6 @@ func (w *world) ofRedis(ctx context.Context, what kind) (lift func(context.Conte
 	case ahead:
 		return nothing, w.stampAhead(ctx, 24*time.Hour)
 	case fast, slow, slower:
-		if w.clock == nil {
-			return nothing, w.stampAhead(ctx, time.Hour)
-		}
 		right := func(context.Context) error { return w.clock.Set(0) }
 		return right, w.clock.Set(map[kind]time.Duration{fast: time.Hour, slow: -45 * time.Second, slower: -5 * time.Minute}[what])
 	}
