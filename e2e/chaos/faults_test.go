@@ -100,8 +100,8 @@ func (w *world) ofRedis(ctx context.Context, what kind) (lift func(context.Conte
 	case ahead:
 		return nothing, w.stampAhead(ctx, 24*time.Hour)
 	case fast, slow, slower:
-		right := func(context.Context) error { return w.clock.Set(0) }
-		return right, w.clock.Set(map[kind]time.Duration{fast: time.Hour, slow: -45 * time.Second, slower: -5 * time.Minute}[what])
+		right := func(ctx context.Context) error { return w.moveClock(ctx, 0) }
+		return right, w.moveClock(ctx, map[kind]time.Duration{fast: time.Hour, slow: -45 * time.Second, slower: -5 * time.Minute}[what])
 	}
 	return nil, fmt.Errorf("nobody knows how redis %s", what)
 }
@@ -147,6 +147,22 @@ func (w *world) lost(account string, burst, call int64) (tokens int64) {
 		}
 	}
 	return tokens
+}
+
+// moveClock moves Redis' clock, and looks whether it did where Redis answers.
+func (w *world) moveClock(ctx context.Context, ahead time.Duration) error {
+	const looks, pause, apart = 20, 50 * time.Millisecond, 20 * time.Second
+	if err := w.clock.Set(ahead); err != nil {
+		return err
+	}
+	for range looks {
+		now, err := w.redis.Time(ctx).Result()
+		if err != nil || time.Until(now.Add(-ahead)).Abs() < apart {
+			return nil
+		}
+		<-time.After(pause)
+	}
+	return errors.New("redis' clock did not move")
 }
 
 // used is what Redis' data take, in bytes.
