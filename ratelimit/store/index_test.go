@@ -93,7 +93,13 @@ func commands(t *testing.T, client *redis.Client, name string) int {
 func TestSettledCallsAreNoKeys(t *testing.T) {
 	t.Parallel()
 	server := testenv.RedisServer(t)
-	s, client := onServer(t, server, nil), server.Client()
+	client := server.Client()
+	s, err := store.New(store.Config{URL: server.URL(), Lifetime: time.Minute, SettledKept: time.Minute, Timeout: time.Minute,
+		DialTimeout: time.Minute}) // so many calls a minute that each key has some
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
 	const calls, batch = 20_000, 500
 	for from := 0; from < calls; from += batch {
 		some := takes(from, batch)
