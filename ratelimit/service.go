@@ -129,6 +129,7 @@ type Service struct {
 	redis     redisState
 	evictions evictions
 	meters    meters
+	stuck     stuck
 	unwritten atomic.Pointer[error] // why calls cannot be written down
 	leases    *lease.Keeper
 	follow    func(context.Context, func(context.Context, balance.State) error)

@@ -3,6 +3,7 @@ package ratelimit_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"net"
 	"path/filepath"
@@ -53,12 +54,16 @@ type published struct {
 	events []usage.Event
 	tried  int
 	err    error
+	never  map[string]bool // requests whose events are refused
 }
 
 func (p *published) Publish(_ context.Context, e usage.Event) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.tried++
+	if p.never[e.RequestID] {
+		return errors.New("refused")
+	}
 	if p.err == nil {
 		p.events = append(p.events, e)
 	}

@@ -86,19 +86,35 @@ func (s *Service) Sweep(ctx context.Context) error {
 		return err
 	}
 	unpublished := 0 // in a row
-	live, err := s.store.Sweep(ctx, func(h store.Hold) error {
-		if s.waits(h, progress) {
-			return store.ErrWaits
-		}
+	finish := func(h store.Hold) error {
 		err := s.expire(ctx, h, unpublished < mostUnpublished)
 		switch {
 		case errors.Is(err, errPublish):
 			unpublished++
+			s.stuck.add(h)
 		case err == nil && unpublished < mostUnpublished:
 			unpublished = 0
+			s.stuck.remove(h)
 		}
 		return err
+	}
+	var last []store.Hold
+	live, err := s.store.Sweep(ctx, func(h store.Hold) error {
+		switch {
+		case s.waits(h, progress):
+			return store.ErrWaits
+		case s.stuck.has(h):
+			last = append(last, h)
+			return nil
+		}
+		return finish(h)
 	})
+	for _, h := range last {
+		if unpublished >= mostUnpublished || ctx.Err() != nil {
+			break
+		}
+		err = errors.Join(err, finish(h))
+	}
 	if errors.Is(err, store.ErrUnavailable) || ctx.Err() != nil {
 		return err
 	}
@@ -121,6 +137,38 @@ func (s *Service) waits(h store.Hold, p store.Progress) bool {
 // mostUnpublished is how many events in a row may fail before a sweep only settles: each
 // failure takes as long as publishTimeout, and what is held must not wait for it.
 const mostUnpublished = 3
+
+// stuck are the holds whose events could not be published by a sweep before. They come last, so that
+// some that can never be published do not use up what a sweep tries.
+type stuck struct {
+	mu    sync.Mutex
+	holds map[string]struct{}
+}
+
+// mostStuck is how many are remembered; then all are forgotten, and found again.
+const mostStuck = 10_000
+
+func (s *stuck) add(h store.Hold) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.holds == nil || len(s.holds) >= mostStuck {
+		s.holds = map[string]struct{}{}
+	}
+	s.holds[h.Account+" "+h.ID] = struct{}{}
+}
+
+func (s *stuck) remove(h store.Hold) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.holds, h.Account+" "+h.ID)
+}
+
+func (s *stuck) has(h store.Hold) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, there := s.holds[h.Account+" "+h.ID]
+	return there
+}
 
 // errPublish says that a hold is settled and its event is not published.
 var errPublish = errors.New("publish")

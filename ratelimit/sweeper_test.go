@@ -156,6 +156,33 @@ func TestSweepSettlesWhileNothingIsPublished(t *testing.T) {
 	}
 }
 
+// TestHoldsThatCannotBeFinishedStandInNobodysWay: the events of four are never taken; those of all others
+// are, though the four are due first.
+func TestHoldsThatCannotBeFinishedStandInNobodysWay(t *testing.T) {
+	t.Parallel()
+	e := start(t, thousand, overdue, release)
+	if err := e.service.Sweep(t.Context()); err != nil { // the next go by when holds are due
+		t.Fatal(err)
+	}
+	e.events.never = map[string]bool{}
+	const never, others = 4, 10
+	for i := range never + others {
+		id := uuid.NewString()
+		if i < never {
+			e.events.never[id] = true
+		}
+		e.ask(t, ask{id: id, user: "u", maxTokens: "50"})
+	}
+	for range 4 {
+		if err := e.service.Sweep(t.Context()); err == nil {
+			t.Error("want the failures told, got none")
+		}
+	}
+	if n := len(e.events.all()); n != others {
+		t.Errorf("want the events of %d others, got %d", others, n)
+	}
+}
+
 func TestSweepLeavesRunningAndSettledCalls(t *testing.T) {
 	t.Parallel()
 	e := start(t, thousand)
