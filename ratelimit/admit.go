@@ -44,6 +44,7 @@ type admission struct {
 	unknown bool          // somebody must be asked first: what the account owns, or what it used
 	dry     *store.Taken  // Redis' refusal for want of money, which that is asked about
 
+	lost     bool  // a long limit has no bucket, and Redis may have lost one
 	doubtful bool  // what Redis decided is not believed, and undone first
 	blind    bool  // admitted without Redis, with taken's Output granted
 	err      error // a gRPC status; makes Envoy answer as the route's failure mode says
@@ -92,8 +93,8 @@ func (s *Service) admit(ctx context.Context, all []*admission) {
 		case a.take.ID != "" && (a.take.Pool != store.PoolNone || a.books) && s.trust.begun() != begun: // the call itself found another Redis
 			a.unknown, a.doubtful = true, true
 		case t.Outcome == store.Lost:
-			s.windows.forget()
-			a.unknown = true
+			s.windows.lost()
+			a.unknown, a.lost = true, true
 		case s.checks(&a.take, t.Outcome):
 			a.unknown = true
 			if dry(t.Outcome) {

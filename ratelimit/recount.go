@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 )
 
 // evictions is what Redis took for want of memory. Among it may be records of holds, whose pools and
@@ -41,14 +43,13 @@ func (e *evictions) due() bool {
 	return due
 }
 
-// recountEvery is the pause between two counts of what is held, where pools were busy or keys go on
-// being evicted.
-const recountEvery = 5 * time.Second
+// recountPauses are those between counts of what is held while they are asked for again and again: pools are
+// busy under load, and a server that is too small goes on evicting. Each walks over all keys several times.
+func recountPauses() retry.Policy { return retry.Policy{First: 5 * time.Second, Most: 5 * time.Minute} }
 
 // keepCounts counts what is held at the begin and whenever records of holds may be lost, until ctx ends.
 func (s *Service) keepCounts(ctx context.Context) {
-	tick := time.NewTicker(recountEvery)
-	defer tick.Stop()
+	pauses := recountPauses().Pauses()
 	s.evictions.want() // a server that started anew does not tell what was evicted before
 	for {
 		if s.evictions.due() {
@@ -60,11 +61,11 @@ func (s *Service) keepCounts(ctx context.Context) {
 			if err != nil || busy > 0 {
 				s.evictions.want()
 			}
+		} else {
+			pauses.Reset()
 		}
-		select {
-		case <-ctx.Done():
+		if !retry.Pause(ctx, pauses.NextBackOff()) {
 			return
-		case <-tick.C:
 		}
 	}
 }

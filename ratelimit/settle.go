@@ -42,18 +42,20 @@ func (s *Service) Settle(ctx context.Context, r *limitpb.SettleRequest) (*limitp
 		s.metrics.settles.failed.Add(float64(len(batch)))
 		return nil, unavailable(err)
 	}
+	var late []string
 	out := &limitpb.SettleResponse{Settled: make([]*limitpb.Settled, len(done))}
 	for i, one := range done {
 		if one.Err != nil {
 			s.log.LogAttrs(ctx, slog.LevelError, "hold cannot be settled", slog.String("request_id", batch[i].ID), slog.Any("error", one.Err))
 		}
 		s.metrics.settled(one.Status)
-		if one.Status == store.Unknown {
-			s.windows.unknown(batch[i].Account)
+		if one.Lacked || one.Status == store.Unknown && (batch[i].Charged > 0 || s.windows.hasLost()) {
+			late = append(late, batch[i].Account)
 		}
 		out.Settled[i] = &limitpb.Settled{RequestId: batch[i].ID, Status: settledStatus(one.Status), Held: one.Held, Charged: one.Charged,
 			Drawn: drawn(one), TakenUs: one.Taken}
 	}
+	s.tellLate(ctx, late)
 	if m := r.GetMeter(); m != "" {
 		if err := s.store.SetProgress(ctx, m, time.Duration(r.GetBehindUs())*time.Microsecond, r.GetUnwritable()); err != nil {
 			return nil, unavailable(err)

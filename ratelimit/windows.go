@@ -2,10 +2,8 @@ package ratelimit
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -13,9 +11,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/booked"
-	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/bucket"
-	"github.com/leaky-tokens/leaky-tokens/ratelimit/match"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
 )
 
@@ -33,9 +29,6 @@ const (
 	// evictionsEvery is the least pause between two questions for everything because keys were evicted.
 	evictionsEvery = time.Minute
 )
-
-// errBooks says that nobody can tell what was used of a limit: its route decides as in an outage.
-var errBooks = fmt.Errorf("%w: what was used of a limit is not known yet", store.ErrUnavailable)
 
 // windows is what is known of the counts of limits of a day and more. Redis has them; if it loses
 // them they are asked of the books, a bucket at a time, when it is needed next.
@@ -58,7 +51,8 @@ type windows struct {
 	late    map[string]int64 // when an account's are to be asked for once more
 	after   map[string]int64 // what was published before must be in the answer, where that is later than begin
 
-	evicted bool      // the server took keys for want of memory since that last counted
+	evicts  bool      // the server takes keys for want of memory: a bucket that is not there may be lost
+	evicted bool      // it took some since that last counted
 	noticed time.Time // when that was
 
 	flights singleflight.Group
@@ -78,14 +72,25 @@ func (w *windows) changed() {
 	w.known, w.anew = false, true
 }
 
-// evicts hears whether Redis took more keys, for want of memory. They may be any: all limits are asked
-// for anew, but not in each second of a server that is too small.
-func (w *windows) evicts(more bool) {
+// evicting hears whether Redis takes keys for want of memory, and whether it took more. They may be any:
+// who finds no bucket asks for it, and all limits are asked for anew, since a bucket may have come again
+// without what it had; but not in each second of a server that is too small.
+func (w *windows) evicting(may, more bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.evicts = may
 	w.evicted = w.evicted || more
 	if w.evicted && time.Since(w.noticed) >= evictionsEvery {
 		w.known, w.anew, w.noticed, w.evicted = false, true, time.Now(), false
+	}
+}
+
+// lost hears that a call found no bucket where Redis may have lost one.
+func (w *windows) lost() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.evicts { // else it says so of each that is new
+		w.known = false
 	}
 }
 
@@ -96,14 +101,22 @@ func (w *windows) forget() {
 	w.known = false
 }
 
-// unknown hears of a call whose hold Redis does not know, and which it so charged nothing: if Redis lost
-// the hold, what the books say of the account before that call is booked is too little.
-func (w *windows) unknown(account string) {
+// lacked hears of accounts that Redis has less of than the books will have at a time: of calls whose
+// holds it does not know, and which it so charged nothing, or whose buckets were gone.
+func (w *windows) lacked(account string, at time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if _, there := w.rebuilt[account]; there {
-		w.late[account] = time.Now().Add(lostCallsAfter).UnixMicro()
+	if len(w.late) >= rebuiltMost {
+		clear(w.late)
 	}
+	w.late[account] = max(w.late[account], at.UnixMicro())
+}
+
+// hasLost reports whether Redis may have lost something.
+func (w *windows) hasLost() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.begin > 0 || !w.known || w.evicts
 }
 
 // doubts reports whether a request may not be decided before the books were asked, and else tells the
@@ -117,21 +130,24 @@ func (w *windows) doubts(a *admission) bool {
 	if !w.known {
 		return true
 	}
-	a.take.Watch = store.Watch{On: true, Begin: w.begin}
-	return w.begin > 0 && slices.ContainsFunc(a.take.Buckets, func(b bucket.Bucket) bool { return w.lacks(a.take.Account, b) })
+	a.take.Watch = store.Watch{On: true, Begin: w.begin, Evicts: w.evicts}
+	return (w.begin > 0 || len(w.late) > 0) && slices.ContainsFunc(a.take.Buckets, func(b bucket.Bucket) bool { return w.lacks(a.take.Account, b) })
 }
 
 // lacks reports whether what was used of a bucket may be lost. w is locked.
 func (w *windows) lacks(account string, b bucket.Bucket) bool {
-	now := time.Now().UnixMicro()
-	if !b.Limit.Long || b.Limit.Params.Since(now) >= w.begin {
+	if !b.Limit.Long {
 		return false
 	}
-	if at, again := w.late[account]; again && now >= at {
+	now := time.Now().UnixMicro()
+	at, again := w.late[account]
+	if again = again && now >= at; again && w.after[account] != at {
 		w.n -= len(w.rebuilt[account])
 		delete(w.rebuilt, account)
-		delete(w.late, account)
 		w.after[account] = at
+	}
+	if !again && (w.begin == 0 || b.Limit.Params.Since(now) >= w.begin) {
+		return false
 	}
 	_, done := w.rebuilt[account][b.Key]
 	return !done
@@ -168,7 +184,6 @@ func (w *windows) done(account string, begin int64, buckets []bucket.Bucket) {
 
 func (w *windows) clear() {
 	clear(w.rebuilt)
-	clear(w.late)
 	clear(w.after)
 	w.n = 0
 }
@@ -203,6 +218,9 @@ func (s *Service) watchWindows(ctx context.Context) {
 				s.windows.forget()
 			}
 		}
+		looking, cancel := context.WithTimeout(ctx, s.timeout)
+		_ = s.store.Late(looking, time.Now(), s.windows.lacked) // the next look comes in a second
+		cancel()
 		if err := s.learnBegin(ctx); err != nil && ctx.Err() == nil {
 			s.log.LogAttrs(ctx, slog.LevelDebug, "it is not known since when redis' data is whole", slog.Any("error", err))
 		}
@@ -211,6 +229,21 @@ func (s *Service) watchWindows(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
+	}
+}
+
+// tellLate has accounts asked for once more, by every process, when the calls that were just settled are
+// booked.
+func (s *Service) tellLate(ctx context.Context, accounts []string) {
+	if !s.windows.on() || len(accounts) == 0 {
+		return
+	}
+	at := time.Now().Add(lostCallsAfter)
+	for _, account := range accounts {
+		s.windows.lacked(account, at)
+	}
+	if err := s.store.TellLate(ctx, at, accounts); err != nil {
+		s.log.LogAttrs(ctx, slog.LevelWarn, "other processes do not hear which calls redis lost", slog.Any("error", err))
 	}
 }
 
@@ -257,115 +290,4 @@ func (s *Service) writeBegin(ctx context.Context, fresh bool) (int64, error) {
 			slog.Time("whole_since", time.UnixMicro(at)))
 	}
 	return at, err
-}
-
-// tell asks the books.
-func (s *Service) tell(ctx context.Context, ask booked.Ask) (booked.Answer, error) {
-	told, err := s.windows.booked.Tell(ctx, ask)
-	if err != nil {
-		s.metrics.booked.failed.Inc()
-		return told, fmt.Errorf("%w: %w", errBooks, err)
-	}
-	s.metrics.booked.answered.Inc()
-	return told, nil
-}
-
-// holdRebuilt is a hold after what Redis has lost was asked of the books.
-func (s *Service) holdRebuilt(ctx context.Context, a *admission) (store.Taken, error) {
-	for range 2 {
-		if err := s.rebuild(ctx, a); err != nil {
-			return store.Taken{}, err
-		}
-		t, err := s.holdChecked(ctx, a)
-		if err != nil || t.Outcome != store.Lost {
-			return t, err
-		}
-		s.windows.forget() // it was lost just now
-	}
-	return store.Taken{}, errBooks
-}
-
-// rebuild raises the buckets of a request to what the books know, where Redis may have lost it.
-func (s *Service) rebuild(ctx context.Context, a *admission) error {
-	if !a.books {
-		return nil
-	}
-	if err := s.learnBegin(ctx); err != nil {
-		return err
-	}
-	if !s.windows.doubts(a) {
-		return nil
-	}
-	begin, _, _ := s.windows.state()
-	lost, ask := s.lost(a)
-	_, err, _ := s.windows.flights.Do(a.take.Account+" "+strings.Join(keysOf(lost), " "), func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), balance.AskWithin(s.timeout)+s.timeout)
-		defer cancel()
-		told, err := s.tell(ctx, ask)
-		if err != nil {
-			return nil, err
-		}
-		for i, b := range lost {
-			if err := s.store.Raise(ctx, b, told.Used[i]); err != nil {
-				return nil, err
-			}
-		}
-		s.windows.done(a.take.Account, begin, lost)
-		return nil, nil
-	})
-	return err
-}
-
-// lost are the buckets of a request that may have lost something, and the question for it. Of
-// limits whose calls the books do not tell apart nothing can be asked.
-func (s *Service) lost(a *admission) (lost []bucket.Bucket, ask booked.Ask) {
-	ask.After = s.windows.since(a.take.Account)
-	var unasked []bucket.Bucket
-	for _, d := range a.asked {
-		one := a.rules.Match([]match.Descriptor{d}, a.take.Account, "", match.OneCall())
-		for i, b := range one.Buckets {
-			at := slices.IndexFunc(a.take.Buckets, func(have bucket.Bucket) bool { return have.Key == b.Key })
-			if at < 0 || !a.take.Buckets[at].Limit.Long || slices.Contains(keysOf(lost), b.Key) {
-				continue
-			}
-			b = a.take.Buckets[at]
-			question, ok := question(d, one.Limits[i].Rule, b, a.take.Account)
-			if !ok {
-				unasked = append(unasked, b)
-				continue
-			}
-			lost, ask.Limits = append(lost, b), append(ask.Limits, question)
-		}
-	}
-	begin, _, _ := s.windows.state()
-	s.windows.done(a.take.Account, begin, unasked)
-	return lost, ask
-}
-
-// question asks for what was used of a limit; false: the books do not know by what it is told apart.
-func question(d match.Descriptor, rule *limits.Rule, b bucket.Bucket, account string) (booked.Limit, bool) {
-	now := time.Now().UnixMicro()
-	q := booked.Limit{Account: account, Of: map[string]string{}, Tokens: rule.Unit == limits.Tokens,
-		From: time.UnixMicro(b.Limit.Params.Since(now)), Capacity: b.Limit.Params.Capacity}
-	if b.Limit.Params.Window == 0 {
-		q.Rate = b.Limit.Params.Rate * 1e6
-	}
-	if rule.Shared {
-		q.Account = ""
-	}
-	for _, e := range d[1:] { // the first says what is counted
-		if !slices.Contains(booked.Keys(), e.Key) {
-			return q, false
-		}
-		q.Of[e.Key] = e.Value
-	}
-	return q, true
-}
-
-func keysOf(buckets []bucket.Bucket) []string {
-	keys := make([]string, len(buckets))
-	for i, b := range buckets {
-		keys[i] = b.Key
-	}
-	return keys
 }

@@ -1,10 +1,13 @@
 package store
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 const (
@@ -54,6 +57,26 @@ func (b *breaker) leave(well bool) {
 	if b.failures.Add(1) >= breakerFailures {
 		b.until.Store(b.now().Add(breakerLeast + rand.N(breakerMost-breakerLeast)).UnixNano())
 	}
+}
+
+// breakerFor is the breaker of the server that has a key: in a cluster one for each, so that who is on
+// others is not refused for one that is away.
+func (s *Store) breakerFor(ctx context.Context, key any) *breaker {
+	cluster, ok := s.client.(*redis.ClusterClient)
+	text, named := key.(string)
+	if !ok || !named {
+		return &s.breaker
+	}
+	master, err := cluster.MasterForKey(ctx, text)
+	if err != nil { // nobody has it now
+		return &s.breaker
+	}
+	at := master.Options().Addr
+	if b, there := s.breakers.Load(at); there {
+		return b.(*breaker) //nolint:forcetypeassert // nothing else is stored
+	}
+	b, _ := s.breakers.LoadOrStore(at, &breaker{now: time.Now})
+	return b.(*breaker) //nolint:forcetypeassert // nothing else is stored
 }
 
 // Down reports whether calls fail at once because Redis did not answer lately.

@@ -297,27 +297,32 @@ func (s *Store) turnKey() string { return s.config.Prefix + "{" + SharedAccount 
 const turnLasts = 10 * time.Second
 
 // shorten ends a turn that lasts longer than any does: the server's clock was ahead when it was taken and
-// was set back, and nobody would sweep until it comes to that time again.
-func (s *Store) shorten(ctx context.Context, every time.Duration) error {
+// was set back, and nobody would have one until it comes to that time again.
+func (s *Store) shorten(ctx context.Context, key string, every time.Duration) error {
 	return s.gated(func() error {
-		left, err := s.client.PTTL(ctx, s.turnKey()).Result()
+		left, err := s.client.PTTL(ctx, key).Result()
 		if err != nil || left <= max(every, turnLasts) {
 			return err
 		}
-		return s.client.Expire(ctx, s.turnKey(), turnLasts).Err()
+		return s.client.Expire(ctx, key, turnLasts).Err()
 	})
 }
 
 // Turn runs f if no other process has its turn, and lets none have the next before every is over; f
 // must end with its context, which does when the turn is lost.
 func (s *Store) Turn(ctx context.Context, every time.Duration, f func(context.Context) error) error {
+	_, err := s.turn(ctx, s.turnKey(), every, f)
+	return err
+}
+
+// turn is Turn by a key, and tells whether f ran.
+func (s *Store) turn(ctx context.Context, key string, every time.Duration, f func(context.Context) error) (mine bool, err error) {
 	began, name := time.Now(), strconv.FormatInt(time.Now().UnixNano(), 36)
-	var mine bool
 	if err := s.gated(func() (err error) {
-		mine, err = s.client.SetNX(ctx, s.turnKey(), name, turnLasts).Result()
+		mine, err = s.client.SetNX(ctx, key, name, turnLasts).Result()
 		return err
 	}); err != nil || !mine {
-		return errors.Join(err, s.shorten(ctx, every))
+		return false, errors.Join(err, s.shorten(ctx, key, every))
 	}
 	working, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -331,15 +336,20 @@ func (s *Store) Turn(ctx context.Context, every time.Duration, f func(context.Co
 			case <-working.Done():
 				return
 			case <-tick.C:
-				if held, err := s.client.Expire(working, s.turnKey(), turnLasts).Result(); err == nil && !held {
+				if held, err := s.client.Expire(working, key, turnLasts).Result(); err == nil && !held {
 					cancel()
 				}
 			}
 		}
 	}()
-	err := f(working)
+	err = f(working)
 	cancel()
 	<-ended
-	rest := max(time.Millisecond, every*9/10-time.Since(began))
-	return errors.Join(err, s.gated(func() error { return s.client.PExpire(context.WithoutCancel(ctx), s.turnKey(), rest).Err() }))
+	ctx = context.WithoutCancel(ctx)
+	return true, errors.Join(err, s.gated(func() error {
+		if rest := every*9/10 - time.Since(began); rest >= time.Millisecond {
+			return s.client.PExpire(ctx, key, rest).Err()
+		}
+		return s.client.Del(ctx, key).Err()
+	}))
 }

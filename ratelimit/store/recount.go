@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"math"
 	"strings"
 	"time"
@@ -28,9 +29,27 @@ const (
 	freedKept = 366 * 24 * time.Hour
 )
 
+// ErrCounting says that another process counts.
+var ErrCounting = errors.New("another process counts what is held")
+
+// counterKey says which process counts.
+func (s *Store) counterKey() string { return s.config.Prefix + "{" + SharedAccount + "}:counter" }
+
 // Recount frees what pools and buckets hold for holds that are gone, and tells how many it freed and how
-// many were busy.
+// many were busy. It walks over all keys several times, so that one process does it at a time; another
+// is told ErrCounting.
 func (s *Store) Recount(ctx context.Context) (freed, busy int, err error) {
+	mine, err := s.turn(ctx, s.counterKey(), 0, func(ctx context.Context) (err error) {
+		freed, busy, err = s.recountAll(ctx)
+		return err
+	})
+	if err == nil && !mine {
+		err = ErrCounting
+	}
+	return freed, busy, err
+}
+
+func (s *Store) recountAll(ctx context.Context) (freed, busy int, err error) {
 	before, err := s.holding(ctx)
 	if err != nil || len(before) == 0 {
 		return 0, 0, err

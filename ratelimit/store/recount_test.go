@@ -1,11 +1,15 @@
 package store_test
 
 import (
+	"errors"
+	"fmt"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
+	"github.com/leaky-tokens/leaky-tokens/ratelimit/bucket"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
 )
 
@@ -52,4 +56,66 @@ func TestWhatAnEvictedHoldHeldIsFreed(t *testing.T) {
 	settleAll(t, s, both[1:], store.Settled)
 	held(0)
 	recount(0)
+}
+
+// TestOneCountsAtATime: it walks over all keys.
+func TestOneCountsAtATime(t *testing.T) {
+	t.Parallel()
+	server := testenv.RedisServer(t)
+	one, other := onServer(t, server, nil), onServer(t, server, nil)
+	client := server.Client()
+	if err := client.Set(t.Context(), "{*}:counter", "one", time.Minute).Err(); err != nil { // it has begun
+		t.Fatal(err)
+	}
+	if _, _, err := other.Recount(t.Context()); !errors.Is(err, store.ErrCounting) {
+		t.Errorf("while one counts: want the other to wait, got %v", err)
+	}
+	if err := client.Del(t.Context(), "{*}:counter").Err(); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []*store.Store{one, other} {
+		if _, _, err := s.Recount(t.Context()); err != nil {
+			t.Errorf("then: want each to count in turn, got %v", err)
+		}
+	}
+}
+
+// TestACountDisturbsNoCall: while it goes on calls begin and end, and are charged to the token.
+func TestACountDisturbsNoCall(t *testing.T) {
+	t.Parallel()
+	s := onServer(t, testenv.RedisServer(t), nil)
+	const callers, rounds = 4, 100
+	limit := []bucket.Bucket{{Limit: bucket.NewLimit(bucket.Tokens, bucket.Params{Capacity: 1e12}), Key: "{user:1}:b:x"}}
+	var calls sync.WaitGroup
+	for caller := range callers {
+		calls.Go(func() {
+			for round := range rounds {
+				id := fmt.Sprint(caller, "-", round)
+				if got, err := s.Hold(t.Context(), store.Take{Account: "user:1", ID: id, Input: 10, Buckets: limit}); err != nil ||
+					got.Outcome != store.Admitted {
+					t.Errorf("hold: %+v, %v", got, err)
+				}
+				if got, err := s.Settle(t.Context(), []store.Settlement{{Account: "user:1", ID: id, Charged: 7}}); err != nil ||
+					got[0].Status != store.Settled {
+					t.Errorf("settle: %+v, %v", got, err)
+				}
+			}
+		})
+	}
+	ended := make(chan struct{})
+	go func() { calls.Wait(); close(ended) }()
+	for counting := true; counting; {
+		select {
+		case <-ended:
+			counting = false
+		default:
+		}
+		if _, _, err := s.Recount(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	state, err := s.ReadState(t.Context(), "user:1", nil, limit)
+	if err != nil || state.States[0].Settled != callers*rounds*7 || state.States[0].Held != 0 {
+		t.Errorf("want %d settled and nothing held, got %+v, %v", callers*rounds*7, state.States, err)
+	}
 }

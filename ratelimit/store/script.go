@@ -38,7 +38,8 @@ func (sc script) begin(keys, args int) []any {
 
 // run calls the script. A server that lost its scripts (restart, SCRIPT FLUSH) gets the source.
 func (s *Store) run(ctx context.Context, sc script, args []any) (string, error) {
-	if err := s.breaker.enter(); err != nil {
+	b := s.breakerFor(ctx, args[header])
+	if err := b.enter(); err != nil {
 		return "", err
 	}
 	cmd := redis.NewStringCmd(ctx, args...)
@@ -47,38 +48,75 @@ func (s *Store) run(ctx context.Context, sc script, args []any) (string, error) 
 		cmd = redis.NewStringCmd(ctx, sc.whole(args)...)
 		err = s.client.Process(ctx, cmd)
 	}
-	return cmd.Val(), s.verdict(err)
+	return cmd.Val(), b.verdict(err)
 }
 
 // runAll calls the script several times in one round trip, a command for each call. The
 // error is of the round trip; a command may have one of its own (see failure).
 func (s *Store) runAll(ctx context.Context, sc script, calls [][]any) ([]*redis.StringCmd, error) {
+	if s.cluster {
+		return s.runEach(ctx, sc, calls), nil
+	}
 	if err := s.breaker.enter(); err != nil {
 		return nil, err
 	}
 	cmds := make([]*redis.StringCmd, len(calls))
-	pipe := s.client.Pipeline()
 	for i, args := range calls {
 		cmds[i] = redis.NewStringCmd(ctx, args...)
-		_ = pipe.Process(ctx, cmds[i]) // only queues
+	}
+	err := s.send(ctx, sc, calls, cmds)
+	var answered redis.Error
+	if errors.As(err, &answered) && !busy(err) {
+		err = nil // of one command and not of the others
+	}
+	return cmds, s.breaker.verdict(err)
+}
+
+// runEach is runAll in a cluster, where some servers may be away and others not: each command has an
+// error of its own alone.
+func (s *Store) runEach(ctx context.Context, sc script, calls [][]any) []*redis.StringCmd {
+	cmds := make([]*redis.StringCmd, len(calls))
+	var sent []*redis.StringCmd
+	var args [][]any
+	var breakers []*breaker
+	for i := range calls {
+		cmds[i] = redis.NewStringCmd(ctx, calls[i]...)
+		b := s.breakerFor(ctx, calls[i][header])
+		if err := b.enter(); err != nil {
+			cmds[i].SetErr(err)
+			continue
+		}
+		sent, args, breakers = append(sent, cmds[i]), append(args, calls[i]), append(breakers, b)
+	}
+	_ = s.send(ctx, sc, args, sent) // each command has its own error
+	for i, cmd := range sent {
+		_ = breakers[i].verdict(cmd.Err()) // which failure tells of
+	}
+	return cmds
+}
+
+// send runs commands of a script in one round trip, and those again whose server does not know it.
+func (s *Store) send(ctx context.Context, sc script, calls [][]any, cmds []*redis.StringCmd) error {
+	if len(cmds) == 0 {
+		return nil
+	}
+	pipe := s.client.Pipeline()
+	for _, cmd := range cmds {
+		_ = pipe.Process(ctx, cmd) // only queues
 	}
 	_, err := pipe.Exec(ctx)
-	if isNoScript(err) {
-		pipe = s.client.Pipeline()
-		for i, args := range calls {
-			if isNoScript(cmds[i].Err()) {
-				cmds[i] = redis.NewStringCmd(ctx, sc.whole(args)...)
-				_ = pipe.Process(ctx, cmds[i])
-			}
+	if !slices.ContainsFunc(cmds, func(c *redis.StringCmd) bool { return isNoScript(c.Err()) }) {
+		return err
+	}
+	pipe = s.client.Pipeline()
+	for i, cmd := range cmds {
+		if isNoScript(cmd.Err()) {
+			*cmd = *redis.NewStringCmd(ctx, sc.whole(calls[i])...)
+			_ = pipe.Process(ctx, cmd)
 		}
-		_, err = pipe.Exec(ctx)
 	}
-	var answered redis.Error
-	if errors.As(err, &answered) && !busy(err) || s.cluster && slices.ContainsFunc(cmds,
-		func(c *redis.StringCmd) bool { return c.Err() == nil }) {
-		err = nil // of one command, or one server of many, and not of the others
-	}
-	return cmds, s.verdict(err)
+	_, err = pipe.Exec(ctx)
+	return err
 }
 
 // failure is what went wrong with one command of several: data that is not ours, or
@@ -120,23 +158,26 @@ func (sc script) whole(args []any) []any {
 	return all
 }
 
-// verdict tells the gate how it went and gives the error its kind.
-func (s *Store) verdict(err error) error {
+// verdict tells the breaker how it went and gives the error its kind.
+func (b *breaker) verdict(err error) error {
 	if err == nil || errors.Is(err, redis.Nil) {
-		s.breaker.leave(true)
+		b.leave(true)
 		return nil
 	}
 	var answered redis.Error
 	if errors.As(err, &answered) { // the server lives, and refuses
-		s.breaker.leave(true)
+		b.leave(true)
 		if busy(err) {
 			return fmt.Errorf("%w: %w", ErrUnavailable, err)
 		}
 		return fmt.Errorf("%w: %w", ErrReply, err)
 	}
-	s.breaker.leave(errors.Is(err, context.Canceled)) // the caller left: no sign of anything
+	b.leave(errors.Is(err, context.Canceled)) // the caller left: no sign of anything
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
+
+// verdict is that of what concerns no account: the only server's, or any's.
+func (s *Store) verdict(err error) error { return s.breaker.verdict(err) }
 
 // size of a double, in bytes.
 const size = 8

@@ -57,8 +57,12 @@ func parseSettling(reply string) (Settling, error) {
 	if len(reply) != 1+4*size {
 		return Settling{}, fmt.Errorf("%w: a settlement of %d bytes", ErrReply, len(reply))
 	}
-	return Settling{Status: Status(reply[0]), Held: int64(double(reply, 1, 0)), Charged: int64(double(reply, 1, 1)),
-		Drawn: double(reply, 1, 2) >= 0, Taken: int64(double(reply, 1, 3))}, nil
+	out := Settling{Status: Status(reply[0]), Held: int64(double(reply, 1, 0)), Charged: int64(double(reply, 1, 1)),
+		Drawn: double(reply, 1, 2) >= 0, Taken: int64(double(reply, 1, 3))}
+	if out.Status == Settled {
+		out.Lacked, out.Taken = out.Taken == 1, 0
+	}
+	return out, nil
 }
 
 // settleArgs is the script's call; kept is for how many milliseconds it is remembered, 0: not at all.

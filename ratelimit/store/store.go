@@ -19,6 +19,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -107,6 +108,7 @@ type Store struct {
 	// memoryBits of a call's hash choose the key that it is remembered in once it is settled.
 	memoryBits int
 	breaker    breaker
+	breakers   sync.Map // of a cluster's servers, by address
 	identity   identity
 	index      index
 	hold       script
@@ -285,5 +287,6 @@ type Settling struct {
 	Charged int64
 	Drawn   bool  // the charge draws on the account's pool; without meaning if Unknown
 	Taken   int64 // when the hold was taken, microseconds; Late ones only, and 0 if not known
+	Lacked  bool  // a bucket of the hold was gone, with what was settled there; Settled ones only
 	Err     error // why the hold cannot be read
 }

@@ -16,7 +16,7 @@
 -- 2 the record's tail; then for each bucket its kind and three doubles: capacity and form, or
 -- four: then the last is the bucket's own cost in requests, negative to give back; and at last, if
 -- what Redis has lost matters to long limits, a double and a key: since when its data is whole as far
--- as the caller knows, and where that stands.
+-- as the caller knows, and where that stands; or one below 0 alone: it may lose any key at any time.
 --
 --   kind  takes                       refuses          of a refused request
 --   t     tokens, held                if there is no   takes nothing
@@ -32,7 +32,7 @@
 -- took nothing of, and so above capacity. Outcomes: A admitted, R a bucket refused, B the pool
 -- holds too little, N there is no pool and one is required, M the pool is not known here, D held
 -- before by the same request, W a long limit has no bucket and what stands at the key is something
--- else: the caller asks the books first.
+-- else, or any key may be lost: the caller asks the books first.
 --
 -- What costs: a call of redis.call is as dear as a page of arithmetic, and a table dearer than
 -- draining a bucket again. So everything is read by one MGET and mostly written by one MSET, and
@@ -70,15 +70,15 @@ local filling = output == 0 and fill > 0
 if filling then granted = fill end
 
 -- Do all buckets have room (Fits)? The least that one of them grants is granted.
-local lost = false
+local lost = nil -- not looked yet
 local changed = nil -- the places of buckets that were kept in another form
 local turned, owing, counted
 for i = 1, n do
   local kind, capacity, rate, window, own = struct.unpack('<c1ddd', ARGV[i + 2])
   local value = values[first + i]
-  if not value and ARGV[n + 3] and (window >= 82800000000 or window == 0 and rate > 0 and capacity / rate >= 82800000000) then
+  if not value and lost == nil and ARGV[n + 3] and (window >= 82800000000 or window == 0 and rate > 0 and capacity / rate >= 82800000000) then
     local begin = struct.unpack('<d', ARGV[n + 3])
-    lost = lost or tonumber(redis.call('GET', string.sub(ARGV[n + 3], 9)) or -1) ~= begin
+    lost = begin < 0 or tonumber(redis.call('GET', string.sub(ARGV[n + 3], 9)) or -1) ~= begin
   end
   if value and #value >= 40 then
     local r, w = struct.unpack('<dd', value, 25)

@@ -58,7 +58,8 @@ end
 
 -- release replaces what a hold holds by what is charged, in its pool and each of its
 -- buckets. A charge counts in the pool's window that the hold was taken in; when that one
--- is over it counts nowhere here, as its rest is gone too.
+-- is over it counts nowhere here, as its rest is gone too. It tells of a bucket that is not there,
+-- though it stands while anything is held: the server lost it, with what was settled there.
 local function release(key, record, now, held, charged)
   whole(key, record)
   local window, _, provider, n, pos = struct.unpack('<ddBc0B', record, 34)
@@ -73,15 +74,18 @@ local function release(key, record, now, held, charged)
       keepPool(pool, value, drawn)
     end
   end
+  local lost = false
   for _ = 1, n do
     local rate, window, key, after = struct.unpack('<ddHc0', record, pos)
     pos = after
     local s, h, at, value
     s, h, at, rate, window, value = drained(key, rate, window, now)
+    lost = lost or value == ''
     h, s = h - held, s + charged
     if h < 0 then h = 0 end
     keep(key, s, h, at, rate, window, value, charged, now)
   end
+  return lost
 end
 
 -- clock is the time in microseconds: the one a test passes, or the server's.
