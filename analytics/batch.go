@@ -14,12 +14,12 @@ import (
 type batch struct {
 	rows       []Row         // to insert, each id once
 	refused    map[int]error // by index of the delivery: never an event
-	duplicates int           // events that are in rows already, or were inserted lately
+	duplicates int           // events that are in rows already
 }
 
-// sortDeliveries decodes. An event whose id is in recent, or comes twice, counts once: the earlier in
-// the stream stands, as in the ledger, and a correction before what it corrects.
-func sortDeliveries(deliveries []usage.Delivery, recent *recentIDs, now time.Time) batch {
+// sortDeliveries decodes. An event that comes twice counts once: the earlier in the stream stands, as
+// in the ledger, and a correction before what it corrects.
+func sortDeliveries(deliveries []usage.Delivery, now time.Time) batch {
 	b := batch{refused: map[int]error{}}
 	at := make(map[string]int, len(deliveries))
 	for i, d := range deliveries {
@@ -38,7 +38,7 @@ func sortDeliveries(deliveries []usage.Delivery, recent *recentIDs, now time.Tim
 		case twice && row.precedence() > b.rows[earlier].precedence():
 			b.rows[earlier] = row
 			b.duplicates++
-		case twice || recent.has(row.ID()):
+		case twice:
 			b.duplicates++
 		default:
 			at[row.RequestID] = len(b.rows)
@@ -64,31 +64,4 @@ func token(stream string, rows []Row) string {
 		digest.Write([]byte{0})
 	}
 	return fmt.Sprintf("%s:%d:%d:%s", stream, first, last, hex.EncodeToString(digest.Sum(nil)[:12]))
-}
-
-// recentIDs remembers the last ids that were inserted. It spares most duplicates the
-// way to ClickHouse; those it has forgotten are caught there.
-type recentIDs struct {
-	set  map[string]struct{}
-	ring []string
-	next int
-}
-
-func newRecentIDs(size int) *recentIDs {
-	return &recentIDs{set: map[string]struct{}{}, ring: make([]string, size)}
-}
-
-func (r *recentIDs) has(id string) bool {
-	_, ok := r.set[id]
-	return ok
-}
-
-func (r *recentIDs) add(id string) {
-	if r.has(id) {
-		return
-	}
-	delete(r.set, r.ring[r.next])
-	r.ring[r.next] = id
-	r.set[id] = struct{}{}
-	r.next = (r.next + 1) % len(r.ring)
 }

@@ -19,21 +19,18 @@ func encoded(t *testing.T, e usage.Event) []byte {
 func TestSortDeliveries(t *testing.T) {
 	t.Parallel()
 	at := time.Date(2026, 3, 4, 5, 6, 7, 123456789, time.UTC)
-	recent := newRecentIDs(4)
-	recent.add("known")
 	b := sortDeliveries([]usage.Delivery{
 		{Sequence: 7, Data: encoded(t, event("a", alice, "openai", at, 70))},
 		{Sequence: 3, Data: encoded(t, event("a", alice, "openai", at, 30))}, // redelivered out of order: the earlier stands
 		{Sequence: 9, Data: encoded(t, event("a", alice, "openai", at, 90))},
 		{Sequence: 4, Data: []byte("{")},
-		{Sequence: 5, Data: encoded(t, event("known", alice, "openai", at, 1))},
 		{Sequence: 6, Data: encoded(t, event("b", bob, "qwen", at, 2))},
-	}, recent, at)
+	}, at)
 	if len(b.rows) != 2 || b.rows[0].Seq != 3 || b.rows[0].Charged != 30 || b.rows[1].RequestID != "b" {
 		t.Errorf("want a of sequence 3 and b, got %+v", b.rows)
 	}
-	if b.duplicates != 3 || len(b.refused) != 1 || b.refused[3] == nil {
-		t.Errorf("want 3 duplicates and poison at 3, got %d and %v", b.duplicates, b.refused)
+	if b.duplicates != 2 || len(b.refused) != 1 || b.refused[3] == nil {
+		t.Errorf("want 2 duplicates and poison at 3, got %d and %v", b.duplicates, b.refused)
 	}
 	if got, want := b.rows[0].Timestamp, at.Truncate(time.Millisecond); !got.Equal(want) {
 		t.Errorf("want %v, got %v", want, got)
@@ -56,16 +53,5 @@ func TestTokenNamesTheRowsAndNotTheRange(t *testing.T) {
 		if token("S", rows) == token("S", whole) {
 			t.Errorf("%s: want another token, got the same", name)
 		}
-	}
-}
-
-func TestRecentIDsForgetTheOldest(t *testing.T) {
-	t.Parallel()
-	r := newRecentIDs(2)
-	for _, id := range []string{"a", "b", "b", "c"} {
-		r.add(id)
-	}
-	if r.has("a") || !r.has("b") || !r.has("c") || len(r.set) != 2 {
-		t.Errorf("want b and c, got %v", r.set)
 	}
 }

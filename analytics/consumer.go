@@ -24,8 +24,6 @@ const (
 	linger = 750 * time.Millisecond
 	// lagWait bounds the question how far behind the store is.
 	lagWait = 500 * time.Millisecond
-	// remembered ids take some 100 bytes each.
-	remembered = 1 << 16
 )
 
 // Inserter writes rows once per token. An error means that they may or may not be
@@ -38,13 +36,15 @@ type Inserter interface {
 type ConsumerConfig struct {
 	JetStream jetstream.JetStream
 	Store     Inserter
+	Positions usage.Positions // of Store; nil: what it lost after it was acknowledged stays lost
 	Metrics   *Metrics
 	Log       *slog.Logger
 	Traces    trace.TracerProvider // nil: no spans
 }
 
 // Consumer moves usage events from the stream to the store. Duplicates, which come from
-// messages that are given again, are dropped by id.
+// messages that are given again, have the same key in the table. No memory of ids spares them the way
+// there: the store may have come back without what this process inserted.
 type Consumer struct {
 	*usage.Consumer
 	metrics *Metrics
@@ -57,7 +57,7 @@ func NewConsumer(cfg ConsumerConfig) (*Consumer, error) {
 	}
 	c, err := usage.NewConsumer(usage.ConsumerConfig{JetStream: cfg.JetStream, Durable: Durable, Description: "insert usage events",
 		Linger:      linger,
-		Outstanding: 4, Handler: &inserts{store: cfg.Store, metrics: cfg.Metrics, recent: newRecentIDs(remembered)},
+		Outstanding: 4, Handler: &inserts{store: cfg.Store, metrics: cfg.Metrics}, Positions: cfg.Positions,
 		DeadLettered: cfg.Metrics.dead.Inc, Log: cfg.Log, Tracer: tracing.Tracer(cfg.Traces)})
 	if err != nil {
 		return nil, err
@@ -69,12 +69,11 @@ func NewConsumer(cfg ConsumerConfig) (*Consumer, error) {
 type inserts struct {
 	store   Inserter
 	metrics *Metrics
-	recent  *recentIDs
 }
 
 // Store implements usage.Handler. The store bounds its inserts.
 func (i *inserts) Store(ctx context.Context, batch []usage.Delivery) (map[int]error, error) {
-	b := sortDeliveries(batch, i.recent, time.Now())
+	b := sortDeliveries(batch, time.Now())
 	if len(b.rows) > 0 {
 		start := time.Now()
 		if err := i.store.Insert(ctx, token(usage.Stream, b.rows), b.rows); err != nil {
@@ -82,9 +81,6 @@ func (i *inserts) Store(ctx context.Context, batch []usage.Delivery) (map[int]er
 			return nil, err
 		}
 		i.metrics.insertSeconds.Observe(time.Since(start).Seconds())
-	}
-	for _, row := range b.rows {
-		i.recent.add(row.ID())
 	}
 	i.metrics.inserted.Add(float64(len(b.rows)))
 	i.metrics.duplicates.Add(float64(b.duplicates))

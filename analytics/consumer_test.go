@@ -106,7 +106,7 @@ func TestCrashBetweenInsertAndAck(t *testing.T) {
 		}
 		deliveries = append(deliveries, usage.Delivery{Sequence: meta.Sequence.Stream, Data: msg.Data()})
 	}
-	rows := sortDeliveries(deliveries, newRecentIDs(10), now).rows
+	rows := sortDeliveries(deliveries, now).rows
 	if err := store.Insert(t.Context(), token(usage.Stream, rows), rows); err != nil {
 		t.Fatal(err)
 	}

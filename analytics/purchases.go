@@ -136,12 +136,16 @@ func (s *Store) insertPurchases(ctx context.Context, events []purchaseEvent) err
 	return nil
 }
 
+// DurablePurchases is the consumer of events of purchases, which all replicas share.
+const DurablePurchases = "analytics-purchases"
+
 // NewPurchaseConsumer makes the consumer that moves events of purchases from the stream to the store.
 func NewPurchaseConsumer(js jetstream.JetStream, store *Store, metrics *Metrics, cfg ConsumerConfig) (*usage.Consumer, error) {
 	if store == nil || metrics == nil {
 		return nil, errors.New("make purchase consumer: Store and Metrics are needed")
 	}
-	return usage.NewConsumer(usage.ConsumerConfig{JetStream: js, Subjects: usage.SubjectsSaga, Durable: "analytics-purchases",
+	return usage.NewConsumer(usage.ConsumerConfig{JetStream: js, Subjects: usage.SubjectsSaga, Durable: DurablePurchases,
+		Positions:   store.Positions(DurablePurchases),
 		Description: "insert events of purchases", Linger: linger, Outstanding: 1, Handler: purchaseBook{store}, DeadLettered: metrics.dead.Inc,
 		Log: cfg.Log, Tracer: tracing.Tracer(cfg.Traces)})
 }

@@ -202,14 +202,21 @@ func (s *Store) Insert(ctx context.Context, token string, rows []Row) error {
 	if err == nil && time.Since(marked) >= s.settleFor { // sums may have been made meanwhile
 		_, err = s.touch(ctx, rows, true)
 	}
-	if gone, ok := errors.AsType[*clickhouse.Exception](err); ok && gone.Code == codeUnknownTable {
-		err = errors.Join(err, s.Migrate(ctx)) // the database was made anew; the next attempt finds the table
-	}
+	err = s.madeAnew(ctx, err)
 	s.refused.Store(refusal(err))
 	if err != nil {
 		return fmt.Errorf("insert batch of %d: %w", len(rows), err)
 	}
 	return nil
+}
+
+// madeAnew makes the tables again where an error says that they are gone, so that the next attempt finds
+// them.
+func (s *Store) madeAnew(ctx context.Context, err error) error {
+	if gone, ok := errors.AsType[*clickhouse.Exception](err); ok && gone.Code == codeUnknownTable {
+		return errors.Join(err, s.Migrate(ctx))
+	}
+	return err
 }
 
 func (s *Store) insert(ctx context.Context, token string, rows []Row) error {

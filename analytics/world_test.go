@@ -81,9 +81,15 @@ func running(t *testing.T, js jetstream.JetStream, store Inserter) (c *Consumer,
 	if err != nil {
 		t.Fatal(err)
 	}
+	return c, run(t, c.Run)
+}
+
+// run runs a consumer; stop waits until it has ended.
+func run(t *testing.T, f func(context.Context) error) (stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- c.Run(ctx) }()
+	go func() { done <- f(ctx) }()
 	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -91,7 +97,7 @@ func running(t *testing.T, js jetstream.JetStream, store Inserter) (c *Consumer,
 		}
 	})
 	t.Cleanup(stop)
-	return c, stop
+	return stop
 }
 
 // drained waits until nothing is pending.

@@ -210,3 +210,11 @@ ORDER BY (user_id, created_at, saga_id, event_id);
 
 CREATE TABLE IF NOT EXISTS purchase_events ON CLUSTER '{cluster}' AS purchase_events_local
 ENGINE = Distributed('{cluster}', currentDatabase(), purchase_events_local, cityHash64(saga_id));
+
+CREATE TABLE IF NOT EXISTS consumer_positions ON CLUSTER '{cluster}' (
+    consumer String,
+    stream   String, -- when it was made
+    sequence UInt64,
+    noted_at DateTime64(6, 'UTC')
+) ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{database}/consumer_positions', '{replica}', noted_at)
+ORDER BY consumer;

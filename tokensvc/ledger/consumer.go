@@ -54,7 +54,7 @@ func NewConsumer(cfg ConsumerConfig) (*Consumer, error) {
 			Help:    "Duration of the transactions that book usage.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5}})}
 	c, err := usage.NewConsumer(usage.ConsumerConfig{JetStream: cfg.JetStream, Durable: Durable, Description: "book usage", Linger: linger,
-		Outstanding: 8, Handler: b, DeadLettered: b.events.WithLabelValues("dead").Inc, Log: cfg.Log,
+		Outstanding: 8, Handler: b, Positions: positions{cfg.DB}, DeadLettered: b.events.WithLabelValues("dead").Inc, Log: cfg.Log,
 		Tracer: tracing.Tracer(cfg.Traces)})
 	if err != nil {
 		return nil, err

@@ -213,7 +213,9 @@ func (b *books) save(ctx context.Context, announce bool) error {
 	var entries []entry
 	for _, p := range changed {
 		entries = append(entries, p.entries...)
-		p.Version++
+		// A count alone would give versions twice where Postgres comes back older, and whoever heard of
+		// the first would take what is new for old.
+		p.Version = max(p.Version+1, b.now.UnixMicro())
 		if announce {
 			p.announced = p.Version
 		}

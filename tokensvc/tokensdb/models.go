@@ -83,6 +83,7 @@ type TokenOutbox struct {
 	LastError     string
 	ParkedAt      *time.Time
 	Traceparent   string
+	StreamSeq     *int64
 }
 
 type TokenOutboxSlot struct {
@@ -171,4 +172,12 @@ type TokenPurchaseStep struct {
 	Detail   string
 	Attempts int32
 	At       time.Time
+}
+
+type TokenStreamPosition struct {
+	Consumer string
+	Stream   string
+	Sequence int64
+	Server   string
+	NotedAt  time.Time
 }

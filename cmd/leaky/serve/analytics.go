@@ -35,8 +35,8 @@ func serveAnalytics(ctx context.Context, s service) error {
 		return fmt.Errorf("open jetstream: %w", err)
 	}
 	metrics := analytics.NewMetrics(s.metrics)
-	consumer, err := analytics.NewConsumer(analytics.ConsumerConfig{JetStream: js, Store: store, Metrics: metrics, Log: s.log,
-		Traces: s.traces})
+	consumer, err := analytics.NewConsumer(analytics.ConsumerConfig{JetStream: js, Store: store, Positions: store.Positions(analytics.Durable),
+		Metrics: metrics, Log: s.log, Traces: s.traces})
 	if err != nil {
 		return err
 	}

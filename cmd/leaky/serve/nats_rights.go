@@ -4,6 +4,7 @@ import (
 	"net/url"
 	"slices"
 
+	"github.com/leaky-tokens/leaky-tokens/analytics"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/booked"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/ledgerbook"
@@ -34,7 +35,8 @@ func NATSRights() map[string]natsd.Rights {
 			consumer(usage.Stream, ratelimit.Durable))},
 		topology.Meter: {Publish: append(streams(), usageOut)},
 		topology.TokenSvc: {Publish: slices.Concat([]string{usageOut, usage.SubjectsSaga, usage.SubjectsBalance, usage.SubjectDead,
-			membership.Subject}, streams(), lastMessage(), consumer(usage.Stream, ledger.Durable)),
+			membership.Subject}, streams(), lastMessage(), newConsumers()),
+			Deny:      append(denied(ratelimit.Durable, analytics.Durable, analytics.DurablePurchases), deletes(ledger.Durable)),
 			Subscribe: []string{balance.SubjectAsk, ledgerbook.Subjects}, Answers: true},
 		topology.Analytics: analyticsRights(),
 		topology.XDS: {Publish: slices.Concat(bucket(history.Bucket), bucket(discovery.Bucket), []string{history.Subject}),
@@ -54,17 +56,27 @@ func registering(service string) []string {
 	return []string{"$JS.API.STREAM.INFO.KV_" + discovery.Bucket, discovery.SubjectsOf(service), discovery.SubjectLeave(service)}
 }
 
-// analyticsRights: beside its own two consumers, it compares the stream with other books by consumers
-// that are new each time, under names that nobody knows before; those of other parts are denied. The
-// notices are its own, with a consumer for each webhook.
-func analyticsRights() natsd.Rights {
-	r := natsd.Rights{Publish: slices.Concat([]string{usage.SubjectDead, membership.Subject, ledgerbook.Subjects, notice.Subjects},
-		streams(), lastMessage(), stream(notice.Stream), consumer(usage.Stream, "*"), consumer(notice.Stream, "*"),
-		[]string{"$JS.API.CONSUMER.DELETE." + usage.Stream + ".*"}), Subscribe: []string{booked.Subject}, Answers: true}
-	for _, durable := range []string{ledger.Durable, ratelimit.Durable} {
-		r.Deny = append(r.Deny, append(consumer(usage.Stream, durable), "$JS.API.CONSUMER.DELETE."+usage.Stream+"."+durable)...)
+// newConsumers are of who reads the stream again, to compare it with other books or since its store
+// came back older: by consumers under names that nobody knows before. Those of other parts are denied.
+func newConsumers() []string {
+	return append(consumer(usage.Stream, "*"), deletes("*"))
+}
+
+func deletes(durable string) string { return "$JS.API.CONSUMER.DELETE." + usage.Stream + "." + durable }
+
+func denied(durables ...string) []string {
+	var all []string
+	for _, durable := range durables {
+		all = append(all, append(consumer(usage.Stream, durable), deletes(durable))...)
 	}
-	return r
+	return all
+}
+
+// analyticsRights: the notices are its own, with a consumer for each webhook.
+func analyticsRights() natsd.Rights {
+	return natsd.Rights{Publish: slices.Concat([]string{usage.SubjectDead, membership.Subject, ledgerbook.Subjects, notice.Subjects},
+		streams(), lastMessage(), stream(notice.Stream), newConsumers(), consumer(notice.Stream, "*")),
+		Deny: denied(ledger.Durable, ratelimit.Durable), Subscribe: []string{booked.Subject}, Answers: true}
 }
 
 // streams look at the streams of events, and make them where they are not there. To make one that is

@@ -119,7 +119,7 @@ func TestNoPartUsesTheSubjectsOfAnother(t *testing.T) {
 		"$JS.ACK." + usage.Stream + "." + ledger.Durable + ".1.1.1.1.1":       {topology.TokenSvc},
 		"$JS.API.CONSUMER.MSG.NEXT." + usage.Stream + "." + analytics.Durable: {topology.Analytics},
 		"$JS.API.CONSUMER.MSG.NEXT." + usage.Stream + "." + ratelimit.Durable: {topology.RateLimit},
-		"$JS.API.CONSUMER.CREATE." + usage.Stream + ".spy":                    {topology.Analytics},
+		"$JS.API.CONSUMER.CREATE." + usage.Stream + ".spy":                    {topology.Analytics, topology.TokenSvc},
 		"$JS.API.CONSUMER.CREATE." + usage.Stream + "." + ledger.Durable:      {topology.TokenSvc},
 		"$JS.API.STREAM.UPDATE." + notice.Stream:                              nil, "leaky.notice.v1.x": {topology.Analytics},
 		"leaky.rpc.v1.ledger.entries":                            {topology.Analytics},

@@ -34,7 +34,7 @@ func (c *Consumer) Reach(ctx context.Context, target uint64) error {
 		if err != nil {
 			return retry.Permanent(fmt.Errorf("%w: %w", ErrBehind, err))
 		}
-		if info.AckFloor.Stream < target {
+		if info.AckFloor.Stream < target || c.cfg.Positions != nil && !c.at.sure.Load() {
 			return ErrBehind
 		}
 		return nil

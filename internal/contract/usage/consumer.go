@@ -48,7 +48,7 @@ type Handler interface {
 	Store(ctx context.Context, batch []Delivery) (refused map[int]error, err error)
 }
 
-// ConsumerConfig is what NewConsumer needs; every member but Subjects and Tracer is required.
+// ConsumerConfig is what NewConsumer needs; every member but Subjects, Positions and Tracer is required.
 type ConsumerConfig struct {
 	JetStream    jetstream.JetStream
 	Durable      string        // the name that all replicas share
@@ -57,7 +57,8 @@ type ConsumerConfig struct {
 	Linger       time.Duration // how long more messages are waited for after the first: larger batches, later
 	Outstanding  int           // batches of all replicas together that may be unanswered
 	Handler      Handler
-	DeadLettered func() // counts a dead letter
+	Positions    Positions // of Handler's store; nil: what it lost after it was acknowledged stays lost
+	DeadLettered func()    // counts a dead letter
 	Log          *slog.Logger
 	Tracer       trace.Tracer // nil: no spans
 }
@@ -73,6 +74,7 @@ type ConsumerConfig struct {
 type Consumer struct {
 	cfg      ConsumerConfig
 	attached atomic.Pointer[jetstream.Consumer]
+	at       position
 }
 
 // NewConsumer makes a consumer; Run starts it.
@@ -81,6 +83,7 @@ func NewConsumer(cfg ConsumerConfig) (*Consumer, error) {
 		cfg.DeadLettered == nil || cfg.Log == nil {
 		return nil, errors.New("make usage consumer: every member of its configuration is needed")
 	}
+	cfg.Subjects = cmp.Or(cfg.Subjects, SubjectsUsage)
 	return &Consumer{cfg: cfg}, nil
 }
 
@@ -94,11 +97,12 @@ func (c *Consumer) Run(ctx context.Context) error {
 func (c *Consumer) Attach(ctx context.Context) (jetstream.Consumer, error) {
 	ctx, cancel := context.WithTimeout(ctx, askWait)
 	defer cancel()
-	if _, err := EnsureStream(ctx, c.cfg.JetStream); err != nil {
+	stream, err := EnsureStream(ctx, c.cfg.JetStream)
+	if err != nil {
 		return nil, err
 	}
 	consumer, err := c.cfg.JetStream.CreateOrUpdateConsumer(ctx, Stream, jetstream.ConsumerConfig{
-		Durable: c.cfg.Durable, FilterSubject: cmp.Or(c.cfg.Subjects, SubjectsUsage), AckPolicy: jetstream.AckExplicitPolicy,
+		Durable: c.cfg.Durable, FilterSubject: c.cfg.Subjects, AckPolicy: jetstream.AckExplicitPolicy,
 		DeliverPolicy: jetstream.DeliverAllPolicy, AckWait: ackWait, MaxDeliver: -1, MaxAckPending: c.cfg.Outstanding * BatchMost,
 		Description: c.cfg.Description,
 	})
@@ -106,6 +110,7 @@ func (c *Consumer) Attach(ctx context.Context) (jetstream.Consumer, error) {
 		return nil, fmt.Errorf("make consumer %s: %w", c.cfg.Durable, err)
 	}
 	c.attached.Store(&consumer)
+	c.at.stream = stream.CachedInfo().Created.UTC().Format(time.RFC3339Nano)
 	return consumer, nil
 }
 
@@ -117,6 +122,9 @@ func (c *Consumer) consume(ctx context.Context) error {
 	}
 	c.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "consuming usage events", slog.String("stream", Stream), slog.String("consumer", c.cfg.Durable))
 	for ctx.Err() == nil {
+		if err := c.follow(ctx); err != nil {
+			return err
+		}
 		messages, err := Fetch(ctx, consumer, BatchMost, idleWait, c.cfg.Linger)
 		if len(messages) > 0 {
 			c.process(ctx, messages)
@@ -137,13 +145,8 @@ func (c *Consumer) process(ctx context.Context, messages []jetstream.Msg) {
 			batch[i].Sequence = meta.Sequence.Stream
 		}
 	}
-	var refused map[int]error
-	stored, begun := false, time.Now()
-	retry.Away().Forever(ctx, c.cfg.Log, c.cfg.Description, func(ctx context.Context) (err error) {
-		refused, err = c.cfg.Handler.Store(context.WithoutCancel(ctx), batch)
-		stored = err == nil
-		return err
-	})
+	begun := time.Now()
+	refused, stored := c.store(ctx, batch)
 	if !stored { // stopping: hand them to the next process at once
 		for _, msg := range messages {
 			_ = msg.Nak()
@@ -163,6 +166,18 @@ func (c *Consumer) process(ctx context.Context, messages []jetstream.Msg) {
 	if c.cfg.Log.Enabled(ctx, slog.LevelDebug) {
 		c.tell(ctx, good)
 	}
+}
+
+// store gives the handler a batch until it is stored, or ctx ends.
+func (c *Consumer) store(ctx context.Context, batch []Delivery) (refused map[int]error, stored bool) {
+	retry.Away().Forever(ctx, c.cfg.Log, c.cfg.Description, func(ctx context.Context) (err error) {
+		refused, err = c.cfg.Handler.Store(context.WithoutCancel(ctx), batch)
+		if stored = err == nil; !stored {
+			c.at.sure.Store(false)
+		}
+		return err
+	})
+	return refused, stored
 }
 
 // traced makes a span of the storing for each call whose spans are kept. They were stored together,

@@ -10,7 +10,8 @@ import (
 	"syscall"
 )
 
-// copyTree copies folders and plain files with their modes; owner nil leaves them ours.
+// copyTree copies folders, plain files with their modes, and links as they are; owner nil leaves them
+// ours.
 func copyTree(from, to string, owner *syscall.Credential) error {
 	return filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
 		if err != nil {
@@ -30,8 +31,13 @@ func copyTree(from, to string, owner *syscall.Credential) error {
 			err = os.Mkdir(target, info.Mode().Perm())
 		case info.Mode().IsRegular():
 			err = copyFile(path, target, info.Mode().Perm())
+		case info.Mode()&fs.ModeSymlink != 0:
+			var to string
+			if to, err = os.Readlink(path); err == nil {
+				err = os.Symlink(to, target)
+			}
 		default:
-			err = fmt.Errorf("%s is neither a folder nor a plain file", path)
+			err = fmt.Errorf("%s is neither a folder, a plain file nor a link", path)
 		}
 		if err != nil || owner == nil {
 			return err
