@@ -120,7 +120,7 @@ func (r *Relay) refused(ctx context.Context, q *tokensdb.Queries, f failure) err
 // counted as parked meanwhile, and may come after their successors, since states have
 // versions. While another replica has them, this one does nothing.
 func (r *Relay) RetryParked(ctx context.Context) (int, error) {
-	published := 0
+	through := 0
 	err := pgx.BeginFunc(ctx, r.cfg.DB, func(tx pgx.Tx) error {
 		q := tokensdb.New(tx)
 		rows, err := q.ParkedEvents(ctx, tokensdb.ParkedEventsParams{Prefix: balance.SubjectPrefix, Most: parkedAtOnce})
@@ -132,17 +132,17 @@ func (r *Relay) RetryParked(ctx context.Context) (int, error) {
 			parked[i] = tokensdb.PendingEventsRow(row)
 		}
 		confirmed, failed := r.send(ctx, parked)
-		published = len(confirmed)
+		through = len(confirmed)
 		if len(failed) > 0 {
 			if _, _, err := r.judge(ctx, q, failed); err != nil {
 				return err
 			}
 		}
-		return q.MarkPublished(ctx, confirmed)
+		return mark(ctx, q, confirmed)
 	})
 	if err != nil {
 		return 0, fmt.Errorf("retry parked events: %w", err)
 	}
-	r.metrics.published.Add(float64(published))
-	return published, nil
+	r.metrics.published.Add(float64(through))
+	return through, nil
 }

@@ -53,6 +53,7 @@ type Relay struct {
 	js      jetstream.JetStream
 	metrics metrics
 	bell    *bell
+	known   known
 }
 
 // New makes a relay; Run starts it.
@@ -69,7 +70,7 @@ func New(cfg Config) (*Relay, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open jetstream: %w", err)
 	}
-	return &Relay{cfg: cfg, js: js, metrics: newMetrics(cfg.Metrics), bell: newBell()}, nil
+	return &Relay{cfg: cfg, js: js, metrics: newMetrics(cfg.Metrics), bell: newBell(), known: known{link: never}}, nil
 }
 
 func setDefault[T int | time.Duration](field *T, value T) {
@@ -96,7 +97,10 @@ func (r *Relay) Round(ctx context.Context) (int, error) {
 	stopping := ctx.Done()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), roundWait) // what is published is marked
 	defer cancel()
-	handled, published := 0, 0
+	if err := r.lookAtStream(ctx); err != nil {
+		return 0, fmt.Errorf("relay events: %w", err)
+	}
+	handled, confirmed := 0, 0
 	err := pgx.BeginFunc(ctx, r.cfg.DB, func(tx pgx.Tx) error {
 		q := tokensdb.New(tx)
 		claimed, err := q.ClaimSlots(ctx, claimSlots)
@@ -111,14 +115,29 @@ func (r *Relay) Round(ctx context.Context) (int, error) {
 		if outage != nil && len(done)+refused == 0 {
 			return outage
 		}
-		handled, published = len(done)+refused, len(done)
-		return q.MarkPublished(ctx, done) // whatever happened to the rest
+		handled, confirmed = len(done)+refused, len(done)
+		return mark(ctx, q, done) // whatever happened to the rest
 	})
 	if err != nil {
 		return 0, fmt.Errorf("relay events: %w", err)
 	}
-	r.metrics.published.Add(float64(published))
+	r.metrics.published.Add(float64(confirmed))
 	return handled, nil
+}
+
+// published is an event that JetStream confirmed, with its place in the stream.
+type published struct {
+	id  uuid.UUID
+	seq uint64
+}
+
+// mark notes what was published.
+func mark(ctx context.Context, q *tokensdb.Queries, done []published) error {
+	var p tokensdb.MarkPublishedParams
+	for _, d := range done {
+		p.Ids, p.StreamSeqs = append(p.Ids, d.id), append(p.StreamSeqs, int64(d.seq))
+	}
+	return q.MarkPublished(ctx, p)
 }
 
 // publish sends events in waves: about each thing one, and the next one only after
@@ -126,7 +145,7 @@ func (r *Relay) Round(ctx context.Context) (int, error) {
 // hole in a thing's order. It answers what is published and how many events were refused;
 // the error is an outage.
 func (r *Relay) publish(ctx context.Context, stopping <-chan struct{}, q *tokensdb.Queries,
-	pending []tokensdb.PendingEventsRow) (done []uuid.UUID, refused int, outage error) {
+	pending []tokensdb.PendingEventsRow) (done []published, refused int, outage error) {
 	for wave := range waves(pending) {
 		select {
 		case <-stopping:
@@ -168,7 +187,7 @@ func waves(pending []tokensdb.PendingEventsRow) func(yield func([]tokensdb.Pendi
 }
 
 // send publishes a wave and waits for every answer.
-func (r *Relay) send(ctx context.Context, wave []tokensdb.PendingEventsRow) (confirmed []uuid.UUID, failed []failure) {
+func (r *Relay) send(ctx context.Context, wave []tokensdb.PendingEventsRow) (confirmed []published, failed []failure) {
 	futures := make([]jetstream.PubAckFuture, len(wave))
 	for i, e := range wave {
 		msg, err := message(e)
@@ -188,16 +207,16 @@ func (r *Relay) send(ctx context.Context, wave []tokensdb.PendingEventsRow) (con
 		}
 		if late { // the deadline is over for all; who has answered by now still counts
 			select {
-			case <-futures[i].Ok():
-				confirmed = append(confirmed, e.ID)
+			case ack := <-futures[i].Ok():
+				confirmed = append(confirmed, published{e.ID, ack.Sequence})
 			default:
 				failed = append(failed, failure{e, errNoAnswer})
 			}
 			continue
 		}
 		select {
-		case <-futures[i].Ok():
-			confirmed = append(confirmed, e.ID)
+		case ack := <-futures[i].Ok():
+			confirmed = append(confirmed, published{e.ID, ack.Sequence})
 		case err := <-futures[i].Err():
 			failed = append(failed, failure{e, err})
 		case <-deadline.C:

@@ -32,7 +32,18 @@ WHERE s.slot = ANY(@slots::smallint[])
 ORDER BY p.seq;
 
 -- name: MarkPublished :exec
-UPDATE token_outbox SET published_at = now(), next_at = NULL WHERE id = ANY(@ids::uuid[]);
+UPDATE token_outbox o SET published_at = now(), next_at = NULL, stream_seq = n.stream_seq
+FROM (SELECT unnest(@ids::uuid[]) AS id, unnest(@stream_seqs::bigint[]) AS stream_seq) AS n WHERE o.id = n.id;
+
+-- name: LastPublished :many
+-- The latest in the stream before a place in it.
+SELECT id, stream_seq::bigint AS stream_seq, published_at::timestamptz AS published_at FROM token_outbox
+WHERE published_at IS NOT NULL AND stream_seq < @before::bigint ORDER BY stream_seq DESC LIMIT @most;
+
+-- name: PublishAgain :exec
+-- Wakes the relays at commit.
+WITH again AS (UPDATE token_outbox SET published_at = NULL, stream_seq = NULL WHERE id = ANY(@ids::uuid[]))
+SELECT pg_notify(@channel::text, '');
 
 -- name: MarkFailed :exec
 UPDATE token_outbox SET attempts = attempts + 1, last_error = @last_error, next_at = now() + make_interval(secs => @wait_seconds),

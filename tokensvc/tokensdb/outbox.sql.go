@@ -80,6 +80,43 @@ func (q *Queries) ClaimSlots(ctx context.Context, most int32) ([]int16, error) {
 	return items, nil
 }
 
+const lastPublished = `-- name: LastPublished :many
+SELECT id, stream_seq::bigint AS stream_seq, published_at::timestamptz AS published_at FROM token_outbox
+WHERE published_at IS NOT NULL AND stream_seq < $1::bigint ORDER BY stream_seq DESC LIMIT $2
+`
+
+type LastPublishedParams struct {
+	Before int64
+	Most   int32
+}
+
+type LastPublishedRow struct {
+	ID          uuid.UUID
+	StreamSeq   int64
+	PublishedAt time.Time
+}
+
+// The latest in the stream before a place in it.
+func (q *Queries) LastPublished(ctx context.Context, arg LastPublishedParams) ([]LastPublishedRow, error) {
+	rows, err := q.db.Query(ctx, lastPublished, arg.Before, arg.Most)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []LastPublishedRow
+	for rows.Next() {
+		var i LastPublishedRow
+		if err := rows.Scan(&i.ID, &i.StreamSeq, &i.PublishedAt); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const markFailed = `-- name: MarkFailed :exec
 UPDATE token_outbox SET attempts = attempts + 1, last_error = $1, next_at = now() + make_interval(secs => $2),
     parked_at = CASE WHEN attempts + 1 >= $3::int THEN coalesce(parked_at, now()) END
@@ -104,11 +141,17 @@ func (q *Queries) MarkFailed(ctx context.Context, arg MarkFailedParams) error {
 }
 
 const markPublished = `-- name: MarkPublished :exec
-UPDATE token_outbox SET published_at = now(), next_at = NULL WHERE id = ANY($1::uuid[])
+UPDATE token_outbox o SET published_at = now(), next_at = NULL, stream_seq = n.stream_seq
+FROM (SELECT unnest($1::uuid[]) AS id, unnest($2::bigint[]) AS stream_seq) AS n WHERE o.id = n.id
 `
 
-func (q *Queries) MarkPublished(ctx context.Context, ids []uuid.UUID) error {
-	_, err := q.db.Exec(ctx, markPublished, ids)
+type MarkPublishedParams struct {
+	Ids        []uuid.UUID
+	StreamSeqs []int64
+}
+
+func (q *Queries) MarkPublished(ctx context.Context, arg MarkPublishedParams) error {
+	_, err := q.db.Exec(ctx, markPublished, arg.Ids, arg.StreamSeqs)
 	return err
 }
 
@@ -251,6 +294,22 @@ func (q *Queries) PendingEvents(ctx context.Context, arg PendingEventsParams) ([
 		return nil, err
 	}
 	return items, nil
+}
+
+const publishAgain = `-- name: PublishAgain :exec
+WITH again AS (UPDATE token_outbox SET published_at = NULL, stream_seq = NULL WHERE id = ANY($2::uuid[]))
+SELECT pg_notify($1::text, '')
+`
+
+type PublishAgainParams struct {
+	Channel string
+	Ids     []uuid.UUID
+}
+
+// Wakes the relays at commit.
+func (q *Queries) PublishAgain(ctx context.Context, arg PublishAgainParams) error {
+	_, err := q.db.Exec(ctx, publishAgain, arg.Channel, arg.Ids)
+	return err
 }
 
 const purgePublished = `-- name: PurgePublished :execrows
