@@ -13,20 +13,27 @@ import (
 // errTorn says that a checkpoint was cut or overwritten, by a crash of the machine for one.
 var errTorn = errors.New("the checkpoint is damaged")
 
-// loadCheckpoint gives the zero position when there is none.
-func loadCheckpoint(path string) (position, error) {
+// checkpoint is up to where the spool is done.
+type checkpoint struct {
+	position
+	// Sequence is the place in the stream of the newest event before it, 0 where it is not known.
+	Sequence uint64 `json:"sequence,omitzero"`
+}
+
+// loadCheckpoint gives the zero checkpoint when there is none.
+func loadCheckpoint(path string) (checkpoint, error) {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return position{}, nil
+		return checkpoint{}, nil
 	}
 	if err != nil {
-		return position{}, fmt.Errorf("load checkpoint: %w", err)
+		return checkpoint{}, fmt.Errorf("load checkpoint: %w", err)
 	}
-	var p position
-	if err := json.Unmarshal(text, &p); err != nil || !p.possible() {
-		return position{}, fmt.Errorf("load checkpoint %s: %w", path, errTorn)
+	var c checkpoint
+	if err := json.Unmarshal(text, &c); err != nil || !c.possible() {
+		return checkpoint{}, fmt.Errorf("load checkpoint %s: %w", path, errTorn)
 	}
-	return p, nil
+	return c, nil
 }
 
 // possible reports whether there can be such a position.
@@ -34,8 +41,8 @@ func (p position) possible() bool {
 	return p.Offset >= 0 && p.HeadBytes >= 0 && int64(p.HeadBytes) <= min(headBytes, p.Offset)
 }
 
-func (p position) save(path string) error {
-	text, err := json.Marshal(p)
+func (c checkpoint) save(path string) error {
+	text, err := json.Marshal(c)
 	if err != nil {
 		return fmt.Errorf("save checkpoint: %w", err)
 	}
@@ -45,11 +52,11 @@ func (p position) save(path string) error {
 	return nil
 }
 
-// saveCheckpoint writes down how far everything is published, if that is new. What it says counts as
-// done, so that files may be deleted, once it is on the disk. Where it cannot be written (no room), the
-// next one may be: until then a start replays more, and no file goes.
+// saveCheckpoint writes down how far everything is done, if that is new. Files may be deleted on its
+// word once it is on the disk. Where it cannot be written (no room), the next one may be: until then a
+// start replays more, and no file goes.
 func (m *Meter) saveCheckpoint() {
-	if m.published == (position{}) || m.published == *m.done.Load() {
+	if m.published == m.saved {
 		return
 	}
 	if err := m.published.save(m.cfg.checkpoint()); err != nil {
@@ -57,6 +64,7 @@ func (m *Meter) saveCheckpoint() {
 		m.quietly.warn("the checkpoint is not saved", err)
 		return
 	}
-	saved := m.published
-	m.done.Store(&saved)
+	m.saved = m.published
+	done := m.saved.position
+	m.done.Store(&done)
 }

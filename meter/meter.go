@@ -47,6 +47,7 @@ type Config struct {
 	BatchLines  int                   // most lines of one settlement, default 500
 	MaxWaiting  int                   // events kept in memory while NATS is down, default 20000
 	SaveEvery   time.Duration         // the checkpoint is synced so often at most, default 500 ms
+	Trail       time.Duration         // within which NATS syncs what it acknowledged, default 2 s
 	HoldLife    time.Duration         // how long a hold lives that nobody settles, default 1 minute
 	Log         *slog.Logger          //
 	Metrics     prometheus.Registerer // may be nil
@@ -81,8 +82,11 @@ type Meter struct {
 	waiting atomic.Int64             // of these, in it or being published
 	done    atomic.Pointer[position] // the last checkpoint that is on the disk
 
-	published position // of publishLoop: everything before it is
+	published, saved checkpoint   // of publishLoop: what is done, and what the disk says
+	acked            acked        // of publishLoop: what follows it and is published
+	wanted           atomic.Int64 // publishLoop counts it up when the whole spool is to be read again
 
+	reading    int64    // which of those is read
 	behind     bool     // settling went on without publishing: NATS has been down for long
 	behindFrom position // the first line that is settled and not queued
 
@@ -110,6 +114,7 @@ func New(cfg Config) (*Meter, error) {
 	cfg.BatchLines = positive(cfg.BatchLines, 500)
 	cfg.MaxWaiting = positive(cfg.MaxWaiting, 20_000)
 	cfg.SaveEvery = positive(cfg.SaveEvery, 500*time.Millisecond)
+	cfg.Trail = positive(cfg.Trail, 2*time.Second)
 	cfg.HoldLife = positive(cfg.HoldLife, time.Minute)
 	if cfg.Aborted == nil {
 		cfg.Aborted = func(string) config.ChargeMode { return config.ChargeInput }
@@ -182,7 +187,7 @@ func (m *Meter) Run(ctx context.Context) error {
 	from, err := loadCheckpoint(m.cfg.checkpoint())
 	if errors.Is(err, errTorn) { // what was settled is known for settled
 		m.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "the spool is read from its beginning", slog.Any("error", err))
-		from, err = position{}, nil
+		from, err = checkpoint{}, nil
 	}
 	if err != nil {
 		return err
@@ -190,8 +195,9 @@ func (m *Meter) Run(ctx context.Context) error {
 	if err := m.estimator.Load(m.cfg.estimates()); err != nil {
 		m.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "estimates start anew", slog.Any("error", err))
 	}
-	m.done.Store(&from)
-	if err := m.seek(from); err != nil {
+	m.published, m.saved, m.acked.newest = from, from, from.Sequence
+	m.done.Store(&from.position)
+	if err := m.seek(from.position); err != nil {
 		return err
 	}
 	defer m.tail.close()
@@ -295,11 +301,16 @@ func (m *Meter) housekeeping(ctx context.Context, now time.Time, saved *time.Tim
 
 // step does one batch and gives the number of its lines.
 func (m *Meter) step(ctx context.Context) (int, error) {
+	wanted := m.wanted.Load()
+	if wanted != m.reading {
+		m.behind, m.behindFrom = true, position{}
+	}
 	if m.behind && m.waiting.Load() == 0 {
 		m.behind = false
 		if err := m.seek(m.behindFrom); err != nil { // settled lines again: DUPLICATE, and published now
 			return 0, err
 		}
+		m.reading = wanted
 	}
 	b, err := m.tail.next(m.cfg.BatchLines)
 	if err != nil {
@@ -398,7 +409,7 @@ func (m *Meter) enqueue(ctx context.Context, b batch, messages []usage.Message) 
 	}
 	m.waiting.Add(int64(len(messages)))
 	select {
-	case m.queue <- settledBatch{messages: messages, end: b.end}:
+	case m.queue <- settledBatch{messages: messages, end: b.end, reading: m.reading}:
 		m.queued += int64(len(messages))
 	default: // many small batches: as good as too many events
 		m.waiting.Add(int64(-len(messages)))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -178,7 +177,8 @@ func (r *rig) publisher() Publisher {
 // start runs a meter; stop ends it and waits.
 func (r *rig) start(change func(*Config)) (m *Meter, stop func()) {
 	r.t.Helper()
-	cfg := Config{Spool: r.spool, Limiter: r.client, Poll: 5 * time.Millisecond, SaveEvery: 5 * time.Millisecond, Metrics: prometheus.NewRegistry()}
+	cfg := Config{Spool: r.spool, Limiter: r.client, Poll: 5 * time.Millisecond, SaveEvery: 5 * time.Millisecond, Trail: 5 * time.Millisecond,
+		Metrics: prometheus.NewRegistry()}
 	if change != nil {
 		change(&cfg)
 	}
@@ -384,39 +384,6 @@ func TestATornCheckpointIsMadeAnew(t *testing.T) {
 			testenv.Eventually(t, "the checkpoint", r.caughtUp)
 		})
 	}
-}
-
-// TestTheCheckpointTrailsAndNothingGoesBeforeIt: what is published is not synced at once, and a file
-// that was moved away stays until the checkpoint that is behind it is on the disk.
-func TestTheCheckpointTrailsAndNothingGoesBeforeIt(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
-	checkpoint, moved := filepath.Join(filepath.Dir(r.spool), "meter.checkpoint"), r.spool+".1"
-	r.add(20)
-	_, stop := r.start(func(c *Config) { c.SaveEvery = time.Hour })
-	r.events(20)
-	if err := os.Rename(r.spool, moved); err != nil {
-		t.Fatal(err)
-	}
-	r.add(5)
-	r.events(25)
-	before := r.limiter.heard()
-	testenv.Eventually(t, "the meter has looked after its files", func() bool { return r.limiter.heard() > before+1 })
-	if _, err := os.Stat(checkpoint); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("want no checkpoint yet, got %v", err)
-	}
-	if _, err := os.Stat(moved); err != nil {
-		t.Errorf("what a start would read again is gone: %v", err)
-	}
-	stop()
-	if !r.caughtUp() {
-		t.Error("want the checkpoint saved at the end")
-	}
-	r.start(nil)
-	testenv.Eventually(t, "the finished file goes", func() bool {
-		_, err := os.Stat(moved)
-		return errors.Is(err, fs.ErrNotExist)
-	})
 }
 
 func TestLimiterDown(t *testing.T) {

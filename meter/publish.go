@@ -2,6 +2,7 @@ package meter
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -19,10 +20,15 @@ type Publisher interface {
 type settledBatch struct {
 	messages []usage.Message
 	end      position
+	reading  int64 // of the spool, see Meter.wanted
 }
 
-// mostAtOnce bounds the events of one round of publishing.
-const mostAtOnce = 2000
+const (
+	// mostAtOnce bounds the events of one round of publishing.
+	mostAtOnce = 2000
+	// mostUnsure bounds the events that are kept until NATS has surely synced them.
+	mostUnsure = 100_000
+)
 
 // publishLoop publishes settled batches in order and moves the checkpoint behind them, which it saves
 // now and then: a sync for each batch would cost more than the batch.
@@ -31,12 +37,17 @@ func (m *Meter) publishLoop(ctx context.Context) error {
 	defer save.Stop()
 	defer m.saveCheckpoint()
 	for {
+		queue := m.queue
+		if m.acked.size >= mostUnsure { // more waits in the queue, which has a bound
+			queue = nil
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-save.C:
+			m.confirm(ctx)
 			m.saveCheckpoint()
-		case b := <-m.queue:
+		case b := <-queue:
 			m.publishBatch(ctx, m.more(b))
 		}
 	}
@@ -47,7 +58,7 @@ func (m *Meter) more(b settledBatch) settledBatch {
 	for len(b.messages) < mostAtOnce {
 		select {
 		case next := <-m.queue:
-			b.messages, b.end = append(b.messages, next.messages...), next.end
+			b.messages, b.end, b.reading = append(b.messages, next.messages...), next.end, next.reading
 		default:
 			return b
 		}
@@ -55,18 +66,24 @@ func (m *Meter) more(b settledBatch) settledBatch {
 	return b
 }
 
+// errReconnected says that acknowledgements may be of a server that lost what it acknowledged.
+var errReconnected = errors.New("the connection to NATS was lost in between")
+
 // publishBatch tries until every event is stored or ctx ends.
 func (m *Meter) publishBatch(ctx context.Context, b settledBatch) {
 	rest := b.messages
 	err := retry.Policy{First: 100 * time.Millisecond, Most: 2 * time.Second}.Do(ctx, func(ctx context.Context) error {
+		if m.reconnected() { // what was stored of it before may be lost, too
+			rest = b.messages
+			if err := m.look(ctx); err != nil {
+				return err
+			}
+		}
 		if len(rest) == 0 {
 			return nil
 		}
-		left, err := m.cfg.Publisher.Publish(ctx, rest)
-		m.metrics.published.Add(float64(len(rest) - len(left)))
-		if rest = left; err == nil && len(rest) > 0 {
-			err = fmt.Errorf("%d events are not stored", len(rest))
-		}
+		left, err := m.store(ctx, rest)
+		rest = left
 		return err
 	}, func(_ int, err error) {
 		m.refused.Store(&err)
@@ -78,8 +95,24 @@ func (m *Meter) publishBatch(ctx context.Context, b settledBatch) {
 		return // ctx has ended
 	}
 	m.publishUp.Store(true)
-	if b.end.Inode != 0 {
-		m.published = b.end
-	}
+	m.acked.add(b, time.Now())
 	m.waiting.Add(int64(-len(b.messages)))
+}
+
+// store publishes messages on one connection, and gives those that are not known to be stored.
+func (m *Meter) store(ctx context.Context, messages []usage.Message) ([]usage.Message, error) {
+	rest, err := m.cfg.Publisher.Publish(ctx, messages)
+	if m.reconnected() {
+		return messages, errors.Join(err, errReconnected)
+	}
+	m.metrics.published.Add(float64(len(messages) - len(rest)))
+	if s, is := m.cfg.Publisher.(stream); is {
+		if newest := s.Newest(); newest > 0 {
+			m.acked.newest = newest
+		}
+	}
+	if err == nil && len(rest) > 0 {
+		err = fmt.Errorf("%d events are not stored", len(rest))
+	}
+	return rest, err
 }

@@ -217,10 +217,10 @@ func TestTailSkipsDamage(t *testing.T) {
 func TestCheckpoint(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "checkpoint")
-	if p, err := loadCheckpoint(path); err != nil || p != (position{}) {
+	if p, err := loadCheckpoint(path); err != nil || p != (checkpoint{}) {
 		t.Errorf("none: want zero, got %v, %v", p, err)
 	}
-	want := position{Inode: 7, Offset: 1 << 40, HeadBytes: 3, Head: 1 << 63}
+	want := checkpoint{position: position{Inode: 7, Offset: 1 << 40, HeadBytes: 3, Head: 1 << 63}, Sequence: 9}
 	if err := want.save(path); err != nil {
 		t.Fatal(err)
 	}

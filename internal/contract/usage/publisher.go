@@ -41,6 +41,7 @@ func MessageOf(e Event, source, correlationID, traceParent string) (Message, err
 type Publisher struct {
 	js      jetstream.JetStream
 	ensured atomic.Bool
+	newest  atomic.Uint64 // place in the stream of the newest event that was stored; 0: none since it was asked for
 }
 
 // NewPublisher wraps a connection. It should be made with nats.ReconnectBufSize(-1): a
@@ -83,7 +84,10 @@ func (p *Publisher) Publish(ctx context.Context, messages []Message) (rest []Mes
 			break
 		}
 		select {
-		case <-ack.Ok():
+		case stored := <-ack.Ok():
+			if !stored.Duplicate {
+				p.newest.Store(stored.Sequence)
+			}
 		case err := <-ack.Err():
 			rest, failure = append(rest, messages[i]), err
 		case <-ctx.Done():
@@ -97,6 +101,25 @@ func (p *Publisher) Publish(ctx context.Context, messages []Message) (rest []Mes
 		return rest, fmt.Errorf("publish usage events: %w", failure)
 	}
 	return nil, nil
+}
+
+// Newest is where in the stream the newest event stands that was stored since the last call, 0 for none.
+func (p *Publisher) Newest() uint64 { return p.newest.Swap(0) }
+
+// Connection changes with each connection to a server: one that comes back may have forgotten what it
+// acknowledged before it had synced it.
+func (p *Publisher) Connection() uint64 { return p.js.Conn().Stats().Reconnects }
+
+// Last is where the stream ends, as the server says now; 0 without a stream.
+func (p *Publisher) Last(ctx context.Context) (uint64, error) {
+	stream, err := p.js.Stream(ctx, Stream)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("look at stream %s: %w", Stream, err)
+	}
+	return stream.CachedInfo().State.LastSeq, nil
 }
 
 // Room is how full the stream is and how large it may grow, in bytes; most is 0 without a bound.

@@ -2,7 +2,10 @@ package testenv
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -84,5 +87,25 @@ func (s *NATSProcess) Stop() {
 	s.stop = nil
 	if err := <-s.ended; err != nil {
 		s.tb.Errorf("testenv: nats: %v", err)
+	}
+}
+
+// Snapshot keeps the server's data as they are, for which it ends and starts; restore starts it with
+// them in place of what it has by then, as after a power cut that took back what was not synced.
+func (s *NATSProcess) Snapshot() (restore func()) {
+	s.tb.Helper()
+	kept := filepath.Join(s.tb.TempDir(), "kept")
+	s.Stop()
+	if err := copyTree(s.dir, kept, nil); err != nil {
+		s.tb.Fatalf("testenv: copy nats' data: %v", err)
+	}
+	s.Start()
+	return func() {
+		s.tb.Helper()
+		s.Stop()
+		if err := errors.Join(os.RemoveAll(s.dir), copyTree(kept, s.dir, nil)); err != nil {
+			s.tb.Fatalf("testenv: restore nats' data: %v", err)
+		}
+		s.Start()
 	}
 }
