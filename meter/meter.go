@@ -200,7 +200,10 @@ func (m *Meter) Run(ctx context.Context) error {
 	if err := m.seek(from.position); err != nil {
 		return err
 	}
-	defer m.tail.close()
+	defer func() {
+		m.tail.close()
+		m.tail.forget(len(m.tail.finished))
+	}()
 
 	publishing, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()

@@ -9,6 +9,8 @@ type position struct {
 	// Head is a hash of the first HeadBytes of the file, since inodes are used again.
 	HeadBytes int    `json:"headBytes"` // at most headBytes and Offset
 	Head      uint64 `json:"head"`
+	// Foot is a hash of as many before Offset, since calls of one caller begin alike; 0: not known.
+	Foot uint64 `json:"foot,omitzero"`
 }
 
 const headBytes = 256

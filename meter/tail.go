@@ -47,6 +47,9 @@ type tail struct {
 type source struct {
 	path  string
 	inode uint64
+	// file keeps a finished one open: were it deleted by somebody, a new file could get its inode, and
+	// be taken for finished.
+	file *os.File
 }
 
 // batch is some lines of the spool. The lines are valid until the next call.
@@ -63,18 +66,18 @@ func newTail(path string) *tail { return &tail{path: path, buf: make([]byte, buf
 // oldest file.
 func (t *tail) seek(p position) (found bool, err error) {
 	t.close()
+	t.forget(len(t.finished))
 	all, err := t.sources()
 	if err != nil {
 		return false, err
 	}
-	t.finished = nil
 	at := slices.IndexFunc(all, func(s source) bool { return s.inode == p.Inode })
 	if at >= 0 && p.Inode != 0 {
 		if err := t.open(all[at]); err != nil {
 			return false, err
 		}
 		if t.file != nil && t.holds(p) {
-			t.finished = slices.Clone(all[:at])
+			t.keep(all[:at])
 			t.offset = p.Offset
 			return true, nil
 		}
@@ -93,8 +96,19 @@ func (t *tail) holds(p position) bool {
 		return false
 	}
 	head := make([]byte, p.HeadBytes)
-	n, _ := t.file.ReadAt(head, 0)
-	return n == p.HeadBytes && hashHead(head) == p.Head
+	if n, _ := t.file.ReadAt(head, 0); n < p.HeadBytes || hashHead(head) != p.Head {
+		return false
+	}
+	return p.Foot == 0 || t.foot(p.Offset, p.HeadBytes) == p.Foot
+}
+
+// foot is the hash of the n bytes before an offset, 0 when they are not all there.
+func (t *tail) foot(offset int64, n int) uint64 {
+	foot := make([]byte, n)
+	if got, _ := t.file.ReadAt(foot, offset-int64(n)); got < n {
+		return 0
+	}
+	return hashHead(foot)
 }
 
 // sources lists the spool's files, oldest first; the one being written is the last.
@@ -159,6 +173,32 @@ func (t *tail) open(s source) error {
 	return nil
 }
 
+// keep takes files for finished that were so before a start.
+func (t *tail) keep(before []source) {
+	for _, s := range before {
+		f, err := os.Open(s.path)
+		if err != nil {
+			continue // it is gone, or will be taken for new at the next start
+		}
+		if info, err := f.Stat(); err != nil || inode(info) != s.inode {
+			f.Close()
+			continue
+		}
+		s.file = f
+		t.finished = append(t.finished, s)
+	}
+}
+
+// forget lets go the oldest n finished files.
+func (t *tail) forget(n int) {
+	for _, s := range t.finished[:n] {
+		if s.file != nil {
+			s.file.Close()
+		}
+	}
+	t.finished = slices.Delete(t.finished, 0, n)
+}
+
 func (t *tail) close() {
 	if t.file != nil {
 		t.file.Close()
@@ -176,7 +216,7 @@ func (t *tail) position() position {
 		}
 	}
 	n = min(n, len(t.head))
-	return position{Inode: t.inode, Offset: t.offset, HeadBytes: n, Head: hashHead(t.head[:n])}
+	return position{Inode: t.inode, Offset: t.offset, HeadBytes: n, Head: hashHead(t.head[:n]), Foot: t.foot(t.offset, n)}
 }
 
 // next gives at most limit lines; none when nothing new is there. A last line without its
@@ -277,6 +317,7 @@ func (t *tail) advance(b *batch, rest []byte) error {
 	if mine >= 0 {
 		done = all[mine]
 	}
+	done.file, t.file = t.file, nil
 	t.finished = append(t.finished, done)
 	t.close()
 	return t.open(all[following])
@@ -303,7 +344,7 @@ func (t *tail) release(p position) error {
 			return fmt.Errorf("delete finished spool: %w", err)
 		}
 	}
-	t.finished = slices.Delete(t.finished, 0, done)
+	t.forget(done)
 	return nil
 }
 

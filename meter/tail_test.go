@@ -98,6 +98,53 @@ func TestTailResumes(t *testing.T) {
 	expect(t, lines, "ONE", "TWO", "THREE", "FOUR")
 }
 
+// TestAnInodeThatIsUsedAgainIsAnotherFile, also when its first line begins as the old one's did: the
+// calls of one caller differ behind the first 256 bytes.
+func TestAnInodeThatIsUsedAgainIsAnotherFile(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "usage.jsonl")
+	alike := strings.Repeat("x", headBytes)
+	write(t, path, alike+" one\n"+alike+" two\n")
+	first := newTail(path)
+	_, _, at := read(t, first, 2)
+	first.close()
+	if err := os.WriteFile(path, []byte(alike+" ONE\n"+alike+" TWO\n"+alike+" THREE\n"), 0o600); err != nil { // keeps the inode
+		t.Fatal(err)
+	}
+	second := newTail(path)
+	defer second.close()
+	if found, err := second.seek(at); err != nil || found {
+		t.Fatalf("want the position to be gone, got %v, %v", found, err)
+	}
+	lines, _, _ := read(t, second, 3)
+	expect(t, lines, alike+" ONE", alike+" TWO", alike+" THREE")
+}
+
+// TestAFinishedFileThatWasDeletedLeavesNoInode: file systems give an inode that is free to the next file,
+// which is not finished for that.
+func TestAFinishedFileThatWasDeletedLeavesNoInode(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "usage.jsonl")
+	write(t, path, "one\n")
+	tl := newTail(path)
+	defer tl.close()
+	for i, line := range []string{"two", "three", "four"} {
+		read(t, tl, 1)
+		moved := fmt.Sprintf("%s.%d", path, i+1)
+		if err := os.Rename(path, moved); err != nil {
+			t.Fatal(err)
+		}
+		if i > 0 { // read and not released yet
+			if err := os.Remove(fmt.Sprintf("%s.%d", path, i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write(t, path, line+"\n")
+	}
+	lines, _, _ := read(t, tl, 1)
+	expect(t, lines, "four")
+}
+
 func TestTailFollowsRotation(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "usage.jsonl")
