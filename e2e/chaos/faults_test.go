@@ -30,6 +30,7 @@ type world struct {
 	redis *redis.Client
 	disks bool              // each store has a small one
 	clock *testenv.Clock    // of Redis
+	since time.Time         // no event is older, not even by a clock that is behind
 	whole map[string]string // the files as they should be, by their names here
 
 	mu      sync.Mutex
