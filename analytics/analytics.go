@@ -15,6 +15,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
@@ -38,7 +39,8 @@ type Config struct {
 
 // API answers the analytics routes.
 type API struct {
-	cfg Config
+	cfg  Config
+	said *retry.Troubles
 }
 
 // New makes the API.
@@ -46,7 +48,7 @@ func New(cfg Config) (*API, error) {
 	if cfg.Store == nil || cfg.Lag == nil || cfg.Members == nil || cfg.Verifier == nil || cfg.Metrics == nil || cfg.Log == nil {
 		return nil, errors.New("make analytics api: Store, Lag, Members, Verifier, Metrics and Log are needed")
 	}
-	return &API{cfg: cfg}, nil
+	return &API{cfg: cfg, said: retry.NewTroubles(cfg.Log)}, nil
 }
 
 // Routes are the service's own; httpapi.Common wraps them.
@@ -129,7 +131,7 @@ func (a *API) call(h caller, w http.ResponseWriter, r *http.Request) error {
 	if forCaller || fromEngine || r.Context().Err() != nil {
 		return err
 	}
-	a.cfg.Log.LogAttrs(r.Context(), slog.LevelWarn, "event store did not answer", slog.String("path", r.URL.Path), slog.Any("error", err))
+	a.said.Warn(r.Context(), "event store did not answer", err, slog.String("path", r.URL.Path))
 	return httpapi.Unavailable("the event store is not available")
 }
 

@@ -3,7 +3,6 @@ package analytics
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -242,10 +241,15 @@ func (s *Store) RunRollups(ctx context.Context) error {
 	ticker := time.NewTicker(rollEvery)
 	defer ticker.Stop()
 	for {
-		if _, err := s.RollUp(ctx); err != nil && ctx.Err() == nil {
-			s.log.LogAttrs(ctx, slog.LevelWarn, "sums are not up to date; questions are answered from the calls", slog.Any("error", err))
-		} else if err := s.retain(ctx); err != nil && ctx.Err() == nil {
-			s.log.LogAttrs(ctx, slog.LevelWarn, "what is too old is not dropped", slog.Any("error", err))
+		if _, err := s.RollUp(ctx); ctx.Err() != nil {
+			return nil
+		} else if err != nil {
+			s.said.Warn(ctx, "sums are not up to date; questions are answered from the calls", err)
+		} else {
+			s.said.Over(ctx, "sums are not up to date; questions are answered from the calls", "sums are up to date")
+			if err := s.retain(ctx); err != nil && ctx.Err() == nil {
+				s.said.Warn(ctx, "what is too old is not dropped", err)
+			}
 		}
 		select {
 		case <-ctx.Done():

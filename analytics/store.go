@@ -35,7 +35,7 @@ type Store struct {
 	conn     driver.Conn
 	url      string // with its password
 	timeout  time.Duration
-	log      *slog.Logger
+	said     *retry.Troubles
 	keep     int
 	keepSums int
 	columns  []column
@@ -72,7 +72,8 @@ func NewStore(cfg StoreConfig) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open event store: %w", redacted(err, cfg.URL))
 	}
-	return &Store{conn: conn, url: cfg.URL, timeout: cfg.Timeout, log: cfg.Log, keep: cfg.KeepDays, keepSums: cfg.RollupDays,
+	return &Store{conn: conn, url: cfg.URL, timeout: cfg.Timeout, said: retry.NewTroubles(cfg.Log),
+		keep: cfg.KeepDays, keepSums: cfg.RollupDays,
 		columns: columns(), marks: marks{at: map[int64]time.Time{}}, markedFor: defaultMarked, settleFor: defaultSettle}, nil
 }
 
@@ -92,7 +93,7 @@ func (s *Store) Ready() bool { return s.ready.Load() }
 
 // Run brings the schema up to date, again and again until ClickHouse answers.
 func (s *Store) Run(ctx context.Context) error {
-	retry.Away().Forever(ctx, s.log, "migrate event store", s.Migrate)
+	retry.Away().Forever(ctx, s.said, "migrate event store", s.Migrate)
 	return nil
 }
 

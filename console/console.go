@@ -25,6 +25,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/client"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 )
 
 //go:embed static templates
@@ -62,6 +63,7 @@ type Console struct {
 	pages     *pages
 	refreshes singleflight.Group
 	streams   chan struct{} // one for each stream that is open
+	said      *retry.Troubles
 }
 
 // New checks the configuration and starts nothing.
@@ -85,7 +87,8 @@ func New(cfg Config) (*Console, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Console{cfg: cfg, api: api, seal: seal, pages: pages, streams: make(chan struct{}, mostStreams)}, nil
+	return &Console{cfg: cfg, api: api, seal: seal, pages: pages, streams: make(chan struct{}, mostStreams),
+		said: retry.NewTroubles(cfg.Log)}, nil
 }
 
 // site is the console at one origin: cookies and addresses are that origin's.

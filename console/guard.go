@@ -186,7 +186,7 @@ func (s *site) explain(w http.ResponseWriter, r *http.Request, err error) *shown
 		}
 		return p
 	}
-	s.cfg.Log.LogAttrs(r.Context(), slog.LevelWarn, "page not answered", slog.String("path", r.URL.Path), slog.Any("error", err))
+	s.said.Warn(r.Context(), "page not answered", err, slog.String("path", r.URL.Path))
 	return &shown{status: http.StatusServiceUnavailable, title: "Not available", text: "A part of the gateway does not answer just now. " +
 		"Reload in a moment; the parts that work go on."}
 }

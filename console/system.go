@@ -75,7 +75,7 @@ func (s *site) controlPlane(ctx context.Context, d *systemData) {
 		out  any
 	}{{"/v1/config", &config}, {"/v1/clients", &clients}, {"/v1/services", &services}} {
 		if err := s.cfg.XDS.Get(ctx, ask.path, ask.out); err != nil {
-			s.cfg.Log.Warn("control plane does not tell", slog.String("path", ask.path), slog.Any("error", err))
+			s.said.Warn(ctx, "control plane does not tell", err, slog.String("path", ask.path))
 			return
 		}
 	}

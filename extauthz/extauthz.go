@@ -23,6 +23,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/jwks"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 	"github.com/leaky-tokens/leaky-tokens/internal/tracing"
 )
 
@@ -118,7 +119,8 @@ func (s *Service) compose(cfg Config) {
 		cfg.pace = standardPace()
 	}
 	s.follower = &follower{url: cfg.NATS, list: directory.revocations, pace: cfg.pace, grace: grace, denied: denied, fresh: s.fresh,
-		forget: s.keys.cache.Purge, metrics: s.metrics, log: cfg.Log}
+		forget: s.keys.cache.Purge, metrics: s.metrics, log: cfg.Log,
+		said: retry.NewTroubles(cfg.Log)}
 }
 
 // Run fetches identity's keys and follows revocations until ctx ends.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
 	"github.com/leaky-tokens/leaky-tokens/internal/natsconn"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
@@ -39,6 +40,7 @@ type follower struct {
 	forget  func() // drops remembered API keys
 	metrics *metrics
 	log     *slog.Logger
+	said    *retry.Troubles
 
 	// What Run alone touches.
 	link     int       // number of the NATS link, 0 while there is none
@@ -140,17 +142,22 @@ func (f *follower) connect(ctx context.Context, messages chan *nats.Msg, links c
 			say(linked{conn: conn})
 		}
 	}
+	const askIdentity, missed = "link to NATS lost, asking identity for revocations", "revocations may have been missed"
+	back := func(conn *nats.Conn) {
+		f.said.Over(ctx, askIdentity, "link to NATS is back, revocations come by it")
+		up(conn)
+	}
 	conn, err := natsconn.Connect(natsconn.Config{URL: f.url, Name: topology.ExtAuthz, Log: f.log},
 		nats.PingInterval(2*time.Second), nats.MaxPingsOutstanding(2),
-		nats.ConnectHandler(up), nats.ReconnectHandler(up),
+		nats.ConnectHandler(back), nats.ReconnectHandler(back),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			say(linked{})
 			if ctx.Err() == nil {
-				f.log.Warn("link to NATS lost, asking identity for revocations", slog.Any("error", err))
+				f.said.Warn(ctx, askIdentity, err)
 			}
 		}),
 		nats.ErrorHandler(func(conn *nats.Conn, _ *nats.Subscription, err error) {
-			f.log.Warn("revocations may have been missed", slog.Any("error", err))
+			f.said.Warn(ctx, missed, err)
 			if errors.Is(err, nats.ErrSlowConsumer) { // messages were dropped: a new link as far as the list is concerned
 				say(linked{conn: conn})
 			}
@@ -184,7 +191,7 @@ func (f *follower) message(m *nats.Msg) {
 	}
 	r, err := revocation.Decode(m.Data)
 	if err != nil {
-		f.log.Warn("announcement not understood, fetching the list", slog.Any("error", err))
+		f.said.Warn(context.Background(), "announcement not understood, fetching the list", err)
 		f.listedAt = now.Add(f.pace.tick - f.pace.relist)
 		return
 	}
@@ -219,13 +226,14 @@ func (f *follower) fetch(ctx context.Context, lists chan<- listed) {
 	}()
 }
 
+// unlisted is said while identity does not give its list.
+const unlisted = "revocations not fetched"
+
 // took merges a list. Nothing is ever taken off but by its time.
 func (f *follower) took(l listed) {
 	f.listing = false
 	if l.err != nil {
-		if !f.failing {
-			f.log.Warn("revocations not fetched", slog.Any("error", l.err))
-		}
+		f.said.Warn(context.Background(), unlisted, l.err)
 		f.failing = true
 		return
 	}
@@ -233,7 +241,8 @@ func (f *follower) took(l listed) {
 	for _, r := range l.list.Revocations {
 		f.denied.add(r, now)
 	}
-	if f.failing || f.heard.IsZero() {
+	f.said.Over(context.Background(), unlisted, "revocations fetched again")
+	if f.heard.IsZero() {
 		f.log.Info("revocations fetched", slog.Int("listed", len(l.list.Revocations)), slog.Int("kept", f.denied.size()))
 	}
 	f.failing = false

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"slices"
@@ -39,7 +40,8 @@ func (s *Service) whenReady(h httpapi.HandlerFunc) httpapi.HandlerFunc {
 		if !outage(err) {
 			return err
 		}
-		s.log.Warn("database does not answer", "path", r.URL.Path, "correlation_id", r.Header.Get(httpapi.HeaderCorrelation), "error", err)
+		s.said.Warn(r.Context(), "database does not answer", err, slog.String("path", r.URL.Path),
+			slog.String("correlation_id", r.Header.Get(httpapi.HeaderCorrelation)))
 		return httpapi.Unavailable("identity cannot reach its database, try again")
 	}
 }

@@ -67,6 +67,7 @@ type Config struct {
 type Service struct {
 	cfg       Config
 	log       *slog.Logger
+	said      *retry.Troubles
 	store     store
 	passwords *passwords
 	throttle  *throttle.Throttle
@@ -106,7 +107,8 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{cfg: cfg, log: cfg.Log, passwords: passwords, callers: callers, metrics: newMetrics(cfg.Metrics),
+	s := &Service{cfg: cfg, log: cfg.Log, said: retry.NewTroubles(cfg.Log),
+		passwords: passwords, callers: callers, metrics: newMetrics(cfg.Metrics),
 		verifier:  principal.NewVerifier(Audience, callers.Keyfunc),
 		keys:      keyring.New(keyring.Config{Pool: cfg.Pool, Sealer: sealer, Ahead: cfg.Auth.RotateAhead, Life: cfg.Auth.TokenTTL}),
 		announcer: revocations.NewAnnouncer(cfg.Log)}
@@ -172,7 +174,7 @@ func (s *Service) Ready(ctx context.Context) error {
 
 // prepare retries until the database is there. Errors that no waiting cures end it.
 func (s *Service) prepare(ctx context.Context) error {
-	logged := time.Time{}
+	const waiting = "database not ready, waiting"
 	err := retry.Policy{First: 100 * time.Millisecond, Most: 2 * time.Second}.Do(ctx, func(ctx context.Context) error {
 		err := s.prepareOnce(ctx)
 		if errors.Is(err, keyring.ErrForeignSecret) || errors.Is(err, errNameTaken) || errors.Is(err, errEmailTaken) ||
@@ -181,13 +183,13 @@ func (s *Service) prepare(ctx context.Context) error {
 		}
 		return err
 	}, func(_ int, err error) {
-		if time.Since(logged) > 10*time.Second {
-			logged = time.Now()
-			s.log.Warn("database not ready, waiting", slog.Any("error", err))
+		if ctx.Err() == nil {
+			s.said.Warn(ctx, waiting, err)
 		}
 	})
 	switch {
 	case err == nil:
+		s.said.Over(ctx, waiting, "database is ready")
 		s.prepared.Store(true)
 		s.log.Info("ready")
 	case ctx.Err() != nil:

@@ -64,7 +64,7 @@ func (s *Service) reloadKeys(ctx context.Context, told <-chan struct{}) error {
 			return nil
 		case <-told:
 			if err := s.keys.Load(ctx); err != nil && ctx.Err() == nil {
-				s.log.Warn("signing keys not reloaded, the next turn tries again", slog.Any("error", err))
+				s.said.Warn(ctx, "signing keys not reloaded, the next turn tries again", err)
 			}
 		}
 	}
@@ -73,21 +73,25 @@ func (s *Service) reloadKeys(ctx context.Context, told <-chan struct{}) error {
 // jobs keep signing keys fresh and delete what has expired, until ctx ends.
 func (s *Service) jobs(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return s.each(ctx, reloadEvery, s.refreshKeys) })
-	group.Go(func() error { return s.each(ctx, purgeEvery, s.purge) })
+	group.Go(func() error { return s.each(ctx, "refresh signing keys", reloadEvery, s.refreshKeys) })
+	group.Go(func() error { return s.each(ctx, "purge", purgeEvery, s.purge) })
 	group.Go(func() error {
-		return s.each(ctx, askRound, func(ctx context.Context) error { return s.askUpstreams(ctx, time.Now()) })
+		return s.each(ctx, "ask who may still come in", askRound, func(ctx context.Context) error { return s.askUpstreams(ctx, time.Now()) })
 	})
 	return group.Wait()
 }
 
 // each runs f now and then again and again; a failure is logged, and the next turn tries again.
-func (s *Service) each(ctx context.Context, pause time.Duration, f func(context.Context) error) error {
+func (s *Service) each(ctx context.Context, name string, pause time.Duration, f func(context.Context) error) error {
+	undone := "job failed, its next turn tries again: " + name
 	every := time.NewTicker(pause)
 	defer every.Stop()
 	for {
-		if err := f(ctx); err != nil && ctx.Err() == nil {
-			s.log.Warn("job failed, its next turn tries again", slog.Any("error", err))
+		switch err := f(ctx); {
+		case err == nil:
+			s.said.Over(ctx, undone, "job goes on: "+name)
+		case ctx.Err() == nil:
+			s.said.Warn(ctx, undone, err)
 		}
 		select {
 		case <-ctx.Done():

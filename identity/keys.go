@@ -3,6 +3,7 @@ package identity
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"time"
 
@@ -185,7 +186,7 @@ func (s *Service) validateKey(w http.ResponseWriter, r *http.Request) error {
 		return httpapi.Fail(http.StatusUnauthorized, apikey.Expired)
 	}
 	if err := s.store.touchKey(r.Context(), k); err != nil {
-		s.log.WarnContext(r.Context(), "last use of a key not noted", "key", k.ID, "error", err) // the key is good all the same
+		s.said.Warn(r.Context(), "last use of a key not noted", err, slog.Any("key", k.ID)) // the key is good all the same
 	}
 	s.metrics.validate("success", "none")
 	return writeSecret(w, http.StatusOK, validity{UserID: k.UserID, KeyID: k.ID, Name: k.Name, ExpiresAt: utc(k.ExpiresAt),

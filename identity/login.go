@@ -178,7 +178,7 @@ func (s *Service) checkPassword(ctx context.Context, u user, password string) (o
 			err = s.store.upgradeHash(ctx, u.ID, u.PasswordHash, fresh)
 		}
 		if err != nil {
-			s.log.WarnContext(ctx, "password hash not upgraded, the next login tries again", "error", err)
+			s.said.Warn(ctx, "password hash not upgraded, the next login tries again", err)
 		}
 	}
 	return true, nil

@@ -2,7 +2,6 @@ package identity
 
 import (
 	"context"
-	"log/slog"
 	"math"
 	"time"
 
@@ -72,7 +71,7 @@ func (s *Service) stand(ctx context.Context, p principal.Principal, tier string)
 	seen, err := s.cfg.Limiter.GetAccountState(ctx, &limitpb.GetAccountStateRequest{Providers: s.cfg.Providers,
 		Facts: &limitpb.Facts{User: p.UserID, Org: p.OrgID, Team: p.Team, Key: p.KeyID, Tier: tier}})
 	if err != nil {
-		s.log.Warn("limits are not told", slog.Any("error", err))
+		s.said.Warn(ctx, "limits are not told", err)
 		return out
 	}
 	out.Limits, out.Balances = make([]limitView, 0, len(seen.GetBuckets())), []balanceView{}

@@ -120,7 +120,7 @@ func (m *Meter) confirm(ctx context.Context) {
 		return
 	}
 	if err := m.look(ctx); err != nil {
-		m.quietly.warn("what NATS acknowledged is not known to be there", err)
+		m.said.Warn(ctx, "what NATS acknowledged is not known to be there", err)
 		return
 	}
 	for len(a.batches) > 0 && !a.batches[0].at.After(due) {

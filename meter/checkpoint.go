@@ -1,6 +1,7 @@
 package meter
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -61,7 +62,7 @@ func (m *Meter) saveCheckpoint() {
 	}
 	if err := m.published.save(m.cfg.checkpoint()); err != nil {
 		m.metrics.retries.WithLabelValues("checkpoint").Inc()
-		m.quietly.warn("the checkpoint is not saved", err)
+		m.said.Warn(context.Background(), "the checkpoint is not saved", err)
 		return
 	}
 	m.saved = m.published

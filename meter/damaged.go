@@ -2,6 +2,7 @@ package meter
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"time"
 
@@ -34,9 +35,9 @@ func (m *Meter) parse(text []byte, now time.Time) (spool.Line, bool) {
 // was held is charged, as if nobody had settled it: damage must not be worth anything.
 func (m *Meter) salvage(text []byte, now time.Time) {
 	m.metrics.lines.WithLabelValues("damaged").Inc()
-	m.quietly.warn("a spool line is damaged", fmt.Errorf("%w: %d bytes", spool.ErrMalformed, len(text)))
+	m.said.Warn(context.Background(), "a spool line is damaged", fmt.Errorf("%w: %d bytes", spool.ErrMalformed, len(text)))
 	if err := m.damage.keep([][]byte{text}); err != nil {
-		m.quietly.warn("a damaged line is not kept", err)
+		m.said.Warn(context.Background(), "a damaged line is not kept", err)
 	}
 	l, ok := spool.Salvage(text)
 	if !ok || l.Running() || l.Account == "" || l.Held == nil || l.Provider == "" {

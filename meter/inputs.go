@@ -111,7 +111,7 @@ func (m *Meter) tell(ctx context.Context, now time.Time) {
 	ctx, cancel := context.WithTimeout(ctx, tellTimeout)
 	defer cancel()
 	if _, err := m.cfg.Limiter.ReportRatios(ctx, &limitpb.ReportRatiosRequest{Meter: m.cfg.Name, Ratios: all}); err != nil {
-		m.quietly.warn("what inputs take is not told", fmt.Errorf("learn: %w", err))
+		m.said.Warn(ctx, "what inputs take is not told", fmt.Errorf("learn: %w", err))
 	}
 }
 

@@ -23,6 +23,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/prices"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/durable"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 	"github.com/leaky-tokens/leaky-tokens/internal/spoolfolder"
 )
 
@@ -75,7 +76,7 @@ type Meter struct {
 	disk      disk
 	damage    damage
 	metrics   metrics
-	quietly   *sparseLog
+	said      *retry.Troubles
 
 	queue   chan settledBatch
 	queued  int64                    // events that were put into the queue so far
@@ -134,7 +135,7 @@ func New(cfg Config) (*Meter, error) {
 	m := &Meter{cfg: cfg, tail: newTail(cfg.Spool), estimator: NewEstimator(cfg.Providers), queue: make(chan settledBatch, 256),
 		rotator: &rotator{path: cfg.Spool, bytes: cfg.RotateBytes, reopen: cfg.ReopenURL, client: &http.Client{Transport: cfg.Admin}},
 		disk:    disk{spool: cfg.Spool, stats: cfg.StatsURL, client: &http.Client{Transport: cfg.Admin}, room: roomOf},
-		damage:  damage{path: cfg.damaged()}, quietly: newSparseLog(cfg.Log), tracer: newTracer(cfg.Traces)}
+		damage:  damage{path: cfg.damaged()}, said: retry.NewTroubles(cfg.Log), tracer: newTracer(cfg.Traces)}
 	m.done.Store(&position{})
 	var err error
 	m.metrics, err = newMetrics(cfg.Metrics)
@@ -285,11 +286,11 @@ func (m *Meter) housekeeping(ctx context.Context, now time.Time, saved *time.Tim
 	m.metrics.free.Set(float64(m.disk.free.Load()))
 	if m.disk.problem() == "" { // else there might be no room for the new file
 		if err := m.rotator.step(ctx, m.tail); err != nil {
-			m.quietly.warn("rotation waits", err)
+			m.said.Warn(ctx, "rotation waits", err)
 		}
 	}
 	if err := m.tail.release(*m.done.Load()); err != nil {
-		m.quietly.warn("finished spool stays", err)
+		m.said.Warn(ctx, "finished spool stays", err)
 	}
 	m.tell(ctx, now)
 	m.tellProgress(ctx, now)
@@ -297,7 +298,7 @@ func (m *Meter) housekeeping(ctx context.Context, now time.Time, saved *time.Tim
 	if now.Sub(*saved) > learnedEvery {
 		*saved = now
 		if err := m.estimator.Save(m.cfg.estimates()); err != nil {
-			m.quietly.warn("estimates are not saved", err)
+			m.said.Warn(ctx, "estimates are not saved", err)
 		}
 	}
 }
@@ -317,7 +318,7 @@ func (m *Meter) step(ctx context.Context) (int, error) {
 	}
 	b, err := m.tail.next(m.cfg.BatchLines)
 	if err != nil {
-		m.quietly.warn("the spool cannot be read", err)
+		m.said.Warn(ctx, "the spool cannot be read", err)
 		return 0, nil
 	}
 	m.judge(b.lines)
@@ -386,7 +387,7 @@ func (m *Meter) events(settled []*limitpb.Settled) []usage.Message {
 		}
 		message, err := usage.MessageOf(v.event, "/meter", v.correlation, under)
 		if err != nil {
-			m.quietly.warn("an event cannot be encoded", err)
+			m.said.Warn(context.Background(), "an event cannot be encoded", err)
 			continue
 		}
 		m.metrics.countEvent(&v.event)

@@ -69,7 +69,7 @@ func (m *Meter) tellProgress(ctx context.Context, now time.Time) {
 	if p.noted.IsZero() {
 		end, err := m.tail.end()
 		if err != nil {
-			m.quietly.warn("the spool's end is not known", err)
+			m.said.Warn(ctx, "the spool's end is not known", err)
 			return
 		}
 		p.end, p.noted = end, now
@@ -82,6 +82,6 @@ func (m *Meter) tellProgress(ctx context.Context, now time.Time) {
 	defer cancel()
 	said := &limitpb.SettleRequest{Meter: m.cfg.Name, BehindUs: behind, Unwritable: m.disk.problem()}
 	if _, err := m.cfg.Limiter.Settle(ctx, said); err != nil {
-		m.quietly.warn("the limiter does not hear how far the spool is settled", fmt.Errorf("tell progress: %w", err))
+		m.said.Warn(ctx, "the limiter does not hear how far the spool is settled", fmt.Errorf("tell progress: %w", err))
 	}
 }

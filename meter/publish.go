@@ -16,6 +16,9 @@ type Publisher interface {
 	Publish(ctx context.Context, messages []usage.Message) (rest []usage.Message, err error)
 }
 
+// unpublished is said while events are not stored.
+const unpublished = "publishing waits for NATS"
+
 // settledBatch is a piece of the spool that is settled, with its events.
 type settledBatch struct {
 	messages []usage.Message
@@ -89,12 +92,13 @@ func (m *Meter) publishBatch(ctx context.Context, b settledBatch) {
 		m.refused.Store(&err)
 		m.publishUp.Store(false)
 		m.metrics.retries.WithLabelValues("publish").Inc()
-		m.quietly.warn("publishing waits for NATS", err)
+		m.said.Warn(ctx, unpublished, err, retry.Waiting(m.waiting.Load))
 	})
 	if err != nil {
 		return // ctx has ended
 	}
 	m.publishUp.Store(true)
+	m.said.Over(ctx, unpublished, "publishing goes on")
 	m.acked.add(b, time.Now())
 	m.waiting.Add(int64(-len(b.messages)))
 }

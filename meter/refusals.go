@@ -67,12 +67,14 @@ func (m *Meter) watchRoom(ctx context.Context, now time.Time) {
 	defer cancel()
 	used, most, err := p.Room(ctx)
 	if err != nil {
-		m.quietly.warn("the stream's room is not known", err)
+		if m.publishUp.Load() { // else it is said that NATS is away
+			m.said.Warn(ctx, "the stream's room is not known", err)
+		}
 		return
 	}
 	m.metrics.used.Set(float64(used))
 	m.metrics.most.Set(float64(most))
 	if most > 0 && float64(used) > nearlyFull*float64(most) {
-		m.quietly.warn("the stream of events is nearly full: the oldest events will go", fmt.Errorf("%d of %d bytes", used, most))
+		m.said.Warn(ctx, "the stream of events is nearly full: the oldest events will go", fmt.Errorf("%d of %d bytes", used, most))
 	}
 }

@@ -22,7 +22,7 @@ func (m *Meter) renew(ctx context.Context) {
 	m.renewals = nil
 	if err != nil {
 		m.metrics.retries.WithLabelValues("renew").Inc()
-		m.quietly.warn("holds of long calls are not renewed", fmt.Errorf("renew: %w", err))
+		m.said.Warn(ctx, "holds of long calls are not renewed", fmt.Errorf("renew: %w", err))
 		return
 	}
 	m.metrics.renewed.Add(float64(answer.GetRenewed()))

@@ -3,6 +3,7 @@ package meter
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"google.golang.org/grpc"
@@ -21,6 +22,9 @@ type Limiter interface {
 	ReportRatios(ctx context.Context, in *limitpb.ReportRatiosRequest, opts ...grpc.CallOption) (*limitpb.ReportRatiosResponse, error)
 	Settle(ctx context.Context, in *limitpb.SettleRequest, opts ...grpc.CallOption) (*limitpb.SettleResponse, error)
 }
+
+// unsettled is said while calls are not settled.
+const unsettled = "settling waits for ratelimit"
 
 const settleTimeout = 5 * time.Second
 
@@ -51,13 +55,15 @@ func (m *Meter) settleSome(ctx context.Context, asked []*limitpb.Settlement) ([]
 	}, func(_ int, err error) {
 		m.settleUp.Store(false)
 		m.metrics.retries.WithLabelValues("settle").Inc()
-		m.metrics.lag.Set(float64(m.tail.lag()))
-		m.quietly.warn("settling waits for ratelimit", err)
+		lag := m.tail.lag()
+		m.metrics.lag.Set(float64(lag))
+		m.said.Warn(ctx, unsettled, err, slog.Int64("waiting_bytes", lag))
 	})
 	if status.Code(err) == codes.InvalidArgument && ctx.Err() == nil {
 		return m.settleHalves(ctx, asked, err)
 	}
 	if err == nil {
+		m.said.Over(ctx, unsettled, "settling goes on")
 		m.settleUp.Store(true)
 	}
 	return answer, err
@@ -81,7 +87,7 @@ func (m *Meter) settleOnce(ctx context.Context, asked []*limitpb.Settlement) ([]
 func (m *Meter) settleHalves(ctx context.Context, asked []*limitpb.Settlement, cause error) ([]*limitpb.Settled, error) {
 	if len(asked) == 1 {
 		m.metrics.settled.WithLabelValues("refused").Inc()
-		m.quietly.warn("ratelimit refuses a settlement", fmt.Errorf("request %s: %w", asked[0].GetRequestId(), cause))
+		m.said.Warn(ctx, "ratelimit refuses a settlement", fmt.Errorf("request %s: %w", asked[0].GetRequestId(), cause))
 		return []*limitpb.Settled{nil}, nil
 	}
 	half := len(asked) / 2

@@ -181,8 +181,7 @@ func (s *Service) giveBack(ctx context.Context, t store.Take) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.timeout)
 	defer cancel()
 	if _, err := s.store.Settle(ctx, []store.Settlement{{Account: t.Account, ID: t.ID}}); err != nil {
-		s.log.LogAttrs(ctx, slog.LevelWarn, "hold of an abandoned call stands until it expires", slog.String("request_id", t.ID),
-			slog.Any("error", err))
+		s.said.Warn(ctx, "hold of an abandoned call stands until it expires", err, slog.String("request_id", t.ID))
 	}
 	s.metrics.holds.abandoned.Inc()
 }

@@ -26,18 +26,22 @@ const (
 	changesPause  = 500 * time.Millisecond
 )
 
+// changesWait is said while changes cannot be read.
+const changesWait = "balance changes wait"
+
 // NATSBalances asks for pools over NATS and follows their changes on JetStream.
 type NATSBalances struct {
 	conn *nats.Conn
 	js   jetstream.JetStream
 	wait time.Duration
 	log  *slog.Logger
+	said *retry.Troubles
 }
 
 // NewNATSBalances makes one over a connection that is kept by the caller. decision is how long
 // callers wait for the limiter, as its Config.Timeout says.
 func NewNATSBalances(conn *nats.Conn, js jetstream.JetStream, decision time.Duration, log *slog.Logger) *NATSBalances {
-	return &NATSBalances{conn: conn, js: js, wait: balance.AskWithin(decision), log: log}
+	return &NATSBalances{conn: conn, js: js, wait: balance.AskWithin(decision), log: log, said: retry.NewTroubles(log)}
 }
 
 // Ask implements Balances.
@@ -72,7 +76,9 @@ func (b *NATSBalances) Follow(ctx context.Context, apply func(context.Context, b
 	_ = retry.Policy{First: changesPause}.Do(ctx, func(ctx context.Context) error { // until ctx ends
 		return b.follow(ctx, apply)
 	}, func(_ int, err error) {
-		b.log.LogAttrs(ctx, slog.LevelWarn, "balance changes wait", slog.Any("error", err))
+		if ctx.Err() == nil {
+			b.said.Warn(ctx, changesWait, err)
+		}
 	})
 }
 
@@ -91,6 +97,7 @@ func (b *NATSBalances) follow(ctx context.Context, apply func(context.Context, b
 	if err != nil {
 		return fmt.Errorf("read consumer %s: %w", Durable, err)
 	}
+	b.said.Over(ctx, changesWait, "balance changes come again")
 	defer messages.Stop()
 	stop := context.AfterFunc(ctx, messages.Stop)
 	defer stop()

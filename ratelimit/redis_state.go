@@ -11,19 +11,22 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 )
 
-// sayAgain is the least pause between two lines about a Redis that does not serve.
-const sayAgain = 10 * time.Second
+// lookEvery is how often it is asked how Redis makes room.
+const lookEvery = 10 * time.Second
+
+// unwrittenRedis is said while Redis does not take what is written.
+const unwrittenRedis = "redis does not take what is written"
 
 // redisState is whether Redis takes what is written, and what it answers instead. It is looked at
 // about once a second by a write of our own: a server that is full, read-only or loading answers a
 // ping.
 type redisState struct {
-	mu     sync.Mutex
-	err    error     // of the last write; nil: it was taken
-	said   time.Time // when it was last logged
-	failed int       // writes since
+	mu  sync.Mutex
+	err error // of the last write; nil: it was taken
 
 	evicts error // it forgets what is written when its memory is full; nil: it does not
 }
@@ -50,25 +53,11 @@ func (r *redisState) warning() error {
 	return r.evicts
 }
 
-// wrote notes what came of a write, and returns a line to log, or nothing.
-func (r *redisState) wrote(err error, now time.Time) (line string, failed int) {
+// wrote notes what came of a write.
+func (r *redisState) wrote(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	before := r.err
 	r.err = err
-	switch {
-	case err == nil && before != nil:
-		r.said, r.failed = time.Time{}, 0
-		return "redis takes writes again", 0
-	case err == nil:
-		return "", 0
-	}
-	r.failed++
-	if now.Sub(r.said) < sayAgain {
-		return "", 0
-	}
-	failed, r.said, r.failed = r.failed, now, 0
-	return "redis does not take what is written", failed
 }
 
 // problem is why Redis does not take writes; nil: it does.
@@ -78,7 +67,7 @@ func (r *redisState) problem() error {
 	if r.err == nil {
 		return nil
 	}
-	return fmt.Errorf("redis does not take what is written: %w", r.err)
+	return fmt.Errorf("%s: %w", unwrittenRedis, r.err)
 }
 
 // reasons are the first words of Redis' answers that say why it does not serve; any other trouble is
@@ -116,7 +105,7 @@ func (s *Service) watchRedis(ctx context.Context) {
 	defer tick.Stop()
 	var looked time.Time
 	for {
-		if now := time.Now(); now.Sub(looked) >= sayAgain {
+		if now := time.Now(); now.Sub(looked) >= lookEvery {
 			looked = now
 			s.lookAtEviction(ctx)
 		}
@@ -126,11 +115,10 @@ func (s *Service) watchRedis(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		switch line, failed := s.redis.wrote(err, time.Now()); {
-		case line != "" && err == nil:
-			s.log.LogAttrs(ctx, slog.LevelInfo, line)
-		case line != "":
-			s.log.LogAttrs(ctx, slog.LevelError, line, slog.String("reason", s.redis.reason()), slog.Int("tries", failed), slog.Any("error", err))
+		if s.redis.wrote(err); err == nil {
+			s.said.Over(ctx, unwrittenRedis, "redis takes writes again")
+		} else {
+			s.said.Say(ctx, slog.LevelError, unwrittenRedis, err, slog.String("reason", s.redis.reason()), retry.Waiting(s.leases.Waiting))
 		}
 		select {
 		case <-ctx.Done():

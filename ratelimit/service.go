@@ -36,6 +36,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/redisconn"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 	"github.com/leaky-tokens/leaky-tokens/internal/tracing"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/lease"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/match"
@@ -134,6 +135,7 @@ type Service struct {
 	leases    *lease.Keeper
 	follow    func(context.Context, func(context.Context, balance.State) error)
 	log       *slog.Logger
+	said      *retry.Troubles
 	metrics   *metrics
 	health    *health.Server
 	tracer    trace.Tracer
@@ -146,7 +148,8 @@ func New(c Config) (*Service, error) {
 		return nil, errors.New("make ratelimit: limits, log and metrics are needed")
 	}
 	s := &Service{reload: c.Reload, files: c.Files, holds: c.Holds, timeout: c.Timeout, publisher: c.Publisher,
-		asker: asker{balances: c.Balances}, trust: newTrust(), windows: newWindows(c.Booked), follow: c.Follow, log: c.Log}
+		asker: asker{balances: c.Balances}, trust: newTrust(), windows: newWindows(c.Booked), follow: c.Follow, log: c.Log,
+		said: retry.NewTroubles(c.Log)}
 	if s.timeout <= 0 {
 		s.timeout = 500 * time.Millisecond
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"sync"
 	"time"
 
@@ -22,6 +21,9 @@ const (
 	publishTimeout = 5 * time.Second
 	connectPause   = 250 * time.Millisecond
 )
+
+// unswept is said of a sweep that did not come to its end.
+const unswept = "sweep not complete, the next goes on"
 
 // Run waits for Redis, then sweeps and watches the policy's files until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
@@ -54,8 +56,12 @@ func (s *Service) Run(ctx context.Context) error {
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	for {
-		if err := s.store.Turn(ctx, every, s.Sweep); err != nil && ctx.Err() == nil {
-			s.log.LogAttrs(ctx, slog.LevelWarn, "sweep not complete, the next goes on", slog.Any("error", err))
+		switch err := s.store.Turn(ctx, every, s.Sweep); {
+		case ctx.Err() != nil:
+		case err != nil:
+			s.said.Warn(ctx, unswept, err)
+		default:
+			s.said.Over(ctx, unswept, "sweep complete")
 		}
 		select {
 		case <-ctx.Done():
@@ -67,11 +73,16 @@ func (s *Service) Run(ctx context.Context) error {
 
 // connect waits until Redis answers; false when ctx ended before.
 func (s *Service) connect(ctx context.Context) bool {
-	return retry.Policy{First: connectPause}.Do(ctx, s.Ready, func(before int, err error) {
-		if before%40 == 0 {
-			s.log.LogAttrs(ctx, slog.LevelWarn, "waiting for redis", slog.Any("error", err))
+	const waiting = "waiting for redis"
+	err := retry.Policy{First: connectPause}.Do(ctx, s.Ready, func(_ int, err error) {
+		if ctx.Err() == nil {
+			s.said.Warn(ctx, waiting, err)
 		}
-	}) == nil
+	})
+	if err == nil {
+		s.said.Over(ctx, waiting, "redis answers")
+	}
+	return err == nil
 }
 
 // Sweep settles by policy what nobody settled in time, and publishes an event for each.

@@ -132,6 +132,9 @@ func (t *trust) settle(epoch int) {
 	}
 }
 
+// poolsWait is said while not all pools could be asked for.
+const poolsWait = "pools wait to be asked for"
+
 // keepTrust asks for all pools at the begin and whenever Redis is another, until ctx ends.
 func (s *Service) keepTrust(ctx context.Context) {
 	if s.asker.balances == nil {
@@ -139,11 +142,14 @@ func (s *Service) keepTrust(ctx context.Context) {
 	}
 	for {
 		_, epoch, _ := s.trust.doubt()
-		_ = retry.Away().Do(ctx, s.askAll, func(before int, err error) {
-			if before%10 == 0 {
-				s.log.LogAttrs(ctx, slog.LevelWarn, "pools wait to be asked for", slog.Any("error", err))
+		err := retry.Away().Do(ctx, s.askAll, func(_ int, err error) {
+			if ctx.Err() == nil {
+				s.said.Warn(ctx, poolsWait, err)
 			}
 		})
+		if err == nil {
+			s.said.Over(ctx, poolsWait, "all pools are asked for")
+		}
 		s.trust.settle(epoch)
 		select {
 		case <-ctx.Done():

@@ -42,7 +42,7 @@ func (s *Store) Ready() bool { return s.ready.Load() }
 // Run brings the schema up to date, again and again until Postgres answers.
 func (s *Store) Run(ctx context.Context) error {
 	policy := retry.Policy{First: 100 * time.Millisecond, Most: 3 * time.Second}
-	policy.Forever(ctx, s.cfg.Log, "migrate token store", s.Migrate)
+	policy.Forever(ctx, retry.NewTroubles(s.cfg.Log), "migrate token store", s.Migrate)
 	return nil
 }
 

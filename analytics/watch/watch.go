@@ -19,6 +19,7 @@ import (
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/notice"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 )
 
 // Store is what the watch reads of the books.
@@ -83,6 +84,8 @@ func New(cfg Config) (*Watch, error) {
 
 // Run looks until ctx ends. A look that fails is told in the log; the next sees the same.
 func (w *Watch) Run(ctx context.Context) error {
+	const unseen = "watch failed, the next look sees the same"
+	said := retry.NewTroubles(w.cfg.Log)
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	for {
@@ -90,8 +93,11 @@ func (w *Watch) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case now := <-ticker.C:
-			if err := w.Look(ctx, now); err != nil && ctx.Err() == nil {
-				w.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "watch failed, the next look sees the same", slog.Any("error", err))
+			switch err := w.Look(ctx, now); {
+			case err == nil:
+				said.Over(ctx, unseen, "watch goes on")
+			case ctx.Err() == nil:
+				said.Warn(ctx, unseen, err)
 			}
 		}
 	}

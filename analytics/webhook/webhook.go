@@ -81,6 +81,7 @@ type Sender struct {
 	cfg     Config
 	durable string
 	http    *http.Client
+	said    *retry.Troubles
 }
 
 // New makes a sender; Run starts it.
@@ -95,14 +96,22 @@ func New(cfg Config) (*Sender, error) {
 		cfg.Tries = defaultTries
 	}
 	name := sha256.Sum256([]byte(cfg.Endpoint.URL))
-	return &Sender{cfg: cfg, durable: "webhook-" + hex.EncodeToString(name[:8]), http: &http.Client{Timeout: sendWait,
-		// A redirect would take the notice to where nobody configured.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}, nil
+	return &Sender{cfg: cfg, said: retry.NewTroubles(cfg.Log),
+		durable: "webhook-" + hex.EncodeToString(name[:8]), http: &http.Client{Timeout: sendWait,
+			// A redirect would take the notice to where nobody configured.
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}, nil
 }
+
+// undelivered is said while NATS does not give what there is to deliver.
+const undelivered = "webhooks wait for NATS"
 
 // Run delivers until ctx ends. An endpoint that is new hears of what comes from now on.
 func (s *Sender) Run(ctx context.Context) error {
-	retry.Away().Forever(ctx, s.cfg.Log, "deliver webhooks", s.deliver)
+	_ = retry.Away().Do(ctx, s.deliver, func(_ int, err error) { // until ctx ends
+		if ctx.Err() == nil {
+			s.said.Warn(ctx, undelivered, err)
+		}
+	})
 	return nil
 }
 
@@ -116,6 +125,7 @@ func (s *Sender) deliver(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("make consumer %s: %w", s.durable, err)
 	}
+	s.said.Over(ctx, undelivered, "webhooks are delivered again")
 	for ctx.Err() == nil {
 		batch, err := consumer.Fetch(1, jetstream.FetchMaxWait(fetchWait))
 		if err != nil {
@@ -166,7 +176,7 @@ func (s *Sender) giveUp(ctx context.Context, m jetstream.Msg, why error) {
 		sequence = meta.Sequence.Stream
 	}
 	if err := usage.DeadLetter(ctx, s.cfg.JetStream, m, sequence, fmt.Sprintf("dead:%s:%d", s.durable, sequence), why); err != nil {
-		s.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "publish dead letter failed, it will come again", slog.Any("error", err))
+		s.said.Warn(ctx, "publish dead letter failed, it will come again", err)
 		_ = m.NakWithDelay(ackWait)
 		return
 	}

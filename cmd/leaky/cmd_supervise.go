@@ -10,6 +10,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/local/stack"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/supervisor"
+	"github.com/leaky-tokens/leaky-tokens/internal/redisconn"
 	"github.com/leaky-tokens/leaky-tokens/internal/telemetry"
 )
 
@@ -36,6 +37,7 @@ func supervise(ctx context.Context, l local, w io.Writer) error {
 	}
 	raiseFileLimit()
 	log := supervisorLog(w)
+	redisconn.SetLogger(log)
 	spools := stack.NewSpools(l.dir, log)
 	defer spools.Release()
 	if err := spools.Hold(l.cfg); err != nil {

@@ -50,7 +50,7 @@ func (p *Provider) tellClients(ctx context.Context) error {
 			return nil
 		case <-every.C:
 			if err := p.tellDue(ctx, client); err != nil && ctx.Err() == nil {
-				p.log.Warn("clients are not told of grants that ended, trying again", slog.Any("error", err))
+				p.said.Warn(ctx, "clients are not told of grants that ended, trying again", err)
 			}
 		}
 	}

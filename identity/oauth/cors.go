@@ -3,7 +3,6 @@ package oauth
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"net/url"
 	"slices"
@@ -40,7 +39,7 @@ func (p *Provider) allowOrigin(w http.ResponseWriter, r *http.Request) bool {
 	}
 	known, err := p.knownOrigin(r.Context(), origin)
 	if err != nil {
-		p.log.LogAttrs(r.Context(), slog.LevelWarn, "origin not looked up", slog.Any("error", err))
+		p.said.Warn(r.Context(), "origin not looked up", err)
 	}
 	if known {
 		header.Set("Access-Control-Allow-Origin", origin)

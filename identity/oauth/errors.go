@@ -74,7 +74,10 @@ func (p *Provider) asProtocol(r *http.Request, err error) *protocolError {
 		return known
 	}
 	if p.cfg.Outage != nil && p.cfg.Outage(err) {
-		p.warn(r, err)
+		if r.Context().Err() == nil { // else the caller went away
+			p.said.Warn(r.Context(), "database does not answer oauth", err, slog.String("path", r.URL.Path),
+				slog.String("correlation_id", r.Header.Get(httpapi.HeaderCorrelation)))
+		}
 		return &protocolError{status: http.StatusServiceUnavailable, code: codeUnavailable, description: "try again", retryAfter: time.Second}
 	}
 	p.warn(r, err)

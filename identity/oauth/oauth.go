@@ -36,6 +36,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/counted"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/revocation"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 )
 
 // SignIn checks a password and gives the user's id. It throttles and audits as a login
@@ -82,6 +83,7 @@ type Config struct {
 type Provider struct {
 	cfg       Config
 	log       *slog.Logger
+	said      *retry.Troubles
 	db        *identitydb.Queries
 	forms     *forms
 	documents *documents
@@ -115,7 +117,8 @@ func New(cfg Config) (*Provider, error) {
 	if err := origins.AddTrustedOrigin(u.Scheme + "://" + u.Host); err != nil {
 		return nil, fmt.Errorf("oauth issuer: %w", err)
 	}
-	return &Provider{cfg: cfg, log: cfg.Log, db: identitydb.New(cfg.Pool), forms: sealed, documents: newDocuments(), pages: pages,
+	return &Provider{cfg: cfg, log: cfg.Log, said: retry.NewTroubles(cfg.Log),
+		db: identitydb.New(cfg.Pool), forms: sealed, documents: newDocuments(), pages: pages,
 		metrics: newMetrics(cfg.Metrics),
 		origins: origins}, nil
 }
@@ -170,7 +173,7 @@ func (p *Provider) purgeEach(ctx context.Context) error {
 			return nil
 		case <-every.C:
 			if err := p.Purge(ctx, time.Now()); err != nil && ctx.Err() == nil {
-				p.log.Warn("expired codes not removed, trying again later", slog.Any("error", err))
+				p.said.Warn(ctx, "expired codes not removed, trying again later", err)
 			}
 		}
 	}

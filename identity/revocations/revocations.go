@@ -61,7 +61,7 @@ func List(ctx context.Context, pool *pgxpool.Pool) (revocation.List, error) {
 // Announcer tells every extauthz by plain NATS, without waiting for anybody. What could
 // not be sent is tried again for a while; the list has it meanwhile.
 type Announcer struct {
-	log   *slog.Logger
+	said  *retry.Troubles
 	queue chan announcement
 }
 
@@ -75,7 +75,7 @@ const patience = 3 * time.Minute
 
 // NewAnnouncer starts nothing.
 func NewAnnouncer(log *slog.Logger) *Announcer {
-	return &Announcer{log: log, queue: make(chan announcement, 4096)}
+	return &Announcer{said: retry.NewTroubles(log), queue: make(chan announcement, 4096)}
 }
 
 // Announce never blocks: it is called on a request's way.
@@ -84,7 +84,7 @@ func (a *Announcer) Announce(all ...revocation.Revocation) {
 		select {
 		case a.queue <- announcement{message: revocation.Encode(r), until: time.Now().Add(patience)}:
 		default:
-			a.log.Warn("revocation not announced: too many wait; the list has it", slog.String("kind", string(r.Kind)))
+			a.said.Warn(context.Background(), "revocation not announced: too many wait; the list has it", nil, slog.String("kind", string(r.Kind)))
 		}
 	}
 }
@@ -123,14 +123,21 @@ func (a *Announcer) flush(conn *nats.Conn) {
 func (a *Announcer) send(ctx context.Context, conn *nats.Conn, next announcement) {
 	trying, cancel := context.WithDeadline(ctx, next.until)
 	defer cancel()
+	const waiting = "revocations wait for NATS; the list has them"
 	err := retry.Policy{First: 20 * time.Millisecond, Most: time.Second}.Do(trying, func(context.Context) error {
 		if err := conn.Publish(revocation.Subject, next.message); err != nil {
 			return err
 		}
 		return conn.FlushTimeout(time.Second)
-	}, nil)
-	if err == nil || ctx.Err() != nil {
-		return
+	}, func(_ int, err error) {
+		if ctx.Err() == nil {
+			a.said.Warn(ctx, waiting, err, retry.Waiting(func() int64 { return 1 + int64(len(a.queue)) }))
+		}
+	})
+	switch {
+	case err == nil:
+		a.said.Over(ctx, waiting, "revocations are announced again")
+	case ctx.Err() == nil:
+		a.said.Warn(ctx, "revocation not announced: NATS did not come back in time; the list has it", err)
 	}
-	a.log.Warn("revocation not announced: NATS did not come back in time; the list has it")
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/identity/clientinfo"
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 )
 
 const (
@@ -44,11 +45,11 @@ type Config struct {
 
 // Throttle counts failures. It is safe for concurrent use.
 type Throttle struct {
-	cfg     Config
-	shared  counter // nil without Redis
-	local   *memory
-	failing atomic.Bool
-	inLine  atomic.Int64
+	cfg    Config
+	shared counter // nil without Redis
+	local  *memory
+	said   *retry.Troubles
+	inLine atomic.Int64
 }
 
 // counter is where failures are counted: in Redis, or in this process.
@@ -69,7 +70,7 @@ type counter interface {
 // New starts nothing.
 func New(cfg Config) *Throttle {
 	r := rules{Longest: cfg.Settings.Longest, Window: cfg.Settings.Window}
-	t := &Throttle{cfg: cfg, local: newMemory(r, time.Now)}
+	t := &Throttle{cfg: cfg, said: retry.NewTroubles(cfg.Log), local: newMemory(r, time.Now)}
 	if cfg.Redis != nil {
 		t.shared = &shared{client: cfg.Redis, prefix: cfg.Prefix, rules: r}
 	}
@@ -159,6 +160,9 @@ func (t *Throttle) Register(ctx context.Context) time.Duration {
 	return v.wait
 }
 
+// alone is said while the counter that all share does not answer.
+const alone = "Redis does not answer: guesses are counted by this process alone"
+
 // counted runs f with the shared counter, and with our own when that does not answer.
 func (t *Throttle) counted(ctx context.Context, f func(context.Context, counter) (verdict, error)) verdict {
 	if t.shared != nil {
@@ -166,13 +170,11 @@ func (t *Throttle) counted(ctx context.Context, f func(context.Context, counter)
 		defer cancel()
 		v, err := f(bounded, t.shared)
 		if err == nil {
-			if t.failing.Swap(false) {
-				t.cfg.Log.Info("guesses are counted in Redis again")
-			}
+			t.said.Over(ctx, alone, "guesses are counted in Redis again")
 			return v
 		}
-		if ctx.Err() == nil && !t.failing.Swap(true) {
-			t.cfg.Log.Warn("Redis does not answer: guesses are counted by this process alone", slog.Any("error", err))
+		if ctx.Err() == nil {
+			t.said.Warn(ctx, alone, err)
 		}
 	}
 	v, _ := f(ctx, t.local) // memory never fails

@@ -16,6 +16,7 @@ import (
 const (
 	maxElsewhere = 64               // processes of one service at other sites that are remembered
 	returning    = 2 * time.Second  // beyond its lease, for a process to be heard again after NATS was away
+	together     = time.Second      // those that are lost within it are one line: all, where NATS hangs
 	forgotten    = 10 * time.Minute // after which one of another site that is gone is no longer thought of
 )
 
@@ -36,6 +37,8 @@ type book struct {
 	published uint64              // the change that Envoys have
 	waiting   map[string]waiter   // by key
 	refused   map[string]bool     // services whose last registration was not taken
+	lost      []string            // processes that it is not said of yet, the first of them
+	lostAt    time.Time           // at this time
 }
 
 type entry struct {
@@ -178,6 +181,11 @@ func (b *book) look(now time.Time, connected bool) {
 			}
 		}
 	}
+	if len(b.lost) > 0 && (b.away || now.Sub(b.lostAt) >= together) {
+		slices.Sort(b.lost)
+		b.log.Warn("not heard for longer than their lease", slog.Any("parts", b.lost))
+		b.lost = nil
+	}
 	if b.away {
 		return
 	}
@@ -185,7 +193,10 @@ func (b *book) look(now time.Time, connected bool) {
 		switch {
 		case now.Before(e.until):
 		case e.State == Serving, e.State == Unready:
-			b.log.Warn("not heard for longer than its lease", slog.String("part", e.Part), slog.String("site", e.Site))
+			if len(b.lost) == 0 {
+				b.lostAt = now
+			}
+			b.lost = append(b.lost, e.Part+" of "+e.Site)
 			e.State, e.until = Lost, now.Add(forgotten)
 			b.changed()
 		case e.State == Leaving:

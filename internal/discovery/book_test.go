@@ -158,6 +158,24 @@ func TestEndpoints(t *testing.T) {
 	}
 }
 
+// TestWhoIsLostTogetherIsOneLine: where NATS hangs, all are.
+func TestWhoIsLostTogetherIsOneLine(t *testing.T) {
+	t.Parallel()
+	s, log := tell(t, false), &strings.Builder{}
+	s.book.log = slog.New(slog.NewTextHandler(log, nil))
+	for _, part := range []string{"ratelimit-3", "ratelimit", "ratelimit-2"} {
+		s.says(part, "here", "unix:/"+part, Serving)
+		s.now = s.now.Add(together / 4)
+	}
+	log.Reset()
+	for range 50 {
+		s.passes(lease/25, true)
+	}
+	if n := strings.Count(log.String(), "\n"); n != 1 || !strings.Contains(log.String(), `parts="[ratelimit of here ratelimit-2 of here ratelimit-3 of here]"`) {
+		t.Errorf("want one line that names three, got %d:\n%s", n, log)
+	}
+}
+
 // TestOtherMachinesMustShowACertificate: else whoever reaches NATS could have requests sent anywhere.
 func TestOtherMachinesMustShowACertificate(t *testing.T) {
 	t.Parallel()

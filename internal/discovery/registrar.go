@@ -21,6 +21,9 @@ const (
 	arriving     = 500 * time.Millisecond // for what an Envoy's workers had sent here before they knew
 )
 
+// unregistered is said while NATS does not take where the process is.
+const unregistered = "this process is not registered, the file alone says where it is"
+
 // RegistrarConfig is what a Registrar needs.
 type RegistrarConfig struct {
 	Conn     *nats.Conn
@@ -54,7 +57,7 @@ func NewRegistrar(c RegistrarConfig) (*Registrar, error) {
 // that the process leaves, and returns when every Envoy knows, or nobody is there to tell them: the
 // process may close its listeners. NATS being away holds up nothing.
 func (r *Registrar) Run(ctx context.Context) {
-	every, served, told := startLook, false, false
+	every, served, said := startLook, false, retry.NewTroubles(r.c.Log)
 	for {
 		state := Serving
 		if err := r.c.Ready(ctx); err != nil {
@@ -63,11 +66,12 @@ func (r *Registrar) Run(ctx context.Context) {
 			every, served = r.c.Instance.Lease/renewals, true
 		}
 		if served && ctx.Err() == nil {
-			err := r.renew(ctx, state)
-			if err != nil && !told && ctx.Err() == nil {
-				r.c.Log.Warn("this process is not registered, the file alone says where it is", slog.Any("error", err))
+			switch err := r.renew(ctx, state); {
+			case err == nil:
+				said.Over(ctx, unregistered, "this process is registered")
+			case ctx.Err() == nil:
+				said.Warn(ctx, unregistered, err)
 			}
-			told = err != nil
 		}
 		select {
 		case <-ctx.Done():

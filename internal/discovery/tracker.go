@@ -72,14 +72,19 @@ func (t *Tracker) Run(ctx context.Context) error {
 // keepRead reads the bucket at each connection: what was said meanwhile was not heard, and the bucket
 // of a server that started anew is another.
 func (t *Tracker) keepRead(ctx context.Context) {
+	const unread = "the registry is not read yet"
+	said := retry.NewTroubles(t.c.Log)
 	connected := t.c.Conn.StatusChanged(nats.CONNECTED)
 	for ctx.Err() == nil {
 		policy := retry.Policy{First: lookEvery, Most: readTime}
-		_ = policy.Do(ctx, t.read, func(before int, err error) { // it ends without an error, or with ctx
-			if before == 0 {
-				t.c.Log.Warn("the registry is not read yet", slog.Any("error", err))
+		err := policy.Do(ctx, t.read, func(_ int, err error) { // it ends without an error, or with ctx
+			if ctx.Err() == nil {
+				said.Warn(ctx, unread, err)
 			}
 		})
+		if err == nil {
+			said.Over(ctx, unread, "the registry is read")
+		}
 		select {
 		case <-ctx.Done():
 		case <-connected:

@@ -5,12 +5,15 @@
 package natsconn
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 )
 
 const (
@@ -20,6 +23,9 @@ const (
 	reconnectJitter = 50 * time.Millisecond
 	dialTimeout     = 3 * time.Second
 )
+
+// lostLink is said while there is none.
+const lostLink = "link to NATS lost"
 
 // Inbox is the prefix of the subjects on which a service gets its answers: one of its own, since a
 // part that may hear those of others would hear what they ask.
@@ -41,18 +47,20 @@ func Connect(cfg Config, options ...nats.Option) (*nats.Conn, error) {
 	if cfg.URL == "" {
 		return nil, errors.New("connect to nats: no URL; set LEAKY_NATS_URL or stores.nats")
 	}
+	said := retry.NewTroubles(cfg.Log)
+	lost := func(_ *nats.Conn, err error) {
+		if err != nil { // else it is closed by us
+			said.Warn(context.Background(), lostLink, err)
+		}
+	}
+	back := func(*nats.Conn) { said.Over(context.Background(), lostLink, "link to NATS is back") }
 	all := []nats.Option{
 		nats.Name("leaky-" + cfg.Name), nats.CustomInboxPrefix(Inbox(cfg.Name)), nats.RetryOnFailedConnect(true),
 		nats.MaxReconnects(-1), nats.Timeout(dialTimeout),
 		nats.ReconnectWait(reconnectWait), nats.ReconnectJitter(reconnectJitter, reconnectJitter),
-		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
-			if err != nil { // else it is closed by us
-				cfg.Log.Warn("link to NATS lost", slog.Any("error", err))
-			}
-		}),
-		nats.ReconnectHandler(func(*nats.Conn) { cfg.Log.Info("link to NATS is back") }),
+		nats.DisconnectErrHandler(lost), nats.ConnectHandler(back), nats.ReconnectHandler(back),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
-			cfg.Log.Warn("link to NATS reports an error", slog.Any("error", err))
+			said.Warn(context.Background(), "link to NATS reports an error", err)
 		}),
 	}
 	if cfg.Unbuffered {
@@ -61,6 +69,12 @@ func Connect(cfg Config, options ...nats.Option) (*nats.Conn, error) {
 	conn, err := nats.Connect(cfg.URL, append(all, options...)...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to nats: %w", err)
+	}
+	if !conn.IsConnected() {
+		said.Warn(context.Background(), lostLink, errors.New("NATS does not answer yet"))
+		if conn.IsConnected() { // in between, which back did not know of
+			back(conn)
+		}
 	}
 	return conn, nil
 }

@@ -42,12 +42,15 @@ func TestConnectOutlivesTheServer(t *testing.T) {
 	if err := conn.Publish("x", nil); err == nil {
 		t.Error("unbuffered and not connected: want an error, got none")
 	}
+	if !log.has("link to NATS lost") {
+		t.Error("want it in the log that there is no link yet")
+	}
 	server.Start()
-	testenv.Eventually(t, "it connects", conn.IsConnected)
+	testenv.Eventually(t, "the link is in the log", func() bool { return conn.IsConnected() && log.has("link to NATS is back") })
 	server.Stop()
-	testenv.Eventually(t, "the loss is in the log", func() bool { return log.has("link to NATS lost") })
+	testenv.Eventually(t, "it is lost", func() bool { return !conn.IsConnected() })
 	server.Start()
-	testenv.Eventually(t, "the return is in the log", func() bool { return conn.IsConnected() && log.has("link to NATS is back") })
+	testenv.Eventually(t, "it connects again", conn.IsConnected)
 	if got := conn.Opts.Name; got != "leaky-test" {
 		t.Errorf("name: want leaky-test, got %s", got)
 	}

@@ -47,6 +47,9 @@ func TestPostgresSaysWhyItDoesNotServe(t *testing.T) {
 			}
 			defer pool.Close()
 			err = pgconn.Writable(t.Context(), pool)
+			if gone := !tc.serves && tc.reason == ""; pgconn.Gone(err) != gone {
+				t.Errorf("want it gone: %t, got %v", gone, err)
+			}
 			var refuses *pgconn.Refuses
 			switch {
 			case tc.serves && err != nil:

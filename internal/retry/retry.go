@@ -1,7 +1,7 @@
 // Package retry is beside the request path: what waits for a store, a stream or another
 // service tries again by its rules. The pauses and the loop are those of
 // github.com/cenkalti/backoff; here is what all callers have in common: pauses double, a
-// loop ends with its context, and a log is told of the first failure and every tenth.
+// loop ends with its context, and what goes wrong again and again is few lines in the log (Troubles).
 package retry
 
 import (
@@ -67,13 +67,17 @@ func (p Policy) Do(ctx context.Context, f func(context.Context) error, failed fu
 }
 
 // Forever is Do for what cannot fail for good: it returns when f has succeeded or ctx has
-// ended, and logs the first failure and every tenth.
-func (p Policy) Forever(ctx context.Context, log *slog.Logger, what string, f func(context.Context) error) {
-	_ = p.Do(ctx, f, func(before int, err error) { // nil, or the end of ctx, which the caller sees
-		if before%10 == 0 {
-			log.LogAttrs(ctx, slog.LevelWarn, what+" failed, trying again", slog.Int("attempt", before+1), slog.Any("error", err))
+// ended. said hears of failures, with more, and of the success after them.
+func (p Policy) Forever(ctx context.Context, said *Troubles, what string, f func(context.Context) error, more ...slog.Attr) {
+	failed := what + " failed, trying again"
+	err := p.Do(ctx, f, func(_ int, err error) {
+		if ctx.Err() == nil {
+			said.Warn(ctx, failed, err, more...)
 		}
 	})
+	if err == nil { // else ctx has ended, which the caller sees
+		said.Over(ctx, failed, what+" goes on")
+	}
 }
 
 // Pause waits, and reports whether it waited to the end: false where ctx ended first.

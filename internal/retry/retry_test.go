@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"log/slog"
 	"slices"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -121,19 +119,24 @@ func TestDo(t *testing.T) {
 	}
 }
 
-func TestForeverLogsTheFirstFailureAndEveryTenth(t *testing.T) {
+func TestForeverSaysWhatWaitsInFewLines(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
 		calls := 0
-		retry.Policy{First: time.Second}.Forever(t.Context(), slog.New(slog.NewTextHandler(&out, nil)), "open store", func(context.Context) error {
+		retry.Policy{First: time.Second}.Forever(t.Context(), retry.NewTroubles(plain(&out)), "open store", func(context.Context) error {
 			if calls++; calls > 21 {
 				return nil
 			}
 			return errAway
-		})
-		if got := strings.Count(out.String(), "open store failed, trying again"); got != 3 || !strings.Contains(out.String(), "attempt=21") {
-			t.Errorf("want attempts 1, 11 and 21 in the log, got\n%s", out.String())
+		}, retry.Waiting(func() int64 { return 5 }))
+		want := `level=WARN msg="open store failed, trying again" error=away times=1 waiting=5
+level=WARN msg="open store failed, trying again" error=away times=10 waiting=5
+level=WARN msg="open store failed, trying again" error=away times=10 waiting=5
+level=INFO msg="open store goes on" lasted=21s times=21
+`
+		if out.String() != want {
+			t.Errorf("want\n%s, got\n%s", want, out.String())
 		}
 	})
 }

@@ -12,14 +12,13 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 )
 
 // askEvery is how often a store is asked, askTimeout how long it may take: an answer that comes
 // later is none.
 const askEvery, askTimeout = 5 * time.Second, 3 * time.Second
-
-// sayAgain is the least pause between two lines about a store that refuses.
-const sayAgain = 10 * time.Second
 
 // Refusal is what a store answers that lives and does not do what it is there for: full, read-only, out
 // of connections. An error that has a Reason is one.
@@ -34,15 +33,8 @@ type Stores struct {
 	up, seconds, refuses *prometheus.GaugeVec
 
 	mu      sync.Mutex
-	log     *slog.Logger
-	refused map[string]*refused // by store
-}
-
-// refused is a store that refuses.
-type refused struct {
-	err    Refusal
-	said   time.Time
-	unsaid int // refusals since
+	said    *retry.Troubles
+	refused map[string]Refusal // by store
 }
 
 // NewStores registers the series.
@@ -52,16 +44,17 @@ func NewStores(r prometheus.Registerer) *Stores {
 			Help: "How long the store took for its last answer; without one, how long it was waited for."}, []string{"store"}),
 		refuses: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "leaky_store_refuses",
 			Help: "1 while the store answers the service and refuses what it is there for, by the reason."}, []string{"store", "reason"}),
-		log: slog.New(slog.DiscardHandler), refused: map[string]*refused{}}
+		said: retry.NewTroubles(slog.New(slog.DiscardHandler)), refused: map[string]Refusal{}}
 	r.MustRegister(s.up, s.seconds, s.refuses)
 	return s
 }
 
-// LogTo has refusals logged: each when it begins and ends, and once in ten seconds while it lasts.
+// LogTo has it logged what stores refuse and that they do not answer: when it begins and ends, and once
+// in ten seconds while it lasts.
 func (s *Stores) LogTo(log *slog.Logger) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.log = log
+	s.said = retry.NewTroubles(log)
 }
 
 // Problem is what the stores refuse; nil: nothing.
@@ -70,44 +63,50 @@ func (s *Stores) Problem() error {
 	defer s.mu.Unlock()
 	var all []error
 	for _, store := range slices.Sorted(maps.Keys(s.refused)) {
-		all = append(all, fmt.Errorf("%s refuses: %w", store, s.refused[store].err))
+		all = append(all, fmt.Errorf("%s refuses: %w", store, s.refused[store]))
 	}
 	return errors.Join(all...)
 }
 
 // note takes over what a store answered.
-func (s *Stores) note(ctx context.Context, store string, err error, now time.Time) {
+func (s *Stores) note(ctx context.Context, store string, err error) {
 	refusal, refuses := errors.AsType[Refusal](err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	before := s.refused[store]
-	if before != nil && (!refuses || refusal.Reason() != before.err.Reason()) {
-		s.refuses.DeleteLabelValues(store, before.err.Reason())
+	if before := s.refused[store]; before != nil && (!refuses || refusal.Reason() != before.Reason()) {
+		s.refuses.DeleteLabelValues(store, before.Reason())
 		delete(s.refused, store)
 		if err == nil {
-			s.log.LogAttrs(ctx, slog.LevelInfo, store+" does not refuse any more")
+			s.said.Over(ctx, refused(store, before), store+" does not refuse any more")
 		}
-		before = nil
 	}
-	if !refuses {
+	if refuses {
+		s.refused[store] = refusal
+		s.refuses.WithLabelValues(store, refusal.Reason()).Set(1)
+		s.said.Say(ctx, slog.LevelError, refused(store, refusal), err, slog.String("reason", refusal.Reason()))
+	}
+	if err != nil && !refuses {
+		s.said.Warn(ctx, store+" does not answer", err)
 		return
 	}
-	if before == nil {
-		before = &refused{}
-		s.refused[store] = before
-		s.refuses.WithLabelValues(store, refusal.Reason()).Set(1)
-	}
-	before.err = refusal
-	if before.unsaid++; now.Sub(before.said) >= sayAgain {
-		s.log.LogAttrs(ctx, slog.LevelError, store+" refuses", slog.String("reason", refusal.Reason()), slog.Int("times", before.unsaid),
-			slog.Any("error", err))
-		before.said, before.unsaid = now, 0
-	}
+	s.said.Over(ctx, store+" does not answer", store+" answers again")
 }
+
+// refused is what is said of a refusal: another reason is another trouble. There are few of them.
+func refused(store string, r Refusal) string { return store + " refuses: " + r.Reason() }
 
 // Watch asks the store every five seconds until ctx ends. ask must end with its context and should
 // do the least that proves an answer.
 func (s *Stores) Watch(ctx context.Context, store string, ask func(context.Context) error) error {
+	return s.watch(ctx, store, ask, true)
+}
+
+// Measure is Watch for a store of which the service says itself why it does not serve.
+func (s *Stores) Measure(ctx context.Context, store string, ask func(context.Context) error) error {
+	return s.watch(ctx, store, ask, false)
+}
+
+func (s *Stores) watch(ctx context.Context, store string, ask func(context.Context) error, says bool) error {
 	ticker := time.NewTicker(askEvery)
 	defer ticker.Stop()
 	for {
@@ -124,7 +123,9 @@ func (s *Stores) Watch(ctx context.Context, store string, ask func(context.Conte
 			up = 0
 		}
 		s.up.WithLabelValues(store).Set(up)
-		s.note(ctx, store, err, time.Now())
+		if says {
+			s.note(ctx, store, err)
+		}
 		select {
 		case <-ctx.Done():
 			return nil

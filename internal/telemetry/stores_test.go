@@ -75,11 +75,15 @@ func (full) Reason() string { return "no_space" }
 // TestARefusalIsToldOnceInTenSeconds, with its reason as a label and in what readiness says.
 func TestARefusalIsToldOnceInTenSeconds(t *testing.T) {
 	t.Parallel()
+	synctest.Test(t, refusesForALongTime)
+}
+
+func refusesForALongTime(t *testing.T) {
 	stores, lines := NewStores(prometheus.NewRegistry()), &strings.Builder{}
 	stores.LogTo(slog.New(slog.NewTextHandler(lines, nil)))
-	now := time.Now()
-	for second := range 25 {
-		stores.note(t.Context(), "nats", fmt.Errorf("probe: %w", full{errors.New("insufficient storage")}), now.Add(time.Duration(second)*time.Second))
+	for range 25 {
+		stores.note(t.Context(), "nats", fmt.Errorf("probe: %w", full{errors.New("insufficient storage")}))
+		time.Sleep(time.Second)
 	}
 	if n := strings.Count(lines.String(), "nats refuses"); n != 3 {
 		t.Errorf("want a line at once and each ten seconds, got %d:\n%s", n, lines)
@@ -90,12 +94,21 @@ func TestARefusalIsToldOnceInTenSeconds(t *testing.T) {
 	if got := testutil.ToFloat64(stores.refuses.WithLabelValues("nats", "no_space")); got != 1 {
 		t.Errorf("want the reason as a label, got %v", got)
 	}
-	stores.note(t.Context(), "nats", nil, now)
+	stores.note(t.Context(), "nats", nil)
 	if err := stores.Problem(); err != nil || testutil.CollectAndCount(stores.refuses) != 0 || !strings.Contains(lines.String(), "does not refuse any more") {
 		t.Errorf("want it over, got %v", err)
 	}
-	stores.note(t.Context(), "nats", errors.New("connection refused"), now)
+	for range 25 {
+		stores.note(t.Context(), "nats", errors.New("connection refused"))
+		time.Sleep(time.Second)
+	}
 	if err := stores.Problem(); err != nil {
 		t.Errorf("no answer: want no refusal, got %v", err)
+	}
+	stores.note(t.Context(), "nats", nil)
+	for line, want := range map[string]int{`level=WARN msg="nats does not answer" error="connection refused"`: 3, `level=INFO msg="nats answers again" lasted=25s times=25`: 1} {
+		if n := strings.Count(lines.String(), line); n != want {
+			t.Errorf("want %q %d times, got %d:\n%s", line, want, n, lines)
+		}
 	}
 }

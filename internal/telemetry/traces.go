@@ -14,8 +14,8 @@ import (
 	semconv "go.opentelemetry.io/otel/semconv/v1.37.0"
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
-	"golang.org/x/time/rate"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 	"github.com/leaky-tokens/leaky-tokens/internal/tracing"
 )
 
@@ -27,12 +27,8 @@ type TracesConfig struct {
 	Log      *slog.Logger
 }
 
-const (
-	// tracesLogEvery is how often a collector that is away is told of.
-	tracesLogEvery = 10 * time.Second
-	// tracesWait bounds the sending of what is left when the service stops.
-	tracesWait = 2 * time.Second
-)
+// tracesWait bounds the sending of what is left when the service stops.
+const tracesWait = 2 * time.Second
 
 // Traces makes the spans of a service. Close sends what is left.
 //
@@ -53,9 +49,9 @@ func OpenTraces(ctx context.Context, c TracesConfig) (*Traces, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tracing.otlp: %w", err)
 	}
-	sometimes := rate.Sometimes{Interval: tracesLogEvery}
+	said := retry.NewTroubles(c.Log)
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { // the only way that the SDK tells
-		sometimes.Do(func() { c.Log.LogAttrs(ctx, slog.LevelWarn, "spans are not sent", slog.Any("error", err)) })
+		said.Warn(ctx, "spans are not sent", err)
 	}))
 	sdk := sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithSampler(kept{sdktrace.ParentBased(sdktrace.NeverSample())}),
 		sdktrace.WithIDGenerator(generator{}),

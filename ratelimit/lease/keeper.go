@@ -8,6 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/store"
 )
 
@@ -41,13 +42,14 @@ type Keeper struct {
 	journal  journal
 	timeout  time.Duration
 	log      *slog.Logger
+	said     *retry.Troubles
 	recorded *prometheus.CounterVec
 }
 
 // New makes a keeper without leases.
 func New(c Config) *Keeper {
-	k := &Keeper{store: c.Store, timeout: c.Timeout, log: c.Log, leases: newTable(positiveOr(c.Tokens, 4096), positiveOr(c.Requests, 32),
-		positiveOr(c.Idle, 30*time.Second), c.Store.Lifetime()*9/10)}
+	k := &Keeper{store: c.Store, timeout: c.Timeout, log: c.Log, said: retry.NewTroubles(c.Log), leases: newTable(
+		positiveOr(c.Tokens, 4096), positiveOr(c.Requests, 32), positiveOr(c.Idle, 30*time.Second), c.Store.Lifetime()*9/10)}
 	k.recorded = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "leaky_ratelimit_outage_adopted_total",
 		Help: "Calls of an outage written down after it: out of their lease, by force, or known before."}, []string{"how"})
 	c.Metrics.MustRegister(k.recorded,
@@ -152,6 +154,9 @@ func (k *Keeper) carryOut(ctx context.Context, one *lease) {
 	}
 }
 
+// Waiting is how many calls were admitted without Redis and are not written down there yet.
+func (k *Keeper) Waiting() int64 { return int64(k.journal.size()) }
+
 // giveBack settles a lease: tokens that calls were admitted for were moved to their own
 // holds, requests count as used.
 func (k *Keeper) giveBack(ctx context.Context, one *lease) {
@@ -165,6 +170,6 @@ func (k *Keeper) giveBack(ctx context.Context, one *lease) {
 			Charged: one.requests.held - one.requests.left})
 	}
 	if _, err := k.store.Settle(ctx, back); err != nil {
-		k.log.LogAttrs(ctx, slog.LevelWarn, "a lease is not given back and lasts until it expires", slog.Any("error", err))
+		k.said.Warn(ctx, "a lease is not given back and lasts until it expires", err)
 	}
 }

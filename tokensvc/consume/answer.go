@@ -105,8 +105,7 @@ func (a *API) failed(ctx context.Context, c call, held *limitpb.HoldResponse, ca
 		return errors.Join(cause, a.settle(ctx, c, held, 0))
 	}
 	a.calls.WithLabelValues(c.provider, outcomeProvider).Inc()
-	a.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "provider call failed", slog.String("provider", c.provider), slog.String("request_id", c.id),
-		slog.Any("error", cause))
+	a.said.Warn(ctx, "provider call failed", cause, slog.String("provider", c.provider), slog.String("request_id", c.id))
 	_ = a.settle(ctx, c, held, 0) // logged; it expires and is given back
 	_ = a.book(ctx, a.event(c, held, outcomeProvider, http.StatusBadGateway), c.correlation)
 	return httpapi.Fail(http.StatusBadGateway, "%s", ErrProvider.Error())
@@ -144,14 +143,14 @@ func (a *API) event(c call, held *limitpb.HoldResponse, reason string, code int)
 	return e
 }
 
-// book makes an event safe. Of a refused call nothing hangs on it; the log tells what is lost.
+// book makes an event safe. Of a refused call nothing hangs on it; the log tells that some are lost.
 func (a *API) book(ctx context.Context, e usage.Event, correlationID string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bookTimeout)
 	defer cancel()
 	err := a.cfg.Books.Book(ctx, e, correlationID)
 	if err != nil {
-		a.cfg.Log.LogAttrs(ctx, slog.LevelError, "call cannot be booked", slog.String("request_id", e.RequestID), slog.Bool("allowed", e.Allowed),
-			slog.Int64("tokens", e.Charged), slog.Any("error", err))
+		a.said.Say(ctx, slog.LevelError, "call cannot be booked", err, slog.String("request_id", e.RequestID), slog.Bool("allowed", e.Allowed),
+			slog.Int64("tokens", e.Charged))
 	}
 	return err
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 )
 
 // Limiter holds and settles: ratelimit's gRPC API.
@@ -63,6 +64,7 @@ type API struct {
 	cfg   Config
 	calls *prometheus.CounterVec
 	spent *prometheus.CounterVec
+	said  *retry.Troubles
 }
 
 // New makes the API.
@@ -71,7 +73,7 @@ func New(cfg Config) (*API, error) {
 		cfg.Metrics == nil {
 		return nil, errors.New("make consume: every part of its configuration is needed")
 	}
-	a := &API{cfg: cfg,
+	a := &API{cfg: cfg, said: retry.NewTroubles(cfg.Log),
 		calls: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "token_consume_total", Help: "Calls of consume by what came of them."},
 			[]string{"provider", "outcome"}),
 		spent: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "token_consumed_tokens_total", Help: "Tokens consumed."},
@@ -174,7 +176,7 @@ func (a *API) may(ctx context.Context, who principal.Principal, o order) (team s
 	answer, err := a.cfg.Members.Ask(ctx, o.org, o.user)
 	switch {
 	case err != nil:
-		a.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "membership is not known", slog.Any("error", err))
+		a.said.Warn(ctx, "membership is not known", err)
 		return "", httpapi.Unavailable("the membership cannot be checked now")
 	case !answer.Member && !admin:
 		return "", httpapi.Fail(http.StatusForbidden, "the caller is no member of this organisation")

@@ -25,6 +25,9 @@ const (
 	bookTimeout = 3 * time.Second
 )
 
+// unlimited is said while holds cannot be taken.
+const unlimited = "limiter did not answer"
+
 // hold takes the tokens from every limit and the pool, or from none. The limiter finds the
 // limits itself from the facts.
 func (a *API) hold(ctx context.Context, c call) (*limitpb.HoldResponse, error) {
@@ -42,11 +45,12 @@ func (a *API) hold(ctx context.Context, c call) (*limitpb.HoldResponse, error) {
 	})
 	switch status.Code(err) {
 	case codes.OK:
+		a.said.Over(ctx, unlimited, "limiter answers again")
 		return held, nil
 	case codes.InvalidArgument:
 		return nil, err // ours to mend: the body was checked
 	}
-	a.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "limiter did not answer", slog.Any("error", err))
+	a.said.Warn(ctx, unlimited, err)
 	return nil, httpapi.Unavailable("limits cannot be checked now")
 }
 
@@ -57,8 +61,7 @@ func (a *API) settle(ctx context.Context, c call, held *limitpb.HoldResponse, ch
 	_, err := a.cfg.Limiter.Settle(ctx, &limitpb.SettleRequest{
 		Settlements: []*limitpb.Settlement{{RequestId: c.id, Account: held.GetAccount(), Charged: charged}}})
 	if err != nil {
-		a.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "hold stands until it expires", slog.String("request_id", c.id), slog.Int64("tokens", charged),
-			slog.Any("error", err))
+		a.said.Warn(ctx, "hold stands until it expires", err, slog.String("request_id", c.id), slog.Int64("tokens", charged))
 	}
 	return err
 }

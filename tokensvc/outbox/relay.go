@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 	"github.com/leaky-tokens/leaky-tokens/internal/tracing"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/tokensdb"
 )
@@ -54,6 +56,8 @@ type Relay struct {
 	metrics metrics
 	bell    *bell
 	known   known
+	said    *retry.Troubles
+	pending atomic.Int64 // events when last counted
 }
 
 // New makes a relay; Run starts it.
@@ -70,7 +74,8 @@ func New(cfg Config) (*Relay, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open jetstream: %w", err)
 	}
-	return &Relay{cfg: cfg, js: js, metrics: newMetrics(cfg.Metrics), bell: newBell(), known: known{link: never}}, nil
+	return &Relay{cfg: cfg, js: js, metrics: newMetrics(cfg.Metrics), bell: newBell(), known: known{link: never},
+		said: retry.NewTroubles(cfg.Log)}, nil
 }
 
 func setDefault[T int | time.Duration](field *T, value T) {

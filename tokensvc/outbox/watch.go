@@ -3,7 +3,6 @@ package outbox
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -54,10 +53,10 @@ func (r *Relay) watch(ctx context.Context) error {
 		if err := r.gauge(ctx); err == nil && time.Since(purged) > purgeEvery {
 			purged = time.Now()
 			if _, err := r.Purge(ctx); err != nil && ctx.Err() == nil {
-				r.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "purge outbox failed", slog.Any("error", err))
+				r.said.Warn(ctx, "purge outbox failed", err)
 			}
 			if _, err := r.RetryParked(ctx); err != nil && ctx.Err() == nil {
-				r.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "parked events could not be tried again", slog.Any("error", err))
+				r.said.Warn(ctx, "parked events could not be tried again", err)
 			}
 		}
 		select {
@@ -76,6 +75,7 @@ func (r *Relay) gauge(ctx context.Context) error {
 		return fmt.Errorf("count outbox: %w", err)
 	}
 	r.metrics.pending.Set(float64(b.Pending))
+	r.pending.Store(b.Pending)
 	r.metrics.oldest.Set(b.OldestSeconds)
 	r.metrics.parked.Set(float64(b.Parked))
 	return nil

@@ -36,24 +36,24 @@ func (b *bell) ring() {
 	b.rung = make(chan struct{})
 }
 
+// unrelayed is said while events are not published, with how many there were when last counted.
+const unrelayed = "relay outbox failed, trying again"
+
 // work does rounds while there is something to do, and else waits for the bell. A round sees
 // what was committed before it began; what is committed during it, and that another worker
 // therefore could not claim, rings the bell that was taken up before it began.
 func (r *Relay) work(ctx context.Context, round func(context.Context) (int, error)) error {
 	most := min(3200*time.Millisecond, r.cfg.PollEvery)
-	pauses, failures := retry.Policy{First: min(100*time.Millisecond, most), Most: most}.Pauses(), 0
+	pauses := retry.Policy{First: min(100*time.Millisecond, most), Most: most}.Pauses()
 	for ctx.Err() == nil {
 		rung := r.bell.next()
 		handled, err := round(ctx)
 		if err != nil && ctx.Err() == nil {
-			if failures%10 == 0 {
-				r.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "relay outbox failed, trying again", slog.Any("error", err))
-			}
-			failures++
+			r.said.Warn(ctx, unrelayed, err, retry.Waiting(r.pending.Load))
 			sleep(ctx, nil, pauses.NextBackOff()) // it looks again anyway
 			continue
 		}
-		failures = 0
+		r.said.Over(ctx, unrelayed, "relay outbox goes on")
 		pauses.Reset()
 		if handled == 0 {
 			sleep(ctx, rung, r.cfg.PollEvery)
@@ -77,8 +77,8 @@ func sleep(ctx context.Context, rung <-chan struct{}, wait time.Duration) {
 func (r *Relay) listen(ctx context.Context) error {
 	_ = retry.Policy{First: time.Second}.Do(ctx, func(ctx context.Context) error { // until ctx ends
 		return pgconn.Listen(ctx, r.cfg.DB, channel, r.bell.ring)
-	}, func(_ int, err error) {
-		r.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "outbox listener lost Postgres, polling meanwhile", slog.Any("error", err))
+	}, func(_ int, err error) { // the workers say it when Postgres is away
+		r.cfg.Log.LogAttrs(ctx, slog.LevelDebug, "outbox listener lost Postgres, polling meanwhile", slog.Any("error", err))
 	})
 	return nil
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 )
 
 // TestNoWakeUpIsLost forces the interleaving in which two workers once slept beside an event:
@@ -17,7 +19,8 @@ func TestNoWakeUpIsLost(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
-		r := &Relay{cfg: Config{PollEvery: time.Hour, Workers: 2, Log: slog.New(slog.DiscardHandler)}, bell: newBell()}
+		r := &Relay{cfg: Config{PollEvery: time.Hour, Workers: 2, Log: slog.New(slog.DiscardHandler)}, bell: newBell(),
+			said: retry.NewTroubles(slog.New(slog.DiscardHandler))}
 		inside, end := make(chan struct{}), make(chan struct{})
 		var rounds, published atomic.Int32
 		committed := false // written while nobody runs
@@ -56,7 +59,8 @@ func TestOutageIsNotHammered(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
-		r := &Relay{cfg: Config{PollEvery: 2 * time.Second, Workers: 1, Log: slog.New(slog.DiscardHandler)}, bell: newBell()}
+		r := &Relay{cfg: Config{PollEvery: 2 * time.Second, Workers: 1, Log: slog.New(slog.DiscardHandler)}, bell: newBell(),
+			said: retry.NewTroubles(slog.New(slog.DiscardHandler))}
 		var rounds atomic.Int32
 		go func() {
 			_ = r.work(ctx, func(context.Context) (int, error) { rounds.Add(1); return 0, errors.New("nobody there") })

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/ledger"
 )
 
@@ -49,7 +50,10 @@ type BalanceConfig struct {
 // The state of a pool waits until the ledger has booked every charge that was published.
 // That there is none needs no ledger: an account without a pool never waits for one that
 // lags, nor for a row that somebody has locked.
-type Balances struct{ cfg BalanceConfig }
+type Balances struct {
+	cfg  BalanceConfig
+	said *retry.Troubles
+}
 
 // NewBalances makes it; Run starts it.
 func NewBalances(cfg BalanceConfig) (*Balances, error) {
@@ -57,7 +61,7 @@ func NewBalances(cfg BalanceConfig) (*Balances, error) {
 		return nil, errors.New("make balances: DB, NATS, Ledger and Log are needed")
 	}
 	cfg.Wait = cmp.Or(cfg.Wait, balance.AskTimeout)
-	return &Balances{cfg: cfg}, nil
+	return &Balances{cfg: cfg, said: retry.NewTroubles(cfg.Log)}, nil
 }
 
 // question is one that makes sense.
@@ -172,7 +176,7 @@ func (b *Balances) cannotTell(ctx context.Context, asked []question, err error) 
 		b.reply(q.msg, balance.Answer{Error: busyAnswer})
 	}
 	if len(asked) > 0 && ctx.Err() == nil {
-		b.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "balances cannot be told", slog.Int("asked", len(asked)), slog.Any("error", err))
+		b.said.Warn(ctx, "balances cannot be told", err, slog.Int("asked", len(asked)))
 	}
 }
 
@@ -198,6 +202,6 @@ func (b *Balances) reply(msg *nats.Msg, a balance.Answer) {
 		err = msg.Respond(data)
 	}
 	if err != nil {
-		b.cfg.Log.LogAttrs(context.Background(), slog.LevelWarn, "answer balance failed", slog.Any("error", err))
+		b.said.Warn(context.Background(), "answer balance failed", err)
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/pgconn"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/ledger"
 )
 
@@ -106,6 +108,7 @@ func (j *Jobs) verify(ctx context.Context) (int, error) {
 }
 
 func (j *Jobs) every(ctx context.Context, name string, every time.Duration, f func(context.Context) (int, error)) error {
+	undone, said := "job of pools failed, it runs again: "+name, retry.NewTroubles(j.cfg.Log)
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	for {
@@ -113,8 +116,11 @@ func (j *Jobs) every(ctx context.Context, name string, every time.Duration, f fu
 		touched, err := f(running)
 		cancel()
 		j.runs.WithLabelValues(name).Add(float64(touched))
-		if err != nil && ctx.Err() == nil {
-			j.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "job of pools failed, it runs again", slog.String("job", name), slog.Any("error", err))
+		switch {
+		case err == nil:
+			said.Over(ctx, undone, "job of pools goes on: "+name)
+		case ctx.Err() == nil && !pgconn.Gone(err):
+			said.Warn(ctx, undone, err)
 		}
 		select {
 		case <-ctx.Done():

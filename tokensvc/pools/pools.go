@@ -21,6 +21,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/membership"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/ledger"
 )
 
@@ -52,6 +53,7 @@ type Config struct {
 type API struct {
 	cfg     Config
 	lookups *prometheus.CounterVec
+	said    *retry.Troubles
 }
 
 // New makes the API.
@@ -65,8 +67,9 @@ func New(cfg Config) (*API, error) {
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = 2 * time.Second
 	}
-	a := &API{cfg: cfg, lookups: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "token_quota_lookup_total",
-		Help: "Quota lookups of users and organisations."}, []string{"provider", "outcome"})}
+	a := &API{cfg: cfg, said: retry.NewTroubles(cfg.Log),
+		lookups: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "token_quota_lookup_total",
+			Help: "Quota lookups of users and organisations."}, []string{"provider", "outcome"})}
 	cfg.Metrics.MustRegister(a.lookups)
 	return a, nil
 }
@@ -130,7 +133,7 @@ func (a *API) fail(r *http.Request, err error) error {
 	if r.Context().Err() != nil || answered && !strings.HasPrefix(answer.Code, "53") && !strings.HasPrefix(answer.Code, "57") {
 		return err
 	}
-	a.cfg.Log.LogAttrs(r.Context(), slog.LevelWarn, "token store did not answer", slog.String("path", r.URL.Path), slog.Any("error", err))
+	a.said.Warn(r.Context(), "token store did not answer", err, slog.String("path", r.URL.Path))
 	return httpapi.Unavailable("the token store is not available")
 }
 

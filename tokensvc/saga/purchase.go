@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"time"
 
@@ -83,7 +82,7 @@ func (s *Service) may(ctx context.Context, who principal.Principal, o order) err
 func (s *Service) member(ctx context.Context, org, user string) (bool, error) {
 	answer, err := s.cfg.Members.Ask(ctx, org, user)
 	if err != nil {
-		s.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "membership is not known", slog.Any("error", err))
+		s.said.Warn(ctx, "membership is not known", err)
 		return false, httpapi.Unavailable("the membership cannot be checked now")
 	}
 	return answer.Member, nil

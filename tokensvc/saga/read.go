@@ -72,7 +72,6 @@ func (s *Service) storeError(r *http.Request, err error) error {
 	if answered && !strings.HasPrefix(answer.Code, "53") && !strings.HasPrefix(answer.Code, "57") {
 		return err
 	}
-	s.cfg.Log.LogAttrs(r.Context(), slog.LevelWarn, "purchases cannot be read or written", slog.String("path", r.URL.Path),
-		slog.Any("error", err))
+	s.said.Warn(r.Context(), "purchases cannot be read or written", err, slog.String("path", r.URL.Path))
 	return httpapi.Unavailable("the token store is not available")
 }

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/membership"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/ledger"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/payment"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/tokensdb"
@@ -91,6 +93,8 @@ type Service struct {
 	cfg     Config
 	metrics metrics
 	wake    chan struct{}
+	said    *retry.Troubles
+	open    atomic.Int64 // purchases when last counted
 }
 
 // New makes the service; Run starts its work.
@@ -122,7 +126,7 @@ func New(cfg Config) (*Service, error) {
 	if cfg.NewID == nil {
 		cfg.NewID = uuid.New
 	}
-	s := &Service{cfg: cfg, wake: make(chan struct{}, 1)}
+	s := &Service{cfg: cfg, said: retry.NewTroubles(cfg.Log), wake: make(chan struct{}, 1)}
 	s.metrics = newMetrics(cfg.Metrics, cfg.Providers())
 	return s, nil
 }

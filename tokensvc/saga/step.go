@@ -251,8 +251,7 @@ func (s *Service) later(ctx context.Context, row Saga, action Action, cause erro
 	reason := shorten(cause.Error())
 	if int(row.Attempts)+1 >= s.cfg.Attempts {
 		if _, err := s.park(ctx, row, action, reason); err != nil && !errors.Is(err, errLost) {
-			s.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "purchase could not be parked; its lease will run out", slog.String("saga", row.ID.String()),
-				slog.Any("error", err))
+			s.said.Warn(ctx, "purchase could not be parked; its lease will run out", err, slog.String("saga", row.ID.String()))
 		}
 		return
 	}
@@ -260,9 +259,8 @@ func (s *Service) later(ctx context.Context, row Saga, action Action, cause erro
 	_, err := tokensdb.New(s.cfg.Pool).RetrySagaLater(ctx, tokensdb.RetrySagaLaterParams{ID: row.ID, LeaseToken: row.LeaseToken,
 		LastError: reason, PaymentID: row.PaymentID, Wait: interval(wait)})
 	time.AfterFunc(wait, s.awake) // not to wait for the poll; when it fires after the end, nobody looks
-	s.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "purchase is tried again", slog.String("saga", row.ID.String()),
-		slog.String("action", string(action)),
-		slog.Int("attempt", int(row.Attempts)+1), slog.Any("error", errors.Join(cause, err)))
+	s.said.Warn(ctx, "purchase is tried again", errors.Join(cause, err), slog.String("saga", row.ID.String()),
+		slog.String("action", string(action)), slog.Int("attempt", int(row.Attempts)+1))
 }
 
 // wait is the pause after the given number of failed tries, between half and the whole of
@@ -275,8 +273,7 @@ func (s *Service) release(ctx context.Context, row Saga) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timing.Step)
 	defer cancel()
 	if err := tokensdb.New(s.cfg.Pool).ReleaseSaga(ctx, tokensdb.ReleaseSagaParams{ID: row.ID, LeaseToken: row.LeaseToken}); err != nil {
-		s.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "purchase was not released; its lease will run out", slog.String("saga", row.ID.String()),
-			slog.Any("error", err))
+		s.said.Warn(ctx, "purchase was not released; its lease will run out", err, slog.String("saga", row.ID.String()))
 	}
 }
 

@@ -17,6 +17,9 @@ import (
 // channel is what Postgres notifies when a purchase is written down (saga_purchase.sql).
 const channel = "leaky_sagas"
 
+// unclaimed is said while no worker can take up a purchase, with how many were open when last counted.
+const unclaimed = "purchases cannot be claimed, trying again"
+
 // gaugesEvery is how often the gauges are read.
 const gaugesEvery = 5 * time.Second
 
@@ -47,8 +50,11 @@ func (s *Service) work(ctx context.Context) {
 	defer poll.Stop()
 	for ctx.Err() == nil {
 		claimed, err := s.claim(ctx, s.cfg.Workers-len(hands))
-		if err != nil && ctx.Err() == nil {
-			s.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "purchases cannot be claimed, trying again", slog.Any("error", err))
+		switch {
+		case err == nil:
+			s.said.Over(ctx, unclaimed, "purchases are claimed again")
+		case ctx.Err() == nil:
+			s.said.Warn(ctx, unclaimed, err, retry.Waiting(s.open.Load))
 		}
 		for _, row := range claimed {
 			hands <- struct{}{} // never blocks: no more were claimed than are free
@@ -102,8 +108,13 @@ func (s *Service) every(ctx context.Context, period time.Duration, name string, 
 		err := job(step)
 		cancel()
 		wait := period
-		if err != nil && ctx.Err() == nil {
-			s.cfg.Log.LogAttrs(ctx, slog.LevelWarn, name+" failed", slog.Any("error", err))
+		switch {
+		case err == nil:
+			s.said.Over(ctx, name+" failed", name+" goes on")
+		case ctx.Err() == nil:
+			if !pgconn.Gone(err) { // else the worker says it
+				s.said.Warn(ctx, name+" failed", err)
+			}
 			wait = min(period, s.cfg.Timing.Poll)
 		}
 		retry.Pause(ctx, wait)
@@ -142,6 +153,7 @@ func (s *Service) gauge(ctx context.Context) error {
 	}
 	s.metrics.parked.Set(float64(got.Parked))
 	s.metrics.open.Set(float64(got.Open))
+	s.open.Store(got.Open)
 	s.metrics.oldest.Set(got.OldestSeconds)
 	return nil
 }

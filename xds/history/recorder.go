@@ -71,13 +71,15 @@ func (r *Recorder) Note(v Version, files Files) {
 
 // Run writes until ctx ends.
 func (r *Recorder) Run(ctx context.Context) {
+	said := retry.NewTroubles(r.c.Log)
 	pauses := retry.Policy{First: 100 * time.Millisecond, Most: 10 * time.Second, Spread: true}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case n := <-r.notes:
-			pauses.Forever(ctx, r.c.Log, "write history of configurations", func(ctx context.Context) error { return r.write(ctx, n) })
+			pauses.Forever(ctx, said, "write history of configurations", func(ctx context.Context) error { return r.write(ctx, n) },
+				retry.Waiting(func() int64 { return 1 + int64(len(r.notes)) }))
 		}
 	}
 }

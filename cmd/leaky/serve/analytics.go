@@ -3,7 +3,6 @@ package serve
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -15,6 +14,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/membership"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/principal"
 	"github.com/leaky-tokens/leaky-tokens/internal/jwks"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
@@ -64,6 +64,7 @@ func serveAnalytics(ctx context.Context, s service) error {
 		return err
 	}
 	defer told.close()
+	said := retry.NewTroubles(s.log)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		return s.serveHTTP(ctx, s.common(api.Ready), api.Routes())
@@ -80,7 +81,7 @@ func serveAnalytics(ctx context.Context, s service) error {
 	g.Go(func() error { return purchases.Run(ctx) })
 	g.Go(func() error {
 		return booked.Serve(ctx, nc, analytics.NewBooks(store, consumer), balance.AskWithin(s.cfg.Limits.Timeout), func(err error) {
-			s.log.LogAttrs(ctx, slog.LevelWarn, "the use of limits cannot be told", slog.Any("error", err))
+			said.Warn(ctx, "the use of limits cannot be told", err)
 		})
 	})
 	g.Go(func() error { return metrics.WatchLag(ctx, consumer, 5*time.Second) })

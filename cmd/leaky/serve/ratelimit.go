@@ -15,7 +15,6 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
-	"github.com/leaky-tokens/leaky-tokens/internal/redisconn"
 	"github.com/leaky-tokens/leaky-tokens/internal/settings"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit"
@@ -23,7 +22,6 @@ import (
 
 // serveRateLimit runs what decides whether a request may pass.
 func serveRateLimit(ctx context.Context, s service) error {
-	redisconn.SetLogger(s.log)
 	conn, err := s.connectNATS()
 	if err != nil {
 		return err
@@ -58,7 +56,7 @@ func serveRateLimit(ctx context.Context, s service) error {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return limiter.Run(ctx) })
-	group.Go(func() error { return s.stores.Watch(ctx, topology.Redis, limiter.Ready) })
+	group.Go(func() error { return s.stores.Measure(ctx, topology.Redis, limiter.Ready) })
 	for _, one := range listeners {
 		group.Go(func() error { return one.serve(ctx, one.ln) })
 	}

@@ -26,6 +26,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
 	"github.com/leaky-tokens/leaky-tokens/internal/natsconn"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
+	"github.com/leaky-tokens/leaky-tokens/internal/redisconn"
 	"github.com/leaky-tokens/leaky-tokens/internal/settings"
 	"github.com/leaky-tokens/leaky-tokens/internal/telemetry"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
@@ -133,6 +134,7 @@ func Run(ctx context.Context, part, path string) error {
 		current.now.Store(next.Config)
 		level.Set(next.Config.Logs.Of(name))
 	})
+	redisconn.SetLogger(log)
 	stores := telemetry.NewStores(metrics)
 	stores.LogTo(log)
 	traces, err := telemetry.OpenTraces(ctx, telemetry.TracesConfig{OTLP: cfg.Tracing.OTLP, Service: name, Instance: part, Log: log})

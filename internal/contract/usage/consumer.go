@@ -73,6 +73,7 @@ type ConsumerConfig struct {
 // store that is down delays events and loses none. Any number of replicas share the work.
 type Consumer struct {
 	cfg      ConsumerConfig
+	said     *retry.Troubles
 	attached atomic.Pointer[jetstream.Consumer]
 	at       position
 }
@@ -84,14 +85,21 @@ func NewConsumer(cfg ConsumerConfig) (*Consumer, error) {
 		return nil, errors.New("make usage consumer: every member of its configuration is needed")
 	}
 	cfg.Subjects = cmp.Or(cfg.Subjects, SubjectsUsage)
-	return &Consumer{cfg: cfg}, nil
+	return &Consumer{cfg: cfg, said: retry.NewTroubles(cfg.Log)}, nil
 }
 
 // Run consumes until ctx ends. What fails is tried again, so it always returns nil.
 func (c *Consumer) Run(ctx context.Context) error {
-	retry.Away().Forever(ctx, c.cfg.Log, "consume usage events", c.consume)
+	_ = retry.Away().Do(ctx, c.consume, func(_ int, err error) { // until ctx ends
+		if ctx.Err() == nil {
+			c.said.Warn(ctx, c.unread(), err)
+		}
+	})
 	return nil
 }
+
+// unread is said while NATS does not give what there is to read.
+func (c *Consumer) unread() string { return c.cfg.Description + " waits for NATS" }
 
 // Attach makes sure that the streams and the durable consumer are there. Run does it, too.
 func (c *Consumer) Attach(ctx context.Context) (jetstream.Consumer, error) {
@@ -116,11 +124,15 @@ func (c *Consumer) Attach(ctx context.Context) (jetstream.Consumer, error) {
 
 // consume works off the stream until ctx ends or NATS refuses.
 func (c *Consumer) consume(ctx context.Context) error {
+	first := c.attached.Load() == nil
 	consumer, err := c.Attach(ctx)
 	if err != nil {
 		return err
 	}
-	c.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "consuming usage events", slog.String("stream", Stream), slog.String("consumer", c.cfg.Durable))
+	if first {
+		c.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "consuming usage events", slog.String("stream", Stream), slog.String("consumer", c.cfg.Durable))
+	}
+	c.said.Over(ctx, c.unread(), c.cfg.Description+" reads on")
 	for ctx.Err() == nil {
 		if err := c.follow(ctx); err != nil {
 			return err
@@ -170,13 +182,13 @@ func (c *Consumer) process(ctx context.Context, messages []jetstream.Msg) {
 
 // store gives the handler a batch until it is stored, or ctx ends.
 func (c *Consumer) store(ctx context.Context, batch []Delivery) (refused map[int]error, stored bool) {
-	retry.Away().Forever(ctx, c.cfg.Log, c.cfg.Description, func(ctx context.Context) (err error) {
+	retry.Away().Forever(ctx, c.said, c.cfg.Description, func(ctx context.Context) (err error) {
 		refused, err = c.cfg.Handler.Store(context.WithoutCancel(ctx), batch)
 		if stored = err == nil; !stored {
 			c.at.sure.Store(false)
 		}
 		return err
-	})
+	}, retry.Waiting(func() int64 { return c.waiting(len(batch)) }))
 	return refused, stored
 }
 
@@ -227,9 +239,14 @@ func (c *Consumer) acknowledge(ctx context.Context, messages []jetstream.Msg) {
 		err = messages[last].DoubleAck(ctx)
 	}
 	if err != nil {
-		c.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "acknowledge usage events failed, they will come again", slog.Any("error", err))
+		c.said.Warn(ctx, unacknowledged, err, slog.Int("events", len(messages)))
+		return
 	}
+	c.said.Over(ctx, unacknowledged, "usage events are acknowledged again")
 }
+
+// unacknowledged is said of events that are stored, which NATS does not know.
+const unacknowledged = "acknowledge usage events failed, they will come again"
 
 // deadLetter moves a message out of the way; where that fails it comes again later.
 func (c *Consumer) deadLetter(ctx context.Context, msg jetstream.Msg, sequence uint64, reason error) {
@@ -238,8 +255,7 @@ func (c *Consumer) deadLetter(ctx context.Context, msg jetstream.Msg, sequence u
 	// One letter for each reader that could not read it: each refuses other things.
 	id := fmt.Sprintf("dead:%s:%s:%d", c.cfg.Durable, Stream, sequence)
 	if err := DeadLetter(ctx, c.cfg.JetStream, msg, sequence, id, reason); err != nil {
-		c.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "publish dead letter failed, it will come again", slog.Uint64("sequence", sequence),
-			slog.Any("error", err))
+		c.said.Warn(ctx, "publish dead letter failed, it will come again", err, slog.Uint64("sequence", sequence))
 		_ = msg.NakWithDelay(ackWait)
 		return
 	}
@@ -265,4 +281,17 @@ func (c *Consumer) Lag(ctx context.Context) (int64, error) {
 		return 0, fmt.Errorf("lag of consumer %s: %w", c.cfg.Durable, err)
 	}
 	return int64(info.NumPending) + int64(info.NumAckPending), nil
+}
+
+// countWait bounds how long a line of the log waits for how many events wait.
+const countWait = 500 * time.Millisecond
+
+// waiting is how many events wait for the handler: as NATS counts them, or those at hand.
+func (c *Consumer) waiting(hand int) int64 {
+	ctx, cancel := context.WithTimeout(context.Background(), countWait)
+	defer cancel()
+	if lag, err := c.Lag(ctx); err == nil {
+		return lag
+	}
+	return int64(hand)
 }

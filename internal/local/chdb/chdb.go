@@ -21,6 +21,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 )
 
 // Config is what a Server needs. Lib, Path, Listen and Log are required.
@@ -52,6 +54,7 @@ type Server struct {
 	incoming string        // folder for the rows of inserts
 	ready    chan struct{}
 	addr     net.Addr
+	said     *retry.Troubles
 }
 
 // New checks the configuration; it loads and opens nothing.
@@ -64,7 +67,7 @@ func New(c Config) (*Server, error) {
 	if c.Queries < 0 || c.Threads < 0 || c.Memory < 0 || c.MaxBody < 0 {
 		return nil, errors.New("clickhouse engine: negative limit")
 	}
-	return &Server{cfg: c, slots: make(chan struct{}, c.Queries), ready: make(chan struct{})}, nil
+	return &Server{cfg: c, said: retry.NewTroubles(c.Log), slots: make(chan struct{}, c.Queries), ready: make(chan struct{})}, nil
 }
 
 // Ready is closed once queries are answered.

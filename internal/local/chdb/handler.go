@@ -151,7 +151,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		e = fail(codeUnknown, http.StatusInternalServerError, "UNKNOWN_EXCEPTION", "%v", err)
 	}
 	if e.status >= http.StatusInternalServerError && r.Context().Err() == nil { // else there is nobody who asked
-		s.cfg.Log.LogAttrs(r.Context(), slog.LevelWarn, "statement failed", slog.Int("code", e.code), slog.String("error", e.text))
+		s.said.Warn(r.Context(), "statement failed", e, slog.Int("code", e.code))
 	}
 	h := w.Header()
 	h.Set("Content-Type", "text/plain; charset=UTF-8")
