@@ -22,6 +22,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
+	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
 // TestEveryFormOfAStoreStartsTheStack brings the whole product up on one form of each store after the
@@ -33,14 +34,15 @@ func TestEveryFormOfAStoreStartsTheStack(t *testing.T) {
 	three := testenv.NATSOfThree(t)
 	redis, _ := testenv.RedisOfThree(t)
 	for _, tc := range []struct {
-		name string
-		env  []string
+		name  string
+		env   []string
+		quiet bool // it is looked at, too, what is said while Postgres is away
 	}{
 		{"redis cluster of three, postgres behind a pooler, nats cluster of three", []string{
-			"LEAKY_REDIS_URL=" + redis, "LEAKY_POSTGRES_URL=" + testenv.PgBouncer(t), "LEAKY_NATS_URL=" + three.URL()}},
-		{"redis by sentinel, nats elsewhere", []string{"LEAKY_REDIS_URL=" + testenv.RedisBySentinel(t), "LEAKY_NATS_URL=" + testenv.NATS(t)}},
-		{"redis by tls", []string{"LEAKY_REDIS_URL=" + testenv.RedisByTLS(t, certificate), "SSL_CERT_FILE=" + roots}},
-		{"redis on a socket", []string{"LEAKY_REDIS_URL=" + testenv.RedisOnSocket(t)}},
+			"LEAKY_REDIS_URL=" + redis, "LEAKY_POSTGRES_URL=" + testenv.PgBouncer(t), "LEAKY_NATS_URL=" + three.URL()}, false},
+		{"redis by sentinel, nats elsewhere", []string{"LEAKY_REDIS_URL=" + testenv.RedisBySentinel(t), "LEAKY_NATS_URL=" + testenv.NATS(t)}, false},
+		{"redis by tls", []string{"LEAKY_REDIS_URL=" + testenv.RedisByTLS(t, certificate), "SSL_CERT_FILE=" + roots}, false},
+		{"redis on a socket", []string{"LEAKY_REDIS_URL=" + testenv.RedisOnSocket(t)}, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			dir := testenv.Folder(t)
@@ -68,6 +70,10 @@ func TestEveryFormOfAStoreStartsTheStack(t *testing.T) {
 			}
 			if out, err := s.Leaky(t.Context(), "status"); err != nil {
 				t.Error(out)
+			}
+			if tc.quiet {
+				defer someTraffic(t, s)()
+				outage{topology.Postgres, false, []string{topology.TokenSvc, topology.Identity}}.oneLine(t, s, 8*time.Second)
 			}
 		})
 	}
