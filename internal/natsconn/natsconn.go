@@ -1,7 +1,8 @@
 // Package natsconn is how every service of ours is connected to NATS, which carries what
 // they tell each other beside the request path: usage events, revocations, balances. A
-// connection is made at once or as soon as the server is there, is never given up, and
-// says in the log when it is lost and back.
+// connection is made at once or as soon as the server is there, is never given up, also
+// where the server refuses the password for a time, and says in the log when it is lost
+// and back.
 package natsconn
 
 import (
@@ -56,7 +57,7 @@ func Connect(cfg Config, options ...nats.Option) (*nats.Conn, error) {
 	back := func(*nats.Conn) { said.Over(context.Background(), lostLink, "link to NATS is back") }
 	all := []nats.Option{
 		nats.Name("leaky-" + cfg.Name), nats.CustomInboxPrefix(Inbox(cfg.Name)), nats.RetryOnFailedConnect(true),
-		nats.MaxReconnects(-1), nats.Timeout(dialTimeout),
+		nats.MaxReconnects(-1), nats.IgnoreAuthErrorAbort(), nats.Timeout(dialTimeout),
 		nats.ReconnectWait(reconnectWait), nats.ReconnectJitter(reconnectJitter, reconnectJitter),
 		nats.DisconnectErrHandler(lost), nats.ConnectHandler(back), nats.ReconnectHandler(back),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {

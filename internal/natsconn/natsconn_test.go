@@ -3,9 +3,15 @@ package natsconn_test
 import (
 	"bytes"
 	"log/slog"
+	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/natsconn"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
@@ -62,4 +68,49 @@ func TestConnectSaysWhatIsMissing(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "LEAKY_NATS_URL") {
 		t.Errorf("want an error that names LEAKY_NATS_URL, got %v", err)
 	}
+}
+
+// dials counts how often a connection is tried.
+type dials struct{ atomic.Int64 }
+
+func (d *dials) Dial(network, address string) (net.Conn, error) {
+	d.Add(1)
+	return net.DialTimeout(network, address, 10*time.Second)
+}
+
+// TestAPasswordThatIsRefusedForATime: a user that a server forgot, and has again after a while, as when
+// passwords are changed there first.
+func TestAPasswordThatIsRefusedForATime(t *testing.T) {
+	t.Parallel()
+	options := server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, Username: "leaky", Password: "right", NoSigs: true, NoLog: true}
+	s, err := server.NewServer(&options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+	testenv.Eventually(t, "the server listens", func() bool { return s.Addr() != nil })
+	var log journal
+	var tried dials
+	conn, err := natsconn.Connect(natsconn.Config{URL: "nats://leaky:right@" + s.Addr().String(), Name: "test",
+		Log: slog.New(slog.NewTextHandler(&log, nil))}, nats.SetCustomDialer(&tried))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	testenv.Eventually(t, "it connects", conn.IsConnected)
+	password := func(to string) {
+		t.Helper()
+		other := options
+		other.Port, other.Password = s.Addr().(*net.TCPAddr).Port, to
+		if err := s.ReloadOptions(&other); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := tried.Load()
+	password("another")
+	const refusals = 4 // the client gives up at the second of its own accord
+	testenv.Eventually(t, "it is refused", func() bool { return tried.Load() >= before+refusals || conn.IsClosed() })
+	password("right")
+	testenv.Eventually(t, "it connects again", conn.IsConnected)
 }
