@@ -131,7 +131,10 @@ func (w *windows) doubts(a *admission) bool {
 		return true
 	}
 	a.take.Watch = store.Watch{On: true, Begin: w.begin, Evicts: w.evicts}
-	return (w.begin > 0 || len(w.late) > 0) && slices.ContainsFunc(a.take.Buckets, func(b bucket.Bucket) bool { return w.lacks(a.take.Account, b) })
+	if w.begin == 0 && len(w.late) == 0 { // nothing was lost
+		return false
+	}
+	return slices.ContainsFunc(a.take.Buckets, func(b bucket.Bucket) bool { return w.lacks(a.take.Account, b) })
 }
 
 // lacks reports whether what was used of a bucket may be lost. w is locked.
