@@ -134,7 +134,7 @@ func whole(t *testing.T, s *stacktest.Stack) {
 	t.Helper()
 	testenv.Within(t, 2*time.Minute, "every part is ready", func() bool {
 		for _, p := range parts(t, s) {
-			if p.State != supervisor.StateReady {
+			if !p.Up() {
 				return false
 			}
 		}
