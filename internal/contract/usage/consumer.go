@@ -98,8 +98,8 @@ func (c *Consumer) Run(ctx context.Context) error {
 	return nil
 }
 
-// unread is said while NATS does not give what there is to read.
-func (c *Consumer) unread() string { return c.cfg.Description + " waits for NATS" }
+// unread is said while NATS does not give what there is to read, or the store does not say how far it is.
+func (c *Consumer) unread() string { return c.cfg.Description + " waits" }
 
 // Attach makes sure that the streams and the durable consumer are there. Run does it, too.
 func (c *Consumer) Attach(ctx context.Context) (jetstream.Consumer, error) {
