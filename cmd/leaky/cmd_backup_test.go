@@ -149,7 +149,7 @@ func (b *books) spent(user uuid.UUID) (booked, counted, events int64) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	return 1<<40 - p.Remaining, totals.Tokens, int64(stream.CachedInfo().State.Msgs)
+	return 1<<40 - p.Remaining, totals.Tokens, int64(testenv.Messages(b, stream, usage.SubjectsUsage))
 }
 
 // TestABackupUnderLoadBringsTheBooksBack copies while calls are booked, restores into empty stores,

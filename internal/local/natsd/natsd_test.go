@@ -14,6 +14,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/notice"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/natsd"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
@@ -80,7 +81,7 @@ func TestAcknowledgedMessagesSurviveARestart(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := stream.CachedInfo().State.Msgs; got != 10 {
+			if got := testenv.Messages(t, stream, usage.SubjectsUsage); got != 10 {
 				t.Errorf("messages after the restart: want 10, got %d", got)
 			}
 		})

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/leaky-tokens/leaky-tokens/internal/local/natsd"
 	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 )
@@ -88,6 +90,20 @@ func (s *NATSProcess) Stop() {
 	if err := <-s.ended; err != nil {
 		s.tb.Errorf("testenv: nats: %v", err)
 	}
+}
+
+// Messages is how many a stream has of some subjects. All that it has may be one more: the server stores
+// one of its own now and then, and takes it out again.
+func Messages(tb testing.TB, stream jetstream.Stream, subjects string) (n uint64) {
+	tb.Helper()
+	info, err := stream.Info(tb.Context(), jetstream.WithSubjectFilter(subjects))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, of := range info.State.Subjects {
+		n += of
+	}
+	return n
 }
 
 // Snapshot keeps the server's data as they are, for which it ends and starts; restore starts it with
