@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -68,7 +69,7 @@ func start(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{Stack: s, disks: disks(t, s.Dir), clock: testenv.RedisClock(t, dir), since: time.Now().Add(-time.Hour), whole: map[string]string{}, evicted: map[string]int64{}}
+	w := &world{Stack: s, disks: disks(t, s.Dir), clock: testenv.RedisClock(t, dir), since: time.Now().Add(-time.Hour), whole: map[string]string{}, evicted: map[string]int64{}, unknown: map[string]bool{}}
 	s.Env = append(s.Env, w.clock.Env()...)
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -233,14 +234,7 @@ func (c *traffic) books(t *testing.T, s schedule, begun time.Time) {
 	for name, who := range buyers { // a hold whose line was lost is charged when it has run out
 		c.settles(t, name, who, func(q quota) bool { return q.RemainingTokens == q.BookedTokens })
 	}
-	var out bytes.Buffer
-	cmd := exec.CommandContext(t.Context(), c.Bin, "reconcile", "--since", c.since.UTC().Format(time.RFC3339Nano), "--wait", "2m", "-o", "json")
-	cmd.Env, cmd.Stdout, cmd.Stderr = c.Env, &out, t.Output()
-	failed := cmd.Run()
-	var r reconcile.Report
-	if err := json.Unmarshal(out.Bytes(), &r); err != nil || failed != nil || !r.Clean || r.Calls == 0 {
-		t.Errorf("want books that agree, got %v, %v\n%s", failed, err, out.String())
-	}
+	r := c.agree(t, s)
 	charged := func(id string) (tokens int64) {
 		for _, a := range r.Accounts {
 			if strings.Contains(a.Account, id) {
@@ -263,6 +257,43 @@ func (c *traffic) books(t *testing.T, s schedule, begun time.Time) {
 	} else {
 		t.Logf("a limit with room for %d had %d; %d calls compared", most, had, r.Calls)
 	}
+}
+
+// agree waits until all books agree but for calls that nobody can know of.
+func (c *traffic) agree(t *testing.T, s schedule) (r reconcile.Report) {
+	t.Helper()
+	wait := "5s"
+	if s.losesTwice() { // what is only late is not taken for lost
+		wait = "30s"
+	}
+	var out bytes.Buffer
+	agreed := false
+	defer func() {
+		if !agreed {
+			t.Logf("the books: %s", out.String())
+		}
+	}()
+	testenv.Within(t, mends, "the books agree", func() bool {
+		out.Reset()
+		cmd := exec.CommandContext(t.Context(), c.Bin, "reconcile", "--since", c.since.UTC().Format(time.RFC3339Nano), "--wait", wait, "-o", "json")
+		cmd.Env, cmd.Stdout = c.Env, &out
+		_ = cmd.Run() // it fails where anything differs
+		r = reconcile.Report{}
+		agreed = json.Unmarshal(out.Bytes(), &r) == nil && r.Calls > 0 && len(r.Unread) == 0 &&
+			!slices.ContainsFunc(r.Findings, func(f reconcile.Finding) bool { return !c.forgotten(s, f) })
+		return agreed
+	})
+	return r
+}
+
+// forgotten reports whether a finding is of a call whose line found no room in the spool and whose hold
+// Redis lost, too, before it could run out: only the provider has heard of such a call. It is found again
+// after the schedules that follow.
+func (w *world) forgotten(s schedule, f reconcile.Finding) bool {
+	if f.Fault == reconcile.Lost && f.Account == "" && s.losesTwice() {
+		w.unknown[f.RequestID] = true
+	}
+	return w.unknown[f.RequestID]
 }
 
 // settles waits until a pool has all that was bought, holds nothing and is as it should be, and tells how

@@ -33,6 +33,8 @@ type world struct {
 	since time.Time         // no event is older, not even by a clock that is behind
 	whole map[string]string // the files as they should be, by their names here
 
+	unknown map[string]bool // calls that nobody of us knows of, by their ids
+
 	mu      sync.Mutex
 	evicted map[string]int64 // keys that Redis evicted, and how often
 }

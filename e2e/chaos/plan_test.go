@@ -117,6 +117,14 @@ func (s schedule) forgets() (times int64) {
 	return times
 }
 
+// losesTwice is whether lines of calls find no room, and Redis loses holds.
+func (s schedule) losesTwice() bool {
+	lost := func(on string, kinds ...kind) bool {
+		return slices.ContainsFunc(s, func(one step) bool { return one.on == on && slices.Contains(kinds, one.kind) })
+	}
+	return lost(spool, full) && lost(topology.Redis, older, empty, evicts)
+}
+
 // TestASeedIsASchedule: the same seed is the same schedule, and three in a row meet every fault.
 func TestASeedIsASchedule(t *testing.T) {
 	t.Parallel()
