@@ -251,7 +251,7 @@ func (c *traffic) books(t *testing.T, s schedule, begun time.Time) {
 		// A call whose hold was lost shows in the pool when its event is booked, and in nothing before.
 		c.settles(t, name, who, func(q quota) bool { return q.RemainingTokens == who.bought-had && q.BookedTokens == who.bought-had })
 	}
-	most := narrowBurst*(1+s.forgets()) + c.lost(c.narrow.ID, narrowBurst, callHolds) + int64(narrowLeak*ended.Sub(begun).Seconds())
+	most := narrowBurst*(1+s.forgets()) + c.lost(c.narrow.ID, narrowBurst, callHolds) + narrowLeak*s.leaksAgain() + int64(narrowLeak*ended.Sub(begun).Seconds())
 	if had := charged(c.narrow.ID); had == 0 || had > most {
 		t.Errorf("want some and at most %d tokens of a limit, got %d", most, had)
 	} else {
