@@ -262,10 +262,9 @@ func TestExpiredHoldSaysWhatItDrew(t *testing.T) {
 	}
 }
 
-// TestBalancesOverNATS asks a token service on a real server and hears of a purchase.
-// TestABalanceChangeIsTriedAgain until Redis has it; one that nobody can read is not.
-func TestABalanceChangeIsTriedAgain(t *testing.T) {
-	t.Parallel()
+// connected is a connection to a NATS server of its own.
+func connected(t *testing.T) (*nats.Conn, jetstream.JetStream) {
+	t.Helper()
 	conn, err := nats.Connect(testenv.NATS(t))
 	if err != nil {
 		t.Fatal(err)
@@ -275,6 +274,13 @@ func TestABalanceChangeIsTriedAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return conn, js
+}
+
+// TestABalanceChangeIsTriedAgain until Redis has it; one that nobody can read is not.
+func TestABalanceChangeIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	conn, js := connected(t)
 	if _, err := usage.EnsureStream(t.Context(), js); err != nil {
 		t.Fatal(err)
 	}
@@ -305,18 +311,11 @@ func TestABalanceChangeIsTriedAgain(t *testing.T) {
 	}
 }
 
+// TestBalancesOverNATS asks a token service on a real server and hears of a purchase.
 func TestBalancesOverNATS(t *testing.T) {
 	t.Parallel()
-	conn, err := nats.Connect(testenv.NATS(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(conn.Close)
-	js, err := jetstream.New(conn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = conn.Subscribe(balance.SubjectAsk, func(m *nats.Msg) {
+	conn, js := connected(t)
+	_, err := conn.Subscribe(balance.SubjectAsk, func(m *nats.Msg) {
 		var asked balance.Ask
 		answer := balance.Answer{Error: "malformed"}
 		if json.Unmarshal(m.Data, &asked) == nil {

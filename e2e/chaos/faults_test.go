@@ -1,7 +1,6 @@
 package chaos
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -267,7 +266,7 @@ func (w *world) freeze(ctx context.Context, part string) (thaw func(context.Cont
 		if p.Name != part || p.PID == 0 {
 			continue
 		}
-		all := append([]int{p.PID}, children(p.PID)...)
+		all := stacktest.Family(p.PID)
 		signal := func(s syscall.Signal) {
 			for _, pid := range all {
 				_ = syscall.Kill(pid, s) // gone meanwhile
@@ -277,24 +276,4 @@ func (w *world) freeze(ctx context.Context, part string) (thaw func(context.Cont
 		return func(context.Context) error { signal(syscall.SIGCONT); return nil }, nil
 	}
 	return func(context.Context) error { return nil }, nil // it is just being started, which is fault enough
-}
-
-// children are the processes that a process has started.
-func children(pid int) (all []int) {
-	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
-	if err != nil {
-		return nil
-	}
-	for _, task := range tasks {
-		text, err := os.ReadFile(task)
-		if err != nil {
-			continue
-		}
-		for field := range bytes.FieldsSeq(text) {
-			if child, err := strconv.Atoi(string(field)); err == nil {
-				all = append(all, child)
-			}
-		}
-	}
-	return all
 }

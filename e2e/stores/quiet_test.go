@@ -85,7 +85,7 @@ func (o outage) inflict(t *testing.T, s *stacktest.Stack) (lift func()) {
 		must("stop", o.store)
 		return func() { must("start", o.store) }
 	}
-	pids := family(parts(t, s)[o.store].PID)
+	pids := stacktest.Family(parts(t, s)[o.store].PID)
 	signal := func(what syscall.Signal) {
 		for _, pid := range pids {
 			_ = syscall.Kill(pid, what) // a child may be gone
@@ -93,22 +93,6 @@ func (o outage) inflict(t *testing.T, s *stacktest.Stack) (lift func()) {
 	}
 	signal(syscall.SIGSTOP)
 	return func() { signal(syscall.SIGCONT) }
-}
-
-// family is a process and those that it has started.
-func family(pid int) []int {
-	all := []int{pid}
-	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid)) // the pattern is a good one
-	for _, task := range tasks {
-		text, _ := os.ReadFile(task) // gone: it has none
-		for field := range bytes.FieldsSeq(text) {
-			var child int
-			if _, err := fmt.Sscan(string(field), &child); err == nil {
-				all = append(all, child)
-			}
-		}
-	}
-	return all
 }
 
 // parts are those that run, by name.
