@@ -94,6 +94,7 @@ func (s *Service) fetchBalance(ctx context.Context, account, provider string) er
 		s.metrics.asks.answered.Inc()
 		if _, err = s.store.SetBalance(ctx, state); err == nil {
 			s.trust.answered(account, provider)
+			s.meters.has(poolName(account, provider))
 		}
 		return nil, err
 	})
@@ -102,10 +103,21 @@ func (s *Service) fetchBalance(ctx context.Context, account, provider string) er
 
 // learnBalance is fetchBalance of a pool that Redis may have lost.
 func (s *Service) learnBalance(ctx context.Context, account, provider string) error {
-	if err := s.awaitMeters(ctx); err != nil {
+	pool := poolName(account, provider)
+	if s.evicted(ctx) {
+		s.meters.misses(pool, s.store.Lifetime())
+	}
+	if err := s.awaitMeters(ctx, pool); err != nil {
 		return err
 	}
 	return s.fetchBalance(ctx, account, provider)
+}
+
+// evicted reports whether Redis took keys lately for want of memory, so that a pool that it does not know may be
+// one of them. It is asked just then: the look that is made now and then may be too old.
+func (s *Service) evicted(ctx context.Context) bool {
+	s.lookAtEviction(ctx)
+	return s.evictions.within(s.store.Lifetime())
 }
 
 // dry reports whether a call is refused for want of money.
@@ -168,16 +180,27 @@ func (s *Service) holdKnown(ctx context.Context, a *admission) (store.Taken, err
 // SetBalance takes over what the token service says of a pool, for those who read it off
 // the stream. An error wraps balance.ErrMalformed if repeating it is of no use.
 func (s *Service) SetBalance(ctx context.Context, b balance.State) error {
-	err := s.unpublished(ctx) // else it would make a pool that is lost
-	if err == nil {
-		_, err = s.store.SetBalance(ctx, b)
-	}
+	err := s.takeBalance(ctx, b)
 	switch {
 	case err == nil:
 		s.metrics.balances.applied.Inc()
 	case errors.Is(err, balance.ErrMalformed):
 		s.metrics.balances.malformed.Inc()
 	}
+	return err
+}
+
+// takeBalance writes a state down, but makes no pool that may be lost: it waits where Redis is another, and
+// leaves a pool that may be evicted to the next call, which asks for it.
+func (s *Service) takeBalance(ctx context.Context, b balance.State) error {
+	if err := s.unpublished(ctx, s.meters.lostAt("")); err != nil {
+		return err
+	}
+	known, err := s.store.UpdateBalance(ctx, b)
+	if err != nil || known || s.evicted(ctx) {
+		return err
+	}
+	_, err = s.store.SetBalance(ctx, b)
 	return err
 }
 

@@ -21,15 +21,29 @@ import (
 // would spend that twice. So a pool that may be lost is asked for only when each meter has published
 // what was over by then.
 //
-//	Redis is another, or evicted keys ──▶ lost: pools that are not known wait
+//	Redis is another                   ──▶ all pools that are not known wait
+//	Redis evicts, and a pool is missed ──▶ this pool waits
 //	each meter that lived then has published what was over then,
 //	or a hold's life has passed (a meter that died then never will) ──▶ nothing waits
 //
 // What calls hold that run just then is lost all the same, and comes back when they end.
+//
+// All times are of this process' clock: Redis' may have been moved between what a meter said and what it
+// lost. That clock is in what meters say, but only to tell one word from the next, and for how far behind
+// a meter was when it spoke.
 type meters struct {
-	mu    sync.Mutex
-	heard map[string]time.Time // meters, and when each last said something
-	lost  time.Time            // when Redis lost something; zero: all that it lost is published
+	mu     sync.Mutex
+	known  map[string]meter
+	looked time.Time            // when the last look at what they say began
+	lost   time.Time            // when Redis lost something
+	missed map[string]time.Time // pools that were evicted and are not asked for yet, and when one missed them first
+}
+
+// meter is what is known of one.
+type meter struct {
+	said      store.Said
+	heard     time.Time // when it last said something new
+	published time.Time // everything that was over by then it has published
 }
 
 // lookFirst and lookMost are the pauses between two looks at what the meters say.
@@ -41,18 +55,31 @@ const (
 // errUnpublished says that the books cannot know yet what was used.
 var errUnpublished = fmt.Errorf("%w: not all that was used is published", errBalance)
 
-// hears notes which meters live, from what they said; one that was silent for so long is gone.
-func (m *meters) hears(p store.Progress, life time.Duration) {
+// hears notes what the meters said by a look that began at a time. A meter that is heard first counts as
+// alive by Redis' clock, for want of another; one that was silent for so long is gone.
+func (m *meters) hears(p store.Progress, began time.Time, life time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.heard == nil {
-		m.heard = map[string]time.Time{}
+	if !began.After(m.looked) { // another look that began later was faster
+		return
+	}
+	if m.known == nil {
+		m.known = map[string]meter{}
 	}
 	for name, said := range p.Meters {
-		m.heard[name] = time.Now().Add(-max(0, time.Duration(p.Now-said.At)*time.Microsecond))
+		switch before, known := m.known[name]; {
+		case !known:
+			m.known[name] = meter{said: said, heard: began.Add(-microseconds(p.Now - said.At))}
+		case before.said != said: // it spoke after the last look began
+			m.known[name] = meter{said: said, heard: began, published: m.looked.Add(-microseconds(said.At - said.Settled))}
+		}
 	}
-	maps.DeleteFunc(m.heard, func(_ string, at time.Time) bool { return time.Since(at) > 2*life })
+	m.looked = began
+	maps.DeleteFunc(m.known, func(_ string, one meter) bool { return began.Sub(one.heard) > 2*life })
 }
+
+// microseconds is a span by Redis' clock; where it was set back meanwhile, none.
+func microseconds(n int64) time.Duration { return time.Duration(max(0, n)) * time.Microsecond }
 
 // lose notes that Redis lost something just now.
 func (m *meters) lose() {
@@ -61,59 +88,92 @@ func (m *meters) lose() {
 	m.lost = time.Now()
 }
 
-// waits is since when something is lost, and the meters that are waited for; false: nothing is waited for.
-func (m *meters) waits(life time.Duration) (lost time.Time, names []string, waits bool) {
+// misses notes that a pool was evicted that nobody missed yet.
+func (m *meters) misses(pool string, life time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.lost.IsZero() || time.Since(m.lost) > life {
-		return m.lost, nil, false
+	if _, known := m.missed[pool]; known {
+		return
 	}
-	for name, at := range m.heard {
-		if m.lost.Sub(at) < life { // else it was gone before
-			names = append(names, name)
+	if m.missed == nil || len(m.missed) >= askedMost {
+		m.missed = maps.Collect(func(yield func(string, time.Time) bool) {
+			for other, at := range m.missed {
+				if time.Since(at) <= life && !yield(other, at) {
+					return
+				}
+			}
+		})
+	}
+	m.missed[pool] = time.Now()
+}
+
+// has notes that Redis has a pool.
+func (m *meters) has(pool string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.missed, pool)
+}
+
+// lostAt is when Redis lost a pool, as far as is known; zero: it did not.
+func (m *meters) lostAt(pool string) time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if at := m.missed[pool]; at.After(m.lost) {
+		return at
+	}
+	return m.lost
+}
+
+// behind is a meter that is waited for to ask for what was lost at a time; empty: none is.
+func (m *meters) behind(lost time.Time, life time.Duration) (name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if lost.IsZero() || time.Since(lost) > life {
+		return ""
+	}
+	for name, one := range m.known {
+		if lost.Sub(one.heard) < life && one.published.Before(lost) { // else it was gone before, or is done
+			return name
 		}
 	}
-	return m.lost, names, len(names) > 0
+	return ""
 }
 
-// published notes that nothing is waited for, unless more was lost meanwhile.
-func (m *meters) published(lost time.Time) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.lost.Equal(lost) {
-		m.lost = time.Time{}
-	}
+// look hears what the meters say. Calls that wait look together.
+func (s *Service) look(ctx context.Context) error {
+	_, err, _ := s.asker.flights.Do("", func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.timeout)
+		defer cancel()
+		began := time.Now()
+		p, err := s.store.Progress(ctx)
+		if err != nil {
+			return nil, err
+		}
+		s.meters.hears(p, began, s.store.Lifetime())
+		s.setUnwritten(ctx, p.Unwritable)
+		return nil, nil
+	})
+	return err
 }
 
-// unpublished is why pools that Redis may have lost cannot be told yet; nil: they can.
-func (s *Service) unpublished(ctx context.Context) error {
-	lost, names, waits := s.meters.waits(s.store.Lifetime())
-	if !waits {
+// unpublished is why what was lost at a time cannot be told yet; nil: it can.
+func (s *Service) unpublished(ctx context.Context, lost time.Time) error {
+	if s.meters.behind(lost, s.store.Lifetime()) == "" {
 		return nil
 	}
-	p, err := s.store.Progress(ctx)
-	if err != nil {
+	if err := s.look(ctx); err != nil {
 		return err
 	}
-	by := p.Now - time.Since(lost).Microseconds() // by Redis' clock, as meters are told
-	for _, name := range names {
-		if said, there := p.Meters[name]; !there || said.Settled < by {
-			return fmt.Errorf("%w: meter %s", errUnpublished, name)
-		}
+	if name := s.meters.behind(lost, s.store.Lifetime()); name != "" {
+		return fmt.Errorf("%w: meter %s", errUnpublished, name)
 	}
-	s.meters.published(lost)
 	return nil
 }
 
-// awaitMeters waits until the books can tell of pools that Redis may have lost, or ctx ends.
-func (s *Service) awaitMeters(ctx context.Context) error {
-	if _, _, waits := s.meters.waits(s.store.Lifetime()); !waits {
-		return nil
-	}
-	_, err, _ := s.asker.flights.Do("", func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), balance.AskWithin(s.timeout))
-		defer cancel()
-		return nil, retry.Policy{First: lookFirst, Most: lookMost}.Do(ctx, s.unpublished, nil)
-	})
-	return err
+// awaitMeters waits until the books can tell of a pool that Redis may have lost, or ctx ends.
+func (s *Service) awaitMeters(ctx context.Context, pool string) error {
+	lost := s.meters.lostAt(pool)
+	ctx, cancel := context.WithTimeout(ctx, balance.AskWithin(s.timeout))
+	defer cancel()
+	return retry.Policy{First: lookFirst, Most: lookMost}.Do(ctx, func(ctx context.Context) error { return s.unpublished(ctx, lost) }, nil)
 }

@@ -13,18 +13,28 @@ import (
 // limits hold their tokens for ever then: all are counted anew (store.Recount).
 type evictions struct {
 	mu      sync.Mutex
-	keys    int64 // as last seen; fewer: the server started anew
-	recount bool  // what is held is to be counted
+	keys    int64     // as last seen; fewer: the server started anew
+	recount bool      // what is held is to be counted
+	last    time.Time // when more were seen; zero: never
 }
 
 // saw hears how many keys were evicted so far, and reports whether there are more.
 func (e *evictions) saw(keys int64) (more bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	more = keys > e.keys
-	e.keys = keys
+	more = keys > 0 && keys != e.keys
+	if e.keys = keys; more {
+		e.last = time.Now()
+	}
 	e.recount = e.recount || more
 	return more
+}
+
+// within reports whether keys were taken no longer ago than that.
+func (e *evictions) within(life time.Duration) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return !e.last.IsZero() && time.Since(e.last) <= life
 }
 
 // want asks for a count.

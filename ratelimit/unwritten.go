@@ -21,13 +21,7 @@ func (s *Service) watchMeters(ctx context.Context) {
 	tick := time.NewTicker(metersEvery)
 	defer tick.Stop()
 	for {
-		asking, cancel := context.WithTimeout(ctx, s.timeout)
-		p, err := s.store.Progress(asking)
-		cancel()
-		if err == nil {
-			s.setUnwritten(ctx, p.Unwritable)
-			s.meters.hears(p, s.store.Lifetime())
-		}
+		_ = s.look(ctx) // else what is known of the meters holds
 		select {
 		case <-ctx.Done():
 			return

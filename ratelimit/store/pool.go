@@ -80,11 +80,26 @@ const MaxTokens = 1 << 53
 // then. Of two states the one with the higher version wins, in whatever order they come;
 // what is held stays, and spent only grows within a window.
 func (s *Store) SetBalance(ctx context.Context, b balance.State) (Pool, error) {
-	if err := b.Check(); err != nil {
+	reply, err := s.balance(ctx, b, 0)
+	if err != nil {
 		return Pool{}, err
 	}
+	return pool(reply), nil
+}
+
+// UpdateBalance is SetBalance of a pool that is known here; false: it is not, and nothing is written.
+func (s *Store) UpdateBalance(ctx context.Context, b balance.State) (known bool, err error) {
+	reply, err := s.balance(ctx, b, 1)
+	return len(reply) > 0, err
+}
+
+// balance runs the script; with 1 it writes only what is known, and answers nothing for what is not.
+func (s *Store) balance(ctx context.Context, b balance.State, known float64) (string, error) {
+	if err := b.Check(); err != nil {
+		return "", err
+	}
 	if max(b.Credits, b.Spent, b.Returned, b.Version) > MaxTokens {
-		return Pool{}, fmt.Errorf("%w: credits, spent, returned or version above 2^53", balance.ErrMalformed)
+		return "", fmt.Errorf("%w: credits, spent, returned or version above 2^53", balance.ErrMalformed)
 	}
 	present, anchor, window := 0.0, 0.0, 0.0
 	if b.Present {
@@ -95,13 +110,13 @@ func (s *Store) SetBalance(ctx context.Context, b balance.State) (Pool, error) {
 	}
 	args := append(s.pool.begin(1, 1), s.poolKey(b.Account, b.Provider),
 		bucket.Pack(s.now(), present, float64(b.Version), float64(b.Credits), float64(b.Spent), anchor, window, float64(b.At.UnixMicro()),
-			float64(b.Returned)))
+			float64(b.Returned), known))
 	reply, err := s.run(ctx, s.pool, args)
 	if err != nil {
-		return Pool{}, err
+		return "", err
 	}
-	if len(reply) != poolSize {
-		return Pool{}, fmt.Errorf("%w: a pool of %d bytes", ErrReply, len(reply))
+	if len(reply) != poolSize && (known == 0 || len(reply) > 0) {
+		return "", fmt.Errorf("%w: a pool of %d bytes", ErrReply, len(reply))
 	}
-	return pool(reply), nil
+	return reply, nil
 }

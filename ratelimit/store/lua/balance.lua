@@ -1,11 +1,12 @@
 -- Writes what the token service says of a pool, unless it said later things before.
--- KEYS[1]: the pool. ARGV: 1 nine doubles: now (0: the server's clock), whether there is
--- a pool (1 or 0), version, credits, spent, anchor, window, when spent was read, and what was spent
--- in the window and given back since. Answer: the pool as it is after the call.
+-- KEYS[1]: the pool. ARGV: 1 ten doubles: now (0: the server's clock), whether there is
+-- a pool (1 or 0), version, credits, spent, anchor, window, when spent was read, what was spent
+-- in the window and given back since, and 1 where only a pool that is known here is written.
+-- Answer: the pool as it is after the call; empty: it is not known here.
 --
 -- Whoever hears of a charge first is right, and likewise of what is given back: within a window
 -- both sums only grow, what was ever spent (spent and given back together) and what was given back.
-local now, present, version, credits, spent, anchor, span, read, returned = struct.unpack('<ddddddddd', ARGV[1])
+local now, present, version, credits, spent, anchor, span, read, returned, known = struct.unpack('<dddddddddd', ARGV[1])
 if now == 0 then
   local t = redis.call('TIME')
   now = t[1] * 1000000 + t[2]
@@ -24,6 +25,7 @@ local function carried(spent, credits, windows)
 end
 
 local value = redis.call('GET', KEYS[1])
+if known == 1 and not value then return '' end
 local drawn, index = 0, number(now)
 local of = number(read)
 if not value then
