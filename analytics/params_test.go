@@ -233,6 +233,10 @@ func TestCalendar(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	havana, err := time.LoadLocation("America/Havana")
+	if err != nil {
+		t.Fatal(err)
+	}
 	hours := func(starts []time.Time) (lengths []float64) {
 		for i := range starts[1:] {
 			lengths = append(lengths, starts[i+1].Sub(starts[i]).Hours())
@@ -250,6 +254,7 @@ func TestCalendar(t *testing.T) {
 		"half-open":                    {calendar{perDay, berlin}, "2026-10-24T22:00:00Z", "2026-10-25T23:00:00.001Z", "2026-10-25T00:00:00+02:00", []float64{25, 24}},
 		"a week begins on Monday":      {calendar{perWeek, time.UTC}, "2026-03-08T23:59:59Z", "2026-03-09T00:00:01Z", "2026-03-02T00:00:00Z", []float64{168, 168}},
 		"months":                       {calendar{perMonth, time.UTC}, "2026-01-31T00:00:00Z", "2026-03-01T00:00:00Z", "2026-01-01T00:00:00Z", []float64{31 * 24, 28 * 24}},
+		"a day begins at one o'clock":  {calendar{perDay, havana}, "2026-03-07T12:00:00Z", "2026-03-09T12:00:00Z", "2026-03-07T00:00:00-05:00", []float64{24, 23, 24}},
 		"an hour that comes twice":     {calendar{perHour, berlin}, "2026-10-25T00:00:00Z", "2026-10-25T03:00:00Z", "2026-10-25T02:00:00+02:00", []float64{1, 1, 1}},
 		"three quarters of an hour":    {calendar{perHour, kathmandu}, "2026-01-01T00:00:00Z", "2026-01-01T00:20:00Z", "2026-01-01T05:00:00+05:45", []float64{1, 1}},
 	} {
@@ -265,6 +270,33 @@ func TestCalendar(t *testing.T) {
 	}
 	if _, err := (calendar{perMinute, time.UTC}).buckets(time.Unix(0, 0), time.Unix(1e9, 0)); err == nil {
 		t.Error("want too many buckets refused")
+	}
+}
+
+// TestBucketsFollowEachOther: in zones that set their clocks at midnight, or left a day out, each bucket
+// is a bucket of its first and of its last moment.
+func TestBucketsFollowEachOther(t *testing.T) {
+	t.Parallel()
+	from, to := time.Date(2010, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2023, 1, 1, 0, 0, 0, 0, time.UTC)
+	for _, name := range []string{"America/Havana", "America/Santiago", "Asia/Beirut", "Asia/Gaza", "Atlantic/Azores", "Europe/Berlin",
+		"Pacific/Apia", "Pacific/Fakaofo"} {
+		zone, err := time.LoadLocation(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, interval := range []string{perDay, perWeek, perMonth} {
+			c := calendar{interval, zone}
+			starts, err := c.buckets(from, to)
+			if err != nil {
+				t.Errorf("a %s in %s: %v", interval, name, err)
+			}
+			for i := 1; i < len(starts); i++ {
+				at, next := starts[i-1], starts[i]
+				if first, last := c.start(at), c.start(next.Add(-time.Millisecond)); !first.Equal(at) || !last.Equal(at) || !next.After(at) {
+					t.Fatalf("a %s in %s from %s to %s: its first moment is in one from %s, its last in one from %s", interval, name, at, next, first, last)
+				}
+			}
+		}
 	}
 }
 

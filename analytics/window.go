@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 )
 
@@ -52,8 +53,9 @@ const (
 // mostBuckets is how many buckets a trend may have.
 const mostBuckets = 5000
 
-// calendar cuts time into buckets of a named zone. Days, weeks and months begin at midnight there,
-// also on the days that have 23 or 25 hours; hours and minutes are as long as the clock's.
+// calendar cuts time into buckets of a named zone. Days, weeks and months begin at midnight there, as
+// the windows of limits do, also on the days that have 23 or 25 hours and on those that begin at one
+// o'clock; hours and minutes are as long as the clock's.
 type calendar struct {
 	interval string
 	zone     *time.Location
@@ -91,11 +93,11 @@ func (c calendar) start(at time.Time) time.Time {
 	year, month, day := local.Date()
 	switch c.interval {
 	case perDay:
-		return time.Date(year, month, day, 0, 0, 0, 0, c.zone)
+		return limits.Midnight(year, month, day, c.zone)
 	case perWeek:
-		return time.Date(year, month, day-(int(local.Weekday())+6)%7, 0, 0, 0, 0, c.zone)
+		return limits.Midnight(year, month, day-(int(local.Weekday())+6)%7, c.zone)
 	case perMonth:
-		return time.Date(year, month, 1, 0, 0, 0, 0, c.zone)
+		return limits.Midnight(year, month, 1, c.zone)
 	}
 	size := int64(time.Minute / time.Second)
 	if c.interval == perHour {
@@ -111,11 +113,11 @@ func (c calendar) after(start time.Time) time.Time {
 	year, month, day := start.Date()
 	switch c.interval {
 	case perDay:
-		return time.Date(year, month, day+1, 0, 0, 0, 0, c.zone)
+		return limits.Midnight(year, month, day+1, c.zone)
 	case perWeek:
-		return time.Date(year, month, day+7, 0, 0, 0, 0, c.zone)
+		return limits.Midnight(year, month, day+7, c.zone)
 	case perMonth:
-		return time.Date(year, month+1, 1, 0, 0, 0, 0, c.zone)
+		return limits.Midnight(year, month+1, 1, c.zone)
 	case perHour:
 		return start.Add(time.Hour)
 	}

@@ -57,34 +57,37 @@ func (r *Rule) Window(at time.Time) (begin, end time.Time) {
 		return begin, begin.Add(r.Period)
 	}
 	year, month, day := at.In(r.Calendar).Date()
+	midnight := func(year int, month time.Month, day int) time.Time { return Midnight(year, month, day, r.Calendar) }
 	switch r.Period {
 	case period("week"):
 		day -= (int(at.In(r.Calendar).Weekday()) + 6) % 7
-		return r.midnight(year, month, day), r.midnight(year, month, day+7)
+		return midnight(year, month, day), midnight(year, month, day+7)
 	case period("month"):
-		return r.midnight(year, month, 1), r.midnight(year, month+1, 1)
+		return midnight(year, month, 1), midnight(year, month+1, 1)
 	case period("year"):
-		return r.midnight(year, time.January, 1), r.midnight(year+1, time.January, 1)
+		return midnight(year, time.January, 1), midnight(year+1, time.January, 1)
 	}
-	return r.midnight(year, month, day), r.midnight(year, month, day+1)
+	return midnight(year, month, day), midnight(year, month, day+1)
 }
 
-// step by which clocks are set, or whole parts of it.
+// clockStep is that by which clocks are set, or a whole part of it.
 const clockStep = 15 * time.Minute
 
-// midnight is when a day begins. Where clocks are set at midnight, that is not always at 0:00, and
-// 0:00 may come twice (time.Date takes either of them then, or a time of the day before).
-func (r *Rule) midnight(year int, month time.Month, day int) time.Time {
-	t := time.Date(year, month, day, 0, 0, 0, 0, r.Calendar)
-	noon := time.Date(year, month, day, 12, 0, 0, 0, r.Calendar)
+// Midnight is when a day begins in a zone; months and days that are too large count on, as those of
+// time.Date do. Where clocks are set at midnight, that is not always at 0:00, and 0:00 may come twice
+// (time.Date takes either of them then, or a time of the day before). A day that a zone left out, as
+// Samoa did when it crossed the date line, begins with the next.
+func Midnight(year int, month time.Month, day int, zone *time.Location) time.Time {
+	t := time.Date(year, month, day, 0, 0, 0, 0, zone)
+	noon := time.Date(year, month, day, 12, 0, 0, 0, zone)
 	before := func(t time.Time) bool { return t.YearDay() != noon.YearDay() || t.Year() != noon.Year() }
-	for range 12 { // three hours
+	for range 25 * time.Hour / clockStep { // a day that is left out, and an hour
 		if !before(t) {
 			break
 		}
 		t = t.Add(clockStep)
 	}
-	for range 12 {
+	for range 3 * time.Hour / clockStep {
 		if before(t.Add(-clockStep)) {
 			break
 		}

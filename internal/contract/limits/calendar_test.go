@@ -42,6 +42,8 @@ func TestWindowsOfTheCalendar(t *testing.T) {
 		"a month from such a day":         {"month", "America/Asuncion", "2023-10-01T12:00:00Z", "2023-10-01T04:00:00Z", "2023-11-01T03:00:00Z"},
 		"no 29th in 2100":                 {"month", "UTC", "2100-02-28T23:59:59Z", "2100-02-01T00:00:00Z", "2100-03-01T00:00:00Z"},
 		"a year of 366 days":              {"year", "Asia/Tokyo", "2027-12-31T15:00:00Z", "2027-12-31T15:00:00Z", "2028-12-31T15:00:00Z"},
+		"the day before one left out":     {"day", "Pacific/Apia", "2011-12-30T09:00:00Z", "2011-12-29T10:00:00Z", "2011-12-30T10:00:00Z"},
+		"the day after one left out":      {"day", "Pacific/Apia", "2011-12-30T10:00:00Z", "2011-12-30T10:00:00Z", "2011-12-31T10:00:00Z"},
 		"a day whose midnight comes back": {"day", "Atlantic/Azores", "2026-10-25T12:00:00Z", "2026-10-25T00:00:00Z", "2026-10-26T01:00:00Z"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -64,7 +66,7 @@ func TestWindowsCoverTime(t *testing.T) {
 	rules := map[string]*limits.Rule{}
 	for _, unit := range []string{"day", "week", "month", "year"} {
 		for _, zone := range []string{"UTC", "Europe/Berlin", "America/Sao_Paulo", "Asia/Beirut", "Atlantic/Azores", "Australia/Lord_Howe",
-			"America/Havana", "Asia/Gaza", "Pacific/Chatham"} {
+			"America/Havana", "Asia/Gaza", "Pacific/Chatham", "Pacific/Apia"} {
 			rules[unit+" in "+zone] = ofCalendar(t, unit, zone)
 		}
 	}
