@@ -15,23 +15,27 @@ UPDATE token_purchase_saga SET status = @status, backward = @backward, failure =
 WHERE id = @id AND lease_token = @lease_token;
 
 -- name: RetrySagaLater :execrows
-UPDATE token_purchase_saga SET attempts = attempts + 1, last_error = @last_error, payment_id = @payment_id, next_at = now() + @wait::interval, lease_token = NULL, lease_until = NULL
-WHERE id = @id AND lease_token = @lease_token;
+-- Zero rows: the lease is somebody else's, or the step is written although its answer was lost. The
+-- payment's id is never forgotten again.
+UPDATE token_purchase_saga SET attempts = attempts + 1, last_error = @last_error, payment_id = CASE WHEN @payment_id::text = '' THEN payment_id ELSE @payment_id END,
+  next_at = now() + @wait::interval, lease_token = NULL, lease_until = NULL
+WHERE id = @id AND lease_token = @lease_token AND status = @status AND backward = @backward;
 
 -- name: ParkSaga :execrows
-UPDATE token_purchase_saga SET attempts = attempts + 1, last_error = @reason, payment_id = @payment_id, parked_at = clock_timestamp(), park_reason = @reason, next_at = NULL, lease_token = NULL, lease_until = NULL,
+-- Zero rows: as of RetrySagaLater.
+UPDATE token_purchase_saga SET attempts = attempts + 1, last_error = @reason, payment_id = CASE WHEN @payment_id::text = '' THEN payment_id ELSE @payment_id END, parked_at = clock_timestamp(), park_reason = @reason, next_at = NULL, lease_token = NULL, lease_until = NULL,
   updated_at = clock_timestamp()
-WHERE id = @id AND lease_token = @lease_token;
+WHERE id = @id AND lease_token = @lease_token AND status = @status AND backward = @backward;
 
 -- name: WriteSagaStep :exec
 INSERT INTO token_purchase_step (saga_id, status, action, detail, attempts) VALUES (@saga_id, @status, @action, @detail, @attempts);
 
 -- name: RecoverSagas :many
 -- Turns back what is unfinished for too long and has no tokens yet, and pushes on what has. Rows that a worker has
--- at this moment are left to it.
+-- at this moment are left to it. One whose lease has run out may not write any more: it would drive on what is turned back.
 UPDATE token_purchase_saga SET recovered = true, backward = backward OR status <> 'TOKENS_ALLOCATED',
   failure = CASE WHEN failure = '' AND status <> 'TOKENS_ALLOCATED' THEN @failure::text ELSE failure END,
-  attempts = 0, next_at = now()
+  attempts = 0, next_at = now(), lease_token = NULL, lease_until = NULL
 WHERE id IN (SELECT id FROM token_purchase_saga WHERE next_at IS NOT NULL AND NOT recovered AND updated_at < now() - @stale::interval
   AND (lease_until IS NULL OR lease_until < now()) ORDER BY updated_at LIMIT @most FOR UPDATE SKIP LOCKED)
 RETURNING id;

@@ -40,7 +40,7 @@ func (s *Service) carry(ctx context.Context, row Saga) {
 		case errors.Is(err, errLost):
 			return
 		case err != nil:
-			s.later(work, row, action, err)
+			s.later(work, next, action, err)
 			return
 		}
 		row = next
@@ -58,8 +58,8 @@ func orderOf(row Saga) payment.Order {
 	return payment.Order{Purchase: row.ID, Account: account(row), Amount: row.Amount, Currency: row.Currency, ID: row.PaymentID}
 }
 
-// step does one action and writes what came of it. An error means that nothing was
-// decided.
+// step does one action and writes what came of it. After an error the row is where it was, with what
+// was learned of the payment; the database may be a step further, if the answer to its COMMIT was lost.
 func (s *Service) step(ctx context.Context, row Saga, action Action) (Saga, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timing.Step)
 	defer cancel()
@@ -226,7 +226,7 @@ func (s *Service) park(ctx context.Context, row Saga, action Action, reason stri
 	err := pgx.BeginFunc(ctx, s.cfg.Pool, func(tx pgx.Tx) error {
 		db := tokensdb.New(tx)
 		written, err := db.ParkSaga(ctx, tokensdb.ParkSagaParams{ID: row.ID, LeaseToken: row.LeaseToken, Reason: reason,
-			PaymentID: row.PaymentID})
+			PaymentID: row.PaymentID, Status: row.Status, Backward: row.Backward})
 		if err := fenced(written, err); err != nil {
 			return err
 		}
@@ -245,19 +245,29 @@ func (s *Service) park(ctx context.Context, row Saga, action Action, reason stri
 
 // later tries again after a while, each time longer, and parks after the last try. When the database
 // is away, too, the lease runs out and another worker finds the purchase as it was.
+//
+// The cause may be an answer to COMMIT that was lost. Then the step is written and this row is an old
+// one: nothing of it is put over the new one, which is given back to be claimed as it is.
 func (s *Service) later(ctx context.Context, row Saga, action Action, cause error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timing.Step)
 	defer cancel()
 	reason := shorten(cause.Error())
 	if int(row.Attempts)+1 >= s.cfg.Attempts {
-		if _, err := s.park(ctx, row, action, reason); err != nil && !errors.Is(err, errLost) {
+		switch _, err := s.park(ctx, row, action, reason); {
+		case errors.Is(err, errLost):
+			s.release(ctx, row)
+		case err != nil:
 			s.said.Warn(ctx, "purchase could not be parked; its lease will run out", err, slog.String("saga", row.ID.String()))
 		}
 		return
 	}
 	wait := s.wait(int(row.Attempts))
-	_, err := tokensdb.New(s.cfg.Pool).RetrySagaLater(ctx, tokensdb.RetrySagaLaterParams{ID: row.ID, LeaseToken: row.LeaseToken,
-		LastError: reason, PaymentID: row.PaymentID, Wait: interval(wait)})
+	err := fenced(tokensdb.New(s.cfg.Pool).RetrySagaLater(ctx, tokensdb.RetrySagaLaterParams{ID: row.ID, LeaseToken: row.LeaseToken,
+		LastError: reason, PaymentID: row.PaymentID, Wait: interval(wait), Status: row.Status, Backward: row.Backward}))
+	if errors.Is(err, errLost) {
+		s.release(ctx, row)
+		return
+	}
 	time.AfterFunc(wait, s.awake) // not to wait for the poll; when it fires after the end, nobody looks
 	s.said.Warn(ctx, "purchase is tried again", errors.Join(cause, err), slog.String("saga", row.ID.String()),
 		slog.String("action", string(action)), slog.Int("attempt", int(row.Attempts)+1))
@@ -269,6 +279,7 @@ func (s *Service) wait(attempts int) time.Duration {
 	return retry.Policy{First: s.cfg.Timing.Backoff, Most: s.cfg.Timing.BackoffMax, Spread: true}.After(attempts)
 }
 
+// release gives a claim back, which does nothing to one that is somebody else's by now.
 func (s *Service) release(ctx context.Context, row Saga) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timing.Step)
 	defer cancel()

@@ -115,9 +115,9 @@ func (q *Queries) ClaimSagas(ctx context.Context, arg ClaimSagasParams) ([]Token
 }
 
 const parkSaga = `-- name: ParkSaga :execrows
-UPDATE token_purchase_saga SET attempts = attempts + 1, last_error = $1, payment_id = $2, parked_at = clock_timestamp(), park_reason = $1, next_at = NULL, lease_token = NULL, lease_until = NULL,
+UPDATE token_purchase_saga SET attempts = attempts + 1, last_error = $1, payment_id = CASE WHEN $2::text = '' THEN payment_id ELSE $2 END, parked_at = clock_timestamp(), park_reason = $1, next_at = NULL, lease_token = NULL, lease_until = NULL,
   updated_at = clock_timestamp()
-WHERE id = $3 AND lease_token = $4
+WHERE id = $3 AND lease_token = $4 AND status = $5 AND backward = $6
 `
 
 type ParkSagaParams struct {
@@ -125,14 +125,19 @@ type ParkSagaParams struct {
 	PaymentID  string
 	ID         uuid.UUID
 	LeaseToken *uuid.UUID
+	Status     string
+	Backward   bool
 }
 
+// Zero rows: as of RetrySagaLater.
 func (q *Queries) ParkSaga(ctx context.Context, arg ParkSagaParams) (int64, error) {
 	result, err := q.db.Exec(ctx, parkSaga,
 		arg.Reason,
 		arg.PaymentID,
 		arg.ID,
 		arg.LeaseToken,
+		arg.Status,
+		arg.Backward,
 	)
 	if err != nil {
 		return 0, err
@@ -143,7 +148,7 @@ func (q *Queries) ParkSaga(ctx context.Context, arg ParkSagaParams) (int64, erro
 const recoverSagas = `-- name: RecoverSagas :many
 UPDATE token_purchase_saga SET recovered = true, backward = backward OR status <> 'TOKENS_ALLOCATED',
   failure = CASE WHEN failure = '' AND status <> 'TOKENS_ALLOCATED' THEN $1::text ELSE failure END,
-  attempts = 0, next_at = now()
+  attempts = 0, next_at = now(), lease_token = NULL, lease_until = NULL
 WHERE id IN (SELECT id FROM token_purchase_saga WHERE next_at IS NOT NULL AND NOT recovered AND updated_at < now() - $2::interval
   AND (lease_until IS NULL OR lease_until < now()) ORDER BY updated_at LIMIT $3 FOR UPDATE SKIP LOCKED)
 RETURNING id
@@ -156,7 +161,7 @@ type RecoverSagasParams struct {
 }
 
 // Turns back what is unfinished for too long and has no tokens yet, and pushes on what has. Rows that a worker has
-// at this moment are left to it.
+// at this moment are left to it. One whose lease has run out may not write any more: it would drive on what is turned back.
 func (q *Queries) RecoverSagas(ctx context.Context, arg RecoverSagasParams) ([]uuid.UUID, error) {
 	rows, err := q.db.Query(ctx, recoverSagas, arg.Failure, arg.Stale, arg.Most)
 	if err != nil {
@@ -226,8 +231,9 @@ func (q *Queries) ResumeSaga(ctx context.Context, arg ResumeSagaParams) (int64, 
 }
 
 const retrySagaLater = `-- name: RetrySagaLater :execrows
-UPDATE token_purchase_saga SET attempts = attempts + 1, last_error = $1, payment_id = $2, next_at = now() + $3::interval, lease_token = NULL, lease_until = NULL
-WHERE id = $4 AND lease_token = $5
+UPDATE token_purchase_saga SET attempts = attempts + 1, last_error = $1, payment_id = CASE WHEN $2::text = '' THEN payment_id ELSE $2 END,
+  next_at = now() + $3::interval, lease_token = NULL, lease_until = NULL
+WHERE id = $4 AND lease_token = $5 AND status = $6 AND backward = $7
 `
 
 type RetrySagaLaterParams struct {
@@ -236,8 +242,12 @@ type RetrySagaLaterParams struct {
 	Wait       pgtype.Interval
 	ID         uuid.UUID
 	LeaseToken *uuid.UUID
+	Status     string
+	Backward   bool
 }
 
+// Zero rows: the lease is somebody else's, or the step is written although its answer was lost. The
+// payment's id is never forgotten again.
 func (q *Queries) RetrySagaLater(ctx context.Context, arg RetrySagaLaterParams) (int64, error) {
 	result, err := q.db.Exec(ctx, retrySagaLater,
 		arg.LastError,
@@ -245,6 +255,8 @@ func (q *Queries) RetrySagaLater(ctx context.Context, arg RetrySagaLaterParams) 
 		arg.Wait,
 		arg.ID,
 		arg.LeaseToken,
+		arg.Status,
+		arg.Backward,
 	)
 	if err != nil {
 		return 0, err
