@@ -46,8 +46,9 @@ const defaultNear = 0.8
 // began with.
 func (s *Service) SetPolicy(p Policy) { s.policy.Store(s.newPolicy(p)) }
 
-// watch replaces the policy when its files change. A content that is not taken is told and the
-// policy stays; xds refuses the same one.
+// watch replaces the policy when its files change. A content that is not taken is told; the policy to
+// follow meanwhile comes with the error, and is another one where a content that was taken before has
+// been refused by an Envoy since. Without limits it is no policy, and the present one stays.
 func (s *Service) watch(ctx context.Context) {
 	if s.reload == nil {
 		return
@@ -57,10 +58,9 @@ func (s *Service) watch(ctx context.Context) {
 		p, err := s.reload()
 		if err != nil {
 			s.log.LogAttrs(ctx, slog.LevelError, "new limits are not taken", slog.Any("error", err))
-			return
 		}
-		if p.Limits == given {
-			return // nothing changed since the start
+		if p.Limits == nil || p.Limits == given {
+			return // there are no others
 		}
 		given = p.Limits
 		s.SetPolicy(p)

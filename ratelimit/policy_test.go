@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/limits"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit"
 )
 
@@ -69,4 +70,53 @@ func TestNewLimitsAreTakenWhileRunning(t *testing.T) {
 			t.Fatal("the new limits were not taken")
 		}
 	}
+}
+
+// TestLimitsGoBackWithTheConfiguration: what an Envoy refuses after it was taken here is followed no
+// longer than the error takes to come, since the other parts follow what was good before.
+func TestLimitsGoBackWithTheConfiguration(t *testing.T) {
+	t.Parallel()
+	good, err := limits.Parse([]byte(thousand))
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused, err := limits.Parse([]byte(strings.Replace(thousand, "burst: 1000", "burst: 5000", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "leaky.yaml")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("taken")
+	e := start(t, thousand, func(c *ratelimit.Config) {
+		policy := c.Policy
+		c.Files = func() []string { return []string{file} }
+		c.Reload = func() (ratelimit.Policy, error) {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				return ratelimit.Policy{}, err
+			}
+			if policy.Limits = refused; string(text) == "refused" {
+				policy.Limits, err = good, errors.New("refused by an Envoy")
+			}
+			return policy, err
+		}
+	})
+	ctx, stop := context.WithCancel(t.Context())
+	ran := make(chan error, 1)
+	go func() { ran <- e.service.Run(ctx) }()
+	defer func() {
+		stop()
+		if err := <-ran; err != nil {
+			t.Error(err)
+		}
+	}()
+	capacity := func() string { return headers(e.ask(t, ask{maxTokens: "1"}))["x-ratelimit-limit-tokens"] }
+	testenv.Eventually(t, "the new limits are taken", func() bool { return capacity() == "5000" })
+	write("refused")
+	testenv.Eventually(t, "the limits of before", func() bool { return capacity() == "1000" })
 }

@@ -113,13 +113,11 @@ func limitPolicy(from *settings.Settings) ratelimit.Policy {
 		NoPools:   !cfg.Flags.TokenService.QuotaEnforcement}
 }
 
-// reloadLimits reads the files anew.
+// reloadLimits reads the files anew. Beside an error stands what was good last, which every part
+// follows then: what an Envoy refused may have been taken here before.
 func (s service) reloadLimits() (ratelimit.Policy, error) {
 	next, err := s.files.Refresh()
-	if err != nil {
-		return ratelimit.Policy{}, err
-	}
-	return limitPolicy(next), nil
+	return limitPolicy(next), err
 }
 
 // rulesMux serves what the service knows of its rules, on its own port only.
