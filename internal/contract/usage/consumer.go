@@ -118,7 +118,7 @@ func (c *Consumer) Attach(ctx context.Context) (jetstream.Consumer, error) {
 		return nil, fmt.Errorf("make consumer %s: %w", c.cfg.Durable, err)
 	}
 	c.attached.Store(&consumer)
-	c.at.stream = stream.CachedInfo().Created.UTC().Format(time.RFC3339Nano)
+	c.at.stream = madeAt(stream)
 	return consumer, nil
 }
 

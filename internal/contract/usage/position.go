@@ -2,6 +2,7 @@ package usage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync/atomic"
@@ -27,12 +28,20 @@ type Positions interface {
 	Note(ctx context.Context, p Position) error
 }
 
+// errMadeAnew says that the consumer counts in a stream that is gone.
+var errMadeAnew = errors.New("the stream was made anew")
+
+// madeAt is when a stream was made, which names it among those of its name.
+func madeAt(stream jetstream.Stream) string {
+	return stream.CachedInfo().Created.UTC().Format(time.RFC3339Nano)
+}
+
 // noteEvery is how often a position is noted. So much more is read again than a store lacks.
 const noteEvery = 10 * time.Second
 
 // position is what a consumer remembers of its store's.
 type position struct {
-	stream string      // the one that it is attached to
+	stream string      // the one that it is attached to, by madeAt
 	due    time.Time   // of the next look
 	seen   Position    // as last noted
 	sure   atomic.Bool // nothing has happened since to the store that it could have lost something by
@@ -47,6 +56,11 @@ type position struct {
 // written before. But a note that is the same says nothing of what came after it: a replica that took
 // over, or a copy that was put back, may have the note and not the rest. So the first look of a
 // process, the one after an error and the one at another run of the server compare, all others note.
+//
+// A NATS that was emptied counts from 1 again, and the durable consumer that another replica made there
+// answers this one by its name, without an error. So each look asks for the stream, too, and ends the
+// attachment to one that is gone: two replicas that called the stream differently would undo each
+// other's notes and read all of it again at each look.
 //
 // Replicas do this at once. Each reads the position before the floor, and notes nothing for a server
 // before it has compared and read again, so a note is true whoever wrote it.
@@ -65,11 +79,18 @@ func (c *Consumer) follow(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("look at consumer %s: %w", c.cfg.Durable, err)
 	}
+	stream, err := c.cfg.JetStream.Stream(asking, Stream) // after the consumer, so that a new one's floor is never taken for the old one's
+	if err != nil {
+		return fmt.Errorf("look at stream %s: %w", Stream, err)
+	}
+	if madeAt(stream) != c.at.stream {
+		return errMadeAnew
+	}
 	now := Position{Stream: c.at.stream, Sequence: info.AckFloor.Stream, Server: at.Server, Noted: at.Server}
 	if !c.at.sure.Load() || at.Server != at.Noted || at.Stream != now.Stream ||
 		at.Sequence < c.at.seen.Sequence || at.Sequence > now.Sequence {
 		c.at.sure.Store(false)
-		if err := c.compare(ctx, at, now.Sequence); err != nil {
+		if err := c.compare(ctx, at, info); err != nil {
 			return err
 		}
 	}
@@ -86,21 +107,31 @@ func (c *Consumer) follow(ctx context.Context) error {
 	return nil
 }
 
-// compare reads again what the store lacks of what was acknowledged, up to the floor.
-func (c *Consumer) compare(ctx context.Context, at Position, floor uint64) error {
+// compare reads again what the store lacks of what was acknowledged. That may stand above the floor: a
+// replica that is slow, frozen or dead has a batch open, which holds the floor down, and others have
+// stored and acknowledged what came after it. All of it was delivered before, so the last delivery is
+// the end, and what is open is stored twice. The floor alone is noted, since the store may lack what is
+// open.
+func (c *Consumer) compare(ctx context.Context, at Position, info *jetstream.ConsumerInfo) error {
+	floor := info.AckFloor.Stream
 	if at.Stream != c.at.stream {
 		at.Sequence = 0 // of another stream, or the store is new
 	}
-	if at.Sequence > floor {
+	level, why := slog.LevelWarn, "the store may lack events that it had: an older copy, or its last seconds; reading them again"
+	switch {
+	case at.Sequence > floor:
 		c.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "the stream came back older than the store of its events",
 			slog.String("consumer", c.cfg.Durable), slog.Uint64("stored", at.Sequence), slog.Uint64("stream", floor))
+		fallthrough
+	case at.Sequence == floor: // as after each crash
+		level, why = slog.LevelInfo, "reading again what was delivered behind what is stored"
 	}
-	if at.Sequence >= floor {
+	after, to := min(at.Sequence, floor), max(floor, info.Delivered.Stream)
+	if after == to {
 		return nil
 	}
-	c.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "the store may lack events that it had: an older copy, or its last seconds; reading them again",
-		slog.String("consumer", c.cfg.Durable), slog.Uint64("after", at.Sequence), slog.Uint64("to", floor))
-	n, err := c.again(ctx, at.Sequence, floor)
+	c.cfg.Log.LogAttrs(ctx, level, why, slog.String("consumer", c.cfg.Durable), slog.Uint64("after", after), slog.Uint64("to", to))
+	n, err := c.again(ctx, after, to)
 	if err != nil {
 		return fmt.Errorf("read again for consumer %s: %w", c.cfg.Durable, err)
 	}
