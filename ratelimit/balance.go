@@ -104,6 +104,9 @@ func (s *Service) fetchBalance(ctx context.Context, account, provider string) er
 // learnBalance is fetchBalance of a pool that Redis may have lost.
 func (s *Service) learnBalance(ctx context.Context, account, provider string) error {
 	pool := poolName(account, provider)
+	if err := s.store.Look(ctx); err != nil {
+		return err
+	}
 	if s.evicted(ctx) {
 		s.meters.misses(pool, s.store.Lifetime())
 	}
@@ -196,11 +199,16 @@ func (s *Service) takeBalance(ctx context.Context, b balance.State) error {
 	if err := s.unpublished(ctx, s.meters.lostAt("")); err != nil {
 		return err
 	}
-	known, err := s.store.UpdateBalance(ctx, b)
-	if err != nil || known || s.evicted(ctx) {
+	if known, err := s.store.UpdateBalance(ctx, b); err != nil || known {
 		return err
 	}
-	_, err = s.store.SetBalance(ctx, b)
+	if err := s.store.Look(ctx); err != nil {
+		return err
+	}
+	if err := s.unpublished(ctx, s.meters.lostAt("")); err != nil || s.evicted(ctx) {
+		return err
+	}
+	_, err := s.store.SetBalance(ctx, b)
 	return err
 }
 

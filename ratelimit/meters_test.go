@@ -93,6 +93,39 @@ func TestAPoolThatRedisEvictedWaitsForTheMeters(t *testing.T) {
 	}
 }
 
+// TestAPoolThatWasFlushedWaitsForTheMeters: an operator empties Redis, whose connections and run id stay. What was
+// spent is not spent again by the calls that come before the next look at Redis, also not when the stream
+// tells of a purchase.
+func TestAPoolThatWasFlushedWaitsForTheMeters(t *testing.T) {
+	t.Parallel()
+	server := testenv.RedisServer(t)
+	l := &ledger{}
+	l.set(prepaid("user:ann", 300, 1))
+	e := start(t, thousand, asking(l), func(c *ratelimit.Config) { c.RedisURL, c.Prefix, c.Timeout = server.URL(), "", 3*time.Second })
+	e.run(t)
+	tell := meterOf(t, e)
+	spend(t, e, 250)
+	testenv.Eventually(t, "a mark of time in Redis", func() bool {
+		n, err := server.Client().Get(t.Context(), "{*}:beat").Int()
+		return err == nil && n > 1
+	})
+	if err := server.Client().FlushAll(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.service.SetBalance(t.Context(), prepaid("user:ann", 400, 2)); err == nil {
+		t.Error("want the stream's word to wait")
+	}
+	if code, err := e.decides(t, "250"); err == nil && code == rls.RateLimitResponse_OK {
+		t.Fatal("what was spent is spent again")
+	}
+	l.set(spent(prepaid("user:ann", 300, 1), 250))
+	tell(0, "")
+	testenv.Eventually(t, "what is left is there", func() bool {
+		code, err := e.decides(t, "50")
+		return err == nil && code == rls.RateLimitResponse_OK
+	})
+}
+
 // meterOf is the words of a meter that the service knows: how far behind it is, in microseconds, and why its
 // Envoy cannot write.
 func meterOf(t *testing.T, e *env) (tell func(behind int64, problem string)) {

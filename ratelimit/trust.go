@@ -187,13 +187,13 @@ func (s *Service) askAll(ctx context.Context) error {
 	return errors.Join(g.Wait(), err)
 }
 
-// forgetHolds releases what was held before a time, but for leases, which their replica settles.
+// forgetHolds releases what was held before Redis' data went back, but for leases, which their replica settles.
 func (s *Service) forgetHolds(ctx context.Context, since time.Time) error {
-	now, err := s.store.Clock(ctx)
-	if err != nil {
+	before, err := s.store.WentBack(ctx, time.Since(since))
+	if err != nil || before == 0 {
 		return err
 	}
-	before, released := now-time.Since(since).Microseconds(), 0 // holds have the time of Redis' clock
+	released := 0
 	err = s.store.Holds(ctx, func(h store.Hold) error {
 		if h.Record.Taken >= before || lease.IsLease(h.ID) {
 			return nil

@@ -200,6 +200,38 @@ func TestARedisThatStartedAgainIsAskedForAllPools(t *testing.T) {
 	})
 }
 
+// TestACallThatBeganAfterALossKeepsItsHold: it began before anybody noticed that Redis was emptied.
+func TestACallThatBeganAfterALossKeepsItsHold(t *testing.T) {
+	t.Parallel()
+	server := testenv.RedisServer(t)
+	e := start(t, thousand, asking(&ledger{}), tierBalance(config.BalanceNone), func(c *ratelimit.Config) { c.RedisURL, c.Prefix = server.URL(), "" })
+	e.run(t)
+	redis := server.Client()
+	beat := func() int64 {
+		n, _ := redis.Get(t.Context(), "{*}:beat").Int64() // 0: there is none
+		return n
+	}
+	testenv.Eventually(t, "a mark of time in Redis", func() bool { return beat() > 1 })
+	if err := redis.FlushAll(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	running := uuid.NewString()
+	if r := e.ask(t, ask{id: running, user: "ann", maxTokens: "250"}); r.GetOverallCode() != rls.RateLimitResponse_OK {
+		t.Fatal(r)
+	}
+	testenv.Eventually(t, "the loss is noticed and holds of before are released", func() bool {
+		lost, err := redis.Keys(t.Context(), "{*}:lost:*").Result()
+		return err == nil && len(lost) == 1 && beat() > 2
+	})
+	if got := e.level(t, "ann").GetLevel(); got < 249 {
+		t.Errorf("want the hold of 250 to stand, got %v", got)
+	}
+	e.settle(t, "user:ann", running, 20)
+	if got := e.level(t, "ann").GetLevel(); got < 19 || got > 20 {
+		t.Errorf("want the 20 that were used, got %v", got)
+	}
+}
+
 // TestHoldsOutliveAServerOfACluster: one that starts again is asked for its pools anew, and what calls hold that
 // run meanwhile stands, so that nobody else gets their room and each of them is charged in the end.
 func TestHoldsOutliveAServerOfACluster(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -17,16 +18,19 @@ import (
 //	a new connection -> its run id is one that we know: the same data
 //	                  \- another, and the number is as high as ours: Changed(false)
 //	                   \- another, and the number is lower, gone, or one of a cluster: Changed(true)
-//	Beat             -> the number is lower than ours: Changed(true)
+//	Beat, Look       -> the number is lower than ours: Changed(true)
 //
 // A connection is looked at before it carries a call: what comes after a restore meets a limiter
 // that knows of it.
 type identity struct {
 	changed func(older bool)
 
-	mu   sync.Mutex
-	runs map[string]bool // run ids seen
-	beat int64           // highest number seen
+	mu      sync.Mutex
+	runs    map[string]bool // run ids seen
+	run     string          // the last of them
+	beats   bool            // the number was ever made to grow from here
+	beat    int64           // highest number seen
+	emptied bool            // when the data was last older, nothing of before was left
 }
 
 // beatKey is the number's; in a cluster it is on one of the servers.
@@ -43,21 +47,21 @@ func (s *Store) onConnect(ctx context.Context, cn *redis.Conn) error {
 	if run == "" || !s.identity.isNew(run) {
 		return nil
 	}
-	older := s.cluster
-	if !s.cluster {
-		number, err := cn.Get(ctx, s.beatKey()).Int64()
-		answered, refused := errors.AsType[redis.Error](err)
-		switch {
-		case err == nil || errors.Is(err, redis.Nil):
-		case refused && !busy(answered):
-			return nil // a Sentinel, or a user who may not ask
-		default:
-			return err // LOADING, for one: it is looked at again with the next connection
-		}
-		older = s.identity.isOlder(number)
+	if s.cluster {
+		s.identity.note(run, true, 0)
+		return nil
 	}
-	s.identity.note(run, older)
-	return nil
+	number, err := cn.Get(ctx, s.beatKey()).Int64()
+	answered, refused := errors.AsType[redis.Error](err)
+	switch {
+	case err == nil || errors.Is(err, redis.Nil):
+		s.identity.note(run, s.identity.isOlder(number), number)
+		return nil
+	case refused && !busy(answered):
+		return nil // a Sentinel, or a user who may not ask
+	default:
+		return err // LOADING, for one: it is looked at again with the next connection
+	}
 }
 
 // runID is the server's from INFO; empty: it did not say.
@@ -69,6 +73,7 @@ func runID(info string) string {
 
 // Beat makes the server's number grow by one. It is called about once a second.
 func (s *Store) Beat(ctx context.Context) error {
+	known := s.identity.known()
 	var number int64
 	err := s.gated(func() (err error) {
 		number, err = s.client.Incr(ctx, s.beatKey()).Result()
@@ -77,14 +82,54 @@ func (s *Store) Beat(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	older := s.identity.isOlder(number)
-	s.identity.mu.Lock()
-	s.identity.beat = number
-	s.identity.mu.Unlock()
-	if older && s.identity.changed != nil {
-		s.identity.changed(true)
-	}
+	s.identity.saw(known, number)
 	return nil
+}
+
+// Look asks whether the server has the data that it had, for who misses something just then. Changed has
+// heard of it when it returns.
+func (s *Store) Look(ctx context.Context) error {
+	known := s.identity.known()
+	var number int64
+	err := s.gated(func() (err error) {
+		if number, err = s.client.Get(ctx, s.beatKey()).Int64(); errors.Is(err, redis.Nil) {
+			err = nil
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	s.identity.saw(known, number)
+	return nil
+}
+
+// lostKept is how long it is remembered when the server's data went back, far longer than a hold lives.
+const lostKept = 24 * time.Hour
+
+// WentBack is by when holds of the server were taken that came with older data, in microseconds of its
+// clock: who noticed that first says when, noticed so long ago, and everybody goes by that. What was taken
+// since is of calls that run. 0: there are none, as nothing of before was left.
+func (s *Store) WentBack(ctx context.Context, noticed time.Duration) (by int64, err error) {
+	now, err := s.Clock(ctx)
+	if err != nil {
+		return 0, err
+	}
+	run, emptied := s.identity.last()
+	if by = now - noticed.Microseconds(); emptied {
+		by = 0
+	}
+	key := s.config.Prefix + "{" + SharedAccount + "}:lost:" + run // gone with the data, and another in a copy of it
+	err = s.gated(func() error {
+		mine, err := s.client.SetNX(ctx, key, by, lostKept).Result()
+		if err != nil || mine {
+			return err
+		}
+		first, err := s.client.Get(ctx, key).Int64()
+		by = min(by, first)
+		return err
+	})
+	return by, err
 }
 
 func (i *identity) isNew(run string) bool {
@@ -99,20 +144,50 @@ func (i *identity) isOlder(number int64) bool {
 	return number < i.beat
 }
 
+// known is the highest number that was seen.
+func (i *identity) known() int64 {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.beat
+}
+
+// last is the run id that was noted last, and whether nothing was left when data was older.
+func (i *identity) last() (run string, emptied bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.run, i.emptied
+}
+
 // note remembers a run id, and tells of it unless it is among the first.
-func (i *identity) note(run string, older bool) {
+func (i *identity) note(run string, older bool, number int64) {
 	i.mu.Lock()
 	defer i.mu.Unlock() // so that no other connection passes before all is told
-	first := len(i.runs) == 0 || i.beat == 0
 	if i.runs == nil {
 		i.runs = map[string]bool{}
 	}
-	i.runs[run] = true
+	i.runs[run], i.run = true, run
 	if older {
-		i.beat = 0 // the next Beat says where it goes on
+		i.beat, i.emptied = number, number == 0 // the next Beat says where it goes on
 	}
-	if !first && i.changed != nil {
+	if i.beats && i.changed != nil {
 		i.changed(older)
+	}
+}
+
+// saw hears of a number that was read or made to grow after known was the highest, and tells of one that is
+// lower, unless somebody did meanwhile.
+func (i *identity) saw(known, number int64) {
+	i.mu.Lock()
+	defer i.mu.Unlock() // so that nobody passes before all is told
+	older := number < known && number < i.beat
+	if older || number > i.beat {
+		i.beat = number
+	}
+	i.beats = i.beats || number > 0
+	if older {
+		if i.emptied = number <= 1; i.changed != nil {
+			i.changed(true)
+		}
 	}
 }
 

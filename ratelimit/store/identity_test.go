@@ -99,3 +99,59 @@ func TestAServerIsKnownByItsData(t *testing.T) {
 		}
 	}
 }
+
+// TestWhoNoticesLateGoesByWhoNoticedFirst: two limiters share a server that goes back, and one of them stood
+// still meanwhile. What was taken since the first noticed is of calls that run, for both.
+func TestWhoNoticesLateGoesByWhoNoticedFirst(t *testing.T) {
+	t.Parallel()
+	server := testenv.RedisServer(t)
+	limiter := func() *store.Store {
+		s, err := store.New(store.Config{URL: server.URL(), Lifetime: time.Minute, SettledKept: time.Minute, Timeout: time.Minute, DialTimeout: time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { s.Close() })
+		return s
+	}
+	beat := func(s *store.Store, times int) {
+		t.Helper()
+		for range times {
+			testenv.Eventually(t, "a beat", func() bool { return s.Beat(t.Context()) == nil })
+		}
+	}
+	back := func(s *store.Store, noticed time.Duration) int64 {
+		t.Helper()
+		by, err := s.WentBack(t.Context(), noticed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return by
+	}
+	first, late := limiter(), limiter()
+	beat(first, 1)
+	restore := server.Snapshot()
+	beat(first, 3)
+	beat(late, 1)
+	restore()
+	beat(first, 2)
+	by := back(first, time.Second)
+	if now, err := first.Clock(t.Context()); err != nil || by == 0 || by > now-time.Second.Microseconds() {
+		t.Errorf("want what was taken before it was noticed, a second ago or more, to be of older data; got %d at %d, %v", by, now, err)
+	}
+	beat(late, 1)
+	if got := back(late, 0); got != by {
+		t.Errorf("want the late one to go by what the first noticed, %d, got %d", by, got)
+	}
+	beat(late, 3)
+	if err := server.Client().FlushAll(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	beat(first, 2)
+	if got := back(first, 0); got != 0 {
+		t.Errorf("nothing is left of before: want 0, got %d", got)
+	}
+	beat(late, 1)
+	if got := back(late, 0); got != 0 {
+		t.Errorf("nothing is left of before: want 0 by who notices late, got %d", got)
+	}
+}
