@@ -3,9 +3,7 @@ package xds
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -14,9 +12,6 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/settings"
 	"github.com/leaky-tokens/leaky-tokens/xds/model"
 )
-
-// maxPEM is the longest file with certificates, in bytes.
-const maxPEM = 1 << 20
 
 // certificates are those of the public listener. What was read once is used on while its files hold
 // nothing that is good: the certificate and its key are replaced one after the other.
@@ -71,14 +66,7 @@ func readServerTLS(files config.GatewayTLS, now time.Time) (model.ServerTLS, err
 		if f.path == "" {
 			continue
 		}
-		info, err := os.Stat(f.path)
-		if err == nil && info.Size() > maxPEM {
-			err = errors.New(f.path + " is larger than a certificate")
-		}
-		var text []byte
-		if err == nil {
-			text, err = os.ReadFile(f.path)
-		}
+		text, err := config.ReadAtMost(f.path, config.MaxPEM)
 		if err != nil {
 			return out, fmt.Errorf("gateway.tls.%s: %w", f.key, err)
 		}

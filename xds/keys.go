@@ -3,7 +3,6 @@ package xds
 import (
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -60,17 +59,10 @@ func (k *keys) read(configPath, name string, p config.ProviderKey) (string, erro
 }
 
 func readKey(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", fmt.Errorf("read its key: %w", err)
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxKey+1))
+	text, err := config.ReadAtMost(path, maxKey)
 	switch {
 	case err != nil:
 		return "", fmt.Errorf("read its key: %w", err)
-	case len(text) > maxKey:
-		return "", fmt.Errorf("read its key: %s is larger than a key", path)
 	case strings.TrimSpace(string(text)) == "":
 		return "", errors.New("read its key: " + path + " is empty")
 	}

@@ -5,7 +5,8 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
-	"os"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
 )
 
 // gatewayTLS trusts the certificate that the gateway of this machine shows, whoever issued it: it is
@@ -15,7 +16,7 @@ func (l local) gatewayTLS() (*tls.Config, error) {
 	if !t.On() {
 		return nil, nil
 	}
-	text, err := os.ReadFile(l.besideConfig(t.Certificate))
+	text, err := config.ReadAtMost(l.besideConfig(t.Certificate), config.MaxPEM)
 	if err != nil {
 		return nil, fmt.Errorf("gateway.tls.certificate: %w", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
@@ -44,5 +45,30 @@ func TestAFileThatIsTooLargeIsNotRead(t *testing.T) {
 	}
 	if _, err := config.Load(path, func(string) string { return "" }); err == nil || !strings.Contains(err.Error(), "more than 4194304 bytes") {
 		t.Errorf("want it refused, got %v", err)
+	}
+}
+
+// TestWhatIsNoFileIsReadAtMost: a pipe that nobody writes to says nothing, and a device no more than is
+// asked for.
+func TestWhatIsNoFileIsReadAtMost(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	pipe, file := filepath.Join(dir, "pipe"), filepath.Join(dir, "file")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte("12345"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := config.ReadAtMost(pipe, 5); err != nil || len(text) > 0 {
+		t.Errorf("a pipe: got %q, %v", text, err)
+	}
+	if text, err := config.ReadAtMost(file, 5); err != nil || string(text) != "12345" {
+		t.Errorf("a file: got %q, %v", text, err)
+	}
+	for _, path := range []string{"/dev/zero", file} {
+		if text, err := config.ReadAtMost(path, 4); err == nil || !strings.Contains(err.Error(), "more than 4 bytes") || text != nil {
+			t.Errorf("%s: want it refused, got %q, %v", path, text, err)
+		}
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"os"
 	"slices"
 	"sync"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/config"
 )
 
 // serverTLS is how Envoys connect: our certificate, and theirs if a CA is named.
@@ -77,7 +79,7 @@ func clientTLS(cert, key, ca, name string, anyName bool) (*tls.Config, error) {
 }
 
 func roots(path string) (*x509.CertPool, error) {
-	text, err := os.ReadFile(path)
+	text, err := config.ReadAtMost(path, config.MaxPEM)
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +114,7 @@ func (k *keyPair) load(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	}
 	if err == nil {
 		var pair tls.Certificate
-		if pair, err = tls.LoadX509KeyPair(k.cert, k.key); err == nil {
+		if pair, err = k.read(); err == nil {
 			k.pair, k.info = &pair, now
 		}
 	}
@@ -120,6 +122,17 @@ func (k *keyPair) load(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		return k.pair, nil
 	}
 	return nil, err
+}
+
+// read is called in the middle of handshakes: a pipe or a device in a file's place holds none up for good.
+func (k *keyPair) read() (pair tls.Certificate, err error) {
+	var text [2][]byte
+	for i, path := range []string{k.cert, k.key} {
+		if text[i], err = config.ReadAtMost(path, config.MaxPEM); err != nil {
+			return pair, err
+		}
+	}
+	return tls.X509KeyPair(text[0], text[1])
 }
 
 func same(a, b fs.FileInfo) bool {
