@@ -4,17 +4,21 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 	"github.com/leaky-tokens/leaky-tokens/internal/tracing"
 )
 
@@ -27,6 +31,9 @@ const (
 	linger = 25 * time.Millisecond
 	// applyWait bounds one batch.
 	applyWait = 30 * time.Second
+	// beginBooking begins the transaction of a batch, which waits for no lock longer than this. It holds
+	// the locks of other pools meanwhile; batches of other replicas, which it waits for too, are shorter.
+	beginBooking = "BEGIN; SET LOCAL lock_timeout = '1s'"
 )
 
 // ConsumerConfig is what NewConsumer needs.
@@ -40,14 +47,19 @@ type ConsumerConfig struct {
 
 // Consumer books the usage events of the stream. A message is acknowledged after the
 // commit of its batch: a crash between the two brings the batch again, and it is known.
-type Consumer struct{ *usage.Consumer }
+// A charge whose pool somebody has locked is written down beside the books and booked
+// when the lock is gone (waiting.go), so that it holds up no other.
+type Consumer struct {
+	*usage.Consumer
+	bookings *bookings
+}
 
 // NewConsumer makes a consumer; Run starts it.
 func NewConsumer(cfg ConsumerConfig) (*Consumer, error) {
 	if cfg.DB == nil || cfg.Metrics == nil {
 		return nil, errors.New("make ledger consumer: DB and Metrics are needed")
 	}
-	b := &bookings{db: cfg.DB,
+	b := &bookings{db: cfg.DB, log: cfg.Log, said: retry.NewTroubles(cfg.Log),
 		events: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "token_ledger_events_total", Help: "Usage events taken from the stream."},
 			[]string{"outcome"}),
 		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "token_ledger_batch_seconds",
@@ -60,20 +72,32 @@ func NewConsumer(cfg ConsumerConfig) (*Consumer, error) {
 		return nil, err
 	}
 	cfg.Metrics.MustRegister(b.events, b.seconds)
-	return &Consumer{c}, nil
+	return &Consumer{c, b}, nil
+}
+
+// Run books until ctx ends.
+func (c *Consumer) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return c.Consumer.Run(ctx) })
+	g.Go(func() error { c.bookings.catchWaiting(ctx); return nil })
+	return g.Wait()
 }
 
 // bookings is the handler.
 type bookings struct {
 	db      *pgxpool.Pool
+	log     *slog.Logger
+	said    *retry.Troubles
 	events  *prometheus.CounterVec
 	seconds prometheus.Histogram
+	wary    bool // of Store, which one goroutine calls: the last batch met a locked pool
 }
 
 // delivery is what a message costs, and its index in the batch.
 type delivery struct {
 	index  int
 	charge Charge
+	event  []byte // the message
 }
 
 // Store implements usage.Handler.
@@ -85,11 +109,11 @@ func (b *bookings) Store(ctx context.Context, batch []usage.Delivery) (map[int]e
 		case err != nil:
 			refused[i] = err
 		case costs:
-			charged = append(charged, delivery{i, charge})
+			charged = append(charged, delivery{i, charge, d.Data})
 		}
 	}
 	free := len(batch) - len(refused) - len(charged)
-	if err := b.apply(ctx, charged, refused); err != nil {
+	if err := b.book(ctx, charged, refused); err != nil {
 		return nil, err
 	}
 	b.events.WithLabelValues("free").Add(float64(free))
@@ -142,10 +166,15 @@ func (b *bookings) apply(ctx context.Context, charged []delivery, refused map[in
 	return nil
 }
 
-func (b *bookings) transact(ctx context.Context, charges []Charge) (Applied, error) {
-	ctx, cancel := context.WithTimeout(ctx, applyWait)
-	defer cancel()
-	return Apply(ctx, b.db, charges)
+func (b *bookings) transact(ctx context.Context, charges []Charge) (done Applied, err error) {
+	err = b.inTime(ctx, func(ctx context.Context, tx pgx.Tx) (err error) {
+		done, err = apply(ctx, tx, charges, time.Time{})
+		return err
+	})
+	if err != nil {
+		return Applied{}, fmt.Errorf("apply usage: %w", err)
+	}
+	return done, nil
 }
 
 // unbookable says that trying again is no use: Postgres refuses the data (classes 22 and

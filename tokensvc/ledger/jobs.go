@@ -46,9 +46,10 @@ func touch(ctx context.Context, tx pgx.Tx, keys []Key, at time.Time, all bool) e
 }
 
 // Expire takes back what was not spent of credits whose time is over, and answers how many
-// pools that was. While another replica does it, this one does nothing.
+// pools that was. While another replica does it, this one does nothing. A pool that somebody
+// has locked is left to the next run.
 func Expire(ctx context.Context, db *pgxpool.Pool, at time.Time) (int, error) {
-	return job(ctx, db, expiryJob, func(tx pgx.Tx, q *tokensdb.Queries) ([]Key, error) {
+	return job(ctx, db, expiryJob, func(q *tokensdb.Queries) ([]Key, error) {
 		if at.IsZero() {
 			var err error
 			if at, err = q.Clock(ctx); err != nil {
@@ -60,48 +61,48 @@ func Expire(ctx context.Context, db *pgxpool.Pool, at time.Time) (int, error) {
 		for i, r := range rows {
 			keys[i] = Key{r.Account, r.Provider}
 		}
-		if err != nil {
-			return nil, err
-		}
-		return keys, touch(ctx, tx, keys, at, false)
-	})
+		return keys, err
+	}, func(tx pgx.Tx, keys []Key) error { return touch(ctx, tx, keys, at, false) })
 }
 
 // Announce tells ratelimit of pools that usage has changed since it was told last, and
-// answers how many. It counts charges itself, so this only mends what it has lost.
+// answers how many. It counts charges itself, so this only mends what it has lost. A pool that
+// somebody has locked is left to the next run.
 func Announce(ctx context.Context, db *pgxpool.Pool) (int, error) {
-	return job(ctx, db, announceJob, func(tx pgx.Tx, q *tokensdb.Queries) ([]Key, error) {
+	return job(ctx, db, announceJob, func(q *tokensdb.Queries) ([]Key, error) {
 		rows, err := q.UnannouncedPools(ctx, jobBatch)
 		keys := make([]Key, len(rows))
 		for i, r := range rows {
 			keys[i] = Key{r.Account, r.Provider}
 		}
-		if err != nil {
-			return nil, err
-		}
-		return keys, touch(ctx, tx, keys, time.Time{}, true)
-	})
+		return keys, err
+	}, func(tx pgx.Tx, keys []Key) error { return touch(ctx, tx, keys, time.Time{}, true) })
 }
 
-// job does batches under an advisory lock until one is not full.
-func job(ctx context.Context, db *pgxpool.Pool, id int64, batch func(tx pgx.Tx, q *tokensdb.Queries) ([]Key, error)) (int, error) {
+// job does what is due in batches under an advisory lock, until one is not full or all of one is locked.
+func job(ctx context.Context, db *pgxpool.Pool, id int64, due func(q *tokensdb.Queries) ([]Key, error),
+	do func(tx pgx.Tx, keys []Key) error) (int, error) {
 	for total := 0; ; {
-		done := 0
+		var found, mine []Key
 		err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
 			q := tokensdb.New(tx)
-			mine, err := q.TryJobLock(ctx, id)
-			if err != nil || !mine {
+			alone, err := q.TryJobLock(ctx, id)
+			if err != nil || !alone {
 				return err
 			}
-			keys, err := batch(tx, q)
-			done = len(keys)
-			return err
+			if found, err = due(q); err != nil {
+				return err
+			}
+			if mine, err = free(ctx, tx, found); err != nil {
+				return err
+			}
+			return do(tx, mine)
 		})
 		if err != nil {
 			return total, fmt.Errorf("job over pools: %w", err)
 		}
-		total += done
-		if done < jobBatch {
+		total += len(mine)
+		if len(found) < jobBatch || len(mine) == 0 {
 			return total, nil
 		}
 	}

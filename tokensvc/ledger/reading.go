@@ -3,6 +3,7 @@ package ledger
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -51,21 +52,24 @@ func Exists(ctx context.Context, db tokensdb.DBTX, keys []Key) (map[Key]bool, ti
 // Read reads pools as they are at the moment that it answers too. One from which time has
 // taken something that its version does not tell is written down first, by itself: a row
 // that somebody else has locked makes that pool busy and holds up no other. For locks it
-// waits half of the time that ctx has.
+// waits half of the time that ctx has. A pool with charges that wait for its lock is busy, too.
 func Read(ctx context.Context, db *pgxpool.Pool, keys []Key) (Reading, error) {
+	busy, err := waiting(ctx, db, keys) // first: a charge that does not wait any more is in what is read after
+	if err != nil {
+		return Reading{}, err
+	}
 	b, err := read(ctx, db, keys, time.Time{})
 	if err != nil {
 		return Reading{}, err
 	}
 	var stale []Key
 	for k, p := range b.pools {
-		if p.advance(b.now); len(p.entries) > 0 {
+		if p.advance(b.now); len(p.entries) > 0 && busy[k] == nil {
 			stale = append(stale, k)
 		}
 	}
-	busy := map[Key]error{}
 	if len(stale) > 0 {
-		busy = touchEach(ctx, db, stale)
+		maps.Copy(busy, touchEach(ctx, db, stale))
 		if b, err = read(ctx, db, keys, time.Time{}); err != nil {
 			return Reading{}, err
 		}

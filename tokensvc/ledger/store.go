@@ -98,6 +98,31 @@ func lock(ctx context.Context, tx pgx.Tx, keys []Key, at time.Time) (*books, err
 	return b, b.readLots(ctx)
 }
 
+// free locks those of the pools that nobody else has locked, waits for none, and answers which.
+func free(ctx context.Context, tx pgx.Tx, keys []Key) ([]Key, error) {
+	o, err := sortOwners(keys)
+	if err != nil {
+		return nil, err
+	}
+	q := tokensdb.New(tx)
+	users, err := q.FreeUserPools(ctx, tokensdb.FreeUserPoolsParams{Owners: o.users, Providers: o.userProviders})
+	if err != nil {
+		return nil, fmt.Errorf("lock free pools: %w", err)
+	}
+	orgs, err := q.FreeOrgPools(ctx, tokensdb.FreeOrgPoolsParams{Owners: o.orgs, Providers: o.orgProviders})
+	if err != nil {
+		return nil, fmt.Errorf("lock free pools: %w", err)
+	}
+	mine := make([]Key, 0, len(users)+len(orgs))
+	for _, r := range users {
+		mine = append(mine, Key{Account(r.UserID, uuid.Nil), r.Provider})
+	}
+	for _, r := range orgs {
+		mine = append(mine, Key{Account(uuid.Nil, r.OrgID), r.Provider})
+	}
+	return mine, nil
+}
+
 func (b *books) add(r tokensdb.ReadPoolsRow) {
 	if b.now.IsZero() {
 		b.now = r.Now

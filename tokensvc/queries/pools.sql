@@ -31,6 +31,15 @@ SELECT true AS is_org, org_id AS owner, provider, total_tokens, remaining_tokens
 FROM token_org_pools WHERE (org_id, provider) IN (SELECT unnest(@owners::uuid[]), unnest(@providers::text[]))
 ORDER BY org_id, provider FOR UPDATE;
 
+-- name: FreeUserPools :many
+-- Locks those that nobody has locked.
+SELECT user_id, provider FROM token_pools WHERE (user_id, provider) IN (SELECT unnest(@owners::uuid[]), unnest(@providers::text[]))
+ORDER BY user_id, provider FOR UPDATE SKIP LOCKED;
+
+-- name: FreeOrgPools :many
+SELECT org_id, provider FROM token_org_pools WHERE (org_id, provider) IN (SELECT unnest(@owners::uuid[]), unnest(@providers::text[]))
+ORDER BY org_id, provider FOR UPDATE SKIP LOCKED;
+
 -- name: SaveUserPools :exec
 UPDATE token_pools p SET total_tokens = n.total, remaining_tokens = n.remaining, reset_time = nullif(n.reset_time, 'epoch'::timestamptz),
     rests = n.rests::bigint[], returned = n.returned, version = n.version, announced = n.announced, updated_at = now()

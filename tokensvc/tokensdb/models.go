@@ -181,3 +181,14 @@ type TokenStreamPosition struct {
 	Server   string
 	NotedAt  time.Time
 }
+
+type TokenWaitingCharge struct {
+	ID        int64
+	Account   string
+	Provider  string
+	Request   string
+	Version   int64
+	Event     []byte
+	Refused   string
+	CreatedAt time.Time
+}

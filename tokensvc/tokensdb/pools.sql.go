@@ -23,6 +23,77 @@ func (q *Queries) Clock(ctx context.Context) (time.Time, error) {
 	return column_1, err
 }
 
+const freeOrgPools = `-- name: FreeOrgPools :many
+SELECT org_id, provider FROM token_org_pools WHERE (org_id, provider) IN (SELECT unnest($1::uuid[]), unnest($2::text[]))
+ORDER BY org_id, provider FOR UPDATE SKIP LOCKED
+`
+
+type FreeOrgPoolsParams struct {
+	Owners    []uuid.UUID
+	Providers []string
+}
+
+type FreeOrgPoolsRow struct {
+	OrgID    uuid.UUID
+	Provider string
+}
+
+func (q *Queries) FreeOrgPools(ctx context.Context, arg FreeOrgPoolsParams) ([]FreeOrgPoolsRow, error) {
+	rows, err := q.db.Query(ctx, freeOrgPools, arg.Owners, arg.Providers)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []FreeOrgPoolsRow
+	for rows.Next() {
+		var i FreeOrgPoolsRow
+		if err := rows.Scan(&i.OrgID, &i.Provider); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const freeUserPools = `-- name: FreeUserPools :many
+SELECT user_id, provider FROM token_pools WHERE (user_id, provider) IN (SELECT unnest($1::uuid[]), unnest($2::text[]))
+ORDER BY user_id, provider FOR UPDATE SKIP LOCKED
+`
+
+type FreeUserPoolsParams struct {
+	Owners    []uuid.UUID
+	Providers []string
+}
+
+type FreeUserPoolsRow struct {
+	UserID   uuid.UUID
+	Provider string
+}
+
+// Locks those that nobody has locked.
+func (q *Queries) FreeUserPools(ctx context.Context, arg FreeUserPoolsParams) ([]FreeUserPoolsRow, error) {
+	rows, err := q.db.Query(ctx, freeUserPools, arg.Owners, arg.Providers)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []FreeUserPoolsRow
+	for rows.Next() {
+		var i FreeUserPoolsRow
+		if err := rows.Scan(&i.UserID, &i.Provider); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const lockOrgPools = `-- name: LockOrgPools :many
 SELECT true AS is_org, org_id AS owner, provider, total_tokens, remaining_tokens, refill, window_us, anchor, reset_time, rests, returned, version, announced, created_at, updated_at,
     clock_timestamp()::timestamptz AS now
