@@ -24,6 +24,72 @@ func purchaseText(id, saga, user, org, status string, tokens int64, created time
 		id, status, created.Format(time.RFC3339Nano), saga, user, org, tokens, status, created.Format(time.RFC3339Nano), created.Add(after).Format(time.RFC3339Nano))
 }
 
+// stored decodes events and writes them, in one insert.
+func stored(t *testing.T, store *Store, texts ...string) {
+	t.Helper()
+	events := make([]purchaseEvent, len(texts))
+	for i, text := range texts {
+		e, err := decodePurchase([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		events[i] = e
+	}
+	if err := store.insertPurchases(t.Context(), events); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestAPurchaseIsAsFarAsItsStateWhateverClocksSay: one replica took the order, others, whose clocks are
+// behind, did the rest.
+func TestAPurchaseIsAsFarAsItsStateWhateverClocksSay(t *testing.T) {
+	t.Parallel()
+	store, now := openStore(t, testenv.ClickHouse(t)), time.Now().UTC().Truncate(time.Millisecond)
+	ago := now.Add(-time.Hour)
+	const done, failed, going = "33333333-3333-4333-8333-000000000001", "33333333-3333-4333-8333-000000000002",
+		"33333333-3333-4333-8333-000000000003"
+	stored(t, store,
+		purchaseText("a1", done, alice, "null", "STARTED", 5, ago, 0),
+		purchaseText("a2", done, alice, "null", "PAYMENT_RESERVED", 5, ago, 2*time.Second),
+		purchaseText("a3", done, alice, "null", "TOKENS_ALLOCATED", 5, ago, -time.Second),
+		purchaseText("a4", done, alice, "null", "COMPLETED", 5, ago, -time.Minute),
+		purchaseText("b1", failed, alice, "null", "STARTED", 7, ago, 0),
+		purchaseText("b2", failed, alice, "null", "FAILED", 7, ago, -time.Second),
+		purchaseText("c1", going, alice, "null", "TOKENS_ALLOCATED", 9, ago, -time.Second),
+		purchaseText("c2", going, alice, "null", "PAYMENT_RESERVED", 9, ago, time.Second))
+	got, err := store.Purchases(t.Context(), Filter{From: ago.Add(-day), To: now}, 10)
+	if err != nil || got.Count != 3 || got.Completed != 1 || got.Tokens != 5 {
+		t.Fatalf("want three purchases and one of 5 tokens completed, got %+v, %v", got, err)
+	}
+	want := map[string]string{done: "COMPLETED", failed: "FAILED", going: "TOKENS_ALLOCATED"}
+	for _, p := range got.Items {
+		if p.Status != want[p.SagaID] {
+			t.Errorf("purchase %s: want %s, got %s", p.SagaID, want[p.SagaID], p.Status)
+		}
+	}
+	if p := got.Items[0]; p.SagaID != done || !p.UpdatedAt.Equal(ago.Add(-time.Minute)) {
+		t.Errorf("want the time of the step that it has come to, got %+v", p)
+	}
+}
+
+func TestPurchasesOfNoTimeAreRefused(t *testing.T) {
+	t.Parallel()
+	const saga = "33333333-3333-4333-8333-000000000001"
+	for name, tc := range map[string]struct {
+		created time.Time
+		after   time.Duration
+	}{
+		"no time":                       {time.Time{}, 0},
+		"changed before there were any": {time.Now(), -50 * 365 * day},
+		"the day after tomorrow":        {time.Now().Add(2 * day), 0},
+		"changed the day after":         {time.Now(), 2 * day},
+	} {
+		if _, err := decodePurchase([]byte(purchaseText("e", saga, alice, "null", "STARTED", 5, tc.created, tc.after))); err == nil {
+			t.Errorf("%s: want it refused", name)
+		}
+	}
+}
+
 func TestPurchasesAreWhatTheirNewestEventSays(t *testing.T) {
 	t.Parallel()
 	store, js, now := openStore(t, testenv.ClickHouse(t)), jetStream(t, testenv.NATS(t)), time.Now().UTC().Truncate(time.Millisecond)
