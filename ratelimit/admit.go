@@ -95,7 +95,7 @@ func (s *Service) admit(ctx context.Context, all []*admission) {
 		case t.Outcome == store.Lost:
 			s.windows.lost()
 			a.unknown, a.lost = true, true
-		case s.checks(&a.take, t.Outcome):
+		case s.checks(&a.take, &t):
 			a.unknown = true
 			if dry(t.Outcome) {
 				a.dry = &t

@@ -131,9 +131,16 @@ func (s *Service) doubts(take *store.Take) bool {
 	return take.Pool != store.PoolNone && !s.trust.believes(take.Account, take.Provider)
 }
 
-// checks reports whether the token service is to be asked before an outcome counts.
-func (s *Service) checks(take *store.Take, o store.Outcome) bool {
-	return o == store.Missing || dry(o) && s.asker.balances != nil && s.trust.mayAsk(take.Account, take.Provider)
+// checks reports whether the token service is to be asked before an outcome counts. A pool of a window that
+// has not begun is as good as lost: what was spent before, while Redis' clock was ahead, it does not know.
+func (s *Service) checks(take *store.Take, t *store.Taken) bool {
+	if t.Outcome == store.Missing {
+		if t.Pool.Known {
+			s.meters.misses(poolName(take.Account, take.Provider), s.store.Lifetime())
+		}
+		return true
+	}
+	return dry(t.Outcome) && s.asker.balances != nil && s.trust.mayAsk(take.Account, take.Provider)
 }
 
 // holdChecked is a hold of a call whose account's pool Redis does not know, is not believed about,
@@ -142,7 +149,7 @@ func (s *Service) holdChecked(ctx context.Context, a *admission) (store.Taken, e
 	if begun := s.trust.begun(); a.dry == nil && !a.doubtful && !s.doubts(&a.take) {
 		t, err := s.store.Hold(ctx, a.take)
 		a.doubtful = a.take.Pool != store.PoolNone && s.trust.begun() != begun
-		if err != nil || !a.doubtful && !s.checks(&a.take, t.Outcome) {
+		if err != nil || !a.doubtful && !s.checks(&a.take, &t) {
 			return t, err
 		}
 		if !a.doubtful && dry(t.Outcome) {

@@ -44,7 +44,8 @@ func (p Pool) at(now int64) Pool {
 }
 
 // poolSize is a pool as scripts answer it, and as it is stored unless something was given back in its
-// window, which is then a further number.
+// window, which is then a further number, or the ledger's clock is in that window and Redis' is not yet,
+// which is a byte after that.
 const poolSize = 1 + 7*size
 
 // pool reads a pool. The caller has checked the length.
@@ -62,7 +63,7 @@ func parsePool(text string, now int64) (Pool, error) {
 	switch len(text) {
 	case 0:
 		return Pool{}, nil
-	case poolSize, poolSize + size:
+	case poolSize, poolSize + size, poolSize + size + 1:
 		return pool(text).at(now), nil
 	}
 	return Pool{}, fmt.Errorf("%w: a pool of %d bytes", ErrReply, len(text))
@@ -76,9 +77,10 @@ func (s *Store) poolKey(account, provider string) string {
 // MaxTokens is the most tokens that a pool may state: more are not exact as doubles.
 const MaxTokens = 1 << 53
 
-// SetBalance writes what the token service says of a pool and gives the pool as it is
-// then. Of two states the one with the higher version wins, in whatever order they come;
-// what is held stays, and spent only grows within a window.
+// SetBalance writes what the token service says of a pool that it was asked for just now, and gives the
+// pool as it is then. Of two states the one with the higher version wins, in whatever order they come;
+// what is held stays, and spent only grows within a window. A pool whose window has not begun by Redis'
+// clock comes to the window that the state was read in, with what was spent.
 func (s *Store) SetBalance(ctx context.Context, b balance.State) (Pool, error) {
 	reply, err := s.balance(ctx, b, 0)
 	if err != nil {
@@ -87,7 +89,8 @@ func (s *Store) SetBalance(ctx context.Context, b balance.State) (Pool, error) {
 	return pool(reply), nil
 }
 
-// UpdateBalance is SetBalance of a pool that is known here; false: it is not, and nothing is written.
+// UpdateBalance is SetBalance of a pool that is known here; false: it is not, and nothing is written. The
+// state may be old: by it no pool comes to an earlier window.
 func (s *Store) UpdateBalance(ctx context.Context, b balance.State) (known bool, err error) {
 	reply, err := s.balance(ctx, b, 1)
 	return len(reply) > 0, err

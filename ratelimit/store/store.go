@@ -229,8 +229,10 @@ const (
 	Repeated Outcome = 'D' // the same request held before; nothing more is taken
 	Short    Outcome = 'B' // the pool holds too little
 	NoPool   Outcome = 'N' // there is no pool and one is required
-	Missing  Outcome = 'M' // the pool's state is not here: ask for it, SetBalance and try again
-	Lost     Outcome = 'W' // a long limit's bucket is not here, and the server's data is not what Take.Watch says
+	// Missing says that the pool's state is not here, or that it is of a window that has not begun (the pool is
+	// Known then): ask for it, SetBalance and try again.
+	Missing Outcome = 'M'
+	Lost    Outcome = 'W' // a long limit's bucket is not here, and the server's data is not what Take.Watch says
 )
 
 // String is the outcome in a word.

@@ -9,9 +9,9 @@
 -- outlives the bucket that counts it, and else vanishes when it would be empty.
 -- A pool is a letter (P there is one, N there is none) and seven doubles: version,
 -- credits, spent, held, anchor, window and the number of the window that spent is of; and an
--- eighth where something was spent in that window and given back by corrections. It
--- is forgotten a week after its last use, or a day after the token service said that there
--- is none; it is asked for anew then.
+-- eighth where something was spent in that window and given back by corrections; then a byte, if the
+-- window has not begun by this server's clock, but by the ledger's. It is forgotten a week after its
+-- last use, or a day after the token service said that there is none; it is asked for anew then.
 -- A record is its state and five doubles (held, charged, output, expires or when the sweeper
 -- charged it, and the pool's window it draws on or -1), and unless it was settled in time the
 -- time it was taken, the length of the pool's name and the name, how many buckets hold tokens, for each rate,

@@ -21,7 +21,7 @@ local function correct(key, record, now, before, after, since, told)
         spent = spent + math.max(0, more) - back
         if told then returned = returned + back end
       end
-      value = struct.pack('<c1dddddddd', state, version, credits, spent, drawn, anchor, span, index, returned)
+      value = struct.pack('<c1dddddddd', state, version, credits, spent, drawn, anchor, span, index, returned) .. string.sub(value, rest + 8)
       keepPool(pool, value, drawn)
     end
   end

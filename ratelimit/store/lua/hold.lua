@@ -30,9 +30,10 @@
 -- Answer: the outcome and three doubles, now, held and output, then the pool if it was asked and
 -- each bucket, as they are after the call. A bucket of kind T or R is shown with a call that it
 -- took nothing of, and so above capacity. Outcomes: A admitted, R a bucket refused, B the pool
--- holds too little, N there is no pool and one is required, M the pool is not known here, D held
--- before by the same request, W a long limit has no bucket and what stands at the key is something
--- else, or any key may be lost: the caller asks the books first.
+-- holds too little, N there is no pool and one is required, M the pool is not known here, or it is
+-- shown and what it says is of a window that has not begun, D held before by the same request, W a
+-- long limit has no bucket and what stands at the key is something else, or any key may be lost: the
+-- caller asks the books first.
 --
 -- What costs: a call of redis.call is as dear as a page of arithmetic, and a table dearer than
 -- draining a bucket again. So everything is read by one MGET and mostly written by one MSET, and
@@ -129,26 +130,34 @@ for i = 1, n do
 end
 
 -- Does the pool cover it? In a new window of a subscription nothing is spent yet but what the
--- windows before were overdrawn by: each pays of it what it gives.
+-- windows before were overdrawn by: each pays of it what it gives. A window that has not begun for more
+-- than a minute, which is as long as buckets wait for a clock, was opened by a clock that was wrong then,
+-- or this one is wrong now. Which, and so what is spent, the ledger tells (balance.lua), and it is asked
+-- until it has told that the window has begun by its clock.
 local refusal = not fits and 'R'
 local state, version, credits, spent, drawn, anchor, span, index = '-', 0, 0, 0, 0, 0, 0, -1
-local returned = '' -- as it is stored; a call changes nothing of it
+local returned = '' -- as it is stored, with what follows; a call changes nothing of it
 if policy > 0 and not values[first] then
   refusal = refusal or 'M'
 elseif policy > 0 then
   state, version, credits, spent, drawn, anchor, span, index, returned = struct.unpack('<c1ddddddd', values[first])
   returned = string.sub(values[first], returned)
   if state == 'P' then
+    local early = false
     if span > 0 then
       local current = math.floor((now - anchor) / span)
       if current > index then
         spent = math.max(0, spent - (current - index) * credits)
         index = current
         returned = ''
+      elseif current < index then
+        early = index > 0 and #returned <= 8 and anchor + index * span - now > 60000000
       end
     end
     local left = credits - spent - drawn - input
-    if not filling then
+    if early then
+      refusal = refusal or 'M'
+    elseif not filling then
       if left < output then refusal = 'B' end
     elseif left < math.min(16, fill) then
       refusal = 'B'
