@@ -3,6 +3,7 @@ package analytics
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -148,13 +149,17 @@ func publishAll(ctx context.Context, url string, batches [][]usage.Message, publ
 		return err
 	}
 	defer nc.Close()
-	publisher, err := usage.NewPublisher(nc)
+	publisher, err := usage.NewPublisher(nc, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}
 	for _, rest := range batches {
-		err := retry.Policy{First: 10 * time.Millisecond, Most: time.Second}.Do(ctx, func(ctx context.Context) (err error) {
-			rest, err = publisher.Publish(ctx, rest) // what is not known to be stored, again
+		err := retry.Policy{First: 10 * time.Millisecond, Most: time.Second}.Do(ctx, func(ctx context.Context) error {
+			unstored, err := publisher.Publish(ctx, rest)
+			rest = nil
+			for _, u := range unstored { // again
+				rest = append(rest, u.Message)
+			}
 			return err
 		}, func(int, error) {})
 		if err != nil {

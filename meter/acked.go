@@ -49,6 +49,18 @@ func (a *acked) add(b settledBatch, at time.Time) {
 	a.size += len(b.messages)
 }
 
+// drop takes out what is not to be published again.
+func (a *acked) drop(ids map[string]bool) {
+	if len(ids) == 0 {
+		return
+	}
+	a.size = 0
+	for i := range a.batches {
+		a.batches[i].messages = without(a.batches[i].messages, ids)
+		a.size += len(a.batches[i].messages)
+	}
+}
+
 const lastTimeout = 2 * time.Second
 
 // reconnected reports whether the connection is another than that of the last look.
@@ -96,7 +108,9 @@ func (m *Meter) look(ctx context.Context) error {
 	}
 	for len(messages) > 0 {
 		some := messages[:min(mostAtOnce, len(messages))]
-		if rest, err := m.store(ctx, some); err != nil {
+		rest, kept, err := m.store(ctx, some)
+		a.drop(kept)
+		if err != nil {
 			a.looked = false // all once more
 			return fmt.Errorf("publish %d events again: %w", len(rest), err)
 		}

@@ -80,9 +80,9 @@ type gated struct {
 	open atomic.Bool
 }
 
-func (g *gated) Publish(ctx context.Context, messages []usage.Message) ([]usage.Message, error) {
+func (g *gated) Publish(ctx context.Context, messages []usage.Message) ([]usage.Unstored, error) {
 	if !g.open.Load() {
-		return messages, errors.New("no room")
+		return unstored(messages, errors.New("no room"))
 	}
 	return g.Publisher.Publish(ctx, messages)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -167,7 +168,7 @@ func (r *rig) connect() *nats.Conn {
 
 func (r *rig) publisher() Publisher {
 	r.t.Helper()
-	p, err := usage.NewPublisher(r.connect())
+	p, err := usage.NewPublisher(r.connect(), slog.New(slog.DiscardHandler))
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -308,9 +309,17 @@ func TestMeterSettlesPublishesAndCheckpoints(t *testing.T) {
 // stuck is a publisher that never succeeds.
 type stuck struct{ tried atomic.Int64 }
 
-func (s *stuck) Publish(_ context.Context, messages []usage.Message) ([]usage.Message, error) {
+func (s *stuck) Publish(_ context.Context, messages []usage.Message) ([]usage.Unstored, error) {
 	s.tried.Add(1)
-	return messages, errors.New("stuck")
+	return unstored(messages, errors.New("stuck"))
+}
+
+// unstored is what a publisher answers that has stored none of the messages.
+func unstored(messages []usage.Message, err error) (rest []usage.Unstored, _ error) {
+	for _, one := range messages {
+		rest = append(rest, usage.Unstored{Message: one, Err: err})
+	}
+	return rest, err
 }
 
 func TestCrashBetweenSettleAndPublish(t *testing.T) {

@@ -16,6 +16,7 @@ type metrics struct {
 	tokens    *prometheus.CounterVec // charged, by source
 	retries   *prometheus.CounterVec // by step
 	published prometheus.Counter
+	kept      prometheus.Counter
 	lag       prometheus.Gauge
 	failure   prometheus.Histogram
 	inputs    *prometheus.HistogramVec // by provider
@@ -46,6 +47,8 @@ func newMetrics(r prometheus.Registerer) (metrics, error) {
 		tokens:    counter("leaky_meter_tokens_total", "Tokens charged, by where the count comes from.", "source"),
 		retries:   counter("leaky_meter_retries_total", "Attempts that failed and are made again, by step.", "step"),
 		published: prometheus.NewCounter(prometheus.CounterOpts{Name: "leaky_meter_published_total", Help: "Usage events stored by JetStream."}),
+		kept: prometheus.NewCounter(prometheus.CounterOpts{Name: "leaky_meter_events_refused_total",
+			Help: "Usage events that JetStream takes in no form: kept in damaged.jsonl, and in no book."}),
 		lag: prometheus.NewGauge(prometheus.GaugeOpts{Name: "leaky_meter_lag_bytes",
 			Help: "Bytes of the spool that are written and not settled."}),
 		failure: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "leaky_meter_estimate_error_ratio",
@@ -77,7 +80,7 @@ func newMetrics(r prometheus.Registerer) (metrics, error) {
 		return m, nil
 	}
 	for _, c := range []prometheus.Collector{m.lines, m.settled, m.tokens, m.retries, m.published, m.lag, m.failure, m.inputs, m.renewed,
-		m.skipped, m.used, m.most, m.held, m.overshoot, m.genAI.tokens, m.genAI.duration, m.genAI.firstByte, m.genAI.perToken,
+		m.kept, m.skipped, m.used, m.most, m.held, m.overshoot, m.genAI.tokens, m.genAI.duration, m.genAI.firstByte, m.genAI.perToken,
 		m.unwritable, m.free} {
 		if err := r.Register(c); err != nil {
 			return m, fmt.Errorf("register meter metrics: %w", err)

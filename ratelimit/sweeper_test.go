@@ -2,6 +2,7 @@ package ratelimit_test
 
 import (
 	"errors"
+	"log/slog"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -211,7 +212,7 @@ func TestStreamStoresAnEventOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	publisher, err := usage.NewPublisher(conn)
+	publisher, err := usage.NewPublisher(conn, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -109,7 +109,7 @@ func (b *books) call(ctx context.Context, user uuid.UUID) (made int, err error) 
 	if _, err := usage.EnsureStream(ctx, js); err != nil {
 		return 0, err
 	}
-	publisher, err := usage.NewPublisher(b.nc)
+	publisher, err := usage.NewPublisher(b.nc, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return 0, err
 	}

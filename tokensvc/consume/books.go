@@ -21,7 +21,7 @@ const outboxWait = time.Second
 
 // Publisher stores usage events in the stream; those that it answers are not known to be there.
 type Publisher interface {
-	Publish(ctx context.Context, messages []usage.Message) (rest []usage.Message, err error)
+	Publish(ctx context.Context, messages []usage.Message) (rest []usage.Unstored, err error)
 }
 
 // Outbox books through the outbox: one row, which the relay publishes even if this

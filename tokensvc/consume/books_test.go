@@ -38,7 +38,7 @@ func TestBookedWhilePostgresIsAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	publisher, err := usage.NewPublisher(nc)
+	publisher, err := usage.NewPublisher(nc, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

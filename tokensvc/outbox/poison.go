@@ -2,29 +2,17 @@ package outbox
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/tokensdb"
-)
-
-// What JetStream refuses about a message itself (nats-server, server/errors.json). Every
-// other refusal is about the stream, its storage or its server, and passes.
-const (
-	headerTooLarge  jetstream.ErrorCode = 10097
-	messageTooLarge                     = jetstream.JSErrCodeStreamMessageExceedsMaximum
-	otherStream     jetstream.ErrorCode = 10060 // another stream has the subject
 )
 
 // parkedAtOnce is how many parked balances one look tries again.
@@ -36,48 +24,6 @@ type failure struct {
 	err   error
 }
 
-// poison reports whether a failure is the event's own fault, so that trying again is no use.
-// Everything else is an outage, which is held against no event: a full disk, a stream at its
-// limits, a leader that is missing, an answer that did not come. subjects are the stream's.
-func (f failure) poison(subjects []string) bool {
-	if answer, ok := errors.AsType[*jetstream.APIError](f.err); ok {
-		switch answer.ErrorCode {
-		case headerTooLarge, messageTooLarge, otherStream:
-			return true
-		}
-		return false
-	}
-	if errors.Is(f.err, jetstream.ErrNoStreamResponse) || errors.Is(f.err, nats.ErrNoResponders) {
-		return !caught(subjects, f.event.Subject) // nobody can have it, and not only now
-	}
-	_, unencodable := errors.AsType[*json.MarshalerError](f.err)
-	return unencodable || errors.Is(f.err, nats.ErrMaxPayload) || errors.Is(f.err, nats.ErrBadSubject)
-}
-
-// caught reports whether one of the filters takes the subject: * stands for one token, > for
-// one or more at the end.
-func caught(filters []string, subject string) bool {
-	have := strings.Split(subject, ".")
-	for _, filter := range filters {
-		want := strings.Split(filter, ".")
-		open := want[len(want)-1] == ">"
-		if open {
-			want = want[:len(want)-1]
-		}
-		if len(have) < len(want) || open == (len(have) == len(want)) {
-			continue
-		}
-		matches := true
-		for i, token := range want {
-			matches = matches && (token == "*" || token == have[i])
-		}
-		if matches {
-			return true
-		}
-	}
-	return false
-}
-
 // judge counts what is poison against its events. The error is an outage, if there is one.
 func (r *Relay) judge(ctx context.Context, q *tokensdb.Queries, failed []failure) (refused int, outage error, err error) {
 	asking, cancel := context.WithTimeout(ctx, ackWait)
@@ -87,7 +33,7 @@ func (r *Relay) judge(ctx context.Context, q *tokensdb.Queries, failed []failure
 		return 0, outage, nil
 	}
 	for _, f := range failed {
-		if !f.poison(stream.CachedInfo().Config.Subjects) {
+		if !usage.Poison(f.err, f.event.Subject, stream.CachedInfo().Config.Subjects) {
 			outage = fmt.Errorf("publish %s: %w", f.event.Subject, f.err)
 			continue
 		}

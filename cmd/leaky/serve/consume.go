@@ -21,7 +21,7 @@ func openConsume(s service, pool *pgxpool.Pool, limiter *grpc.ClientConn, member
 	if err != nil {
 		return nil, fmt.Errorf("gateway.egress: %w", err)
 	}
-	publisher, err := usage.NewPublisher(nc)
+	publisher, err := usage.NewPublisher(nc, s.log)
 	if err != nil {
 		return nil, err
 	}

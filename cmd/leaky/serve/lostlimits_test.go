@@ -80,7 +80,7 @@ func newLongWorld(t *testing.T) *longWorld {
 	check(err)
 	_, err = usage.EnsureStream(t.Context(), js)
 	check(err)
-	w.stream, err = usage.NewPublisher(nc)
+	w.stream, err = usage.NewPublisher(nc, slog.New(slog.DiscardHandler))
 	check(err)
 	consumer, err := analytics.NewConsumer(analytics.ConsumerConfig{JetStream: js, Store: store, Metrics: analytics.NewMetrics(registry), Log: quiet})
 	check(err)

@@ -31,7 +31,7 @@ func serveMeter(ctx context.Context, s service) error {
 		return err
 	}
 	defer nc.Close()
-	publisher, err := usage.NewPublisher(nc)
+	publisher, err := usage.NewPublisher(nc, s.log)
 	if err != nil {
 		return err
 	}

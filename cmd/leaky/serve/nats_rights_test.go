@@ -170,7 +170,7 @@ func TestPartsCanDoTheirWork(t *testing.T) {
 	ctx, log := t.Context(), slog.New(slog.DiscardHandler)
 	work := map[string]func(*nats.Conn, jetstream.JetStream) error{
 		topology.Meter: func(conn *nats.Conn, _ jetstream.JetStream) error {
-			p, err := usage.NewPublisher(conn)
+			p, err := usage.NewPublisher(conn, slog.New(slog.DiscardHandler))
 			if err != nil {
 				return err
 			}

@@ -31,7 +31,7 @@ func serveRateLimit(ctx context.Context, s service) error {
 	if err != nil {
 		return fmt.Errorf("open jetstream: %w", err)
 	}
-	publisher, err := usage.NewPublisher(conn)
+	publisher, err := usage.NewPublisher(conn, s.log)
 	if err != nil {
 		return err
 	}

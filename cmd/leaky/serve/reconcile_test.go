@@ -76,7 +76,7 @@ func newWorld(t *testing.T) *world {
 	nc, err := nats.Connect(testenv.NATS(t))
 	check(err)
 	t.Cleanup(nc.Close)
-	w.stream, err = usage.NewPublisher(nc)
+	w.stream, err = usage.NewPublisher(nc, slog.New(slog.DiscardHandler))
 	check(err)
 	answering := make(chan error, 1)
 	serving, stop := context.WithCancel(context.Background())

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 	"github.com/leaky-tokens/leaky-tokens/internal/tracing"
 )
 
@@ -36,71 +39,157 @@ func MessageOf(e Event, source, correlationID, traceParent string) (Message, err
 	return m, err
 }
 
+// Unstored is a message that is not known to be stored.
+type Unstored struct {
+	Message Message
+	Err     error // why
+	Poison  bool  // it never will be, not even without what callers may make long: see Poison
+}
+
 // Publisher publishes to the stream and makes it when it is missing. It is safe for
 // concurrent use.
 type Publisher struct {
 	js      jetstream.JetStream
+	said    *retry.Troubles
 	ensured atomic.Bool
 	newest  atomic.Uint64 // place in the stream of the newest event that was stored; 0: none since it was asked for
 }
 
-// NewPublisher wraps a connection. It should be made with nats.ReconnectBufSize(-1): a
-// message that waits in the client for a lost server is better kept by who published it.
-func NewPublisher(nc *nats.Conn) (*Publisher, error) {
+// NewPublisher wraps a connection; log says which events NATS takes in part only. The connection
+// should be made with nats.ReconnectBufSize(-1): a message that waits in the client for a lost
+// server is better kept by who published it.
+func NewPublisher(nc *nats.Conn, log *slog.Logger) (*Publisher, error) {
 	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(maxPending), jetstream.WithPublishAsyncTimeout(ackTimeout))
 	if err != nil {
 		return nil, fmt.Errorf("make jetstream client: %w", err)
 	}
-	return &Publisher{js: js}, nil
+	return &Publisher{js: js, said: retry.NewTroubles(log)}, nil
 }
 
-// Publish sends all messages and waits for their acknowledgements. Rest are those that are
-// not known to be stored, with the reason of the last; publishing them again does no harm.
-func (p *Publisher) Publish(ctx context.Context, messages []Message) (rest []Message, err error) {
+// Publish sends all messages and waits for their acknowledgements. Rest are those that are not known
+// to be stored, each with its reason; publishing them again does no harm. One that NATS never takes
+// keeps none of the others from being stored. It is published again without what callers may make
+// long, such as tags, which is logged; what is refused even so is poison. The error is that of a
+// message in rest, an outage before poison, and nil without a rest.
+func (p *Publisher) Publish(ctx context.Context, messages []Message) (rest []Unstored, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*ackTimeout)
 	defer cancel()
-	if !p.ensured.Load() {
-		if _, err := EnsureStream(ctx, p.js); err != nil {
-			return messages, err
+	rest = p.send(ctx, messages)
+	if slices.ContainsFunc(rest, isPoison) {
+		rest = p.sendLean(ctx, rest)
+	}
+	if len(rest) == 0 {
+		return nil, nil
+	}
+	why := max(0, slices.IndexFunc(rest, func(u Unstored) bool { return !u.Poison }))
+	return rest, fmt.Errorf("publish usage events: %w", rest[why].Err)
+}
+
+func isPoison(u Unstored) bool { return u.Poison }
+
+// sendLean publishes what is poison in rest with less in it, and gives what is left of rest: always
+// whole messages, so that a later try begins with the whole again.
+func (p *Publisher) sendLean(ctx context.Context, rest []Unstored) (left []Unstored) {
+	var lean []Message
+	whole := map[string]Unstored{} // by id
+	for _, u := range rest {
+		if u.Poison {
+			if less, err := u.Message.lean(); err == nil {
+				lean, whole[u.Message.ID] = append(lean, less), u
+				continue
+			}
 		}
-		p.ensured.Store(true)
+		left = append(left, u)
+	}
+	refused := map[string]bool{}
+	for _, u := range p.send(ctx, lean) {
+		left = append(left, Unstored{Message: whole[u.Message.ID].Message, Err: u.Err, Poison: u.Poison})
+		refused[u.Message.ID] = true
+	}
+	for id, u := range whole {
+		if !refused[id] {
+			p.said.Warn(ctx, "nats refuses a usage event for good: it is stored without tags, session and end user", u.Err,
+				slog.String("event", id))
+		}
+	}
+	return left
+}
+
+// send publishes messages once, and gives those that are not known to be stored.
+func (p *Publisher) send(ctx context.Context, messages []Message) (rest []Unstored) {
+	filters, err := p.ensure(ctx)
+	if err != nil {
+		for _, m := range messages {
+			rest = append(rest, Unstored{Message: m, Err: err})
+		}
+		return rest
 	}
 	acks := make([]jetstream.PubAckFuture, len(messages))
-	var failure error
+	failures := make([]error, len(messages))
+	var outage error // of the client: it takes no other message either
 	for i, m := range messages {
-		msg := &nats.Msg{Subject: m.Subject, Data: m.Data}
-		if m.Trace != "" {
-			msg.Header = nats.Header{tracing.Header: {m.Trace}}
+		if failures[i] = outage; outage != nil {
+			continue
 		}
-		ack, err := p.js.PublishMsgAsync(msg, jetstream.WithMsgID(m.ID), jetstream.WithExpectStream(Stream))
-		if err != nil {
-			rest, failure = append(rest, messages[i:]...), err
-			break
+		acks[i], failures[i] = p.begin(m)
+		if failures[i] != nil && !Poison(failures[i], m.Subject, filters) {
+			outage = failures[i]
 		}
-		acks[i] = ack
 	}
-	for i, ack := range acks {
-		if ack == nil {
-			break
+	for i, m := range messages {
+		if failures[i] == nil {
+			failures[i] = p.await(ctx, acks[i])
 		}
-		select {
-		case stored := <-ack.Ok():
-			if !stored.Duplicate {
-				p.newest.Store(stored.Sequence)
+		if err := failures[i]; err != nil {
+			rest = append(rest, Unstored{Message: m, Err: err, Poison: Poison(err, m.Subject, filters)})
+			if gone(err) {
+				p.ensured.Store(false)
 			}
-		case err := <-ack.Err():
-			rest, failure = append(rest, messages[i]), err
-		case <-ctx.Done():
-			rest, failure = append(rest, messages[i]), ctx.Err()
 		}
 	}
-	if errors.Is(failure, nats.ErrNoResponders) || errors.Is(failure, jetstream.ErrNoStreamResponse) {
-		p.ensured.Store(false) // the stream may be gone
+	return rest
+}
+
+// ensure makes the stream once, and gives its subjects if it looked at it just now.
+func (p *Publisher) ensure(ctx context.Context) (filters []string, err error) {
+	if p.ensured.Load() {
+		return nil, nil
 	}
-	if failure != nil {
-		return rest, fmt.Errorf("publish usage events: %w", failure)
+	stream, err := EnsureStream(ctx, p.js)
+	if err != nil {
+		return nil, err
 	}
-	return nil, nil
+	p.ensured.Store(true)
+	return stream.CachedInfo().Config.Subjects, nil
+}
+
+func (p *Publisher) begin(m Message) (jetstream.PubAckFuture, error) {
+	msg := &nats.Msg{Subject: m.Subject, Data: m.Data}
+	if m.Trace != "" {
+		msg.Header = nats.Header{tracing.Header: {m.Trace}}
+	}
+	return p.js.PublishMsgAsync(msg, jetstream.WithMsgID(m.ID), jetstream.WithExpectStream(Stream))
+}
+
+// await waits until a message is stored, which a nil says.
+func (p *Publisher) await(ctx context.Context, ack jetstream.PubAckFuture) error {
+	select {
+	case stored := <-ack.Ok():
+		if !stored.Duplicate {
+			p.newest.Store(stored.Sequence)
+		}
+		return nil
+	case err := <-ack.Err():
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// gone reports whether an error may mean that the stream is gone, or not what it was.
+func gone(err error) bool {
+	answer, ok := errors.AsType[*jetstream.APIError](err)
+	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) || ok && answer.ErrorCode == otherStream
 }
 
 // Newest is where in the stream the newest event stands that was stored since the last call, 0 for none.
