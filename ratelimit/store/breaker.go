@@ -26,11 +26,19 @@ const (
 // all replicas knock at a server that comes back in step, where this one is random each
 // time; and it takes a lock twice for each call, where this one loads one number on the
 // path of every request.
+//
+// It goes by the monotonic clock: while a host's clock is set right, Redis is tried as ever.
 type breaker struct {
 	now      func() time.Time
+	made     time.Time
 	failures atomic.Int32
-	until    atomic.Int64 // nanoseconds of Unix time; 0: closed, calls go through
+	until    atomic.Int64 // nanoseconds since it was made; 0: closed, calls go through
 }
+
+func newBreaker() *breaker { return &breaker{now: time.Now, made: time.Now()} }
+
+// moment is now, as until has it.
+func (b *breaker) moment() int64 { return int64(b.now().Sub(b.made)) }
 
 // enter is nil if the call may go on.
 func (b *breaker) enter() error {
@@ -38,7 +46,7 @@ func (b *breaker) enter() error {
 	if until == 0 {
 		return nil
 	}
-	now := b.now().UnixNano()
+	now := b.moment()
 	if now < until || !b.until.CompareAndSwap(until, now+int64(breakerLeast+breakerMost)) {
 		return fmt.Errorf("%w: it failed %d times in a row and is tried again in a moment", ErrUnavailable, b.failures.Load())
 	}
@@ -55,7 +63,7 @@ func (b *breaker) leave(well bool) {
 		return
 	}
 	if b.failures.Add(1) >= breakerFailures {
-		b.until.Store(b.now().Add(breakerLeast + rand.N(breakerMost-breakerLeast)).UnixNano())
+		b.until.Store(b.moment() + int64(breakerLeast+rand.N(breakerMost-breakerLeast)))
 	}
 }
 
@@ -65,17 +73,17 @@ func (s *Store) breakerFor(ctx context.Context, key any) *breaker {
 	cluster, ok := s.client.(*redis.ClusterClient)
 	text, named := key.(string)
 	if !ok || !named {
-		return &s.breaker
+		return s.breaker
 	}
 	master, err := cluster.MasterForKey(ctx, text)
 	if err != nil { // nobody has it now
-		return &s.breaker
+		return s.breaker
 	}
 	at := master.Options().Addr
 	if b, there := s.breakers.Load(at); there {
 		return b.(*breaker) //nolint:forcetypeassert // nothing else is stored
 	}
-	b, _ := s.breakers.LoadOrStore(at, &breaker{now: time.Now})
+	b, _ := s.breakers.LoadOrStore(at, newBreaker())
 	return b.(*breaker) //nolint:forcetypeassert // nothing else is stored
 }
 

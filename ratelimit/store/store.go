@@ -107,7 +107,7 @@ type Store struct {
 	kept    float64 // milliseconds
 	// memoryBits of a call's hash choose the key that it is remembered in once it is settled.
 	memoryBits int
-	breaker    breaker
+	breaker    *breaker
 	breakers   sync.Map // of a cluster's servers, by address
 	identity   identity
 	index      index
@@ -132,7 +132,7 @@ func New(c Config) (*Store, error) {
 	setDefault(&c.DialTimeout, 50*time.Millisecond)
 	setDefault(&c.Timeout, 100*time.Millisecond)
 	s := &Store{config: c, life: float64(c.Lifetime.Microseconds()), kept: millis(c.SettledKept), memoryBits: memoryWidth(c.SettledKept),
-		breaker: breaker{now: time.Now}}
+		breaker: newBreaker()}
 	s.identity.changed = func(older bool) {
 		s.lacks()
 		if c.Changed != nil {
