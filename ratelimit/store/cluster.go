@@ -85,9 +85,10 @@ func (s *Store) holdOne(ctx context.Context, t Take) (Taken, error) {
 	return taken, err
 }
 
-// note tells the index of a hold that was taken by a call of the script.
+// note tells the index of a hold that was taken by a call of the script, or by one before whose answer
+// was lost, so that nobody noted it: when it is due is corrected by the first sweep.
 func (s *Store) note(t Take, args []any, taken Taken) {
-	if key, ok := args[header].(string); ok && t.ID != "" && taken.Outcome == Admitted {
+	if key, ok := args[header].(string); ok && t.ID != "" && !taken.Outcome.Refuses() {
 		s.stands(key, float64(taken.Now)+s.lifeOf(t))
 	}
 }

@@ -252,3 +252,36 @@ func TestASettledCallIsChargedOnce(t *testing.T) {
 		t.Errorf("want 7 charged once, got %+v, %v", state, err)
 	}
 }
+
+// TestAHoldWhoseAnswerWasLostIsSwept: who took it knows of it by the second try alone, and the index
+// had no entry of it until all keys were walked over again, after an hour.
+func TestAHoldWhoseAnswerWasLostIsSwept(t *testing.T) {
+	t.Parallel()
+	now := time.Now().UnixMicro()
+	server := testenv.RedisServer(t)
+	lost, s := onServer(t, server, func() int64 { return now }), onServer(t, server, func() int64 { return now })
+	found := func() (ids []string) {
+		t.Helper()
+		if _, err := s.Sweep(t.Context(), func(h store.Hold) error {
+			ids = append(ids, h.ID)
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return ids
+	}
+	if ids := found(); ids != nil { // walks over all keys, for an hour
+		t.Fatalf("want no holds yet, got %v", ids)
+	}
+	take := takes(0, 1)[0]
+	if got, err := lost.Hold(t.Context(), take); err != nil || got.Outcome != store.Admitted {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	if got, err := s.Hold(t.Context(), take); err != nil || got.Outcome != store.Repeated {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	now += (2 * time.Minute).Microseconds()
+	if ids := found(); len(ids) != 1 {
+		t.Errorf("want the hold that is due, got %v", ids)
+	}
+}
