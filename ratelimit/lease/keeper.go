@@ -3,6 +3,7 @@ package lease
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,6 +20,15 @@ const (
 	recordEvery = 100 * time.Millisecond
 	// lastWords bounds what is written down and given back when the service ends.
 	lastWords = 2 * time.Second
+	// mostOwed bounds how many holds wait to be given back; atOnce of them are given back together.
+	mostOwed = 2 * mostLeases
+	atOnce   = 100
+)
+
+// What is said of holds that could not be given back.
+const (
+	notGivenBack = "leases are not given back, trying again"
+	tooManyOwed  = "too many leases to give back, some last until they expire"
 )
 
 // Config of a Keeper.
@@ -40,6 +50,7 @@ type Keeper struct {
 	store    *store.Store
 	leases   *table
 	journal  journal
+	owed     []store.Revocation // what could not be given back yet; Run's alone
 	timeout  time.Duration
 	log      *slog.Logger
 	said     *retry.Troubles
@@ -95,12 +106,23 @@ func (k *Keeper) Run(ctx context.Context) {
 		case one := <-k.leases.orders:
 			k.carryOut(ctx, one)
 		case <-ticker.C:
-			if !k.store.Down() && k.journal.size() == 0 {
-				for _, one := range k.leases.removeDue(false) {
-					k.giveBack(ctx, one)
-				}
-			}
+			k.check(ctx)
 		}
+	}
+}
+
+// check gives back what is due, and what could not be given back before. What leases cover is written
+// down first.
+func (k *Keeper) check(ctx context.Context) {
+	if k.journal.size() > 0 {
+		return
+	}
+	k.giveBackOwed(ctx) // also while Redis is down: the breaker lets one call through now and then
+	if k.store.Down() {
+		return
+	}
+	for _, one := range k.leases.removeDue(false) {
+		k.giveBack(ctx, one)
 	}
 }
 
@@ -122,6 +144,7 @@ func (k *Keeper) giveBackAll(ctx context.Context) {
 	for _, one := range k.leases.removeDue(true) {
 		k.giveBack(ctx, one)
 	}
+	k.giveBackOwed(ctx)
 }
 
 // carryOut takes the lease that was ordered, or gives back one that is ready.
@@ -130,28 +153,39 @@ func (k *Keeper) carryOut(ctx context.Context, one *lease) {
 		k.giveBack(ctx, one)
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, k.timeout)
-	defer cancel()
 	until := time.Now().Add(k.leases.life)
-	ok := true
-	for _, part := range []*slice{one.tokens, one.requests} {
-		if part == nil || !ok {
-			continue
-		}
-		taken, err := k.store.Hold(ctx, part.take)
-		if ok = err == nil && taken.Outcome == store.Admitted; ok {
-			part.held, part.left = taken.Held, taken.Held
-		}
-	}
+	ok, back := k.take(ctx, one)
 	k.leases.mu.Lock()
 	one.ready, one.until = ok, until
 	if !ok {
 		delete(k.leases.byKey, one.key)
 	}
 	k.leases.mu.Unlock()
-	if !ok && one.tokens != nil && one.tokens.held > 0 {
-		k.giveBack(ctx, one)
+	if !ok && len(back) > 0 {
+		k.revoke(context.WithoutCancel(ctx), back)
 	}
+}
+
+// take takes a lease, its tokens and then its requests, and reports whether Redis granted both. Else
+// back is what was taken of it, or may have been: where no answer came, Redis may have executed the
+// command all the same, or may do so yet. (A lease that was granted says itself what it holds.)
+func (k *Keeper) take(ctx context.Context, one *lease) (ok bool, back []store.Revocation) {
+	ctx, cancel := context.WithTimeout(ctx, k.timeout)
+	defer cancel()
+	for _, part := range one.parts() {
+		taken, err := k.store.Hold(ctx, part.take)
+		if err == nil && taken.Outcome.Refuses() {
+			return false, back
+		}
+		back = append(back, store.Revocation{Take: part.take})
+		if err != nil {
+			return false, back
+		}
+		// Repeated is granted too: the id is nobody else's, so it was the first try of this very call
+		// that took it, and its answer was lost or late. It tells what that one holds.
+		part.held, part.left = taken.Held, taken.Held
+	}
+	return true, nil
 }
 
 // Waiting is how many calls were admitted without Redis and are not written down there yet.
@@ -161,15 +195,45 @@ func (k *Keeper) Waiting() int64 { return int64(k.journal.size()) }
 // holds, requests count as used.
 func (k *Keeper) giveBack(ctx context.Context, one *lease) {
 	k.recordAll(ctx) // first, or others could take what it covers
-	var back []store.Settlement
-	if one.tokens != nil {
-		back = append(back, store.Settlement{Account: one.tokens.take.Account, ID: one.tokens.take.ID})
+	var back []store.Revocation
+	for _, part := range one.parts() {
+		r := store.Revocation{Take: part.take}
+		if part == one.requests {
+			r.Charged = part.held - part.left
+		}
+		back = append(back, r)
 	}
-	if one.requests != nil {
-		back = append(back, store.Settlement{Account: one.requests.take.Account, ID: one.requests.take.ID,
-			Charged: one.requests.held - one.requests.left})
+	k.revoke(ctx, back)
+}
+
+// giveBackOwed tries again to give back what could not be given back.
+func (k *Keeper) giveBackOwed(ctx context.Context) {
+	if len(k.owed) == 0 {
+		return
 	}
-	if _, err := k.store.Settle(ctx, back); err != nil {
-		k.said.Warn(ctx, "a lease is not given back and lasts until it expires", err)
+	owed := k.owed
+	k.owed = nil
+	for some := range slices.Chunk(owed, atOnce) {
+		k.revoke(ctx, some)
 	}
+	if len(k.owed) == 0 {
+		k.said.Over(ctx, notGivenBack, "leases are given back")
+	}
+}
+
+// revoke gives holds back, or remembers them for the next try: without that they would stand, held by
+// nobody, until they expire.
+func (k *Keeper) revoke(ctx context.Context, holds []store.Revocation) {
+	ctx, cancel := context.WithTimeout(ctx, k.timeout)
+	defer cancel()
+	err := k.store.Revoke(ctx, holds)
+	if err == nil {
+		return
+	}
+	if room := mostOwed - len(k.owed); room < len(holds) {
+		k.said.Warn(ctx, tooManyOwed, err)
+		holds = holds[:room]
+	}
+	k.owed = append(k.owed, holds...)
+	k.said.Warn(ctx, notGivenBack, err)
 }

@@ -9,12 +9,18 @@
 //	         a call like it             Redis granted
 //	         was admitted                 all of it
 //	(none) ----------------> ordered ------------------> ready --+ admits calls while
-//	  ^                         |                          |  ^--+ Redis is away
-//	  |     refused, or Redis   |                          |
-//	  +-------------------------+                          | idle, half its life over, a
-//	  |                                                    | call like it was refused, or
-//	  |     settled: what admitted calls hold was moved    v the service ends
-//	  +------------------------------------------------ given back
+//	  ^                         | refused, or              |  ^--+ Redis is away
+//	  |                         | no answer                |
+//	  |                         v                          | idle, half its life over, a
+//	  |                  what was taken, or                | call like it was refused, or
+//	  |                  may have been                     | the service ends
+//	  |                         |                          v
+//	  +-------------------------+--------------------- given back: settled, after what
+//	                                                   admitted calls hold was moved
+//
+// What could not be given back is tried again every second until Redis has answered. A command
+// without an answer may still lie in the socket of a server that hangs, and be executed after one
+// that came later; store.Revoke sees to it that it takes nothing then.
 //
 // What is admitted while Redis is away waits in the journal. As soon as Redis answers
 // again, and before a lease is given back or one of these calls is settled, each is
@@ -27,6 +33,7 @@
 package lease
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -67,6 +74,11 @@ type lease struct {
 	until    time.Time
 	used     time.Time
 	ready    bool // Redis granted it
+}
+
+// parts are what it consists of, in the order in which they are taken.
+func (l *lease) parts() []*slice {
+	return slices.DeleteFunc([]*slice{l.tokens, l.requests}, func(s *slice) bool { return s == nil })
 }
 
 // table has the leases of one replica.
