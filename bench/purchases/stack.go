@@ -198,7 +198,7 @@ func (s *stack) connect(ctx context.Context, plan *layout.Plan) error {
 		return err
 	}
 	s.stops = append(s.stops, s.db.Close)
-	if s.nats, err = nats.Connect(urls["LEAKY_NATS_URL"]); err != nil {
+	if s.nats, err = nats.Connect(urls["LEAKY_NATS_URL"], nats.ReconnectBufSize(-1)); err != nil {
 		return err
 	}
 	s.stops = append(s.stops, s.nats.Close)

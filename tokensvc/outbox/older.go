@@ -29,21 +29,28 @@ type known struct {
 	link uint64
 }
 
+// errMoved says that NATS has been connected to again, and may be an older one.
+var errMoved = errors.New("the connection to NATS is another than the one that the stream was looked at over")
+
+// moved reports whether there is another connection than that of a look.
+func (r *Relay) moved(link uint64) bool { return r.cfg.NATS.Stats().Reconnects != link }
+
 // lookAtStream looks at the begin and over each new connection, before anything is published over it,
 // whether the stream has what it confirmed: a server that comes back from an older copy has another
-// connection, and lost the end of its stream. What is lost is published again.
-func (r *Relay) lookAtStream(ctx context.Context) error {
+// connection, and lost the end of its stream. What is lost is published again. It answers which
+// connection that is, and nothing may be published over another one.
+func (r *Relay) lookAtStream(ctx context.Context) (link uint64, err error) {
 	r.known.mu.Lock()
 	defer r.known.mu.Unlock()
-	link := r.cfg.NATS.Stats().Reconnects
+	link = r.cfg.NATS.Stats().Reconnects
 	if r.known.link == link {
-		return nil
+		return link, nil
 	}
 	asking, cancel := context.WithTimeout(ctx, ackWait)
 	defer cancel()
 	stream, err := usage.EnsureStream(asking, r.js)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	err = pgx.BeginFunc(ctx, r.cfg.DB, func(tx pgx.Tx) error {
 		q := tokensdb.New(tx)
@@ -56,10 +63,10 @@ func (r *Relay) lookAtStream(ctx context.Context) error {
 		return q.PublishAgain(ctx, tokensdb.PublishAgainParams{Channel: channel, Ids: lost})
 	})
 	if err != nil {
-		return fmt.Errorf("look for published events: %w", err)
+		return 0, fmt.Errorf("look for published events: %w", err)
 	}
 	r.known.link = link
-	return nil
+	return link, nil
 }
 
 // lost are the published events that the stream has no longer, and when the first of them was

@@ -1,11 +1,16 @@
 package outbox_test
 
 import (
+	"context"
+	"log/slog"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/google/uuid"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
@@ -77,4 +82,52 @@ func TestAnOlderStreamIsFilledAgain(t *testing.T) {
 	others(2)
 	relay, _ = w.relay(nil)
 	whole()
+}
+
+// TestAnOlderStreamIsFilledInOrder: what comes up while NATS is away, to come back older, is published
+// after what the stream lost of the same thing.
+func TestAnOlderStreamIsFilledInOrder(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	relay, _ := w.relay(nil)
+	var running sync.WaitGroup
+	ctx, stop := context.WithCancel(t.Context())
+	defer func() { stop(); running.Wait() }()
+	running.Go(func() { _ = relay.Run(ctx) })
+	var want []string
+	step := func() {
+		id := uuid.New()
+		want = append(want, id.String())
+		w.add(outbox.Event{ID: id, AggregateType: "Test", AggregateID: "purchase", Type: "STEP", Subject: "leaky.saga.v1.STEP", Data: len(want)})
+	}
+	published := func() bool { return w.count("published_at IS NULL") == 0 }
+	putBack := w.nats.Copy()
+	step()
+	step()
+	testenv.Eventually(t, "the first steps are published", published)
+	w.nats.Stop()
+	step()
+	putBack()
+	testenv.Eventually(t, "all steps are published", func() bool { return published() && w.js.Conn().IsConnected() })
+	var got []string
+	for _, msg := range w.stored() {
+		got = append(got, msg.Header.Get(jetstream.MsgIDHeader))
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("want each step once and in order, %v, got %v", want, got)
+	}
+}
+
+// TestARelayKeepsNoMessagesInItsConnection: those would go over the next one before the look.
+func TestARelayKeepsNoMessagesInItsConnection(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	nc, err := nats.Connect(w.nats.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	if _, err := outbox.New(outbox.Config{DB: w.db, NATS: nc, Metrics: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler)}); err == nil {
+		t.Error("want a connection that keeps messages refused, got no error")
+	}
 }

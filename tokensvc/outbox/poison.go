@@ -66,8 +66,12 @@ func (r *Relay) refused(ctx context.Context, q *tokensdb.Queries, f failure) err
 // counted as parked meanwhile, and may come after their successors, since states have
 // versions. While another replica has them, this one does nothing.
 func (r *Relay) RetryParked(ctx context.Context) (int, error) {
+	link, err := r.lookAtStream(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("retry parked events: %w", err)
+	}
 	through := 0
-	err := pgx.BeginFunc(ctx, r.cfg.DB, func(tx pgx.Tx) error {
+	err = pgx.BeginFunc(ctx, r.cfg.DB, func(tx pgx.Tx) error {
 		q := tokensdb.New(tx)
 		rows, err := q.ParkedEvents(ctx, tokensdb.ParkedEventsParams{Prefix: balance.SubjectPrefix, Most: parkedAtOnce})
 		if err != nil || len(rows) == 0 {
@@ -77,7 +81,7 @@ func (r *Relay) RetryParked(ctx context.Context) (int, error) {
 		for i, row := range rows {
 			parked[i] = tokensdb.PendingEventsRow(row)
 		}
-		confirmed, failed := r.send(ctx, parked)
+		confirmed, failed := r.send(ctx, link, parked)
 		through = len(confirmed)
 		if len(failed) > 0 {
 			if _, _, err := r.judge(ctx, q, failed); err != nil {

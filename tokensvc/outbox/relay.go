@@ -39,7 +39,7 @@ const (
 // Config is what New needs.
 type Config struct {
 	DB        *pgxpool.Pool
-	NATS      *nats.Conn
+	NATS      *nats.Conn    // with ReconnectBufSize(-1), see New
 	PollEvery time.Duration // without a NOTIFY; default 2 s
 	Batch     int           // events of one round, default 1000
 	Attempts  int           // of an event that JetStream refuses, before it is parked; default 8
@@ -60,10 +60,14 @@ type Relay struct {
 	pending atomic.Int64 // events when last counted
 }
 
-// New makes a relay; Run starts it.
+// New makes a relay; Run starts it. A connection that keeps messages while the link is down would send
+// them first over the next one, before the relay could look whether the stream has what came before.
 func New(cfg Config) (*Relay, error) {
 	if cfg.DB == nil || cfg.NATS == nil || cfg.Metrics == nil || cfg.Log == nil {
 		return nil, errors.New("make outbox relay: DB, NATS, Metrics and Log are needed")
+	}
+	if cfg.NATS.Opts.ReconnectBufSize >= 0 {
+		return nil, errors.New("make outbox relay: NATS must not keep messages while the link is down")
 	}
 	setDefault(&cfg.PollEvery, 2*time.Second)
 	setDefault(&cfg.Batch, 1000)
@@ -102,11 +106,12 @@ func (r *Relay) Round(ctx context.Context) (int, error) {
 	stopping := ctx.Done()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), roundWait) // what is published is marked
 	defer cancel()
-	if err := r.lookAtStream(ctx); err != nil {
+	link, err := r.lookAtStream(ctx)
+	if err != nil {
 		return 0, fmt.Errorf("relay events: %w", err)
 	}
 	handled, confirmed := 0, 0
-	err := pgx.BeginFunc(ctx, r.cfg.DB, func(tx pgx.Tx) error {
+	err = pgx.BeginFunc(ctx, r.cfg.DB, func(tx pgx.Tx) error {
 		q := tokensdb.New(tx)
 		claimed, err := q.ClaimSlots(ctx, claimSlots)
 		if err != nil || len(claimed) == 0 {
@@ -116,7 +121,7 @@ func (r *Relay) Round(ctx context.Context) (int, error) {
 		if err != nil {
 			return err
 		}
-		done, refused, outage := r.publish(ctx, stopping, q, pending)
+		done, refused, outage := r.publish(ctx, link, stopping, q, pending)
 		if outage != nil && len(done)+refused == 0 {
 			return outage
 		}
@@ -148,8 +153,8 @@ func mark(ctx context.Context, q *tokensdb.Queries, done []published) error {
 // publish sends events in waves: about each thing one, and the next one only after
 // JetStream has confirmed it. So a lost connection in the middle of a wave can make no
 // hole in a thing's order. It answers what is published and how many events were refused;
-// the error is an outage.
-func (r *Relay) publish(ctx context.Context, stopping <-chan struct{}, q *tokensdb.Queries,
+// the error is an outage. link is the connection that the stream was looked at over.
+func (r *Relay) publish(ctx context.Context, link uint64, stopping <-chan struct{}, q *tokensdb.Queries,
 	pending []tokensdb.PendingEventsRow) (done []published, refused int, outage error) {
 	for wave := range waves(pending) {
 		select {
@@ -157,7 +162,7 @@ func (r *Relay) publish(ctx context.Context, stopping <-chan struct{}, q *tokens
 			return done, refused, nil
 		default:
 		}
-		confirmed, failed := r.send(ctx, wave)
+		confirmed, failed := r.send(ctx, link, wave)
 		if done = append(done, confirmed...); len(failed) == 0 {
 			continue
 		}
@@ -191,11 +196,15 @@ func waves(pending []tokensdb.PendingEventsRow) func(yield func([]tokensdb.Pendi
 	}
 }
 
-// send publishes a wave and waits for every answer.
-func (r *Relay) send(ctx context.Context, wave []tokensdb.PendingEventsRow) (confirmed []published, failed []failure) {
+// send publishes a wave and waits for every answer. Nothing goes over another connection than link, since
+// the stream there may lack what a message comes after.
+func (r *Relay) send(ctx context.Context, link uint64, wave []tokensdb.PendingEventsRow) (confirmed []published, failed []failure) {
 	futures := make([]jetstream.PubAckFuture, len(wave))
 	for i, e := range wave {
 		msg, err := message(e)
+		if err == nil && r.moved(link) {
+			err = errMoved
+		}
 		if err == nil {
 			futures[i], err = r.js.PublishMsgAsync(msg, jetstream.WithMsgID(e.ID.String()), jetstream.WithExpectStream(usage.Stream))
 		}

@@ -39,7 +39,7 @@ func start(tb testing.TB, every time.Duration) *live {
 	l := &live{tb: tb, db: testenv.Postgres(tb)}
 	must(tb, migrations.Up(tb.Context(), l.db))
 	var err error
-	l.nc, err = nats.Connect(testenv.NATS(tb))
+	l.nc, err = nats.Connect(testenv.NATS(tb), nats.ReconnectBufSize(-1))
 	must(tb, err)
 	tb.Cleanup(l.nc.Close)
 	l.js, err = jetstream.New(l.nc)

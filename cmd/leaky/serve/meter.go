@@ -14,7 +14,6 @@ import (
 	limitpb "github.com/leaky-tokens/leaky-tokens/internal/contract/limitapi/gen"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
-	"github.com/leaky-tokens/leaky-tokens/internal/natsconn"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 	"github.com/leaky-tokens/leaky-tokens/meter"
 )
@@ -25,8 +24,7 @@ func serveMeter(ctx context.Context, s service) error {
 		return err
 	}
 	defer limiter.Close()
-	// The spool keeps what is not published better than the client's buffer.
-	nc, err := natsconn.Connect(natsconn.Config{URL: s.cfg.Stores.NATS, Name: s.name, Log: s.log, Unbuffered: true})
+	nc, err := s.connectNATS()
 	if err != nil {
 		return err
 	}

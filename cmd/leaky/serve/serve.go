@@ -165,9 +165,12 @@ func (s service) listenFor(setting, address string, callers []string) (net.Liste
 	return s.peers().guarded(ln, callers), nil
 }
 
-// connectNATS connects now or as soon as NATS is there.
+// connectNATS connects now or as soon as NATS is there. What is published while it is away fails at once:
+// every part keeps what counts in a place of its own (spool, outbox, hold, stream), asks the caller to come
+// again, or says later what is true then. A message that the client kept would reach NATS after its
+// publisher was told that it failed, and before what a NATS that lost it needs first.
 func (s service) connectNATS() (*nats.Conn, error) {
-	return natsconn.Connect(natsconn.Config{URL: s.cfg.Stores.NATS, Name: s.name, Log: s.log})
+	return natsconn.Connect(natsconn.Config{URL: s.cfg.Stores.NATS, Name: s.name, Log: s.log, Unbuffered: true})
 }
 
 // serveHTTP answers until ctx ends: the API where other parts call it, and what people look at
