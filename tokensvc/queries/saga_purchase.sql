@@ -1,7 +1,7 @@
 -- name: TakePurchaseKey :exec
 -- Fails on token_purchase_key_pkey when somebody has the key. The loser of a race waits here until the winner has committed.
 INSERT INTO token_purchase_key (owner, key, payload_hash, status, answer, created_at)
-VALUES (@owner, @key, @payload_hash, @status, @answer, @created_at);
+VALUES (@owner, @key, @payload_hash, @status, @answer, now());
 
 -- name: FindPurchaseKey :one
 SELECT payload_hash, status, answer FROM token_purchase_key WHERE owner = @owner AND key = @key;
@@ -27,8 +27,9 @@ ORDER BY created_at DESC, id DESC LIMIT @most;
 SELECT status, action, detail, attempts, at FROM token_purchase_step WHERE saga_id = @saga_id ORDER BY id;
 
 -- name: PurgePurchaseKeys :execrows
+-- By the clock that they were written by: of another one that is ahead, a key would go whose order is repeated.
 DELETE FROM token_purchase_key WHERE (owner, key) IN (
-  SELECT k.owner, k.key FROM token_purchase_key k WHERE k.created_at < @before ORDER BY k.created_at LIMIT 1000);
+  SELECT k.owner, k.key FROM token_purchase_key k WHERE k.created_at < now() - @keep::interval ORDER BY k.created_at LIMIT 1000);
 
 -- name: UserHoldings :one
 -- What the buyer's pool holds, for the tier's cap: of one that refills what it is filled to.

@@ -6,13 +6,15 @@ UPDATE token_purchase_saga SET lease_token = gen_random_uuid(), lease_owner = @o
 WHERE id IN (SELECT id FROM token_purchase_saga WHERE next_at <= now() ORDER BY next_at LIMIT @most FOR UPDATE SKIP LOCKED)
 RETURNING *;
 
--- name: AdvanceSaga :execrows
--- Writes a step; zero rows: the lease is somebody else's.
-UPDATE token_purchase_saga SET status = @status, backward = @backward, failure = @failure, payment_id = @payment_id, attempts = 0, asks = 1, last_error = '', updated_at = clock_timestamp(),
+-- name: AdvanceSaga :one
+-- Writes a step, and answers when that is; no row: the lease is somebody else's. The times of a purchase grow with its
+-- steps whatever is done to the clock, by what ClickHouse can tell apart.
+UPDATE token_purchase_saga SET status = @status, backward = @backward, failure = @failure, payment_id = @payment_id, attempts = 0, asks = 1, last_error = '', updated_at = GREATEST(clock_timestamp(), updated_at + interval '1 millisecond'),
   next_at = CASE WHEN @finished::boolean THEN NULL ELSE now() + @lease::interval END,
   lease_until = CASE WHEN @finished::boolean THEN NULL ELSE now() + @lease::interval END,
   lease_token = CASE WHEN @finished::boolean THEN NULL ELSE lease_token END
-WHERE id = @id AND lease_token = @lease_token;
+WHERE id = @id AND lease_token = @lease_token
+RETURNING updated_at;
 
 -- name: RetrySagaLater :execrows
 -- Zero rows: the lease is somebody else's, or the step is written although its answer was lost. The
@@ -24,7 +26,7 @@ WHERE id = @id AND lease_token = @lease_token AND status = @status AND backward 
 -- name: ParkSaga :execrows
 -- Zero rows: as of RetrySagaLater.
 UPDATE token_purchase_saga SET attempts = attempts + 1, last_error = @reason, payment_id = CASE WHEN @payment_id::text = '' THEN payment_id ELSE @payment_id END, parked_at = clock_timestamp(), park_reason = @reason, next_at = NULL, lease_token = NULL, lease_until = NULL,
-  updated_at = clock_timestamp()
+  updated_at = GREATEST(clock_timestamp(), updated_at)
 WHERE id = @id AND lease_token = @lease_token AND status = @status AND backward = @backward;
 
 -- name: WriteSagaStep :exec
@@ -40,11 +42,15 @@ WHERE id IN (SELECT id FROM token_purchase_saga WHERE next_at IS NOT NULL AND NO
   AND (lease_until IS NULL OR lease_until < now()) ORDER BY updated_at LIMIT @most FOR UPDATE SKIP LOCKED)
 RETURNING id;
 
+-- name: HastenSagas :execrows
+-- Purchases whose time is further ahead than any wait is long: the clock was ahead when it was written, and was set right.
+UPDATE token_purchase_saga SET next_at = now(), lease_token = NULL, lease_until = NULL WHERE next_at > now() + @longest::interval;
+
 -- name: ResumeSaga :execrows
 -- A person's word, written beside the steps: go on (or back) at once, whoever has it; the lease ends.
 WITH resumed AS (
   UPDATE token_purchase_saga s SET backward = s.backward OR @back::boolean, failure = CASE WHEN s.failure = '' THEN @failure::text ELSE s.failure END,
-    attempts = 0, parked_at = NULL, park_reason = '', next_at = now(), lease_token = NULL, lease_until = NULL, updated_at = clock_timestamp()
+    attempts = 0, parked_at = NULL, park_reason = '', next_at = now(), lease_token = NULL, lease_until = NULL, updated_at = GREATEST(clock_timestamp(), updated_at)
   WHERE s.id = @id AND s.status NOT IN ('COMPLETED', 'FAILED') RETURNING s.id AS saga, s.status AS reached)
 INSERT INTO token_purchase_step (saga_id, status, action, detail, attempts) SELECT saga, reached, @action, @detail, 0 FROM resumed;
 

@@ -97,7 +97,10 @@ func (s *Service) take(ctx context.Context, who principal.Principal, o order, co
 	if err != nil {
 		return 0, nil, fmt.Errorf("read caller's id: %w", err)
 	}
-	row := s.draft(who, o)
+	row, err := s.draft(ctx, who, o)
+	if err != nil {
+		return 0, nil, err
+	}
 	row.CorrelationID, row.Traceparent = correlation, tracing.Text(trace.SpanContextFromContext(ctx))
 	answer, err = json.Marshal(accepted{SagaID: row.ID, Status: Started, CreatedAt: row.CreatedAt})
 	if err != nil {
@@ -131,17 +134,21 @@ func keyTaken(err error) bool {
 	return ok && answer.Code == uniqueViolation && answer.ConstraintName == "token_purchase_key_pkey"
 }
 
-// draft is the row of a new purchase, its price fixed.
-func (s *Service) draft(who principal.Principal, o order) Saga {
-	now := time.Now().UTC().Truncate(time.Microsecond) // as Postgres keeps it
+// draft is the row of a new purchase, its price fixed. Its time is Postgres', as that of its steps
+// is: whatever a replica takes for the time, no purchase ends before it begins.
+func (s *Service) draft(ctx context.Context, who principal.Principal, o order) (Saga, error) {
+	now, err := tokensdb.New(s.cfg.Pool).Clock(ctx)
+	if err != nil {
+		return Saga{}, fmt.Errorf("ask for the time: %w", err)
+	}
 	price := s.cfg.Price(o.provider)
 	row := Saga{ID: s.cfg.NewID(), UserID: o.user, OrgID: o.org, Provider: o.provider, Tokens: o.tokens, Status: string(Started),
-		CreatedAt: now, UpdatedAt: now,
+		CreatedAt: now.UTC(), UpdatedAt: now.UTC(),
 		Amount: amount(o.tokens, price), Currency: s.cfg.Currency, Price: price, QuotaMax: s.cfg.QuotaMax(who.Tier), Refill: o.refill}
 	if o.key != "" {
 		row.IdempotencyKey = &o.key
 	}
-	return row
+	return row, nil
 }
 
 // write puts down key, purchase and event in one transaction and one round trip.
@@ -150,8 +157,7 @@ func (s *Service) write(ctx context.Context, caller uuid.UUID, row Saga, o order
 	db := tokensdb.New(together)
 	if o.key != "" {
 		err := db.TakePurchaseKey(ctx, tokensdb.TakePurchaseKeyParams{Owner: caller, Key: o.key, PayloadHash: o.hash(),
-			Status: http.StatusAccepted,
-			Answer: answer, CreatedAt: row.CreatedAt})
+			Status: http.StatusAccepted, Answer: answer})
 		if err != nil {
 			return fmt.Errorf("take idempotency key: %w", err)
 		}

@@ -128,18 +128,22 @@ func (s *Service) allocate(ctx context.Context, row Saga) (Saga, error) {
 func (s *Service) advance(ctx context.Context, row Saga, action Action, d Decision) (Saga, error) {
 	from := Status(row.Status)
 	next := row
-	next.Status, next.Backward, next.UpdatedAt, next.Asks, next.Attempts = string(d.To), d.Backward, time.Now().UTC(), 1, 0
+	next.Status, next.Backward, next.Asks, next.Attempts = string(d.To), d.Backward, 1, 0
 	if next.Failure == "" || d.To == Completed {
 		next.Failure = d.Reason
 	}
 	err := pgx.BeginFunc(ctx, s.cfg.Pool, func(tx pgx.Tx) error {
 		db := tokensdb.New(tx)
-		written, err := db.AdvanceSaga(ctx, tokensdb.AdvanceSagaParams{ID: row.ID, LeaseToken: row.LeaseToken, Status: next.Status,
+		at, err := db.AdvanceSaga(ctx, tokensdb.AdvanceSagaParams{ID: row.ID, LeaseToken: row.LeaseToken, Status: next.Status,
 			Backward: next.Backward,
 			Failure:  next.Failure, PaymentID: next.PaymentID, Finished: d.To.Final(), Lease: interval(s.cfg.Timing.Lease)})
-		if err := fenced(written, err); err != nil {
-			return err
+		if errors.Is(err, pgx.ErrNoRows) {
+			return errLost
 		}
+		if err != nil {
+			return fmt.Errorf("write step: %w", err)
+		}
+		next.UpdatedAt = at
 		if err := s.book(ctx, tx, from, next); err != nil {
 			return err
 		}
@@ -216,7 +220,7 @@ func (s *Service) finished(ctx context.Context, row Saga) {
 		count = s.metrics.failed
 	}
 	count.WithLabelValues(row.Provider).Inc()
-	s.metrics.seconds.Observe(time.Since(row.CreatedAt).Seconds())
+	s.metrics.seconds.Observe(row.UpdatedAt.Sub(row.CreatedAt).Seconds())
 	s.cfg.Log.LogAttrs(ctx, level, "purchase finished", slog.String("saga", row.ID.String()), slog.String("status", row.Status),
 		slog.String("reason", row.Failure))
 }

@@ -121,8 +121,8 @@ func (s *Service) every(ctx context.Context, period time.Duration, name string, 
 	}
 }
 
-// recover drives on what stood still for too long, each purchase by one replica, and
-// forgets old idempotency keys.
+// recover drives on what stood still for too long, each purchase by one replica, and what waits for
+// a time that a clock had which was set back; it forgets old idempotency keys.
 func (s *Service) recover(ctx context.Context) error {
 	const batch = 1000
 	db := tokensdb.New(s.cfg.Pool)
@@ -135,8 +135,18 @@ func (s *Service) recover(ctx context.Context) error {
 		s.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "recovering purchases that stood still", slog.Int("purchases", len(taken)))
 		s.awake()
 	}
+	// Twice as long as a wait, as other replicas may have been told to wait longer.
+	hastened, err := db.HastenSagas(ctx, interval(2*max(s.cfg.Timing.Lease, s.cfg.Timing.BackoffMax)))
+	if err != nil {
+		return fmt.Errorf("hasten purchases: %w", err)
+	}
+	if hastened > 0 {
+		s.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "purchases were to wait for a time that a clock had which was ahead; they go on now",
+			slog.Int64("purchases", hastened))
+		s.awake()
+	}
 	for {
-		gone, err := db.PurgePurchaseKeys(ctx, time.Now().Add(-s.cfg.Timing.KeepKeys))
+		gone, err := db.PurgePurchaseKeys(ctx, interval(s.cfg.Timing.KeepKeys))
 		if err != nil {
 			return fmt.Errorf("purge idempotency keys: %w", err)
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 const findPurchaseKey = `-- name: FindPurchaseKey :one
@@ -250,11 +251,12 @@ func (q *Queries) OrgHoldings(ctx context.Context, arg OrgHoldingsParams) (int64
 
 const purgePurchaseKeys = `-- name: PurgePurchaseKeys :execrows
 DELETE FROM token_purchase_key WHERE (owner, key) IN (
-  SELECT k.owner, k.key FROM token_purchase_key k WHERE k.created_at < $1 ORDER BY k.created_at LIMIT 1000)
+  SELECT k.owner, k.key FROM token_purchase_key k WHERE k.created_at < now() - $1::interval ORDER BY k.created_at LIMIT 1000)
 `
 
-func (q *Queries) PurgePurchaseKeys(ctx context.Context, before time.Time) (int64, error) {
-	result, err := q.db.Exec(ctx, purgePurchaseKeys, before)
+// By the clock that they were written by: of another one that is ahead, a key would go whose order is repeated.
+func (q *Queries) PurgePurchaseKeys(ctx context.Context, keep pgtype.Interval) (int64, error) {
+	result, err := q.db.Exec(ctx, purgePurchaseKeys, keep)
 	if err != nil {
 		return 0, err
 	}
@@ -263,7 +265,7 @@ func (q *Queries) PurgePurchaseKeys(ctx context.Context, before time.Time) (int6
 
 const takePurchaseKey = `-- name: TakePurchaseKey :exec
 INSERT INTO token_purchase_key (owner, key, payload_hash, status, answer, created_at)
-VALUES ($1, $2, $3, $4, $5, $6)
+VALUES ($1, $2, $3, $4, $5, now())
 `
 
 type TakePurchaseKeyParams struct {
@@ -272,7 +274,6 @@ type TakePurchaseKeyParams struct {
 	PayloadHash []byte
 	Status      int32
 	Answer      []byte
-	CreatedAt   time.Time
 }
 
 // Fails on token_purchase_key_pkey when somebody has the key. The loser of a race waits here until the winner has committed.
@@ -283,7 +284,6 @@ func (q *Queries) TakePurchaseKey(ctx context.Context, arg TakePurchaseKeyParams
 		arg.PayloadHash,
 		arg.Status,
 		arg.Answer,
-		arg.CreatedAt,
 	)
 	return err
 }

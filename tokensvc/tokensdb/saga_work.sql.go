@@ -7,17 +7,19 @@ package tokensdb
 
 import (
 	"context"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-const advanceSaga = `-- name: AdvanceSaga :execrows
-UPDATE token_purchase_saga SET status = $1, backward = $2, failure = $3, payment_id = $4, attempts = 0, asks = 1, last_error = '', updated_at = clock_timestamp(),
+const advanceSaga = `-- name: AdvanceSaga :one
+UPDATE token_purchase_saga SET status = $1, backward = $2, failure = $3, payment_id = $4, attempts = 0, asks = 1, last_error = '', updated_at = GREATEST(clock_timestamp(), updated_at + interval '1 millisecond'),
   next_at = CASE WHEN $5::boolean THEN NULL ELSE now() + $6::interval END,
   lease_until = CASE WHEN $5::boolean THEN NULL ELSE now() + $6::interval END,
   lease_token = CASE WHEN $5::boolean THEN NULL ELSE lease_token END
 WHERE id = $7 AND lease_token = $8
+RETURNING updated_at
 `
 
 type AdvanceSagaParams struct {
@@ -31,9 +33,10 @@ type AdvanceSagaParams struct {
 	LeaseToken *uuid.UUID
 }
 
-// Writes a step; zero rows: the lease is somebody else's.
-func (q *Queries) AdvanceSaga(ctx context.Context, arg AdvanceSagaParams) (int64, error) {
-	result, err := q.db.Exec(ctx, advanceSaga,
+// Writes a step, and answers when that is; no row: the lease is somebody else's. The times of a purchase grow with its
+// steps whatever is done to the clock, by what ClickHouse can tell apart.
+func (q *Queries) AdvanceSaga(ctx context.Context, arg AdvanceSagaParams) (time.Time, error) {
+	row := q.db.QueryRow(ctx, advanceSaga,
 		arg.Status,
 		arg.Backward,
 		arg.Failure,
@@ -43,10 +46,9 @@ func (q *Queries) AdvanceSaga(ctx context.Context, arg AdvanceSagaParams) (int64
 		arg.ID,
 		arg.LeaseToken,
 	)
-	if err != nil {
-		return 0, err
-	}
-	return result.RowsAffected(), nil
+	var updated_at time.Time
+	err := row.Scan(&updated_at)
+	return updated_at, err
 }
 
 const claimSagas = `-- name: ClaimSagas :many
@@ -114,9 +116,22 @@ func (q *Queries) ClaimSagas(ctx context.Context, arg ClaimSagasParams) ([]Token
 	return items, nil
 }
 
+const hastenSagas = `-- name: HastenSagas :execrows
+UPDATE token_purchase_saga SET next_at = now(), lease_token = NULL, lease_until = NULL WHERE next_at > now() + $1::interval
+`
+
+// Purchases whose time is further ahead than any wait is long: the clock was ahead when it was written, and was set right.
+func (q *Queries) HastenSagas(ctx context.Context, longest pgtype.Interval) (int64, error) {
+	result, err := q.db.Exec(ctx, hastenSagas, longest)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const parkSaga = `-- name: ParkSaga :execrows
 UPDATE token_purchase_saga SET attempts = attempts + 1, last_error = $1, payment_id = CASE WHEN $2::text = '' THEN payment_id ELSE $2 END, parked_at = clock_timestamp(), park_reason = $1, next_at = NULL, lease_token = NULL, lease_until = NULL,
-  updated_at = clock_timestamp()
+  updated_at = GREATEST(clock_timestamp(), updated_at)
 WHERE id = $3 AND lease_token = $4 AND status = $5 AND backward = $6
 `
 
@@ -202,7 +217,7 @@ func (q *Queries) ReleaseSaga(ctx context.Context, arg ReleaseSagaParams) error 
 const resumeSaga = `-- name: ResumeSaga :execrows
 WITH resumed AS (
   UPDATE token_purchase_saga s SET backward = s.backward OR $3::boolean, failure = CASE WHEN s.failure = '' THEN $4::text ELSE s.failure END,
-    attempts = 0, parked_at = NULL, park_reason = '', next_at = now(), lease_token = NULL, lease_until = NULL, updated_at = clock_timestamp()
+    attempts = 0, parked_at = NULL, park_reason = '', next_at = now(), lease_token = NULL, lease_until = NULL, updated_at = GREATEST(clock_timestamp(), updated_at)
   WHERE s.id = $5 AND s.status NOT IN ('COMPLETED', 'FAILED') RETURNING s.id AS saga, s.status AS reached)
 INSERT INTO token_purchase_step (saga_id, status, action, detail, attempts) SELECT saga, reached, $1, $2, 0 FROM resumed
 `
