@@ -91,3 +91,25 @@ func TestAnOlderClickHouseIsFilledAgain(t *testing.T) {
 	start()
 	complete()
 }
+
+// TestTheLastNoteStandsWhateverTheClockSays: a note of when the engine's clock was an hour ahead.
+func TestTheLastNoteStandsWhateverTheClockSays(t *testing.T) {
+	t.Parallel()
+	store := openStore(t, testenv.ClickHouse(t))
+	p := store.Positions(Durable)
+	for _, at := range []usage.Position{{Stream: "one", Sequence: 7}, {Stream: "one", Sequence: 9}, {Stream: "one", Sequence: 8}} {
+		if err := store.conn.Exec(t.Context(), `INSERT INTO consumer_positions (consumer, stream, sequence, noted_at)
+			SELECT consumer, stream, sequence, noted_at + toIntervalHour(1) FROM consumer_positions`); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Note(t.Context(), at); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := p.Position(t.Context()); err != nil || got != at {
+			t.Errorf("want %+v, got %+v, %v", at, got, err)
+		}
+	}
+	if got, err := store.Positions("another").Position(t.Context()); err != nil || got != (usage.Position{}) {
+		t.Errorf("want no position of another consumer, got %+v, %v", got, err)
+	}
+}

@@ -34,10 +34,12 @@ func (p positions) Position(ctx context.Context) (at usage.Position, err error) 
 	return at, nil
 }
 
-// Note implements usage.Positions.
+// Note implements usage.Positions. A note is later than all before it, also where the engine's clock was
+// set back since: the newest stands.
 func (p positions) Note(ctx context.Context, at usage.Position) error {
-	err := p.store.conn.Exec(ctx, "INSERT INTO consumer_positions (consumer, stream, sequence, noted_at) SELECT ?, ?, ?, now64(6, 'UTC')",
-		p.durable, at.Stream, at.Sequence)
+	err := p.store.conn.Exec(ctx, `INSERT INTO consumer_positions (consumer, stream, sequence, noted_at)
+		SELECT ?, ?, ?, greatest(now64(6, 'UTC'), max(noted_at) + toIntervalMicrosecond(1)) FROM consumer_positions WHERE consumer = ?`,
+		p.durable, at.Stream, at.Sequence, p.durable)
 	if err != nil {
 		return p.store.madeAnew(ctx, fmt.Errorf("note position: %w", err))
 	}

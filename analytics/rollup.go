@@ -21,6 +21,9 @@ import (
 // An hour's sums are made later than settleFor after its newest mark, and an insert that ends
 // later than that after its mark marks the hour again. So sums that a question takes hold every call
 // that was acknowledged before. The current hour is always answered from its calls.
+//
+// Marks are of the engine's clock, and each is later than the one before it. Where that clock is set
+// back, the hours of meanwhile are answered from their calls until it has come to their marks again.
 
 const (
 	// defaultSettle is how long after its newest mark an hour is summed up.
@@ -63,8 +66,12 @@ func (s *Store) touch(ctx context.Context, rows []Row, force bool) (since time.T
 	for hour := range hours {
 		list = append(list, fmt.Sprint(hour))
 	}
-	if err := s.conn.Exec(ctx, "INSERT INTO usage_touched (unit, mark) SELECT toDateTime(arrayJoin(["+strings.Join(list, ",")+
-		"]), 'UTC'), now64(6, 'UTC')"); err != nil {
+	// Later than the mark before it, also where the engine's clock was set back since: sums of that one
+	// would count as made after this one.
+	if err := s.conn.Exec(ctx, `INSERT INTO usage_touched (unit, mark)
+		SELECT hour, greatest(now64(6, 'UTC'), max(mark) + toIntervalMicrosecond(1))
+		FROM (SELECT toDateTime(arrayJoin([`+strings.Join(list, ",")+`]), 'UTC') AS hour) AS hours
+		LEFT JOIN usage_touched ON unit = hour GROUP BY hour`); err != nil {
 		return since, fmt.Errorf("mark hours: %w", err)
 	}
 	s.marks.mu.Lock()

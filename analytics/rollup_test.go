@@ -260,3 +260,44 @@ func TestWhoeverInsertsIsSeen(t *testing.T) {
 		rolled(t, store)
 	}
 }
+
+// TestSumsOfBeforeTheClockWasSetBack: an hour was summed up while the engine's clock was ahead by an hour,
+// and calls come into it when that is right again.
+func TestSumsOfBeforeTheClockWasSetBack(t *testing.T) {
+	t.Parallel()
+	store, now := openStore(t, testenv.ClickHouse(t)), time.Now().UTC()
+	at := now.Add(-30 * time.Hour)
+	insert(t, store, event("a", alice, "openai", at, 10))
+	ahead := func() {
+		t.Helper()
+		if err := store.conn.Exec(t.Context(), "INSERT INTO usage_touched (unit, mark) SELECT unit, max(mark) + toIntervalHour(1) FROM usage_touched GROUP BY unit"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tokens := func(when string, want int64) {
+		t.Helper()
+		got, err := store.Totals(t.Context(), everything(now), 1)
+		if err != nil || got.Tokens != want {
+			t.Errorf("%s: want %d tokens, got %+v, %v", when, want, got, err)
+		}
+	}
+	ahead()
+	store.settleFor, store.markedFor = -2*time.Hour, 0 // that clock has come past the mark
+	if n, err := store.RollUp(t.Context()); err != nil || n != 2 {
+		t.Fatalf("want an hour and a day summed up, got %d, %v", n, err)
+	}
+	store.settleFor = 0
+	tokens("while the clock is ahead", 10)
+
+	insert(t, store, event("b", alice, "openai", at, 5))
+	tokens("a call after the clock was set back", 15)
+	if n := rolled(t, store); n != 0 {
+		t.Errorf("want nothing summed up before the clock has come to the mark, got %d", n)
+	}
+	store.settleFor = -2 * time.Hour // it has
+	if n, err := store.RollUp(t.Context()); err != nil || n != 2 {
+		t.Fatalf("want the hour and the day summed up again, got %d, %v", n, err)
+	}
+	store.settleFor = 0
+	tokens("summed up again", 15)
+}
