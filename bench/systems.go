@@ -18,6 +18,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/binaries"
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/ports"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
@@ -160,7 +161,7 @@ func startBare(ctx context.Context, dir, bin, stub string) (system, func(), erro
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return system{}, nothing, err
 	}
-	at, err := stacktest.FreeAddresses(1)
+	at, err := ports.Free(1)
 	if err != nil {
 		return system{}, nothing, err
 	}

@@ -17,7 +17,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/deploy"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/binaries"
-	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/ports"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
@@ -87,7 +87,7 @@ func watched(t *testing.T, hook string) {
 
 func addresses(t *testing.T, n int) []string {
 	t.Helper()
-	at, err := stacktest.FreeAddresses(n)
+	at, err := ports.Free(n)
 	if err != nil {
 		t.Fatal(err)
 	}

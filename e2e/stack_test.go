@@ -16,6 +16,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/apitest"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/otlptest"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/ports"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/upstreamtest"
@@ -141,7 +142,7 @@ func doubled(path, service string) error {
 	}
 	at := []string{""}
 	for strings.Contains(string(text), at[0]) { // one that no part has: theirs are free until they start
-		if at, err = stacktest.FreeAddresses(1); err != nil {
+		if at, err = ports.Free(1); err != nil {
 			return err
 		}
 	}

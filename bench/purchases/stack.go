@@ -25,7 +25,7 @@ import (
 	layout "github.com/leaky-tokens/leaky-tokens/internal/local/stack"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/supervisor"
 	"github.com/leaky-tokens/leaky-tokens/internal/secretfile"
-	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/ports"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/ledger"
 )
@@ -71,7 +71,7 @@ func start(ctx context.Context, dir string) (s *stack, err error) {
 	if out, err := build.CombinedOutput(); err != nil {
 		return s, fmt.Errorf("build leaky: %w\n%s", err, out)
 	}
-	at, err := stacktest.FreeAddresses(6)
+	at, err := ports.Free(6)
 	if err != nil {
 		return s, err
 	}

@@ -21,7 +21,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/ports"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/toolcache"
 )
@@ -42,7 +42,7 @@ type cluster struct {
 func startCluster(t *testing.T) *cluster {
 	t.Helper()
 	dir := t.TempDir()
-	at, err := stacktest.FreeAddresses(3)
+	at, err := ports.Free(3)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/envoytest"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/ports"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
@@ -106,7 +107,7 @@ func (w *world) place() {
 	}
 	pairs := []string{"/var/lib/leaky-tokens", w.state, "/etc/leaky/leaky.yaml", w.file("leaky.yaml", "")}
 	listens := regexp.MustCompile(`0\.0\.0\.0:\d+`).FindAllString(string(text), -1)
-	free, err := stacktest.FreeAddresses(len(listens))
+	free, err := ports.Free(len(listens))
 	if err != nil {
 		w.Fatal(err)
 	}

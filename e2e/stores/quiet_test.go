@@ -198,8 +198,8 @@ func sizes(t *testing.T, s *stacktest.Stack) map[string]int64 {
 	return sizes
 }
 
-// since counts the warnings and errors by part and by what they say, attributes left out. What is no
-// line of ours, of a library that writes past the log, counts too.
+// since counts the warnings and errors by part and by what they say, attributes left out but for the part that
+// the supervisor speaks of. What is no line of ours, of a library that writes past the log, counts too.
 func since(t *testing.T, s *stacktest.Stack, sizes map[string]int64) map[string]map[string]int {
 	t.Helper()
 	said := map[string]map[string]int{}
@@ -209,7 +209,7 @@ func since(t *testing.T, s *stacktest.Stack, sizes map[string]int64) map[string]
 			t.Fatal(err)
 		}
 		for line := range bytes.Lines(text[min(sizes[part], int64(len(text))):]) {
-			one := struct{ Level, Msg string }{"WARN", string(bytes.TrimSpace(line))}
+			one := struct{ Level, Msg, Part string }{"WARN", string(bytes.TrimSpace(line)), ""}
 			_ = json.Unmarshal(line, &one) // else it is no line of ours
 			if one.Level != "WARN" && one.Level != "ERROR" {
 				continue
@@ -217,7 +217,7 @@ func since(t *testing.T, s *stacktest.Stack, sizes map[string]int64) map[string]
 			if said[part] == nil {
 				said[part] = map[string]int{}
 			}
-			said[part][one.Msg]++
+			said[part][strings.TrimSpace(one.Msg+" "+one.Part)]++
 		}
 	}
 	return said

@@ -50,6 +50,8 @@ type Throttle struct {
 	local  *memory
 	said   *retry.Troubles
 	inLine atomic.Int64
+
+	patience time.Duration // with Redis
 }
 
 // counter is where failures are counted: in Redis, or in this process.
@@ -70,7 +72,7 @@ type counter interface {
 // New starts nothing.
 func New(cfg Config) *Throttle {
 	r := rules{Longest: cfg.Settings.Longest, Window: cfg.Settings.Window}
-	t := &Throttle{cfg: cfg, said: retry.NewTroubles(cfg.Log), local: newMemory(r, time.Now)}
+	t := &Throttle{cfg: cfg, said: retry.NewTroubles(cfg.Log), local: newMemory(r, time.Now), patience: patience}
 	if cfg.Redis != nil {
 		t.shared = &shared{client: cfg.Redis, prefix: cfg.Prefix, rules: r}
 	}
@@ -166,7 +168,7 @@ const alone = "Redis does not answer: guesses are counted by this process alone"
 // counted runs f with the shared counter, and with our own when that does not answer.
 func (t *Throttle) counted(ctx context.Context, f func(context.Context, counter) (verdict, error)) verdict {
 	if t.shared != nil {
-		bounded, cancel := context.WithTimeout(ctx, patience)
+		bounded, cancel := context.WithTimeout(ctx, t.patience)
 		defer cancel()
 		v, err := f(bounded, t.shared)
 		if err == nil {
@@ -208,7 +210,7 @@ func (a *Attempt) Abandon(ctx context.Context) {
 // settle must happen even when the caller has hung up. What is lost stays pending until its
 // time is over, and keeps others in line meanwhile.
 func (a *Attempt) settle(ctx context.Context, f func(context.Context) error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.t.patience)
 	defer cancel()
 	if err := f(ctx); err != nil {
 		a.t.cfg.Log.Debug("attempt not settled", slog.Any("error", err))

@@ -52,10 +52,16 @@ type process struct {
 
 func start(t *testing.T, url, part, address string) *process {
 	t.Helper()
+	return startLeased(t, url, part, address, time.Second)
+}
+
+// startLeased has one register that counts as gone when nothing was heard of it for so long.
+func startLeased(t *testing.T, url, part, address string, lease time.Duration) *process {
+	t.Helper()
 	p := &process{conn: connect(t, url, "ratelimit"), gone: make(chan struct{})}
 	p.ready.Store(true)
 	r, err := discovery.NewRegistrar(discovery.RegistrarConfig{Conn: p.conn, Routed: true, Log: slog.New(slog.DiscardHandler),
-		Instance: discovery.Instance{Service: "ratelimit", Site: "here", Part: part, Address: address, Weight: 1, Lease: time.Second},
+		Instance: discovery.Instance{Service: "ratelimit", Site: "here", Part: part, Address: address, Weight: 1, Lease: lease},
 		Ready: func(context.Context) error {
 			if !p.ready.Load() {
 				return errors.New("not now")
@@ -126,7 +132,7 @@ func TestNobodyIsLostWhileNATSIsAway(t *testing.T) {
 	t.Parallel()
 	server := testenv.NATSServer(t)
 	tracker := follow(t, server.URL())
-	there := start(t, server.URL(), "ratelimit-2", "unix:/two")
+	there := startLeased(t, server.URL(), "ratelimit-2", "unix:/two", 20*time.Second)
 	become(t, tracker, 2, "it is found")
 	number := tracker.Number()
 	server.Stop()

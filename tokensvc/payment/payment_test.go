@@ -35,7 +35,7 @@ func answering(t *testing.T, status int, body string) map[string]client {
 
 func clients(t *testing.T, url string) map[string]client {
 	t.Helper()
-	cfg := payment.Config{URL: url, APIKey: "sk_test", Timeout: time.Second}
+	cfg := payment.Config{URL: url, APIKey: "sk_test", Timeout: time.Minute}
 	plain, err := payment.NewPlain(cfg)
 	if err != nil {
 		t.Fatal(err)

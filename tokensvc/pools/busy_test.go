@@ -83,10 +83,16 @@ func TestLaggingLedgerClosesNoDoor(t *testing.T) {
 	l := answering(t, books, 2*time.Second)
 	owner, stranger := uuid.New(), ledger.Account(uuid.New(), uuid.Nil)
 	l.credit(ledger.Purchase{UserID: owner, Provider: "openai", Tokens: 100, Reference: "r"})
-	for range 5 {
+	for told := 0; told < 5; {
 		got := l.askAll(ledger.Account(owner, uuid.Nil), stranger)
-		if got[0].Error == "" || got[1].Error != "" || got[1].State.Present || got[1].State.Account != stranger {
-			t.Errorf("want the owner put off and the stranger told, got %+v", got)
+		if got[0].Error == "" {
+			t.Fatalf("want the owner put off, got %+v", got[0])
+		}
+		if got[1].Error == "" { // else the machine was too busy to read in time
+			told++
+			if got[1].State.Present || got[1].State.Account != stranger {
+				t.Errorf("want the stranger told, got %+v", got[1])
+			}
 		}
 	}
 	close(books.caughtUp)

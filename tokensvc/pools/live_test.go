@@ -207,7 +207,7 @@ func TestJobsExpireAndAnnounce(t *testing.T) {
 	t.Parallel()
 	l := start(t, 50*time.Millisecond)
 	user := uuid.New()
-	account, soon := ledger.Account(user, uuid.Nil), time.Now().Add(3*time.Second) // after the charge
+	account, soon := ledger.Account(user, uuid.Nil), time.Now().Add(10*time.Second) // after the charge
 	changes := l.changes()
 	l.credit(ledger.Purchase{UserID: user, Provider: "openai", Tokens: 100, Reference: "forever", Policy: ledger.Policy{Prepaid: true}})
 	l.credit(ledger.Purchase{UserID: user, Provider: "openai", Tokens: 50, Reference: "soon", ExpiresAt: &soon})

@@ -142,7 +142,7 @@ func TestConsumerHandsOnWhatItCannotStore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	messages, err := usage.Fetch(t.Context(), consumer, 10, time.Second, time.Millisecond)
+	messages, err := usage.Fetch(t.Context(), consumer, 10, time.Minute, time.Millisecond)
 	if err != nil || len(messages) != 1 {
 		t.Errorf("want the message again at once, got %d, %v", len(messages), err)
 	}

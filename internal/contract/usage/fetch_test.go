@@ -39,7 +39,7 @@ func TestFetchDropsNothing(t *testing.T) {
 	}
 	got := 0
 	for got < events {
-		messages, err := usage.Fetch(t.Context(), consumer, 2000, time.Second, time.Millisecond)
+		messages, err := usage.Fetch(t.Context(), consumer, 2000, time.Minute, time.Millisecond)
 		if err != nil {
 			t.Fatal(err)
 		}

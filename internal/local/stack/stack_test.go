@@ -22,6 +22,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/binaries"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/supervisor"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/ports"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
@@ -66,12 +67,11 @@ func folder(t *testing.T) string {
 
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	found, err := ports.Free(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	return found[0]
 }
 
 type fakePrograms struct{}

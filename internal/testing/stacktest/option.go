@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/ports"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 )
 
@@ -48,7 +49,7 @@ func Traced(otlp string) Option {
 
 // Monitored runs Prometheus and Alertmanager beside the stack, with short intervals.
 func Monitored(s *setup) error {
-	at, err := FreeAddresses(2)
+	at, err := ports.Free(2)
 	if err != nil {
 		return err
 	}
@@ -64,7 +65,7 @@ func Replicas(service string, processes int) Option {
 		if !found || !closed {
 			return fmt.Errorf("replicas of %q: the sandbox has no such service", service)
 		}
-		at, err := FreeAddresses(processes - 1)
+		at, err := ports.Free(processes - 1)
 		if err != nil {
 			return err
 		}

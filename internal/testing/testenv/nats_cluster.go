@@ -25,11 +25,9 @@ func NATSOfThree(tb testing.TB) *NATSCluster {
 	const servers = 3
 	var routes []*url.URL
 	c := &NATSCluster{tb: tb}
-	for i := range servers { // each must know of the others from the start
-		ln := must[net.Listener](tb, "nats")(net.Listen("tcp", "127.0.0.1:0"))
-		at := must[*net.TCPAddr](tb, "nats")(net.ResolveTCPAddr("tcp", ln.Addr().String()))
-		routes = append(routes, &url.URL{Scheme: "nats", Host: at.String()})
-		ln.Close()
+	for i, free := range freeAddresses(tb, "nats", servers) { // each must know of the others from the start
+		at := must[*net.TCPAddr](tb, "nats")(net.ResolveTCPAddr("tcp", free))
+		routes = append(routes, &url.URL{Scheme: "nats", Host: free})
 		c.options = append(c.options, &server.Options{ServerName: fmt.Sprintf("n%d", i), Host: "127.0.0.1", Port: server.RANDOM_PORT,
 			JetStream: true, StoreDir: tb.TempDir(), SyncInterval: time.Minute, NoSigs: true, NoLog: true,
 			Cluster: server.ClusterOpts{Name: "three", Host: "127.0.0.1", Port: at.Port}})

@@ -24,12 +24,10 @@ func PgBouncer(tb testing.TB) string {
 	if err := ownedFolder(dir, server.owner); err != nil {
 		tb.Fatal(err)
 	}
-	ln := must[net.Listener](tb, "pgbouncer")(net.Listen("tcp", "127.0.0.1:0"))
-	_, port, err := net.SplitHostPort(ln.Addr().String())
+	_, port, err := net.SplitHostPort(freeAddresses(tb, "pgbouncer", 1)[0])
 	if err != nil {
 		tb.Fatal(err)
 	}
-	ln.Close()
 	conf := filepath.Join(dir, "pgbouncer.ini")
 	text := fmt.Sprintf("[databases]\npostgres = host=%s port=5432 user=leaky\n[pgbouncer]\nlisten_addr=127.0.0.1\nlisten_port=%s\n"+
 		"unix_socket_dir=\nauth_type=any\npool_mode=transaction\nmax_client_conn=500\ndefault_pool_size=8\n", server.socketDir, port)

@@ -3,7 +3,6 @@ package testenv
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -117,10 +116,9 @@ func RedisBySentinel(tb testing.TB) string {
 	}
 	store := must[*binaries.Store](tb, "redis")(ensure(binaries.Redis))
 	bin := must[string](tb, "redis")(store.RedisServer(tb.Context()))
-	ln := must[net.Listener](tb, "redis")(net.Listen("tcp", "127.0.0.1:0"))
-	addr := ln.Addr().String()
+	addr := freeAddresses(tb, "redis", 1)[0]
 	_, own, err := net.SplitHostPort(addr)
-	if err = errors.Join(err, ln.Close()); err != nil {
+	if err != nil {
 		tb.Fatal(err)
 	}
 	conf := filepath.Join(tb.TempDir(), "sentinel.conf")

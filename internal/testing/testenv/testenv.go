@@ -26,6 +26,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/binaries"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/ports"
 )
 
 // startTimeout bounds the start of a server. It is generous: a machine that runs every
@@ -159,4 +160,10 @@ func must[T any](tb testing.TB, what string) func(T, error) T {
 func missing(path string) bool {
 	_, err := os.Stat(path)
 	return errors.Is(err, fs.ErrNotExist)
+}
+
+// freeAddresses are loopback addresses for what must be told where to listen.
+func freeAddresses(tb testing.TB, what string, n int) []string {
+	tb.Helper()
+	return must[[]string](tb, what)(ports.Free(n))
 }

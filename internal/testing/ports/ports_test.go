@@ -1,4 +1,4 @@
-package stacktest
+package ports
 
 import (
 	"net"
@@ -9,9 +9,9 @@ import (
 
 // The system gives nobody a port that was found free, so that it is still free when the
 // process that was told it listens.
-func TestFreeAddressesAreLeftAlone(t *testing.T) {
+func TestFreeAreLeftAlone(t *testing.T) {
 	t.Parallel()
-	found, err := FreeAddresses(50)
+	found, err := Free(50)
 	if err != nil {
 		t.Fatal(err)
 	}
