@@ -37,7 +37,7 @@ func (s *Store) split(t Take) (shared, own Take, ok bool) {
 	}
 	shared, own = t, t
 	shared.Account, shared.Pool, shared.Provider, shared.Facts = SharedAccount, PoolNone, "", nil
-	shared.Buckets, own.Buckets = nil, nil
+	shared.Buckets, own.Buckets, own.parted = nil, nil, true
 	for _, b := range t.Buckets {
 		if b.Shared() {
 			shared.Buckets = append(shared.Buckets, b)

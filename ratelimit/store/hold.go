@@ -122,8 +122,8 @@ func (s *Store) HoldKey(account, id string) string {
 }
 
 // tail is the record after its head: the pool's provider, how many buckets hold tokens,
-// each with what it takes to drain it, whether it is given back when it expires, and the
-// facts.
+// each with what it takes to drain it, a byte of 1 if it is given back when it expires and of 2
+// if the call surely holds nothing in shared buckets, and the facts.
 func (s *Store) tail(t Take) string {
 	provider := ""
 	if t.Pool != PoolNone {
@@ -154,13 +154,22 @@ func (s *Store) tail(t Take) string {
 			r.WriteString(keys[i])
 		}
 	}
-	release := byte(0)
-	if t.Release {
-		release = 1
-	}
-	r.WriteByte(release)
+	r.WriteByte(s.tailFlag(t))
 	r.Write(t.Facts)
 	return r.String()
+}
+
+// tailFlag is how a hold is ended. That it has no part in shared buckets is said where it is certain, so
+// that it can be settled while the server of those is away. A move may leave a part that was there before,
+// and whoever wrote no flag did not know.
+func (s *Store) tailFlag(t Take) byte {
+	switch {
+	case t.Release:
+		return 1
+	case s.cluster && !t.parted && !t.Moves && t.Account != SharedAccount:
+		return 2
+	}
+	return 0
 }
 
 // parseTaken reads hold.lua's answer.

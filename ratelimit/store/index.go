@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -35,6 +34,9 @@ type index struct {
 	scan       bool               // the index may lack something
 	scanned    time.Time
 }
+
+// errIndex says that the index could not be written.
+var errIndex = errors.New("write index")
 
 // indexKey is the sorted set's; in a cluster it is on one of the servers.
 func (s *Store) indexKey() string { return s.config.Prefix + "{" + SharedAccount + "}:due" }
@@ -143,7 +145,7 @@ func (s *Store) addAll(ctx context.Context, members []redis.Z) error {
 	for ; len(members) > 0; members = members[min(indexBatch, len(members)):] {
 		part := members[:min(indexBatch, len(members))]
 		if err := s.gated(func() error { return s.client.ZAdd(ctx, s.indexKey(), part...).Err() }); err != nil {
-			return fmt.Errorf("write index: %w", err)
+			return fmt.Errorf("%w: %w", errIndex, err)
 		}
 	}
 	return nil
@@ -157,7 +159,7 @@ func (s *Store) removeAll(ctx context.Context, members []string) error {
 			args[i] = m
 		}
 		if err := s.gated(func() error { return s.client.ZRem(ctx, s.indexKey(), args...).Err() }); err != nil {
-			return fmt.Errorf("write index: %w", err)
+			return fmt.Errorf("%w: %w", errIndex, err)
 		}
 	}
 	return nil
@@ -222,49 +224,57 @@ func (s *Store) walkIndex(ctx context.Context, visit func(Hold) error) error {
 	}
 }
 
-// walkEntries visits some entries and counts those that stay. One whose hold was renewed moves to where
-// it is due, and is visited there.
+// walkEntries visits some entries and counts those that stay, as do those whose server is away. One whose
+// hold was renewed moves to where it is due, and is visited there.
 func (s *Store) walkEntries(ctx context.Context, entries []redis.Z, visit func(Hold) error, failed *failures) (stay int, err error) {
 	members, keys := make([]string, len(entries)), make([]string, len(entries))
 	for i, e := range entries {
 		members[i], _ = e.Member.(string)
 		keys[i] = s.config.Prefix + members[i]
 	}
-	texts, err := s.get(ctx, keys)
+	texts, away, err := s.getSome(ctx, keys)
 	if err != nil {
 		return 0, err
 	}
+	for _, one := range away {
+		failed.add(one) // one stands for all
+		break
+	}
 	var later []redis.Z
+	var looked []string // keys that are visited
 	for i, text := range texts {
 		r, err := parseRecord(text)
 		if err == nil && r.State == StateHeld && float64(r.Expires) > entries[i].Score {
 			later = append(later, redis.Z{Score: float64(r.Expires), Member: members[i]})
-			keys[i], texts[i] = "", ""
+			texts[i] = ""
+		} else if away[keys[i]] == nil {
+			looked = append(looked, keys[i])
 		}
 	}
-	err = s.visitAll(keys, texts, visit)
-	if errors.Is(err, ErrUnavailable) || ctx.Err() != nil {
+	err = s.visitAll(ctx, keys, texts, visit)
+	if s.ends(ctx, err) {
 		return 0, errors.Join(err, ctx.Err())
 	}
 	failed.add(err)
-	after, err := s.get(ctx, slices.DeleteFunc(slices.Clone(keys), func(key string) bool { return key == "" }))
+	after, gone, err := s.standing(ctx, looked)
 	if err != nil {
 		return 0, err
 	}
-	var gone []string
-	for i := range keys {
-		if keys[i] == "" {
-			continue
+	return after + len(away), errors.Join(s.removeAll(ctx, gone), s.addAll(ctx, later))
+}
+
+// standing counts the keys whose holds are held, or expired and not published, or cannot be read now, and
+// gives the members of the others.
+func (s *Store) standing(ctx context.Context, keys []string) (stay int, gone []string, err error) {
+	texts, away, err := s.getSome(ctx, keys)
+	for i, text := range texts {
+		if away[keys[i]] != nil || text != "" && (text[0] == byte(StateHeld) || text[0] == byte(StateExpired)) {
+			stay++
+		} else {
+			gone = append(gone, strings.TrimPrefix(keys[i], s.config.Prefix))
 		}
-		text := after[0]
-		after = after[1:]
-		if text == "" || text[0] != byte(StateHeld) && text[0] != byte(StateExpired) {
-			gone = append(gone, members[i])
-			continue
-		}
-		stay++
 	}
-	return stay, errors.Join(s.removeAll(ctx, gone), s.addAll(ctx, later))
+	return stay, gone, err
 }
 
 // walkAll is walk, and brings the index up to what there is.
@@ -284,7 +294,7 @@ func (s *Store) walkAll(ctx context.Context, visit func(Hold) error) error {
 	if err := s.addAll(ctx, found); err != nil {
 		return err
 	}
-	if !errors.Is(err, ErrUnavailable) && ctx.Err() == nil {
+	if !errors.Is(err, ErrUnavailable) && ctx.Err() == nil { // of a server that is away it may lack something
 		s.scanned(began)
 	}
 	return err

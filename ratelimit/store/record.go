@@ -137,47 +137,6 @@ func (s *Store) ReadState(ctx context.Context, account string, ids []string, buc
 	return out, s.recallAll(ctx, account, ids, out.Records)
 }
 
-// get reads keys in one round trip; a missing one is empty.
-func (s *Store) get(ctx context.Context, keys []string) ([]string, error) {
-	if len(keys) == 0 {
-		return nil, nil
-	}
-	if s.cluster {
-		return s.getEach(ctx, keys)
-	}
-	values, err := s.client.MGet(ctx, keys...).Result()
-	if err := s.verdict(err); err != nil {
-		return nil, err
-	}
-	texts := make([]string, len(keys))
-	for i, v := range values {
-		texts[i], _ = v.(string)
-	}
-	return texts, nil
-}
-
-// getEach reads keys that may be on different servers.
-func (s *Store) getEach(ctx context.Context, keys []string) ([]string, error) {
-	pipe := s.client.Pipeline()
-	cmds := make([]*redis.StringCmd, len(keys))
-	for i, key := range keys {
-		cmds[i] = pipe.Get(ctx, key)
-	}
-	_, _ = pipe.Exec(ctx) // each command has its own error
-	texts := make([]string, len(keys))
-	for i, cmd := range cmds {
-		err := cmd.Err()
-		if redis.HasErrorPrefix(err, "WRONGTYPE") {
-			continue // nothing of ours: as MGET has it, there is no such key
-		}
-		if err := s.verdict(err); err != nil {
-			return nil, err
-		}
-		texts[i] = cmd.Val()
-	}
-	return texts, nil
-}
-
 // Clock is the time the scripts go by, in microseconds.
 func (s *Store) Clock(ctx context.Context) (int64, error) {
 	if s.config.Now != nil {
@@ -248,25 +207,34 @@ func (s *Store) Holds(ctx context.Context, visit func(Hold) error) error { retur
 // walk goes through all keys and gives each hold that is held, or expired and not
 // published, to visit. It rests between steps for as long as a step took, so that it
 // takes a bounded share of the server. A hold that cannot be read or that visit fails for
-// stands in no other's way; only a server that does not answer ends the walk.
+// stands in no other's way, nor does a server of a cluster that does not answer; only another ends the walk.
 func (s *Store) walk(ctx context.Context, visit func(Hold) error) error {
 	servers, err := s.servers(ctx)
 	if err != nil {
 		return err
 	}
+	var errs []error
 	for _, server := range servers {
-		if err := s.walkServer(ctx, server, visit); err != nil {
-			return err
+		err := s.walkServer(ctx, server, visit)
+		errs = append(errs, err)
+		if s.ends(ctx, err) {
+			break
 		}
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+// ends reports whether an error ends a walk: the only server is away, or the one that has the index, or
+// nobody waits for it any more.
+func (s *Store) ends(ctx context.Context, err error) bool {
+	return ctx.Err() != nil || errors.Is(err, ErrUnavailable) && (!s.cluster || errors.Is(err, errIndex))
 }
 
 func (s *Store) walkServer(ctx context.Context, server redis.Cmdable, visit func(Hold) error) error {
 	var failed failures
 	err := s.scan(ctx, server, "{*}:h:*", func(keys []string) error {
 		err := s.walkKeys(ctx, keys, visit)
-		if errors.Is(err, ErrUnavailable) || ctx.Err() != nil {
+		if s.ends(ctx, err) {
 			return err
 		}
 		failed.add(err)
@@ -322,15 +290,19 @@ func (s *Store) scan(ctx context.Context, server redis.Cmdable, match string, st
 }
 
 func (s *Store) walkKeys(ctx context.Context, keys []string, visit func(Hold) error) error {
-	texts, err := s.get(ctx, keys)
+	texts, away, err := s.getSome(ctx, keys)
 	if err != nil {
 		return err
 	}
-	return s.visitAll(keys, texts, visit)
+	err = s.visitAll(ctx, keys, texts, visit)
+	for _, one := range away {
+		return errors.Join(err, one) // one stands for all
+	}
+	return err
 }
 
 // visitAll gives each hold to visit that is held, or expired and not published.
-func (s *Store) visitAll(keys, texts []string, visit func(Hold) error) error {
+func (s *Store) visitAll(ctx context.Context, keys, texts []string, visit func(Hold) error) error {
 	var failed failures
 	for i, text := range texts {
 		if text == "" || text[0] != byte(StateHeld) && text[0] != byte(StateExpired) {
@@ -343,8 +315,8 @@ func (s *Store) visitAll(keys, texts []string, visit func(Hold) error) error {
 		}
 		if account, id, ok := s.parseHoldKey(keys[i]); ok {
 			err := visit(Hold{Account: account, ID: id, Record: r})
-			if errors.Is(err, ErrUnavailable) {
-				return err
+			if s.ends(ctx, err) {
+				return errors.Join(err, ctx.Err())
 			}
 			failed.add(err)
 		}
@@ -383,14 +355,8 @@ func (s *Store) Expire(ctx context.Context, account, id string, charge bool) (Re
 
 // Finish says that the event of an expired hold is published.
 func (s *Store) Finish(ctx context.Context, account, id string) error {
-	return s.gated(func() error {
-		args := append(s.finish.begin(1, 1), s.HoldKey(account, id), bucket.Pack(millis(s.config.ExpiredKept)))
-		err := s.client.Do(ctx, args...).Err()
-		if isNoScript(err) {
-			err = s.client.Do(ctx, s.finish.whole(args)...).Err()
-		}
-		return err
-	})
+	_, err := s.run(ctx, s.finish, append(s.finish.begin(1, 1), s.HoldKey(account, id), bucket.Pack(millis(s.config.ExpiredKept))))
+	return err
 }
 
 // Lifetime is how long a hold may stay unsettled.

@@ -5,12 +5,27 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/leaky-tokens/leaky-tokens/ratelimit/bucket"
 )
 
 // Settle replaces holds by what was used, each once, in one round trip. On an error
 // some may be settled and some not; settling all again is right.
 func (s *Store) Settle(ctx context.Context, settlements []Settlement) ([]Settling, error) {
+	done, err := s.SettleEach(ctx, settlements)
+	for i := range done {
+		if done[i].Status == Away {
+			return nil, done[i].Err
+		}
+	}
+	return done, err
+}
+
+// SettleEach is Settle where some servers of a cluster may be away: what is on those is answered Away, and
+// the others are settled. One of which only the part in shared buckets is out of reach is Away, too: its
+// own part is settled then, and is a Duplicate the next time.
+func (s *Store) SettleEach(ctx context.Context, settlements []Settlement) ([]Settling, error) {
 	if len(settlements) == 0 {
 		return nil, nil
 	}
@@ -28,29 +43,44 @@ func (s *Store) Settle(ctx context.Context, settlements []Settlement) ([]Settlin
 		return nil, err
 	}
 	out := make([]Settling, len(settlements))
-	for _, cmd := range cmds[len(settlements):] {
-		if err := failure(cmd); errors.Is(err, ErrUnavailable) {
+	for i, one := range settlements {
+		var shared error
+		if s.cluster {
+			shared = failure(cmds[len(settlements)+i])
+		}
+		out[i] = settling(cmds[i], shared)
+		if err := out[i].Err; errors.Is(err, ErrUnavailable) && !s.cluster {
 			return nil, err
 		}
-	}
-	for i, cmd := range cmds[:len(settlements)] {
-		if err = failure(cmd); errors.Is(err, ErrUnavailable) {
-			return nil, err
+		if out[i].Status != Settled {
+			continue
 		}
-		if err == nil {
-			out[i], err = parseSettling(cmd.Val())
-		}
-		if out[i].Status == Settled {
-			s.ended(settlements[i].Account, settlements[i].ID)
-			if s.cluster {
-				s.ended(SharedAccount, settlements[i].ID)
-			}
-		}
-		if err != nil { // one damaged hold must not keep the others from being settled
-			out[i] = Settling{Status: Unknown, Err: err}
+		s.ended(one.Account, one.ID)
+		if s.cluster && shared == nil {
+			s.ended(SharedAccount, one.ID)
 		}
 	}
 	return out, nil
+}
+
+// settling is what a settlement came to by the script's answer and what went wrong with its part in
+// shared buckets.
+func settling(cmd *redis.StringCmd, shared error) Settling {
+	var out Settling
+	err := failure(cmd)
+	if err == nil {
+		out, err = parseSettling(cmd.Val())
+	}
+	if err == nil && !out.alone && errors.Is(shared, ErrUnavailable) {
+		err = shared
+	}
+	switch {
+	case errors.Is(err, ErrUnavailable):
+		return Settling{Status: Away, Err: err}
+	case err != nil: // one damaged hold must not keep the others from being settled
+		return Settling{Status: Unknown, Err: err}
+	}
+	return out
 }
 
 func parseSettling(reply string) (Settling, error) {
@@ -60,7 +90,7 @@ func parseSettling(reply string) (Settling, error) {
 	out := Settling{Status: Status(reply[0]), Held: int64(double(reply, 1, 0)), Charged: int64(double(reply, 1, 1)),
 		Drawn: double(reply, 1, 2) >= 0, Taken: int64(double(reply, 1, 3))}
 	if out.Status == Settled {
-		out.Lacked, out.Taken = out.Taken == 1, 0
+		out.Lacked, out.alone, out.Taken = out.Taken&1 != 0, out.Taken&2 != 0, 0
 	}
 	return out, nil
 }

@@ -217,6 +217,8 @@ type Take struct {
 	Watch    Watch
 	Pool     PoolPart
 	Provider string // whose pool, up to 255 bytes; with a Pool an ID is needed
+
+	parted bool // the call's part in shared buckets is another Take's, see cluster.go
 }
 
 // Outcome of a Take.
@@ -273,6 +275,7 @@ const (
 	Duplicate Status = 'D' // settled before
 	Late      Status = 'L' // the sweeper was before, and the charge replaces what it charged
 	Unknown   Status = 'U' // no such hold, or one that cannot be read
+	Away      Status = 'A' // a server of the cluster does not answer: to be settled again; SettleEach's only
 )
 
 // Settlement is what one call really used.
@@ -290,5 +293,7 @@ type Settling struct {
 	Drawn   bool  // the charge draws on the account's pool; without meaning if Unknown
 	Taken   int64 // when the hold was taken, microseconds; Late ones only, and 0 if not known
 	Lacked  bool  // a bucket of the hold was gone, with what was settled there; Settled ones only
-	Err     error // why the hold cannot be read
+	Err     error // why the hold cannot be read, or its server is away
+
+	alone bool // the call surely holds nothing in shared buckets
 }

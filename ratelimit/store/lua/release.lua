@@ -59,7 +59,8 @@ end
 -- release replaces what a hold holds by what is charged, in its pool and each of its
 -- buckets. A charge counts in the pool's window that the hold was taken in; when that one
 -- is over it counts nowhere here, as its rest is gone too. It tells of a bucket that is not there,
--- though it stands while anything is held: the server lost it, with what was settled there.
+-- though it stands while anything is held: the server lost it, with what was settled there; and
+-- whether it is known that the call holds nothing in buckets that all accounts share (see cluster.go).
 local function release(key, record, now, held, charged)
   whole(key, record)
   local window, _, provider, n, pos = struct.unpack('<ddBc0B', record, 34)
@@ -85,7 +86,7 @@ local function release(key, record, now, held, charged)
     if h < 0 then h = 0 end
     keep(key, s, h, at, rate, window, value, charged, now)
   end
-  return lost
+  return lost, string.byte(record, pos) == 2
 end
 
 -- clock is the time in microseconds: the one a test passes, or the server's.

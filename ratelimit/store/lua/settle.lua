@@ -3,7 +3,8 @@
 -- clock), tokens charged, milliseconds to remember it, 0 to forget it at once, and those to remember a
 -- correction; then the hold's hash. Answer: a status and four doubles: held, charged, 0 or more if a
 -- pool was drawn on, -1 if none was, and when the hold was taken, 0 if that is not known any more; of S
--- instead 1 if a bucket of the hold was not there. S settled now, D settled before, L the sweeper was before, U no such hold.
+-- instead the sum of 1 if a bucket of the hold was not there and 2 if the call surely holds nothing in
+-- shared buckets. S settled now, D settled before, L the sweeper was before, U no such hold.
 local now, charge, kept, corrected, print = struct.unpack('<ddddc10', ARGV[1])
 
 -- answer is the script's.
@@ -40,7 +41,7 @@ if state ~= 'H' then
   redis.call('SET', KEYS[1], struct.pack('<c1ddddd', 'C', held, charge, output, since, window) .. string.sub(record, tail), 'PX', corrected)
   return answer('L', held, charge, window, taken)
 end
-local lost = release(KEYS[1], record, now, held, charge)
+local lost, alone = release(KEYS[1], record, now, held, charge)
 redis.call('DEL', KEYS[1])
 if kept > 0 then remember(math.floor(now / 1000000), held, output, window >= 0 and 1 or 0) end
-return answer('S', held, charge, window, lost and 1 or 0)
+return answer('S', held, charge, window, (lost and 1 or 0) + (alone and 2 or 0))
