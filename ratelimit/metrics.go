@@ -145,6 +145,8 @@ func (m *metrics) settled(s store.Status) {
 		m.settles.duplicate.Inc()
 	case store.Late:
 		m.settles.late.Inc()
+	case store.Away:
+		m.settles.failed.Inc()
 	default:
 		m.settles.unknown.Inc()
 	}

@@ -33,11 +33,10 @@ func (s *Service) Settle(ctx context.Context, r *limitpb.SettleRequest) (*limitp
 	if m := r.GetMeter(); len(m) > maxName {
 		return nil, status.Errorf(codes.InvalidArgument, "the name of the meter has %d bytes, at most %d", len(m), maxName)
 	}
-	if err := s.leases.RecordSettled(ctx, batch); err != nil {
-		s.metrics.settles.failed.Add(float64(len(batch)))
-		return nil, unavailable(err)
+	done, err := s.settleEach(ctx, batch)
+	if err == nil && !r.GetSome() {
+		err = firstAway(done)
 	}
-	done, err := s.store.Settle(ctx, batch)
 	if err != nil {
 		s.metrics.settles.failed.Add(float64(len(batch)))
 		return nil, unavailable(err)
@@ -45,7 +44,7 @@ func (s *Service) Settle(ctx context.Context, r *limitpb.SettleRequest) (*limitp
 	var late []string
 	out := &limitpb.SettleResponse{Settled: make([]*limitpb.Settled, len(done))}
 	for i, one := range done {
-		if one.Err != nil {
+		if one.Err != nil && one.Status != store.Away {
 			s.log.LogAttrs(ctx, slog.LevelError, "hold cannot be settled", slog.String("request_id", batch[i].ID), slog.Any("error", one.Err))
 		}
 		s.metrics.settled(one.Status)
@@ -64,12 +63,50 @@ func (s *Service) Settle(ctx context.Context, r *limitpb.SettleRequest) (*limitp
 	return out, nil
 }
 
+// settleEach writes down what is settled and was admitted in an outage, and settles. What cannot be
+// written down is Away, as what cannot be settled: without its hold it would be taken for unknown.
+func (s *Service) settleEach(ctx context.Context, batch []store.Settlement) ([]store.Settling, error) {
+	unwritten := s.leases.RecordSettled(ctx, batch)
+	if len(unwritten) == 0 {
+		return s.store.SettleEach(ctx, batch)
+	}
+	written := make([]store.Settlement, 0, len(batch))
+	for i, one := range batch {
+		if unwritten[i] == nil {
+			written = append(written, one)
+		}
+	}
+	done, err := s.store.SettleEach(ctx, written)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]store.Settling, len(batch))
+	for i := range batch {
+		if err := unwritten[i]; err != nil {
+			out[i] = store.Settling{Status: store.Away, Err: err}
+			continue
+		}
+		out[i], done = done[0], done[1:]
+	}
+	return out, nil
+}
+
+// firstAway is why the first settlement is Away, if one is.
+func firstAway(done []store.Settling) error {
+	for i := range done {
+		if done[i].Status == store.Away {
+			return done[i].Err
+		}
+	}
+	return nil
+}
+
 // accountKey is an account of our own API as keys name it.
 func accountKey(account string) string { return match.HashTag(match.Canonical(account)) }
 
 func drawn(s store.Settling) limitpb.Settled_Drawn {
 	switch {
-	case s.Status == store.Unknown:
+	case s.Status == store.Unknown, s.Status == store.Away:
 		return limitpb.Settled_DRAWN_UNSPECIFIED
 	case s.Drawn:
 		return limitpb.Settled_DRAWN_POOL
@@ -85,6 +122,8 @@ func settledStatus(s store.Status) limitpb.Settled_Status {
 		return limitpb.Settled_DUPLICATE
 	case store.Late:
 		return limitpb.Settled_LATE
+	case store.Away:
+		return limitpb.Settled_AWAY
 	}
 	return limitpb.Settled_UNKNOWN
 }

@@ -90,19 +90,21 @@ func (k *Keeper) Admit(mode config.OutageMode, t store.Take) (output int64, ok b
 	return a.take.Output, ok
 }
 
-// RecordSettled writes down the calls of an outage that are settled now, before they are.
-func (k *Keeper) RecordSettled(ctx context.Context, batch []store.Settlement) error {
+// RecordSettled writes down the calls of an outage that are settled now, before they are. It gives why one
+// cannot be yet, by its place in the batch.
+func (k *Keeper) RecordSettled(ctx context.Context, batch []store.Settlement) map[int]error {
 	if k.journal.size() == 0 {
 		return nil
 	}
-	for _, one := range batch {
+	unwritten := map[int]error{}
+	for i, one := range batch {
 		if a, ok := k.journal.find(one.ID); ok {
 			if err := k.record(ctx, a); err != nil {
-				return err
+				unwritten[i] = err
 			}
 		}
 	}
-	return nil
+	return unwritten
 }
 
 // recordLoop writes down what was admitted without Redis as soon as it answers again.
@@ -119,9 +121,16 @@ func (k *Keeper) recordLoop(ctx context.Context) {
 	}
 }
 
+// recordAll writes down what it can. A server of a cluster that is away must not keep the calls of others
+// from it: they come in another order each time, and only many that fail end it.
 func (k *Keeper) recordAll(ctx context.Context) {
+	const most = 20
+	failed := 0
 	for _, a := range k.journal.all() {
-		if err := k.record(ctx, a); err != nil {
+		if err := k.record(ctx, a); err == nil {
+			continue
+		}
+		if failed++; failed >= most || ctx.Err() != nil {
 			return
 		}
 	}

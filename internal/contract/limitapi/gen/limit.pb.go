@@ -139,6 +139,7 @@ const (
 	Settled_DUPLICATE          Settled_Status = 2 // settled before, nothing changed
 	Settled_LATE               Settled_Status = 3 // the sweeper settled it by policy before, and the charge replaces that
 	Settled_UNKNOWN            Settled_Status = 4 // no such hold (never taken, or forgotten), nothing changed
+	Settled_AWAY               Settled_Status = 5 // its server of the cluster does not answer: nothing is known, to be asked again
 )
 
 // Enum value maps for Settled_Status.
@@ -149,6 +150,7 @@ var (
 		2: "DUPLICATE",
 		3: "LATE",
 		4: "UNKNOWN",
+		5: "AWAY",
 	}
 	Settled_Status_value = map[string]int32{
 		"STATUS_UNSPECIFIED": 0,
@@ -156,6 +158,7 @@ var (
 		"DUPLICATE":          2,
 		"LATE":               3,
 		"UNKNOWN":            4,
+		"AWAY":               5,
 	}
 )
 
@@ -997,7 +1000,9 @@ type SettleRequest struct {
 	BehindUs int64  `protobuf:"varint,3,opt,name=behind_us,json=behindUs,proto3" json:"behind_us,omitempty"`
 	// Why Envoy cannot write that log; empty: it can. While it cannot, calls are decided as while
 	// Redis does not answer, since nobody would hear what they used.
-	Unwritable    string `protobuf:"bytes,4,opt,name=unwritable,proto3" json:"unwritable,omitempty"`
+	Unwritable string `protobuf:"bytes,4,opt,name=unwritable,proto3" json:"unwritable,omitempty"`
+	// The caller knows AWAY. Else one such settlement fails them all.
+	Some          bool `protobuf:"varint,5,opt,name=some,proto3" json:"some,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1058,6 +1063,13 @@ func (x *SettleRequest) GetUnwritable() string {
 		return x.Unwritable
 	}
 	return ""
+}
+
+func (x *SettleRequest) GetSome() bool {
+	if x != nil {
+		return x.Some
+	}
+	return false
 }
 
 type Settled struct {
@@ -2159,14 +2171,15 @@ const file_limit_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
 	"\aaccount\x18\x02 \x01(\tR\aaccount\x12\x18\n" +
-	"\acharged\x18\x03 \x01(\x03R\acharged\"\xa0\x01\n" +
+	"\acharged\x18\x03 \x01(\x03R\acharged\"\xb4\x01\n" +
 	"\rSettleRequest\x12<\n" +
 	"\vsettlements\x18\x01 \x03(\v2\x1a.leaky.limit.v1.SettlementR\vsettlements\x12\x14\n" +
 	"\x05meter\x18\x02 \x01(\tR\x05meter\x12\x1b\n" +
 	"\tbehind_us\x18\x03 \x01(\x03R\bbehindUs\x12\x1e\n" +
 	"\n" +
 	"unwritable\x18\x04 \x01(\tR\n" +
-	"unwritable\"\xf3\x02\n" +
+	"unwritable\x12\x12\n" +
+	"\x04some\x18\x05 \x01(\bR\x04some\"\xfd\x02\n" +
 	"\aSettled\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x126\n" +
@@ -2174,13 +2187,14 @@ const file_limit_proto_rawDesc = "" +
 	"\x04held\x18\x03 \x01(\x03R\x04held\x12\x18\n" +
 	"\acharged\x18\x04 \x01(\x03R\acharged\x123\n" +
 	"\x05drawn\x18\x05 \x01(\x0e2\x1d.leaky.limit.v1.Settled.DrawnR\x05drawn\x12\x19\n" +
-	"\btaken_us\x18\x06 \x01(\x03R\atakenUs\"S\n" +
+	"\btaken_us\x18\x06 \x01(\x03R\atakenUs\"]\n" +
 	"\x06Status\x12\x16\n" +
 	"\x12STATUS_UNSPECIFIED\x10\x00\x12\v\n" +
 	"\aSETTLED\x10\x01\x12\r\n" +
 	"\tDUPLICATE\x10\x02\x12\b\n" +
 	"\x04LATE\x10\x03\x12\v\n" +
-	"\aUNKNOWN\x10\x04\">\n" +
+	"\aUNKNOWN\x10\x04\x12\b\n" +
+	"\x04AWAY\x10\x05\">\n" +
 	"\x05Drawn\x12\x15\n" +
 	"\x11DRAWN_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
