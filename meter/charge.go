@@ -72,7 +72,8 @@ type verdict struct {
 	// outage: ratelimit admitted it while Redis was away, and writes its hold down afterwards.
 	// Until then the books do not know it, and it is settled again later.
 	outage bool
-	tries  int // how often an orphan or a hold of an outage was sought
+	tries  int   // how often an orphan or a hold of an outage was sought
+	from   place // of one that is away: where its line's batch began
 	event  usage.Event
 
 	correlation, trace string    // for the event's envelope

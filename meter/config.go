@@ -31,6 +31,7 @@ type Config struct {
 	Poll        time.Duration         // pause when the spool gave less than a batch, default 40 ms
 	BatchLines  int                   // most lines of one settlement, default 500
 	MaxWaiting  int                   // events kept in memory while NATS is down, default 20000
+	MaxAway     int                   // settlements kept in memory while a server of Redis is away, default 10000
 	SaveEvery   time.Duration         // the checkpoint is synced so often at most, default 500 ms
 	Trail       time.Duration         // within which NATS syncs what it acknowledged, default 2 s
 	HoldLife    time.Duration         // how long a hold lives that nobody settles, default 1 minute

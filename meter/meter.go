@@ -57,7 +57,8 @@ type Meter struct {
 	behindFrom position // the first line that is settled and not queued
 
 	refusals refusals
-	orphans  []orphan           // sought again later
+	orphans  []orphan // sought again later
+	away     away
 	renewals []*limitpb.Renewal // of this batch
 	toldAt   time.Time          // when the limiter last heard what inputs take
 	progress progress
@@ -79,6 +80,7 @@ func New(cfg Config) (*Meter, error) {
 	cfg.Poll = positive(cfg.Poll, 40*time.Millisecond)
 	cfg.BatchLines = positive(cfg.BatchLines, 500)
 	cfg.MaxWaiting = positive(cfg.MaxWaiting, 20_000)
+	cfg.MaxAway = positive(cfg.MaxAway, 10_000)
 	cfg.SaveEvery = positive(cfg.SaveEvery, 500*time.Millisecond)
 	cfg.Trail = positive(cfg.Trail, 2*time.Second)
 	cfg.HoldLife = positive(cfg.HoldLife, time.Minute)
@@ -266,6 +268,7 @@ func (m *Meter) step(ctx context.Context) (int, error) {
 	wanted := m.wanted.Load()
 	if wanted != m.reading {
 		m.behind, m.behindFrom = true, position{}
+		m.away.forget()
 	}
 	if m.behind && m.waiting.Load() == 0 {
 		m.behind = false
@@ -274,24 +277,33 @@ func (m *Meter) step(ctx context.Context) (int, error) {
 		}
 		m.reading = wanted
 	}
+	if err := m.rereadAway(); err != nil {
+		return 0, err
+	}
 	b, err := m.tail.next(m.cfg.BatchLines)
 	if err != nil {
 		m.said.Warn(ctx, "the spool cannot be read", err)
 		return 0, nil
 	}
+	m.away.at = place{position: b.start, batch: m.away.at.batch + 1}
+	b.start = m.away.before(b.start)
 	m.judge(b.lines)
 	for _, text := range b.damaged {
 		m.salvage(text, time.Now())
 	}
 	m.renew(ctx)
 	m.seekOrphans(time.Now())
+	m.seekAway(time.Now())
 	m.settling[0] = time.Now()
 	settled, err := m.settleAll(ctx, m.verdicts)
 	m.settling[1] = time.Now()
 	if err != nil {
 		return 0, nil // ctx ended: the lines are read again at the next start
 	}
-	m.enqueue(ctx, b, m.events(settled))
+	messages := m.events(settled)
+	m.reviewAway(ctx, time.Now())
+	b.end = m.away.before(b.end)
+	m.enqueue(ctx, b, messages)
 	return len(b.lines) + len(b.damaged), nil
 }
 
@@ -338,6 +350,9 @@ func (m *Meter) events(settled []*limitpb.Settled) []usage.Message {
 			next++
 			publish = m.outcome(v, s)
 		}
+		if s.GetStatus() == limitpb.Settled_AWAY {
+			continue
+		}
 		m.cfg.Prices.Freeze(&v.event)
 		under := m.trace(v, s)
 		if !publish {
@@ -365,7 +380,7 @@ func (m *Meter) enqueue(ctx context.Context, b batch, messages []usage.Message) 
 		return
 	}
 	if waiting := m.waiting.Load(); waiting > 0 && waiting+int64(len(messages)) > int64(m.cfg.MaxWaiting) {
-		m.behind, m.behindFrom = true, b.start
+		m.fallBehind(b)
 		m.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "publishing is far behind; settling goes on alone", slog.Int64("waiting", waiting))
 		return
 	}
@@ -375,6 +390,6 @@ func (m *Meter) enqueue(ctx context.Context, b batch, messages []usage.Message) 
 		m.queued += int64(len(messages))
 	default: // many small batches: as good as too many events
 		m.waiting.Add(int64(-len(messages)))
-		m.behind, m.behindFrom = true, b.start
+		m.fallBehind(b)
 	}
 }

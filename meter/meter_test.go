@@ -72,6 +72,9 @@ func (l *limiter) Settle(_ context.Context, in *limitpb.SettleRequest) (*limitpb
 			answer, was = limitpb.Settled_SETTLED, s.GetCharged()
 			l.charged[s.GetRequestId()] = was
 		}
+		if answer == limitpb.Settled_AWAY && !in.GetSome() {
+			return nil, status.Error(codes.Unavailable, "a server is away")
+		}
 		l.counts[answer]++
 		out.Settled = append(out.Settled, &limitpb.Settled{RequestId: s.GetRequestId(), Status: answer, Charged: was, Held: 300})
 	}

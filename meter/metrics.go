@@ -18,6 +18,7 @@ type metrics struct {
 	published prometheus.Counter
 	kept      prometheus.Counter
 	lag       prometheus.Gauge
+	away      prometheus.Gauge
 	failure   prometheus.Histogram
 	inputs    *prometheus.HistogramVec // by provider
 
@@ -51,6 +52,8 @@ func newMetrics(r prometheus.Registerer) (metrics, error) {
 			Help: "Usage events that JetStream takes in no form: kept in damaged.jsonl, and in no book."}),
 		lag: prometheus.NewGauge(prometheus.GaugeOpts{Name: "leaky_meter_lag_bytes",
 			Help: "Bytes of the spool that are written and not settled."}),
+		away: prometheus.NewGauge(prometheus.GaugeOpts{Name: "leaky_meter_settlements_away",
+			Help: "Settlements that wait because their server of the Redis cluster does not answer."}),
 		failure: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "leaky_meter_estimate_error_ratio",
 			Help:    "Relative error the estimate of output tokens would have had on answers whose usage is known.",
 			Buckets: []float64{0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1}}),
@@ -80,7 +83,7 @@ func newMetrics(r prometheus.Registerer) (metrics, error) {
 		return m, nil
 	}
 	for _, c := range []prometheus.Collector{m.lines, m.settled, m.tokens, m.retries, m.published, m.lag, m.failure, m.inputs, m.renewed,
-		m.kept, m.skipped, m.used, m.most, m.held, m.overshoot, m.genAI.tokens, m.genAI.duration, m.genAI.firstByte, m.genAI.perToken,
+		m.kept, m.away, m.skipped, m.used, m.most, m.held, m.overshoot, m.genAI.tokens, m.genAI.duration, m.genAI.firstByte, m.genAI.perToken,
 		m.unwritable, m.free} {
 		if err := r.Register(c); err != nil {
 			return m, fmt.Errorf("register meter metrics: %w", err)

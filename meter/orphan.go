@@ -25,6 +25,7 @@ func (m *Meter) keepOrphan(v *verdict) {
 	}
 	again := *v
 	again.tries++
+	again.from = place{}
 	m.orphans = append(m.orphans, orphan{v: again, due: time.Now().Add(waits[v.tries])})
 }
 

@@ -13,7 +13,7 @@ import (
 const progressTimeout = 2 * time.Second
 
 // progress is how far the spool is settled and published, as a time: the end of the spool is noted, with
-// when that was. Once it is read everything that was written by then is settled, and once the events
+// when that was. Once it is read, and nothing is away, everything that was written by then is settled, and once the events
 // that were queued by then are stored it is published.
 type progress struct {
 	end     mark
@@ -60,7 +60,7 @@ func (t *tail) reached(m mark) bool {
 // made again.
 func (m *Meter) tellProgress(ctx context.Context, now time.Time) {
 	p := &m.progress
-	if !p.noted.IsZero() && !p.read && !m.behind && m.tail.reached(p.end) {
+	if !p.noted.IsZero() && !p.read && !m.behind && !m.away.waits() && m.tail.reached(p.end) {
 		p.read, p.queued = true, m.queued
 	}
 	if p.read && m.queued-m.waiting.Load() >= p.queued {

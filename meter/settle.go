@@ -72,7 +72,7 @@ func (m *Meter) settleSome(ctx context.Context, asked []*limitpb.Settlement) ([]
 func (m *Meter) settleOnce(ctx context.Context, asked []*limitpb.Settlement) ([]*limitpb.Settled, error) {
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
-	answer, err := m.cfg.Limiter.Settle(ctx, &limitpb.SettleRequest{Settlements: asked})
+	answer, err := m.cfg.Limiter.Settle(ctx, &limitpb.SettleRequest{Settlements: asked, Some: true})
 	if err != nil {
 		return nil, err
 	}
@@ -109,6 +109,9 @@ func (m *Meter) outcome(v *verdict, s *limitpb.Settled) bool {
 	e := &v.event
 	e.Pool = drawn(s)
 	switch s.GetStatus() {
+	case limitpb.Settled_AWAY:
+		m.keepAway(v)
+		return false
 	case limitpb.Settled_LATE:
 		// The sweeper charged by its policy and may have said so in an event of its own: this one
 		// replaces it, and is the same however often it is made.
@@ -177,6 +180,8 @@ func statusName(s limitpb.Settled_Status) string {
 		return "late"
 	case limitpb.Settled_UNKNOWN:
 		return "unknown"
+	case limitpb.Settled_AWAY:
+		return "away"
 	}
 	return "unspecified"
 }
