@@ -8,6 +8,8 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
+	"io/fs"
 	"math/big"
 	"net"
 	"os"
@@ -17,6 +19,7 @@ import (
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
+	"github.com/leaky-tokens/leaky-tokens/internal/settings"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
@@ -108,6 +111,29 @@ func TestDownstreamTLS(t *testing.T) {
 	if problem := g.xds.Problem(); problem != nil && strings.Contains(problem.Error(), "tls") {
 		t.Errorf("want no problem, got %v", problem)
 	}
+}
+
+// TestACertificateMayComeLate: leaky.yaml that names it waits for it, and is refused for nobody.
+func TestACertificateMayComeLate(t *testing.T) {
+	t.Parallel()
+	g, path := fromFile(t, nowhere)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rewrite(t, path, strings.Replace(string(text), `listen: "127.0.0.1:0"`, `listen: "127.0.0.1:0", tls: {certificate: tls.crt, key: tls.key}`, 1))
+	testenv.Eventually(t, "what is missing is told", func() bool {
+		f, problem := g.status(t).Refused, g.xds.Problem()
+		return f != nil && f.Node == "" && strings.Contains(f.Reason, "tls.crt") && problem != nil && strings.Contains(problem.Error(), "tls.crt")
+	})
+	if _, err := os.Stat(filepath.Join(g.dir, settings.Folder, "refused")); !errors.Is(err, fs.ErrNotExist) || g.files.Problem() != nil {
+		t.Errorf("want it refused for no other part, got %v, %v", err, g.files.Problem())
+	}
+	certificate(t, filepath.Join(g.dir, "tls.crt"), filepath.Join(g.dir, "tls.key"), "one.example", time.Now().Add(time.Hour))
+	testenv.Eventually(t, "the certificate is shown", func() bool {
+		got, err := shown(g)
+		return err == nil && got == "one.example" && g.status(t).Refused == nil && g.xds.Problem() == nil
+	})
 }
 
 // TestClientCertificates are asked for by a switch.

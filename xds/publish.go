@@ -14,7 +14,7 @@ import (
 )
 
 // wake tells who waits on c, which has room for one, that there is something to do.
-func wake(c chan struct{}) {
+func wake(c chan<- struct{}) {
 	select {
 	case c <- struct{}{}:
 	default: // it is told already
@@ -23,19 +23,66 @@ func wake(c chan struct{}) {
 
 // refresh offers the files' present content. What was offered before it and waits is left out,
 // and what is being published waits no longer for an Envoy that does not answer.
+//
+// A content that cannot be loaded is no bad one: a certificate may come a second after leaky.yaml that
+// names it, or the disk be full. It is tried again, and only an Envoy's refusal is remembered for all
+// parts. Other parts may follow it meanwhile.
 func (x *XDS) refresh() {
 	set, err := x.files.Refresh()
 	if refused, ok := errors.AsType[*settings.RefusedError](err); ok && x.told(refused.Hash) {
+		x.lacks(nil, nil)
 		return // we said so ourselves
 	}
 	var next loaded
+	var unloaded error
 	if err == nil {
-		if next, err = x.source.load(set); err != nil {
-			next.settings = set
-			x.goBack(next, err)
+		if next, unloaded = x.source.load(set); unloaded != nil {
+			next.settings, err = set, unloaded
 		}
 	}
+	if known := x.lacks(set, unloaded); known {
+		return
+	}
 	x.offer(&offer{next: next, err: err})
+}
+
+// lacks notes which content cannot be loaded just now; without an error there is none. It reports whether
+// that was told before, for the same reason.
+func (x *XDS) lacks(set *settings.Settings, because error) (known bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	before := x.unloaded
+	if x.unloaded = nil; because == nil {
+		return false
+	}
+	x.unloaded = set
+	return before != nil && before.Hash == set.Hash && x.failed != nil && x.failed.Content == set.Hash && x.failed.Reason == because.Error()
+}
+
+// patience is how many looks at the files lie between two tries of a content that cannot be loaded.
+// What it lacks may be in no file that is looked at.
+const patience = 5
+
+// reloads has the files looked at again when that is asked for, and while a content waits for what it
+// lacks, until ctx ends.
+func (x *XDS) reloads(ctx context.Context, again chan<- struct{}) {
+	tick := time.NewTicker(patience * x.poll)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-x.reload:
+			wake(again)
+		case <-tick.C:
+			x.mu.Lock()
+			waits := x.unloaded != nil
+			x.mu.Unlock()
+			if waits {
+				wake(again)
+			}
+		}
+	}
 }
 
 // offer puts one in the place of that which waits.
@@ -107,7 +154,11 @@ func (x *XDS) takeOffer(ctx context.Context) {
 	}
 	err := o.err
 	if err == nil && x.behind(o.next) {
-		o.next, err = x.source.load(o.next.settings)
+		set := o.next.settings
+		if o.next, err = x.source.load(set); err != nil {
+			o.next.settings = set
+			x.lacks(set, err)
+		}
 	}
 	if err == nil {
 		err = x.publish(ctx, o.next)
@@ -253,7 +304,7 @@ func (x *XDS) takeBack(refused *server.Refused) {
 }
 
 // goBack makes what is live the last good content, for the other parts and for the next start.
-func (x *XDS) goBack(tried loaded, because error) {
+func (x *XDS) goBack(tried loaded, because *server.Refused) {
 	x.mu.Lock()
 	live := x.live.settings
 	x.mu.Unlock()
@@ -262,21 +313,29 @@ func (x *XDS) goBack(tried loaded, because error) {
 	}
 }
 
-// watched are the files of the configuration, and those with keys and certificates.
+// watched are the files of the configuration, and those with keys and certificates: of the live one, and
+// of one that waits for them.
 func (x *XDS) watched() []string {
 	x.mu.Lock()
-	live := x.live.settings
+	live, next := x.live.settings, x.unloaded
 	x.mu.Unlock()
-	return slices.Concat(x.files.Files(), keyFiles(live), certificateFiles(live))
+	return slices.Concat(x.files.Files(), keyFiles(live), certificateFiles(live), keyFiles(next), certificateFiles(next))
 }
 
-// Problem is what does not work of the live configuration, while the rest does; nil: nothing.
+// Problem is what does not work of the live configuration, while the rest does, and why the files' present
+// content cannot be loaded; nil: nothing.
 func (x *XDS) Problem() error {
 	x.mu.Lock()
-	gateway := x.live.gateway
-	x.mu.Unlock()
-	if gateway == nil || len(gateway.Problems) == 0 {
+	defer x.mu.Unlock()
+	var problems []string
+	if x.live.gateway != nil {
+		problems = slices.Clone(x.live.gateway.Problems)
+	}
+	if x.unloaded != nil && x.failed != nil {
+		problems = append(problems, "what the files hold waits, and the gateway runs the content before: "+x.failed.Reason)
+	}
+	if len(problems) == 0 {
 		return nil
 	}
-	return errors.New(strings.Join(gateway.Problems, "; "))
+	return errors.New(strings.Join(problems, "; "))
 }

@@ -71,6 +71,8 @@ type XDS struct {
 	undone  *server.Refused // of the last change that was undone after it was published
 	since   time.Time
 	failed  *Failure
+
+	unloaded *settings.Settings // what the files hold and cannot be loaded just now; nil: it can
 }
 
 // offer is the files' content at one moment on its way to Envoys.
@@ -200,7 +202,12 @@ func (x *XDS) Run(ctx context.Context, ln net.Listener) error {
 			})
 		}
 		if x.files != nil {
-			config.Watcher{Every: x.poll, Reload: x.reload, Files: x.watched}.Run(ctx, x.refresh)
+			again := make(chan struct{}, 1)
+			g.Go(func() error {
+				x.reloads(ctx, again)
+				return nil
+			})
+			config.Watcher{Every: x.poll, Reload: again, Files: x.watched}.Run(ctx, x.refresh)
 		}
 		return nil
 	})
