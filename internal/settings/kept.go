@@ -75,12 +75,57 @@ func (s *Source) remembered() (*memory, error) {
 	return m, nil
 }
 
+// remember keeps what is followed. Where it cannot, a part that starts would begin with an older content
+// than the others run, so catchUp tries again.
+func (s *Source) remember() {
+	err := s.keep(s.now)
+	if s.unkept = err != nil; s.unkept {
+		s.log.Warn("the configuration is not kept for the next start yet", slog.Any("error", err))
+	}
+}
+
+// catchUp writes down what could not be written before. It is called each second, and says nothing of
+// another failure. A content that has been refused since is not kept: who refused it keeps the one before.
+func (s *Source) catchUp() {
+	if s.unkept {
+		if _, refused := s.refused(s.now.Hash); refused {
+			s.unkept = false
+		} else if s.keep(s.now) == nil {
+			s.unkept = false
+			s.log.Info("the configuration is kept for the next start")
+		}
+	}
+	_ = s.say()
+}
+
+// refusal is what an Envoy said of a content.
+type refusal struct{ hash, because string }
+
+// errUnkept is a refusal that waits.
+var errUnkept = errors.New("the content before is not kept yet")
+
+// say writes a refusal down for other parts and the next start, once the content before is: who hears of
+// the one looks for the other.
+func (s *Source) say() error {
+	if s.unsaid == nil {
+		return nil
+	}
+	if s.unkept {
+		return errUnkept
+	}
+	err := s.write(refusedFile, []byte(s.unsaid.hash+" "+s.unsaid.because+"\n"))
+	if err == nil {
+		s.unsaid = nil
+	}
+	return err
+}
+
 // keep writes a content down for the next start.
-func (s *Source) keep(next *Settings) {
+func (s *Source) keep(next *Settings) error {
 	m := memory{Path: s.path, Hash: next.Hash, Files: next.text}
 	if before, err := s.remembered(); err == nil && before != nil {
 		if before.Hash == next.Hash {
-			return
+			return nil
 		}
 		m.Former = slices.DeleteFunc(append(before.Former, before.Hash), func(hash string) bool { return hash == next.Hash })
 		m.Former = m.Former[max(0, len(m.Former)-formers):]
@@ -89,9 +134,7 @@ func (s *Source) keep(next *Settings) {
 	if err == nil {
 		err = s.write(lastGoodFile, content)
 	}
-	if err != nil {
-		s.log.Warn("the configuration is not kept for the next start", slog.Any("error", err))
-	}
+	return err
 }
 
 // write leaves the file to the owner of its folder: a person's command may run as root, and the parts
@@ -122,6 +165,9 @@ func (s *Source) accepted(hash string) bool {
 
 // refused tells why an Envoy refused a content.
 func (s *Source) refused(hash string) (because string, refused bool) {
+	if s.unsaid != nil && s.unsaid.hash == hash {
+		return s.unsaid.because, true
+	}
 	content, err := os.ReadFile(s.kept(refusedFile))
 	if err != nil {
 		return "", false

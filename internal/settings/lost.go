@@ -100,9 +100,11 @@ func ruleNames(set *limits.Set) []string {
 // Cut reports whether now looks like the beginning of a whole text: it is one, or its last line
 // has no end and it is shorter.
 func Cut(now, whole string) bool {
-	if len(now) < len(whole) && strings.HasSuffix(whole, "\n") && !strings.HasSuffix(now, "\n") {
-		return true
-	}
+	return Begins(now, whole) || len(now) < len(whole) && strings.HasSuffix(whole, "\n") && !strings.HasSuffix(now, "\n")
+}
+
+// Begins reports whether now is the beginning of a whole text, and not all of it.
+func Begins(now, whole string) bool {
 	now, whole = strings.TrimRight(now, " \t\r\n"), strings.TrimRight(whole, " \t\r\n")
 	return now != whole && strings.HasPrefix(whole, now)
 }

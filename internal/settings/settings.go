@@ -49,6 +49,8 @@ type Source struct {
 	now     *Settings
 	named   []string // limits files of the newest leaky.yaml that could be read, followed or not
 	problem error
+	unkept  bool     // now is not written down for the next start yet: the disk was full, say
+	unsaid  *refusal // that is not written down yet; nil: none
 }
 
 // New is the source of leaky.yaml at path (empty: the built-in one, which never changes). What was
@@ -110,13 +112,15 @@ func (s *Source) Problem() error {
 	return s.problem
 }
 
-// Files are what to look at for changes: the files themselves, and what is said of them.
+// Files are what to look at for changes: the files themselves, and what is said of them. They are asked
+// for before each look, and what could not be written down by then is written.
 func (s *Source) Files() []string {
 	if s.path == "" {
 		return nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.catchUp()
 	return append([]string{s.path, s.kept(acceptedFile), s.kept(refusedFile)}, s.named...)
 }
 
@@ -128,10 +132,11 @@ func (s *Source) Refuse(hash string, before *Settings, because error) {
 	s.problem = because
 	if before != nil && s.now != nil && s.now.Hash == hash {
 		s.now = before
-		s.keep(before)
+		s.remember()
 	}
-	if err := s.write(refusedFile, []byte(hash+" "+because.Error()+"\n")); err != nil {
-		s.log.Warn("a refusal is forgotten at the next start", slog.Any("error", err))
+	s.unsaid = &refusal{hash: hash, because: because.Error()}
+	if err := s.say(); err != nil {
+		s.log.Warn("a refusal is not written down yet: other parts do not hear of it", slog.Any("error", err))
 	}
 }
 
@@ -139,7 +144,7 @@ func (s *Source) Refuse(hash string, before *Settings, because error) {
 func (s *Source) take(next *Settings) {
 	s.now = next
 	if s.path != "" {
-		s.keep(next)
+		s.remember()
 	}
 }
 

@@ -414,3 +414,86 @@ func FuzzLost(f *testing.F) {
 		_ = running.Lost()
 	})
 }
+
+// fullDisk keeps the memory from being written until the returned function is called; what it held before
+// is there again then.
+func (f *files) fullDisk() (freed func()) {
+	f.t.Helper()
+	folder := filepath.Join(f.folder, settings.Folder)
+	must := func(err error) {
+		f.t.Helper()
+		if err != nil {
+			f.t.Fatal(err)
+		}
+	}
+	must(os.Rename(folder, folder+".away"))
+	f.put(folder, "")
+	return func() {
+		f.t.Helper()
+		must(os.Remove(folder))
+		must(os.Rename(folder+".away", folder))
+	}
+}
+
+// TestWhatAFullDiskDidNotTakeIsKeptLater: a part that starts follows what the others run, not what was
+// kept before the disk was full. It is told once, however often it is tried.
+func TestWhatAFullDiskDidNotTakeIsKeptLater(t *testing.T) {
+	t.Parallel()
+	f := newFiles(t)
+	_, good := f.open()
+	var log strings.Builder
+	running := settings.New(f.leaky, f.folder, func(string) string { return "" }, slog.New(slog.NewTextHandler(&log, nil)))
+	if _, err := running.Open(); err != nil {
+		t.Fatal(err)
+	}
+	freed := f.fullDisk()
+	f.put(f.leaky, strings.Replace(leakyYAML, "closed", "invite", 1))
+	next, err := running.Refresh()
+	if err != nil || next.Hash == good.Hash {
+		t.Fatalf("a full disk hinders nobody: got %v", err)
+	}
+	for range 3 { // it is looked at each second
+		running.Files()
+	}
+	if told := strings.Count(log.String(), "not kept"); told != 1 {
+		t.Errorf("want it told once, got %d times: %s", told, log.String())
+	}
+	freed()
+	running.Files()
+	f.put(f.leaky, "")
+	if s, now := f.open(); now.Hash != next.Hash || s.Problem() == nil {
+		t.Errorf("a part that starts follows another content than the running ones: the one of before is it: %v", now.Hash == good.Hash)
+	}
+}
+
+// TestARefusalThatAFullDiskDidNotTakeIsSaidLater, after the content that others go back to.
+func TestARefusalThatAFullDiskDidNotTakeIsSaidLater(t *testing.T) {
+	t.Parallel()
+	f := newFiles(t)
+	xds, good := f.open()
+	beside, _ := f.open()
+	f.put(f.leaky, strings.Replace(leakyYAML, "closed", "invite", 1))
+	next, err := xds.Refresh()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if now, err := beside.Refresh(); err != nil || now.Hash != next.Hash {
+		t.Fatalf("got %v", err)
+	}
+	freed := f.fullDisk()
+	xds.Refuse(next.Hash, good, errors.New("no such port"))
+	if now, err := xds.Refresh(); err == nil || now.Hash != good.Hash {
+		t.Errorf("who was refused does not try it again: got %v", err)
+	}
+	freed()
+	beside.Files()
+	xds.Files()
+	for name, s := range map[string]*settings.Source{"xds": xds, "another part": beside} {
+		if now, err := s.Refresh(); err == nil || now.Hash != good.Hash || !strings.Contains(err.Error(), "no such port") {
+			t.Errorf("%s: want the content before, got %v", name, err)
+		}
+	}
+	if s, now := f.open(); now.Hash != good.Hash || s.Problem() == nil {
+		t.Error("a part that starts follows what was refused")
+	}
+}
