@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -34,6 +35,7 @@ type priceList struct {
 
 	mu      sync.Mutex
 	good    goodPrices
+	unkept  bool // good is not written down for the next start yet: the disk was full, say
 	problem error
 }
 
@@ -84,8 +86,29 @@ func (s service) livePrices(ctx context.Context, every time.Duration) (*prices.L
 	}
 	l.live = prices.NewLive(table)
 	s.live.prices.Store(l)
-	go config.Watcher{Files: func() []string { return []string{l.path()} }, Every: every}.Run(ctx, l.follow)
+	go config.Watcher{Files: l.files, Every: every}.Run(ctx, l.follow)
 	return l.live, nil
+}
+
+// files are what to look at. They are asked for before each look, and a list that could not be kept by then
+// is kept.
+func (l *priceList) files() []string {
+	l.mu.Lock()
+	if l.unkept && l.keep() == nil {
+		l.unkept = false
+		l.log.Info("the list of prices is kept for the next start")
+	}
+	l.mu.Unlock()
+	return []string{l.path()}
+}
+
+// keep writes the last good list down for the next start.
+func (l *priceList) keep() error {
+	content, err := json.Marshal(l.good)
+	if err == nil {
+		err = secretfile.Replace(l.kept, content)
+	}
+	return err
 }
 
 // follow takes the list as it is now, if it is good.
@@ -122,13 +145,14 @@ func (l *priceList) read() (*prices.Table, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read prices: %w", err)
 	}
+	text = bytes.TrimPrefix(text, []byte("\ufeff")) // which a beginning may have, or not
 	table, err := prices.Parse(path, text)
 	if err != nil {
 		return nil, err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if before := l.good; before.Path == path && settings.Cut(string(text), before.Text) {
+	if before := l.good; before.Path == path && cut(table, string(text), before) {
 		return nil, fmt.Errorf("%s is the beginning of the list that is followed, and likely cut; if it is meant, give it another version", path)
 	}
 	next := goodPrices{Path: path, Hash: hashed(string(text)), Text: string(text)}
@@ -136,14 +160,20 @@ func (l *priceList) read() (*prices.Table, error) {
 		return table, nil
 	}
 	l.good = next
-	content, err := json.Marshal(next)
-	if err == nil {
-		err = secretfile.Replace(l.kept, content)
-	}
-	if err != nil { // the list is followed all the same
-		l.log.Warn("the list of prices is not kept for the next start", slog.Any("error", err))
+	err = l.keep()
+	if l.unkept = err != nil; l.unkept { // the list is followed all the same
+		l.log.Warn("the list of prices is not kept for the next start yet", slog.Any("error", err))
 	}
 	return table, nil
+}
+
+// cut reports whether a list is likely cut. One of another version is meant to be shorter, unless it is the
+// very beginning of the one before, whose version it was cut in.
+func cut(table *prices.Table, text string, before goodPrices) bool {
+	if was, err := prices.Parse(before.Path, []byte(before.Text)); err == nil && was.List() != table.List() {
+		return settings.Begins(text, before.Text)
+	}
+	return settings.Cut(text, before.Text)
 }
 
 // remembered is what is kept; without a text: nothing.

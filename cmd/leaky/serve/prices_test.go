@@ -127,10 +127,18 @@ func TestASpoiledListOfPricesIsNotFollowed(t *testing.T) {
 			t.Errorf("%s: a part that starts: %v", name, err)
 		}
 	}
-	put(strings.Replace(strings.SplitAfter(threePrices, "second")[0], "test", "test-2", 1) + ", from: 2026-01-01, per_million: {input: 1.00, output: 2.00}}\n")
-	follow()
-	if cost(list) != 0 || running.common(nil).Warn() != nil {
-		t.Errorf("a shorter list of another version: want it followed, got %v", running.common(nil).Warn())
+	other := strings.Replace(strings.SplitAfter(threePrices, "second")[0], "test", "test-2", 1) + ", from: 2026-01-01, per_million: {input: 1.00, output: 2.00}}"
+	for name, text := range map[string]string{"shorter": other + "\n", "shorter, and its last line has no end": other, "marked": "\ufeff" + other} {
+		put(threePrices)
+		follow()
+		if cost(list) == 0 {
+			t.Fatal("want the whole list followed")
+		}
+		put(text)
+		follow()
+		if cost(list) != 0 || running.common(nil).Warn() != nil {
+			t.Errorf("%s and of another version: want it followed, got %v", name, running.common(nil).Warn())
+		}
 	}
 	kept := filepath.Join(dir, settings.Folder, "last-good-prices.json")
 	content, err := os.ReadFile(kept)
@@ -145,6 +153,50 @@ func TestASpoiledListOfPricesIsNotFollowed(t *testing.T) {
 		if _, err := part().prices(); err == nil {
 			t.Errorf("what was kept is %s: want the file's own mistake", name)
 		}
+	}
+}
+
+// TestPricesThatAFullDiskDidNotTakeAreKeptLater: a part that starts prices calls as the others do.
+func TestPricesThatAFullDiskDidNotTakeAreKeptLater(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file, folder := filepath.Join(dir, "prices.yaml"), filepath.Join(dir, settings.Folder)
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	put := func(text string) {
+		t.Helper()
+		must(os.WriteFile(file, []byte(text), 0o600))
+	}
+	var log strings.Builder
+	part := func() service {
+		l := &live{}
+		l.now.Store(&config.Config{Prices: config.Prices{File: file}})
+		return service{files: settings.New("", dir, os.Getenv, slog.New(slog.DiscardHandler)), live: l, dir: dir, log: slog.New(slog.NewTextHandler(&log, nil))}
+	}
+	put(threePrices)
+	running, _, err := part().openPrices()
+	must(err)
+	must(os.Rename(folder, folder+".away"))
+	must(os.WriteFile(folder, nil, 0o600)) // nothing can be written
+	put(strings.Replace(threePrices, "input: 1.00", "input: 3.00", 3))
+	dearer, err := running.read()
+	must(err)
+	for range 3 { // it is looked at each second
+		running.files()
+	}
+	if told := strings.Count(log.String(), "not kept"); told != 1 {
+		t.Errorf("want it told once, got %d times: %s", told, log.String())
+	}
+	must(os.Remove(folder))
+	must(os.Rename(folder+".away", folder))
+	running.files()
+	put("")
+	if started, err := part().prices(); err != nil || started.Version != dearer.Version {
+		t.Errorf("want list %s, got %v, %v", dearer.Version, started, err)
 	}
 }
 

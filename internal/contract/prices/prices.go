@@ -77,6 +77,11 @@ type Table struct {
 	Entries  []Entry
 }
 
+// List is the list's own name, which its file calls version.
+func (t *Table) List() string {
+	return t.Version[:max(0, strings.LastIndexByte(t.Version, '.'))]
+}
+
 // Find is the entry of a model at a moment: a whole name before a pattern, the longer pattern
 // before the shorter; nil without any.
 func (t *Table) Find(provider, model string, at time.Time) *Entry {

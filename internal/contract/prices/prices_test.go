@@ -175,6 +175,9 @@ func TestTheVersionFollowsTheText(t *testing.T) {
 	if one.Version == two.Version || !strings.HasPrefix(one.Version, "7.") {
 		t.Errorf("want two versions of list 7, got %s and %s", one.Version, two.Version)
 	}
+	if marked := table(t, "\ufeff"+list); marked.Version != one.Version || one.List() != "7" || two.List() != "7" {
+		t.Errorf("want list 7, marked or not, got %s, %s and %s", marked.Version, one.List(), two.List())
+	}
 }
 
 func TestTheBuiltInListIsRight(t *testing.T) {

@@ -1,6 +1,7 @@
 package prices
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -66,6 +67,7 @@ func Load(file string) (*Table, error) {
 
 // Parse reads the text of a list; name is what mistakes call it.
 func Parse(name string, text []byte) (*Table, error) {
+	text = bytes.TrimPrefix(text, []byte("\ufeff")) // of editors that begin a file with a byte order mark
 	file, err := parser.ParseBytes(text, 0)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, plainly(err))
