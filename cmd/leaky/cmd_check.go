@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -34,31 +35,18 @@ Examples:
 
 // Run validates the file and the limits it names.
 func (k checkCommand) Run(c *cli) error {
-	path := k.File
-	if path == "" {
-		path = c.Config
-	}
-	cfg, err := config.Load(path, os.Getenv)
+	path := cmp.Or(k.File, c.Config)
+	l, set, err := readOnce(path)
 	if err != nil {
 		return err
 	}
-	l := local{cfg: cfg, configPath: path, dir: config.StateDir(os.Getenv)}
-	if path != "" {
-		if l.configPath, err = filepath.Abs(path); err != nil {
-			return err
-		}
-	}
-	sets, err := l.limitSets()
-	if err != nil {
-		return err
-	}
-	rules, warnings := 0, l.files(slog.New(slog.DiscardHandler)).Lost()
+	rules, warnings := 0, l.files(slog.New(slog.DiscardHandler)).Lost(set)
 	for i, gone := range warnings {
 		warnings[i] = "beside what runs: " + gone + "; running parts hold it until `leaky accept`"
 	}
-	for _, set := range sets {
-		rules += len(set.Rules())
-		for _, w := range set.Warnings() {
+	for _, domain := range set.Sets() {
+		rules += len(domain.Rules())
+		for _, w := range domain.Warnings() {
 			warnings = append(warnings, w.Error())
 		}
 	}
@@ -73,7 +61,7 @@ func (k checkCommand) Run(c *cli) error {
 		return err
 	}
 	warnings = append(warnings, plan.Unwanted()...)
-	doubts, err := l.doubts()
+	doubts, err := l.doubts(set)
 	if err != nil {
 		return err
 	}
@@ -83,22 +71,43 @@ func (k checkCommand) Run(c *cli) error {
 		name = "the built-in leaky.yaml"
 	}
 	if k.Output == "json" {
-		return printJSON(os.Stdout, map[string]any{"file": path, "models": len(cfg.Models), "providers": len(cfg.Providers), "limits": rules,
+		return printJSON(os.Stdout, map[string]any{"file": path, "models": len(l.cfg.Models), "providers": len(l.cfg.Providers), "limits": rules,
 			"warnings": append([]string{}, warnings...)})
 	}
 	for _, w := range warnings {
 		fmt.Fprintln(os.Stderr, "warning:", w)
 	}
-	fmt.Printf("%s is valid: %d models, %d providers, %d limits\n", name, len(cfg.Models), len(cfg.Providers), rules)
+	fmt.Printf("%s is valid: %d models, %d providers, %d limits\n", name, len(l.cfg.Models), len(l.cfg.Providers), rules)
 	return nil
 }
 
-// doubts are what is legal and does not do what it says.
-func (l local) doubts() ([]string, error) {
-	set, err := settings.Load(l.configPath, os.Getenv)
-	if err != nil {
-		return nil, err
+// readOnce reads leaky.yaml at path, which may be a pipe and has its text once, and the limits it names.
+// Mistakes name it as the path does.
+func readOnce(path string) (local, *settings.Settings, error) {
+	l := local{dir: config.StateDir(os.Getenv)}
+	if path == "" {
+		set, err := settings.Load("", os.Getenv)
+		if err == nil {
+			l.cfg = set.Config
+		}
+		return l, set, err
 	}
+	text, err := config.ReadFile(path)
+	if err != nil {
+		return l, nil, fmt.Errorf("read configuration: %w", err)
+	}
+	if l.cfg, err = config.Read(path, text, os.Getenv); err != nil {
+		return l, nil, err
+	}
+	if l.configPath, err = filepath.Abs(path); err != nil {
+		return l, nil, err
+	}
+	set, err := settings.LoadText(l.configPath, text, os.Getenv)
+	return l, set, err
+}
+
+// doubts are what is legal and does not do what it says.
+func (l local) doubts(set *settings.Settings) ([]string, error) {
 	gateway, _, err := xds.Preview(set, l.dir)
 	if err != nil {
 		return nil, err

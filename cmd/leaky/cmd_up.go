@@ -20,6 +20,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/local/stack"
 	"github.com/leaky-tokens/leaky-tokens/internal/local/supervisor"
 	"github.com/leaky-tokens/leaky-tokens/internal/retry"
+	"github.com/leaky-tokens/leaky-tokens/internal/settings"
 )
 
 type upCommand struct {
@@ -83,26 +84,37 @@ func (u upCommand) Run(ctx context.Context, c *cli) error {
 }
 
 // open reads the files. What is wrong with them is for the person who starts the stack to mend; a
-// service manager gets the last good content, lest a restart of the machine stops the gateway.
+// service manager gets the last good content, lest a restart of the machine stops the gateway, or starts
+// it from what a full disk left of leaky.yaml.
 func (u upCommand) open(out io.Writer, c *cli) (local, error) {
 	l, err := openLocal(c)
 	if err == nil {
 		_, err = l.limitSets()
 	}
-	if err == nil || !u.Foreground {
+	if !u.Foreground || u.Clean { // what was good is deleted with all data
 		return l, err
 	}
-	last, lastErr := openLastGood(c, supervisorLog(io.Discard))
+	if _, none := os.Stat(filepath.Join(l.dir, settings.Folder)); none != nil {
+		return l, err // nothing was ever good
+	}
+	files := l.files(supervisorLog(io.Discard))
+	last, lastErr := files.Open()
 	if lastErr != nil {
-		return l, err
+		return l, cmp.Or(err, lastErr)
 	}
-	fmt.Fprintf(out, "Starting from the last good configuration, since the present one is wrong:\n%v\n", err)
-	return last, nil
+	if because := files.Problem(); because != nil {
+		fmt.Fprintf(out, "Starting from the last good configuration, since the present one is not followed:\n%v\n", because)
+	}
+	l.cfg = last.Config
+	return l, nil
 }
 
-// accept says that what the files hold is meant, as somebody starts the stack with it. Files that
-// are wrong are left alone.
+// accept says that what the files hold is meant, as somebody starts the stack with it; a service manager
+// is nobody. Files that are wrong are left alone.
 func (u upCommand) accept(out io.Writer, l local) {
+	if u.Foreground {
+		return
+	}
 	gone, err := l.files(supervisorLog(io.Discard)).Accept()
 	if err == nil && len(gone) > 0 {
 		fmt.Fprintf(out, "%s is other than before: %s.\n", l.configPath, strings.Join(gone, "; "))

@@ -215,16 +215,12 @@ func (s *Source) accept(next *Settings) (gone []string, err error) {
 	return gone, nil
 }
 
-// Lost is what the files' present content lacks of the last good one, for people to look at.
-func (s *Source) Lost() []string {
+// Lost is what a content lacks of the last good one, for people to look at.
+func (s *Source) Lost(next *Settings) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	before, err := s.lastGood()
-	if err != nil || before == nil {
-		return nil
-	}
-	next, err := s.read()
-	if err != nil || s.accepted(next.Hash) {
+	if err != nil || before == nil || s.accepted(next.Hash) {
 		return nil
 	}
 	return lost(before.settings, next)

@@ -33,10 +33,13 @@ func (s *Source) Beside(file string) string {
 }
 
 // read gives what the files hold now.
-func (s *Source) read() (*Settings, error) {
+func (s *Source) read() (*Settings, error) { return s.readBy(config.ReadFile) }
+
+// readBy gives what open finds at the files' paths.
+func (s *Source) readBy(open func(path string) ([]byte, error)) (*Settings, error) {
 	found := text{}
 	next, err := s.parse(func(path string) (string, error) {
-		content, err := config.ReadFile(path)
+		content, err := open(path)
 		found[path] = string(content)
 		return found[path], err
 	})
@@ -96,6 +99,16 @@ func (s *Source) domainPaths(cfg *config.Config) []string {
 // Load reads leaky.yaml at path (empty: the built-in one) and the limits it names, as they are now.
 func Load(path string, getenv func(string) string) (*Settings, error) {
 	return (&Source{path: path, getenv: getenv}).read()
+}
+
+// LoadText is Load of a leaky.yaml whose content was read from path already, as a pipe's is: it has it once.
+func LoadText(path string, content []byte, getenv func(string) string) (*Settings, error) {
+	return (&Source{path: path, getenv: getenv}).readBy(func(file string) ([]byte, error) {
+		if file == path {
+			return content, nil
+		}
+		return config.ReadFile(file)
+	})
 }
 
 // Sets are the limits of every domain, our own first.

@@ -408,10 +408,13 @@ func FuzzLost(f *testing.F) {
 		running, good := files.open()
 		files.put(files.leaky, leaky)
 		files.put(files.limits, limits)
-		if now, err := running.Refresh(); now == nil || err != nil && now.Hash != good.Hash {
-			t.Errorf("got %v, %v", now, err)
+		now, err := running.Refresh()
+		if now == nil || err != nil && now.Hash != good.Hash {
+			t.Fatalf("got %v, %v", now, err)
 		}
-		_ = running.Lost()
+		if gone := running.Lost(now); len(gone) > 0 {
+			t.Errorf("what is followed lacks %q", gone)
+		}
 	})
 }
 
