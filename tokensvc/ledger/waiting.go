@@ -125,10 +125,13 @@ const lateBookings = "usage that waits for locked pools is not booked, trying ag
 // once, whoever does it.
 func (b *bookings) catchWaiting(ctx context.Context) {
 	for retry.Pause(ctx, catchEvery) {
-		switch err := b.bookWaiting(context.WithoutCancel(ctx)); {
+		running, cancel := context.WithTimeout(ctx, applyWait)
+		err := b.bookWaiting(running)
+		cancel()
+		switch {
 		case err == nil:
 			b.said.Over(ctx, lateBookings, "usage that waited for locked pools is booked")
-		case !pg.Gone(err):
+		case ctx.Err() == nil && !pg.Gone(err):
 			b.said.Warn(ctx, lateBookings, err)
 		}
 	}
