@@ -116,6 +116,7 @@ func (a *API) failed(ctx context.Context, c call, held *limitpb.HoldResponse, ca
 func (a *API) allowed(ctx context.Context, c call, held *limitpb.HoldResponse) error {
 	if err := a.book(ctx, a.event(c, held, "", http.StatusOK), c.correlation); err != nil {
 		a.calls.WithLabelValues(c.provider, outcomeUnbooked).Inc()
+		a.withdraw(ctx, c, held)
 		_ = a.settle(ctx, c, held, 0) // logged; it expires and is given back
 		return httpapi.Unavailable("the call cannot be booked now")
 	}

@@ -46,14 +46,23 @@ func (o *Outbox) Book(ctx context.Context, e usage.Event, correlationID string) 
 	if err == nil || errors.Is(err, outbox.ErrInvalid) {
 		return err
 	}
-	message, encodeErr := usage.MessageOf(e, "/tokensvc", correlationID, tracing.Text(trace.SpanContextFromContext(ctx)))
-	if encodeErr != nil {
-		return errors.Join(err, encodeErr)
-	}
-	if _, publishErr := o.publisher.Publish(ctx, []usage.Message{message}); publishErr != nil {
+	if publishErr := o.publish(ctx, e, correlationID); publishErr != nil {
 		return errors.Join(err, fmt.Errorf("book usage past the outbox: %w", publishErr))
 	}
 	return nil
+}
+
+// Correct implements Books, past the outbox, whose events have the request's id: a correction has its own.
+func (o *Outbox) Correct(ctx context.Context, e usage.Event, correlationID string) error {
+	return o.publish(ctx, e, correlationID)
+}
+
+func (o *Outbox) publish(ctx context.Context, e usage.Event, correlationID string) error {
+	message, err := usage.MessageOf(e, "/tokensvc", correlationID, tracing.Text(trace.SpanContextFromContext(ctx)))
+	if err == nil {
+		_, err = o.publisher.Publish(ctx, []usage.Message{message})
+	}
+	return err
 }
 
 func (o *Outbox) write(ctx context.Context, e usage.Event, correlationID string) error {

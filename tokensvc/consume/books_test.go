@@ -79,11 +79,26 @@ func TestBookedWhilePostgresIsAway(t *testing.T) {
 		last, err = stream.GetLastMsgForSubject(t.Context(), usage.Subject("openai"))
 		return err == nil
 	})
+	if id := last.Header.Get("Nats-Msg-Id"); last.Sequence != 1 || id != e.RequestID {
+		t.Errorf("want one message by the request's id, got number %d of %q", last.Sequence, id)
+	}
 	var got usage.Envelope
 	if err := json.Unmarshal(last.Data, &got); err != nil || got.ID != e.RequestID || got.CorrelationID != "c-1" || got.Source != "/tokensvc" {
 		t.Errorf("want the event as the outbox would send it, got %s, %v", last.Data, err)
 	}
-	if id := last.Header.Get("Nats-Msg-Id"); last.Sequence != 1 || id != e.RequestID {
-		t.Errorf("want one message by the request's id, got number %d of %q", last.Sequence, id)
+	e.Version, e.Charged, e.Allowed = 1, 0, false
+	if err := away.Correct(t.Context(), e, "c-1"); err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.Stream(t.Context(), usage.Stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last, err = stream.GetLastMsgForSubject(t.Context(), usage.Subject("openai")); err != nil {
+		t.Fatal(err)
+	}
+	if correction, err := usage.Decode(last.Data); err != nil || correction.Version != 1 || correction.Charged != 0 ||
+		correction.RequestID != e.RequestID {
+		t.Errorf("want the correction behind what it replaces, got %s, %v", last.Data, err)
 	}
 }

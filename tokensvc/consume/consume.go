@@ -44,6 +44,8 @@ type Members interface {
 // however often it is booked.
 type Books interface {
 	Book(ctx context.Context, e usage.Event, correlationID string) error
+	// Correct replaces what may have been booked of the call, by the event's version.
+	Correct(ctx context.Context, e usage.Event, correlationID string) error
 }
 
 // Config is what New needs.
@@ -61,19 +63,20 @@ type Config struct {
 
 // API answers POST /api/v1/tokens/consume.
 type API struct {
-	cfg   Config
-	calls *prometheus.CounterVec
-	spent *prometheus.CounterVec
-	said  *retry.Troubles
+	cfg       Config
+	calls     *prometheus.CounterVec
+	spent     *prometheus.CounterVec
+	said      *retry.Troubles
+	undecided chan undecided
 }
 
-// New makes the API.
+// New makes the API; Run corrects what it could not book for certain.
 func New(cfg Config) (*API, error) {
 	if cfg.Limiter == nil || cfg.Provider == nil || cfg.Members == nil || cfg.Books == nil || cfg.Enforce == nil || cfg.Log == nil ||
 		cfg.Metrics == nil {
 		return nil, errors.New("make consume: every part of its configuration is needed")
 	}
-	a := &API{cfg: cfg, said: retry.NewTroubles(cfg.Log),
+	a := &API{cfg: cfg, said: retry.NewTroubles(cfg.Log), undecided: make(chan undecided, mostUndecided),
 		calls: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "token_consume_total", Help: "Calls of consume by what came of them."},
 			[]string{"provider", "outcome"}),
 		spent: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "token_consumed_tokens_total", Help: "Tokens consumed."},

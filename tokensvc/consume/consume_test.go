@@ -26,6 +26,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/apitest"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 const (
@@ -49,7 +50,10 @@ type ledger struct {
 	answer   string
 	events   []usage.Event
 	books    error
-	members  error
+	// so many corrections fail, and those that did not
+	uncorrected int
+	corrections []usage.Event
+	members     error
 }
 
 func newLedger() *ledger {
@@ -125,6 +129,17 @@ func (l *ledger) Book(_ context.Context, e usage.Event, _ string) error {
 		l.events = append(l.events, e)
 	}
 	return l.books
+}
+
+func (l *ledger) Correct(_ context.Context, e usage.Event, _ string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.uncorrected > 0 {
+		l.uncorrected--
+		return errors.New("nats is away")
+	}
+	l.corrections = append(l.corrections, e)
+	return nil
 }
 
 func (l *ledger) sum() (held, settled int64) {
@@ -353,5 +368,33 @@ func TestOwnership(t *testing.T) {
 	w.members = context.DeadlineExceeded
 	if rec := w.post(user(alice), `{"orgId":"`+org+`","provider":"openai","tokens":1}`); rec.Code != 503 {
 		t.Errorf("membership not known: want 503, got %d", rec.Code)
+	}
+}
+
+// TestACallThatMayBeBookedIsCorrected: a caller without an answer has their tokens back, and whatever
+// comes to the books later of the call is replaced by nothing, however long those are away.
+func TestACallThatMayBeBookedIsCorrected(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.books, w.uncorrected = errors.New("no answer in time"), 2
+	if rec := w.post(user(alice), `{"provider":"openai","tokens":400}`); rec.Code != 503 {
+		t.Fatalf("want 503, got %d %s", rec.Code, rec.Body)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- w.api.Run(ctx) }()
+	testenv.Eventually(t, "it is corrected", func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return len(w.corrections) > 0
+	})
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	e, asked := w.corrections[0], w.asked[0].GetFacts()
+	if len(w.corrections) != 1 || e.RequestID != asked.GetRequestId() || e.Account != "user:"+alice || e.Version != 1 || e.Charged != 0 ||
+		e.Allowed || e.Pool != usage.PoolDrawn || e.Reason != outcomeUnbooked || e.Status != 503 {
+		t.Errorf("want the charge of %s replaced by nothing, got %+v", asked.GetRequestId(), w.corrections)
 	}
 }

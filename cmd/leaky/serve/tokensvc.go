@@ -79,6 +79,7 @@ func serveTokenSvc(ctx context.Context, s service) error {
 		return purchases.Run(ctx)
 	})
 	g.Go(func() error { return keys.Run(ctx) })
+	g.Go(func() error { return spend.Run(ctx) })
 	return g.Wait()
 }
 
