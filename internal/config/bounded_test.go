@@ -18,18 +18,19 @@ func TestHostileTexts(t *testing.T) {
 		bomb += string(n) + ": &" + string(n) + " [" + strings.TrimSuffix(strings.Repeat("*"+before+",", 10), ",") + "]\n"
 	}
 	for name, c := range map[string]struct{ text, want string }{
-		"bomb":           {bomb, ": unknown key"},
-		"lists":          {"\n" + strings.Repeat("[", 1_000_000), "2:1: brackets stand in each other more than 64 deep"},
-		"maps":           {strings.Repeat("{a: ", 1_000_000), "1:1: brackets stand in each other"},
-		"large":          {strings.Repeat("#", 50<<20), "the file has 52428800 bytes, at most 4194304 are read"},
-		"tabs":           {"gateway:\n\tlisten: 127.0.0.1:1\n", "2:1: found character '\t'"},
-		"a key twice":    {"gateway: {trusted_hops: 1, trusted_hops: 2}\n", `1:28: mapping key "trusted_hops" already defined`},
-		"a part twice":   {"gateway: {}\ngateway: {}\n", `2:1: mapping key "gateway" already defined`},
-		"two documents":  {"gateway: {}\n---\ngateway: {}\n", "3:8: the file holds more than one YAML document"},
-		"half a file":    {"gateway: {listen: '127.0.0", "1:19:"},
-		"zeros":          {"\x00\x00\x00", "1:1:"},
-		"another's":      {"\x7fELF\x02\x01", "1:1:"},
-		"brackets in it": {"gateway: {listen: '" + strings.Repeat("[", 100) + "'} # " + strings.Repeat("[", 100) + "\n", "gateway.listen"},
+		"bomb":            {bomb, ": unknown key"},
+		"lists":           {"\n" + strings.Repeat("[", 1_000_000), "2:1: it nests more than 64 deep"},
+		"maps":            {strings.Repeat("{a: ", 1_000_000), "1:1: it nests more than"},
+		"a block's lists": {"gateway:\n  " + strings.Repeat("- ", 5_000) + "a", "2:1: it nests more than 64 deep"},
+		"large":           {strings.Repeat("#", 50<<20), "the file has 52428800 bytes, at most 4194304 are read"},
+		"tabs":            {"gateway:\n\tlisten: 127.0.0.1:1\n", "2:1: found character '\t'"},
+		"a key twice":     {"gateway: {trusted_hops: 1, trusted_hops: 2}\n", `1:28: mapping key "trusted_hops" already defined`},
+		"a part twice":    {"gateway: {}\ngateway: {}\n", `2:1: mapping key "gateway" already defined`},
+		"two documents":   {"gateway: {}\n---\ngateway: {}\n", "3:8: the file holds more than one YAML document"},
+		"half a file":     {"gateway: {listen: '127.0.0", "1:19:"},
+		"zeros":           {"\x00\x00\x00", "1:1:"},
+		"another's":       {"\x7fELF\x02\x01", "1:1:"},
+		"brackets in it":  {"gateway: {listen: '" + strings.Repeat("[", 100) + "'} # " + strings.Repeat("[", 100) + "\n", "gateway.listen"},
 	} {
 		if _, err := config.Read("leaky.yaml", []byte(c.text), func(string) string { return "" }); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: want %q, got %.300v", name, c.want, err)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/deploy"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
+	"github.com/leaky-tokens/leaky-tokens/internal/yamlbound"
 )
 
 // Load reads leaky.yaml at path (empty: the built-in one), folds in the environment
@@ -32,7 +33,7 @@ func Load(path string, getenv func(string) string) (*Config, error) {
 // leaves of a file, and so a mistake.
 func Read(path string, text []byte, getenv func(string) string) (*Config, error) {
 	text = bytes.TrimPrefix(text, []byte("\ufeff")) // some editors begin a file with it
-	if message, line := unparseable(text); message != "" {
+	if message, line := yamlbound.Unparseable(text); message != "" {
 		return nil, &Error{Mistakes: []Mistake{{file: path, line: line, column: 1, Message: message}}}
 	}
 	if file, err := parser.ParseBytes(text, 0); err == nil && isEmpty(file) {

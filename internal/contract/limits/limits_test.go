@@ -250,10 +250,12 @@ func TestManyMistakesAtOnce(t *testing.T) {
 
 func TestDeepNestingIsRefused(t *testing.T) {
 	t.Parallel()
-	text := "domain: leaky\ndescriptors: [{key: count, value: tokens" + strings.Repeat(", descriptors: [{key: user", 200) +
-		strings.Repeat("}]", 200) + "}]\n"
-	if _, err := limits.Parse([]byte(text)); err == nil || !strings.Contains(err.Error(), "deeper than 16") {
-		t.Errorf("want the depth refused, got %v", err)
+	for depth, want := range map[int]string{20: "deeper than 16", 200: "2:1: it nests more than 64 deep"} {
+		text := "domain: leaky\ndescriptors: [{key: count, value: tokens" + strings.Repeat(", descriptors: [{key: user", depth) +
+			strings.Repeat("}]", depth) + "}]\n"
+		if _, err := limits.Parse([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("want the depth refused, got %v", err)
+		}
 	}
 }
 
@@ -309,5 +311,15 @@ func BenchmarkMatch(b *testing.B) {
 	for b.Loop() {
 		rule, _ := set.Match(descriptor)
 		key = rule.AppendKey(key[:0], descriptor)
+	}
+}
+
+// TestADeepTextIsNotParsed: it would cost memory that grows with the square of its depth.
+func TestADeepTextIsNotParsed(t *testing.T) {
+	t.Parallel()
+	for name, text := range map[string]string{"brackets": strings.Repeat("[", 5_000), "lists": strings.Repeat("- ", 5_000) + "a"} {
+		if _, err := limits.Parse([]byte("domain: leaky\ndescriptors:\n  " + text)); err == nil || !strings.Contains(err.Error(), "3:1: it nests more than 64 deep") {
+			t.Errorf("%s: want it refused, got %.200v", name, err)
+		}
 	}
 }

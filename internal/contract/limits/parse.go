@@ -11,11 +11,11 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
+
+	"github.com/leaky-tokens/leaky-tokens/internal/yamlbound"
 )
 
 const (
-	// maxFile is the largest limits file, in bytes.
-	maxFile = 4 << 20
 	// maxDepth is how deep descriptors may nest.
 	maxDepth = 16
 	// maxErrors is how many mistakes are told at once.
@@ -63,9 +63,8 @@ func Parse(text []byte) (*Set, error) { return ParseWith(text, Options{}) }
 
 // ParseWith is Parse with options.
 func ParseWith(text []byte, o Options) (*Set, error) {
-	if len(text) > maxFile {
-		return nil, &Error{File: o.File, Line: 1, Column: 1, Message: fmt.Sprintf("the file has %d bytes, at most %d are read", len(text),
-			maxFile)}
+	if message, line := yamlbound.Unparseable(text); message != "" {
+		return nil, &Error{File: o.File, Line: line, Column: 1, Message: message}
 	}
 	text = bytes.TrimPrefix(text, []byte("\ufeff")) // of editors that begin a file with a byte order mark
 	file, err := parser.ParseBytes(text, 0)

@@ -226,3 +226,13 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestADeepTextIsNotParsed: it would cost memory that grows with the square of its depth.
+func TestADeepTextIsNotParsed(t *testing.T) {
+	t.Parallel()
+	for name, text := range map[string]string{"brackets": strings.Repeat("[", 5_000), "lists": strings.Repeat("- ", 5_000) + "a"} {
+		if _, err := prices.Parse("prices.yaml", []byte("version: 7\nprices: "+text)); err == nil || !strings.Contains(err.Error(), "prices.yaml:2: it nests more than 64 deep") {
+			t.Errorf("%s: want it refused, got %.200v", name, err)
+		}
+	}
+}

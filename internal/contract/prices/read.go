@@ -19,6 +19,7 @@ import (
 
 	"github.com/leaky-tokens/leaky-tokens/deploy"
 	"github.com/leaky-tokens/leaky-tokens/internal/wording"
+	"github.com/leaky-tokens/leaky-tokens/internal/yamlbound"
 )
 
 // list is prices.yaml.
@@ -68,6 +69,9 @@ func Load(file string) (*Table, error) {
 // Parse reads the text of a list; name is what mistakes call it.
 func Parse(name string, text []byte) (*Table, error) {
 	text = bytes.TrimPrefix(text, []byte("\ufeff")) // of editors that begin a file with a byte order mark
+	if message, line := yamlbound.Unparseable(text); message != "" {
+		return nil, fmt.Errorf("%s:%d: %s", name, line, message)
+	}
 	file, err := parser.ParseBytes(text, 0)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, plainly(err))
