@@ -277,6 +277,40 @@ func TestACorrectionReplacesAndNeverDoubles(t *testing.T) {
 	})
 }
 
+// TestALateEstimateOfACallThatWasSweptIsTheSameCall: the sweeper charged a hold, Redis lost all that it
+// knew of it, and the meter reads the line of the call, which was cut: it tells an estimate, by the
+// clock of Envoy and of no version, as the first of the call.
+func TestALateEstimateOfACallThatWasSweptIsTheSameCall(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	swept := event("r", alice, "openai", now.Add(-time.Hour-4*time.Millisecond), 1008)
+	swept.Source, swept.Pool = usage.FromExpiry, usage.PoolNone
+	estimated := event("r", alice, "qwen", now.Add(-time.Hour), 69) // by a fallback
+	estimated.Source = usage.FromEstimate
+	fresh := event("fresh", alice, "openai", now, 1)
+	for name, order := range map[string][]usage.Event{
+		"as they happened":         {swept, fresh, estimated},
+		"the other way round":      {estimated, swept},
+		"again and again":          {swept, estimated, swept, estimated},
+		"the estimate comes again": {estimated, swept, estimated},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			store := openStore(t, testenv.ClickHouse(t))
+			store.holdLife = 10 * time.Minute
+			for i, e := range order {
+				if err := store.Insert(t.Context(), fmt.Sprint("t", i), []Row{{Event: e, Seq: uint64(i + 1)}}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			got, err := store.Totals(t.Context(), Filter{From: now.Add(-day), To: now.Add(-time.Minute)}, 1)
+			if err != nil || got.Events != 1 || got.Tokens != order[0].Charged { // the first stands, as in the ledger
+				t.Errorf("want one call of %d tokens, got %+v, %v", order[0].Charged, got, err)
+			}
+		})
+	}
+}
+
 func TestTheOldTableIsTakenOver(t *testing.T) {
 	t.Parallel()
 	now := time.Now()

@@ -28,6 +28,10 @@ type StoreConfig struct {
 
 	KeepDays   int // calls older than so many days are dropped, whole days at a time; 0: never
 	RollupDays int // sums by minute, hour and day likewise; 0: never
+
+	// HoldLife is how long a hold stands that nobody settles; before, the sweeper says nothing of its
+	// call. 0: not known.
+	HoldLife time.Duration
 }
 
 // Store is the table of usage events in ClickHouse.
@@ -38,6 +42,7 @@ type Store struct {
 	said     *retry.Troubles
 	keep     int
 	keepSums int
+	holdLife time.Duration
 	columns  []column
 	ready    atomic.Bool
 	refused  atomic.Pointer[Refuses] // what the last insert was answered; nil: it was taken
@@ -73,7 +78,7 @@ func NewStore(cfg StoreConfig) (*Store, error) {
 		return nil, fmt.Errorf("open event store: %w", redacted(err, cfg.URL))
 	}
 	return &Store{conn: conn, url: cfg.URL, timeout: cfg.Timeout, said: retry.NewTroubles(cfg.Log),
-		keep: cfg.KeepDays, keepSums: cfg.RollupDays,
+		keep: cfg.KeepDays, keepSums: cfg.RollupDays, holdLife: cfg.HoldLife,
 		columns: columns(), marks: marks{at: map[int64]time.Time{}}, markedFor: defaultMarked, settleFor: defaultSettle}, nil
 }
 
@@ -148,14 +153,28 @@ type key struct {
 	at             time.Time
 }
 
+// elsewhere says whether a call may be stored under another key already. Only three kinds can: what
+// the sweeper says of a call that nobody settled, whose clock is the limiter's; corrections; and what
+// comes of a call so late that the sweeper may have spoken, from books that know nothing of its hold
+// (Redis lost it, and the meter reads a line that it could not settle before). The sweeper waits as
+// long as a hold lives. Half of that is left to clocks that differ.
+//
+// To look for every call would be simpler, and costs more than the insert: an index of ids is no more
+// than a filter, and a thousand ids pass it nearly everywhere. Calls of while Redis is away have books
+// that know nothing, too, and come at once.
+func (s *Store) elsewhere(r *Row, now time.Time) bool {
+	unheld := r.entry() == entryCall && r.Allowed && r.Pool == ""
+	return r.Version > 0 || r.Source == usage.FromExpiry || unheld && now.Sub(r.Timestamp) > s.holdLife/2
+}
+
 // settle gives the rows of calls that may be stored already the key that they have there, so that
-// they replace and never double. Only two kinds can have another one: what the sweeper says of a
-// call that nobody settled, whose clock is the limiter's, and corrections.
+// they replace and never double.
 func (s *Store) settle(ctx context.Context, rows []Row) error {
 	var ids []string
+	now := time.Now()
 	for i := range rows {
-		if r := &rows[i]; r.Version > 0 || r.Source == usage.FromExpiry {
-			ids = append(ids, r.RequestID)
+		if s.elsewhere(&rows[i], now) {
+			ids = append(ids, rows[i].RequestID)
 		}
 	}
 	if len(ids) == 0 {

@@ -20,7 +20,7 @@ import (
 
 func serveAnalytics(ctx context.Context, s service) error {
 	store, err := analytics.NewStore(analytics.StoreConfig{URL: s.cfg.Stores.ClickHouse, KeepDays: s.cfg.Analytics.KeepDays,
-		RollupDays: s.cfg.Analytics.RollupDays, Log: s.log})
+		RollupDays: s.cfg.Analytics.RollupDays, HoldLife: s.cfg.HoldLife(), Log: s.log})
 	if err != nil {
 		return err
 	}
