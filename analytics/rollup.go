@@ -210,12 +210,21 @@ func (s *Store) rollDays(ctx context.Context, all []stale) (days int, err error)
 func (s *Store) rollUnits(ctx context.Context, units []stale, into ...grain) error {
 	ctx, cancel := context.WithTimeout(ctx, rollTimes*s.timeout)
 	defer cancel()
-	const random = 12 // bits, so that two replicas have different ones
-	generation := uint64(time.Now().UnixMicro())<<random | rand.Uint64N(1<<random)
 	starts := make([]string, len(units))
-	named := make([]string, len(units))
 	for i, u := range units {
 		starts[i] = fmt.Sprintf("toDateTime(%d, 'UTC')", u.at.Unix())
+	}
+	// Higher than those before, also where they are of a process whose clock was ahead: else the sums
+	// would stay stale, and be made anew each time.
+	var before uint64
+	if err := s.conn.QueryRow(ctx, fmt.Sprintf("SELECT max(generation) FROM usage_rolled WHERE grain = '%s' AND unit IN (%s)", units[0].unit,
+		strings.Join(starts, ", "))).Scan(&before); err != nil {
+		return fmt.Errorf("query newest sums: %w", err)
+	}
+	const random = 12 // bits, so that two replicas have different ones
+	generation := max(uint64(time.Now().UnixMicro()), before>>random+1)<<random | rand.Uint64N(1<<random)
+	named := make([]string, len(units))
+	for i, u := range units {
 		named[i] = fmt.Sprintf("('%s', %s, %d, fromUnixTimestamp64Micro(%d, 'UTC'))", u.unit, starts[i], generation, u.mark.UnixMicro())
 	}
 	ofUnit := map[string]string{"hour": "toStartOfHour", "day": "toStartOfDay"}[units[0].unit] + "(toDateTime(timestamp, 'UTC'))"

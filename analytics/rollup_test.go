@@ -301,3 +301,29 @@ func TestSumsOfBeforeTheClockWasSetBack(t *testing.T) {
 	store.settleFor = 0
 	tokens("summed up again", 15)
 }
+
+// TestSumsOfAProcessWhoseClockWasAheadAreReplaced: they are not made anew for as long as that was ahead.
+func TestSumsOfAProcessWhoseClockWasAheadAreReplaced(t *testing.T) {
+	t.Parallel()
+	store, now := openStore(t, testenv.ClickHouse(t)), time.Now().UTC()
+	at := now.Add(-30 * time.Hour)
+	insert(t, store, event("a", alice, "openai", at, 10))
+	rolled(t, store)
+	for _, table := range []string{"usage_minute", "usage_hour", "usage_day", "usage_rolled"} {
+		if err := store.conn.Exec(t.Context(), fmt.Sprintf("INSERT INTO %[1]s SELECT * REPLACE (generation + toUInt64(%[2]d) AS generation) FROM %[1]s",
+			table, time.Hour.Microseconds()<<12)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	insert(t, store, event("b", alice, "openai", at, 5))
+	if n := rolled(t, store); n != 2 {
+		t.Errorf("want an hour and a day summed up, got %d", n)
+	}
+	if n := rolled(t, store); n != 0 {
+		t.Errorf("want nothing to do the second time, got %d", n)
+	}
+	got, err := store.Totals(t.Context(), everything(now), 1)
+	if err != nil || got.Tokens != 15 {
+		t.Errorf("want 15 tokens, got %+v, %v", got, err)
+	}
+}
