@@ -60,7 +60,7 @@ func (s *Service) admit(ctx context.Context, all []*admission) {
 			continue
 		}
 		if why := s.notWritten(a); why != nil {
-			s.withoutRedis(a, why)
+			s.withoutRedis(ctx, a, why)
 			continue
 		}
 		if a.unknown = s.doubts(&a.take) || s.windows.doubts(a); !a.unknown {
@@ -79,14 +79,14 @@ func (s *Service) admit(ctx context.Context, all []*admission) {
 			continue
 		}
 		if err != nil {
-			s.withoutRedis(a, err)
+			s.withoutRedis(ctx, a, err)
 			continue
 		}
 		t := taken[next]
 		next++
 		switch {
 		case errors.Is(t.Err, store.ErrUnavailable):
-			s.withoutRedis(a, t.Err)
+			s.withoutRedis(ctx, a, t.Err)
 		case t.Err != nil:
 			s.metrics.holds.failed.Inc()
 			a.fail(unavailable(t.Err))
@@ -115,7 +115,7 @@ func (s *Service) admitUnknown(ctx context.Context, a *admission) {
 	// Redis may have gone away meanwhile. A route that is open would get through Envoy whatever
 	// is answered, so who owns what is not waited for either: else nobody would count the call.
 	if errors.Is(err, store.ErrUnavailable) && (a.mode == config.OutageOpen || !errors.Is(err, errBalance)) {
-		s.withoutRedis(a, err)
+		s.withoutRedis(ctx, a, err)
 		return
 	}
 	if err != nil {
@@ -128,10 +128,13 @@ func (s *Service) admitUnknown(ctx context.Context, a *admission) {
 }
 
 // withoutRedis decides about a request while Redis does not answer, as its route says.
-func (s *Service) withoutRedis(a *admission, why error) {
+func (s *Service) withoutRedis(ctx context.Context, a *admission, why error) {
 	a.taken.Output, a.blind = s.leases.Admit(a.mode, a.take)
 	s.rememberBlind(a)
 	if !a.blind {
+		if a.take.ID != "" && store.Unanswered(why) { // Redis may have taken it, or may yet
+			s.leases.Owe(ctx, store.Revocation{Take: a.take})
+		}
 		s.metrics.holds.failed.Inc()
 		s.metrics.outage.WithLabelValues(string(a.mode), "refused").Inc()
 		a.fail(unavailable(why))
@@ -181,7 +184,7 @@ func (s *Service) giveBack(ctx context.Context, t store.Take) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.timeout)
 	defer cancel()
 	if _, err := s.store.Settle(ctx, []store.Settlement{{Account: t.Account, ID: t.ID}}); err != nil {
-		s.said.Warn(ctx, "hold of an abandoned call stands until it expires", err, slog.String("request_id", t.ID))
+		s.leases.Owe(ctx, store.Revocation{Take: t})
 	}
 	s.metrics.holds.abandoned.Inc()
 }

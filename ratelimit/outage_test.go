@@ -164,6 +164,33 @@ func TestAnOutageWithoutALeaseIsClosed(t *testing.T) {
 	}
 }
 
+// TestAFrozenRedisHoldsNothingForWhoWasRefused: it executes commands when it goes on of which nobody waits for
+// the answer any more. Their calls were refused, so nothing is held for them, and nothing charged.
+func TestAFrozenRedisHoldsNothingForWhoWasRefused(t *testing.T) {
+	t.Parallel()
+	e, server, _ := outage(t, config.OutageClosed)
+	testenv.Eventually(t, "redis", func() bool { return e.service.Ready(t.Context()) == nil })
+	e.settleAll(t, e.storm(t, 1))
+	e.books(t, 0)
+	used, err := server.Client().Get(t.Context(), "{user:ann}:p:openai").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.Freeze()
+	if ids := e.storm(t, 3); len(ids) != 0 {
+		t.Errorf("want nothing admitted, got %d", len(ids))
+	}
+	server.Thaw()
+	testenv.Eventually(t, "what it took is given back", func() bool {
+		found, err := server.Client().Keys(t.Context(), "{user:ann}:h:*").Result()
+		return err == nil && len(found) == 0 && e.service.Ready(t.Context()) == nil
+	})
+	e.books(t, 0)
+	if now, err := server.Client().Get(t.Context(), "{user:ann}:p:openai").Result(); err != nil || now != used {
+		t.Errorf("want the pool as it was, %q, got %q %v", used, now, err)
+	}
+}
+
 // TestAnOpenOutageIsChargedAfterwards admits all, though they do not fit, and charges
 // each once.
 func TestAnOpenOutageIsChargedAfterwards(t *testing.T) {

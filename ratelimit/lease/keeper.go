@@ -2,6 +2,7 @@ package lease
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -27,9 +28,12 @@ const (
 
 // What is said of holds that could not be given back.
 const (
-	notGivenBack = "leases are not given back, trying again"
-	tooManyOwed  = "too many leases to give back, some last until they expire"
+	notGivenBack = "holds are not given back, trying again"
+	tooManyOwed  = "too many holds to give back, some last until they expire"
 )
+
+// errOwed is why no more is remembered.
+var errOwed = fmt.Errorf("%d wait", mostOwed)
 
 // Config of a Keeper.
 type Config struct {
@@ -50,7 +54,8 @@ type Keeper struct {
 	store    *store.Store
 	leases   *table
 	journal  journal
-	owed     []store.Revocation // what could not be given back yet; Run's alone
+	owing    sync.Mutex
+	owed     []store.Revocation // what could not be given back yet
 	timeout  time.Duration
 	log      *slog.Logger
 	said     *retry.Troubles
@@ -208,16 +213,41 @@ func (k *Keeper) giveBack(ctx context.Context, one *lease) {
 
 // giveBackOwed tries again to give back what could not be given back.
 func (k *Keeper) giveBackOwed(ctx context.Context) {
-	if len(k.owed) == 0 {
+	owed := k.takeOwed()
+	if len(owed) == 0 {
 		return
 	}
-	owed := k.owed
-	k.owed = nil
 	for some := range slices.Chunk(owed, atOnce) {
 		k.revoke(ctx, some)
 	}
-	if len(k.owed) == 0 {
-		k.said.Over(ctx, notGivenBack, "leases are given back")
+	if k.owes() == 0 {
+		k.said.Over(ctx, notGivenBack, "holds are given back")
+	}
+}
+
+func (k *Keeper) takeOwed() []store.Revocation {
+	k.owing.Lock()
+	defer k.owing.Unlock()
+	owed := k.owed
+	k.owed = nil
+	return owed
+}
+
+func (k *Keeper) owes() int {
+	k.owing.Lock()
+	defer k.owing.Unlock()
+	return len(k.owed)
+}
+
+// Owe has holds given back as soon as Redis answers, also those that it takes only then. Of more than
+// mostOwed some last until they expire.
+func (k *Keeper) Owe(ctx context.Context, holds ...store.Revocation) {
+	k.owing.Lock()
+	room := min(len(holds), mostOwed-len(k.owed))
+	k.owed = append(k.owed, holds[:room]...)
+	k.owing.Unlock()
+	if room < len(holds) {
+		k.said.Warn(ctx, tooManyOwed, errOwed)
 	}
 }
 
@@ -230,10 +260,6 @@ func (k *Keeper) revoke(ctx context.Context, holds []store.Revocation) {
 	if err == nil {
 		return
 	}
-	if room := mostOwed - len(k.owed); room < len(holds) {
-		k.said.Warn(ctx, tooManyOwed, err)
-		holds = holds[:room]
-	}
-	k.owed = append(k.owed, holds...)
+	k.Owe(ctx, holds...)
 	k.said.Warn(ctx, notGivenBack, err)
 }
