@@ -10,6 +10,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"io/fs"
+	"log/slog"
 	"math/big"
 	"net"
 	"os"
@@ -134,6 +135,36 @@ func TestACertificateMayComeLate(t *testing.T) {
 		got, err := shown(g)
 		return err == nil && got == "one.example" && g.status(t).Refused == nil && g.xds.Problem() == nil
 	})
+}
+
+// TestWhatEnvoyCannotRunIsRefusedForAll: no try helps a listener without an address, which the other parts
+// would follow for ever while Envoy stays with what was before.
+func TestWhatEnvoyCannotRunIsRefusedForAll(t *testing.T) {
+	t.Parallel()
+	g, path := fromFile(t, nowhere)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rewrite(t, path, strings.Replace(string(text), `listen: "127.0.0.1:0"`, `listen: ":0"`, 1))
+	if _, err := g.files.Accept(); err != nil { // another address is held else
+		t.Fatal(err)
+	}
+	testenv.Eventually(t, "the mistake is told", func() bool {
+		f := g.status(t).Refused
+		return f != nil && f.Node == "" && strings.Contains(f.Reason, "SocketAddress.Address")
+	})
+	if err := g.xds.Problem(); err != nil {
+		t.Errorf("want it to wait for nothing, got %v", err)
+	}
+	other := settings.New(path, g.dir, func(string) string { return "" }, slog.New(slog.DiscardHandler))
+	follows, err := other.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, refused := errors.AsType[*settings.RefusedError](other.Problem()); !refused || follows.Config.Gateway.Listen != "127.0.0.1:0" {
+		t.Errorf("want another part to start with what Envoy runs, got %s, %v", follows.Config.Gateway.Listen, other.Problem())
+	}
 }
 
 // TestClientCertificates are asked for by a switch.

@@ -24,9 +24,10 @@ func wake(c chan<- struct{}) {
 // refresh offers the files' present content. What was offered before it and waits is left out,
 // and what is being published waits no longer for an Envoy that does not answer.
 //
-// A content that cannot be loaded is no bad one: a certificate may come a second after leaky.yaml that
-// names it, or the disk be full. It is tried again, and only an Envoy's refusal is remembered for all
-// parts. Other parts may follow it meanwhile.
+// A content that cannot be made into Envoy's configuration is a bad one, and refused for all parts as one
+// that an Envoy refuses: no try would end otherwise. One that lacks what lies outside it is not: a
+// certificate may come a second after leaky.yaml that names it, or the disk be full. It is tried again,
+// and other parts may follow it meanwhile.
 func (x *XDS) refresh() {
 	set, err := x.files.Refresh()
 	if refused, ok := errors.AsType[*settings.RefusedError](err); ok && x.told(refused.Hash) {
@@ -34,13 +35,18 @@ func (x *XDS) refresh() {
 		return // we said so ourselves
 	}
 	var next loaded
-	var unloaded error
+	var outside error
 	if err == nil {
-		if next, unloaded = x.source.load(set); unloaded != nil {
-			next.settings, err = set, unloaded
+		if next, err = x.source.load(set); err != nil {
+			next.settings = set
+			if _, waits := errors.AsType[*outsideError](err); waits {
+				outside = err
+			} else {
+				x.goBack(next, err)
+			}
 		}
 	}
-	if known := x.lacks(set, unloaded); known {
+	if known := x.lacks(set, outside); known {
 		return
 	}
 	x.offer(&offer{next: next, err: err})
@@ -157,7 +163,7 @@ func (x *XDS) takeOffer(ctx context.Context) {
 		set := o.next.settings
 		if o.next, err = x.source.load(set); err != nil {
 			o.next.settings = set
-			x.lacks(set, err)
+			x.lacks(set, err) // it could be loaded a moment ago: whatever it is, it lies outside
 		}
 	}
 	if err == nil {
@@ -304,7 +310,7 @@ func (x *XDS) takeBack(refused *server.Refused) {
 }
 
 // goBack makes what is live the last good content, for the other parts and for the next start.
-func (x *XDS) goBack(tried loaded, because *server.Refused) {
+func (x *XDS) goBack(tried loaded, because error) {
 	x.mu.Lock()
 	live := x.live.settings
 	x.mu.Unlock()

@@ -42,7 +42,15 @@ type loaded struct {
 	unsaid error                     // why those of some domains are not among them
 }
 
-// load translates and checks; nothing of a bad configuration takes effect.
+// outsideError is why a content cannot be loaded just now though nothing is wrong with it: what it names
+// may be there at the next try. Any other error of load is the content's own and stays.
+type outsideError struct{ err error }
+
+func (e *outsideError) Error() string { return e.err.Error() }
+func (e *outsideError) Unwrap() error { return e.err }
+
+// load translates and checks; nothing of a bad configuration takes effect. The error is an *outsideError
+// where another try may help.
 func (s source) load(set *settings.Settings) (loaded, error) {
 	next, err := s.translate(set)
 	if err != nil {
@@ -57,12 +65,12 @@ func (s source) load(set *settings.Settings) (loaded, error) {
 	}
 	for _, folder := range folders {
 		if err := os.MkdirAll(folder, 0o700); err != nil {
-			return loaded{}, fmt.Errorf("make a folder for envoy: %w", err)
+			return loaded{}, &outsideError{fmt.Errorf("make a folder for envoy: %w", err)}
 		}
 	}
 	// Envoy writes there as soon as it hears of it.
 	if err := spoolfolder.Check(folders[0], spoolfolder.Of(s.dir)); err != nil {
-		return loaded{}, err
+		return loaded{}, &outsideError{err}
 	}
 	return next, nil
 }
@@ -87,7 +95,7 @@ func (s source) translate(set *settings.Settings) (loaded, error) {
 	var stale string
 	var err error
 	if in.TLS, stale, err = certs.read(set.Path(), asked.Gateway.TLS); err != nil {
-		return loaded{}, err
+		return loaded{}, &outsideError{err}
 	}
 	g, secrets, err := model.Build(in)
 	if err != nil {

@@ -24,6 +24,8 @@ func (t Tracing) validate(v *validator) {
 		v.fail("tracing.otlp", "write http(s)://host[:port] of a collector that takes OTLP over gRPC, without path, credentials or query")
 	case closedAddress(u.Hostname()):
 		v.fail("tracing.otlp", "no collector is at %s: link-local addresses are where a cloud keeps its machines' credentials", u.Hostname())
+	default:
+		v.port("tracing.otlp", u)
 	}
 	if !(t.Sample >= 0 && t.Sample <= 1) {
 		v.fail("tracing.sample", "%v is out of range; it must be 0 to 1: 0.01 is one call in a hundred", t.Sample)

@@ -25,6 +25,8 @@ func TestTracing(t *testing.T) {
 		"OTLP over HTTP": {"tracing: {otlp: 'http://127.0.0.1:4318/v1/traces'}", "tracing.otlp: write http(s)://", config.Tracing{}},
 		"a credential":   {"tracing: {otlp: 'http://me:secret@otel'}", "without path, credentials", config.Tracing{}},
 		"a cloud's own":  {"tracing: {otlp: 'http://169.254.169.254'}", "link-local", config.Tracing{}},
+		"port":           {"tracing: {otlp: 'http://otel:70000'}", "leaky.yaml:1:17: tracing.otlp: port 70000 is out of range; it must be 1 to 65535", config.Tracing{}},
+		"port 0":         {"tracing: {otlp: 'http://otel:0'}", "tracing.otlp: port 0 is out of range", config.Tracing{}},
 		"never slow":     {"tracing: {slow: 0s}", "tracing.slow: 0s is out of range", config.Tracing{}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -67,6 +68,14 @@ func (v *validator) oneOf(key, value string, allowed ...string) {
 		return
 	}
 	v.fail(key, "%q is not known; write one of %s", value, strings.Join(allowed, ", "))
+}
+
+// port refuses a port that is written in a URL and is none. Without one it is its scheme's.
+func (v *validator) port(key string, u *url.URL) {
+	port := u.Port()
+	if n, err := strconv.ParseUint(port, 10, 16); port != "" && (err != nil || n == 0) {
+		v.fail(key, "port %s is out of range; it must be 1 to 65535", port)
+	}
 }
 
 func (v *validator) address(key, value string, mayBeUnix bool) netaddr.Addr {
@@ -228,6 +237,8 @@ func (c *Config) validateProviders(v *validator) {
 		}
 		if u, err := url.Parse(p.URL); err == nil && closedAddress(u.Hostname()) {
 			v.fail(key+".url", "no provider is at %s: link-local addresses are where a cloud keeps its machines' credentials", u.Hostname())
+		} else if err == nil {
+			v.port(key+".url", u)
 		}
 		p.validatePreset(v, key)
 		p.validateUpstream(v, key)

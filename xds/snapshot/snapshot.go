@@ -226,12 +226,12 @@ func checkModel(g *model.Gateway, secrets []model.Secret) error {
 	return errors.Join(errs...)
 }
 
-// check holds every message to the constraints Envoy states for it.
+// check holds every message to the constraints Envoy states for it. The same mistakes give the same text.
 func (s *Snapshot) check() error {
 	var errs []error
 	for _, t := range Types() {
-		for name, r := range s.Resources[t] {
-			if v, ok := r.(interface{ ValidateAll() error }); ok {
+		for _, name := range slices.Sorted(maps.Keys(s.Resources[t])) {
+			if v, ok := s.Resources[t][name].(interface{ ValidateAll() error }); ok {
 				if err := v.ValidateAll(); err != nil {
 					errs = append(errs, fmt.Errorf("%s: %w", name, err))
 				}

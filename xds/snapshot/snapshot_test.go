@@ -358,3 +358,24 @@ func TestWhatDoesNotHangTogetherIsRefused(t *testing.T) {
 		})
 	}
 }
+
+// TestMistakesAreToldInOneOrder: who tries again tells by the text whether anything is new.
+func TestMistakesAreToldInOneOrder(t *testing.T) {
+	t.Parallel()
+	g, _, err := build(t, "", "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range g.Clusters {
+		g.Clusters[i].Addr.Network, g.Clusters[i].Addr.Port = "tcp", 70000
+	}
+	_, first := snapshot.Build(g, nil, trust)
+	if first == nil {
+		t.Fatal("accepted")
+	}
+	for range 5 {
+		if _, again := snapshot.Build(g, nil, trust); again == nil || again.Error() != first.Error() {
+			t.Fatalf("want\n%v\ngot\n%v", first, again)
+		}
+	}
+}
