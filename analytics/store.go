@@ -167,21 +167,33 @@ func (s *Store) elsewhere(r *Row, now time.Time) bool {
 	return r.Version > 0 || r.Source == usage.FromExpiry || unheld && now.Sub(r.Timestamp) > s.holdLife/2
 }
 
+// sameCall is how far apart two times of one call can lie, by clocks and by how long it ran, and far more.
+const sameCall = 7 * 24 * time.Hour
+
 // settle gives the rows of calls that may be stored already the key that they have there, so that
 // they replace and never double.
 func (s *Store) settle(ctx context.Context, rows []Row) error {
 	var ids []string
 	now := time.Now()
+	from, to := now, time.Time{}
 	for i := range rows {
 		if s.elsewhere(&rows[i], now) {
 			ids = append(ids, rows[i].RequestID)
+			if at := rows[i].Timestamp; at.Before(from) {
+				from = at
+			}
+			if at := rows[i].Timestamp; at.After(to) {
+				to = at
+			}
 		}
 	}
 	if len(ids) == 0 {
 		return nil
 	}
+	// Days are partitions: those without the calls are not looked through.
 	found, err := s.conn.Query(ctx, `SELECT request_id, provider, user_id, timestamp FROM usage
-		WHERE request_id IN (?) AND entry = 'call' ORDER BY inserted_at DESC, precedence`, ids)
+		WHERE request_id IN (?) AND entry = 'call' AND timestamp >= ? AND timestamp < ? ORDER BY inserted_at DESC, precedence`,
+		ids, from.Add(-sameCall), to.Add(sameCall))
 	if err != nil {
 		return fmt.Errorf("query stored calls: %w", err)
 	}

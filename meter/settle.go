@@ -140,6 +140,9 @@ func (m *Meter) outcome(v *verdict, s *limitpb.Settled) bool {
 			return false // published before
 		}
 	case limitpb.Settled_DUPLICATE:
+		if v.orphan && s.GetHeld() == 0 && s.GetCharged() == 0 {
+			return false // it was refused, and what Redis may have taken for it is given back
+		}
 		agree(e, s.GetCharged()) // settled before a crash: the same event again
 	}
 	if e.Held == 0 {

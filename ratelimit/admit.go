@@ -127,12 +127,16 @@ func (s *Service) admitUnknown(ctx context.Context, a *admission) {
 	s.conclude(ctx, a, t)
 }
 
+// ends reports whether a refusal is the last that is heard of a hold: Envoy asks once for each call. The
+// token service asks again under the same id, and Envoy does for a call that moves to another model.
+func (a *admission) ends() bool { return a.take.ID != "" && a.caller != nil && !a.take.Moves }
+
 // withoutRedis decides about a request while Redis does not answer, as its route says.
 func (s *Service) withoutRedis(ctx context.Context, a *admission, why error) {
 	a.taken.Output, a.blind = s.leases.Admit(a.mode, a.take)
 	s.rememberBlind(a)
 	if !a.blind {
-		if a.take.ID != "" && store.Unanswered(why) { // Redis may have taken it, or may yet
+		if a.ends() && store.Unanswered(why) { // Redis may have taken it, or may yet
 			s.leases.Owe(ctx, store.Revocation{Take: a.take})
 		}
 		s.metrics.holds.failed.Inc()
@@ -148,6 +152,9 @@ func (s *Service) withoutRedis(ctx context.Context, a *admission, why error) {
 func (s *Service) conclude(ctx context.Context, a *admission, t store.Taken) {
 	a.taken, a.decided = t, true
 	s.count(t.Outcome)
+	if a.take.Pool != store.PoolNone {
+		s.meters.has(poolName(a.take.Account, a.take.Provider)) // also where another process asked for it
+	}
 	if a.mode == config.OutageLease {
 		s.leases.Observe(&a.take, t.Outcome)
 	}
@@ -184,7 +191,9 @@ func (s *Service) giveBack(ctx context.Context, t store.Take) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.timeout)
 	defer cancel()
 	if _, err := s.store.Settle(ctx, []store.Settlement{{Account: t.Account, ID: t.ID}}); err != nil {
-		s.leases.Owe(ctx, store.Revocation{Take: t})
+		if !t.Moves {
+			s.leases.Owe(ctx, store.Revocation{Take: t})
+		}
 	}
 	s.metrics.holds.abandoned.Inc()
 }

@@ -101,10 +101,18 @@ func (s *Service) fetchBalance(ctx context.Context, account, provider string) er
 	return err
 }
 
+// learnLost is fetchBalance of a pool that Redis has, perhaps with less than it had.
+func (s *Service) learnLost(ctx context.Context, account, provider string) error {
+	if err := s.awaitMeters(ctx, ""); err != nil {
+		return err
+	}
+	return s.fetchBalance(ctx, account, provider)
+}
+
 // learnBalance is fetchBalance of a pool that Redis may have lost.
 func (s *Service) learnBalance(ctx context.Context, account, provider string) error {
 	pool := poolName(account, provider)
-	if err := s.store.Look(ctx); err != nil {
+	if err := s.lookForLoss(ctx); err != nil {
 		return err
 	}
 	if s.evicted(ctx) {
@@ -116,10 +124,23 @@ func (s *Service) learnBalance(ctx context.Context, account, provider string) er
 	return s.fetchBalance(ctx, account, provider)
 }
 
+// lookForLoss asks whether Redis has what it had. A cluster tells that by its connections, and the server that
+// could be asked may be away while that of the account is there.
+func (s *Service) lookForLoss(ctx context.Context) error {
+	if s.store.Clustered() {
+		return nil
+	}
+	return s.store.Look(ctx)
+}
+
 // evicted reports whether Redis took keys lately for want of memory, so that a pool that it does not know may be
-// one of them. It is asked just then: the look that is made now and then may be too old.
+// one of them. It is asked just then: the look that is made now and then may be too old. Calls that ask at the
+// same time ask together.
 func (s *Service) evicted(ctx context.Context) bool {
-	s.lookAtEviction(ctx)
+	_, _, _ = s.asker.flights.Do("evictions", func() (any, error) {
+		s.lookAtEviction(context.WithoutCancel(ctx))
+		return nil, nil
+	})
 	return s.evictions.within(s.store.Lifetime())
 }
 
@@ -209,7 +230,7 @@ func (s *Service) takeBalance(ctx context.Context, b balance.State) error {
 	if known, err := s.store.UpdateBalance(ctx, b); err != nil || known {
 		return err
 	}
-	if err := s.store.Look(ctx); err != nil {
+	if err := s.lookForLoss(ctx); err != nil {
 		return err
 	}
 	if err := s.unpublished(ctx, s.meters.lostAt("")); err != nil || s.evicted(ctx) {

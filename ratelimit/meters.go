@@ -34,10 +34,13 @@ import (
 type meters struct {
 	mu     sync.Mutex
 	known  map[string]meter
-	looked time.Time            // when the last look at what they say began
-	lost   time.Time            // when Redis lost something
-	missed map[string]time.Time // pools that were evicted and are not asked for yet, and when one missed them first
+	looked time.Time         // when the last look at what they say began
+	lost   time.Time         // when Redis lost something
+	missed map[string]missed // pools that were evicted and are not asked for yet
 }
+
+// missed is when a pool was missed first and last.
+type missed struct{ first, last time.Time }
 
 // meter is what is known of one.
 type meter struct {
@@ -88,23 +91,22 @@ func (m *meters) lose() {
 	m.lost = time.Now()
 }
 
-// misses notes that a pool was evicted that nobody missed yet.
+// misses notes that a pool was evicted. Whom nobody has missed for as long as a hold lives was there meanwhile.
 func (m *meters) misses(pool string, life time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if _, known := m.missed[pool]; known {
-		return
+	now := time.Now()
+	if m.missed == nil {
+		m.missed = map[string]missed{}
 	}
-	if m.missed == nil || len(m.missed) >= askedMost {
-		m.missed = maps.Collect(func(yield func(string, time.Time) bool) {
-			for other, at := range m.missed {
-				if time.Since(at) <= life && !yield(other, at) {
-					return
-				}
-			}
-		})
+	if len(m.missed) >= askedMost {
+		maps.DeleteFunc(m.missed, func(_ string, at missed) bool { return now.Sub(at.last) > life })
 	}
-	m.missed[pool] = time.Now()
+	at := m.missed[pool]
+	if at.last = now; at.first.IsZero() || now.Sub(m.missed[pool].last) > life {
+		at.first = now
+	}
+	m.missed[pool] = at
 }
 
 // has notes that Redis has a pool.
@@ -118,7 +120,7 @@ func (m *meters) has(pool string) {
 func (m *meters) lostAt(pool string) time.Time {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if at := m.missed[pool]; at.After(m.lost) {
+	if at := m.missed[pool].first; at.After(m.lost) {
 		return at
 	}
 	return m.lost

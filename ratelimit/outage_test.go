@@ -191,6 +191,37 @@ func TestAFrozenRedisHoldsNothingForWhoWasRefused(t *testing.T) {
 	}
 }
 
+// TestWhoAsksAgainKeepsTheHold: the token service asks again under the same id when no answer came. What a frozen
+// Redis took for the first question is the hold of the second then, and stands.
+func TestWhoAsksAgainKeepsTheHold(t *testing.T) {
+	t.Parallel()
+	e, server, _ := outage(t, config.OutageClosed)
+	testenv.Eventually(t, "redis", func() bool { return e.service.Ready(t.Context()) == nil })
+	e.settleAll(t, e.storm(t, 1))
+	id := uuid.NewString()
+	hold := func() (*limitpb.HoldResponse, error) {
+		return e.limiter.Hold(t.Context(), &limitpb.HoldRequest{Facts: &limitpb.Facts{RequestId: id, User: "ann", Tier: "USER", Provider: "openai"}, InputTokens: 50})
+	}
+	server.Freeze()
+	if r, err := hold(); err == nil {
+		t.Errorf("want no answer, got %v", r)
+	}
+	server.Thaw()
+	testenv.Eventually(t, "the second question is admitted", func() bool {
+		r, err := hold()
+		return err == nil && r.GetAdmitted()
+	})
+	beat := func() int64 {
+		n, _ := server.Client().Get(t.Context(), "{*}:beat").Int64() // 0: there is none
+		return n
+	}
+	admitted := beat()
+	testenv.Eventually(t, "seconds pass, after each of which holds are given back", func() bool { return beat() > admitted+3 })
+	if found, err := server.Client().Keys(t.Context(), "{user:ann}:h:*").Result(); err != nil || len(found) != 1 {
+		t.Errorf("want the one hold to stand, got %v %v", found, err)
+	}
+}
+
 // TestAnOpenOutageIsChargedAfterwards admits all, though they do not fit, and charges
 // each once.
 func TestAnOpenOutageIsChargedAfterwards(t *testing.T) {

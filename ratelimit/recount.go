@@ -13,19 +13,22 @@ import (
 // limits hold their tokens for ever then: all are counted anew (store.Recount).
 type evictions struct {
 	mu      sync.Mutex
+	looked  bool
 	keys    int64     // as last seen; fewer: the server started anew
 	recount bool      // what is held is to be counted
 	last    time.Time // when more were seen; zero: never
 }
 
-// saw hears how many keys were evicted so far, and reports whether there are more.
-func (e *evictions) saw(keys int64) (more bool) {
+// saw hears how many keys were evicted so far and whether more may be, and reports whether there are more. The
+// first look cannot tell when those were that it finds: they count as late ones where more may follow.
+func (e *evictions) saw(keys int64, may bool) (more bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	more = keys > 0 && keys != e.keys
-	if e.keys = keys; more {
+	if more && (e.looked || may) {
 		e.last = time.Now()
 	}
+	e.keys, e.looked = keys, true
 	e.recount = e.recount || more
 	return more
 }

@@ -134,7 +134,7 @@ func (s *Service) lookAtEviction(ctx context.Context) {
 	defer cancel()
 	policy, evicted, err := s.store.Evicts(ctx)
 	if err == nil {
-		s.windows.evicting(policy != "", s.evictions.saw(evicted))
+		s.windows.evicting(policy != "", s.evictions.saw(evicted, policy != ""))
 	}
 	if err == nil && s.redis.evicting(policy, evicted) {
 		s.log.LogAttrs(ctx, slog.LevelError, "redis may forget what is written", slog.Any("error", s.redis.warning()))

@@ -173,7 +173,7 @@ func (s *Service) askAll(ctx context.Context) error {
 	}
 	ask := s.fetchBalance
 	if doubted {
-		ask = s.learnBalance
+		ask = s.learnLost
 	}
 	g, asking := errgroup.WithContext(ctx)
 	g.SetLimit(asksAtOnce)

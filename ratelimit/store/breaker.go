@@ -19,14 +19,13 @@ const (
 	breakerMost  = 400 * time.Millisecond
 )
 
-// errNotAsked is ErrUnavailable of what the breaker did not let through.
-var errNotAsked = fmt.Errorf("%w", ErrUnavailable)
+// errUnanswered is ErrUnavailable of what was sent, or may have been.
+var errUnanswered = fmt.Errorf("%w", ErrUnavailable)
 
 // Unanswered reports whether an error leaves open what the server did: the command may have been executed
 // though nobody heard, or may be executed yet, as by a server that is frozen.
 func Unanswered(err error) bool {
-	_, answered := errors.AsType[redis.Error](err)
-	return errors.Is(err, ErrUnavailable) && !errors.Is(err, errNotAsked) && !answered
+	return errors.Is(err, errUnanswered)
 }
 
 // breaker is a circuit breaker: it keeps callers from waiting for a Redis that does not
@@ -59,7 +58,7 @@ func (b *breaker) enter() error {
 	}
 	now := b.moment()
 	if now < until || !b.until.CompareAndSwap(until, now+int64(breakerLeast+breakerMost)) {
-		return fmt.Errorf("%w: it failed %d times in a row and is tried again in a moment", errNotAsked, b.failures.Load())
+		return fmt.Errorf("%w: it failed %d times in a row and is tried again in a moment", ErrUnavailable, b.failures.Load())
 	}
 	return nil // the one that tries
 }

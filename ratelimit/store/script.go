@@ -173,7 +173,7 @@ func (b *breaker) verdict(err error) error {
 		return fmt.Errorf("%w: %w", ErrReply, err)
 	}
 	b.leave(errors.Is(err, context.Canceled)) // the caller left: no sign of anything
-	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	return fmt.Errorf("%w: %w", errUnanswered, err)
 }
 
 // verdict is that of what concerns no account: the only server's, or any's.

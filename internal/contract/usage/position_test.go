@@ -128,7 +128,16 @@ func TestWhatIsAcknowledgedAboveAnOpenBatchIsReadAgain(t *testing.T) {
 	publish(t, js, 200)
 	slow.Process(t.Context(), take(t, consumer, 100))
 	open := take(t, consumer, 50)
-	quick.Process(t.Context(), take(t, attach(t, quick), 50))
+	working := func() { // the slow one is still at it
+		for _, msg := range open {
+			if err := msg.InProgress(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	again := attach(t, quick)
+	working()
+	quick.Process(t.Context(), take(t, again, 50))
 	if lacking := n.lacks(151, 200); len(lacking) > 0 {
 		t.Fatalf("want 151 to 200 stored, it lacks %v", lacking)
 	}
@@ -138,11 +147,7 @@ func TestWhatIsAcknowledgedAboveAnOpenBatchIsReadAgain(t *testing.T) {
 		n.stored[seq+1] = 1
 	}
 	n.at.Sequence, n.at.Server = 80, "second"
-	for _, msg := range open { // the slow one is still at it
-		if err := msg.InProgress(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	working()
 	if err := quick.Look(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -30,12 +31,34 @@ func RedisClock(tb testing.TB, folder string) *Clock {
 	if err := c.Set(0); err != nil {
 		tb.Fatal(err)
 	}
-	text := fmt.Sprintf("#!/bin/sh\nexport LD_PRELOAD='%s' FAKETIME_TIMESTAMP_FILE='%s' FAKETIME_NO_CACHE=1 FAKETIME_DISABLE_SHM=1 "+
-		"FAKETIME_DONT_FAKE_MONOTONIC=1 NO_FAKE_STAT=1\nexec '%s' \"$@\"\n", library, c.file(), server)
+	text := fmt.Sprintf("#!/bin/sh\necho $$ >>'%s'\nexport LD_PRELOAD='%s' FAKETIME_TIMESTAMP_FILE='%s' FAKETIME_NO_CACHE=1 "+
+		"FAKETIME_DONT_FAKE_MONOTONIC=1 NO_FAKE_STAT=1\nexec '%s' \"$@\"\n", c.started(), library, c.file(), server)
 	if err := os.WriteFile(filepath.Join(c.folder, "valkey-server"), []byte(text), 0o755); err != nil {
 		tb.Fatal(err)
 	}
+	if err := os.WriteFile(c.started(), nil, 0o666); err != nil {
+		tb.Fatal(err)
+	}
+	if err := os.Chmod(c.started(), 0o666); err != nil { // Redis may be another user
+		tb.Fatal(err)
+	}
+	tb.Cleanup(c.clear)
 	return c
+}
+
+// started lists the servers that were started, by their process ids.
+func (c *Clock) started() string { return filepath.Join(c.folder, "started") }
+
+// clear removes the memory that the library shares by process id, and leaves behind where one is killed.
+func (c *Clock) clear() {
+	text, err := os.ReadFile(c.started())
+	if err != nil {
+		return
+	}
+	for _, pid := range strings.Fields(string(text)) {
+		_ = os.Remove("/dev/shm/faketime_shm_" + pid) // there is none where the server ended by itself
+		_ = os.Remove("/dev/shm/sem.faketime_sem_" + pid)
+	}
 }
 
 func (c *Clock) file() string { return filepath.Join(c.folder, "ahead") }
