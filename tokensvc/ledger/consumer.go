@@ -31,9 +31,12 @@ const (
 	linger = 25 * time.Millisecond
 	// applyWait bounds one batch.
 	applyWait = 30 * time.Second
-	// beginBooking begins the transaction of a batch, which waits for no lock longer than this. It holds
-	// the locks of other pools meanwhile; batches of other replicas, which it waits for too, are shorter.
-	beginBooking = "BEGIN; SET LOCAL lock_timeout = '1s'"
+	// beginBooking begins the transaction of a batch, which waits for no lock longer than lock_timeout.
+	// It holds the locks of other pools meanwhile; batches of other replicas, which it waits for too, are
+	// shorter. A replica that stands still within (a paused machine, a dead network) would hold its locks
+	// and its entries, which the others wait for, as long as it stands: Postgres ends its transaction.
+	// Both settings end with the transaction, so a pooler between the two does not mix them up.
+	beginBooking = "BEGIN; SET LOCAL lock_timeout = '1s'; SET LOCAL idle_in_transaction_session_timeout = '5s'"
 )
 
 // ConsumerConfig is what NewConsumer needs.
