@@ -93,7 +93,8 @@ type bookings struct {
 	said    *retry.Troubles
 	events  *prometheus.CounterVec
 	seconds prometheus.Histogram
-	wary    bool // of Store, which one goroutine calls: the last batch met a locked pool
+
+	waryUntil time.Time // of Store, which one goroutine calls: until then it looks for locked pools first
 }
 
 // delivery is what a message costs, and its index in the batch.

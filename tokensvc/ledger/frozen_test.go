@@ -99,3 +99,68 @@ func TestFrozenReplicaHoldsUpNoOther(t *testing.T) {
 	}
 	verify(t, db)
 }
+
+// TestLockOfAMomentSetsNothingAside: a replica that looks for locked pools, since it met one, finds
+// another that somebody has just then. It looks again, and holds no lock while it writes down the charges
+// of the one that is held.
+func TestLockOfAMomentSetsNothingAside(t *testing.T) {
+	t.Parallel()
+	db, user, org := database(t), uuid.New(), uuid.New()
+	_, js, _ := stream(t)
+	free, held := ledger.Account(user, uuid.Nil), ledger.Account(uuid.Nil, org)
+	mustCredit(t, db, ledger.Purchase{UserID: user, Provider: "openai", Tokens: 100, Reference: "free"})
+	mustCredit(t, db, ledger.Purchase{OrgID: org, Provider: "openai", Tokens: 100, Reference: "held"})
+	hold(t, db, org)
+
+	var moment pgx.Tx // has the free pool for the first look of the second batch
+	var looks, waited int
+	books := replica(t, db, js, watch{
+		before: func(query string) {
+			switch query {
+			case "FreeUserPools":
+				if looks++; looks > 1 && moment != nil {
+					_ = moment.Rollback(t.Context())
+					moment = nil
+				}
+			case "KeepWaiting":
+				if _, err := db.Exec(t.Context(), `SELECT FROM token_pools WHERE user_id = $1 FOR UPDATE NOWAIT`, user); err != nil {
+					t.Errorf("want no lock held while charges are written down, got %v", err)
+				}
+			}
+		},
+		after: func(err error) {
+			if ledger.Busy(err) {
+				waited++
+			}
+		}})
+	store := func(charges ...ledger.Charge) {
+		t.Helper()
+		if refused, err := books.Store(soon(t), deliveries(t, charges...)); err != nil || len(refused) > 0 {
+			t.Fatalf("want the batch taken, got %v, %v", refused, err)
+		}
+	}
+	store(charge(held, 1), charge(free, 1))
+	store(charge(free, 1)) // meets no lock
+
+	looks = 0
+	var err error
+	if moment, err = db.Begin(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	begun := moment
+	t.Cleanup(func() { _ = begun.Rollback(context.WithoutCancel(t.Context())) })
+	if _, err := moment.Exec(t.Context(), `SELECT FROM token_pools WHERE user_id = $1 FOR UPDATE`, user); err != nil {
+		t.Fatal(err)
+	}
+	store(charge(held, 1), charge(free, 1))
+	if p := find(t, db, free, "openai"); p.Remaining != 97 {
+		t.Errorf("want every charge of the free pool booked, got %+v", p)
+	}
+	if n := number(t, db, `SELECT count(*) FROM token_waiting_charges`); n != 2 {
+		t.Errorf("want the two charges of the held pool set aside, got %d", n)
+	}
+	if waited != 1 {
+		t.Errorf("want the lock waited for once in all, got %d times", waited)
+	}
+	verify(t, db)
+}

@@ -1,10 +1,12 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -23,6 +25,11 @@ const (
 	lockTimeout = "55P03"
 	// bookTries is how often one batch is tried, each time without what was locked.
 	bookTries = 3
+	// waryFor is how long batches look for locks first after one met a lock.
+	waryFor = 30 * time.Second
+	// looks is at how many looks, lookPause apart, a pool must be locked to be taken for held.
+	looks     = 3
+	lookPause = 30 * time.Millisecond
 	// catchEvery is how often charges that wait are tried.
 	catchEvery = time.Second
 )
@@ -41,74 +48,105 @@ func busy(err error) bool {
 // purchases:
 //
 //	charges -> booked within beginBooking's wait ------------------------> done
-//	            |  \- no: which pools are locked? their charges ----------> token_waiting_charges
+//	            |  \- no: which pools stay locked? their charges ---------> token_waiting_charges
 //	            \----------------------------- the others, once more <---/        |
 //	                                                                              v
 //	            catchWaiting: every second, when the pool is free ---------> booked, and gone there
 //
 // A charge that waits is as safe as one that is booked, so its message is acknowledged, and the
 // ledger has caught up for all other pools. For its own pool it has not: Read answers busy.
-// After a batch that met a lock the next one looks for locks first, and does not wait for them.
+// For waryFor after a lock was met, batches look for locks first instead of waiting for them: a session
+// that somebody left open stands for long, and the batches between two charges of its pool meet nothing.
 func (b *bookings) book(ctx context.Context, charged []delivery, refused map[int]error) error {
 	for tries := 1; ; tries++ {
-		if b.wary {
-			there := len(charged)
-			var err error
-			if charged, err = b.setAside(ctx, charged); err != nil {
+		if time.Now().Before(b.waryUntil) {
+			others, err := b.setAside(ctx, charged)
+			if err != nil {
 				return err
 			}
-			b.wary = len(charged) < there
+			if len(others) < len(charged) {
+				b.waryUntil = time.Now().Add(waryFor)
+			}
+			charged = others
 		}
 		err := b.apply(ctx, charged, refused)
 		if !busy(err) {
 			return err
 		}
-		if b.wary = true; tries == bookTries {
+		if b.waryUntil = time.Now().Add(waryFor); tries == bookTries {
 			return err // it is no pool's lock, or the whole table's
 		}
 	}
 }
 
-// setAside writes down the charges whose pools are locked at this moment, and answers the others.
+// setAside writes down the charges whose pools stay locked, and answers the others. Another replica, or a
+// purchase, has a pool for milliseconds, so only one that is locked at each look is taken for held. The
+// looks take locks themselves, for no longer than each, so that two replicas do not set aside what the
+// other one looks at.
 func (b *bookings) setAside(ctx context.Context, charged []delivery) ([]delivery, error) {
-	var others []delivery
-	err := b.inTime(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		charges := make([]Charge, len(charged))
-		for i, d := range charged {
-			charges[i] = d.charge
+	charges := make([]Charge, len(charged))
+	for i, d := range charged {
+		charges[i] = d.charge
+	}
+	held := keysOf(charges)
+	for look := range looks {
+		if look > 0 && !retry.Pause(ctx, lookPause) {
+			return nil, ctx.Err()
 		}
-		there, err := read(ctx, tx, keysOf(charges), time.Time{})
+		var err error
+		if held, err = b.locked(ctx, held); err != nil {
+			return nil, fmt.Errorf("look for locked pools: %w", err)
+		}
+		if len(held) == 0 {
+			return charged, nil
+		}
+	}
+	var wait, others []delivery
+	for _, d := range charged {
+		if slices.Contains(held, Key{d.charge.Account, d.charge.Provider}) {
+			wait = append(wait, d)
+		} else {
+			others = append(others, d)
+		}
+	}
+	// In one order for all: two replicas that were given the same events in different orders would each
+	// wait for a row of the other's.
+	slices.SortFunc(wait, func(x, y delivery) int {
+		return cmp.Or(cmp.Compare(x.charge.Request, y.charge.Request), cmp.Compare(x.charge.Version, y.charge.Version))
+	})
+	var keep tokensdb.KeepWaitingParams
+	for _, d := range wait {
+		c := d.charge
+		keep.Accounts, keep.Providers = append(keep.Accounts, c.Account), append(keep.Providers, c.Provider)
+		keep.Requests, keep.Versions = append(keep.Requests, c.Request), append(keep.Versions, c.Version)
+		keep.Events = append(keep.Events, d.event)
+	}
+	err := b.inTime(ctx, func(ctx context.Context, tx pgx.Tx) error { return tokensdb.New(tx).KeepWaiting(ctx, keep) })
+	if err != nil {
+		return nil, fmt.Errorf("set usage aside: %w", err)
+	}
+	b.events.WithLabelValues("waiting").Add(float64(len(wait)))
+	return others, nil
+}
+
+// locked are those of the pools that are there and that somebody has locked at this moment.
+func (b *bookings) locked(ctx context.Context, keys []Key) (held []Key, err error) {
+	err = b.inTime(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		there, err := read(ctx, tx, keys, time.Time{})
 		if err != nil {
 			return err
 		}
-		mine, err := free(ctx, tx, keysOf(charges))
+		mine, err := free(ctx, tx, keys)
 		if err != nil {
 			return err
 		}
 		for _, k := range mine {
 			delete(there.pools, k)
 		}
-		var keep tokensdb.KeepWaitingParams
-		for _, d := range charged {
-			c := d.charge
-			if there.pools[Key{c.Account, c.Provider}] == nil {
-				others = append(others, d)
-				continue
-			}
-			keep.Accounts, keep.Providers = append(keep.Accounts, c.Account), append(keep.Providers, c.Provider)
-			keep.Requests, keep.Versions = append(keep.Requests, c.Request), append(keep.Versions, c.Version)
-			keep.Events = append(keep.Events, d.event)
-		}
-		if len(keep.Events) == 0 {
-			return nil
-		}
-		b.events.WithLabelValues("waiting").Add(float64(len(keep.Events)))
-		return there.q.KeepWaiting(ctx, keep)
+		held = slices.Collect(maps.Keys(there.pools))
+		return nil
 	})
-	if err != nil {
-		return nil, fmt.Errorf("set usage aside: %w", err)
-	}
-	return others, nil
+	return held, err
 }
 
 // inTime runs f in a transaction that waits for no lock for long.
