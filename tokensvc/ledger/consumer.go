@@ -20,6 +20,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
 	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 	"github.com/leaky-tokens/leaky-tokens/internal/tracing"
+	"github.com/leaky-tokens/leaky-tokens/tokensvc/tokensdb"
 )
 
 // Durable is the consumer of usage events, which all replicas share.
@@ -76,6 +77,20 @@ func NewConsumer(cfg ConsumerConfig) (*Consumer, error) {
 	}
 	cfg.Metrics.MustRegister(b.events, b.seconds)
 	return &Consumer{c, b}, nil
+}
+
+// Lag is how many events are published and not yet booked: those before the consumer, and the charges
+// that wait for a locked pool, which it has taken. CatchUp is of the former alone.
+func (c *Consumer) Lag(ctx context.Context) (int64, error) {
+	lag, err := c.Consumer.Lag(ctx)
+	if err != nil {
+		return 0, err
+	}
+	waiting, err := tokensdb.New(c.bookings.db).CountWaiting(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("count charges that wait: %w", err)
+	}
+	return lag + waiting, nil
 }
 
 // Run books until ctx ends.

@@ -113,6 +113,10 @@ func TestLockedPoolHoldsUpNoOther(t *testing.T) {
 	}); err != nil {
 		t.Errorf("want the other one's purchase credited, got %v", err)
 	}
+	testenv.Eventually(t, "what waits is in the lag", func() bool {
+		lag, err := books.Lag(t.Context())
+		return err == nil && lag == 10*rounds
+	})
 	letGo()
 	testenv.Eventually(t, "what waited is booked", func() bool {
 		return number(t, db, `SELECT count(*) FROM token_waiting_charges`) == 0

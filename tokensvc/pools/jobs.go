@@ -86,7 +86,7 @@ func (j *Jobs) Run(ctx context.Context) error {
 			if err == nil {
 				j.lag.Set(float64(lag))
 			}
-			return 0, nil // the last known value stands while NATS does not answer
+			return 0, nil // the last known value stands while NATS or Postgres does not answer
 		})
 	})
 	g.Go(func() error { return j.every(ctx, "verify", j.cfg.VerifyEvery, j.verify) })

@@ -7,6 +7,9 @@ ON CONFLICT (request, version) DO NOTHING;
 -- Pools with charges that wait, the longest waiting first.
 SELECT account, provider FROM token_waiting_charges WHERE refused = '' GROUP BY account, provider ORDER BY min(id) LIMIT @most;
 
+-- name: CountWaiting :one
+SELECT count(*) FROM token_waiting_charges WHERE refused = '';
+
 -- name: WaitingAmong :many
 SELECT DISTINCT account, provider FROM token_waiting_charges
 WHERE refused = '' AND (account, provider) IN (SELECT unnest(@accounts::text[]), unnest(@providers::text[]));

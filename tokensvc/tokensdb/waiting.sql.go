@@ -9,6 +9,17 @@ import (
 	"context"
 )
 
+const countWaiting = `-- name: CountWaiting :one
+SELECT count(*) FROM token_waiting_charges WHERE refused = ''
+`
+
+func (q *Queries) CountWaiting(ctx context.Context) (int64, error) {
+	row := q.db.QueryRow(ctx, countWaiting)
+	var count int64
+	err := row.Scan(&count)
+	return count, err
+}
+
 const dropWaiting = `-- name: DropWaiting :exec
 DELETE FROM token_waiting_charges WHERE id = ANY($1::bigint[])
 `
