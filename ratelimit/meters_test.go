@@ -31,7 +31,7 @@ func TestAPoolThatRedisLostWaitsForTheMeters(t *testing.T) {
 	spend(t, e, 250)
 	testenv.Eventually(t, "a mark of time in Redis", func() bool {
 		n, err := server.Client().Get(t.Context(), "{*}:beat").Int()
-		return err == nil && n > 0
+		return err == nil && n > 1 // so that the answer to the first is heard
 	})
 
 	empty()

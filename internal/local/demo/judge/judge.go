@@ -202,7 +202,9 @@ func (j *judge) failed(c *Call) {
 		j.line(Pair{c.Account, c.Provider}).Held += charge.Held
 		return
 	case Settled, Expired:
-		j.expect(c)
+		if charge.Held > 0 || charge.Charged > 0 { // else it was refused, and what Redis may have taken for it was given back
+			j.expect(c)
+		}
 		j.account(c, charge, event)
 	}
 	switch {

@@ -37,6 +37,20 @@ func honest() Evidence {
 	}
 }
 
+// TestAFailedCallThatHeldNothingHasNoEvent: nobody decided about it, and what Redis might have taken for it was
+// given back. One that held something has.
+func TestAFailedCallThatHeldNothingHasNoEvent(t *testing.T) {
+	t.Parallel()
+	for held, missing := range map[int64]int{0: 0, 50: 1} {
+		e := honest()
+		e.Calls = append(e.Calls, Call{Provider: "openai", ID: "x", Outcome: Failed, Status: 503})
+		e.Charges["x"] = Charge{Settled, held, 0}
+		if v := Judge(e); v.Books.Missing != missing {
+			t.Errorf("held %d: want %d missing, got %+v", held, missing, v.Books)
+		}
+	}
+}
+
 // TestRefusalsBeyondThoseWithEvents: a missing event is excused only where the account had
 // as many refusals with one as get them in a second.
 func TestRefusalsBeyondThoseWithEvents(t *testing.T) {
