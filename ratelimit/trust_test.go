@@ -182,10 +182,10 @@ func TestARedisThatStartedAgainIsAskedForAllPools(t *testing.T) {
 	l := &ledger{}
 	l.set(prepaid("user:ann", 300, 1))
 	e := start(t, thousand, asking(l), func(c *ratelimit.Config) { c.RedisURL, c.Prefix = server.URL(), "" })
-	e.run(t)
 	if err := e.service.SetBalance(t.Context(), prepaid("user:ann", 300, 1)); err != nil {
 		t.Fatal(err)
 	}
+	e.run(t)
 	redis := server.Client()
 	testenv.Eventually(t, "a mark of time in Redis", func() bool {
 		n, err := redis.Get(t.Context(), "{*}:beat").Int()
