@@ -153,7 +153,7 @@ func (s *Service) conclude(ctx context.Context, a *admission, t store.Taken) {
 	a.taken, a.decided = t, true
 	s.count(t.Outcome)
 	if a.take.Pool != store.PoolNone {
-		s.meters.has(poolName(a.take.Account, a.take.Provider)) // also where another process asked for it
+		s.meters.has(a.take.Account, a.take.Provider) // also where another process asked for it
 	}
 	if a.mode == config.OutageLease {
 		s.leases.Observe(&a.take, t.Outcome)

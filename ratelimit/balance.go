@@ -94,7 +94,7 @@ func (s *Service) fetchBalance(ctx context.Context, account, provider string) er
 		s.metrics.asks.answered.Inc()
 		if _, err = s.store.SetBalance(ctx, state); err == nil {
 			s.trust.answered(account, provider)
-			s.meters.has(poolName(account, provider))
+			s.meters.has(account, provider)
 		}
 		return nil, err
 	})

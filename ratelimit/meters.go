@@ -103,17 +103,20 @@ func (m *meters) misses(pool string, life time.Duration) {
 		maps.DeleteFunc(m.missed, func(_ string, at missed) bool { return now.Sub(at.last) > life })
 	}
 	at := m.missed[pool]
-	if at.last = now; at.first.IsZero() || now.Sub(m.missed[pool].last) > life {
+	if now.Sub(at.last) > life { // or never missed
 		at.first = now
 	}
+	at.last = now
 	m.missed[pool] = at
 }
 
-// has notes that Redis has a pool.
-func (m *meters) has(pool string) {
+// has notes that Redis has a pool. Each call with a pool says so, and hardly ever is any missed.
+func (m *meters) has(account, provider string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	delete(m.missed, pool)
+	if len(m.missed) > 0 {
+		delete(m.missed, poolName(account, provider))
+	}
 }
 
 // lostAt is when Redis lost a pool, as far as is known; zero: it did not.

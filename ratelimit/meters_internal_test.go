@@ -16,7 +16,7 @@ func TestNobodyWaitsForAMeterThatIsGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const life = time.Minute
 		m := &meters{}
-		waits := func() string { return m.behind(m.lostAt("pool"), life) }
+		waits := func() string { return m.behind(m.lostAt(poolName("a", "p")), life) }
 		said := map[string]store.Said{}
 		look := func(now time.Time) { m.hears(store.Progress{Now: now.UnixMicro(), Meters: said}, time.Now(), life) }
 		say := func(name string, behind time.Duration) {
@@ -46,10 +46,10 @@ func TestNobodyWaitsForAMeterThatIsGone(t *testing.T) {
 		if name := waits(); name != "" {
 			t.Errorf("it published what was over then: want nobody to wait, got %q", name)
 		}
-		m.misses("pool", life)
+		m.misses(poolName("a", "p"), life)
 		m.misses("other", life)
 		<-time.After(time.Second)
-		m.misses("pool", life)
+		m.misses(poolName("a", "p"), life)
 		if name := waits(); name != "here" {
 			t.Errorf("a pool was evicted: want it to wait, got %q", name)
 		}
@@ -59,8 +59,8 @@ func TestNobodyWaitsForAMeterThatIsGone(t *testing.T) {
 		if name := waits(); name != "" {
 			t.Errorf("what was over when it was missed first is published: want nobody to wait, got %q", name)
 		}
-		m.misses("pool", life)
-		m.has("pool")
+		m.misses(poolName("a", "p"), life)
+		m.has("a", "p")
 		m.lose()
 		<-time.After(life + 1)
 		if name := waits(); name != "" {
@@ -91,7 +91,7 @@ func TestMetersAreHeardWhateverTheClockOfRedis(t *testing.T) {
 				look(there, time.Now())
 				m.lose()
 				look(there, time.Now())
-				if got := m.behind(m.lostAt("pool"), life); got != "edge" {
+				if got := m.behind(m.lostAt(poolName("a", "p")), life); got != "edge" {
 					t.Errorf("want the meter to be waited for, got %q", got)
 				}
 			})

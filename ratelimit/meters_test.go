@@ -21,40 +21,28 @@ import (
 // of that; and once the meter has published, the books' word counts.
 func TestAPoolThatRedisLostWaitsForTheMeters(t *testing.T) {
 	t.Parallel()
-	server := testenv.RedisServer(t)
-	l := &ledger{}
-	l.set(prepaid("user:ann", 300, 1))
-	e := start(t, thousand, asking(l), func(c *ratelimit.Config) { c.RedisURL, c.Prefix, c.Timeout = server.URL(), "", 3*time.Second })
+	e, l, server := owner(t)
 	empty := server.Snapshot()
-	e.run(t)
-	tell := meterOf(t, e)
-	spend(t, e, 250)
+	tell := spends(t, e)
 	testenv.Eventually(t, "a mark of time in Redis", func() bool {
 		n, err := server.Client().Get(t.Context(), "{*}:beat").Int()
 		return err == nil && n > 1 // so that the answer to the first is heard
 	})
 
 	empty()
-	admitted := func(tokens string) (rls.RateLimitResponse_Code, error) { return e.decides(t, tokens) }
 	tell(int64(1e9), "") // not since long before
-	if code, err := admitted("250"); err == nil && code == rls.RateLimitResponse_OK {
+	if code, err := e.decides(t, "250"); err == nil && code == rls.RateLimitResponse_OK {
 		t.Fatal("what was spent is spent again")
 	}
 	if err := e.service.SetBalance(t.Context(), prepaid("user:ann", 400, 2)); err == nil {
 		t.Error("want the stream's word to wait, too")
 	}
-	if code, err := admitted("250"); err == nil && code == rls.RateLimitResponse_OK {
+	if code, err := e.decides(t, "250"); err == nil && code == rls.RateLimitResponse_OK {
 		t.Fatal("what was spent is spent again after a purchase")
 	}
 	l.set(spent(prepaid("user:ann", 400, 2), 250))
 	tell(0, "")
-	testenv.Eventually(t, "what is left is there", func() bool {
-		code, err := admitted("140")
-		return err == nil && code == rls.RateLimitResponse_OK
-	})
-	if code, err := admitted("20"); err != nil || code != rls.RateLimitResponse_OVER_LIMIT {
-		t.Errorf("want no more than that, got %s, %v", code, err)
-	}
+	leaves150(t, e)
 }
 
 // TestAPoolThatRedisEvictedWaitsForTheMeters: Redis evicts a pool of which nothing is published yet. It is not
@@ -62,13 +50,8 @@ func TestAPoolThatRedisLostWaitsForTheMeters(t *testing.T) {
 // counts. Who is new meanwhile waits no longer than that.
 func TestAPoolThatRedisEvictedWaitsForTheMeters(t *testing.T) {
 	t.Parallel()
-	server := testenv.RedisServer(t)
-	l := &ledger{}
-	l.set(prepaid("user:ann", 300, 1))
-	e := start(t, thousand, asking(l), func(c *ratelimit.Config) { c.RedisURL, c.Prefix, c.Timeout = server.URL(), "", 3*time.Second })
-	e.run(t)
-	tell := meterOf(t, e)
-	spend(t, e, 250)
+	e, l, server := owner(t)
+	tell := spends(t, e)
 	evict(t, server.Client(), "{user:ann}:p:openai")
 
 	tell(int64(1e9), "")
@@ -84,13 +67,7 @@ func TestAPoolThatRedisEvictedWaitsForTheMeters(t *testing.T) {
 	}
 	l.set(spent(prepaid("user:ann", 400, 2), 250))
 	tell(0, "")
-	testenv.Eventually(t, "what is left is there", func() bool {
-		code, err := e.decides(t, "140")
-		return err == nil && code == rls.RateLimitResponse_OK
-	})
-	if code, err := e.decides(t, "20"); err != nil || code != rls.RateLimitResponse_OVER_LIMIT {
-		t.Errorf("want no more than that, got %s, %v", code, err)
-	}
+	leaves150(t, e)
 }
 
 // TestAPoolThatWasFlushedWaitsForTheMeters: an operator empties Redis, whose connections and run id stay. What was
@@ -98,13 +75,8 @@ func TestAPoolThatRedisEvictedWaitsForTheMeters(t *testing.T) {
 // tells of a purchase.
 func TestAPoolThatWasFlushedWaitsForTheMeters(t *testing.T) {
 	t.Parallel()
-	server := testenv.RedisServer(t)
-	l := &ledger{}
-	l.set(prepaid("user:ann", 300, 1))
-	e := start(t, thousand, asking(l), func(c *ratelimit.Config) { c.RedisURL, c.Prefix, c.Timeout = server.URL(), "", 3*time.Second })
-	e.run(t)
-	tell := meterOf(t, e)
-	spend(t, e, 250)
+	e, l, server := owner(t)
+	tell := spends(t, e)
 	testenv.Eventually(t, "a mark of time in Redis", func() bool {
 		n, err := server.Client().Get(t.Context(), "{*}:beat").Int()
 		return err == nil && n > 1
@@ -124,6 +96,36 @@ func TestAPoolThatWasFlushedWaitsForTheMeters(t *testing.T) {
 		code, err := e.decides(t, "50")
 		return err == nil && code == rls.RateLimitResponse_OK
 	})
+}
+
+// owner is a service on a Redis of its own whose ledger says that ann has bought 300.
+func owner(t *testing.T) (*env, *ledger, *testenv.RedisProcess) {
+	t.Helper()
+	server, l := testenv.RedisServer(t), &ledger{}
+	l.set(prepaid("user:ann", 300, 1))
+	e := start(t, thousand, asking(l), func(c *ratelimit.Config) { c.RedisURL, c.Prefix, c.Timeout = server.URL(), "", 3*time.Second })
+	return e, l, server
+}
+
+// spends runs it, and has ann use 250 of that. tell is what a meter says that it knows.
+func spends(t *testing.T, e *env) (tell func(behind int64, problem string)) {
+	t.Helper()
+	e.run(t)
+	tell = meterOf(t, e)
+	spend(t, e, 250)
+	return tell
+}
+
+// leaves150 waits until ann may use nearly all of what is left of 400, and wants no more than that admitted.
+func leaves150(t *testing.T, e *env) {
+	t.Helper()
+	testenv.Eventually(t, "what is left is there", func() bool {
+		code, err := e.decides(t, "140")
+		return err == nil && code == rls.RateLimitResponse_OK
+	})
+	if code, err := e.decides(t, "20"); err != nil || code != rls.RateLimitResponse_OVER_LIMIT {
+		t.Errorf("want no more than that, got %s, %v", code, err)
+	}
 }
 
 // meterOf is the words of a meter that the service knows: how far behind it is, in microseconds, and why its
