@@ -26,7 +26,7 @@ const unwrittenRedis = "redis does not take what is written"
 // ping.
 type redisState struct {
 	mu  sync.Mutex
-	err error // of the last write; nil: it was taken
+	err error // of the last write, or of the first connection; nil: it was taken
 
 	evicts error // it forgets what is written when its memory is full; nil: it does not
 }
@@ -115,17 +115,22 @@ func (s *Service) watchRedis(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		if s.redis.wrote(err); err == nil {
-			s.said.Over(ctx, unwrittenRedis, "redis takes writes again")
-		} else {
-			s.said.Say(ctx, slog.LevelError, unwrittenRedis, err, slog.String("reason", s.redis.reason()), retry.Waiting(s.leases.Waiting))
-		}
+		s.heard(ctx, err)
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
 	}
+}
+
+// heard notes what Redis answered, and says it when that begins and ends.
+func (s *Service) heard(ctx context.Context, err error) {
+	if s.redis.wrote(err); err == nil {
+		s.said.Over(ctx, unwrittenRedis, "redis takes writes again")
+		return
+	}
+	s.said.Say(ctx, slog.LevelError, unwrittenRedis, err, slog.String("reason", s.redis.reason()), retry.Waiting(s.leases.Waiting))
 }
 
 // lookAtEviction asks how Redis makes room.

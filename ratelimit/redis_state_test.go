@@ -77,13 +77,35 @@ func TestARedisThatRefusesSaysWhy(t *testing.T) {
 				return err != nil && strings.Contains(err.Error(), reason)
 			})
 			testenv.Eventually(t, "the reason as a series", func() bool { return refuses(t, series) == reason })
-			if n := log.count("does not take what is written"); n != 1 {
-				t.Errorf("want one line, got %d", n)
-			}
+			testenv.Eventually(t, "one line", func() bool { return log.count("does not take what is written") == 1 })
 			run(c.mend)
 			testenv.Eventually(t, "readiness again", func() bool { return e.service.Ready(t.Context()) == nil && refuses(t, series) == "" })
 		})
 	}
+}
+
+// TestARedisThatRefusesFromTheStartSaysWhy: a limiter that has never been let in says so as one that
+// was.
+func TestARedisThatRefusesFromTheStartSaysWhy(t *testing.T) {
+	t.Parallel()
+	server, log, series := testenv.RedisServer(t), &lines{}, prometheus.NewRegistry()
+	client := server.Client()
+	password := func(p string) {
+		t.Helper()
+		if err := client.Do(t.Context(), "config", "set", "requirepass", p).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	password("secret")
+	e := start(t, thousand, func(c *ratelimit.Config) {
+		c.RedisURL, c.Prefix, c.Metrics, c.Log = server.URL(), "", series, slog.New(slog.NewTextHandler(log, nil))
+	})
+	e.run(t)
+	testenv.Eventually(t, "the reason as a series", func() bool { return refuses(t, series) == "NOAUTH" })
+	testenv.Eventually(t, "one line", func() bool { return log.count("does not take what is written") == 1 })
+	password("")
+	testenv.Eventually(t, "readiness", func() bool { return e.service.Ready(t.Context()) == nil && refuses(t, series) == "" })
+	testenv.Eventually(t, "the line of the end", func() bool { return log.count("takes writes again") == 1 })
 }
 
 // killChildren ends the processes that a server started, as a machine without memory does.

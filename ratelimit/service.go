@@ -185,7 +185,7 @@ func (s *Service) Close() error { return s.store.Close() }
 
 // Ready is nil when Redis answers and takes what is written.
 func (s *Service) Ready(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
 	if err := s.store.Ping(ctx); err != nil {
 		return err

@@ -20,6 +20,7 @@ const (
 	sweepTimeout   = 5 * time.Minute
 	publishTimeout = 5 * time.Second
 	connectPause   = 250 * time.Millisecond
+	pingTimeout    = time.Second
 )
 
 // unswept is said of a sweep that did not come to its end.
@@ -73,15 +74,15 @@ func (s *Service) Run(ctx context.Context) error {
 
 // connect waits until Redis answers; false when ctx ended before.
 func (s *Service) connect(ctx context.Context) bool {
-	const waiting = "waiting for redis"
-	err := retry.Policy{First: connectPause}.Do(ctx, s.Ready, func(_ int, err error) {
+	err := retry.Policy{First: connectPause}.Do(ctx, func(ctx context.Context) error {
+		asking, cancel := context.WithTimeout(ctx, pingTimeout)
+		defer cancel()
+		err := s.store.Ping(asking)
 		if ctx.Err() == nil {
-			s.said.Warn(ctx, waiting, err)
+			s.heard(ctx, err)
 		}
-	})
-	if err == nil {
-		s.said.Over(ctx, waiting, "redis answers")
-	}
+		return err
+	}, nil)
 	return err == nil
 }
 
