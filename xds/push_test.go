@@ -148,6 +148,8 @@ func (l *layout) write(t *testing.T) {
 		provider = "second"
 	}
 	rewrite(t, l.path, fmt.Sprintf(`gateway: {listen: "127.0.0.1:0", max_body_bytes: %d, tls: {certificate: tls.crt, key: tls.key}}
+auth: {check_timeout: 10s}
+limits: {timeout: 10s}
 services:
   extauthz: {grpc: "unix:%[2]s/a.sock", replicas: [{http: "127.0.0.1:7001", grpc: "unix:%[3]s"}]}
   ratelimit: {grpc: "unix:%[2]s/r.sock", replicas: [{http: "127.0.0.1:7002", grpc: "unix:%[4]s"}]}

@@ -35,9 +35,14 @@ func rewrite(t *testing.T, path, text string) {
 	}
 }
 
-// yamlFor is a leaky.yaml with one provider at url; more is appended.
+// yamlFor is a leaky.yaml with one provider at url and startWith's patience; more is appended. More that
+// begins with limits says their timeout itself.
 func (g *gateway) yamlFor(url, more string) string {
+	if !strings.HasPrefix(more, "limits:") {
+		more = "limits: {timeout: 10s}\n" + more
+	}
 	return fmt.Sprintf(`gateway: {listen: "127.0.0.1:0"}
+auth: {check_timeout: 10s}
 services:
   extauthz: {grpc: "unix:%[1]s/a.sock"}
   ratelimit: {grpc: "unix:%[1]s/r.sock"}
@@ -146,7 +151,7 @@ func TestABadFileKeepsTheLastGoodConfiguration(t *testing.T) {
 		"unknown key":      {g.yamlFor(url, "gatway: {}\n"), "gatway"},
 		"not yaml":         {"gateway: [", "leaky.yaml"},
 		"no such provider": {strings.Replace(g.yamlFor(url, ""), "provider: openai}", "provider: nobody}", 1), "nobody"},
-		"no such limits":   {g.yamlFor(url, "limits: {file: missing.yaml}\n"), "missing.yaml"},
+		"no such limits":   {g.yamlFor(url, "limits: {file: missing.yaml, timeout: 10s}\n"), "missing.yaml"},
 	} {
 		rewrite(t, path, c.text)
 		testenv.Eventually(t, name+" is reported", func() bool { f := g.status(t).Refused; return f != nil && strings.Contains(f.Reason, c.want) })
@@ -157,7 +162,7 @@ func TestABadFileKeepsTheLastGoodConfiguration(t *testing.T) {
 			t.Errorf("%s: want calls to go on, got %d %s", name, a.status, a.body)
 		}
 	}
-	rewrite(t, path, g.yamlFor(url, "limits: {file: limits.yaml}\n"))
+	rewrite(t, path, g.yamlFor(url, "limits: {file: limits.yaml, timeout: 10s}\n"))
 	rewrite(t, filepath.Join(g.dir, "limits.yaml"), "domain: leaky\ndescriptors:\n  - {key: count, value: requests, descriptors: [{key: remote_address, rate_limit: {unit: minute, requests_per_unit: 5}}]}\n")
 	testenv.Eventually(t, "the repaired file is live", func() bool {
 		if s := g.status(t); s.Refused != nil || s.Version == before.Version {
