@@ -60,7 +60,8 @@ func startLeased(t *testing.T, url, part, address string, lease time.Duration) *
 	t.Helper()
 	p := &process{conn: connect(t, url, "ratelimit"), gone: make(chan struct{})}
 	p.ready.Store(true)
-	r, err := discovery.NewRegistrar(discovery.RegistrarConfig{Conn: p.conn, Routed: true, Log: slog.New(slog.DiscardHandler),
+	r, err := discovery.NewRegistrar(discovery.RegistrarConfig{Conn: p.conn, Routed: true, LeaveTimeout: time.Minute,
+		Log:      slog.New(slog.DiscardHandler),
 		Instance: discovery.Instance{Service: "ratelimit", Site: "here", Part: part, Address: address, Weight: 1, Lease: lease},
 		Ready: func(context.Context) error {
 			if !p.ready.Load() {

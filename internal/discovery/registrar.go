@@ -1,6 +1,7 @@
 package discovery
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,10 +16,9 @@ import (
 )
 
 const (
-	renewals     = 5                      // in a lease
-	startLook    = 100 * time.Millisecond // between looks whether a process serves, until it does
-	leaveTimeout = 3 * time.Second        // for an answer of xds
-	arriving     = 500 * time.Millisecond // for what an Envoy's workers had sent here before they knew
+	renewals  = 5                      // in a lease
+	startLook = 100 * time.Millisecond // between looks whether a process serves, until it does
+	arriving  = 500 * time.Millisecond // for what an Envoy's workers had sent here before they knew
 )
 
 // unregistered is said while NATS does not take where the process is.
@@ -32,7 +32,9 @@ type RegistrarConfig struct {
 	Ready func(context.Context) error
 	// Routed: Envoy calls the service, so that its end is told to Envoys first.
 	Routed bool
-	Log    *slog.Logger
+	// LeaveTimeout is how long a process that ends waits for xds to say that nobody calls it, default 3s.
+	LeaveTimeout time.Duration
+	Log          *slog.Logger
 }
 
 // Registrar keeps one process in the bucket.
@@ -50,6 +52,7 @@ func NewRegistrar(c RegistrarConfig) (*Registrar, error) {
 	if err := c.Instance.check(); err != nil {
 		return nil, fmt.Errorf("register %s: %w", c.Instance.Part, err)
 	}
+	c.LeaveTimeout = cmp.Or(c.LeaveTimeout, 3*time.Second)
 	return &Registrar{c: c}, nil
 }
 
@@ -120,7 +123,7 @@ func (r *Registrar) put(ctx context.Context, state State) error {
 // leave says that the process ends, and waits until no Envoy calls it: an Envoy acknowledges the change
 // by its main thread, and its workers may be in the middle of a call of the old endpoints.
 func (r *Registrar) leave(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
+	ctx, cancel := context.WithTimeout(ctx, r.c.LeaveTimeout)
 	defer cancel()
 	if err := r.put(ctx, Leaving); err != nil {
 		return // nobody is there to tell
