@@ -156,6 +156,6 @@ func TestAlertsAskForSeriesOfEnvoyThatThereAre(t *testing.T) {
 			continue
 		}
 		seen[selector] = true
-		testenv.Within(t, 30*time.Second, "series of "+selector, func() bool { return len(queried(t, selector)) > 0 })
+		testenv.Eventually(t, "series of "+selector, func() bool { return len(queried(t, selector)) > 0 })
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"testing"
-	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
@@ -42,7 +41,7 @@ func TestAnalyticsThroughEnvoy(t *testing.T) {
 			CostMicros                                          *int64
 		}
 	}
-	testenv.Within(t, 20*time.Second, "the call on the books", func() bool {
+	testenv.Eventually(t, "the call on the books", func() bool {
 		mustCall(t, 200, "GET", "/api/v1/analytics/usage?provider=openai", member.JWT, nil, &page)
 		return len(page.Items) == 1
 	})

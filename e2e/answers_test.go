@@ -100,7 +100,7 @@ func giveUpRaw(t *testing.T, who stacktest.Account, path, body, script string) {
 func onlyRow(t *testing.T, who stacktest.Account, provider string) usage {
 	t.Helper()
 	var all []usage
-	testenv.Within(t, 30*time.Second, "the call on the books", func() bool {
+	testenv.Eventually(t, "the call on the books", func() bool {
 		all = listed(t, who, provider)
 		return len(all) == 1
 	})

@@ -193,7 +193,7 @@ func TestTierCapsBindPurchases(t *testing.T) {
 	if r := request(t, "POST", pathConsume, "", `{"provider":"openai","tokens":10}`, byKey(capped)...); r.status != 200 {
 		t.Errorf("want 200, got %d %s", r.status, r.text)
 	}
-	testenv.Within(t, time.Minute, "all but what was spent", func() bool {
+	testenv.Eventually(t, "all but what was spent", func() bool {
 		return quotaOf(t, capped,
 			"?provider=openai").RemainingTokens == 95_000-10
 	})
@@ -291,7 +291,7 @@ func TestRunDryAndTopUp(t *testing.T) {
 				t.Errorf("want a call admitted, got %d after %v", r.status, admitted)
 			}
 			row := booked(t, who, provider, r.header.Get("X-Request-Id"))
-			testenv.Within(t, time.Minute, "ledger and analytics that agree", func() bool {
+			testenv.Eventually(t, "ledger and analytics that agree", func() bool {
 				q := quotaOf(t, who, "?provider="+provider)
 				return q.TotalTokens == 700 && q.TotalTokens-q.RemainingTokens == chargedBy(t, who, provider)-before && row.Tokens > 0
 			})
@@ -319,7 +319,7 @@ func TestBalanceRequired(t *testing.T) {
 			t.Errorf("got %s", r.text)
 		}
 		buy(t, who, provider, 500)
-		testenv.Within(t, 15*time.Second, "what was bought", func() bool { return llmCall(t, who, provider, 10).status == 200 })
+		testenv.Eventually(t, "what was bought", func() bool { return llmCall(t, who, provider, 10).status == 200 })
 	}
 }
 
@@ -337,7 +337,7 @@ func TestOneBalanceForBothWays(t *testing.T) {
 		t.Fatalf("want 200, got %d %s", r.status, r.text)
 	}
 	used := booked(t, who, "openai", r.header.Get("X-Request-Id")).Tokens
-	testenv.Within(t, time.Minute, "both in the ledger", func() bool { return quotaOf(t, who, "?provider=openai").RemainingTokens == 50-used })
+	testenv.Eventually(t, "both in the ledger", func() bool { return quotaOf(t, who, "?provider=openai").RemainingTokens == 50-used })
 	text, err := json.Marshal(map[string]any{"provider": "openai", "tokens": 51 - used})
 	if err != nil {
 		t.Fatal(err)

@@ -103,7 +103,7 @@ func TestAClientThatClosesAtDone(t *testing.T) {
 func wantBooks(t *testing.T, who stacktest.Account, provider string, calls int, sum int64) {
 	t.Helper()
 	var all []usage
-	testenv.Within(t, 30*time.Second, fmt.Sprintf("%d calls on the books", calls), func() bool {
+	testenv.Eventually(t, fmt.Sprintf("%d calls on the books", calls), func() bool {
 		all = listed(t, who, provider)
 		return len(all) >= calls
 	})

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
@@ -96,7 +95,7 @@ func eval[T any](b *browser, expression string) T {
 // within waits until the page says yes.
 func (b *browser) within(what, expression string) {
 	b.t.Helper()
-	testenv.Within(b.t, 30*time.Second, what, func() bool { return eval[bool](b, "document.readyState === 'complete' && !!("+expression+")") })
+	testenv.Eventually(b.t, what, func() bool { return eval[bool](b, "document.readyState === 'complete' && !!("+expression+")") })
 }
 
 // submit presses a button as the keyboard does, and waits for the page that follows.
@@ -163,7 +162,7 @@ func TestConsoleInABrowser(t *testing.T) {
 	b.open("/console/keys")
 	b.do(chromedp.Click(chromedp.CSS("details.sure summary")))
 	b.submit("button.danger")
-	testenv.Within(t, 10*time.Second, "the key to end", func() bool {
+	testenv.Eventually(t, "the key to end", func() bool {
 		status, err := running.Call(t.Context(), "GET", "/v1/models", key, nil, nil)
 		return err == nil && status == 401
 	})

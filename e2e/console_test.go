@@ -8,7 +8,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -34,10 +33,7 @@ type seen struct {
 
 func newVisitor(t *testing.T) *visitor {
 	t.Helper()
-	v := &visitor{name: "c" + strings.ReplaceAll(uuid.NewString(), "-", "")[:20], password: "correct horse 9", origin: running.Gateway,
-		cookies: map[string]string{}}
-	registered(t, v.name)
-	return v
+	return &visitor{name: registered(t).Username, password: "correct horse 9", origin: running.Gateway, cookies: map[string]string{}}
 }
 
 // once sends one request, as a page of the origin would.
@@ -143,7 +139,7 @@ func TestConsole(t *testing.T) {
 		t.Fatal(err)
 	}
 	call := header.Get("X-Request-Id")
-	testenv.Within(t, 20*time.Second, "the call in the console", func() bool {
+	testenv.Eventually(t, "the call in the console", func() bool {
 		return strings.Contains(v.get(t, "/console/requests?provider=openai").text, call)
 	})
 	if s := v.get(t, "/console/requests/"+call); s.status != 200 || !strings.Contains(s.text, "Settled at") || !strings.Contains(s.text, "17 out") {
@@ -160,7 +156,7 @@ func TestConsole(t *testing.T) {
 		t.Fatal("the key is not listed")
 	}
 	v.post(t, "/console/keys/revoke", url.Values{"key": {id[1]}})
-	testenv.Within(t, 20*time.Second, "the key to end", func() bool {
+	testenv.Eventually(t, "the key to end", func() bool {
 		status, err := running.Call(t.Context(), "GET", "/v1/models", key, nil, nil)
 		return err == nil && status == 401
 	})
@@ -182,10 +178,10 @@ func buyThere(t *testing.T, v *visitor) {
 	if first.status != 200 || first.at != second.at {
 		t.Fatalf("one order is one purchase, got %d %s and %s: %s", first.status, first.at, second.at, first.text)
 	}
-	testenv.Within(t, 20*time.Second, "the purchase to complete", func() bool {
+	testenv.Eventually(t, "the purchase to complete", func() bool {
 		return strings.Contains(v.get(t, first.at).text, "tokens of openai are yours")
 	})
-	testenv.Within(t, 20*time.Second, "the balance", func() bool {
+	testenv.Eventually(t, "the balance", func() bool {
 		return strings.Contains(v.get(t, "/console/balance?provider=openai").text, "5\u202f000</p><p class=\"sub\">tokens left of 5\u202f000")
 	})
 }

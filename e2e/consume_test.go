@@ -70,7 +70,7 @@ func TestConsumeSpendsByKeyAndToken(t *testing.T) {
 			t.Errorf("the books say %+v", row)
 		}
 	}
-	testenv.Within(t, time.Minute, "nine calls in the ledger", func() bool {
+	testenv.Eventually(t, "nine calls in the ledger", func() bool {
 		return quotaOf(t, who,
 			"?provider=openai").RemainingTokens == 4100
 	})
@@ -177,7 +177,7 @@ func TestConsumeRefusalsAreOnTheBooks(t *testing.T) {
 	// Who waits as long as they are told passes: at once where the bucket has leaked enough meanwhile.
 	fits := got.Remaining + 15
 	body := fmt.Sprintf(`{"provider":"openai","tokens":%d}`, fits)
-	testenv.Within(t, time.Minute, "room for who waited", func() bool {
+	testenv.Eventually(t, "room for who waited", func() bool {
 		r := request(t, "POST", pathConsume, "", body, byKey(who)...)
 		r.into(t, &got)
 		if r.status != 200 && (r.status != 429 || got.WaitSeconds > 2) {
@@ -186,7 +186,7 @@ func TestConsumeRefusalsAreOnTheBooks(t *testing.T) {
 		return r.status == 200
 	})
 	spent := 900 + fits
-	testenv.Within(t, time.Minute, "the admitted calls alone in the ledger",
+	testenv.Eventually(t, "the admitted calls alone in the ledger",
 		func() bool { return quotaOf(t, who, "?provider=openai").RemainingTokens == 9950-spent })
 }
 
@@ -241,7 +241,7 @@ func TestConsumeAdmitsExactlyWhatFits(t *testing.T) {
 				t.Errorf("want %d to %d admitted and %d for the others, got %v", least, most, tc.refusal, got)
 			}
 			want := tc.pool - got[200]*tc.tokens
-			testenv.Within(t, time.Minute, "the admitted calls in the ledger",
+			testenv.Eventually(t, "the admitted calls in the ledger",
 				func() bool { return quotaOf(t, who, "?provider=openai").RemainingTokens == want })
 		})
 	}
@@ -309,7 +309,7 @@ func TestConsumeForAnOrganisation(t *testing.T) {
 	}
 	wantProblem(t, request(t, "POST", pathConsume, "", body(org, 10), byKey(member)...), 402, "insufficient token quota")
 	mustCall(t, 201, "POST", "/api/v1/tokens/quota/org", admin.JWT, body(org, 5000), nil)
-	testenv.Within(t, 20*time.Second, "the grant, which the refusal before it does not hide", func() bool {
+	testenv.Eventually(t, "the grant, which the refusal before it does not hide", func() bool {
 		return request(t, "POST", pathConsume, "", body(org, 1), byToken(member)...).status == 200
 	})
 
@@ -341,18 +341,18 @@ func TestConsumeForAnOrganisation(t *testing.T) {
 			t.Errorf("%s: want the bucket that refused, got %v", tc.name, r.header)
 		}
 	}
-	testenv.Within(t, time.Minute, "the organisation's calls in the ledger", func() bool {
+	testenv.Eventually(t, "the organisation's calls in the ledger", func() bool {
 		var q quota
 		mustCall(t, 200, "GET", pathQuota+"/org?provider=openai&orgId="+org, member.JWT, nil, &q)
 		return q.RemainingTokens == 5000-1400 && q.OrgID == org
 	})
 	mustCall(t, 403, "GET", pathQuota+"/org?provider=openai&orgId="+org, stranger.JWT, nil, nil)
 	mustCall(t, 204, "DELETE", "/api/v1/orgs/"+org+"/members/"+member.ID, owner.JWT, nil, nil)
-	testenv.Within(t, 20*time.Second, "the end of a membership", func() bool {
+	testenv.Eventually(t, "the end of a membership", func() bool {
 		return request(t, "POST", pathConsume, "", body(org, 1), byKey(member)...).status == 403
 	})
 	var r answer // the key ended with the membership, of which extauthz hears for itself
-	testenv.Within(t, 15*time.Second, "the end of the bound key", func() bool {
+	testenv.Eventually(t, "the end of the bound key", func() bool {
 		r = request(t, "POST", pathConsume, "", body(org, 1), bound...)
 		return r.status == 401
 	})

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
@@ -56,7 +55,7 @@ func TestFallbackAnswersForAProvider(t *testing.T) {
 		t.Errorf("want 99.9 %% answered, and all by the fallback, got %d failed and %d from elsewhere of %d", failed, elsewhere, all)
 	}
 	for _, who := range accounts {
-		testenv.Within(t, time.Minute, "every call in the books", func() bool {
+		testenv.Eventually(t, "every call in the books", func() bool {
 			var page struct{ Items []usage }
 			mustCall(t, 200, "GET", "/api/v1/analytics/usage?provider=openai&limit=200", who.Key, nil, &page)
 			for _, row := range page.Items {

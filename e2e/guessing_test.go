@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -55,8 +54,7 @@ func TestWhoIsRightIsNotRefusedForGuesses(t *testing.T) {
 	for range clients {
 		jobs = append(jobs, newApp(t, root, jobApp("tokens.read")))
 	}
-	name, password := "right-"+uuid.NewString()[:18], "correct horse 9"
-	registered(t, name)
+	name, password := registered(t).Username, "correct horse 9"
 	login := func(name, password string) (int, string, error) {
 		return asked(t.Context(), client, "/api/v1/auth/login", `{"username":"`+name+`","password":"`+password+`"}`)
 	}

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
@@ -253,7 +252,7 @@ func TestMixedCallsOfAllRoutes(t *testing.T) {
 	}
 	all.Wait()
 	var served map[string]stubs.Served
-	testenv.Within(t, 15*time.Second, "the stubs know of every call", func() bool { // an answer is read before they write it down
+	testenv.Eventually(t, "the stubs know of every call", func() bool { // an answer is read before they write it down
 		served = servedBy(t, "openai", "gemini", "qwen")
 		for n := range accounts {
 			for id, call := range asked[n] {
@@ -306,7 +305,7 @@ func servedBy(t *testing.T, providers ...string) map[string]stubs.Served {
 func wantSums(t *testing.T, who stacktest.Account, want tokenSums) {
 	t.Helper()
 	var got struct{ Total tokenSums }
-	testenv.Within(t, 60*time.Second, fmt.Sprintf("%d calls on the books", want.Calls), func() bool {
+	testenv.Eventually(t, fmt.Sprintf("%d calls on the books", want.Calls), func() bool {
 		told(t, "/api/v1/me/usage", &got, byKey(who)...)
 		return got.Total.Calls >= want.Calls
 	})

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
@@ -74,7 +73,7 @@ func TestPicturesStayWithinThePool(t *testing.T) {
 	if tokens, calls := served(t, other, cheap(pictures(8))); tokens > bought || tokens < bought/2 {
 		t.Errorf("of calls with eight pictures in low detail: want at most %d tokens served and most of them, got %d in %d calls", bought, tokens, calls)
 	}
-	testenv.Within(t, 15*time.Second, "the live balance is what is left", func() bool {
+	testenv.Eventually(t, "the live balance is what is left", func() bool {
 		return quotaOf(t, who, "?provider=openai").RemainingTokens == bought-tokens
 	})
 }

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
@@ -48,7 +47,7 @@ func startMoody(t *testing.T, at string) moody {
 // counts a call at its end, which may be a moment after its caller was answered.
 func (m moody) behave(faults string) {
 	m.t.Helper()
-	testenv.Within(m.t, 15*time.Second, "the end of what was begun", func() bool { return m.seen().Counts.Open == 0 })
+	testenv.Eventually(m.t, "the end of what was begun", func() bool { return m.seen().Counts.Open == 0 })
 	for _, call := range []struct{ method, path, body string }{{"PUT", "/__stub/config", faults}, {"DELETE", "/__stub/requests", ""}} {
 		req, err := http.NewRequestWithContext(m.t.Context(), call.method, m.server.URL+call.path, strings.NewReader(call.body))
 		if err != nil {
@@ -154,7 +153,7 @@ func TestProviderFailureGivesBack(t *testing.T) {
 			t.Errorf("%s: the books say %+v", tc.name, row)
 		}
 	}
-	testenv.Within(t, 15*time.Second, "the good calls alone in the ledger",
+	testenv.Eventually(t, "the good calls alone in the ledger",
 		func() bool { return quotaOf(t, who, "?provider=flaky").BookedTokens == 5000-18 })
 	hangUp(t, m, who)
 	bulkhead(t, m, who)
@@ -197,7 +196,7 @@ func TestBreakerLeavesAProviderAlone(t *testing.T) {
 	for range 4 { // of three attempts each
 		wantProblem(t, consumeAt(t, who, "broken", 100), 502, "provider call failed")
 	}
-	testenv.Within(t, 15*time.Second, "the end of all attempts", func() bool { return m.seen().Counts.Open == 0 })
+	testenv.Eventually(t, "the end of all attempts", func() bool { return m.seen().Counts.Open == 0 })
 	reached := m.seen().Counts.Total
 	if reached < 10 || reached > 12 {
 		t.Errorf("want ten to twelve attempts, got %d", reached)
@@ -212,7 +211,7 @@ func TestBreakerLeavesAProviderAlone(t *testing.T) {
 		t.Errorf("another provider: want 200, got %d %s", r.status, r.text)
 	}
 	m.behave(`{}`)
-	testenv.Within(t, 30*time.Second, "a closed breaker", func() bool { return consumeAt(t, who, "broken", 100).status == 200 })
+	testenv.Eventually(t, "a closed breaker", func() bool { return consumeAt(t, who, "broken", 100).status == 200 })
 }
 
 // hangUp: a caller who goes while their prompt is answered is charged, or they would have it
@@ -229,10 +228,10 @@ func hangUp(t *testing.T, m moody, who stacktest.Account) {
 	if _, err := fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: gateway\r\nX-Api-Key: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", pathConsume, who.Key, len(body), body); err != nil {
 		t.Fatal(err)
 	}
-	testenv.Within(t, 15*time.Second, "the call at the provider", func() bool { return m.seen().Counts.Open > 0 })
+	testenv.Eventually(t, "the call at the provider", func() bool { return m.seen().Counts.Open > 0 })
 	conn.Close()
 	// The balance is less from the hold on; the ledger has the call once the provider answered.
-	testenv.Within(t, 15*time.Second, "the call in the ledger", func() bool {
+	testenv.Eventually(t, "the call in the ledger", func() bool {
 		return quotaOf(t, who, "?provider=flaky").BookedTokens == before-70
 	})
 	m.behave(`{}`)

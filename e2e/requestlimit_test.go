@@ -168,7 +168,7 @@ func edited(t *testing.T, path string, oldNew ...string) (restore func()) {
 		t.Helper()
 		replaced(t, path, string(before))
 		wantFlags(t, true)
-		testenv.Within(t, 15*time.Second, "the old configuration", func() bool {
+		testenv.Eventually(t, "the old configuration", func() bool {
 			sold := request(t, "POST", pathPurchase, "", `{"provider":"openai","tokens":0}`, byKey(who)...)
 			spent := request(t, "POST", pathConsume, "", `{"provider":"openai","tokens":1}`, byKey(who)...)
 			return sold.status == 400 && sold.header.Get("X-RateLimit-Limit") != "" && spent.status == 402 &&
@@ -198,7 +198,7 @@ func TestLimitsAreReloaded(t *testing.T) {
 	who := newAccount(t)
 	defer edited(t, limitsFile(), "requests-per-address, unit: day, requests_per_unit: 50000}", "requests-per-address, unit: day, requests_per_unit: 1}",
 		"keys-per-address, unit: day, requests_per_unit: 50000}", "keys-per-address, unit: day, requests_per_unit: 1}")()
-	testenv.Within(t, 15*time.Second, "the smaller limit", func() bool { return onOwnConnection(t, pathKeys).status == 429 })
+	testenv.Eventually(t, "the smaller limit", func() bool { return onOwnConnection(t, pathKeys).status == 429 })
 	for _, path := range []string{"/api/v1/auth/login", "/api/v1/auth/register"} {
 		wantProblem(t, request(t, "POST", path, "", `{"username":"x","password":"y"}`, "X-Forwarded-For", "203.0.113.8"), 429,
 			"rate limit exceeded")
@@ -207,7 +207,7 @@ func TestLimitsAreReloaded(t *testing.T) {
 		t.Errorf("who is known: want 200, got %d %s", r.status, r.text)
 	}
 	replaced(t, limitsFile(), "domain: leaky\ndescriptors:\n  - key: count\n    value: requests\n    rate_limit: {unit: fortnight, requests_per_unit: 1}\n")
-	testenv.Within(t, 15*time.Second, "a word about the mistake", func() bool {
+	testenv.Eventually(t, "a word about the mistake", func() bool {
 		out, err := running.Leaky(t.Context(), "logs", "-n", "10000", "ratelimit")
 		return err == nil && strings.Contains(out, "fortnight")
 	})
@@ -222,7 +222,7 @@ func TestFlags(t *testing.T) {
 	defer edited(t, running.Config, "\npurchases:",
 		"\nflags: {gateway: {rate_limiting: false, api_key_validation: false}, token_service: {quota_enforcement: false, saga_purchases: false}}\npurchases:")()
 	wantFlags(t, false)
-	testenv.Within(t, 15*time.Second, "no counting", func() bool {
+	testenv.Eventually(t, "no counting", func() bool {
 		return request(t, "GET", "/api/v1/tokens/status", "", nil, byToken(who)...).header.Get("X-RateLimit-Limit") == ""
 	})
 	// No pool is needed, none is drawn on, and the bucket still binds.
@@ -239,7 +239,7 @@ func TestFlags(t *testing.T) {
 			t.Fatalf("nothing is counted: want 200, got %d %v", r.status, r.header)
 		}
 	}
-	testenv.Within(t, 15*time.Second, "keys that are ignored", func() bool {
+	testenv.Eventually(t, "keys that are ignored", func() bool {
 		return request(t, "GET", "/api/v1/tokens/status", "", nil, byKey(who)...).status == 401
 	})
 	if r := request(t, "GET", "/api/v1/tokens/status", "", nil, append(byToken(who), "X-Api-Key", "leaky_nonsense")...); r.status != 200 {
@@ -251,7 +251,7 @@ func TestFlags(t *testing.T) {
 func wantFlags(t *testing.T, on bool) {
 	t.Helper()
 	for _, part := range []string{"tokensvc", "ratelimit", "extauthz", "extauthz-2", "xds"} {
-		testenv.Within(t, 15*time.Second, "the flags at "+part, func() bool {
+		testenv.Eventually(t, "the flags at "+part, func() bool {
 			info := shownFlags(t, part)
 			for _, name := range []string{"gateway.rate_limiting", "gateway.api_key_validation", "token_service.quota_enforcement",
 				"token_service.saga_purchases"} {

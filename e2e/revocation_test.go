@@ -289,7 +289,7 @@ func TestIdentityRestarts(t *testing.T) {
 	load.more(t, 50)
 	load.wantNone(t, "identity restarted")
 	leaky(t, "kill", "identity")
-	testenv.Within(t, time.Minute, "identity answers again", func() bool { return request(t, "GET", "/oauth2/jwks", "", nil).status == 200 })
+	testenv.Eventually(t, "identity answers again", func() bool { return request(t, "GET", "/oauth2/jwks", "", nil).status == 200 })
 	load.more(t, 50)
 	load.stop()
 	load.wantNone(t, "identity killed")
@@ -340,7 +340,7 @@ func TestIdentityAndPostgresAway(t *testing.T) {
 	load.wantNone(t, "identity and Postgres stopped")
 	t.Logf("%d requests of known callers while identity and Postgres were stopped, none failed", load.sent.Load())
 	up()
-	testenv.Within(t, time.Minute, "who was refused is served again", func() bool {
+	testenv.Eventually(t, "who was refused is served again", func() bool {
 		return request(t, "GET", "/api/v1/tokens/status", stranger.Key, nil).status == http.StatusOK
 	})
 	testenv.Eventually(t, "all is well again", func() bool { return state(t).Ready })

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
@@ -64,7 +63,7 @@ func TestEverySDK(t *testing.T) {
 func wantLeft(t *testing.T, who stacktest.Account, provider string, calls int) {
 	t.Helper()
 	var page struct{ Items []usage }
-	testenv.Within(t, 30*time.Second, fmt.Sprintf("%d calls on the books", calls), func() bool {
+	testenv.Eventually(t, fmt.Sprintf("%d calls on the books", calls), func() bool {
 		mustCall(t, 200, "GET", "/api/v1/analytics/usage?limit=200&provider="+provider, who.Key, nil, &page)
 		return len(page.Items) >= calls
 	})

@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/toolcache"
@@ -84,7 +83,7 @@ func TestTheMCPClientFindsItsWay(t *testing.T) {
 		t.Fatalf("want a model's answer, got %s", out)
 	}
 	var page struct{ Items []usage }
-	testenv.Within(t, 30*time.Second, "the call is on their books", func() bool {
+	testenv.Eventually(t, "the call is on their books", func() bool {
 		mustCall(t, 200, "GET", "/api/v1/analytics/usage?provider=openai", ann.login(t).Token, nil, &page)
 		return len(page.Items) == 1
 	})

@@ -202,7 +202,7 @@ func booked(t *testing.T, who stacktest.Account, provider, requestID string) usa
 		t.Fatal("the answer has no x-request-id")
 	}
 	var found usage
-	testenv.Within(t, 30*time.Second, "request "+requestID+" in analytics", func() bool {
+	testenv.Eventually(t, "request "+requestID+" in analytics", func() bool {
 		n := 0
 		for _, item := range listed(t, who, provider) {
 			if item.RequestID == requestID {

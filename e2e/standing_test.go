@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -42,7 +41,7 @@ func TestMeTellsLimitsAndBalances(t *testing.T) {
 	who := newAccount(t, "SILVER")
 	read := func(header []string) me {
 		var m me
-		testenv.Within(t, 15*time.Second, "limits are told", func() bool { // not where the limiter takes long
+		testenv.Eventually(t, "limits are told", func() bool { // not where the limiter takes long
 			m = me{}
 			told(t, "/api/v1/me", &m, header...)
 			return len(m.Limits) > 0
@@ -54,7 +53,7 @@ func TestMeTellsLimitsAndBalances(t *testing.T) {
 	}
 	buy(t, who, "openai", 3000)
 	// The limiter was told above that there is no pool; that there is one now comes to it by itself.
-	testenv.Within(t, 15*time.Second, "the purchase admits", func() bool {
+	testenv.Eventually(t, "the purchase admits", func() bool {
 		r := request(t, "POST", pathConsume, "", `{"provider":"openai","tokens":500}`, byKey(who)...)
 		if r.status != 200 && r.status != 402 {
 			t.Fatalf("want 200, or 402 for a moment, got %d %s", r.status, r.text)

@@ -46,7 +46,7 @@ type purchase struct {
 // told reads what is there, and asks again, as clients do, where nobody can tell just now.
 func told(t *testing.T, path string, dst any, header ...string) {
 	t.Helper()
-	testenv.Within(t, 30*time.Second, path+" is answered", func() bool {
+	testenv.Eventually(t, path+" is answered", func() bool {
 		r := request(t, "GET", path, "", nil, header...)
 		if r.status != 200 && r.status != 503 {
 			t.Fatalf("%s: want 200, got %d %s", path, r.status, r.text)
@@ -62,7 +62,7 @@ func told(t *testing.T, path string, dst any, header ...string) {
 func settledPurchase(t *testing.T, id string, header ...string) purchase {
 	t.Helper()
 	var p purchase
-	testenv.Within(t, 30*time.Second, "the end of purchase "+id, func() bool {
+	testenv.Eventually(t, "the end of purchase "+id, func() bool {
 		p = purchase{}
 		told(t, pathPurchase+"/"+id, &p, header...)
 		return p.Status == "COMPLETED" || p.Status == "FAILED"
@@ -91,7 +91,7 @@ func buy(t *testing.T, who stacktest.Account, provider string, tokens int64) {
 	if p := settledPurchase(t, id, byKey(who)...); p.Status != "COMPLETED" {
 		t.Fatalf("want COMPLETED, got %+v", p)
 	}
-	testenv.Within(t, 15*time.Second, "the limiter hears of purchase "+id, func() bool {
+	testenv.Eventually(t, "the limiter hears of purchase "+id, func() bool {
 		return creditsOf(t, who, provider) >= before+tokens
 	})
 }

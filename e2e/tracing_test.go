@@ -122,7 +122,7 @@ func TestWhatTheOutboxCarries(t *testing.T) {
 					t.Log(tree)
 				}
 			})
-			testenv.Within(t, time.Minute, "the spans, all below the gateway's", func() bool {
+			testenv.Eventually(t, "the spans, all below the gateway's", func() bool {
 				tree = otlptest.Tree(spans.Trace(id))
 				missing := slices.ContainsFunc(c.want, func(name string) bool { return !strings.Contains(tree, name+"\n") })
 				return !missing && strings.Count(tree, "?") == 1
@@ -151,7 +151,7 @@ func treeOf(t *testing.T, id, want string) []otlptest.Span {
 			t.Logf("want the spans\n%s, got\n%s", want, tree)
 		}
 	}()
-	testenv.Within(t, time.Minute, "the spans of the call", func() bool {
+	testenv.Eventually(t, "the spans of the call", func() bool {
 		found = slices.DeleteFunc(spans.Trace(id), func(s otlptest.Span) bool {
 			return s.Service == "identity" || strings.HasPrefix(s.GetName(), "HTTP ")
 		})

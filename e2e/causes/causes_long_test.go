@@ -165,7 +165,7 @@ func (w world) says(r row, command, text string) {
 		if c != command {
 			continue
 		}
-		testenv.Within(w.t, time.Minute, "leaky "+command+" to say "+text, func() bool {
+		testenv.Eventually(w.t, "leaky "+command+" to say "+text, func() bool {
 			return strings.Contains(w.leaky(strings.Fields(command)...), text)
 		})
 		return
@@ -300,7 +300,7 @@ func TestAUserWasChargedTwice(t *testing.T) {
 		w := world{w.Stack, t, who}
 		id := w.chat(who.Key, "once")
 		args := strings.Split(strings.ReplaceAll(strings.Join(page.command, " "), "NAME", who.Name), " ")
-		testenv.Within(t, time.Minute, "the call", func() bool { return strings.Contains(w.leaky(args...), id) })
+		testenv.Eventually(t, "the call", func() bool { return strings.Contains(w.leaky(args...), id) })
 		r, led := page.follow(w.leaky(args...))
 		if !led || len(r.says) > 0 {
 			t.Fatalf("want the page's last row, got %+v", r)
