@@ -365,12 +365,24 @@ func TestFaults(t *testing.T) {
 func TestHang(t *testing.T) {
 	t.Parallel()
 	s, url := start(t, Config{Flavour: Gemini})
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
+	ctx, leave := context.WithCancel(t.Context())
+	defer leave()
 	req, _ := http.NewRequestWithContext(ctx, "POST", url+"/v1beta/models/m:generateContent", strings.NewReader(`{"contents":[{"parts":[{"text":"four"}]}]}`))
 	req.Header.Set("X-Stub-Hang", "true")
-	if resp, err := http.DefaultClient.Do(req); err == nil {
-		resp.Body.Close()
+	ended := make(chan error, 1)
+	go func() {
+		resp, err := http.DefaultClient.Do(req)
+		if err == nil {
+			resp.Body.Close()
+		}
+		ended <- err
+	}()
+	testenv.Eventually(t, "the stub has the request", func() bool {
+		c, _ := s.recorder.totals()
+		return c.Open == 1
+	})
+	leave()
+	if err := <-ended; err == nil {
 		t.Fatal("want no answer")
 	}
 	if got := served(t, s, 1); got.Status != 0 || got.Input != 1 || got.Output != 0 || !got.Aborted {
