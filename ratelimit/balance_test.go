@@ -55,6 +55,10 @@ func (l *ledger) questions() int {
 	return l.asked
 }
 
+// askedAgain is how often the token service may be asked again since then for a pool that refuses: as often
+// as trust's askAgain.
+func askedAgain(begun time.Time) int { return int(time.Since(begun) / (3 * time.Second)) }
+
 func prepaid(account string, credits, version int64) balance.State {
 	return balance.State{Account: account, Provider: "openai", Present: true, Version: version, Credits: credits, At: time.Now()}
 }
@@ -78,6 +82,7 @@ func (e *env) pool(tb testing.TB, account string) *limitpb.Balance {
 
 func TestPoolIsDrawnOnAndRunsDry(t *testing.T) {
 	t.Parallel()
+	begun := time.Now()
 	l := &ledger{pools: map[string]balance.State{"user:ann": prepaid("user:ann", 300, 1)}}
 	e := start(t, thousand, asking(l))
 	id := uuid.NewString()
@@ -111,8 +116,9 @@ func TestPoolIsDrawnOnAndRunsDry(t *testing.T) {
 	if r := e.ask(t, ask{maxTokens: "700"}); r.GetOverallCode() != rls.RateLimitResponse_OK || headers(r)["x-leaky-balance"] != "150" {
 		t.Errorf("want it admitted with 150 left, got %v", r)
 	}
-	if l.questions() != 1 { // the refusal came within seconds of the first question
-		t.Errorf("want the token service asked once, got %d", l.questions())
+	// The refusal comes within seconds of the first question, if the machine does not stand still.
+	if n := l.questions(); n < 1 || n > 1+askedAgain(begun) {
+		t.Errorf("want the token service asked once, got %d", n)
 	}
 }
 
@@ -331,7 +337,7 @@ func TestBalancesOverNATS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	balances := ratelimit.NewNATSBalances(conn, js, 0, slog.New(slog.DiscardHandler))
+	balances := ratelimit.NewNATSBalances(conn, js, time.Minute, slog.New(slog.DiscardHandler))
 	e := start(t, thousand, func(c *ratelimit.Config) { c.Balances, c.Follow = balances, balances.Follow })
 	ctx, stop := context.WithCancel(t.Context())
 	ran := make(chan error, 1)
@@ -361,11 +367,8 @@ func TestBalancesOverNATS(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for time.Since(began) < 20*time.Second {
-		if e.ask(t, ask{maxTokens: "100"}).GetOverallCode() == rls.RateLimitResponse_OK {
-			t.Logf("from the event to the first admitted call: %s", time.Since(began))
-			return
-		}
-	}
-	t.Error("the purchase did not get through")
+	testenv.Eventually(t, "the purchase gets through", func() bool {
+		return e.ask(t, ask{maxTokens: "100"}).GetOverallCode() == rls.RateLimitResponse_OK
+	})
+	t.Logf("from the event to the first admitted call: %s", time.Since(began))
 }

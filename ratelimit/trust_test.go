@@ -55,6 +55,7 @@ func (e *env) admits(t *testing.T, user, tokens string) bool {
 // who has none is refused without a question for each call.
 func TestARefusalForMoneyIsCheckedWithTheBooks(t *testing.T) {
 	t.Parallel()
+	begun := time.Now()
 	l := &ledger{}
 	l.set(prepaid("user:ann", 100, 1))
 	l.set(prepaid("user:poor", 5, 1))
@@ -73,7 +74,7 @@ func TestARefusalForMoneyIsCheckedWithTheBooks(t *testing.T) {
 			t.Error("who has none is admitted")
 		}
 	}
-	if n := l.questions(); n != 2 {
+	if n := l.questions(); n < 2 || n > 2+askedAgain(begun) {
 		t.Errorf("want one question for each pool, got %d", n)
 	}
 }
