@@ -29,9 +29,8 @@ func outage(t *testing.T, mode config.OutageMode, options ...option) (*env, *tes
 	e := start(t, thousand, append([]option{asking(l), func(c *ratelimit.Config) {
 		c.Metrics = registry
 		c.RedisURL, c.Prefix = server.URL(), ""
-		c.Timeout = time.Second
 		c.Outage = config.Outage{Default: config.OutageClosed, Routes: map[string]config.OutageMode{"openai-chat": mode},
-			LeaseTokens: 200, LeaseRequests: 64, LeaseFor: time.Hour, DialTimeout: time.Second, Timeout: time.Second}
+			LeaseTokens: 200, LeaseRequests: 64, LeaseFor: time.Hour, DialTimeout: 10 * time.Second, Timeout: 10 * time.Second}
 	}}, options...)...)
 	e.series = registry
 	ctx, cancel := context.WithCancel(context.Background())
@@ -45,6 +44,11 @@ func outage(t *testing.T, mode config.OutageMode, options ...option) (*env, *tes
 	})
 	t.Cleanup(stop)
 	return e, server, stop
+}
+
+// impatient is for a Redis that will not answer.
+func impatient(c *ratelimit.Config) {
+	c.Timeout, c.Outage.DialTimeout, c.Outage.Timeout = time.Second, time.Second, time.Second
 }
 
 // storm sends calls of 10 tokens at once and gives the ids of those admitted.
@@ -168,7 +172,7 @@ func TestAnOutageWithoutALeaseIsClosed(t *testing.T) {
 // the answer any more. Their calls were refused, so nothing is held for them, and nothing charged.
 func TestAFrozenRedisHoldsNothingForWhoWasRefused(t *testing.T) {
 	t.Parallel()
-	e, server, _ := outage(t, config.OutageClosed)
+	e, server, _ := outage(t, config.OutageClosed, impatient)
 	testenv.Eventually(t, "redis", func() bool { return e.service.Ready(t.Context()) == nil })
 	e.settleAll(t, e.storm(t, 1))
 	e.books(t, 0)
@@ -195,7 +199,7 @@ func TestAFrozenRedisHoldsNothingForWhoWasRefused(t *testing.T) {
 // Redis took for the first question is the hold of the second then, and stands.
 func TestWhoAsksAgainKeepsTheHold(t *testing.T) {
 	t.Parallel()
-	e, server, _ := outage(t, config.OutageClosed)
+	e, server, _ := outage(t, config.OutageClosed, impatient)
 	testenv.Eventually(t, "redis", func() bool { return e.service.Ready(t.Context()) == nil })
 	e.settleAll(t, e.storm(t, 1))
 	id := uuid.NewString()

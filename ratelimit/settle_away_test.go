@@ -25,8 +25,8 @@ func TestWhatAServerOfAClusterHasIsSettledLater(t *testing.T) {
 		}
 	}
 	e := start(t, thousand, func(c *ratelimit.Config) {
-		c.RedisURL, c.Prefix, c.Timeout = url, "", time.Second
-		c.Outage = config.Outage{Default: config.OutageOpen, DialTimeout: time.Second, Timeout: time.Second}
+		c.RedisURL, c.Prefix = url, ""
+		c.Outage = config.Outage{Default: config.OutageOpen, DialTimeout: 10 * time.Second, Timeout: 10 * time.Second}
 	})
 	of := func(key string) int {
 		return int(servers[0].Client().ClusterKeySlot(t.Context(), key).Val()) * len(servers) / 16384
