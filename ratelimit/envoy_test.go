@@ -217,7 +217,7 @@ func TestTiers(t *testing.T) {
 
 func TestPlainRequests(t *testing.T) {
 	t.Parallel()
-	e := start(t, thousand)
+	e := start(t, thousand, inAnHour)
 	request := ask{address: "2001:db8::1", user: "-"}.request()
 	request.Descriptors = request.Descriptors[1:]
 	for i, remaining := range []string{"2", "1", "0"} {

@@ -26,7 +26,7 @@ func hits(addend uint32, own *uint64, negative bool) *rls.RateLimitRequest {
 func TestHits(t *testing.T) {
 	t.Parallel()
 	n := func(v uint64) *uint64 { return &v }
-	e := start(t, thousand)
+	e := start(t, thousand, inAnHour)
 	for i, step := range []struct {
 		request *rls.RateLimitRequest
 		code    codes.Code

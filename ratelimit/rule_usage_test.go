@@ -140,7 +140,7 @@ func TestIdleRules(t *testing.T) {
 func TestQuotaIsTold(t *testing.T) {
 	t.Parallel()
 	log := &lockedLog{}
-	s := watchedService(t, log, nil)
+	s := watchedService(t, log, func(c *Config) { c.Now = func() int64 { return 1_800_000_000_000_000 } }) // in one hour
 	for call, want := range []string{"", "quota", "quota"} {
 		r := asked(t, s, "org", "acme")
 		if got := r.GetDynamicMetadata().GetFields()["quota_exceeded"].GetStringValue(); r.GetOverallCode() != rls.RateLimitResponse_OK ||

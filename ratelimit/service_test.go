@@ -93,6 +93,9 @@ type env struct {
 
 type option func(*ratelimit.Config)
 
+// inAnHour is a clock that stands: a window of an hour does not end in the middle of a test.
+func inAnHour(c *ratelimit.Config) { c.Now = func() int64 { return 1_800_000_000_000_000 } }
+
 func start(tb testing.TB, text string, options ...option) *env {
 	tb.Helper()
 	set, err := limits.Parse([]byte(text))
