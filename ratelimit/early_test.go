@@ -31,7 +31,11 @@ func TestWhatWasSpentBeforeTheClockWasAheadIsSpent(t *testing.T) {
 	e := start(t, thousand, asking(l), func(c *ratelimit.Config) {
 		c.Now, c.Timeout = func() int64 { return time.Now().UnixMicro() + ahead.Load() }, 3*time.Second
 	})
+	if err := e.service.SetBalance(t.Context(), state); err != nil {
+		t.Fatal(err)
+	}
 	e.run(t)
+	testenv.Eventually(t, "all pools are asked for, which is no question of a call", func() bool { return l.questions() > 0 })
 	tell := meterOf(t, e)
 	spend(t, e, 250)
 	ahead.Store(2 * time.Hour.Microseconds())
