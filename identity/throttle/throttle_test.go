@@ -24,24 +24,76 @@ func from(ip string) context.Context {
 	return clientinfo.With(context.Background(), clientinfo.Origin{IP: netip.MustParseAddr(ip)})
 }
 
+// throttled is a Throttle whose clock stands, so that no wait is over before a slow test looks at it.
+type throttled struct {
+	*Throttle
+	mu    sync.Mutex
+	clock time.Time
+	since time.Time // when the clock began to run; zero: it stands
+}
+
+func newThrottled(client redis.UniversalClient, prefix string) *throttled {
+	th := &throttled{clock: time.Unix(1_800_000_000, 0),
+		Throttle: New(Config{Redis: client, Prefix: prefix, Settings: settings(), Log: slog.New(slog.DiscardHandler)})}
+	th.local.now = th.now
+	if s, ok := th.shared.(*shared); ok {
+		s.now = th.now
+	}
+	return th
+}
+
+func (th *throttled) now() time.Time {
+	th.mu.Lock()
+	defer th.mu.Unlock()
+	if th.since.IsZero() {
+		return th.clock
+	}
+	return th.clock.Add(time.Since(th.since))
+}
+
+// run lets the clock run until the returned function stops it.
+func (th *throttled) run() (stop func()) {
+	th.mu.Lock()
+	defer th.mu.Unlock()
+	th.since = time.Now()
+	return func() {
+		now := th.now()
+		th.mu.Lock()
+		defer th.mu.Unlock()
+		th.clock, th.since = now, time.Time{}
+	}
+}
+
+// failAfterTheWait makes a wrong attempt of somebody who stands through a first wait.
+func (th *throttled) failAfterTheWait(ctx context.Context, t *testing.T, account string) {
+	t.Helper()
+	stop := th.run()
+	a, wait := th.Enter(ctx, account)
+	stop()
+	if wait > 0 {
+		t.Fatalf("has to wait %s", wait)
+	}
+	a.Fail(ctx)
+}
+
 // both runs a test on the counter in Redis and on the one in memory.
-func both(t *testing.T, test func(t *testing.T, th *Throttle)) {
+func both(t *testing.T, test func(t *testing.T, th *throttled)) {
 	t.Helper()
 	t.Run("redis", func(t *testing.T) {
 		t.Parallel()
 		client, prefix := testenv.Redis(t)
-		th := New(Config{Redis: client, Prefix: prefix, Settings: settings(), Log: slog.New(slog.DiscardHandler)})
+		th := newThrottled(client, prefix)
 		th.patience = time.Minute // a busy machine is slow, and what is tested is the count in Redis
 		test(t, th)
 	})
 	t.Run("memory", func(t *testing.T) {
 		t.Parallel()
-		test(t, New(Config{Settings: settings(), Log: slog.New(slog.DiscardHandler)}))
+		test(t, newThrottled(nil, ""))
 	})
 }
 
 // fail makes so many wrong attempts, none of which may have to wait.
-func fail(ctx context.Context, t *testing.T, th *Throttle, account string, times int) {
+func fail(ctx context.Context, t *testing.T, th *throttled, account string, times int) {
 	t.Helper()
 	for i := range times {
 		a, wait := th.Enter(ctx, account)
@@ -54,12 +106,12 @@ func fail(ctx context.Context, t *testing.T, th *Throttle, account string, times
 
 func TestTheThirdFailureMakesWait(t *testing.T) {
 	t.Parallel()
-	both(t, func(t *testing.T, th *Throttle) {
+	both(t, func(t *testing.T, th *throttled) {
 		fail(from("192.0.2.1"), t, th, "ann", 3)
 		if _, wait := th.Enter(from("192.0.2.1"), "ANN"); wait <= 0 || wait > time.Second {
 			t.Fatalf("want a wait of up to 1s, got %s", wait)
 		}
-		fail(from("192.0.2.2"), t, th, "ann", 1) // stands through the first wait
+		th.failAfterTheWait(from("192.0.2.2"), t, "ann")
 		for _, another := range []string{"192.0.2.2", "192.0.2.3"} {
 			if _, wait := th.Enter(from(another), "ann"); wait <= 0 {
 				t.Fatalf("%s may go on guessing", another)
@@ -73,11 +125,11 @@ func TestTheThirdFailureMakesWait(t *testing.T) {
 
 func TestAnAddressThatTriesManyAccountsWaits(t *testing.T) {
 	t.Parallel()
-	both(t, func(t *testing.T, th *Throttle) {
+	both(t, func(t *testing.T, th *throttled) {
 		for _, account := range []string{"a", "b", "c", "d", "e", "f"} {
 			fail(from("192.0.2.1"), t, th, account, 1)
 		}
-		fail(from("192.0.2.1"), t, th, "g", 1) // stands through the first wait
+		th.failAfterTheWait(from("192.0.2.1"), t, "g")
 		if _, wait := th.Enter(from("192.0.2.1"), "h"); wait <= 0 {
 			t.Fatal("want a wait")
 		}
@@ -89,7 +141,7 @@ func TestAnAddressThatTriesManyAccountsWaits(t *testing.T) {
 
 func TestSuccessForgetsAndAbandonTakesBack(t *testing.T) {
 	t.Parallel()
-	both(t, func(t *testing.T, th *Throttle) {
+	both(t, func(t *testing.T, th *throttled) {
 		ctx := from("192.0.2.1")
 		for range 20 {
 			fail(ctx, t, th, "ann", 2)
@@ -112,7 +164,7 @@ func TestSuccessForgetsAndAbandonTakesBack(t *testing.T) {
 // Somebody who guesses at an account from elsewhere does not lock its owner out.
 func TestAKnownAddressIsCountedApart(t *testing.T) {
 	t.Parallel()
-	both(t, func(t *testing.T, th *Throttle) {
+	both(t, func(t *testing.T, th *throttled) {
 		home, elsewhere := from("192.0.2.1"), from("198.51.100.1")
 		a, wait := th.Enter(home, "ann")
 		if wait > 0 {
@@ -133,7 +185,7 @@ func TestAKnownAddressIsCountedApart(t *testing.T) {
 // Parallel guesses cannot all slip through before the first has failed.
 func TestParallelGuessesAreCountedAtOnce(t *testing.T) {
 	t.Parallel()
-	both(t, func(t *testing.T, th *Throttle) {
+	both(t, func(t *testing.T, th *throttled) {
 		var through atomic.Int64
 		var wg sync.WaitGroup
 		for range 50 {
@@ -154,7 +206,7 @@ func TestParallelGuessesAreCountedAtOnce(t *testing.T) {
 
 func TestRegistrationsOfOneAddress(t *testing.T) {
 	t.Parallel()
-	both(t, func(t *testing.T, th *Throttle) {
+	both(t, func(t *testing.T, th *throttled) {
 		for range 5 {
 			if wait := th.Register(from("2001:db8::1")); wait > 0 {
 				t.Fatalf("waits %s", wait)
@@ -174,7 +226,7 @@ func TestWithoutRedisTheProcessCounts(t *testing.T) {
 	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", MaxRetries: -1, DialTimeout: 50 * time.Millisecond,
 		ContextTimeoutEnabled: true})
 	t.Cleanup(func() { client.Close() })
-	th := New(Config{Redis: client, Settings: settings(), Log: slog.New(slog.DiscardHandler)})
+	th := newThrottled(client, "")
 	fail(from("192.0.2.1"), t, th, "ann", 3)
 	if _, wait := th.Enter(from("192.0.2.1"), "ann"); wait <= 0 {
 		t.Fatal("nobody counts")
