@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 )
 
 // TestAPartThatNoPlanNames is started by its name, stays when the plan is read anew, is taken over by
@@ -19,7 +18,7 @@ func TestAPartThatNoPlanNames(t *testing.T) {
 	var plan atomic.Pointer[[]Part]
 	first := []Part{child(dir, "one", "obey")}
 	plan.Store(&first)
-	client := beginWith(t, Config{Parts: first, LogDir: dir, RunDir: dir, StateDir: dir, Log: slog.New(slog.DiscardHandler), StopGrace: 5 * time.Second,
+	client := beginWith(t, Config{Parts: first, LogDir: dir, RunDir: dir, StateDir: dir, Log: slog.New(slog.DiscardHandler), StopGrace: patient,
 		Replan: func(context.Context) ([]Part, error) { return *plan.Load(), nil },
 		Further: func(_ context.Context, name string) (Part, error) {
 			switch {

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
@@ -27,7 +26,7 @@ func TestReplan(t *testing.T) {
 	var plan atomic.Pointer[[]Part]
 	set := func(parts ...Part) { plan.Store(&parts) }
 	first := []Part{part("store", "a"), part("one", "b", "store"), part("two", "c", "store")}
-	client := beginWith(t, Config{Parts: first, LogDir: dir, RunDir: dir, StateDir: dir, Log: slog.New(slog.DiscardHandler), StopGrace: 5 * time.Second,
+	client := beginWith(t, Config{Parts: first, LogDir: dir, RunDir: dir, StateDir: dir, Log: slog.New(slog.DiscardHandler), StopGrace: patient,
 		Replan: func(context.Context) ([]Part, error) { return *plan.Load(), nil }})
 	for _, name := range []string{"store", "one", "two"} {
 		if _, err := client.WaitReady(t.Context(), name); err != nil {

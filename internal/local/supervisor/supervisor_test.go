@@ -94,10 +94,13 @@ func child(dir, name, mode string, after ...string) Part {
 	}
 }
 
+// patient is a grace that a child needs never use up, however busy the machine is.
+const patient = time.Minute
+
 // begin runs a supervisor over the parts until the test ends.
 func begin(t *testing.T, dir string, parts ...Part) *Client {
 	t.Helper()
-	return beginWith(t, Config{Parts: parts, LogDir: dir, RunDir: dir, StateDir: dir, Log: slog.New(slog.DiscardHandler), StopGrace: 3 * time.Second})
+	return beginWith(t, Config{Parts: parts, LogDir: dir, RunDir: dir, StateDir: dir, Log: slog.New(slog.DiscardHandler), StopGrace: patient})
 }
 
 func beginWith(t *testing.T, c Config) *Client {
@@ -138,10 +141,14 @@ func (c *Client) part(t *testing.T, name string) Status {
 	return Status{}
 }
 
-func (c *Client) awaitState(t *testing.T, name string, want State) Status {
+// awaitState gives the part as it was when it was in the state: it may have left it since.
+func (c *Client) awaitState(t *testing.T, name string, want State) (s Status) {
 	t.Helper()
-	testenv.Eventually(t, name+" is "+string(want), func() bool { return c.part(t, name).State == want })
-	return c.part(t, name)
+	testenv.Eventually(t, name+" is "+string(want), func() bool {
+		s = c.part(t, name)
+		return s.State == want
+	})
+	return s
 }
 
 func alive(pid int) bool { return syscall.Kill(pid, 0) == nil }
@@ -261,7 +268,8 @@ func TestOperations(t *testing.T) {
 func TestStubbornPartIsKilled(t *testing.T) {
 	t.Parallel()
 	dir := shortDir(t)
-	client := begin(t, dir, child(dir, "a", "stubborn"))
+	client := beginWith(t, Config{Parts: []Part{child(dir, "a", "stubborn")}, LogDir: dir, RunDir: dir, StateDir: dir,
+		Log: slog.New(slog.DiscardHandler), StopGrace: time.Second})
 	pid := client.awaitState(t, "a", StateReady).PID
 	if _, err := client.Stop(t.Context(), "a"); err != nil {
 		t.Fatalf("stop: %v", err)
