@@ -123,7 +123,8 @@ func (w *world) attach(change func(*Config)) {
 		Enabled: func() bool { return true },
 		Price:   func(string) int64 { return 1000 }, QuotaMax: func(string) int64 { return 0 }, Currency: "usd", Attempts: 5,
 		Log: slog.New(slog.DiscardHandler), Metrics: w.metrics,
-		Timing: Timing{Step: 5 * time.Second, Lease: 15 * time.Second, Poll: 20 * time.Millisecond, Backoff: time.Millisecond,
+		// Nothing stands for as long as a step or a lease, on any machine; what a lease is for sets its end.
+		Timing: Timing{Step: 30 * time.Second, Lease: 90 * time.Second, Poll: 20 * time.Millisecond, Backoff: time.Millisecond,
 			BackoffMax: 5 * time.Millisecond, Recover: 20 * time.Millisecond, Stale: time.Hour}}
 	if change != nil {
 		change(&cfg)
@@ -225,7 +226,7 @@ func (w *world) buy(who principal.Principal, body string) string {
 // until waits for what a purchase comes to.
 func (w *world) until(id string, reached func(Saga) bool) Saga {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(w.t.Context(), 3*time.Minute)
 	defer cancel()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/payment"
 )
 
@@ -190,7 +191,9 @@ func TestCancelRacesTheCapture(t *testing.T) {
 			}
 		}
 	})
-	w.run()
+	ctx, stop := context.WithCancel(t.Context())
+	var hands sync.WaitGroup
+	hands.Go(func() { _ = w.service.Run(ctx) })
 	id := w.buy(user(alice), order1(alice, ""))
 	<-captured
 	if got := w.call(t, admin(), "POST", "/api/v1/admin/sagas/"+id+"/cancel", "", ""); got.status != 200 {
@@ -198,6 +201,8 @@ func TestCancelRacesTheCapture(t *testing.T) {
 	}
 	row := w.until(id, final) // another hand found it captured; the first one's write is fenced off
 	close(goOn)
+	stop()
+	hands.Wait() // a step that began is ended: the first hand has tried to write
 	if row.Status != "COMPLETED" || row.Backward || w.payments.book[row.ID].Status != payment.Captured {
 		t.Errorf("want it completed, got %+v", row)
 	}
@@ -354,6 +359,9 @@ func TestMetrics(t *testing.T) {
 	w.run()
 	w.until(w.buy(user(alice), order1(alice, "")), final)
 	w.until(w.buy(user(alice), `{"provider":"openai","tokens":5000}`), parked)
+	testenv.Eventually(t, "what is committed is counted", func() bool {
+		return testutil.ToFloat64(w.service.metrics.completed.WithLabelValues("openai")) > 0
+	})
 	if err := w.service.gauge(t.Context()); err != nil {
 		t.Fatal(err)
 	}
