@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
@@ -94,9 +95,17 @@ func TestCrashBetweenInsertAndAck(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	messages, err := usage.Fetch(t.Context(), consumer, usage.BatchMost, time.Second, linger)
-	if err != nil || len(messages) != len(events) {
-		t.Fatalf("want %d messages, got %d, %v", len(events), len(messages), err)
+	var messages []jetstream.Msg
+	testenv.Eventually(t, "all events are fetched", func() bool {
+		more, err := usage.Fetch(t.Context(), consumer, usage.BatchMost, time.Second, linger)
+		if err != nil {
+			t.Fatal(err)
+		}
+		messages = append(messages, more...)
+		return len(messages) >= len(events)
+	})
+	if len(messages) != len(events) {
+		t.Fatalf("want %d messages, got %d", len(events), len(messages))
 	}
 	var deliveries []usage.Delivery
 	for _, msg := range messages {
