@@ -114,7 +114,7 @@ func (l *live) changes() <-chan *nats.Msg {
 // wait reads changes until one is as wanted.
 func (l *live) wait(changes <-chan *nats.Msg, what string, wanted func(balance.State) bool) balance.State {
 	l.tb.Helper()
-	end := time.After(30 * time.Second)
+	end := time.After(time.Minute)
 	for {
 		select {
 		case msg := <-changes:
@@ -207,14 +207,16 @@ func TestJobsExpireAndAnnounce(t *testing.T) {
 	t.Parallel()
 	l := start(t, 50*time.Millisecond)
 	user := uuid.New()
-	account, soon := ledger.Account(user, uuid.Nil), time.Now().Add(10*time.Second) // after the charge
+	account, late := ledger.Account(user, uuid.Nil), time.Now().Add(time.Hour)
 	changes := l.changes()
 	l.credit(ledger.Purchase{UserID: user, Provider: "openai", Tokens: 100, Reference: "forever", Policy: ledger.Policy{Prepaid: true}})
-	l.credit(ledger.Purchase{UserID: user, Provider: "openai", Tokens: 50, Reference: "soon", ExpiresAt: &soon})
+	l.credit(ledger.Purchase{UserID: user, Provider: "openai", Tokens: 50, Reference: "late", ExpiresAt: &late})
 	_, err := ledger.Apply(t.Context(), l.db, []ledger.Charge{{Request: "c", Account: account, Provider: "openai", Tokens: 20, Drawn: true,
 		At: time.Now()}})
 	must(t, err)
 	l.wait(changes, "what usage has left", func(s balance.State) bool { return s.Spent == 20 })
+	_, err = l.db.Exec(t.Context(), `UPDATE token_lots SET expires_at = now()`) // an hour has passed
+	must(t, err)
 	s := l.wait(changes, "the expiry", func(s balance.State) bool { return s.Credits == 120 }) // 20 of the 50 were spent
 	if s.Spent != 20 || s.Window != 0 {
 		t.Errorf("want 20 spent of a prepaid pool, got %+v", s)
