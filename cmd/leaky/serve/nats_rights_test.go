@@ -2,13 +2,17 @@ package serve
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -210,11 +214,7 @@ func TestPartsCanDoTheirWork(t *testing.T) {
 			}
 			return nil
 		},
-		topology.RateLimit: func(conn *nats.Conn, js jetstream.JetStream) error {
-			balances := ratelimit.NewNATSBalances(conn, js, 0, log)
-			balances.Follow(shortly(t), func(context.Context, balance.State) error { return nil })
-			return nil
-		},
+		topology.RateLimit: func(conn *nats.Conn, js jetstream.JetStream) error { return follow(b, conn, js) },
 		topology.XDS: func(conn *nats.Conn, _ jetstream.JetStream) error {
 			h, err := history.Open(ctx, conn)
 			if err != nil {
@@ -257,7 +257,7 @@ func TestPartsCanDoTheirWork(t *testing.T) {
 
 // analyse is what analytics does beside its consumers: it compares books, and tells and delivers.
 func analyse(b bus, conn *nats.Conn, js jetstream.JetStream) error {
-	ctx, now, log := b.t.Context(), time.Now(), slog.New(slog.DiscardHandler)
+	ctx, now := b.t.Context(), time.Now()
 	asked, refused := b.as(topology.TokenSvc)
 	serving, stop := context.WithCancel(ctx)
 	ended := make(chan error, 1)
@@ -285,12 +285,61 @@ func analyse(b bus, conn *nats.Conn, js jetstream.JetStream) error {
 			return fmt.Errorf("tell a notice: want %t, got %t, %w", want, told, err)
 		}
 	}
-	sender, err := webhook.New(webhook.Config{Endpoint: webhook.Endpoint{URL: "http://127.0.0.1:1", Secret: []byte("x")}, JetStream: js,
-		Metrics: webhook.NewMetrics(prometheus.NewRegistry()), Log: log})
+	return deliver(b, js)
+}
+
+// deliver has a notice come to an endpoint. One that is new hears of what comes from then on, so there are
+// notices until it does.
+func deliver(b bus, js jetstream.JetStream) error {
+	var heard atomic.Bool
+	endpoint := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { heard.Store(true) }))
+	b.t.Cleanup(endpoint.Close)
+	sender, err := webhook.New(webhook.Config{Endpoint: webhook.Endpoint{URL: endpoint.URL, Secret: []byte("x")}, JetStream: js,
+		Metrics: webhook.NewMetrics(prometheus.NewRegistry()), Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return err
 	}
-	return sender.Run(shortly(b.t))
+	ctx, stop := context.WithCancel(b.t.Context())
+	defer stop()
+	ended := make(chan error, 1)
+	go func() { ended <- sender.Run(ctx) }()
+	testenv.Eventually(b.t, "a notice is delivered", func() bool {
+		_, err := notice.Publish(ctx, js, notice.New(notice.KindAnomaly, time.Now(), notice.Anomaly{}, uuid.NewString()))
+		return err == nil && heard.Load()
+	})
+	stop()
+	return <-ended
+}
+
+// follow has ratelimit hear of a change of a pool that the token service tells.
+func follow(b bus, conn *nats.Conn, js jetstream.JetStream) error {
+	ledger, refused := b.as(topology.TokenSvc)
+	change, err := json.Marshal(balance.State{Account: "user:ann", Provider: "openai", Present: true, Version: 1, Credits: 1, At: time.Now()})
+	if err != nil {
+		return err
+	}
+	tells, err := jetstream.New(ledger)
+	if err == nil {
+		_, err = tells.Publish(b.t.Context(), balance.Subject("openai"), change)
+	}
+	if err := errors.Join(append(refused(), err)...); err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(b.t.Context())
+	defer stop()
+	var heard atomic.Bool
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		ratelimit.NewNATSBalances(conn, js, 0, slog.New(slog.DiscardHandler)).Follow(ctx, func(context.Context, balance.State) error {
+			heard.Store(true)
+			return nil
+		})
+	}()
+	testenv.Eventually(b.t, "the change is heard", heard.Load)
+	stop()
+	<-ended
+	return nil
 }
 
 // emptyBook is a ledger without entries.
