@@ -18,6 +18,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/local/supervisor"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
@@ -90,6 +91,14 @@ func (w *world) ofRedis(ctx context.Context, what kind) (lift func(context.Conte
 	switch what {
 	case older, empty:
 		return nothing, w.replaceRedis(ctx, what)
+	case fast, slow, slower:
+		right := func(ctx context.Context) error { return w.moveClock(ctx, 0) }
+		return right, w.moveClock(ctx, map[kind]time.Duration{fast: time.Hour, slow: -45 * time.Second, slower: -5 * time.Minute}[what])
+	}
+	if err := w.redisAnswers(ctx); err != nil {
+		return nil, err
+	}
+	switch what {
 	case evicts:
 		used, err := w.used(ctx)
 		return room, errors.Join(err, w.redis.ConfigSet(ctx, "notify-keyspace-events", "Ee").Err(), w.redis.ConfigSet(ctx, "maxmemory-policy", "allkeys-random").Err(),
@@ -101,11 +110,15 @@ func (w *world) ofRedis(ctx context.Context, what kind) (lift func(context.Conte
 		return promote, w.redis.Do(ctx, "REPLICAOF", "127.0.0.1", "1").Err()
 	case ahead:
 		return nothing, w.stampAhead(ctx, 24*time.Hour)
-	case fast, slow, slower:
-		right := func(ctx context.Context) error { return w.moveClock(ctx, 0) }
-		return right, w.moveClock(ctx, map[kind]time.Duration{fast: time.Hour, slow: -45 * time.Second, slower: -5 * time.Minute}[what])
 	}
 	return nil, fmt.Errorf("nobody knows how redis %s", what)
+}
+
+// redisAnswers waits until it does: it may still be on its way up after the fault before.
+func (w *world) redisAnswers(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, mends)
+	defer cancel()
+	return retry.Policy{First: 100 * time.Millisecond}.Do(ctx, func(ctx context.Context) error { return w.redis.Ping(ctx).Err() }, nil)
 }
 
 // watchEvictions notes what Redis evicts until ctx ends. While it evicts it may take the same key again
@@ -244,12 +257,17 @@ func double(value []byte, at int) float64 {
 	return math.Float64frombits(binary.LittleEndian.Uint64(value[at:]))
 }
 
+// kill ends a part, which may still be on its way up after the fault before.
 func (w *world) kill(ctx context.Context, part string) error {
-	out, err := w.Leaky(ctx, "kill", part)
-	if err != nil {
-		return fmt.Errorf("%w: %s", err, out)
-	}
-	return nil
+	ctx, cancel := context.WithTimeout(ctx, mends)
+	defer cancel()
+	return retry.Policy{First: 100 * time.Millisecond, Most: time.Second}.Do(ctx, func(ctx context.Context) error {
+		out, err := w.Leaky(ctx, "kill", part)
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
+	}, nil)
 }
 
 // freeze stops a part and every process that it has started.
