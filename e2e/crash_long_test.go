@@ -16,7 +16,7 @@ func TestConsumeSurvivesACrash(t *testing.T) {
 	who := newAccount(t)
 	buy(t, who, "flaky", 900)
 	m := startMoody(t, running.Flaky)
-	m.behave(`{"delayMs":900}`)
+	m.behave(`{"hang":true}`) // until the service is killed, or as long as a call may take
 	expired := measured(t, "ratelimit", "leaky_ratelimit_holds_expired_total")
 	gone := make(chan answer, 1)
 	go func() {

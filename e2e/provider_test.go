@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/stacktest"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
@@ -162,7 +163,7 @@ func TestProviderFailureGivesBack(t *testing.T) {
 // bulkhead: contract 4.11, as many calls at once as configured, four here, and no waiting.
 func bulkhead(t *testing.T, m moody, who stacktest.Account) {
 	t.Helper()
-	m.behave(`{"delayMs":1500}`)
+	m.behave(`{"delayMs":3000}`) // so that more than four meet on a busy machine, too
 	got := map[int]int{}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -193,6 +194,7 @@ func TestBreakerLeavesAProviderAlone(t *testing.T) {
 	buy(t, who, "openai", 5000)
 	m := startMoody(t, running.Broken)
 	m.behave(`{"status":503}`)
+	begun := time.Now()
 	for range 4 { // of three attempts each
 		wantProblem(t, consumeAt(t, who, "broken", 100), 502, "provider call failed")
 	}
@@ -204,7 +206,8 @@ func TestBreakerLeavesAProviderAlone(t *testing.T) {
 	for range 5 {
 		wantProblem(t, consumeAt(t, who, "broken", 100), 502, "provider call failed")
 	}
-	if now := m.seen().Counts.Total; now != reached {
+	// Ten seconds after the tenth failure, which came after begun, it may be called again.
+	if now := m.seen().Counts.Total; now != reached && time.Since(begun) < 10*time.Second {
 		t.Errorf("a provider behind an open breaker was called %d times", now-reached)
 	}
 	if r := consumeAt(t, who, "openai", 1); r.status != 200 {
@@ -219,7 +222,7 @@ func TestBreakerLeavesAProviderAlone(t *testing.T) {
 func hangUp(t *testing.T, m moody, who stacktest.Account) {
 	t.Helper()
 	before := quotaOf(t, who, "?provider=flaky").BookedTokens
-	m.behave(`{"delayMs":1500}`)
+	m.behave(`{"delayMs":3000}`) // of the five seconds that a call may take: who goes has them, and so has the answer
 	conn, err := net.Dial("tcp", strings.TrimPrefix(running.Gateway, "http://"))
 	if err != nil {
 		t.Fatal(err)

@@ -97,8 +97,8 @@ func TestMessages(t *testing.T) {
 	t.Run("given up", func(t *testing.T) {
 		ctx, hangUp := context.WithCancel(t.Context())
 		defer hangUp()
-		slow := anthropicClient(who, &header, option.WithHeader("x-stub-chunk-delay-ms", "20"))
-		stream := slow.Messages.NewStreaming(ctx, message("[[tokens=400]]", 400))
+		stalled := anthropicClient(who, &header, option.WithHeader("x-stub-stall-after-chunks", "40")) // it never ends by itself
+		stream := stalled.Messages.NewStreaming(ctx, message("[[tokens=400]]", 400))
 		for deltas := 0; deltas < 30 && stream.Next(); {
 			if stream.Current().Type == "content_block_delta" {
 				deltas++

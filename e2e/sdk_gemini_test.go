@@ -88,7 +88,7 @@ func TestGeminiStreamAsAList(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, value := range map[string]string{"Content-Type": "application/json", "X-Goog-Api-Key": who.Key, "X-Stub-Chunk-Delay-Ms": "20"} {
+	for name, value := range map[string]string{"Content-Type": "application/json", "X-Goog-Api-Key": who.Key, "X-Stub-Stall-After-Chunks": "30"} {
 		req.Header.Set(name, value)
 	}
 	res, err := http.DefaultClient.Do(req)

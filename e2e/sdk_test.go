@@ -230,7 +230,7 @@ func TestAbortedStreamIsEstimatedAndChargedOnce(t *testing.T) {
 	t.Parallel()
 	who := newAccount(t)
 	var header http.Header
-	client := openaiClient(who, "/v1", &header, option.WithHeader("x-stub-chunk-delay-ms", "20"))
+	client := openaiClient(who, "/v1", &header, option.WithHeader("x-stub-stall-after-chunks", "20")) // so that it never ends by itself
 	ctx, hangUp := context.WithCancel(t.Context())
 	defer hangUp()
 	stream := client.Chat.Completions.NewStreaming(ctx, ask("gpt-4o", "[[tokens=400]]", 400))
