@@ -53,10 +53,8 @@ func TestUpFollowsTheFile(t *testing.T) {
 	}
 	leaky("ratelimit-2  is new, and started", "up", "--no-proof")
 	leaky("ratelimit-2", "ps")
-	testenv.Eventually(t, "Envoy is told", func() bool {
-		s := state(t)
-		return s.Ready && s.Configuration.Live.Content != ""
-	})
+	settled(t)
+	testenv.Eventually(t, "all is well", func() bool { return state(t).Ready })
 	answered()
 	leaky("is stopped", "stop", "ratelimit-2")
 	answered()
