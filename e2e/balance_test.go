@@ -349,6 +349,7 @@ func TestOneBalanceForBothWays(t *testing.T) {
 // told as a quota and not as a rate: nobody should try again.
 func TestSpendLimits(t *testing.T) {
 	t.Parallel()
+	withinOneDay(t)
 	owner, member := newAccount(t), newAccount(t)
 	org := newOrg(t, owner, member)
 	for _, tc := range []struct{ provider, code string }{{"gemini", "organization_spend_limit_exceeded"},

@@ -251,6 +251,7 @@ func TestConsumeAdmitsExactlyWhatFits(t *testing.T) {
 // gives qwen a token bucket and gemini a window of a day.
 func TestConsumeStrategies(t *testing.T) {
 	t.Parallel()
+	withinOneDay(t)
 	who := newAccount(t)
 	for _, tc := range []struct {
 		provider        string

@@ -178,7 +178,7 @@ func (b *browser) opens(selector string) *browser {
 		ctx, stop := chromedp.NewContext(b.ctx, chromedp.WithTargetID(id))
 		b.t.Cleanup(stop)
 		return &browser{t: b.t, ctx: ctx}
-	case <-time.After(30 * time.Second):
+	case <-time.After(time.Minute):
 		b.t.Fatal("no page was opened")
 		return nil
 	}

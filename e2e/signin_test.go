@@ -11,6 +11,7 @@ import (
 // same address alone, and what it is told is an answer of OAuth2.
 func TestClientsAreCountedApart(t *testing.T) {
 	t.Parallel()
+	withinOneDay(t)
 	root := newAccount(t, "ADMIN")
 	busy, calm := newApp(t, root, jobApp("tokens.read")), newApp(t, root, jobApp("tokens.read"))
 	introspect := func(a app) answer {

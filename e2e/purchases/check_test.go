@@ -216,7 +216,7 @@ func (w *world) stream(ctx context.Context, t *testing.T) (map[string]bool, map[
 	}
 	seen, orders := map[string]bool{}, map[string][]string{}
 	for range info.NumPending {
-		m, err := consumer.Next(jetstream.FetchMaxWait(10 * time.Second))
+		m, err := consumer.Next(jetstream.FetchMaxWait(patience))
 		if err != nil {
 			t.Fatal(err)
 		}
