@@ -1,6 +1,7 @@
 package mtls
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -19,6 +20,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 	"github.com/leaky-tokens/leaky-tokens/internal/secretfile"
 )
 
@@ -26,7 +28,7 @@ const (
 	rootLifetime = 10 * 365 * 24 * time.Hour
 	// early is how long before it was made a certificate is valid, for clocks that differ.
 	early = time.Minute
-	// leastWait bounds how often renewals are looked for when one fails.
+	// leastWait is how long after a failure a renewal is tried again.
 	leastWait = time.Second
 )
 
@@ -39,6 +41,7 @@ type Authority struct {
 	dir      string
 	lifetime time.Duration
 	log      *slog.Logger
+	said     *retry.Troubles
 	parts    []string
 	root     tls.Certificate
 	roots    []byte
@@ -53,7 +56,8 @@ type Authority struct {
 // NewAuthority loads the root of a state folder, or makes one, and issues what the parts
 // lack, and the Envoys of others by their names. lifetime is that of a part's certificate.
 func NewAuthority(stateDir string, lifetime time.Duration, log *slog.Logger, others ...string) (*Authority, error) {
-	a := &Authority{dir: stateDir, lifetime: lifetime, log: log, pairs: map[string]Pair{}, parts: Parts()}
+	a := &Authority{dir: stateDir, lifetime: lifetime, log: log, said: retry.NewTroubles(log), pairs: map[string]Pair{},
+		parts: Parts()}
 	for _, envoy := range others {
 		a.parts = append(a.parts, Other(envoy))
 	}
@@ -68,7 +72,8 @@ func NewAuthority(stateDir string, lifetime time.Duration, log *slog.Logger, oth
 	if err := secretfile.Replace(RootsFile(stateDir), a.roots); err != nil {
 		return nil, fmt.Errorf("write root certificate: %w", err)
 	}
-	return a, a.renew(false)
+	_, err = a.renew(false)
+	return a, err
 }
 
 // Roots is the root certificate, PEM.
@@ -81,7 +86,8 @@ func (a *Authority) Pair(part string) Pair {
 	return a.pairs[part]
 }
 
-// Expires is when the first of the certificates does.
+// Expires is when the first of the certificates does; one that is missing, and could not be made, has
+// expired.
 func (a *Authority) Expires() time.Time {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -89,10 +95,14 @@ func (a *Authority) Expires() time.Time {
 }
 
 // Renew issues every part a new certificate now.
-func (a *Authority) Renew() error { return a.renew(true) }
+func (a *Authority) Renew() error {
+	_, err := a.renew(true)
+	return err
+}
 
-// Run renews each certificate at half of its life until ctx ends, and calls renewed after
-// each round.
+// Run renews each certificate at half of its life until ctx ends, and calls renewed after each round that
+// made one. One that fails, such as on a full disk, is tried again each second: the other half of its life
+// is there for that.
 func (a *Authority) Run(ctx context.Context, renewed func()) {
 	for {
 		a.mu.Lock()
@@ -103,17 +113,23 @@ func (a *Authority) Run(ctx context.Context, renewed func()) {
 			return
 		case <-time.After(wait):
 		}
-		if err := a.renew(false); err != nil {
-			a.log.LogAttrs(ctx, slog.LevelError, "certificates are not renewed, the present ones stay", slog.Any("error", err))
-			continue
+		const failed = "certificates are not renewed, the present ones stay"
+		fresh, err := a.renew(false)
+		if err != nil {
+			a.said.Say(ctx, slog.LevelError, failed, err)
+		} else {
+			a.said.Over(ctx, failed, "all certificates are renewed again")
 		}
-		a.log.LogAttrs(ctx, slog.LevelInfo, "certificates renewed")
-		renewed()
+		if fresh {
+			a.log.LogAttrs(ctx, slog.LevelInfo, "certificates renewed")
+			renewed()
+		}
 	}
 }
 
-// renew issues what is missing or past half of its life, or everything.
-func (a *Authority) renew(all bool) error {
+// renew issues what is missing or past half of its life, or everything. It reports whether a part has
+// another certificate than before, which one may though others failed.
+func (a *Authority) renew(all bool) (fresh bool, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var errs []error
@@ -125,26 +141,33 @@ func (a *Authority) renew(all bool) error {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			a.log.LogAttrs(context.Background(), slog.LevelWarn, "a certificate is made anew", slog.String("part", part), slog.Any("reason", err))
 		}
+		if err != nil {
+			end = now
+		}
 		if all || err != nil || !now.Before(half) {
+			half = now // to be tried again, unless it succeeds
 			if text, err = a.issue(part, now); err == nil {
 				err = secretfile.Replace(path, text)
 			}
-			half, end = now.Add(a.lifetime/2), now.Add(a.lifetime)
+			if err == nil {
+				half, end = now.Add(a.lifetime/2), now.Add(a.lifetime)
+			}
 		}
 		if end.Before(a.expires) {
 			a.expires = end
+		}
+		if half.Before(a.due) {
+			a.due = half
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("issue the certificate of %s: %w", part, err))
 			continue
 		}
 		certificate, key := split(text)
+		fresh = fresh || !bytes.Equal(certificate, a.pairs[part].Certificate)
 		a.pairs[part] = Pair{Certificate: certificate, Key: key}
-		if half.Before(a.due) {
-			a.due = half
-		}
 	}
-	return errors.Join(errs...)
+	return fresh, errors.Join(errs...)
 }
 
 // present is a certificate that is there and of this root, when half of its life is over,

@@ -1,14 +1,18 @@
 package mtls_test
 
 import (
+	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/httpapi"
@@ -173,6 +177,51 @@ func TestRenewalComesAtHalfOfALife(t *testing.T) {
 	if after := a.Pair("identity"); string(after.Certificate) == string(before.Certificate) {
 		t.Error("want a new certificate")
 	}
+}
+
+// TestARenewalThatFailsIsTriedAgain at once, not at half of a life that no certificate has; who got a new
+// one has it meanwhile, and when the first expires is told as it is.
+func TestARenewalThatFailsIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		const life = 24 * time.Hour
+		a := authority(t, dir, life)
+		identity, tokensvc := a.Pair("identity"), a.Pair("tokensvc")
+		rounds := 0
+		var done sync.WaitGroup
+		ctx, stop := context.WithCancel(t.Context())
+		done.Go(func() { a.Run(ctx, func() { rounds++ }) })
+		// What cannot be replaced, nor read.
+		path := mtls.CertificateFile(dir, "identity")
+		if err := errors.Join(os.Remove(path), os.MkdirAll(filepath.Join(path, "in the way"), 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(life/2 + time.Minute)
+		synctest.Wait()
+		if rounds != 1 || string(a.Pair("tokensvc").Certificate) == string(tokensvc.Certificate) {
+			t.Errorf("want the other parts' certificates renewed and told once, told %d times", rounds)
+		}
+		if string(a.Pair("identity").Certificate) != string(identity.Certificate) {
+			t.Error("want the certificate of before where the new one cannot be written")
+		}
+		if left := time.Until(a.Expires()); left > 0 {
+			t.Errorf("want a missing certificate told as expired, lasts %v", left)
+		}
+		if err := os.RemoveAll(path); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if rounds != 2 || string(a.Pair("identity").Certificate) == string(identity.Certificate) {
+			t.Errorf("want it renewed and told, told %d times", rounds)
+		}
+		if left := time.Until(a.Expires()); left < life-2*time.Minute {
+			t.Errorf("want the renewed ones' life, got %v", left)
+		}
+		stop()
+		done.Wait()
+	})
 }
 
 // httpClient calls one service over https with the part's certificate.
