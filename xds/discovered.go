@@ -54,16 +54,18 @@ func (x *XDS) followRegistry(ctx context.Context) {
 }
 
 // follow publishes the live content with the endpoints that there are by now. It says nothing of the
-// files: those that are refused stay so.
-func (x *XDS) follow(ctx context.Context) {
+// files: those that are refused stay so. It is false where that is to be tried again.
+func (x *XDS) follow(ctx context.Context) (done bool) {
 	x.mu.Lock()
 	live := x.live
 	x.mu.Unlock()
 	next, err := x.source.load(live.settings)
 	if err != nil {
-		x.log.LogAttrs(ctx, slog.LevelError, "endpoints stay as they are", slog.Any("error", err))
-		return
+		x.said.Say(ctx, slog.LevelError, unfollowed, err)
+		_, outside := errors.AsType[*outsideError](err)
+		return !outside
 	}
+	x.said.Over(ctx, unfollowed, "endpoints are followed again")
 	err = x.publish(ctx, next)
 	x.mu.Lock()
 	back := x.live
@@ -78,8 +80,9 @@ func (x *XDS) follow(ctx context.Context) {
 		x.fail(ctx, refused, next)
 		wake(x.moved)
 	default:
-		x.log.LogAttrs(ctx, slog.LevelError, "endpoints stay as they are", slog.Any("error", err))
+		x.log.LogAttrs(ctx, slog.LevelError, unfollowed, slog.Any("error", err))
 	}
+	return true
 }
 
 // withRegistered adds what processes say of themselves to the services that Envoy calls, and behind

@@ -116,18 +116,31 @@ func (x *XDS) told(hash string) bool {
 	return x.failed != nil && x.failed.Content == hash
 }
 
-// publishOffers publishes what is offered, one after the other, until ctx ends.
+// publishOffers publishes what is offered, one after the other, until ctx ends. A new certificate or other
+// endpoints that failed for what lies outside, such as a full disk, are tried again: nobody tells of them
+// a second time.
 func (x *XDS) publishOffers(ctx context.Context) {
+	tick := time.NewTicker(x.poll)
+	defer tick.Stop()
+	renewed, followed := true, true
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-x.renewal:
-			x.renewed(ctx)
+			renewed = x.renewed(ctx)
 		case <-x.moved:
-			x.follow(ctx)
+			followed = x.follow(ctx)
 		case <-x.work:
 			x.takeOffer(ctx)
+		case <-tick.C:
+			if !renewed {
+				wake(x.renewal)
+			}
+			if !followed {
+				wake(x.moved)
+			}
+			continue
 		}
 		x.keepProven(ctx)
 		x.serveLimits(ctx)
@@ -180,10 +193,17 @@ func (x *XDS) takeOffer(ctx context.Context) {
 	}
 }
 
+// What is said of endpoints and certificates that are not taken.
+const (
+	unfollowed = "endpoints stay as they are"
+	unrenewed  = "envoys keep their old certificate"
+)
+
 // renewed gives Envoys their new certificate, whatever the files hold by now: a mistake in
-// them must not let the certificate run out.
-func (x *XDS) renewed(ctx context.Context) {
+// them must not let the certificate run out. It is false where that is to be tried again.
+func (x *XDS) renewed(ctx context.Context) (done bool) {
 	err := writeBootstrapSecrets(x.source.dir, x.source.issuer)
+	done = err == nil
 	x.mu.Lock()
 	same := x.live
 	x.mu.Unlock()
@@ -192,8 +212,11 @@ func (x *XDS) renewed(ctx context.Context) {
 		renewErr = x.publish(ctx, same)
 	}
 	if err = errors.Join(err, renewErr); err != nil && ctx.Err() == nil {
-		x.log.LogAttrs(ctx, slog.LevelError, "envoys keep their old certificate", slog.Any("error", err))
+		x.said.Say(ctx, slog.LevelError, unrenewed, err)
+	} else if err == nil {
+		x.said.Over(ctx, unrenewed, "envoys get their new certificate again")
 	}
+	return done
 }
 
 // fail notes why a configuration is not taken.

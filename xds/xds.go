@@ -18,6 +18,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/discovery"
 	"github.com/leaky-tokens/leaky-tokens/internal/mtls"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 	"github.com/leaky-tokens/leaky-tokens/internal/settings"
 	"github.com/leaky-tokens/leaky-tokens/xds/history"
 	"github.com/leaky-tokens/leaky-tokens/xds/server"
@@ -49,6 +50,7 @@ type XDS struct {
 	files  *settings.Source // nil: nothing changes
 	server *server.Server
 	log    *slog.Logger
+	said   *retry.Troubles
 	reload <-chan struct{}
 	poll   time.Duration
 	record Recorder
@@ -114,8 +116,8 @@ func New(c Config) (*XDS, error) {
 	if c.Poll == 0 {
 		c.Poll = time.Second
 	}
-	x := &XDS{log: c.Log, files: c.Files, reload: c.Reload, poll: c.Poll, record: c.Recorder, work: make(chan struct{}, 1),
-		renewal: make(chan struct{}, 1), moved: make(chan struct{}, 1)}
+	x := &XDS{log: c.Log, said: retry.NewTroubles(c.Log), files: c.Files, reload: c.Reload, poll: c.Poll, record: c.Recorder,
+		work: make(chan struct{}, 1), renewal: make(chan struct{}, 1), moved: make(chan struct{}, 1)}
 	var err error
 	x.server, err = server.New(server.Config{Log: c.Log, Linger: c.Linger, Metrics: c.Metrics, Undone: x.takeBack, Proven: x.took})
 	if err != nil {
