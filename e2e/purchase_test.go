@@ -261,21 +261,21 @@ func TestDeclinedPurchaseFails(t *testing.T) {
 	}
 }
 
-// stackStream opens the stack's JetStream.
-func stackStream(t *testing.T) jetstream.JetStream {
+// stackNATS connects to the stack's NATS.
+func stackNATS(t *testing.T) *nats.Conn {
 	t.Helper()
-	out, err := running.Leaky(t.Context(), "env")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, rest, _ := strings.Cut(out, "LEAKY_NATS_URL='")
-	url, _, _ := strings.Cut(rest, "'")
-	conn, err := nats.Connect(url)
+	conn, err := nats.Connect(exported(t, "LEAKY_NATS_URL"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(conn.Close)
-	js, err := jetstream.New(conn)
+	return conn
+}
+
+// stackStream opens the stack's JetStream.
+func stackStream(t *testing.T) jetstream.JetStream {
+	t.Helper()
+	js, err := jetstream.New(stackNATS(t))
 	if err != nil {
 		t.Fatal(err)
 	}

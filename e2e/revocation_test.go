@@ -15,11 +15,13 @@ import (
 	"time"
 
 	auth "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"github.com/nats-io/nats.go"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
+	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
@@ -114,6 +116,7 @@ func TestRevocationUnderLoad(t *testing.T) {
 	key, keyID := keyed.key(t)
 	gone, promoted, disabled, changed, thief := newPerson(t), newPerson(t), newPerson(t), newPerson(t), newPerson(t)
 	disabledKey, _ := disabled.key(t)
+	news := stackNATS(t)
 	for _, tc := range []struct {
 		kind, credential, method, path, by string
 		body                               any
@@ -129,7 +132,7 @@ func TestRevocationUnderLoad(t *testing.T) {
 		if strings.HasPrefix(tc.kind, "refresh") {
 			mustCall(t, 200, tc.method, tc.path, "", tc.body, nil) // the honest use
 		}
-		watchRevoked(t, tc.kind, tc.credential, func() {
+		watchRevoked(t, news, tc.kind, tc.credential, func() {
 			if a := request(t, tc.method, tc.path, tc.by, tc.body); a.status >= 300 && !strings.HasPrefix(tc.kind, "refresh") {
 				t.Fatalf("%s: %d %s", tc.kind, a.status, a.text)
 			}
@@ -137,7 +140,21 @@ func TestRevocationUnderLoad(t *testing.T) {
 	}
 }
 
-func watchRevoked(t *testing.T, kind, credential string, revoke func()) {
+// slowest asks NATS for an answer again and again until ctx ends, and gives how long the slowest took: the
+// word of a revocation takes at least half of that.
+func slowest(ctx context.Context, news *nats.Conn) (most time.Duration) {
+	for retry.Pause(ctx, 10*time.Millisecond) {
+		if took, err := news.RTT(); err == nil {
+			most = max(most, took)
+		}
+	}
+	return most
+}
+
+// watchRevoked holds one revocation to the second that docs/security.md and docs/design/revocation.md
+// promise. A busy machine may keep the word of it for longer than that on its way, through no fault of ours:
+// what NATS' slowest answer meanwhile took is given on top, next to nothing on a machine that has time.
+func watchRevoked(t *testing.T, news *nats.Conn, kind, credential string, revoke func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -157,6 +174,8 @@ func watchRevoked(t *testing.T, kind, credential string, revoke func()) {
 			load.Go(func() { o.watch(ctx) })
 		}
 	}
+	var machine time.Duration
+	load.Go(func() { machine = slowest(ctx, news) })
 	all := func(done func(o *observer) bool) func() bool {
 		return func() bool {
 			for _, o := range watched {
@@ -178,12 +197,13 @@ func watchRevoked(t *testing.T, kind, credential string, revoke func()) {
 	testenv.Eventually(t, "a refusal by each", all(func(o *observer) bool { _, refused, _, _ := o.state(); return !refused.IsZero() }))
 	cancel()
 	load.Wait()
-	line := fmt.Sprintf("%s: confirmed after %v; first refused by", kind, confirmed.Round(100*time.Microsecond))
+	line := fmt.Sprintf("%s: confirmed after %v, NATS answered in %v at most; first refused by", kind, confirmed.Round(100*time.Microsecond),
+		machine.Round(100*time.Microsecond))
 	for _, o := range watched {
 		served, refused, after, _ := o.state()
 		line += fmt.Sprintf(" %s after %v (%d served before)", o.name, refused.Sub(asked).Round(100*time.Microsecond), served)
 		// How long an answer takes is the machine's; when a call began that was allowed is ours.
-		if late := o.allowed.Sub(asked) - confirmed; late > time.Second {
+		if late := o.allowed.Sub(asked) - confirmed; late > time.Second+machine {
 			t.Errorf("%s: %s still allowed a call that began %v after the confirmation", kind, o.name, late)
 		}
 		// Envoy asks either replica, so only a replica's own answers must never turn back.
