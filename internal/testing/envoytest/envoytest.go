@@ -182,7 +182,7 @@ func (e *Envoy) poll(try func() error) error {
 
 // Get reads a page of the admin.
 func (e *Envoy) Get(path string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, e.Admin+path, http.NoBody)
 	if err != nil {

@@ -117,7 +117,7 @@ var sharedClickHouse = sync.OnceValues(func() (*ClickHouseProcess, error) {
 
 func startClickHouse(dir string) (*ClickHouseProcess, error) {
 	s := &ClickHouseProcess{dir: dir}
-	return s, s.run("127.0.0.1:0")
+	return s, onFreePort(s.run)
 }
 
 var listening = regexp.MustCompile(`(?m)^listening on (\S+)$`)

@@ -60,9 +60,11 @@ func (s *RedisProcess) Client() *redis.Client {
 	return client
 }
 
-// newRedisClient fails at once when the server is down: a test that wants patience says so.
+// newRedisClient fails at once when the server is down: a test that wants patience says so. Who asks a
+// frozen one says how long.
 func newRedisClient(addr string) *redis.Client {
-	return redis.NewClient(&redis.Options{Addr: addr, MaxRetries: -1, DialerRetries: 1, ContextTimeoutEnabled: true})
+	return redis.NewClient(&redis.Options{Addr: addr, MaxRetries: -1, DialerRetries: 1, ContextTimeoutEnabled: true,
+		DialTimeout: patience, ReadTimeout: patience, WriteTimeout: patience})
 }
 
 // Kill ends the server at once, as a crash would.
@@ -122,24 +124,12 @@ var sharedRedis = sync.OnceValues(func() (*sharedServer, error) {
 	return &sharedServer{server: server}, err
 })
 
-// startRedis starts a server on a free port. Between finding the port and binding it
-// another process may take it, so it tries again.
 func startRedis(dir string, args ...string) (*RedisProcess, error) {
-	var err error
-	for range 5 {
-		var ln net.Listener
-		if ln, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
-			return nil, err
-		}
-		s := &RedisProcess{addr: ln.Addr().String(), dir: dir, args: args}
-		if err = ln.Close(); err != nil {
-			return nil, err
-		}
-		if err = s.run(); err == nil {
-			return s, nil
-		}
-	}
-	return nil, err
+	s := &RedisProcess{dir: dir, args: args}
+	return s, onFreePort(func(addr string) error {
+		s.addr = addr
+		return s.run()
+	})
 }
 
 func (s *RedisProcess) run() error {

@@ -162,6 +162,23 @@ func missing(path string) bool {
 	return errors.Is(err, fs.ErrNotExist)
 }
 
+// onFreePort starts a server at a loopback address that the system gives to nobody while the server is
+// down (see ports.Free). Between finding the port and binding it another process may take it, so it
+// tries again.
+func onFreePort(start func(addr string) error) error {
+	var err error
+	for range 5 {
+		var free []string
+		if free, err = ports.Free(1); err != nil {
+			return err
+		}
+		if err = start(free[0]); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
 // freeAddresses are loopback addresses for what must be told where to listen.
 func freeAddresses(tb testing.TB, what string, n int) []string {
 	tb.Helper()
