@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -428,6 +429,13 @@ func (b *backend) count() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return len(b.seen)
+}
+
+// got reports whether a call came whose body holds the text.
+func (b *backend) got(text string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.ContainsFunc(b.seen, func(c call) bool { return strings.Contains(c.body, text) })
 }
 
 // rawRequest sends bytes as they are and returns everything that comes back.

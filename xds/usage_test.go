@@ -11,19 +11,18 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 
-	"github.com/leaky-tokens/leaky-tokens/internal/config"
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/attributes"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/rawprovider"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 )
 
 // startRaw is a gateway whose provider sends what each request tells it.
-func startRaw(t *testing.T, edit func(*config.Config)) *gateway {
+func startRaw(t *testing.T) *gateway {
 	t.Helper()
-	g := start(t, edit, nil)
+	g := start(t, nil, nil)
 	raw := &rawprovider.Provider{}
 	t.Cleanup(raw.Close)
 	g.back.set(raw.ServeHTTP)
@@ -100,7 +99,7 @@ func packed(t *testing.T, text string) string {
 // call says they told.
 func TestUsageHoweverItIsTold(t *testing.T) {
 	t.Parallel()
-	g := startRaw(t, nil)
+	g := startRaw(t)
 	send, script := rawprovider.Send, rawprovider.Script
 	labelled := func(label string) string {
 		return send("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: " + label + "\r\n\r\n")
@@ -167,7 +166,7 @@ func each(text string) []string {
 // get it, and gets every other byte.
 func TestUsageThatOnlyTheGatewayAskedFor(t *testing.T) {
 	t.Parallel()
-	g := startRaw(t, nil)
+	g := startRaw(t)
 	delta := `data: {"choices":[{"delta":{"content":"x"}}],"usage":null}` + "\n\n"
 	stream := delta + delta + rawDone
 	for name, c := range map[string]struct {
@@ -202,25 +201,29 @@ func TestUsageThatOnlyTheGatewayAskedFor(t *testing.T) {
 // TestUsageOfCallsThatEndEarly: what the line says of calls that did not come to their end.
 func TestUsageOfCallsThatEndEarly(t *testing.T) {
 	t.Parallel()
-	g := startRaw(t, func(c *config.Config) { c.Gateway.FirstByteTimeout = 4 * time.Second })
+	g := startRaw(t)
 	send, script := rawprovider.Send, rawprovider.Script
 	delta := `data: {"choices":[{"delta":{"content":"x"}}]}` + "\n\n"
 	t.Run("client gives up before the answer", func(t *testing.T) {
 		t.Parallel()
-		ctx, stop := context.WithTimeout(t.Context(), 2*time.Second) // the provider has it by then
+		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
-		got := g.raw(t, ctx, chatPath, body(""), script("~8", send(rawprovider.JSON)), "")
+		asked, result := body(`,"user":"who gives up"`), make(chan read, 1)
+		go func() { result <- g.raw(t, ctx, chatPath, asked, script("~60", send(rawprovider.JSON)), "") }()
+		testenv.Eventually(t, "the provider has the call", func() bool { return g.back.got("who gives up") })
+		stop()
+		got := <-result
 		if got.err == nil {
 			t.Fatalf("want no answer, got %+v", got)
 		}
 		raw, l := g.rawLine(t, got.id)
-		if l.Upstream != "-" || l.Flags != "DC" || l.WireSent <= int64(len(body(""))) || l.Held == nil {
+		if l.Upstream != "-" || l.Flags != "DC" || l.WireSent <= int64(len(asked)) || l.Held == nil {
 			t.Errorf("want a call that was delivered and not answered, got %s", raw)
 		}
 	})
 	t.Run("client leaves in the middle", func(t *testing.T) {
 		t.Parallel()
-		got := g.raw(t, t.Context(), chatPath, body(""), script(send(rawprovider.SSE), send(strings.Repeat(delta, 40)), "~5"), delta)
+		got := g.raw(t, t.Context(), chatPath, body(""), script(send(rawprovider.SSE), send(strings.Repeat(delta, 40)), "~60"), delta)
 		raw, l := g.rawLine(t, got.id)
 		if l.Flags != "DC" || l.Answer.Counted() || l.Answer.Events < 27 || l.Answer.Events > 40 || l.Answer.Bytes == 0 {
 			t.Errorf("want the events that passed, got %s", raw)
@@ -256,7 +259,7 @@ func TestUsageOfCallsThatEndEarly(t *testing.T) {
 // TestUsageOfAnyAnswer generates answers and holds what the line says to what was told.
 func TestUsageOfAnyAnswer(t *testing.T) {
 	t.Parallel()
-	g := startRaw(t, nil)
+	g := startRaw(t)
 	var all sync.WaitGroup
 	for worker := range uint64(8) { // what takes time is the access log's buffer
 		all.Go(func() {
