@@ -139,7 +139,7 @@ func TestTwoHundredPostsWithOneKey(t *testing.T) {
 		if i%2 == 0 {
 			header = byToken(who)
 		}
-		a, err := tryRequest(ctx, "POST", pathPurchase, "", map[string]any{"provider": "openai", "tokens": 40},
+		a, err := patientRequest(ctx, "POST", pathPurchase, "", map[string]any{"provider": "openai", "tokens": 40},
 			append(header, "Idempotency-Key", "one")...)
 		mu.Lock()
 		defer mu.Unlock()
