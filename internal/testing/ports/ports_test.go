@@ -7,13 +7,27 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/netaddr"
 )
 
-// The system gives nobody a port that was found free, so that it is still free when the
-// process that was told it listens.
+// The system gives nobody a port that was found free, and no other caller gets it, so that it is still
+// free when the process that was told it listens.
 func TestFreeAreLeftAlone(t *testing.T) {
 	t.Parallel()
-	found, err := Free(50)
-	if err != nil {
-		t.Fatal(err)
+	const callers, each = 40, 50
+	all := make(chan []string, callers)
+	for range callers {
+		go func() {
+			found, err := Free(each)
+			if err != nil {
+				t.Error(err)
+			}
+			all <- found
+		}()
+	}
+	var found []string
+	for range callers {
+		found = append(found, <-all...)
+	}
+	if len(found) != callers*each {
+		t.Errorf("want %d ports, got %d", callers*each, len(found))
 	}
 	seen := map[string]bool{}
 	for _, text := range found {
