@@ -112,13 +112,28 @@ func (k known) status(t *testing.T, credential string) int {
 	return statusOf(t, k.Service, request("/v1/models", bearer(credential)))
 }
 
+// surely is status, asked again when a refusal may be for a follower that stood still: on a busy machine
+// it does for longer than what was heard counts. A refusal is an answer when what counted before the
+// call still did after it.
+func (k known) surely(t *testing.T, credential string) int {
+	t.Helper()
+	for {
+		until := max(k.fresh.fresh.Load(), k.fresh.offline.Load())
+		got := k.status(t, credential)
+		if got != http.StatusServiceUnavailable || k.fresh.moment(time.Now()) < until {
+			return got
+		}
+		testenv.Eventually(t, "the follower goes on", func() bool { return k.fresh.at(time.Now()) != stale })
+	}
+}
+
 func meet(t *testing.T, i *issuer, s *Service) known {
 	t.Helper()
 	user := uuid.NewString()
 	k := known{ready(t, s), sign(t, claimsOf(user, "USER"), nil), i.newKey(user, nil, "USER")}
 	testenv.Eventually(t, "the link is up", func() bool { return linkedUp(s) })
 	for _, credential := range []string{k.token, k.key} {
-		if got := k.status(t, credential); got != http.StatusOK {
+		if got := k.surely(t, credential); got != http.StatusOK {
 			t.Fatalf("at first: want 200, got %d", got)
 		}
 	}
@@ -128,34 +143,33 @@ func meet(t *testing.T, i *issuer, s *Service) known {
 func TestIdentityDownTheCachedGoOnForTheGrace(t *testing.T) {
 	t.Parallel()
 	i, nats := newIssuer(t), testenv.NATS(t)
-	const grace = 4 * time.Second
+	const grace = 20 * time.Second
 	s := launch(t, i, nats, quick, func(c *Config) { c.Auth.KeyTTL, c.Auth.OfflineGrace = 100*time.Millisecond, grace })
 	stop := beat(t, bus(t, nats))
 	k := meet(t, i, s)
 	unknown := i.newKey(uuid.NewString(), nil, "USER")
-	last := time.Now()
 	stop()
 	i.server.Close() // and with it its heart
 	for s.fresh.at(time.Now()) == fresh {
 		for _, credential := range []string{k.token, k.key} {
-			if got := k.status(t, credential); got != http.StatusOK {
+			if got := k.surely(t, credential); got != http.StatusOK {
 				t.Fatalf("while nobody has noticed: want 200, got %d", got)
 			}
 		}
 	}
 	stands(t, s, offline, "identity is known to be down")
 	for _, credential := range []string{k.token, k.key, sign(t, claimsOf(uuid.NewString(), "USER"), nil)} {
-		if got := k.status(t, credential); got != http.StatusOK {
+		if got := k.surely(t, credential); got != http.StatusOK {
 			t.Errorf("what is known, and whatever its keys have signed: want 200, got %d", got)
 		}
 	}
 	if got := k.status(t, unknown); got != http.StatusServiceUnavailable {
 		t.Errorf("a key that nobody has met: want 503, got %d", got)
 	}
-	stands(t, s, stale, "the grace is over")
-	if gone := time.Since(last); gone < grace-time.Second {
-		t.Errorf("the grace of %v was over after %v", grace, gone)
-	}
+	// Before that, what counts may end since NATS has not been asked in time whether it is there.
+	testenv.Eventually(t, "the grace is over, and lasted", func() bool {
+		return s.fresh.at(time.Now()) == stale && s.fresh.offline.Load()-s.fresh.heard.Load() == int64(grace)
+	})
 	for _, credential := range []string{k.token, k.key} {
 		if got := k.status(t, credential); got != http.StatusServiceUnavailable {
 			t.Errorf("after the grace: want 503, got %d", got)
@@ -172,12 +186,12 @@ func TestPostgresDownTheCachedGoOn(t *testing.T) {
 	i.status.Store(http.StatusInternalServerError) // identity lives, and can answer nothing
 	lookups := i.lookups.Load()
 	testenv.Eventually(t, "the key's time is over and identity was asked", func() bool {
-		if got := k.status(t, k.key); got != http.StatusOK {
+		if got := k.surely(t, k.key); got != http.StatusOK {
 			t.Fatalf("the key: want 200, got %d", got)
 		}
 		return i.lookups.Load() > lookups
 	})
-	if got := k.status(t, k.token); got != http.StatusOK {
+	if got := k.surely(t, k.token); got != http.StatusOK {
 		t.Errorf("the token: want 200, got %d", got)
 	}
 	if got := k.status(t, i.newKey(uuid.NewString(), nil, "USER")); got != http.StatusServiceUnavailable {
@@ -217,7 +231,7 @@ func TestAReplicaCutFromNATSAsksIdentity(t *testing.T) {
 	session := i.list(revocation.Revocation{Kind: revocation.User, ID: uuid.NewString(), Generation: 1, Until: time.Now().Add(time.Hour)})
 	announce(t, conn, session)
 	testenv.Eventually(t, "the list is followed", func() bool { return s.follower.denied.size() == 2 })
-	if got := k.status(t, k.token); got != http.StatusOK {
+	if got := k.surely(t, k.token); got != http.StatusOK {
 		t.Errorf("what was not revoked: want 200, got %d", got)
 	}
 	way.mend()
@@ -263,14 +277,14 @@ func TestANATSRestartIsNotNoticed(t *testing.T) {
 	testenv.Eventually(t, "the link is known to be down", func() bool { return !linkedUp(s) })
 	i.revoke(k.key) // nobody can be told
 	testenv.Eventually(t, "the key is refused", func() bool {
-		if got := k.status(t, k.token); got != http.StatusOK {
+		if got := k.surely(t, k.token); got != http.StatusOK {
 			t.Fatalf("meanwhile the token: want 200, got %d", got)
 		}
 		return k.status(t, k.key) == http.StatusUnauthorized
 	})
 	server.Start()
 	testenv.Eventually(t, "the link is up again", func() bool { return linkedUp(s) })
-	if got := k.status(t, k.token); got != http.StatusOK {
+	if got := k.surely(t, k.token); got != http.StatusOK {
 		t.Errorf("afterwards: want 200, got %d", got)
 	}
 }
