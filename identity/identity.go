@@ -141,7 +141,8 @@ func New(cfg Config) (*Service, error) {
 const clockSkew = 2 * time.Minute
 
 // Run prepares the database (waiting for it), then keeps keys fresh and announces
-// revocations until ctx ends. It fails only when waiting would not help.
+// revocations until ctx ends, which is to be after the last call is served. It fails only
+// when waiting would not help.
 func (s *Service) Run(ctx context.Context) error {
 	if s.redis != nil {
 		defer s.redis.Close()

@@ -89,7 +89,8 @@ func (a *Announcer) Announce(all ...revocation.Revocation) {
 	}
 }
 
-// Run sends what is announced, and a heartbeat each second, over conn until ctx ends.
+// Run sends what is announced, and a heartbeat each second, over conn until ctx ends, and what was announced
+// before that once on the way out. So ctx is to end after whatever announces.
 func (a *Announcer) Run(ctx context.Context, conn *nats.Conn) error {
 	beat := time.NewTicker(revocation.HeartbeatEvery)
 	defer beat.Stop()
@@ -137,7 +138,9 @@ func (a *Announcer) send(ctx context.Context, conn *nats.Conn, next announcement
 	switch {
 	case err == nil:
 		a.said.Over(ctx, waiting, "revocations are announced again")
-	case ctx.Err() == nil:
+	case ctx.Err() != nil:
+		_ = conn.Publish(revocation.Subject, next.message) // once more, or for the first time; flush follows
+	default:
 		a.said.Warn(ctx, "revocation not announced: NATS did not come back in time; the list has it", err)
 	}
 }

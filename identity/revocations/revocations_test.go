@@ -99,3 +99,29 @@ func TestAnnouncementsOutliveAnOutage(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestWhatWasAnnouncedBeforeTheEndIsSent also where that end has come by the time it is taken.
+func TestWhatWasAnnouncedBeforeTheEndIsSent(t *testing.T) {
+	t.Parallel()
+	conn, err := nats.Connect(testenv.NATS(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	sub, err := conn.SubscribeSync(revocation.Subject)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	a := NewAnnouncer(slog.New(slog.DiscardHandler))
+	for range 50 { // either of what is ready may be taken first
+		a.Announce(revocation.Revocation{Kind: revocation.Key, ID: "hash", Until: time.Now().Add(time.Hour)})
+		if err := a.Run(ended, conn); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, _, err := sub.Pending(); err != nil || n != 50 {
+		t.Errorf("want 50 announcements sent, got %d, %v", n, err)
+	}
+}

@@ -76,10 +76,15 @@ func serveIdentity(ctx context.Context, s service) error {
 	}
 	common := s.common(id.Ready)
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return id.Run(ctx) })
+	// What a call that is served to its end revokes is announced too.
+	running, served := context.WithCancel(context.WithoutCancel(ctx))
+	group.Go(func() error { return id.Run(running) })
 	group.Go(func() error {
 		return s.stores.Watch(ctx, topology.Postgres, func(ctx context.Context) error { return pgconn.Writable(ctx, pool) })
 	})
-	group.Go(func() error { return s.serveHTTP(ctx, common, id.Handler()) })
+	group.Go(func() error {
+		defer served()
+		return s.serveHTTP(ctx, common, id.Handler())
+	})
 	return group.Wait()
 }
