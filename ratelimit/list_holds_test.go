@@ -105,8 +105,8 @@ func TestACallerOfHoldSaysHowLongAndWhatThen(t *testing.T) {
 	for _, event := range e.events.all() {
 		charged[event.RequestID] = event.Charged
 	}
-	if len(charged) != 2 || charged["released"] != 0 || charged["charged"] != 100 {
-		t.Errorf("want one given back, one charged and one alive, got %v", charged)
+	if len(charged) != 1 || charged["charged"] != 100 {
+		t.Errorf("want the charged one told of alone, got %v", charged)
 	}
 	if b := e.level(t, "ann"); b.GetHeld() != 100 || b.GetLevel() < 199 || b.GetLevel() > 200 {
 		t.Errorf("want 100 held and 100 charged, got %v", b)

@@ -185,7 +185,10 @@ func (s *stuck) has(h store.Hold) bool {
 // errPublish says that a hold is settled and its event is not published.
 var errPublish = errors.New("publish")
 
-// expire settles an overdue hold, and publishes its event if it may.
+// expire settles an overdue hold, and publishes its event if it may. Of a hold that is given back by the
+// will of who took it there is none: nothing is charged, and who took it may have booked the call
+// already, or stand still before that. Two events would be of one id and one version, and JetStream and
+// the reports keep the first, which would be ours of no tokens.
 func (s *Service) expire(ctx context.Context, h store.Hold, publishes bool) error {
 	if leased := lease.IsLease(h.ID); leased || h.Account == store.SharedAccount {
 		// A lease of a replica that died: what it admitted is settled call by call. Or a hold's
@@ -203,6 +206,9 @@ func (s *Service) expire(ctx context.Context, h store.Hold, publishes bool) erro
 	}
 	if first {
 		s.metrics.expired.Inc()
+	}
+	if h.Record.Release {
+		return s.store.Finish(ctx, h.Account, h.ID)
 	}
 	if !publishes {
 		return nil // the next sweep does

@@ -63,6 +63,38 @@ func TestSweepCharges(t *testing.T) {
 	}
 }
 
+// TestWhoTookAHoldThatIsGivenBackTellsOfIt, and not the sweeper, whose event would take the place of the one
+// that a token service books which stood still after its provider answered. Its charge comes late.
+func TestWhoTookAHoldThatIsGivenBackTellsOfIt(t *testing.T) {
+	t.Parallel()
+	var clock atomic.Int64
+	clock.Store(1_790_000_000_000_000)
+	e := start(t, thousand, func(c *ratelimit.Config) { c.Now = clock.Load })
+	r, err := e.limiter.Hold(t.Context(), &limitpb.HoldRequest{Facts: &limitpb.Facts{RequestId: "a", User: "u", Provider: "openai"},
+		InputTokens: 100, LifetimeUs: time.Second.Microseconds(), ReleaseExpired: true})
+	if err != nil || !r.GetAdmitted() {
+		t.Fatalf("want it held, got %v, %v", r, err)
+	}
+	clock.Add((2 * time.Second).Microseconds())
+	for range 2 { // the second finds nothing to do
+		if err := e.service.Sweep(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if b := e.level(t, "u"); b.GetHeld() != 0 || b.GetLevel() != 0 {
+		t.Errorf("want it given back, got %v", b)
+	}
+	if events := e.events.all(); len(events) != 0 {
+		t.Errorf("want no event, got %v", events)
+	}
+	if s := e.settle(t, "user:u", "a", 100); s.GetStatus() != limitpb.Settled_LATE || s.GetCharged() != 100 {
+		t.Errorf("want it charged late, got %v", s)
+	}
+	if b := e.level(t, "u"); b.GetLevel() != 100 {
+		t.Errorf("want the charge in the bucket, got %v", b)
+	}
+}
+
 func TestSweepPublishesWhatFailedBefore(t *testing.T) {
 	t.Parallel()
 	e := start(t, thousand, overdue)

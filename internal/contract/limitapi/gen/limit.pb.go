@@ -527,8 +527,8 @@ type HoldRequest struct {
 	Balance      BalancePolicy `protobuf:"varint,6,opt,name=balance,proto3,enum=leaky.limit.v1.BalancePolicy" json:"balance,omitempty"`
 	// How long the hold lives, in microseconds; 0: as long as Envoy's longest call.
 	LifetimeUs int64 `protobuf:"varint,7,opt,name=lifetime_us,json=lifetimeUs,proto3" json:"lifetime_us,omitempty"`
-	// Give the hold back when it expires, whatever holds.expiry says: for a caller that
-	// settles within lifetime_us unless it died.
+	// Give the hold back when it expires, whatever holds.expiry says, and publish no event of it:
+	// for a caller that settles within lifetime_us unless it died, and books by itself.
 	ReleaseExpired bool `protobuf:"varint,8,opt,name=release_expired,json=releaseExpired,proto3" json:"release_expired,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
