@@ -38,6 +38,7 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/topology"
 	"github.com/leaky-tokens/leaky-tokens/ratelimit"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/ledger"
+	"github.com/leaky-tokens/leaky-tokens/tokensvc/migrations"
 	"github.com/leaky-tokens/leaky-tokens/xds/history"
 )
 
@@ -199,20 +200,21 @@ func TestPartsCanDoTheirWork(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			return consumed(t, c)
+			return until(t, "the consumer has read everything", c.Run, func() bool {
+				lag, err := c.Lag(ctx)
+				return err == nil && lag == 0
+			})
 		},
 		topology.TokenSvc: func(_ *nats.Conn, js jetstream.JetStream) error {
-			c, err := ledger.NewConsumer(ledger.ConsumerConfig{JetStream: js, DB: testenv.Postgres(t), Metrics: prometheus.NewRegistry(), Log: log})
+			db := testenv.Postgres(t)
+			if err := migrations.Up(ctx, db); err != nil {
+				return err
+			}
+			c, err := ledger.NewConsumer(ledger.ConsumerConfig{JetStream: js, DB: db, Metrics: prometheus.NewRegistry(), Log: log})
 			if err != nil {
 				return err
 			}
-			if _, err := c.Attach(ctx); err != nil {
-				return err
-			}
-			if err := c.CatchUp(shortly(t)); err != nil && !errors.Is(err, usage.ErrBehind) {
-				return err
-			}
-			return nil
+			return until(t, "the ledger has caught up", c.Run, func() bool { return c.CatchUp(shortly(t)) == nil })
 		},
 		topology.RateLimit: func(conn *nats.Conn, js jetstream.JetStream) error { return follow(b, conn, js) },
 		topology.XDS: func(conn *nats.Conn, _ jetstream.JetStream) error {
@@ -355,21 +357,18 @@ type storing struct{}
 
 func (storing) Store(context.Context, []usage.Delivery) (map[int]error, error) { return nil, nil }
 
-// consumed runs a consumer until it has nothing before it.
-func consumed(t *testing.T, c *usage.Consumer) error {
+// until runs what works until it is ended, and ends it when it has done something.
+func until(t *testing.T, what string, run func(context.Context) error, done func() bool) error {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- c.Run(ctx) }()
-	testenv.Eventually(t, "the consumer has read everything", func() bool {
-		lag, err := c.Lag(t.Context())
-		return err == nil && lag == 0
-	})
+	go func() { ended <- run(ctx) }()
+	testenv.Eventually(t, what, done)
 	cancel()
 	return <-ended
 }
 
-// shortly ends soon: for what runs until its end.
+// shortly ends soon: for one look at what may not have come yet.
 func shortly(t *testing.T) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
