@@ -39,6 +39,10 @@ func (r *Relay) moved(link uint64) bool { return r.cfg.NATS.Stats().Reconnects !
 // whether the stream has what it confirmed: a server that comes back from an older copy has another
 // connection, and lost the end of its stream. What is lost is published again. It answers which
 // connection that is, and nothing may be published over another one.
+//
+// Rounds of other replicas may have had events confirmed by the server as it was, and not have marked
+// them yet: the look would not find those, and later ones that this relay publishes in their places would
+// end every look that comes after. So it waits for the rounds, which Postgres ends if they stand still.
 func (r *Relay) lookAtStream(ctx context.Context) (link uint64, err error) {
 	r.known.mu.Lock()
 	defer r.known.mu.Unlock()
@@ -54,6 +58,12 @@ func (r *Relay) lookAtStream(ctx context.Context) (link uint64, err error) {
 	}
 	err = pgx.BeginFunc(ctx, r.cfg.DB, func(tx pgx.Tx) error {
 		q := tokensdb.New(tx)
+		if err := q.LockSlots(ctx); err != nil {
+			return err
+		}
+		if err := q.LockParked(ctx); err != nil {
+			return err
+		}
 		lost, since, err := r.lost(ctx, q, stream)
 		if err != nil || len(lost) == 0 {
 			return err

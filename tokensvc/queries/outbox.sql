@@ -35,6 +35,14 @@ ORDER BY p.seq;
 UPDATE token_outbox o SET published_at = now(), next_at = NULL, stream_seq = n.stream_seq
 FROM (SELECT unnest(@ids::uuid[]) AS id, unnest(@stream_seqs::bigint[]) AS stream_seq) AS n WHERE o.id = n.id;
 
+-- name: LockSlots :exec
+-- Waits for every round's end, and lets no other begin.
+SELECT s.slot FROM token_outbox_slots s ORDER BY s.slot FOR UPDATE;
+
+-- name: LockParked :exec
+-- Waits for the end of every try of parked events, and lets no other begin.
+SELECT o.id FROM token_outbox o WHERE o.parked_at IS NOT NULL AND o.published_at IS NULL ORDER BY o.seq FOR UPDATE;
+
 -- name: LastPublished :many
 -- The latest in the stream before a place in it.
 SELECT id, stream_seq::bigint AS stream_seq, published_at::timestamptz AS published_at FROM token_outbox

@@ -117,6 +117,26 @@ func (q *Queries) LastPublished(ctx context.Context, arg LastPublishedParams) ([
 	return items, nil
 }
 
+const lockParked = `-- name: LockParked :exec
+SELECT o.id FROM token_outbox o WHERE o.parked_at IS NOT NULL AND o.published_at IS NULL ORDER BY o.seq FOR UPDATE
+`
+
+// Waits for the end of every try of parked events, and lets no other begin.
+func (q *Queries) LockParked(ctx context.Context) error {
+	_, err := q.db.Exec(ctx, lockParked)
+	return err
+}
+
+const lockSlots = `-- name: LockSlots :exec
+SELECT s.slot FROM token_outbox_slots s ORDER BY s.slot FOR UPDATE
+`
+
+// Waits for every round's end, and lets no other begin.
+func (q *Queries) LockSlots(ctx context.Context) error {
+	_, err := q.db.Exec(ctx, lockSlots)
+	return err
+}
+
 const markFailed = `-- name: MarkFailed :exec
 UPDATE token_outbox SET attempts = attempts + 1, last_error = $1, next_at = now() + make_interval(secs => $2),
     parked_at = CASE WHEN attempts + 1 >= $3::int THEN coalesce(parked_at, now()) END
