@@ -23,13 +23,13 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/MicahParks/jwkset"
 	"github.com/golang-jwt/jwt/v5"
 	"golang.org/x/sync/singleflight"
+	"golang.org/x/time/rate"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 )
@@ -54,7 +54,7 @@ type Config struct {
 	URL          string        // http(s) or file; where the key set is, fixed: no token can name another
 	Client       *http.Client  // nil: one with a deadline of 3 s and no redirects; a file needs none
 	RefreshEvery time.Duration // in the background, default 1 min
-	UnknownEvery time.Duration // at most one fetch for unknown ids in so long, default 5 s
+	UnknownEvery time.Duration // at most one fetch for unknown ids in so long, and one more at once; default 5 s
 	Log          *slog.Logger
 }
 
@@ -63,8 +63,7 @@ type Keys struct {
 	cfg     Config
 	keys    atomic.Pointer[map[string]crypto.PublicKey] // nil until the first fetch
 	flight  singleflight.Group
-	mu      sync.Mutex
-	asked   time.Time // last fetch for an unknown id
+	unknown *rate.Limiter // fetches for unknown ids, which callers may invent
 	failing atomic.Bool
 }
 
@@ -95,7 +94,7 @@ func New(cfg Config) (*Keys, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Keys{cfg: cfg}, nil
+	return &Keys{cfg: cfg, unknown: rate.NewLimiter(rate.Every(cfg.UnknownEvery), 2)}, nil
 }
 
 // Run fetches now and then again and again until ctx ends. A failed fetch keeps the
@@ -103,7 +102,7 @@ func New(cfg Config) (*Keys, error) {
 func (k *Keys) Run(ctx context.Context) error {
 	pauses := retry.Policy{First: 100 * time.Millisecond, Most: 500 * time.Millisecond}.Pauses()
 	for {
-		err := k.refresh(ctx)
+		err := k.refreshNow(ctx)
 		next := k.cfg.RefreshEvery
 		if err != nil && k.keys.Load() == nil {
 			next = pauses.NextBackOff()
@@ -126,6 +125,10 @@ func (k *Keys) Ready() error {
 
 // Key finds a public key by its id. An unknown id asks the issuer again, rarely, as
 // keys rotate. Errors are ErrUnknownKey or ErrUnavailable.
+//
+// Of several callers with a key that is new one asks, and the others wait for the same answer. An answer
+// to a question that was there before the call may be older than the key, so one more counts: the call's
+// own, or another's that came after it.
 func (k *Keys) Key(ctx context.Context, kid string) (crypto.PublicKey, error) {
 	if kid == "" || len(kid) > maxKeyID {
 		return nil, ErrUnknownKey
@@ -133,13 +136,16 @@ func (k *Keys) Key(ctx context.Context, kid string) (crypto.PublicKey, error) {
 	if key, ok := k.find(kid); ok {
 		return key, nil
 	}
-	if k.mayAsk() {
-		_ = k.refresh(ctx) // k.failing says how it went, also to those who may not ask
+	for range 2 {
+		got := k.refresh(ctx, k.unknown.Allow) // k.failing says how it went, also to those who may not ask
 		if key, ok := k.find(kid); ok {
 			return key, nil
 		}
+		if got.own || ctx.Err() != nil {
+			break
+		}
 	}
-	if k.failing.Load() || k.keys.Load() == nil {
+	if k.failing.Load() || k.keys.Load() == nil || ctx.Err() != nil {
 		return nil, ErrUnavailable
 	}
 	return nil, ErrUnknownKey
@@ -169,37 +175,59 @@ func (k *Keys) find(kid string) (crypto.PublicKey, bool) {
 	return key, ok
 }
 
-// mayAsk bounds the fetches that callers with invented key ids can cause.
-func (k *Keys) mayAsk() bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	now := time.Now()
-	if now.Sub(k.asked) < k.cfg.UnknownEvery {
-		return false
+// refreshNow fetches, or waits for a fetch that runs.
+func (k *Keys) refreshNow(ctx context.Context) error {
+	for {
+		got := k.refresh(ctx, func() bool { return true })
+		if got.asked || got.err != nil {
+			return got.err
+		}
 	}
-	k.asked = now
-	return true
 }
 
-func (k *Keys) refresh(ctx context.Context) error {
-	// One caller's end must not fail the others that share the fetch.
-	ctx = context.WithoutCancel(ctx)
-	_, err, _ := k.flight.Do("", func() (any, error) {
-		keys, err := k.fetch(ctx)
-		if err != nil {
-			if !k.failing.Swap(true) {
-				k.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "key set not fetched, keeping what is at hand", slog.String("url", k.cfg.URL),
-					slog.Any("error", err))
-			}
-			return nil, err
+// answer is what a caller of refresh got: the one to its own question or to one that it joined.
+type answer struct {
+	own   bool
+	asked bool // the issuer was; else the question may not be asked just now
+	err   error
+}
+
+// refresh asks the issuer if it may, or waits until ctx ends for the answer to a question that is asked
+// already. Whoever has to ask decides for those who wait with it whether it may.
+func (k *Keys) refresh(ctx context.Context, may func() bool) answer {
+	own := false
+	shared := context.WithoutCancel(ctx) // one caller's end must not fail the others that share the fetch
+	done := k.flight.DoChan("", func() (any, error) {
+		own = true
+		if !may() {
+			return false, nil
 		}
-		k.keys.Store(&keys)
-		if k.failing.Swap(false) {
-			k.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "key set fetched", slog.String("url", k.cfg.URL), slog.Int("keys", len(keys)))
-		}
-		return nil, nil
+		return true, k.ask(shared)
 	})
-	return err
+	select {
+	case <-ctx.Done():
+		return answer{err: ctx.Err()}
+	case r := <-done:
+		asked, _ := r.Val.(bool)
+		return answer{own: own, asked: asked, err: r.Err}
+	}
+}
+
+// ask fetches the keys once and keeps them.
+func (k *Keys) ask(ctx context.Context) error {
+	keys, err := k.fetch(ctx)
+	if err != nil {
+		if !k.failing.Swap(true) {
+			k.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "key set not fetched, keeping what is at hand", slog.String("url", k.cfg.URL),
+				slog.Any("error", err))
+		}
+		return err
+	}
+	k.keys.Store(&keys)
+	if k.failing.Swap(false) {
+		k.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "key set fetched", slog.String("url", k.cfg.URL), slog.Int("keys", len(keys)))
+	}
+	return nil
 }
 
 func (k *Keys) fetch(ctx context.Context) (map[string]crypto.PublicKey, error) {

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
@@ -16,6 +17,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
@@ -122,9 +124,113 @@ func TestInventedKeyIDsCauseFewFetches(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n := s.fetches.Load(); n != 1 {
-		t.Fatalf("want one fetch, got %d", n)
+	if n := s.fetches.Load(); n > 2 {
+		t.Fatalf("want two fetches at most, got %d", n)
 	}
+}
+
+// slow is an issuer that answers, with what it had when it was asked, when it is told to.
+type slow struct {
+	text    atomic.Pointer[string]
+	answers chan struct{}
+	asked   atomic.Int64
+}
+
+func (s *slow) has(text string) { s.text.Store(&text) }
+
+func (s *slow) RoundTrip(*http.Request) (*http.Response, error) {
+	text := *s.text.Load()
+	s.asked.Add(1)
+	<-s.answers
+	return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(strings.NewReader(text))}, nil
+}
+
+// TestEachCallerOfANewKeyGetsIt, who asks for it and who comes meanwhile, also where the issuer was asked
+// a moment before there was the key. Invented ids cause no more questions by that.
+func TestEachCallerOfANewKeyGetsIt(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		kids    []string // looked for before there is the key, each by a caller that waits
+		answers int      // to them before there is the key
+		want    int64    // questions
+	}{
+		"several callers":                  {want: 1},
+		"an invented id of before":         {kids: []string{"invented"}, answers: 1, want: 2},
+		"one that is being asked for":      {kids: []string{"invented"}, want: 2},
+		"many invented that are asked for": {kids: []string{"one", "two", "three", "four"}, want: 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				issuer := &slow{answers: make(chan struct{}, 100)}
+				issuer.has(set(ed(t, "a")))
+				k, err := New(Config{URL: "http://issuer", Client: &http.Client{Transport: issuer}, UnknownEvery: time.Hour})
+				if err != nil {
+					t.Fatal(err)
+				}
+				issuer.answers <- struct{}{}
+				if err := k.refreshNow(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				issuer.asked.Store(0)
+				for range c.answers {
+					issuer.answers <- struct{}{}
+				}
+				var callers sync.WaitGroup
+				look := func(kid string, want error) {
+					callers.Go(func() {
+						if _, err := k.Key(t.Context(), kid); !errors.Is(err, want) {
+							t.Errorf("%s: want %v, got %v", kid, want, err)
+						}
+					})
+				}
+				for _, kid := range c.kids {
+					look(kid, ErrUnknownKey)
+					synctest.Wait()
+				}
+				issuer.has(set(ed(t, "a"), ed(t, "new")))
+				for range 3 {
+					look("new", nil)
+					synctest.Wait()
+				}
+				for range 10 {
+					issuer.answers <- struct{}{}
+				}
+				callers.Wait()
+				if n := issuer.asked.Load(); n != c.want {
+					t.Errorf("want %d questions, got %d", c.want, n)
+				}
+			})
+		})
+	}
+}
+
+// TestACallerWaitsNoLongerThanItsCall for the answer to another's question.
+func TestACallerWaitsNoLongerThanItsCall(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		issuer := &slow{answers: make(chan struct{})}
+		issuer.has(set(ed(t, "a")))
+		k, err := New(Config{URL: "http://issuer", Client: &http.Client{Transport: issuer}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		first := make(chan error)
+		go func() {
+			_, err := k.Key(t.Context(), "a")
+			first <- err
+		}()
+		synctest.Wait()
+		short, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		if _, err := k.Key(short, "a"); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("want %v, got %v", ErrUnavailable, err)
+		}
+		close(issuer.answers)
+		if err := <-first; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestRunWaitsForTheIssuer(t *testing.T) {
