@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"math/big"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -61,10 +62,13 @@ type Config struct {
 // Ring signs with the key whose turn it is. It is safe for concurrent use.
 type Ring struct {
 	cfg   Config
+	loads atomic.Uint64
+	mu    sync.Mutex // of storing
 	state atomic.Pointer[state]
 }
 
 type state struct {
+	load uint64   // which one read it, counted as they began
 	keys []loaded // the one that signs last first
 	jwks []byte
 }
@@ -275,8 +279,11 @@ func (r *Ring) generate() (fresh identitydb.AddSigningKeyParams, err error) {
 	return identitydb.AddSigningKeyParams{Kid: kid, PublicKey: public, PrivateKey: r.cfg.Sealer.seal(private, kid)}, nil
 }
 
-// Load reads the published keys; those that are known already are not unsealed again.
+// Load reads the published keys; those that are known already are not unsealed again. Of two at once the
+// one that began later counts: the other may have read before a key was withdrawn, of which the later one
+// was told.
 func (r *Ring) Load(ctx context.Context) error {
+	load := r.loads.Add(1)
 	rows, err := r.rows(ctx)
 	if err != nil {
 		return err
@@ -290,7 +297,7 @@ func (r *Ring) Load(ctx context.Context) error {
 			known[k.kid] = k.key
 		}
 	}
-	next := &state{}
+	next := &state{load: load}
 	for _, row := range rows {
 		key := known[row.Kid]
 		if key == nil {
@@ -304,7 +311,11 @@ func (r *Ring) Load(ctx context.Context) error {
 	if next.jwks, err = keySet(next.keys); err != nil {
 		return err
 	}
-	r.state.Store(next)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now := r.state.Load(); now == nil || now.load < load {
+		r.state.Store(next)
+	}
 	return nil
 }
 
