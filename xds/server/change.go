@@ -37,9 +37,13 @@ func (s *served) join(node string) {
 	}
 }
 
-func (s *served) leave(node string) {
+// leave forgets an Envoy, unless it is here again. What it waits for would be forgotten with it.
+func (s *served) leave(node string, here func(node string) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if here(node) {
+		return
+	}
 	delete(s.nodes, node)
 	s.cache.ClearSnapshot(node)
 }

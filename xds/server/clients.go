@@ -42,8 +42,10 @@ type Nack struct {
 type clients struct {
 	log     *slog.Logger
 	metrics *metrics
-	join    func(node string) // a node asks for the first time
-	leave   func(node string) // its last stream has ended
+	join    func(node string) // a node asks, after here knows it
+	// leave hears that a stream of a node has ended, and asks at the moment in which it forgets the node
+	// whether another one is here: an Envoy may come back while its old stream ends.
+	leave func(node string, here func(node string) bool)
 
 	mu       sync.Mutex
 	streams  map[int64]*stream
@@ -87,10 +89,10 @@ func (c *clients) callbacks() serverv3.Callbacks {
 		},
 		DeltaStreamClosedFunc: func(id int64, _ *corev3.Node) { c.closed(id) },
 		StreamDeltaRequestFunc: func(id int64, r *discoveryv3.DeltaDiscoveryRequest) error {
+			c.with(id, func() { c.asked(c.streams[id], r) })
 			if r.GetNode() != nil {
 				c.join(nodeKey(r.GetNode()))
 			}
-			c.with(id, func() { c.asked(c.streams[id], r) })
 			return nil
 		},
 		StreamRequestFunc: func(_ int64, r *discoveryv3.DiscoveryRequest) error { return c.askedWhole(r) },
@@ -130,15 +132,22 @@ func (c *clients) closed(id int64) {
 			gone = s.Node
 			delete(c.streams, id)
 		}
-		for _, other := range c.streams {
-			if other.Node == gone {
-				gone = ""
-			}
-		}
 	})
 	if gone != "" {
-		c.leave(gone)
+		c.leave(gone, c.here)
 	}
+}
+
+// here reports whether a stream of the node has asked for something.
+func (c *clients) here(node string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range c.streams {
+		if s.Node == node {
+			return true
+		}
+	}
+	return false
 }
 
 // sending notes what a response holds before it goes out.
