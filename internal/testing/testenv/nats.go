@@ -13,7 +13,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/local/natsd"
-	"github.com/leaky-tokens/leaky-tokens/internal/retry"
 )
 
 // NATS gives the URL of a NATS server with JetStream that only this test uses.
@@ -25,8 +24,14 @@ func NATS(tb testing.TB) string {
 // NATSServer gives a NATS server, in this process, that the test can stop and start.
 func NATSServer(tb testing.TB) *NATSProcess {
 	tb.Helper()
-	s := &NATSProcess{tb: tb, dir: tb.TempDir(), listen: "127.0.0.1:0"}
-	s.Start()
+	s := &NATSProcess{tb: tb, dir: tb.TempDir()}
+	err := onFreePort(func(addr string) error {
+		s.listen = addr
+		return s.start()
+	})
+	if err != nil {
+		tb.Fatalf("testenv: nats: %v", err)
+	}
 	tb.Cleanup(s.Stop)
 	return s
 }
@@ -43,20 +48,10 @@ type NATSProcess struct {
 // URL is nats://host:port.
 func (s *NATSProcess) URL() string { return "nats://" + s.listen }
 
-// Start starts the server on its data and address and returns when it is ready. While it
-// was down, another process may have been given its port for a connection; Start waits for it.
+// Start starts the server on its data and address and returns when it is ready.
 func (s *NATSProcess) Start() {
 	s.tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
-	defer cancel()
-	err := retry.Policy{First: 50 * time.Millisecond}.Do(ctx, func(context.Context) error {
-		err := s.start()
-		if err != nil && !strings.Contains(err.Error(), "address already in use") {
-			return retry.Permanent(err)
-		}
-		return err
-	}, nil)
-	if err != nil {
+	if err := s.start(); err != nil {
 		s.tb.Fatalf("testenv: nats: %v", err)
 	}
 }
