@@ -6,7 +6,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/redis/go-redis/v9"
@@ -178,27 +177,29 @@ func TestProcessesFindALossAtOnce(t *testing.T) {
 	}
 	processes[0].call(t, books, "ann", "900", 900)
 	processes[1].call(t, books, "ann", "50", 50)
-	asked, begun := books.questions(), time.Now()
+	asked := books.questions()
 	if err := server.Client().FlushAll(t.Context()).Err(); err != nil {
 		t.Fatal(err)
 	}
 	var admitted atomic.Int64
-	var callers sync.WaitGroup
-	for i := range 40 {
-		callers.Go(func() {
+	const callers = 40
+	var calls sync.WaitGroup
+	for i := range callers {
+		calls.Go(func() {
 			r, err := processes[i%2].envoy.ShouldRateLimit(t.Context(), ask{id: uuid.NewString(), user: "ann", maxTokens: "10"}.request())
 			if err == nil && r.GetOverallCode() == rls.RateLimitResponse_OK {
 				admitted.Add(1)
 			}
 		})
 	}
-	callers.Wait()
+	calls.Wait()
 	if n := admitted.Load(); n != 5 {
 		t.Errorf("want five calls of 10 for the 50 that are left, got %d", n)
 	}
-	// Each process looks once a second what Redis says of itself, and asks anew where the other wrote that.
-	if n, most := books.questions()-asked, 2*(4+int(time.Since(begun)/time.Second)); n > most {
-		t.Errorf("want %d questions of both processes at most, got %d", most, n)
+	// Who finds the loss while it is asked for waits for that answer; who found it before and comes late to
+	// ask, asks again.
+	if n := books.questions() - asked; n >= callers/2 {
+		t.Errorf("want some questions of each process, got %d", n)
 	}
 	if err := server.Client().FlushAll(t.Context()).Err(); err != nil {
 		t.Fatal(err)
