@@ -2,7 +2,6 @@ package keyring
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"sync/atomic"
 	"testing"
@@ -10,7 +9,6 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/leaky-tokens/leaky-tokens/identity/migrations"
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
@@ -100,24 +98,6 @@ func TestTheKeyWhoseTurnItIsSigns(t *testing.T) {
 	}
 }
 
-// pausing stops the first query that it is told to, between its answer and who asked.
-type pausing struct {
-	next     atomic.Bool
-	answered chan struct{}
-	goOn     chan struct{}
-}
-
-func (p *pausing) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
-	return ctx
-}
-
-func (p *pausing) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {
-	if p.next.CompareAndSwap(true, false) {
-		close(p.answered)
-		<-p.goOn
-	}
-}
-
 // TestAnOldReadDoesNotBringBackAWithdrawnKey where it ends after the one of who was told of that.
 func TestAnOldReadDoesNotBringBackAWithdrawnKey(t *testing.T) {
 	t.Parallel()
@@ -125,31 +105,31 @@ func TestAnOldReadDoesNotBringBackAWithdrawnKey(t *testing.T) {
 	if err := migrations.Up(t.Context(), pool); err != nil {
 		t.Fatal(err)
 	}
-	pause := &pausing{answered: make(chan struct{}), goOn: make(chan struct{})}
-	traced := pool.Config().Copy()
-	traced.ConnConfig.Tracer = pause
-	paused, err := pgxpool.NewWithConfig(t.Context(), traced)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer paused.Close()
+	var pause atomic.Bool // at the next answer, before who asked has it
+	answered, goOn := make(chan struct{}), make(chan struct{})
+	paused := testenv.Queries{After: func(error) {
+		if pause.CompareAndSwap(true, false) {
+			close(answered)
+			<-goOn
+		}
+	}}.Watched(t, pool)
 	seal := sealer(t, "a secret of this test")
 	replica, other := New(Config{Pool: paused, Sealer: seal, Life: time.Hour}), New(Config{Pool: pool, Sealer: seal, Life: time.Hour})
 	if err := replica.Ensure(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	leaked := replica.state.Load().keys[0].kid
-	pause.next.Store(true)
+	pause.Store(true)
 	old := make(chan error, 1)
 	go func() { old <- replica.Load(t.Context()) }()
-	<-pause.answered
+	<-answered
 	if err := other.Withdraw(t.Context(), leaked, func(pgx.Tx) error { return nil }); err != nil {
 		t.Fatal(err)
 	}
 	if err := replica.Load(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	close(pause.goOn)
+	close(goOn)
 	if err := <-old; err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,6 @@ package ledger_test
 
 import (
 	"context"
-	"strings"
 	"sync"
 	"testing"
 
@@ -12,42 +11,14 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/usage"
+	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/ledger"
 )
 
-// watch is told of each query before it is sent, by its name, and of how it ended.
-type watch struct {
-	before func(query string)
-	after  func(err error)
-}
-
-// TraceQueryStart implements pgx.QueryTracer.
-func (w watch) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
-	if name, named := strings.CutPrefix(data.SQL, "-- name: "); named && w.before != nil {
-		name, _, _ = strings.Cut(name, " ")
-		w.before(name)
-	}
-	return ctx
-}
-
-// TraceQueryEnd implements pgx.QueryTracer.
-func (w watch) TraceQueryEnd(_ context.Context, _ *pgx.Conn, data pgx.TraceQueryEndData) {
-	if w.after != nil {
-		w.after(data.Err)
-	}
-}
-
 // replica is the handler of a replica whose queries are watched.
-func replica(t *testing.T, db *pgxpool.Pool, js jetstream.JetStream, w watch) usage.Handler {
+func replica(t *testing.T, db *pgxpool.Pool, js jetstream.JetStream, w testenv.Queries) usage.Handler {
 	t.Helper()
-	config := db.Config()
-	config.ConnConfig.Tracer = w
-	watched, err := pgxpool.NewWithConfig(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(watched.Close)
-	return consumer(t, watched, js).Handler()
+	return consumer(t, w.Watched(t, db), js).Handler()
 }
 
 // deliveries are the charges as the stream has them.
@@ -77,7 +48,7 @@ func TestFrozenReplicaHoldsUpNoOther(t *testing.T) {
 
 	stands, thaw := make(chan struct{}), make(chan struct{})
 	var once sync.Once
-	frozen := replica(t, db, js, watch{before: func(query string) {
+	frozen := replica(t, db, js, testenv.Queries{Before: func(query string) {
 		if query == "LockUserPools" {
 			once.Do(func() { close(stands) })
 			<-thaw
@@ -114,8 +85,8 @@ func TestLockOfAMomentSetsNothingAside(t *testing.T) {
 
 	var moment pgx.Tx // has the free pool for the first look of the second batch
 	var looks, waited int
-	books := replica(t, db, js, watch{
-		before: func(query string) {
+	books := replica(t, db, js, testenv.Queries{
+		Before: func(query string) {
 			switch query {
 			case "FreeUserPools":
 				if looks++; looks > 1 && moment != nil {
@@ -128,7 +99,7 @@ func TestLockOfAMomentSetsNothingAside(t *testing.T) {
 				}
 			}
 		},
-		after: func(err error) {
+		After: func(err error) {
 			if ledger.Busy(err) {
 				waited++
 			}

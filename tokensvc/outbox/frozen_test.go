@@ -3,14 +3,11 @@ package outbox_test
 import (
 	"context"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/leaky-tokens/leaky-tokens/internal/contract/balance"
@@ -18,28 +15,6 @@ import (
 	"github.com/leaky-tokens/leaky-tokens/internal/testing/testenv"
 	"github.com/leaky-tokens/leaky-tokens/tokensvc/outbox"
 )
-
-// stopAt holds up the first query of a name before it is sent, until thaw is closed.
-type stopAt struct {
-	query        string
-	once         *sync.Once
-	stands, thaw chan struct{}
-}
-
-func newStopAt(query string) stopAt {
-	return stopAt{query, new(sync.Once), make(chan struct{}), make(chan struct{})}
-}
-
-// TraceQueryStart implements pgx.QueryTracer.
-func (s stopAt) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
-	if strings.HasPrefix(data.SQL, "-- name: "+s.query+" ") {
-		s.once.Do(func() { close(s.stands); <-s.thaw })
-	}
-	return ctx
-}
-
-// TraceQueryEnd implements pgx.QueryTracer.
-func (stopAt) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 
 // frozen is a relay that stands still at a query in what it does, with the connections that tokensvc has, which
 // Postgres lets stand for so long. What it gives ends the standstill and answers what that did.
@@ -49,13 +24,14 @@ func (w *world) frozen(do func(*outbox.Relay, context.Context) (int, error), que
 	if err != nil {
 		w.tb.Fatal(err)
 	}
-	config, stop := pool.Config(), newStopAt(query)
 	pool.Close()
-	config.ConnConfig.Tracer = stop
-	if pool, err = pgxpool.NewWithConfig(w.tb.Context(), config); err != nil {
-		w.tb.Fatal(err)
-	}
-	w.tb.Cleanup(pool.Close)
+	var once sync.Once
+	stands, goOn := make(chan struct{}), make(chan struct{})
+	pool = testenv.Queries{Before: func(name string) {
+		if name == query {
+			once.Do(func() { close(stands); <-goOn })
+		}
+	}}.Watched(w.tb, pool)
 	relay, _ := w.relay(func(c *outbox.Config) { c.DB = pool })
 	type result struct {
 		n   int
@@ -63,7 +39,7 @@ func (w *world) frozen(do func(*outbox.Relay, context.Context) (int, error), que
 	}
 	done := make(chan result, 1)
 	thaw = sync.OnceValues(func() (int, error) {
-		close(stop.thaw)
+		close(goOn)
 		r := <-done
 		return r.n, r.err
 	})
@@ -72,7 +48,7 @@ func (w *world) frozen(do func(*outbox.Relay, context.Context) (int, error), que
 		done <- result{n, err}
 	}()
 	w.tb.Cleanup(func() { _, _ = thaw() })
-	<-stop.stands
+	<-stands
 	return thaw
 }
 
